@@ -1,0 +1,1 @@
+"""everycore: Node.js' `cluster` for Python, and further."""

@@ -1,0 +1,209 @@
+"""Every message that travels between the primary and a worker, for both ends, in one file.
+
+Job: frozen types and their encoding. A reader who knows this file knows the protocol.
+Invariant: the format cannot execute code; an unknown tag, a missing field or a field of another type is a
+`DecodeError`, never a guess. Must not import anything with I/O.
+
+Three pipes carry them (see `docs/reference/wire-protocol.md`):
+
+* the *channel*, a stream: everything below but the link's requests, framed by `core.frames`;
+* the *link*, datagrams: one request, one reply, for code that has no event loop;
+* the *belts*, datagrams: connections, and the few notes of `Upstream`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+#: Bumped when a message changes its meaning. Both ends come from one installation, so there is no negotiation:
+#: a mismatch means that the package was replaced under a running cluster, and is an error that says so.
+VERSION = 1
+
+DecodeError = msgspec.DecodeError
+
+
+class _Wire(msgspec.Struct, frozen=True, array_like=True, kw_only=False, tag=True, gc=False):
+    """A message: on the wire an array that begins with the class name."""
+
+
+# --- a worker's life -----------------------------------------------------------------------------------------
+
+
+class Joined(_Wire):
+    """Worker: I run, and have joined the channel. Sent exactly once, before the program begins."""
+
+    pid: int
+
+
+class Attached(_Wire):
+    """Worker: an event loop of mine reads the channel, so a `Disconnect` will be heard (else: SIGTERM)."""
+
+
+class Disconnect(_Wire):
+    """Primary: finish your work within `grace` seconds and leave."""
+
+    grace: float
+
+
+class Leave(_Wire):
+    """Worker, by the link: I leave of my own accord; my exit is voluntary. Acknowledged by `Done`."""
+
+
+class Drained(_Wire):
+    """Worker: my connections have ended; nothing follows but the end of the channel."""
+
+
+class HoldReady(_Wire):
+    """Worker, by the link: my first listener does not make me ready; I shall say so."""
+
+
+class ReadyNow(_Wire):
+    """Worker, by the link: give me connections."""
+
+
+# --- listening -----------------------------------------------------------------------------------------------
+
+
+class Listen(_Wire):
+    """Worker: I want to listen.
+
+    `address` is what `bind` takes, with numeric hosts: [host, port], [host, port, flow, scope], a path, or
+    None with `fd`, a descriptor of the *primary*. `request` is 0 on the link.
+    """
+
+    request: int
+    address: list[str | int] | str | bytes | None
+    family: int
+    kind: int
+    fd: int | None
+    backlog: int
+    v6only: bool
+    mode: int | None
+
+
+class Granted(_Wire):
+    """Primary: here it is. Descriptors: the worker's end of the belt, the primary's end, and the listener
+    itself if the workers share it (`shared`, datagrams). `address` is the real one.
+    """
+
+    request: int
+    listener: int
+    address: list[str | int] | str | bytes
+    family: int
+    kind: int
+    proto: int
+
+
+class Refused(_Wire):
+    """Primary: no, for the reason the kernel gave, or would have given a lone process."""
+
+    request: int
+    errno: int
+    text: str
+
+
+class Done(_Wire):
+    """Primary, by the link: done."""
+
+
+# --- the program's own messages ------------------------------------------------------------------------------
+
+
+class Note(_Wire):
+    """A user's message. `body` is encoded by `core.values`, so that pickle is decoded only by its consumer."""
+
+    body: bytes
+
+
+class Ask(_Wire):
+    """A request; the answer bears its number."""
+
+    number: int
+    body: bytes
+
+
+class Answer(_Wire):
+    """The handler returned."""
+
+    number: int
+    body: bytes
+
+
+class Failure(_Wire):
+    """The handler raised, or there is none."""
+
+    number: int
+    type_name: str
+    text: str
+
+
+class Took(_Wire):
+    """`count` of your notes and requests were taken: send as many more. See `aio.channel` on the window."""
+
+    count: int
+
+
+ToPrimary = Joined | Attached | Drained | Listen | Note | Ask | Answer | Failure | Took
+ToWorker = Disconnect | Granted | Refused | Note | Ask | Answer | Failure | Took
+LinkRequest = Listen | HoldReady | ReadyNow | Leave
+LinkReply = Granted | Refused | Done
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+encode_into = _encoder.encode_into
+
+decode_to_primary = msgspec.msgpack.Decoder(ToPrimary).decode
+decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
+decode_link_request = msgspec.msgpack.Decoder(LinkRequest).decode
+decode_link_reply = msgspec.msgpack.Decoder(LinkReply).decode
+
+
+# --- belts ---------------------------------------------------------------------------------------------------
+
+
+class Handover(_Wire):
+    """Primary, with as many descriptors as `peers`: connections numbered `first`, `first` + 1, ...
+
+    No descriptor and no peer: a probe, to be acknowledged like a connection numbered `first`.
+    A peer is what `accept()` returns as the address: it cannot be asked for later, after an early reset.
+    """
+
+    first: int
+    peers: list[Any]
+
+
+class Serve(_Wire):
+    """Worker: give me connections, up to `batch` a message (1 for a plain `accept()`). Repeated: resumes.
+
+    `hold_ready` repeats what the link was told; it makes the order of the two pipes immaterial.
+    """
+
+    batch: int
+
+
+class Acked(_Wire):
+    """Worker: the program was given every connection up to number `last`; `took` is the longest pick-up, in s."""
+
+    last: int
+
+
+class GiveBack(_Wire):
+    """Worker, with one descriptor: the connection numbered `number` goes back, my server is closed or full."""
+
+    number: int
+    peer: Any
+
+
+class Full(_Wire):
+    """Worker: at my limit of connections; nothing more until `Serve` is repeated."""
+
+
+class Close(_Wire):
+    """Worker: I no longer hold this listener."""
+
+
+Upstream = Serve | Acked | GiveBack | Full | Close
+decode_handover = msgspec.msgpack.Decoder(Handover).decode
+decode_upstream = msgspec.msgpack.Decoder(Upstream).decode

@@ -1,0 +1,132 @@
+"""Every error everycore raises on purpose. Anything else that escapes is a bug: please report it.
+
+Job: one tree, printed here, so that a caller can choose how much to catch.
+Invariant: fields are plain values; the text is made from them. Imports nothing of everycore.
+
+    EverycoreError
+      ConfigurationError      also ValueError: names the setting and where its value came from
+      RoleError               also RuntimeError: a primary's call in a worker, or the reverse
+      UnsupportedPlatform     also RuntimeError: this system lacks what a cluster needs
+      ClusterClosed           also RuntimeError: the cluster is not open (not yet, or no longer)
+      BootError               the application could not start in a worker
+      ChannelError
+        ChannelClosed         also ConnectionError: the peer is gone; `.status` if it is known
+        ChannelFull           `send_nowait` found no room
+        RequestFailed         the peer's handler raised, or there is none
+        RequestTimeout        also TimeoutError
+        ProtocolError         the peer broke the wire protocol
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EverycoreError(Exception):
+    """The root of the tree."""
+
+
+class ConfigurationError(EverycoreError, ValueError):
+    """A setting is wrong.
+
+    `setting` is its name, `source` where the value came from (`argument`, an environment variable, ...).
+    """
+
+    def __init__(self, setting: str, problem: str, *, source: str = "argument") -> None:
+        super().__init__(setting, problem, source)
+        self.setting = setting
+        self.problem = problem
+        self.source = source
+
+    def __str__(self) -> str:
+        where = "" if self.source == "argument" else f" (from {self.source})"
+        return f"{self.setting}{where}: {self.problem}"
+
+
+class RoleError(EverycoreError, RuntimeError):
+    """A call that belongs to the primary was made in a worker, or the reverse."""
+
+
+class UnsupportedPlatform(EverycoreError, RuntimeError):
+    """A cluster needs a facility that this system does not have."""
+
+    def __init__(self, feature: str, platform: str) -> None:
+        super().__init__(feature, platform)
+        self.feature = feature
+        self.platform = platform
+
+    def __str__(self) -> str:
+        return f"{self.feature} needs Linux; this is {self.platform}"
+
+
+class ClusterClosed(EverycoreError, RuntimeError):
+    """The cluster takes no new workers: it was not entered with `async with`, or it is closing."""
+
+
+class BootError(EverycoreError):
+    """A worker could not start the application. `report` is its traceback, ready to print."""
+
+    def __init__(self, worker: int, report: str) -> None:
+        super().__init__(worker, report)
+        self.worker = worker
+        self.report = report
+
+    def __str__(self) -> str:
+        return f"worker {self.worker} could not start the application"
+
+
+class ChannelError(EverycoreError):
+    """Something between the primary and one worker went wrong."""
+
+
+class ChannelClosed(ChannelError, ConnectionError):
+    """The other side is gone. `status` is its `ExitStatus` where that is known, else None."""
+
+    def __init__(self, peer: str, status: Any = None) -> None:
+        super().__init__(peer, status)
+        self.peer = peer
+        self.status = status
+
+    def __str__(self) -> str:
+        how = "" if self.status is None else f" ({self.status})"
+        return f"the channel to {self.peer} is closed{how}"
+
+
+class ChannelFull(ChannelError):
+    """The channel's buffer is full; `await send()` would wait."""
+
+    def __init__(self, peer: str, waiting: int) -> None:
+        super().__init__(peer, waiting)
+        self.peer = peer
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        return f"the channel to {self.peer} is full ({self.waiting} bytes wait)"
+
+
+class RequestFailed(ChannelError):
+    """The peer's handler raised `type_name` with `text`, or the peer has no handler."""
+
+    def __init__(self, type_name: str, text: str) -> None:
+        super().__init__(type_name, text)
+        self.type_name = type_name
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}" if self.text else self.type_name
+
+
+class RequestTimeout(ChannelError, TimeoutError):
+    """The peer did not answer in time."""
+
+    def __init__(self, peer: str, timeout: float) -> None:
+        super().__init__(peer, timeout)
+        self.peer = peer
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"{self.peer} did not answer within {self.timeout:g} s"
+
+
+class ProtocolError(ChannelError):
+    """The peer sent what the wire protocol does not allow; its channel is given up."""

@@ -1,0 +1,85 @@
+"""The plain values that all rooms speak of.
+
+Job: small frozen types with no behaviour beyond reading well.
+Invariant: no I/O, nothing mutable. Imports nothing of everycore.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+#: What `socket.getsockname()` returns: a tuple for IP, str or bytes for a unix socket.
+Address = Any
+
+
+class State(enum.StrEnum):
+    """Where a worker is in its life, in this order; no state is ever entered twice."""
+
+    NONE = "none"
+    ONLINE = "online"
+    LISTENING = "listening"
+    DRAINING = "draining"
+    DISCONNECTED = "disconnected"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended: exactly one field is set.
+
+    Source: waitid(2); `error` is for a process that could not be started at all.
+    """
+
+    code: int | None = None
+    signal: signal.Signals | None = None
+    error: OSError | None = None
+
+    def __post_init__(self) -> None:
+        if sum(field is not None for field in (self.code, self.signal, self.error)) != 1:
+            msg = f"an exit status has exactly one of code, signal and error: {self!r}"
+            raise ValueError(msg)
+
+    def __str__(self) -> str:
+        if self.code is not None:
+            return f"exit status {self.code}"
+        if self.signal is not None:
+            return f"killed by {self.signal.name}"
+        return f"not started: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSnapshot:
+    """One worker at one moment. Counts are connections of all its listeners."""
+
+    id: int
+    slot: int
+    generation: int
+    pid: int | None
+    state: State
+    is_ready: bool
+    handed_over: int
+    outstanding: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSnapshot:
+    """One listener at one moment. `queued`: connections the primary holds and has not handed over."""
+
+    address: Address
+    family: int
+    kind: int
+    policy: str
+    workers: tuple[int, ...]
+    accepted: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole cluster at one moment."""
+
+    workers: tuple[WorkerSnapshot, ...]
+    listeners: tuple[ListenerSnapshot, ...]

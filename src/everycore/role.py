@@ -1,0 +1,62 @@
+"""Which part this process plays: decided once, at import, from one environment variable.
+
+Job: read `_EVERYCORE_WORKER`, believe it only if the kernel confirms it, and remove it.
+Invariant: the only global state of the package. A grandchild is never taken for a worker: the variable is
+removed at once, and even an inherited copy is ignored unless `fstat` finds those very sockets behind the
+descriptor numbers. (Node removes `NODE_UNIQUE_ID` for the same reason, but believes it blindly.)
+Imports nothing of everycore.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import msgspec
+
+VARIABLE: Final = "_EVERYCORE_WORKER"
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """What the primary tells a worker before it has said a word.
+
+    `channel` and `link` are [descriptor, inode]. `primary` is the primary's pid. Times are seconds.
+    """
+
+    id: int
+    slot: int
+    generation: int
+    primary: int
+    channel: tuple[int, int]
+    link: tuple[int, int]
+    grace: float
+    orphan_grace: float
+    max_message: int
+    serialization: str
+
+
+def read_ticket(environ: os._Environ[str] | dict[str, str]) -> Ticket | None:
+    """Take the ticket out of `environ`; None when there is none, or it is not this process's own."""
+    text = environ.pop(VARIABLE, None)
+    if text is None:
+        return None
+    try:
+        ticket = msgspec.json.decode(text, type=Ticket)
+        confirmed = all(os.fstat(fd).st_ino == inode for fd, inode in (ticket.channel, ticket.link))
+    except (msgspec.DecodeError, OSError):
+        return None
+    return ticket if confirmed else None
+
+
+ticket: Ticket | None = read_ticket(os.environ)
+
+#: True in a process that may open a `Cluster`. Also true under plain Python.
+is_primary: bool = ticket is None
+#: True in a process that a `Cluster` started.
+is_worker: bool = ticket is not None
+
+
+def forget() -> None:
+    """Play no part any more: called in a forked child of a worker or a primary, which is neither."""
+    global ticket, is_primary, is_worker  # noqa: PLW0603 - the one global of the package
+    ticket, is_primary, is_worker = None, False, False

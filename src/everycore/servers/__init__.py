@@ -1,0 +1,1 @@
+"""Engines that run an ASGI or WSGI application inside a worker."""

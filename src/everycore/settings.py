@@ -1,0 +1,143 @@
+"""How workers are started, and the checks of single settings that every entrance shares.
+
+Job: one frozen `Settings`, its merge rule, and validators whose errors name the setting and its source.
+Invariant: a `Settings` that exists is valid. Imports nothing of everycore but `errors`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, Literal
+
+from everycore.errors import ConfigurationError
+
+#: One of a worker's standard streams: the primary's own, an async stream, /dev/null, a descriptor, a file.
+Stdio = Literal["inherit", "pipe", "null"] | int | os.PathLike[str] | Any
+
+#: The values `policy=`, `EVERYCORE_POLICY` and `--policy` know.
+POLICIES: Final = ("round_robin",)
+POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a new worker is. All fields are optional; see `Cluster.setup_primary`.
+
+    exec: None = this command line again; a path = that Python script; a sequence = a whole argument vector.
+    args: arguments of the script (with `exec=None`: in place of this program's own); None = this program's.
+    exec_argv: interpreter flags (`-X`, `-W`, `-O`); None = this interpreter's.
+    cwd, umask: as for `subprocess.Popen`; None = the primary's (cwd: as it was when everycore was imported).
+    env: variables added to the primary's; a value of None removes one.
+    stdio: one of "inherit", "pipe", "null", a descriptor, a file, a path (appended to) for all three streams, or a
+        sequence of three of these. `silent` is stdout and stderr as "pipe".
+    uid, gid, groups: whom to become before the program runs; a name or a number.
+    serialization: "json" (None, bool, int, float, str, bytes, list, dict, tuple) or "pickle".
+    policy: who gets the next connection; None = `EVERYCORE_POLICY`, else "round_robin".
+    """
+
+    exec: str | os.PathLike[str] | Sequence[str] | None = None
+    args: Sequence[str] | None = None
+    exec_argv: Sequence[str] | None = None
+    cwd: str | os.PathLike[str] | None = None
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    stdio: Stdio | Sequence[Stdio] = "inherit"
+    silent: bool = False
+    uid: int | str | None = None
+    gid: int | str | None = None
+    groups: Sequence[int | str] | None = None
+    umask: int | None = None
+    serialization: Literal["json", "pickle"] = "json"
+    policy: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_strings("args", self.args)
+        _check_strings("exec_argv", self.exec_argv)
+        if self.exec is not None and not isinstance(self.exec, (str, os.PathLike)):
+            _check_strings("exec", self.exec)
+            if not self.exec:
+                raise ConfigurationError("exec", "an argument vector needs at least the program")
+        check_env("env", self.env)
+        if self.serialization not in ("json", "pickle"):
+            raise ConfigurationError(
+                "serialization", f"known are 'json' and 'pickle', not {self.serialization!r}"
+            )
+        if self.umask is not None and not 0 <= self.umask <= 0o777:
+            raise ConfigurationError("umask", f"must be between 0 and 0o777, not {self.umask!r}")
+        if self.policy is not None:
+            check_policy(self.policy)
+
+    def merged(self, changes: Mapping[str, Any]) -> Settings:
+        """These settings with `changes` on top. An unknown name is a TypeError, as for any function."""
+        known = {f.name for f in fields(self)}
+        for name in changes:
+            if name not in known:
+                msg = f"setup_primary() got an unexpected setting {name!r}"
+                raise TypeError(msg)
+        return replace(self, **changes)
+
+
+def _check_strings(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise ConfigurationError(name, f"must be a sequence of strings, not {value!r}")
+    for item in value:
+        if not isinstance(item, str) or "\0" in item:
+            raise ConfigurationError(name, f"every item must be a string without NUL, not {item!r}")
+
+
+def check_env(name: str, env: object) -> None:
+    """Raise unless `env` maps valid variable names to strings (or None, to remove one)."""
+    if not isinstance(env, Mapping):
+        raise ConfigurationError(name, f"must be a mapping of strings, not {env!r}")
+    for key, value in env.items():
+        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+            raise ConfigurationError(name, f"{key!r} is not the name of a variable")
+        if value is not None and (not isinstance(value, str) or "\0" in value):
+            raise ConfigurationError(name, f"{key} must be a string without NUL, not {value!r}")
+
+
+def check_policy(policy: object, *, source: str = "argument") -> str:
+    """Return `policy` if it is known, else raise, listing those that are."""
+    if policy not in POLICIES:
+        known = ", ".join(POLICIES)
+        raise ConfigurationError("policy", f"unknown policy {policy!r}; known are: {known}", source=source)
+    return str(policy)
+
+
+def choose_policy(chosen: str | None, environ: Mapping[str, str]) -> str:
+    """Argument, then `EVERYCORE_POLICY`, then "round_robin"."""
+    if chosen is not None:
+        return check_policy(chosen)
+    from_environment = environ.get(POLICY_VARIABLE)
+    if from_environment:
+        return check_policy(from_environment, source=POLICY_VARIABLE)
+    return POLICIES[0]
+
+
+def check_seconds(name: str, value: object, *, source: str = "argument", least: float = 0.0) -> float:
+    """Return `value` as seconds: a finite number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(name, f"must be a number of seconds, not {value!r}", source=source)
+    if not math.isfinite(value) or value < least:
+        raise ConfigurationError(name, f"must be at least {least:g} seconds, not {value!r}", source=source)
+    return float(value)
+
+
+def check_count(name: str, value: object, *, source: str = "argument", least: int = 1) -> int:
+    """Return `value`: a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(
+            name, f"must be a whole number of at least {least}, not {value!r}", source=source
+        )
+    return value
+
+
+def check_choice(name: str, value: object, known: Sequence[str], *, source: str = "argument") -> str:
+    """Return `value` if it is among `known`."""
+    if value not in known:
+        raise ConfigurationError(name, f"must be one of {', '.join(known)}, not {value!r}", source=source)
+    return str(value)

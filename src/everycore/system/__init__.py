@@ -1,0 +1,1 @@
+"""One small file per kernel facility, each callable without an event loop."""

@@ -1,0 +1,98 @@
+"""Descriptors on their way to another process, and what they become there.
+
+Job: duplicate at the call, tell a socket from anything else, close without fuss.
+Invariant: whoever holds a number from here closes it exactly once. Must not import asyncio.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+
+class Descriptor:
+    """A descriptor that is no socket: a file, a pipe. Closed when nobody holds it any more."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """The number, or -1 after `close()` or `detach()`."""
+        return self._fd
+
+    def detach(self) -> int:
+        """Hand the number over: the caller closes it."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def close(self) -> None:
+        """Close it; again: nothing happens."""
+        fd = self.detach()
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Descriptor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<everycore.Descriptor fd={self._fd}>"
+
+
+def duplicate(fd: int) -> int:
+    """Another number for the same open file, close-on-exec (fcntl(2), F_DUPFD_CLOEXEC)."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Close each; a number that is already closed is skipped."""
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+def is_socket(fd: int) -> bool:
+    """Whether `fd` is a socket (fstat(2)). Raises OSError (EBADF) for a closed number."""
+    return stat.S_ISSOCK(os.fstat(fd).st_mode)
+
+
+def wrap(fd: int) -> socket.socket | Descriptor:
+    """Own `fd` as what it is: a `socket.socket` of its real family and type, or a `Descriptor`.
+
+    The family, type and protocol come from SO_DOMAIN, SO_TYPE and SO_PROTOCOL: that is what `socket.socket`
+    does with `fileno=` alone.
+    """
+    return socket.socket(fileno=fd) if is_socket(fd) else Descriptor(fd)
+
+
+def fileno_of(handle: Any) -> int:
+    """The descriptor of `handle`; TypeError, ValueError or OSError (EBADF) if it has none.
+
+    Transports and asyncio stream writers are refused: bytes in their buffers would be lost.
+    """
+    if isinstance(handle, int) or not hasattr(handle, "fileno"):
+        hint = ""
+        if hasattr(handle, "get_extra_info"):
+            hint = ": what it has read and not yet written would be lost; send the socket before it is wrapped"
+        msg = f"a handle must be a socket, a file or a Descriptor, not {type(handle).__name__}{hint}"
+        raise TypeError(msg)
+    fd = handle.fileno()
+    if not isinstance(fd, int) or fd < 0:
+        raise OSError(9, os.strerror(9))
+    os.fstat(fd)
+    return fd

@@ -1,0 +1,1 @@
+"""A worker's view of itself; never imports the primary's side."""
