@@ -28,6 +28,21 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True, kw_only=False, tag=Tru
     """A message: on the wire an array that begins with the class name."""
 
 
+def check_address(value: Any) -> None:
+    """Raise ValueError unless `value` is [host, port], [host, port, flow, scope], a path, or None.
+
+    Checked by hand, since msgspec refuses a union of `str` and `bytes` (an abstract unix address is bytes).
+    """
+    if value is None or isinstance(value, (str, bytes)):
+        return
+    if isinstance(value, (list, tuple)) and len(value) in (2, 4):
+        host, *numbers = value
+        if isinstance(host, str) and all(type(number) is int for number in numbers):
+            return
+    msg = "an address is [host, port], [host, port, flow, scope], a path or None"
+    raise ValueError(msg)
+
+
 # --- a worker's life -----------------------------------------------------------------------------------------
 
 
@@ -74,13 +89,16 @@ class Listen(_Wire):
     """
 
     request: int
-    address: list[str | int] | str | bytes | None
+    address: Any
     family: int
     kind: int
     fd: int | None
     backlog: int
     v6only: bool
     mode: int | None
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
 
 
 class Granted(_Wire):
@@ -90,10 +108,13 @@ class Granted(_Wire):
 
     request: int
     listener: int
-    address: list[str | int] | str | bytes
+    address: Any
     family: int
     kind: int
     proto: int
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
 
 
 class Refused(_Wire):
@@ -140,9 +161,13 @@ class Failure(_Wire):
 
 
 class Took(_Wire):
-    """`count` of your notes and requests were taken: send as many more. See `aio.channel` on the window."""
+    """`count` of your notes and requests, `size` bytes of bodies, were taken: send as much more.
+
+    See `aio.mailbox` on the window.
+    """
 
     count: int
+    size: int
 
 
 ToPrimary = Joined | Attached | Drained | Listen | Note | Ask | Answer | Failure | Took
