@@ -1,0 +1,241 @@
+"""Who gets the next connection of one listener, and when nobody should.
+
+Job: keep the account of every lane (a worker's belt from this listener) and choose.
+Invariant, the law of dispatch: each accepted connection is at every step in exactly one of *queued* (with the
+primary), *on a belt*, *picked up* (acknowledged, or lost with its worker) and *given back* (and then queued
+again). `sent - acknowledged - returned` is exact, whatever the race, because both sides only subtract.
+Must not import anything with I/O or a clock: `now` is an argument, in seconds.
+
+The rule (measured against seven others; `docs/explanation/how-a-connection-travels.md`):
+
+* *Acknowledge after the turn.* A worker acks when the program was given the connection and the turn of its loop is
+  over, not before: an early ack invites the next connection onto a worker that is about to block.
+* *In turn, late ones skipped.* A lane is late when its oldest un-acknowledged connection is older than
+  `late_after`. Late lanes are chosen only if all are late.
+* *Credit.* A lane may have `credit` connections un-acknowledged. It doubles, up to `MOST_CREDIT`, only when the
+  dispatcher ran out of credit with the backlog not empty and nobody late; it falls to 1 when a pick-up was slow.
+* *Nobody has credit:* connections stay in the kernel's backlog, where whoever is free first gets them (late
+  binding). Node accepts without limit instead.
+* *Recall.* What lies on a belt longer than `recall_after`, while another lane has credit, is taken back, and the lane
+  is *stalled* until it acknowledges something. Without the mark, the recall would free credit and feed the blocked
+  worker again.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from everycore.core.policies import MOST_ARREARS, Policy, RoundRobin
+from everycore.errors import ProtocolError
+
+FIRST_CREDIT: Final = 2
+MOST_CREDIT: Final = 16
+LATE_AFTER: Final = 0.003
+SLOW_PICK_UP: Final = 0.010
+RECALL_AFTER: Final = 0.020
+
+
+class Lane:
+    """The account of one worker's belt. The dispatcher alone writes it; a policy reads it."""
+
+    __slots__ = ("batch", "credit", "full", "given", "next_number", "pending", "stalled", "total", "worker")
+
+    def __init__(self, worker: int, batch: int, given: int) -> None:
+        self.worker = worker
+        self.batch = batch
+        self.given = given
+        self.total = 0
+        self.credit = FIRST_CREDIT
+        self.full = False
+        self.stalled = False
+        self.next_number = 1
+        #: Number -> time of hand-over, oldest first, of what was sent and neither acknowledged nor returned.
+        self.pending: dict[int, float] = {}
+
+    @property
+    def outstanding(self) -> int:
+        """Connections handed over and not yet acknowledged."""
+        return len(self.pending)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be handed over."""
+        return len(self.pending) < self.credit
+
+    def oldest(self) -> float | None:
+        """When the oldest un-acknowledged connection was handed over."""
+        return next(iter(self.pending.values()), None)
+
+    def is_late(self, limit: float) -> bool:
+        """Whether the oldest un-acknowledged connection was handed over before `limit`."""
+        for at in self.pending.values():
+            return at < limit
+        return False
+
+
+class Dispatcher:
+    """The account of one listener. Every method is O(lanes) or better."""
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        late_after: float = LATE_AFTER,
+        recall_after: float = RECALL_AFTER,
+    ) -> None:
+        self.policy = policy or RoundRobin()
+        self.late_after = late_after
+        self.recall_after = recall_after
+        self.lanes: dict[int, Lane] = {}
+        self._most_given = 0
+
+    # --- lanes come and go ------------------------------------------------------------------------------------
+
+    def join(self, worker: int, batch: int = 1) -> Lane:
+        """`worker` takes connections from now on, up to `batch` a message; again: it has room once more."""
+        lane = self.lanes.get(worker)
+        if lane is None:
+            # A newcomer stands at the end of the row: it is owed nothing for the time before.
+            lane = self.lanes[worker] = Lane(worker, batch, self._most_given)
+        lane.batch = batch
+        lane.full = False
+        return lane
+
+    def leave(self, worker: int) -> int:
+        """`worker` is gone or has closed; returns how many it had been given and never acknowledged.
+
+        Call `returned` first for each connection that was read back from its belt.
+        """
+        lane = self.lanes.pop(worker, None)
+        return 0 if lane is None else len(lane.pending)
+
+    def fill(self, worker: int) -> None:
+        """`worker` said that it is full: nothing more until it joins again."""
+        if lane := self.lanes.get(worker):
+            lane.full = True
+
+    # --- choosing ---------------------------------------------------------------------------------------------
+
+    def choose(self, now: float) -> Lane | None:
+        """The lane that should get the next connection; None: leave it in the backlog. Changes nothing."""
+        limit = now - self.late_after
+        candidates: list[Lane] = []
+        late: list[Lane] = []
+        all_late = True
+        for lane in self.lanes.values():
+            if lane.full or lane.stalled:
+                continue
+            if lane.is_late(limit):
+                if lane.has_room:
+                    late.append(lane)
+                continue
+            all_late = False
+            if lane.has_room:
+                candidates.append(lane)
+        if candidates:
+            return self.policy.pick(candidates)
+        if all_late and late:
+            return self.policy.pick(late)
+        return None
+
+    def hand(self, lane: Lane, now: float) -> int:
+        """Commit: `lane` is being handed a connection; returns its number on the belt."""
+        number = self._number(lane, now)
+        lane.total += 1
+        lane.given = max(lane.given, self._most_given - MOST_ARREARS) + 1
+        self._most_given = max(self._most_given, lane.given)
+        return number
+
+    def probe(self, lane: Lane, now: float) -> int:
+        """A message without a connection is being sent: numbered and acknowledged like one, but nobody's turn."""
+        return self._number(lane, now)
+
+    def _number(self, lane: Lane, now: float) -> int:
+        number = lane.next_number
+        lane.next_number += 1
+        lane.pending[number] = now
+        return number
+
+    def starved(self, now: float) -> bool:
+        """Out of credit with the backlog not empty: let lanes take more, unless somebody is late.
+
+        Returns whether anybody may take more now.
+        """
+        limit = now - self.late_after
+        open_lanes = [lane for lane in self.lanes.values() if not lane.full and not lane.stalled]
+        if any(lane.is_late(limit) for lane in open_lanes):
+            return False
+        grown = False
+        for lane in open_lanes:
+            if lane.credit < MOST_CREDIT:
+                lane.credit = min(lane.credit * 2, MOST_CREDIT)
+                grown = True
+        return grown
+
+    # --- what comes back --------------------------------------------------------------------------------------
+
+    def acknowledged(self, worker: int, last: int, now: float) -> None:
+        """`worker` picked up every connection up to number `last`. Raises ProtocolError for one never sent."""
+        lane = self.lanes.get(worker)
+        if lane is None:
+            return
+        if last >= lane.next_number:
+            msg = f"acknowledged connection {last}; only {lane.next_number - 1} were handed over"
+            raise ProtocolError(msg)
+        lane.stalled = False
+        slowest = 0.0
+        while lane.pending:
+            number = next(iter(lane.pending))
+            if number > last:
+                break
+            slowest = max(slowest, now - lane.pending.pop(number))
+        if slowest > SLOW_PICK_UP:
+            lane.credit = 1
+
+    def returned(self, worker: int, number: int) -> None:
+        """Connection `number` came back: read back from the belt, or given back by the worker."""
+        lane = self.lanes.get(worker)
+        if lane is None:
+            return
+        if number >= lane.next_number:
+            msg = f"gave back connection {number}; only {lane.next_number - 1} were handed over"
+            raise ProtocolError(msg)
+        lane.pending.pop(number, None)
+
+    # --- recall -----------------------------------------------------------------------------------------------
+
+    def overdue(self, now: float) -> list[Lane]:
+        """The lanes whose belts should be read back: something lies there too long, and another has room."""
+        limit = now - self.recall_after
+        overdue = [lane for lane in self.lanes.values() if not lane.stalled and lane.is_late(limit)]
+        if not overdue:
+            return []
+        late = now - self.late_after
+        elsewhere = any(
+            lane.has_room and not lane.full and not lane.stalled and not lane.is_late(late)
+            for lane in self.lanes.values()
+        )
+        return overdue if elsewhere else []
+
+    def stall(self, lane: Lane) -> bool:
+        """Its belt was read back: nothing for `lane` until it acknowledges. Returns whether it needs a probe.
+
+        It needs one when nothing is left for it to acknowledge.
+        """
+        lane.stalled = True
+        return not lane.pending
+
+    def next_look(self, now: float) -> float | None:
+        """When, without any input, the answer of `choose` or `overdue` may change; None: not by waiting."""
+        soonest: float | None = None
+        for lane in self.lanes.values():
+            oldest = lane.oldest()
+            if oldest is None or lane.stalled:
+                continue
+            for after in (self.late_after, self.recall_after):
+                at = oldest + after
+                if at > now:
+                    if soonest is None or at < soonest:
+                        soonest = at
+                    break
+        return soonest

@@ -1,0 +1,146 @@
+"""The belt: the SEQPACKET pair that carries connections of one listener to one worker.
+
+Job: both ends of it, one call per kernel operation. HOT: clarity bows to speed here, because every connection
+passes `Belt.send` and `WorkerBelt.receive` once; hence the bare `os` and `socket` calls and the precomputed sizes.
+
+Invariant: a connection in a message belongs to exactly one of the two processes, whoever's `recvmsg` got the
+message. The primary keeps a duplicate of the worker's end, so that it can read back what was not picked up; the
+worker keeps one of the primary's end, so that the belt never shows end-of-file to a program that selects on it.
+
+Kernel facts relied upon: a SEQPACKET message is read whole by one reader (unix(7)); the queue of a connected pair is
+bounded by SO_SNDBUF alone, not by max_dgram_qlen; O_NONBLOCK belongs to the open file and is thus shared by the
+two duplicates, so the primary passes MSG_DONTWAIT instead of relying on it. Must not import asyncio.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from everycore.errors import ProtocolError
+from everycore.system.descriptors import close_all
+
+MOST_BATCH: Final = 16
+_INT: Final = array.array("i").itemsize
+_ROOM_FOR_BATCH: Final = socket.CMSG_SPACE(MOST_BATCH * _INT)
+_ROOM_FOR_ONE: Final = socket.CMSG_SPACE(_INT)
+#: A message is a number, a name and up to 16 peers; a unix peer's path may have 108 bytes each.
+_LONGEST: Final = 8192
+_DONTWAIT: Final = socket.MSG_DONTWAIT
+_RECEIVE: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_RIGHTS: Final = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+
+
+def make_pair() -> tuple[socket.socket, socket.socket]:
+    """The primary's end and the worker's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def _rights(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == _RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % _INT])
+    return fds.tolist()
+
+
+def receive(
+    sock: socket.socket, room: int = _ROOM_FOR_BATCH, flags: int = _RECEIVE
+) -> tuple[bytes, list[int], bool] | None:
+    """One message: its bytes, its descriptors, and whether descriptors were lost (MSG_CTRUNC).
+
+    None at end-of-file. Raises BlockingIOError when there is none.
+    """
+    data, ancillary, message_flags, _ = sock.recvmsg(_LONGEST, room, flags)
+    if not data and not ancillary:
+        return None
+    return data, _rights(ancillary), bool(message_flags & socket.MSG_CTRUNC)
+
+
+class Belt:
+    """The primary's end, with the duplicate of the worker's."""
+
+    __slots__ = ("ours", "theirs")
+
+    def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
+        self.ours = ours
+        self.theirs = theirs
+
+    def send(self, message: bytes, fds: Sequence[int]) -> None:
+        """Put one message on the belt. Raises BlockingIOError (full) or OSError (ETOOMANYREFS)."""
+        if fds:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+            self.ours.sendmsg((message,), (rights,), _DONTWAIT)
+        else:
+            self.ours.send(message, _DONTWAIT)
+
+    def receive(self) -> tuple[bytes, list[int], bool] | None:
+        """The worker's next word, as `receive`."""
+        return receive(self.ours)
+
+    def read_back(self) -> tuple[bytes, list[int], bool] | None:
+        """The oldest message that the worker has not read, as `receive`."""
+        return receive(self.theirs)
+
+    def close(self) -> None:
+        """Close both; what still lies on the belt is closed by the kernel."""
+        self.ours.close()
+        self.theirs.close()
+
+
+class WorkerBelt:
+    """The worker's end, with the duplicate of the primary's (kept, never used)."""
+
+    __slots__ = ("_decode", "_encode", "duplicate", "sock")
+
+    def __init__(self, sock: socket.socket, duplicate: socket.socket, *, decode: Any, encode: Any) -> None:
+        self.sock = sock
+        self.duplicate = duplicate
+        self._decode = decode
+        self._encode = encode
+
+    def receive(self, most: int = MOST_BATCH) -> tuple[int, list[Any], list[int]] | None:
+        """The next hand-over: the first number, the peers, the descriptors; None if there is none now.
+
+        No peer and no descriptor: a probe. Fewer descriptors than peers: this process is out of them, and the
+        kernel has dropped the rest.
+        """
+        room = _ROOM_FOR_BATCH if most > 1 else _ROOM_FOR_ONE
+        try:
+            message = receive(self.sock, room)
+        except (BlockingIOError, InterruptedError):
+            return None
+        if message is None:
+            return None
+        data, fds, _ = message
+        try:
+            handover = self._decode(data)
+        except msgspec.DecodeError as exc:
+            close_all(fds)
+            msg = f"unreadable message on a belt: {exc}"
+            raise ProtocolError(msg) from exc
+        return handover.first, handover.peers, fds
+
+    def say(self, message: Any, fds: Sequence[int] = ()) -> bool:
+        """Tell the primary; False if the belt is full or gone (the primary then finds out by itself)."""
+        data = self._encode(message)
+        try:
+            if fds:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+                self.sock.sendmsg((data,), (rights,), _DONTWAIT)
+            else:
+                self.sock.send(data, _DONTWAIT)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.sock.close()
+        self.duplicate.close()

@@ -1,0 +1,255 @@
+"""Starting a worker and learning of its end.
+
+Job: spawn by `subprocess.Popen`, watch by pidfd, reap by waitid(2). Invariant: every process started here is
+reaped exactly once, here. The same code on every Python version: asyncio's own child watcher adds a thread a
+child on 3.11, and a primary has no threads. Must not import asyncio.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, Final
+
+from everycore.errors import ConfigurationError
+from everycore.model import ExitStatus
+
+_PR_SET_PDEATHSIG: Final = 1
+#: Where everycore was imported: a `chdir` since then must not break a relative script (Node does the same).
+START_DIRECTORY: Final = os.getcwd() if os.path.isdir(".") else "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom a process should become. None: stay."""
+
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] | None = None
+    umask: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A process of ours: its pid, a pidfd that becomes readable when it ends, and our ends of its pipes."""
+
+    pid: int
+    pidfd: int
+    pipes: tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str | os.PathLike[str],
+    stdio: Sequence[Any],
+    pass_fds: Sequence[int],
+    identity: Identity,
+    new_group: bool,
+) -> Spawned:
+    """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind."""
+    process = subprocess.Popen(  # noqa: S603 - the command line is this program's own
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=stdio[0],
+        stdout=stdio[1],
+        stderr=stdio[2],
+        pass_fds=pass_fds,
+        user=identity.uid,
+        group=identity.gid,
+        extra_groups=identity.groups,
+        umask=identity.umask,
+        process_group=0 if new_group else None,
+        bufsize=0,
+    )
+    pidfd = os.pidfd_open(process.pid)
+    # We reap it ourselves; a Popen that believes it runs would warn, and might reap it first.
+    process.returncode = 0
+    return Spawned(process.pid, pidfd, (process.stdin, process.stdout, process.stderr))
+
+
+def reap(pidfd: int) -> ExitStatus | None:
+    """How the process ended (waitid(2), P_PIDFD); None while it runs."""
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    if result is None:
+        return None
+    if result.si_code == os.CLD_EXITED:
+        return ExitStatus(code=result.si_status)
+    return ExitStatus(signal=signal.Signals(result.si_status))
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """Signal the process, never another that got its pid; False if it is gone."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def die_with_parent(parent: int) -> bool:
+    """Be killed when the parent's spawning thread ends (prctl(2), PR_SET_PDEATHSIG); False: it is gone already.
+
+    Cleared by a change of uid, hence to be called again after one.
+    """
+    import ctypes  # noqa: PLC0415 - only workers need it, and it costs milliseconds
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return os.getppid() == parent
+
+
+def outlive_parent() -> None:
+    """Take back `die_with_parent`."""
+    import ctypes  # noqa: PLC0415 - as above
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
+def become_likelier_victim(by: int = 100) -> None:
+    """Raise our oom_score_adj, so that the kernel, out of memory, takes a worker and not the primary."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            value = min(int(file.read()) + by, 1000)
+            file.seek(0)
+            file.write(str(value))
+    except (OSError, ValueError):
+        return  # a hardening, not a promise
+
+
+# --- the command line of a worker ----------------------------------------------------------------------------
+
+#: Programs that are not there to be run a second time, by what the interpreter was told to run.
+_NO_SECOND_RUN: Final = ("pytest", "py.test", "pdb", "ipykernel_launcher", "ipykernel", "unittest", "doctest")
+
+
+def own_command(exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
+    """This process's command line again, as Node's `cluster.fork` does it.
+
+    Raises ConfigurationError where there is nothing to run again (REPL, standard input, Jupyter, pytest, pdb,
+    a child of multiprocessing): judged by `sys.orig_argv`, never by environment variables.
+    """
+    flags, rest = _split_interpreter_flags(sys.orig_argv)
+    problem = _why_not(rest)
+    if problem:
+        raise ConfigurationError(
+            "exec", f"this process runs {problem}, which cannot be started again; use setup_primary(exec=...)"
+        )
+    program, own_args = _split_program(rest)
+    return [
+        sys.executable,
+        *(flags if exec_argv is None else exec_argv),
+        *program,
+        *(own_args if args is None else args),
+    ]
+
+
+#: Interpreter options that take the next word as their value.
+_WITH_VALUE: Final = ("-W", "-X", "--check-hash-based-pycs")
+
+
+def interpreter_flags() -> list[str]:
+    """The flags that this interpreter was started with (`-X`, `-W`, `-O`, ...)."""
+    return _split_interpreter_flags(sys.orig_argv)[0]
+
+
+def _split_interpreter_flags(orig_argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands between the interpreter and the program, and the rest."""
+    words = list(orig_argv[1:])
+    flags: list[str] = []
+    while words and words[0].startswith("-") and words[0] != "-":
+        word = words[0]
+        if word in ("-c", "-m"):
+            break
+        if not word.startswith("--") and word[1] not in "WX":
+            for at, letter in enumerate(word[1:], start=1):
+                if letter in "cm":  # a cluster such as -Sc or -Im, or -mmodule
+                    head = word[:at]
+                    if len(head) > 1:
+                        flags.append(head)
+                    tail = word[at + 1 :]
+                    return flags, ["-" + letter, *([tail] if tail else []), *words[1:]]
+        flags.append(words.pop(0))
+        if word in _WITH_VALUE and words:
+            flags.append(words.pop(0))
+    return flags, words
+
+
+def _split_program(rest: Sequence[str]) -> tuple[list[str], list[str]]:
+    size = 2 if rest[0] in ("-c", "-m") else 1
+    return list(rest[:size]), list(rest[size:])
+
+
+def _why_not(rest: Sequence[str]) -> str | None:
+    if not rest:
+        return "an interactive interpreter"
+    if rest[0] == "-":
+        return "a program from standard input"
+    if rest[0] == "-c" and len(rest) > 1 and "multiprocessing" in rest[1] and "spawn_main" in rest[1]:
+        return "a child of multiprocessing"
+    if "--multiprocessing-fork" in rest:
+        return "a child of multiprocessing"
+    name = rest[1] if rest[0] == "-m" and len(rest) > 1 else os.path.basename(rest[0])
+    stem = name.removesuffix(".py").removesuffix(".__main__")
+    if rest[0] == "-m":
+        stem = stem.split(".")[0]
+    if stem == "__main__" or "/" in rest[0]:
+        stem = stem if stem != "__main__" else os.path.basename(os.path.dirname(rest[0]))
+    return stem if stem in _NO_SECOND_RUN else None
+
+
+def script_command(script: str, exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
+    """Run the Python script `script` with this program's arguments, unless others are given."""
+    own_args = sys.argv[1:] if args is None else args
+    return [sys.executable, *(interpreter_flags() if exec_argv is None else exec_argv), script, *own_args]
+
+
+# --- users ---------------------------------------------------------------------------------------------------
+
+
+def resolve_identity(
+    uid: int | str | None, gid: int | str | None, groups: Sequence[int | str] | None, umask: int | None
+) -> tuple[Identity, dict[str, str]]:
+    """Numbers for names, the user's own groups as initgroups(3) would set them, and HOME, USER, LOGNAME."""
+    env: dict[str, str] = {}
+    number = _user(uid) if uid is not None else None
+    group = _group(gid) if gid is not None else None
+    members = None if groups is None else tuple(_group(name) for name in groups)
+    if number is not None:
+        try:
+            entry = pwd.getpwuid(number)
+        except KeyError:  # a container's random uid has no entry: it keeps no groups of its own
+            members = () if members is None else members
+        else:
+            env = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+            group = entry.pw_gid if group is None else group
+            members = tuple(os.getgrouplist(entry.pw_name, group)) if members is None else members
+    return Identity(number, group, members, -1 if umask is None else umask), env
+
+
+def _user(name: int | str) -> int:
+    if isinstance(name, int):
+        return name
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigurationError("uid", f"there is no user {name!r}") from None
+
+
+def _group(name: int | str) -> int:
+    if isinstance(name, int):
+        return name
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigurationError("gid", f"there is no group {name!r}") from None

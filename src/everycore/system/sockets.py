@@ -1,0 +1,235 @@
+"""Making the sockets that the primary listens on.
+
+Job: bind, listen, suspend, resume, and adopt a descriptor; say in an `OSError` what a lone process would see, with
+the real address in the text. Invariant: a failure leaves no socket and no file behind. Must not import asyncio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Collection
+from typing import Any
+
+#: sun_path of sockaddr_un (unix(7)), with its final NUL.
+_LONGEST_PATH = 108
+
+
+def describe(address: Any, family: int = 0) -> str:
+    """An address as an operator writes it: `127.0.0.1:80`, `[::1]:80`, a path, `@name` for an abstract one."""
+    if isinstance(address, tuple):
+        host, port = address[0], address[1]
+        host = host or ("::" if family == socket.AF_INET6 else "0.0.0.0")  # noqa: S104 - words, not a bind
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(address, bytes):
+        text = os.fsdecode(address)
+    else:
+        text = str(address)
+    return "@" + text[1:] if text.startswith("\0") else text
+
+
+def listen_error(number: int, what: str) -> OSError:
+    """The `OSError` subclass for `number`, with the kernel's words and the address."""
+    return OSError(number, f"cannot listen on {what}: {os.strerror(number)}")
+
+
+def bind(
+    address: Any, *, family: int, kind: int, v6only: bool = True, mode: int | None = None
+) -> socket.socket:
+    """A bound socket, not yet listening. Raises OSError, complete with the address."""
+    what = describe(address, family)
+    if family == socket.AF_UNIX:
+        return bind_unix(address, kind=kind, mode=mode)
+    try:
+        sock = _bind_ip(address, family, kind, v6only=v6only)
+        if kind == socket.SOCK_STREAM and address[1] == 0:
+            sock = _pin_port(sock, address, family, v6only=v6only)
+    except OSError as exc:
+        raise listen_error(exc.errno or errno.EINVAL, what) from None
+    except OverflowError:
+        raise listen_error(errno.EINVAL, what) from None
+    return sock
+
+
+def _bind_ip(address: Any, family: int, kind: int, *, v6only: bool) -> socket.socket:
+    sock = socket.socket(family, kind)
+    try:
+        if kind == socket.SOCK_STREAM:
+            # As asyncio does on POSIX: a port in TIME_WAIT may be bound at once.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only))
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _pin_port(sock: socket.socket, address: Any, family: int, *, v6only: bool) -> socket.socket:
+    """Bind the port that the kernel chose once more, by number, on a socket of its own.
+
+    `suspend` would free a port that was chosen by the kernel (SOCK_BINDPORT_LOCK is set by an explicit bind
+    alone). Both sockets have SO_REUSEADDR and neither listens, so the kernel allows the second bind, and the port is
+    never free in between.
+    """
+    with sock:
+        port = sock.getsockname()[1]
+        return _bind_ip((address[0], port, *address[2:]), family, socket.SOCK_STREAM, v6only=v6only)
+
+
+def start_listening(sock: socket.socket, backlog: int, what: str) -> None:
+    """listen(2). Two bound sockets may share a port with SO_REUSEADDR; the second `listen` is the conflict."""
+    try:
+        sock.listen(backlog)
+    except OSError as exc:
+        raise listen_error(exc.errno or errno.EINVAL, what) from None
+
+
+def suspend(sock: socket.socket) -> None:
+    """Refuse new connections and keep the port: Linux takes a listening TCP socket back to bound (tcp_disconnect)."""
+    sock.shutdown(socket.SHUT_RD)
+
+
+# --- unix sockets --------------------------------------------------------------------------------------------
+
+
+def bind_unix(path: str | bytes, *, kind: int = socket.SOCK_STREAM, mode: int | None = None) -> socket.socket:
+    """A socket bound to `path` (absolute, or abstract with a leading NUL).
+
+    A stale file is removed only if lstat says it is a socket of ours and connect is refused. `mode` is set before
+    the name appears to anybody, by the umask.
+    """
+    what = describe(path)
+    raw = os.fsencode(path)
+    try:
+        if raw.startswith(b"\0"):
+            return _bound_unix(raw, kind)
+        remove_stale(raw, kind)
+        sock = _bound_at(raw, kind, mode)
+    except OSError as exc:
+        number = exc.errno or errno.EINVAL
+        raise listen_error(number, what) from None
+    return sock
+
+
+def _bound_unix(name: bytes, kind: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, kind)
+    try:
+        sock.bind(name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bound_at(path: bytes, kind: int, mode: int | None) -> socket.socket:
+    """Bind, through a short name if `path` is too long for sockaddr_un (/proc/self/fd/N/name is the same file)."""
+    with contextlib.ExitStack() as stack:
+        name = path
+        if len(path) >= _LONGEST_PATH:
+            folder, base = os.path.split(path)
+            fd = os.open(folder or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            name = b"/proc/self/fd/%d/%s" % (fd, base)
+            if len(name) >= _LONGEST_PATH:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if mode is not None:
+            # The primary has one thread, so nobody else can see this umask.
+            stack.callback(os.umask, os.umask(0o777 & ~mode))
+        return _bound_unix(name, kind)
+
+
+def remove_stale(path: bytes, kind: int) -> None:
+    """Unlink `path` if it is a dead socket of ours; leave anything else to fail at bind."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid not in (os.geteuid(),):
+        return
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
+        folder, base = os.path.split(path)
+        try:
+            if len(path) < _LONGEST_PATH:
+                probe.connect(path)
+            else:
+                fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    probe.connect(b"/proc/self/fd/%d/%s" % (fd, base))
+                finally:
+                    os.close(fd)
+        except ConnectionRefusedError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        except OSError:
+            return  # a full backlog (EAGAIN), another kind (EPROTOTYPE): somebody lives there
+
+
+def unlink_if_same(path: str | bytes, inode: tuple[int, int]) -> None:
+    """Remove the file of a unix listener, unless another socket has taken its place."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return
+    if (found.st_dev, found.st_ino) == inode:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def file_identity(path: str | bytes) -> tuple[int, int]:
+    """Device and inode of `path` itself."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+# --- listen(fd=) ---------------------------------------------------------------------------------------------
+
+
+def adopt(fd: int, *, kind: int, internal: Collection[int]) -> socket.socket:
+    """A duplicate of descriptor `fd` of this process, which must be a bound, unconnected socket of `kind`.
+
+    Raises OSError: EBADF closed, ENOTSOCK no socket, EPROTOTYPE of another kind, EISCONN connected, EDESTADDRREQ
+    unbound (as listen(2) names it), EBADF one of everycore's own.
+    """
+    what = f"descriptor {fd}"
+
+    def refuse(number: int, why: str) -> OSError:
+        return OSError(number, f"cannot listen on {what}: {why}")
+
+    if fd in internal:
+        raise refuse(errno.EBADF, "it belongs to everycore itself")
+    try:
+        copy = socket.socket(fileno=os.dup(fd))
+    except (OSError, ValueError, OverflowError) as exc:
+        number = getattr(exc, "errno", None) or errno.EBADF
+        why = "it is not a socket" if number == errno.ENOTSOCK else "it is not open in the primary"
+        raise refuse(number, why) from None
+    try:
+        if copy.type != kind:
+            raise refuse(errno.EPROTOTYPE, f"it is a {copy.type.name} socket, not {socket.SocketKind(kind).name}")
+        if _is_connected(copy):
+            raise refuse(errno.EISCONN, "it is connected")
+        if not _is_bound(copy):
+            raise refuse(errno.EDESTADDRREQ, "it is not bound to an address")
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _is_bound(sock: socket.socket) -> bool:
+    name = sock.getsockname()
+    return bool(name[1]) if isinstance(name, tuple) else bool(name)
