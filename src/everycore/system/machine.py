@@ -1,0 +1,163 @@
+"""What this machine gives us: CPUs, memory, and whether it is a Linux at all.
+
+Job: turn affinity, cgroup quotas and limits into numbers, each with the reason why it is not higher.
+Invariant: reads only; a file that is missing or odd means "no limit from here", never an error. A container
+without a quota, a kernel without cgroups and a restricted /proc are all ordinary.
+
+Facts (cgroups(7), Documentation/admin-guide/cgroup-v2.rst):
+* /proc/self/cgroup has a line `hierarchy:controllers:path` for each hierarchy; v2's is `0::path`.
+* A limit binds the whole subtree, so that of every ancestor counts, not only our own group's.
+* v1 in a container without a cgroup namespace: the path is the host's, while the container's own group is
+  what is mounted at the root. Asking "every ancestor that exists" covers this too.
+* A path that leaves our cgroup namespace begins with `/..`: of such a group we can only see the root.
+
+Must not import asyncio.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from everycore.errors import ConfigurationError, UnsupportedPlatform
+
+MEMBERSHIP: Final = Path("/proc/self/cgroup")
+CGROUPS: Final = Path("/sys/fs/cgroup")
+#: As CPython 3.13 has it: a number, or "default" for none.
+CPU_VARIABLE: Final = "PYTHON_CPU_COUNT"
+#: What a worker is taken to need at least when the number of workers is ours to choose.
+WORKER_MEMORY: Final = 96 * 1024 * 1024
+#: v1 writes "no limit" as the largest page-aligned number of 63 bits; nothing near it is a limit.
+_NO_LIMIT: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A number of workers or CPUs, and what it comes from, to be read by people."""
+
+    count: int
+    reason: str
+
+
+def is_linux() -> bool:
+    """Whether a cluster can run here."""
+    return sys.platform == "linux"
+
+
+def require_linux(feature: str) -> None:
+    """Raise `UnsupportedPlatform` unless this is a Linux."""
+    if not is_linux():
+        raise UnsupportedPlatform(feature, sys.platform)
+
+
+def cpu_count() -> int:
+    """How many CPUs this process may use: the smaller of its affinity and the CPU quota of its cgroups.
+
+    A quota of 1.5 CPUs counts as 2. `PYTHON_CPU_COUNT` overrides both.
+    """
+    return cpu_bound().count
+
+
+def memory_limit(*, membership: Path = MEMBERSHIP, root: Path = CGROUPS) -> int | None:
+    """The smallest memory limit of our cgroups in bytes; None if there is none."""
+    limits = [
+        *_numbers(_groups("", membership, root), "memory.max"),
+        *_numbers(_groups("memory", membership, root), "memory.limit_in_bytes"),
+    ]
+    return min((limit for limit in limits if 0 < limit < _NO_LIMIT), default=None)
+
+
+def cpu_bound(
+    *,
+    environ: Mapping[str, str] = os.environ,
+    affinity: int | None = None,
+    membership: Path = MEMBERSHIP,
+    root: Path = CGROUPS,
+) -> Bound:
+    """`cpu_count()` with its reason. The arguments are for tests."""
+    chosen = environ.get(CPU_VARIABLE, "")
+    if chosen and chosen != "default":
+        return Bound(_chosen_count(chosen), CPU_VARIABLE)
+    cpus = _affinity() if affinity is None else affinity
+    quota = _cpu_quota(membership, root)
+    if quota is not None and quota < cpus:
+        return Bound(quota, "the CPU quota of its cgroup")
+    return Bound(cpus, "the CPUs it may run on")
+
+
+def worker_bound(cpus: Bound, memory: int | None) -> Bound:
+    """How many workers "auto" is: one a CPU, but no more than the memory limit has room for."""
+    if memory is None or memory // WORKER_MEMORY >= cpus.count:
+        return cpus
+    room = max(memory // WORKER_MEMORY, 1)
+    return Bound(room, f"the memory limit of {memory // 2**20} MiB at {WORKER_MEMORY // 2**20} MiB a worker")
+
+
+def _chosen_count(text: str) -> int:
+    count = int(text) if text.isascii() and text.isdigit() else 0
+    if count < 1:
+        raise ConfigurationError(
+            "cpu_count", f"must be a whole number of at least 1, not {text!r}", source=CPU_VARIABLE
+        )
+    return count
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_quota(membership: Path, root: Path) -> int | None:
+    """The smallest quota in whole CPUs, rounded up; None if there is none."""
+    texts = [_text(group / "cpu.max") for group in _groups("", membership, root)]
+    texts += [
+        f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}"
+        for group in _groups("cpu", membership, root)
+    ]
+    pairs = [
+        (_number(quota), _number(period)) for quota, _, period in (text.partition(" ") for text in texts)
+    ]
+    return min((-(-quota // period) for quota, period in pairs if quota > 0 and period > 0), default=None)
+
+
+def _groups(controller: str, membership: Path, root: Path) -> Iterator[Path]:
+    """The folders of our group and its ancestors in the hierarchy of `controller` ("" is v2's)."""
+    for line in _text(membership).splitlines():
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller not in controllers.split(",") or (controller == "" and hierarchy != "0"):
+            continue
+        for mount in _mounts(controller, controllers, root):
+            parts = [part for part in path.split("/") if part]
+            if ".." in parts:
+                parts = []
+            for depth in range(len(parts), -1, -1):
+                yield mount.joinpath(*parts[:depth])
+
+
+def _mounts(controller: str, controllers: str, root: Path) -> tuple[Path, ...]:
+    """Where a hierarchy is: v1 under one name or all of them, v2 at the root or, beside v1, in `unified`."""
+    names = ("", "unified") if controller == "" else tuple(dict.fromkeys((controller, controllers)))
+    return tuple(root / name for name in names)
+
+
+def _numbers(groups: Iterator[Path], name: str) -> Iterator[int]:
+    for group in groups:
+        yield _number(_text(group / name))
+
+
+def _number(text: str) -> int:
+    """A whole number; -1, which no limit is, for anything else (such as "max")."""
+    return int(text) if text.isascii() and text.isdigit() else -1
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""

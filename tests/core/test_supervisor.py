@@ -1,0 +1,363 @@
+"""Who is forked, dismissed and killed; when the pool gives up. No process, no clock."""
+
+import signal
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from everycore.core.supervisor import (
+    LAST_SECONDS,
+    Action,
+    Dismiss,
+    Exited,
+    Failure,
+    Finish,
+    Fork,
+    Forked,
+    GiveUp,
+    Input,
+    Kill,
+    Ready,
+    Replace,
+    ScaleTo,
+    SetTimer,
+    Stop,
+    Supervisor,
+    TimerFired,
+)
+from everycore.model import ExitStatus
+
+BOOT_TIMEOUT = 60.0
+CRASH = ExitStatus(signal=signal.SIGKILL)
+DONE = ExitStatus(code=0)
+
+
+class Pool:
+    """A driver whose workers are numbers: it forks, keeps the timer, and remembers all actions."""
+
+    def __init__(self) -> None:
+        self.supervisor = Supervisor(boot_timeout=BOOT_TIMEOUT)
+        self.now = 0.0
+        self.timer: float | None = None
+        self.live: dict[int, int] = {}  # id -> slot
+        self.dismissed: set[int] = set()
+        self.forks = 0
+        self.finished: Finish | None = None
+
+    def tell(self, given: Input) -> list[Action]:
+        actions = self.supervisor.handle(given, self.now)
+        for action in actions:
+            assert self.finished is None, "nothing follows Finish"
+            self.perform(action)
+        return actions
+
+    def perform(self, action: Action) -> None:
+        match action:
+            case Fork(slot):
+                assert slot not in self.live.values(), "one live worker a slot"
+                self.forks += 1
+                self.live[self.forks] = slot
+                assert self.supervisor.handle(Forked(slot, self.forks), self.now) == []
+            case Dismiss(worker):
+                assert worker in self.live
+                assert worker not in self.dismissed
+                self.dismissed.add(worker)
+            case Kill(worker):
+                assert worker in self.live
+            case SetTimer(at):
+                self.timer = at
+            case Finish():
+                self.finished = action
+
+    def ready(self, *workers: int) -> None:
+        for worker in workers:
+            self.tell(Ready(worker))
+
+    def exit(self, worker: int, status: ExitStatus = CRASH) -> list[Action]:
+        self.live.pop(worker)
+        self.dismissed.discard(worker)
+        return self.tell(Exited(worker, status))
+
+    def let_time_pass(self, seconds: float) -> list[Action]:
+        """The timer fires as often as it is due within that time."""
+        until = self.now + seconds
+        actions: list[Action] = []
+        while self.timer is not None and self.timer <= until:
+            self.now = max(self.timer, self.now)
+            actions += self.tell(TimerFired())
+        self.now = until
+        return actions
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return Pool()
+
+
+@pytest.fixture
+def running(pool) -> Pool:
+    """Three ready workers, 1 to 3 in the slots 0 to 2."""
+    pool.tell(ScaleTo(3))
+    pool.ready(1, 2, 3)
+    return pool
+
+
+def test_start_forks_slots_in_order(pool):
+    actions = pool.tell(ScaleTo(3))
+    assert actions == [Fork(0), Fork(1), Fork(2), SetTimer(BOOT_TIMEOUT)]
+
+
+def test_nothing_is_due_once_all_are_ready(running):
+    assert running.timer is None
+
+
+# A worker ends
+
+
+@pytest.mark.parametrize("status", [CRASH, DONE, ExitStatus(code=1), ExitStatus(error=OSError(11, "no"))])
+def test_replaced_in_its_slot_after_a_wait(running, status):
+    actions = running.exit(2, status)
+    assert Replace(2, 1, status, overdue=False, delay=0.1) in actions
+    assert running.live == {1: 0, 3: 2}
+    running.let_time_pass(0.1)
+    assert running.live == {1: 0, 3: 2, 4: 1}
+
+
+def test_waits_double_per_slot(running):
+    waits = []
+    for worker in (1, 4, 5, 6):
+        waits += [action.delay for action in running.exit(worker) if isinstance(action, Replace)]
+        running.let_time_pass(20)
+        running.ready(worker + (3 if worker == 1 else 1))
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    [other] = [action.delay for action in running.exit(2) if isinstance(action, Replace)]
+    assert other == pytest.approx(0.1)
+
+
+def test_wait_is_short_again_after_half_a_minute_of_health(running):
+    running.exit(1)
+    running.let_time_pass(0.1)
+    running.ready(4)
+    running.let_time_pass(30)
+    [wait] = [action.delay for action in running.exit(4) if isinstance(action, Replace)]
+    assert wait == pytest.approx(0.1)
+
+
+def test_booting_is_not_health(running):
+    running.exit(1)
+    running.let_time_pass(0.1)
+    running.let_time_pass(50)
+    [wait] = [action.delay for action in running.exit(4) if isinstance(action, Replace)]
+    assert wait == pytest.approx(0.2)
+
+
+def test_worker_of_somebody_else_is_ignored(running):
+    assert running.supervisor.handle(Exited(99, CRASH), 0.0) == []
+    assert running.supervisor.handle(Ready(99), 0.0) == []
+
+
+# The application cannot boot
+
+
+def test_first_failure_before_anybody_was_ready_ends_the_pool(pool):
+    pool.tell(ScaleTo(3))
+    failure = Failure(2, ExitStatus(code=3), overdue=False)
+    actions = pool.exit(2, ExitStatus(code=3))
+    assert actions == [GiveUp(failure), Dismiss(1), Dismiss(3), SetTimer(LAST_SECONDS)]
+    pool.exit(1, ExitStatus(code=4))
+    assert pool.finished is None
+    pool.exit(3)
+    assert pool.finished == Finish(failure)
+    assert pool.forks == 3
+
+
+def test_clean_end_before_anybody_was_ready_is_a_failure_too(pool):
+    pool.tell(ScaleTo(1))
+    pool.exit(1, DONE)
+    assert pool.finished == Finish(Failure(1, DONE, overdue=False))
+
+
+def test_workers_that_still_boot_are_killed_soon_after(pool):
+    pool.tell(ScaleTo(2))
+    pool.exit(1)
+    assert Kill(2) in pool.let_time_pass(LAST_SECONDS)
+
+
+def test_failure_to_boot_once_somebody_was_ready_is_retried(pool):
+    pool.tell(ScaleTo(2))
+    pool.ready(1)
+    assert Replace(2, 1, CRASH, overdue=False, delay=0.1) in pool.exit(2)
+    pool.let_time_pass(0.1)
+    assert set(pool.live) == {1, 3}
+
+
+def test_boot_time_out_kills_and_counts_as_failure(pool):
+    pool.tell(ScaleTo(1))
+    assert pool.let_time_pass(BOOT_TIMEOUT - 0.1) == []
+    assert pool.let_time_pass(0.1) == [Kill(1), SetTimer(None)]
+    pool.exit(1)
+    assert pool.finished == Finish(Failure(1, CRASH, overdue=True))
+
+
+def test_boot_time_out_later_is_retried(running):
+    running.exit(1)
+    running.let_time_pass(0.1)
+    assert Kill(4) in running.let_time_pass(BOOT_TIMEOUT)
+    assert Replace(4, 0, CRASH, overdue=True, delay=0.2) in running.exit(4)
+
+
+# Scaling
+
+
+def test_scale_up_and_down(running):
+    running.tell(ScaleTo(5))
+    assert running.live == {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
+    assert running.tell(ScaleTo(2))[:3] == [Dismiss(3), Dismiss(4), Dismiss(5)]
+    for worker in (3, 4, 5):
+        running.exit(worker, DONE)
+    assert running.live == {1: 0, 2: 1}
+    assert running.timer is None
+
+
+def test_scale_down_forgets_a_restart(running):
+    running.exit(3)
+    running.tell(ScaleTo(2))
+    running.let_time_pass(60)
+    assert running.live == {1: 0, 2: 1}
+
+
+def test_slot_wanted_again_waits_for_the_old_worker(running):
+    running.tell(ScaleTo(2))
+    running.tell(ScaleTo(3))
+    assert running.live == {1: 0, 2: 1, 3: 2}
+    running.exit(3, DONE)
+    assert running.live == {1: 0, 2: 1, 4: 2}
+
+
+def test_asking_twice_dismisses_once(running):
+    assert running.tell(ScaleTo(2)) == [Dismiss(3)]
+    assert running.tell(ScaleTo(2)) == []
+    assert running.tell(ScaleTo(1)) == [Dismiss(2)]
+
+
+# Stopping
+
+
+def test_stop_dismisses_all_and_finishes_with_the_last(running):
+    assert running.tell(Stop()) == [Dismiss(1), Dismiss(2), Dismiss(3)]
+    running.exit(1)
+    running.exit(2)
+    assert running.finished is None
+    running.exit(3)
+    assert running.finished == Finish(None)
+    assert running.forks == 3
+
+
+def test_stop_twice_is_stop_once(running):
+    running.tell(Stop())
+    assert running.tell(Stop()) == []
+
+
+def test_stop_without_workers_finishes_at_once(pool):
+    assert pool.tell(Stop()) == [Finish(None)]
+
+
+def test_stop_forgets_restarts(running):
+    for worker in (1, 2, 3):
+        running.exit(worker)
+    assert running.tell(Stop()) == [SetTimer(None), Finish(None)]
+
+
+def test_stop_while_booting_is_no_failure(pool):
+    pool.tell(ScaleTo(1))
+    pool.tell(Stop())
+    pool.exit(1, DONE)
+    assert pool.finished == Finish(None)
+
+
+def test_no_scaling_after_stop(running):
+    running.tell(Stop())
+    assert running.tell(ScaleTo(9)) == []
+
+
+# All histories
+
+
+class Histories(RuleBasedStateMachine):
+    """Whatever happens in whatever order, the module's invariants hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = Pool()
+        self.wanted = 0
+        self.ended = False
+        self.was_ready = False
+
+    @initialize(count=st.integers(1, 4))
+    def start(self, count: int) -> None:
+        self.scale(count)
+
+    @rule(count=st.integers(1, 5))
+    def scale(self, count: int) -> None:
+        self.pool.tell(ScaleTo(count))
+        if not self.ended:
+            self.wanted = count
+
+    @precondition(lambda self: self.pool.live)
+    @rule(data=st.data())
+    def become_ready(self, data: st.DataObject) -> None:
+        self.pool.ready(data.draw(st.sampled_from(sorted(self.pool.live))))
+        self.was_ready = True
+
+    @precondition(lambda self: self.pool.live)
+    @rule(data=st.data(), status=st.sampled_from([CRASH, DONE]))
+    def end_one(self, data: st.DataObject, status: ExitStatus) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.pool.live)))
+        was_asked = worker in self.pool.dismissed
+        actions = self.pool.exit(worker, status)
+        gave_up = any(isinstance(action, GiveUp) for action in actions)
+        assert gave_up == (not self.ended and not was_asked and not self.was_ready)
+        self.ended = self.ended or gave_up
+
+    @rule(seconds=st.floats(0, 100))
+    def wait(self, seconds: float) -> None:
+        self.pool.let_time_pass(seconds)
+
+    @rule()
+    def wake_too_early(self) -> None:
+        self.pool.tell(TimerFired())
+
+    @rule()
+    @precondition(lambda self: self.was_ready)
+    def stop(self) -> None:
+        self.pool.tell(Stop())
+        self.ended = True
+
+    @invariant()
+    def never_too_many(self) -> None:
+        staying = {slot for worker, slot in self.pool.live.items() if worker not in self.pool.dismissed}
+        assert staying <= set(range(0 if self.ended else self.wanted))
+
+    @invariant()
+    def no_slot_is_forgotten(self) -> None:
+        if not self.ended and set(self.pool.live.values()) < set(range(self.wanted)):
+            assert self.pool.timer is not None
+            assert self.pool.timer >= self.pool.now
+
+    @invariant()
+    def ends_exactly_when_the_last_is_gone(self) -> None:
+        assert (self.pool.finished is not None) == (self.ended and not self.pool.live)
+
+    def teardown(self) -> None:
+        # From wherever it was left, enough time fills every slot that nobody blocks.
+        if not self.ended and self.was_ready:
+            for worker in list(self.pool.dismissed):
+                self.pool.exit(worker)
+            self.pool.let_time_pass(20)
+            assert set(self.pool.live.values()) == set(range(self.wanted))
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
