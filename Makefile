@@ -1,0 +1,65 @@
+# make demo | test | lint | bench | deps | clean
+#
+# Everything runs in a virtual environment made here: .venv, or .venv-3.13 for `make test PYTHON=python3.13`, or
+# where VENV= says. It is made once and brought up to date when pyproject.toml changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# A version manager's python3.11 may exist and yet not run, so each is tried.
+ifndef PYTHON
+PYTHON := $(shell for it in python3.11 python3; do $$it -c '' 2>/dev/null && echo $$it && break; done)
+VENV ?= .venv
+endif
+VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+
+BIN := $(VENV)/bin
+SOURCES = $(wildcard src tests examples bench tools)
+# mypy wants at least one file in a folder it is given.
+TYPED = $(foreach folder,$(SOURCES),$(if $(shell find $(folder) -name '*.py' -print -quit),$(folder)))
+
+.PHONY: help demo test lint bench deps clean check-python
+
+help:
+	@echo 'make demo    a server on four workers, http://127.0.0.1:8000; Ctrl-C ends it'
+	@echo 'make test    format, lint, types, tests (PYTHON=python3.13 for another interpreter, ARGS=... for pytest)'
+	@echo 'make lint    the first three of these'
+	@echo 'make bench   the benchmarks (ARGS=...)'
+	@echo 'make deps    installs the programs that tests and benchmarks start, by apt-get'
+	@echo 'make clean   removes what was made here'
+
+demo: $(VENV)/.installed
+	@exec $(BIN)/python tools/foreground.py $(BIN)/everycore serve --app-dir examples --workers 4 --show-counts hello:app
+
+test: lint
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.developing
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/mypy $(TYPED)
+
+bench: $(VENV)/.developing
+	@$(BIN)/python -m bench $(ARGS)
+
+deps:
+	@tools/deps
+
+clean:
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests examples bench tools -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+check-python:
+	@tools/check-python '$(PYTHON)'
+
+# The environment is thrown away when it is half made, or when its interpreter has gone.
+$(VENV)/.installed: pyproject.toml | check-python
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[standard]'
+	@touch $@
+
+$(VENV)/.developing: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@

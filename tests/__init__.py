@@ -1,0 +1,1 @@
+"""The tests of everycore; `tests.kit` is what they stand on."""

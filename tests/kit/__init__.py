@@ -1,0 +1,27 @@
+"""What tests stand on: real programs, processes, a clock that only moves when told, limits in time.
+
+    from tests.kit import Program, VirtualClock, descendants, open_fds, scaled, turn, wait_gone, wait_readable
+
+Fixtures (tests/kit/plugin.py): `start_program(source_or_path, *args)` and `start_command(argv)` start a real
+program and leave nothing of it behind. An `async def` test needs no mark.
+"""
+
+from tests.kit.clock import VirtualClock
+from tests.kit.limits import scaled
+from tests.kit.loops import turn
+from tests.kit.processes import children, descendants, open_fds, process_tree, wait_gone, wait_readable
+from tests.kit.programs import Program, ProgramFailure
+
+__all__ = [
+    "Program",
+    "ProgramFailure",
+    "VirtualClock",
+    "children",
+    "descendants",
+    "open_fds",
+    "process_tree",
+    "scaled",
+    "turn",
+    "wait_gone",
+    "wait_readable",
+]

@@ -1,0 +1,88 @@
+"""Hard limits in time.
+
+Two stages. At the limit a watchdog dumps every stack into the test's captured output and interrupts the main
+thread, blocked system call or not, with a real-time signal: that test fails, the run goes on. A test that
+even so does not end is ended `LAST_WORD` seconds later by faulthandler, which needs neither the main thread
+nor the interpreter lock: stacks on the real stderr, and the whole run exits with status 1.
+
+SIGALRM and the interval timers stay free for programs under test.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import pytest
+
+DEFAULT = 60.0
+LAST_WORD = 15.0
+INTERRUPT = signal.SIGRTMAX - 3
+
+_SLOWNESS = float(os.environ.get("EVERYCORE_TEST_SLOWNESS") or 1)
+
+
+def scaled(seconds: float) -> float:
+    """A limit in time as this machine needs it: times EVERYCORE_TEST_SLOWNESS (default 1)."""
+    return seconds * _SLOWNESS
+
+
+class TimeLimit(threading.Timer):
+    """The watchdog's thread; the leak check knows it by its type."""
+
+
+class Watchdog:
+    """Watches one test at a time. `last_words` is a descriptor of the real stderr."""
+
+    def __init__(self, last_words: int) -> None:
+        self._last_words = last_words
+        self._running: str | None = None
+        self._seconds = 0.0
+        self._before = signal.signal(INTERRUPT, self._interrupted)
+
+    def close(self) -> None:
+        """The run is over; an interpreter that can't end, for a forgotten thread, is ended in due time."""
+        signal.signal(INTERRUPT, self._before)
+        faulthandler.dump_traceback_later(scaled(LAST_WORD), exit=True, file=self._last_words)
+
+    @contextmanager
+    def watch(self, test: str, seconds: float, describe: Callable[[], str]) -> Iterator[None]:
+        """Fails the block when it takes longer than `seconds`; `describe()` is printed with the stacks."""
+        self._running, self._seconds = test, seconds
+        main = threading.get_ident()
+
+        def bark() -> None:
+            print(f"\n{test}: still running after {seconds:g} s", file=sys.stderr)
+            faulthandler.dump_traceback(2)  # not sys.stderr, which under capture may be no file
+            print(describe(), file=sys.stderr)
+            if self._running == test:
+                signal.pthread_kill(main, INTERRUPT)
+
+        timer = TimeLimit(seconds, bark)
+        timer.daemon = True
+        faulthandler.dump_traceback_later(seconds + scaled(LAST_WORD), exit=True, file=self._last_words)
+        timer.start()
+        try:
+            yield
+        finally:
+            self._running = None
+            timer.cancel()
+            timer.join()
+            faulthandler.cancel_dump_traceback_later()
+
+    def _interrupted(self, signum: int, frame: FrameType | None) -> None:
+        if self._running is not None:
+            pytest.fail(f"time limit of {self._seconds:g} s exceeded; all stacks are in the captured stderr")
+
+
+def limit_of(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("limit")
+    if marker is None:
+        return scaled(DEFAULT)
+    if len(marker.args) != 1 or marker.kwargs:
+        raise pytest.UsageError(f"{item.nodeid}: limit takes one number, the seconds")
+    return scaled(float(marker.args[0]))

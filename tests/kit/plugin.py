@@ -1,0 +1,133 @@
+"""The kit as pytest sees it: hooks and fixtures, loaded by tests/conftest.py."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.kit.leaks import Surroundings
+from tests.kit.limits import Watchdog, limit_of
+from tests.kit.loops import run_test
+from tests.kit.processes import process_tree
+from tests.kit.programs import Program
+
+_watchdog = pytest.StashKey[Watchdog]()
+_has_failed = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else ExitStack():
+        last_words = os.dup(2)
+    config.stash[_watchdog] = Watchdog(last_words)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if watchdog := config.stash.get(_watchdog, None):
+        del config.stash[_watchdog]
+        watchdog.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def _guarded(item: pytest.Item) -> Iterator[None]:
+    """One phase of a test, in time or failed."""
+    watchdog = item.config.stash[_watchdog]
+    with watchdog.watch(item.nodeid, limit_of(item), lambda: process_tree(os.getpid())):
+        return (yield)
+
+
+pytest_runtest_setup = pytest_runtest_call = pytest_runtest_teardown = _guarded
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report: Any = yield
+    if report.failed:
+        item.stash[_has_failed] = True
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs `async def` tests. One that takes a fixture `loop_factory` runs in the loop that makes."""
+    if not inspect.iscoroutinefunction(inspect.unwrap(pyfuncitem.obj)):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    loop_factory: Any = pyfuncitem.funcargs.get("loop_factory")
+    run_test(pyfuncitem.obj, arguments, loop_factory)
+    return True
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves something behind. Of a test that failed anyway it only tidies up."""
+    before = Surroundings.now()
+    yield
+    changes = before.changes()
+    if changes:
+        before.restore()
+        if not request.node.stash.get(_has_failed, False):
+            pytest.fail("the test left behind:\n  " + "\n  ".join(changes), pytrace=False)
+
+
+class StartProgram(Protocol):
+    def __call__(
+        self,
+        source: str | Path,
+        *args: str,
+        env: Mapping[str, str | None] | None = None,
+        flags: Sequence[str] = (),
+        cwd: Path | str | None = None,
+    ) -> Program: ...
+
+
+class StartCommand(Protocol):
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str | None] | None = None,
+        cwd: Path | str | None = None,
+    ) -> Program: ...
+
+
+@pytest.fixture
+def _programs(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[Callable[[Program], Program]]:
+    started: list[Program] = []
+
+    def keep(program: Program) -> Program:
+        started.append(program)
+        return program
+
+    yield keep
+    failed = request.node.stash.get(_has_failed, False)
+    with ExitStack() as stack:  # the last started ends first, and one that fails to does not keep the others
+        for program in started:
+            stack.callback(program.close, failed=failed)
+
+
+@pytest.fixture
+def start_program(_programs: Callable[[Program], Program], tmp_path: Path) -> StartProgram:
+    """Starts Python source (dedented) or a file with this interpreter, in the test's own folder."""
+
+    def start(source: str | Path, *args: str, **options: Any) -> Program:
+        return _programs(Program.script(source, *args, folder=tmp_path, **options))
+
+    return start
+
+
+@pytest.fixture
+def start_command(_programs: Callable[[Program], Program], tmp_path: Path) -> StartCommand:
+    """Starts any command line, in the test's own folder."""
+
+    def start(
+        argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, cwd: Path | str | None = None
+    ) -> Program:
+        return _programs(Program(argv, cwd=cwd or tmp_path, env=env))
+
+    return start

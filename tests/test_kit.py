@@ -1,0 +1,359 @@
+"""The kit must be able to fail: leaks, limits, loops and programs, each caught in the act."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.kit import (
+    Program,
+    ProgramFailure,
+    VirtualClock,
+    children,
+    descendants,
+    open_fds,
+    process_tree,
+    turn,
+    wait_gone,
+    wait_readable,
+)
+from tests.kit.leaks import Surroundings
+from tests.kit.loops import run_test
+
+# The clock
+
+
+def test_virtual_clock_moves_only_when_told():
+    clock = VirtualClock(10)
+    assert (clock.now, clock()) == (10, 10)
+    assert clock.advance(2.5) == 12.5
+    assert clock.advance_to(20) == clock.now == 20
+    with pytest.raises(ValueError, match="go back"):
+        clock.advance(-1)
+
+
+# Leaks
+
+
+def test_sees_a_descriptor_opened_and_one_closed():
+    kept, closed = socket.socketpair()
+    before = Surroundings.now()
+    gone = closed.fileno()
+    closed.close()
+    extra = os.dup(kept.fileno())
+    # Close and dup may meet in one number; then it is one change of what is behind it.
+    changes = before.changes()
+    assert any(f"descriptor {gone} " in change for change in changes)
+    assert any(f"descriptor {extra} is open: socket:" in change for change in changes)
+    os.close(extra)
+    kept.close()
+
+
+class Holder:
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def test_what_only_a_cycle_holds_is_no_leak():
+    before = Surroundings.now()
+    cycle: list[object] = [Holder(os.open(os.devnull, os.O_RDONLY))]
+    cycle.append(cycle)
+    del cycle
+    assert before.changes() == []
+
+
+def test_sees_children_threads_handlers_and_blocked_signals():
+    before = Surroundings.now()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait, name="forgotten")
+    thread.start()
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+
+    changes = "\n".join(before.changes())
+
+    before.restore()
+    end.set()
+    thread.join()
+    child.returncode = -signal.SIGKILL  # restore() took its status
+    child.communicate()
+    assert f"child process {child.pid} " in changes
+    assert "thread forgotten" in changes
+    assert "SIGUSR1 is handled by" in changes
+    assert "blocked signals are ['SIGUSR2']" in changes
+    assert before.changes() == []
+
+
+@pytest.mark.slow
+def test_the_fixture_fails_a_test_that_leaks_and_tidies_up_for_the_next(inner_run):
+    result = inner_run(
+        """
+        import asyncio, os, signal, subprocess
+        def test_descriptor():
+            os.pipe()
+        def test_child():
+            subprocess.Popen(["sleep", "1000"]).returncode = 0
+        def test_handler():
+            signal.signal(signal.SIGUSR1, print)
+        async def test_task():
+            asyncio.get_running_loop().keep = asyncio.create_task(asyncio.Event().wait())
+        def test_clean_again():
+            assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+        def test_failed_anyway():
+            os.pipe()
+            assert False
+        """
+    )
+    result.assert_outcomes(passed=4, failed=2, errors=3)
+    result.stdout.fnmatch_lines_random(
+        ["*descriptor * is open: pipe:*", "*child process *sleep 1000*", "*SIGUSR1 is handled by*"]
+    )
+    result.stdout.fnmatch_lines(["*left tasks pending*"])
+
+
+# Limits
+
+
+@pytest.mark.slow
+def test_a_test_over_its_limit_fails_with_stacks_and_the_run_goes_on(inner_run):
+    result = inner_run(
+        """
+        import asyncio, os, pytest
+        @pytest.mark.limit(0.3)
+        def test_blocked_in_a_system_call():
+            read, write = os.pipe()
+            os.read(read, 1)
+        @pytest.mark.limit(0.3)
+        async def test_blocked_in_the_loop():
+            await asyncio.Event().wait()
+        def test_goes_on():
+            pass
+        """
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*time limit of 0.3 s exceeded*",
+            "*still running after 0.3 s*",
+            "*in test_blocked_in_a_system_call*",
+        ]
+    )
+
+
+@pytest.mark.slow
+def test_a_test_that_resists_its_limit_ends_the_run_with_stacks(inner_run):
+    result = inner_run(
+        """
+        import os, pytest, signal
+        from tests.kit import limits
+        limits.LAST_WORD = 0.2
+        @pytest.mark.limit(0.2)
+        def test_deaf():
+            signal.pthread_sigmask(signal.SIG_BLOCK, [limits.INTERRUPT])
+            read, write = os.pipe()
+            os.read(read, 1)
+        """
+    )
+    assert result.ret == 1
+    result.stderr.fnmatch_lines(["Timeout (*", "*in test_deaf*"])
+
+
+# Loops
+
+
+async def test_async_tests_just_run():
+    assert asyncio.get_running_loop().get_debug() is False
+
+
+async def test_async_tests_take_fixtures(tmp_path):
+    assert tmp_path.is_dir()
+
+
+class TestMethods:
+    async def test_async_methods_run_too(self, tmp_path):
+        await turn()
+        assert tmp_path.is_dir()
+
+
+def test_an_error_only_the_loop_heard_of_fails_the_test():
+    def bad() -> None:
+        raise LookupError("nobody asked")
+
+    async def body() -> None:
+        asyncio.get_running_loop().call_soon(bad)
+        await turn(2)
+
+    with pytest.raises(LookupError, match="nobody asked"):
+        run_test(body, {}, None)
+
+
+def test_the_loop_factory_is_used():
+    made = []
+
+    def factory() -> asyncio.AbstractEventLoop:
+        made.append(asyncio.new_event_loop())
+        return made[-1]
+
+    async def body() -> None:
+        assert asyncio.get_running_loop() is made[0]
+
+    run_test(body, {}, factory)
+    assert made[0].is_closed()
+
+
+# Processes and programs
+
+FAMILY = """
+    import os, subprocess, sys
+    child = subprocess.Popen([sys.executable, "-c", "import sys; print('child', flush=True); input()"])
+    print("ready", os.getpid(), child.pid, flush=True)
+    child.wait()
+"""
+
+
+def test_expect_finds_lines_in_turn(start_program):
+    program = start_program("for word in ('one', 'two', 'two', 'three'): print(word)")
+    assert program.expect("o").string == "one"
+    assert program.expect("t(.)o")[1] == "w"
+    assert program.expect("t").string == "two"
+    assert program.expect("^three$")
+    with pytest.raises(ProgramFailure, match="ended, no line with 'four'"):
+        program.expect("four")
+    assert program.wait() == 0
+    assert program.stdout == "one\ntwo\ntwo\nthree\n"
+
+
+def test_expect_gives_up_in_time(start_program):
+    program = start_program("print('half', end='', flush=True); input()")
+    with pytest.raises(ProgramFailure, match=r"within 0.05 s; running"):
+        program.expect("half", timeout=0.05)
+    program.write("\n")
+    assert program.expect("half")
+
+
+def test_arguments_environment_and_flags(start_program, monkeypatch):
+    monkeypatch.setenv("EVERYCORE_WORKERS", "17")
+    program = start_program(
+        """
+        import os, sys
+        print(sys.argv[1:], os.environ.get("EVERYCORE_WORKERS"), os.environ["WORD"], sys.flags.optimize)
+        print("to stderr", file=sys.stderr)
+        sys.exit(3)
+        """,
+        "a", "b", env={"WORD": "x"}, flags=["-O"],
+    )  # fmt: skip
+    assert program.wait() == 3
+    assert program.stdout == "['a', 'b'] None x 1\n"
+    assert program.expect("stderr", stream="stderr")
+
+
+def test_much_output_stops_nobody(start_program):
+    program = start_program("print('x' * 5_000_000); print('end')")
+    assert program.wait() == 0
+    assert program.stdout.endswith("\nend\n")
+
+
+def test_signals_and_statuses(start_program, start_command):
+    program = start_program("print('up'); input()")
+    program.expect("up")
+    program.signal(signal.SIGINT)
+    assert program.wait() == -signal.SIGINT
+
+    other = start_command(
+        [sys.executable, "-c", "import os; print(os.getcwd(), flush=True); input()"], cwd="/"
+    )
+    assert other.expect("^/$")
+    assert other.finish() == -signal.SIGTERM
+
+
+def test_a_program_still_running_at_the_end_is_killed_with_all_its_tree(tmp_path):
+    with Program.script(FAMILY, folder=tmp_path) as program:
+        pid, child = map(int, re.findall(r"\d+", program.expect("ready").string))
+        assert program.descendants() == descendants(pid) == children(pid) == [child]
+        assert set(program.processes()) == {pid, child}
+        assert len(process_tree(pid).splitlines()) == 2
+        assert open_fds(pid)[1].startswith("pipe:")
+    assert wait_gone([pid, child], timeout=0) == []
+
+
+DESERTER = """
+    import subprocess, sys
+    child = subprocess.Popen(["sleep", "1000"], {}stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child.returncode = 0
+    print("child", child.pid)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["", "start_new_session=True, ", "start_new_session=True, env={}, "])
+def test_who_outlives_the_program_fails_the_block_and_is_killed(tmp_path, options, monkeypatch):
+    monkeypatch.setattr(
+        Program, "_survivors", lambda self: [pid for pid in self.processes() if pid != self.pid]
+    )
+    program = Program.script(DESERTER.replace("{}", options, 1), folder=tmp_path)
+    child = int(program.expect(r"child (\d+)")[1])
+    program.wait()
+    if "env" in options:
+        # Out of the session, the family and the environment: nothing tells it from a stranger.
+        os.kill(child, signal.SIGKILL)
+        program.close()
+    else:
+        with pytest.raises(ProgramFailure, match=rf"left processes behind:\n{child} S sleep 1000"):
+            program.close()
+    assert wait_gone([child]) == []
+
+
+def test_a_failing_block_tells_everything(tmp_path, capsys):
+    with (
+        pytest.raises(ProgramFailure, match="no line with 'never'"),
+        Program.script(FAMILY, folder=tmp_path) as program,
+    ):
+        program.expect("ready")
+        program.expect("child")
+        program.expect("never", timeout=0.05)
+    said = capsys.readouterr().err
+    assert "running" in said
+    assert re.search(rf"^{program.pid} S .*program.py\n  \d+ S .*input", said, re.MULTILINE)
+    assert "---- stdout\nready" in said
+
+
+def test_wait_readable():
+    left, right = socket.socketpair()
+    with left, right:
+        assert not wait_readable(left.fileno(), 0)
+        right.send(b"x")
+        assert wait_readable(left.fileno(), 1)
+
+
+def test_wait_gone_returns_who_is_left(start_command):
+    program = start_command(["sleep", "1000"])
+    assert wait_gone([program.pid, 2**22 - 1], timeout=0.05) == [program.pid]
+
+
+@pytest.fixture
+def inner_run(pytester, monkeypatch):
+    """Runs a test file under the kit in a pytest of its own."""
+    root = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    pytester.makeini("[pytest]\nmarkers = limit: x\n")
+    pytester.makeconftest('pytest_plugins = ["tests.kit.plugin"]')
+
+    def run(source: str) -> pytest.RunResult:
+        pytester.makepyfile(source)
+        return pytester.runpytest_subprocess(
+            "-p", "no:cacheprovider", "-p", "no:hypothesispytest", timeout=60
+        )
+
+    return run
