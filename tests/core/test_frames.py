@@ -1,4 +1,4 @@
-"""However the kernel cuts the stream, frames and descriptors come out right; and nonsense is a ProtocolError."""
+"""However the kernel cuts the stream, frames and descriptors come out right; nonsense is a ProtocolError."""
 
 import struct
 from dataclasses import dataclass, field

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import uuid
@@ -119,8 +119,8 @@ REFUSED = [
     object(),
     Colour.RED,
     Level.LOW,
-    datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
-    datetime.timedelta(1),
+    dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
+    dt.timedelta(1),
     decimal.Decimal(1),
     uuid.UUID(int=1),
     Record(),

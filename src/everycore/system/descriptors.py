@@ -83,7 +83,8 @@ def wrap(fd: int) -> socket.socket | Descriptor:
 def fileno_of(handle: Any) -> int:
     """The descriptor of `handle`; TypeError, ValueError or OSError (EBADF) if it has none.
 
-    Transports and asyncio stream writers are refused: bytes in their buffers would be lost.
+    Transports and asyncio stream writers are refused: bytes in their buffers would be lost. So are the socket
+    that a transport shows (it has no `close`: the transport still uses it) and a TLS socket (its keys stay here).
     """
     if isinstance(handle, int) or not hasattr(handle, "fileno"):
         hint = ""
@@ -91,8 +92,22 @@ def fileno_of(handle: Any) -> int:
             hint = ": what it has read and not yet written would be lost; send the socket before it is wrapped"
         msg = f"a handle must be a socket, a file or a Descriptor, not {type(handle).__name__}{hint}"
         raise TypeError(msg)
+    if not hasattr(handle, "close") or hasattr(handle, "selected_alpn_protocol"):
+        msg = f"a {type(handle).__name__} can't be sent: something in this process goes with it"
+        raise TypeError(msg)
     fd = handle.fileno()
     if not isinstance(fd, int) or fd < 0:
         raise OSError(9, os.strerror(9))
     os.fstat(fd)
     return fd
+
+
+def let_go(handle: Any) -> None:
+    """Close the sender's own object, so that using it later is OSError (EBADF).
+
+    A socket and a `Descriptor` are detached first: their `close` may wait for files made of them.
+    """
+    if isinstance(handle, (socket.socket, Descriptor)):
+        os.close(handle.detach())
+    else:
+        handle.close()

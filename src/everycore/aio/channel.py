@@ -1,0 +1,246 @@
+"""One end of the ordered pipe between the primary and one worker, on a running event loop.
+
+Job: bytes and descriptors in and out of a non-blocking unix stream socket; whole messages to the owner.
+Invariant: nothing the peer sends raises into the loop, leaks a descriptor or makes this process grow without
+bound; `on_lost` is called exactly once unless `close()` comes first; whatever was complete before the end was
+delivered before `on_lost`. Must not import `primary` or `worker`: both stand on this.
+
+A peer that makes us answer and never reads is held by not reading from it while more than `buffer_limit`
+bytes of control messages wait to be sent. The program's own messages do not stop the reading: two sides
+full of each other's would then wait for ever. They have a window instead (`aio.mailbox`).
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from everycore.aio.outbox import ENDS, Outbox
+from everycore.aio.subscriptions import log
+from everycore.core import wire
+from everycore.core.frames import MAX_DESCRIPTORS, FrameDecoder, encode_frame
+from everycore.errors import ProtocolError
+from everycore.system.descriptors import close_all
+
+#: What the wire adds to a user's value, and the longest control message (a path and some numbers).
+OVERHEAD: Final = 16 * 1024
+
+_READ_SIZE: Final = 64 * 1024
+_READS_A_TURN: Final = 16  # at most 1 MiB, then others run
+_LAST_READS: Final = 1 << 16  # more than any buffer holds; a peer that lives and goes on is cut there
+_CONTROL_SPACE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+# Plain ints: an IntFlag takes longer for `&` than recvmsg for a byte.
+_RECV_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_CTRUNC: Final = int(socket.MSG_CTRUNC)
+_TRUNCATED: Final = "descriptors were lost on the way (is this process at its limit of open descriptors?)"
+
+
+class Channel:
+    """See the module. All methods belong to the thread of `loop`; the channel owns `sock`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        peer: str,
+        decode: Callable[[bytes], Any],
+        max_message: int,
+        on_message: Callable[[Any, tuple[int, ...]], None],
+        on_lost: Callable[[Exception | None], None],
+        buffer_limit: int = 1 << 20,
+    ) -> None:
+        sock.setblocking(False)
+        self.peer = peer
+        self.max_message = max_message
+        self._sock = sock
+        self._loop = loop
+        self._decode = decode
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._frames = FrameDecoder(max_message + OVERHEAD)
+        self._is_paused = False
+        self._has_reader = False
+        self._is_delivering = False
+        self._is_closed = False
+        #: The sending half, for those who send much.
+        self.outbox = Outbox(
+            sock,
+            loop=loop,
+            peer=peer,
+            buffer_limit=buffer_limit,
+            on_flood=self._update_reader,
+            on_failed=self._read_last_words,
+        )
+        self._update_reader()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was lost, or closed by us."""
+        return self._is_closed
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def post(self, message: Any, fds: Sequence[int] = ()) -> None:
+        """Send a control message: never refused, never waits. The descriptors are the channel's from here on.
+
+        On a closed channel nothing happens, but for closing them: who must know hears of it by `on_lost`.
+        """
+        try:
+            frame = encode_frame(wire.encode(message), len(fds))
+        except BaseException:
+            close_all(fds)
+            raise
+        self.outbox.put(frame, tuple(fds), is_control=True)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes on their way into the socket, and those that wait for the peer's window."""
+        return self.outbox.waiting
+
+    @property
+    def is_full(self) -> bool:
+        """Whether senders of the program's messages should wait."""
+        return self.outbox.is_full
+
+    async def wait_room(self) -> None:
+        """Return once the channel is not full; `ChannelClosed` if it ends before."""
+        await self.outbox.wait_room()
+
+    async def flush(self) -> None:
+        """Return once everything sent so far is in the socket, or the channel is closed."""
+        await self.outbox.flush()
+
+    # --- receiving ----------------------------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        """Take nothing from the socket until `resume_reading`."""
+        self._is_paused = True
+        self._update_reader()
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        self._is_paused = False
+        self._update_reader()
+
+    def read_to_end(self) -> None:
+        """After the peer's death: deliver what is left, then call `on_lost`.
+
+        Up to the end of the stream, or until it is empty: a grandchild may hold the peer's end open for ever.
+        """
+        if self._is_delivering:  # called by what a message led to: the rest of its chunk comes first
+            self._loop.call_soon(self._read_last_words, None)
+        else:
+            self._read_last_words(None)
+
+    def _update_reader(self) -> None:
+        wanted = not (self._is_closed or self._is_paused or self.outbox.is_flooded)
+        if wanted is not self._has_reader:
+            self._has_reader = wanted
+            if wanted:
+                self._loop.add_reader(self._sock, self._readable)
+            else:
+                self._loop.remove_reader(self._sock)
+
+    def _readable(self) -> None:
+        for _ in range(_READS_A_TURN):
+            if not self._read_once() or not self._has_reader:
+                return
+
+    def _read_last_words(self, error: OSError | None) -> None:
+        for _ in range(_LAST_READS):
+            if self._is_closed or not self._read_once(to_the_end=True):
+                break
+        self._lose(error)
+
+    def _read_once(self, *, to_the_end: bool = False) -> bool:
+        """Read and deliver one chunk. False: nothing is left for now, or the channel is lost."""
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(_READ_SIZE, _CONTROL_SPACE, _RECV_FLAGS)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            self._lose(None if error.errno in ENDS else error)
+            return False
+        fds = _descriptors(ancillary) if ancillary else ()
+        if not data:
+            close_all(fds)
+            self._lose(None)
+            return False
+        is_truncated = bool(flags & _CTRUNC)
+        if is_truncated:
+            # Either more came than a frame may carry, or this process has no descriptor left.
+            close_all(fds)
+            fds = ()
+        try:
+            self._deliver(data, fds)
+            if is_truncated:
+                raise ProtocolError(_TRUNCATED)
+        except ProtocolError as error:
+            self._lose(ProtocolError(_TRUNCATED) if is_truncated else error)
+            return False
+        # A chunk that did not fill the buffer was the last, unless descriptors ended it.
+        return to_the_end or len(data) == _READ_SIZE or bool(fds)
+
+    def _deliver(self, data: bytes, fds: tuple[int, ...]) -> None:
+        """Cut, decode, hand over. Hot. Raises ProtocolError once what was good before it is handed over."""
+        decode, on_message = self._decode, self._on_message
+        self._is_delivering = True
+        try:
+            for body, owned in self._frames.feed(data, fds):
+                if self._is_closed:
+                    close_all(owned)
+                    continue
+                try:
+                    message = decode(body)
+                except Exception as error:
+                    close_all(owned)
+                    self._lose(ProtocolError(f"a message of {self.peer} can't be understood: {error}"))
+                    continue
+                try:
+                    on_message(message, owned)
+                except ProtocolError as error:
+                    self._lose(error)
+                except Exception:
+                    log.exception("a message of %s was not handled: %s", self.peer, type(message).__name__)
+        finally:
+            self._is_delivering = False
+        self._frames.check()
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def fail(self, error: ProtocolError) -> None:
+        """Give the peer up: what it sent can't be understood. `on_lost` hears `error`."""
+        self._lose(error)
+
+    def close(self) -> None:
+        """Close at once; what was not sent is dropped. `on_lost` is not called."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._update_reader()
+        self.outbox.close()
+        self._sock.close()
+        close_all(self._frames.abandon())
+
+    def _lose(self, error: Exception | None) -> None:
+        if self._is_closed:
+            return
+        if error is None and not self._frames.is_between_frames:
+            error = ProtocolError(f"the channel to {self.peer} ended in the middle of a message")
+        self.close()
+        try:
+            self._on_lost(error)
+        except Exception:
+            log.exception("the loss of the channel to %s was not handled", self.peer)
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return tuple(fds)

@@ -1,0 +1,115 @@
+"""Gives events to those who asked for them: callbacks at once, async iterators from their queues.
+
+Invariant: `emit` never waits and never raises; life-cycle events are never dropped, so an iterator's queue
+has no bound (they are few: some per worker; messages have their own road with a bound, `aio.mailbox`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from everycore.aio.streams import Feed, Stream
+from everycore.aio.subscriptions import Subscription, call_back, check_plain
+from everycore.events import Event, Message
+
+EventStream: TypeAlias = Stream[Event, Any]
+
+
+class _Listener:
+    """One `on` or `once`."""
+
+    __slots__ = ("callback", "event_type", "is_active", "is_once")
+
+    def __init__(self, event_type: type[Event], callback: Callable[[Any], object], *, is_once: bool) -> None:
+        self.event_type = event_type
+        self.callback = callback
+        self.is_once = is_once
+        self.is_active = True
+
+
+class Emitter:
+    """Callbacks and iterators, by event type; a base class (`WorkerEvent`, `Event`) stands for all below
+    it.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: list[_Listener] = []
+        self._feeds: list[tuple[Feed[Event], tuple[type[Event], ...]]] = []
+        self._is_closed = False
+
+    def on(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
+        """Call `callback` with each such event, in the order of subscription."""
+        return self._subscribe(event_type, callback, is_once=False)
+
+    def once(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
+        """Call `callback` with the next such event only."""
+        return self._subscribe(event_type, callback, is_once=True)
+
+    def events(self, *types: type[Event]) -> EventStream:
+        """An async iterator over such events (none named: all) from now on. Messages are not among them."""
+        for event_type in types:
+            _check_type(event_type)
+            if issubclass(event_type, Message):
+                raise TypeError("events() carries no messages: use messages(), or on(Message, ...)")
+        feed: Feed[Event] = Feed()
+        if self._is_closed:
+            feed.end()
+        else:
+            self._feeds.append((feed, types or (Event,)))
+        return Stream(feed, _as_it_is, self._forget)
+
+    def listens_to(self, event_type: type[Event]) -> bool:
+        """Whether a callback would be called with such an event."""
+        return any(issubclass(event_type, listener.event_type) for listener in self._listeners)
+
+    def emit(self, event: Event) -> None:
+        """Deliver `event`: first to the iterators' queues, then to the callbacks.
+
+        Those subscribed by a callback during this call don't get it, nor do those cancelled by one.
+        """
+        if not isinstance(event, Message):
+            for feed, types in self._feeds:
+                if isinstance(event, types):
+                    feed.push(event)
+        for listener in tuple(self._listeners):
+            if listener.is_active and isinstance(event, listener.event_type):
+                if listener.is_once:
+                    self._cancel(listener)
+                call_back(listener.callback, event)
+
+    def close(self) -> None:
+        """No more events: iterators end after what is queued, callbacks are forgotten."""
+        self._is_closed = True
+        feeds, self._feeds = self._feeds, []
+        for feed, _ in feeds:
+            feed.end()
+        for listener in tuple(self._listeners):
+            self._cancel(listener)
+
+    def _subscribe(
+        self, event_type: type[Event], callback: Callable[[Any], object], *, is_once: bool
+    ) -> Subscription:
+        _check_type(event_type)
+        check_plain(callback)
+        listener = _Listener(event_type, callback, is_once=is_once)
+        if not self._is_closed:
+            self._listeners.append(listener)
+        return Subscription(lambda: self._cancel(listener))
+
+    def _cancel(self, listener: _Listener) -> None:
+        listener.is_active = False
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    def _forget(self, feed: Feed[Event]) -> None:
+        self._feeds = [entry for entry in self._feeds if entry[0] is not feed]
+
+
+def _check_type(event_type: Any) -> None:
+    if not (isinstance(event_type, type) and issubclass(event_type, Event)):
+        raise TypeError(f"{event_type!r} is not an event class of everycore")
+
+
+def _as_it_is(event: Event) -> Event:
+    return event

@@ -1,0 +1,204 @@
+"""Requests over a channel: `request` at one end, `answer` at the other.
+
+Job: match replies to those who wait; run the handler, and make an answer of whatever it does. Invariant:
+each request is answered exactly once, unless the channel ends; a handler's error is its caller's, never
+ours. Must not import `primary` or `worker`.
+
+A request counts as taken when its answer is sent, and none is begun while the channel is full of answers:
+so a peer has at most a window of requests open, and one that asks and never reads costs no more memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol, TypeAlias
+
+from everycore.aio.channel import Channel
+from everycore.aio.subscriptions import Subscription, is_coroutine_function, name_of
+from everycore.core import wire
+from everycore.core.frames import encode_frame
+from everycore.errors import ChannelClosed, ProtocolError, RequestFailed, RequestTimeout
+from everycore.settings import check_seconds
+from everycore.system.descriptors import close_all, duplicate, fileno_of, let_go, wrap
+
+Handler: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
+
+_TEXT_LIMIT: Final = 2000  # of an error's text: what goes beyond helps nobody, and has to fit a frame
+
+
+class Post(Protocol):
+    """What requests need of the mailbox they belong to."""
+
+    peer_status: Any
+
+    def check_open(self) -> None: ...
+    def encode(self, message: Any) -> bytes: ...
+    def decode(self, body: bytes, handle: Any) -> Any: ...
+    def submit(self, message: wire.Note | wire.Ask, size: int, fds: tuple[int, ...]) -> None: ...
+    def taken(self, size: int) -> None: ...
+
+
+class Requests:
+    """See the module."""
+
+    def __init__(self, mailbox: Post, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+        self._mailbox = mailbox
+        self._channel = channel
+        self._loop = loop
+        self._last_number = 0
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._handler: Handler | None = None
+        self._asks: deque[tuple[wire.Ask, tuple[int, ...]]] = deque()  # not begun: the channel is full
+        self._handling: set[asyncio.Task[None]] = set()
+
+    def request(
+        self, message: Any, handle: Any = None, *, timeout: float | None, keep_open: bool = False
+    ) -> Coroutine[Any, Any, Any]:
+        """Ask at the call; the answer when awaited.
+
+        `timeout`, in seconds, begins at the call; None: no limit.
+        """
+        if timeout is not None:
+            timeout = check_seconds("timeout", timeout)
+        self._mailbox.check_open()
+        body = self._mailbox.encode(message)
+        fds = () if handle is None else take_handle(handle, keep_open=keep_open)
+        self._last_number = number = self._last_number + 1
+        self._replies[number] = reply = self._loop.create_future()
+        timer = None if timeout is None else self._loop.call_later(timeout, self._expire, number)
+        self._mailbox.submit(wire.Ask(number, body), len(body), fds)
+        return self._reply(number, reply, timer, timeout)
+
+    async def _reply(
+        self,
+        number: int,
+        future: asyncio.Future[Any],
+        timer: asyncio.TimerHandle | None,
+        timeout: float | None,
+    ) -> Any:
+        try:
+            reply = await future
+        finally:
+            self._replies.pop(number, None)
+            if timer is not None:
+                timer.cancel()
+        if type(reply) is wire.Answer:
+            try:
+                return self._mailbox.decode(reply.body, None)
+            except Exception as error:
+                raise RequestFailed(type(error).__name__, f"the answer can't be decoded: {error}") from error
+        if type(reply) is wire.Failure:
+            raise RequestFailed(reply.type_name, reply.text)
+        if reply is TimeoutError:
+            raise RequestTimeout(self._channel.peer, timeout or 0.0)
+        raise ChannelClosed(self._channel.peer, self._mailbox.peer_status)
+
+    def _expire(self, number: int) -> None:
+        future = self._replies.pop(number, None)
+        if future is not None and not future.done():
+            future.set_result(TimeoutError)
+
+    def replied(self, message: wire.Answer | wire.Failure) -> None:
+        """A reply came."""
+        future = self._replies.pop(message.number, None)
+        if future is not None:
+            if not future.done():
+                future.set_result(message)
+        elif not 0 < message.number <= self._last_number:
+            raise ProtocolError(f"an answer to request {message.number}, which was never made")
+        # Else its caller has given up.
+
+    def answer(self, handler: Handler) -> Subscription:
+        """Answer requests with `await handler(message, handle)`, each in a task of its own; one handler a
+        side.
+        """
+        if not is_coroutine_function(handler):
+            raise TypeError(f"a handler must be a coroutine function (async def), not {name_of(handler)}")
+        if self._handler is not None:
+            raise RuntimeError(f"{name_of(self._handler)} answers already; cancel it first")
+        self._handler = handler
+        return Subscription(self._stop_answering)
+
+    def _stop_answering(self) -> None:
+        self._handler = None
+
+    def asked(self, ask: wire.Ask, fds: tuple[int, ...]) -> None:
+        """A request came, with at most one descriptor."""
+        if not self._asks and not self._channel.outbox.is_full:
+            self._begin(ask, fds)
+            return
+        if not self._asks:
+            self._channel.outbox.call_when_room(self._resume)
+        self._asks.append((ask, fds))
+
+    def _resume(self) -> None:
+        while self._asks:
+            if self._channel.outbox.is_full:
+                self._channel.outbox.call_when_room(self._resume)
+                return
+            self._begin(*self._asks.popleft())
+
+    def _begin(self, ask: wire.Ask, fds: tuple[int, ...]) -> None:
+        handler = self._handler
+        if handler is None:
+            close_all(fds)
+            text = "nobody answers requests there: answer(handler) was not called, or cancelled"
+            self._finish(ask, wire.Failure(ask.number, "LookupError", text))
+            return
+        handle = wrap(fds[0]) if fds else None
+        task = self._loop.create_task(self._handle(handler, ask, handle))
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
+
+    async def _handle(self, handler: Handler, ask: wire.Ask, handle: Any) -> None:
+        reply: wire.Answer | wire.Failure
+        try:
+            value = self._mailbox.decode(ask.body, handle)
+            reply = wire.Answer(ask.number, self._mailbox.encode(await handler(value, handle)))
+        except BaseException as error:
+            reply = wire.Failure(ask.number, type(error).__name__[:_TEXT_LIMIT], _text_of(error))
+            if not isinstance(error, Exception):  # a cancellation, SystemExit: not ours to stop
+                self._finish(ask, reply)
+                raise
+        self._finish(ask, reply)
+
+    def _finish(self, ask: wire.Ask, reply: wire.Answer | wire.Failure) -> None:
+        self._channel.outbox.put(encode_frame(wire.encode(reply)))
+        self._mailbox.taken(len(ask.body))
+
+    def lost(self) -> None:
+        """The channel is gone: requests fail, those not begun are dropped."""
+        for _, fds in self._asks:
+            close_all(fds)
+        self._asks.clear()
+        replies, self._replies = self._replies, {}
+        for future in replies.values():
+            if not future.done():
+                future.set_result(None)
+
+    def cancel(self) -> None:
+        """Cancel the handlers that run."""
+        for task in tuple(self._handling):
+            task.cancel()
+
+
+def take_handle(handle: Any, *, keep_open: bool) -> tuple[int, ...]:
+    """A duplicate of the descriptor; the sender's object is detached unless it keeps it."""
+    copy = duplicate(fileno_of(handle))
+    if not keep_open:
+        try:
+            let_go(handle)
+        except BaseException:
+            close_all((copy,))
+            raise
+    return (copy,)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text could not be made)"
+    return text[:_TEXT_LIMIT].encode("utf-8", "replace").decode()

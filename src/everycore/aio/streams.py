@@ -1,0 +1,121 @@
+"""Async iterators fed by plain calls: what `events()` and `messages()` return.
+
+A stream has two halves. The publisher keeps the `Feed`; the user holds the `Stream`. The publisher must not
+keep the stream itself: one that its user dropped (`async for ...: break`) then goes away at once by its
+reference count, tells the publisher, and neither gathers items for ever nor holds up the others.
+
+Invariant: a stream is subscribed from the moment it exists, yields every item pushed until `end()`, then
+stops. Imports nothing of everycore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+Out = TypeVar("Out")
+
+#: What `take` returns for an item that is to be left out.
+SKIP: Final[Any] = object()
+
+
+class Feed(Generic[Item]):
+    """The publisher's half."""
+
+    __slots__ = ("_waiters", "is_ended", "items")
+
+    def __init__(self) -> None:
+        self.items: deque[Item] = deque()
+        self.is_ended = False
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def push(self, item: Item) -> None:
+        """Add one item."""
+        self.items.append(item)
+        if self._waiters:
+            self._wake()
+
+    def end(self) -> None:
+        """No more items: the stream stops after those that wait."""
+        self.is_ended = True
+        self._wake()
+
+    async def wait(self) -> None:
+        """Return after the next `push` or `end`."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _wake(self) -> None:
+        # All of them, who look again for themselves: with several readers one may be cancelled meanwhile.
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Stream(Generic[Item, Out]):
+    """The user's half: an async iterator, and an async context manager that closes it.
+
+    `take` turns an item into what is yielded, at the moment when it is; `on_close` is called once with the
+    feed when nobody will read it any more.
+    """
+
+    def __init__(
+        self, feed: Feed[Item], take: Callable[[Item], Out], on_close: Callable[[Feed[Item]], None]
+    ) -> None:
+        self._feed = feed
+        self._take = take
+        self._on_close: Callable[[Feed[Item]], None] | None = on_close
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Out:
+        feed = self._feed
+        while True:
+            if feed.items:
+                out = self._take(feed.items.popleft())
+                if out is not SKIP:
+                    return out
+            elif feed.is_ended:
+                await self.aclose()
+                raise StopAsyncIteration
+            else:
+                await feed.wait()
+
+    async def aclose(self) -> None:
+        """Stop listening. Also who waits in `anext` stops."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            self._feed.end()
+            on_close(self._feed)
+            self._feed.items.clear()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        on_close = getattr(self, "_on_close", None)
+        if on_close is None:
+            return
+        if threading.get_ident() == self._thread:
+            on_close(self._feed)
+        elif not self._loop.is_closed():  # a collection of cycles may run in any thread
+            self._loop.call_soon_threadsafe(on_close, self._feed)
