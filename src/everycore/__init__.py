@@ -1,1 +1,105 @@
-"""everycore: Node.js' `cluster` for Python, and further."""
+"""everycore: Node.js' `cluster` for Python, and further.
+
+A primary process owns the listening sockets; worker processes run the program; every connection goes to a worker that
+is free for it. Start with the README, then `docs/`.
+"""
+
+from __future__ import annotations
+
+import os as _os
+
+from everycore import place as _place
+from everycore.entry import new_event_loop, ready, run
+from everycore.errors import (
+    BootError,
+    ChannelClosed,
+    ChannelError,
+    ChannelFull,
+    ClusterClosed,
+    ConfigurationError,
+    EverycoreError,
+    ProtocolError,
+    RequestFailed,
+    RequestTimeout,
+    RoleError,
+    UnsupportedPlatform,
+)
+from everycore.events import (
+    Disconnected,
+    Event,
+    Exited,
+    Forked,
+    Listening,
+    Message,
+    Online,
+    Ready,
+    SetUp,
+    WorkerEvent,
+)
+from everycore.listening import listen
+from everycore.model import ExitStatus, ListenerSnapshot, Snapshot, State, WorkerSnapshot
+from everycore.place import current_worker
+from everycore.primary.cluster import Cluster
+from everycore.primary.worker import Worker
+from everycore.role import is_primary, is_worker
+from everycore.settings import Settings
+from everycore.system.descriptors import Descriptor
+from everycore.system.machine import cpu_count
+from everycore.worker.clustersocket import ClusterSocket
+from everycore.worker.context import WorkerContext
+
+__all__ = [
+    "BootError",
+    "ChannelClosed",
+    "ChannelError",
+    "ChannelFull",
+    "Cluster",
+    "ClusterClosed",
+    "ClusterSocket",
+    "ConfigurationError",
+    "Descriptor",
+    "Disconnected",
+    "Event",
+    "EverycoreError",
+    "ExitStatus",
+    "Exited",
+    "Forked",
+    "ListenerSnapshot",
+    "Listening",
+    "Message",
+    "Online",
+    "ProtocolError",
+    "Ready",
+    "RequestFailed",
+    "RequestTimeout",
+    "RoleError",
+    "SetUp",
+    "Settings",
+    "Snapshot",
+    "State",
+    "UnsupportedPlatform",
+    "Worker",
+    "WorkerContext",
+    "WorkerEvent",
+    "WorkerSnapshot",
+    "cpu_count",
+    "current_worker",
+    "is_primary",
+    "is_worker",
+    "listen",
+    "new_event_loop",
+    "ready",
+    "run",
+]
+
+_place.take()
+
+
+def _forked() -> None:
+    """A forked child (multiprocessing) plays no part: it is neither worker nor primary."""
+    global is_primary, is_worker
+    _place.give_up()
+    is_primary = is_worker = False
+
+
+_os.register_at_fork(after_in_child=_forked)

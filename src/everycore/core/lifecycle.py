@@ -117,20 +117,27 @@ class Life:
     def _lose_channel(self, before: State, now: float) -> list[Do]:
         if before in (X, Z):
             return []
-        self._kill_by(now + KILL_MARGIN)
+        if (
+            not self.voluntary
+        ):  # else it may use up the grace it was given: the channel closes before the program ends
+            self._kill_by(now + KILL_MARGIN)
         return [Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED]
 
     def _exit(self, before: State) -> list[Do]:
         if before is Z:
             return []
         self.state, self.deadline = Z, None
-        lost = [] if before is X else [
-            Do.LEAVE_ROTATION,
-            Do.READ_TO_END,
-            Do.CLOSE_CHANNEL,
-            Do.RELEASE,
-            Do.EMIT_DISCONNECTED,
-        ]
+        lost = (
+            []
+            if before is X
+            else [
+                Do.LEAVE_ROTATION,
+                Do.READ_TO_END,
+                Do.CLOSE_CHANNEL,
+                Do.RELEASE,
+                Do.EMIT_DISCONNECTED,
+            ]
+        )
         return [*lost, Do.EMIT_EXITED]
 
     def expire(self) -> list[Do]:

@@ -13,6 +13,7 @@ Three pipes carry them (see `docs/reference/wire-protocol.md`):
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import msgspec
@@ -85,7 +86,8 @@ class Listen(_Wire):
     """Worker: I want to listen.
 
     `address` is what `bind` takes, with numeric hosts: [host, port], [host, port, flow, scope], a path, or
-    None with `fd`, a descriptor of the *primary*. `request` is 0 on the link.
+    None with `fd`, a descriptor of the *primary*. `request` is 0 on the link. Without `start` the address is
+    bound and nobody can connect yet, as with `start_serving=False`.
     """
 
     request: int
@@ -96,9 +98,17 @@ class Listen(_Wire):
     backlog: int
     v6only: bool
     mode: int | None
+    start: bool
 
     def __post_init__(self) -> None:
         check_address(self.address)
+
+
+class StartListening(_Wire):
+    """Worker, by the link: the listener that was only bound (`Listen.start` was false) is to listen now."""
+
+    listener: int
+    backlog: int
 
 
 class Granted(_Wire):
@@ -172,12 +182,15 @@ class Took(_Wire):
 
 ToPrimary = Joined | Attached | Drained | Listen | Note | Ask | Answer | Failure | Took
 ToWorker = Disconnect | Granted | Refused | Note | Ask | Answer | Failure | Took
-LinkRequest = Listen | HoldReady | ReadyNow | Leave
+LinkRequest = Listen | StartListening | HoldReady | ReadyNow | Leave
 LinkReply = Granted | Refused | Done
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 encode_into = _encoder.encode_into
+
+#: A datagram of the link begins with the request's number; its reply repeats it.
+LINK_NUMBER = struct.Struct("<Q")
 
 decode_to_primary = msgspec.msgpack.Decoder(ToPrimary).decode
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
@@ -202,14 +215,13 @@ class Handover(_Wire):
 class Serve(_Wire):
     """Worker: give me connections, up to `batch` a message (1 for a plain `accept()`). Repeated: resumes.
 
-    `hold_ready` repeats what the link was told; it makes the order of the two pipes immaterial.
     """
 
     batch: int
 
 
 class Acked(_Wire):
-    """Worker: the program was given every connection up to number `last`; `took` is the longest pick-up, in s."""
+    """Worker: the program was given every connection up to number `last`."""
 
     last: int
 

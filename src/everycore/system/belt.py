@@ -1,7 +1,7 @@
 """The belt: the SEQPACKET pair that carries connections of one listener to one worker.
 
 Job: both ends of it, one call per kernel operation. HOT: clarity bows to speed here, because every connection
-passes `Belt.send` and `WorkerBelt.receive` once; hence the bare `os` and `socket` calls and the precomputed sizes.
+passes `Belt.send` and `receive` once; hence the bare `os` and `socket` calls and the precomputed sizes.
 
 Invariant: a connection in a message belongs to exactly one of the two processes, whoever's `recvmsg` got the
 message. The primary keeps a duplicate of the worker's end, so that it can read back what was not picked up; the
@@ -17,17 +17,11 @@ from __future__ import annotations
 import array
 import socket
 from collections.abc import Sequence
-from typing import Any, Final
-
-import msgspec
-
-from everycore.errors import ProtocolError
-from everycore.system.descriptors import close_all
+from typing import Final
 
 MOST_BATCH: Final = 16
 _INT: Final = array.array("i").itemsize
 _ROOM_FOR_BATCH: Final = socket.CMSG_SPACE(MOST_BATCH * _INT)
-_ROOM_FOR_ONE: Final = socket.CMSG_SPACE(_INT)
 #: A message is a number, a name and up to 16 peers; a unix peer's path may have 108 bytes each.
 _LONGEST: Final = 8192
 _DONTWAIT: Final = socket.MSG_DONTWAIT
@@ -94,53 +88,14 @@ class Belt:
         self.theirs.close()
 
 
-class WorkerBelt:
-    """The worker's end, with the duplicate of the primary's (kept, never used)."""
-
-    __slots__ = ("_decode", "_encode", "duplicate", "sock")
-
-    def __init__(self, sock: socket.socket, duplicate: socket.socket, *, decode: Any, encode: Any) -> None:
-        self.sock = sock
-        self.duplicate = duplicate
-        self._decode = decode
-        self._encode = encode
-
-    def receive(self, most: int = MOST_BATCH) -> tuple[int, list[Any], list[int]] | None:
-        """The next hand-over: the first number, the peers, the descriptors; None if there is none now.
-
-        No peer and no descriptor: a probe. Fewer descriptors than peers: this process is out of them, and the
-        kernel has dropped the rest.
-        """
-        room = _ROOM_FOR_BATCH if most > 1 else _ROOM_FOR_ONE
-        try:
-            message = receive(self.sock, room)
-        except (BlockingIOError, InterruptedError):
-            return None
-        if message is None:
-            return None
-        data, fds, _ = message
-        try:
-            handover = self._decode(data)
-        except msgspec.DecodeError as exc:
-            close_all(fds)
-            msg = f"unreadable message on a belt: {exc}"
-            raise ProtocolError(msg) from exc
-        return handover.first, handover.peers, fds
-
-    def say(self, message: Any, fds: Sequence[int] = ()) -> bool:
-        """Tell the primary; False if the belt is full or gone (the primary then finds out by itself)."""
-        data = self._encode(message)
-        try:
-            if fds:
-                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-                self.sock.sendmsg((data,), (rights,), _DONTWAIT)
-            else:
-                self.sock.send(data, _DONTWAIT)
-        except OSError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Close both ends."""
-        self.sock.close()
-        self.duplicate.close()
+def say(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
+    """The worker tells the primary; False if the belt is full or gone (the primary then finds out by itself)."""
+    try:
+        if fds:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+            sock.sendmsg((message,), (rights,), _DONTWAIT)
+        else:
+            sock.send(message, _DONTWAIT)
+    except OSError:
+        return False
+    return True

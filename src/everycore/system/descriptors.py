@@ -41,7 +41,9 @@ class Descriptor:
     def __enter__(self) -> Descriptor:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -89,7 +91,9 @@ def fileno_of(handle: Any) -> int:
     if isinstance(handle, int) or not hasattr(handle, "fileno"):
         hint = ""
         if hasattr(handle, "get_extra_info"):
-            hint = ": what it has read and not yet written would be lost; send the socket before it is wrapped"
+            hint = (
+                ": what it has read and not yet written would be lost; send the socket before it is wrapped"
+            )
         msg = f"a handle must be a socket, a file or a Descriptor, not {type(handle).__name__}{hint}"
         raise TypeError(msg)
     if not hasattr(handle, "close") or hasattr(handle, "selected_alpn_protocol"):

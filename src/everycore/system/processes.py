@@ -55,7 +55,7 @@ def spawn(
     new_group: bool,
 ) -> Spawned:
     """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind."""
-    process = subprocess.Popen(  # noqa: S603 - the command line is this program's own
+    process = subprocess.Popen(
         argv,
         env=env,
         cwd=cwd,
@@ -100,7 +100,7 @@ def die_with_parent(parent: int) -> bool:
 
     Cleared by a change of uid, hence to be called again after one.
     """
-    import ctypes  # noqa: PLC0415 - only workers need it, and it costs milliseconds
+    import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
@@ -111,7 +111,7 @@ def die_with_parent(parent: int) -> bool:
 
 def outlive_parent() -> None:
     """Take back `die_with_parent`."""
-    import ctypes  # noqa: PLC0415 - as above
+    import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 

@@ -22,7 +22,7 @@ def describe(address: Any, family: int = 0) -> str:
     """An address as an operator writes it: `127.0.0.1:80`, `[::1]:80`, a path, `@name` for an abstract one."""
     if isinstance(address, tuple):
         host, port = address[0], address[1]
-        host = host or ("::" if family == socket.AF_INET6 else "0.0.0.0")  # noqa: S104 - words, not a bind
+        host = host or ("::" if family == socket.AF_INET6 else "0.0.0.0")
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(address, bytes):
         text = os.fsdecode(address)
@@ -211,7 +211,9 @@ def adopt(fd: int, *, kind: int, internal: Collection[int]) -> socket.socket:
         raise refuse(number, why) from None
     try:
         if copy.type != kind:
-            raise refuse(errno.EPROTOTYPE, f"it is a {copy.type.name} socket, not {socket.SocketKind(kind).name}")
+            raise refuse(
+                errno.EPROTOTYPE, f"it is a {copy.type.name} socket, not {socket.SocketKind(kind).name}"
+            )
         if _is_connected(copy):
             raise refuse(errno.EISCONN, "it is connected")
         if not _is_bound(copy):
@@ -233,3 +235,79 @@ def _is_connected(sock: socket.socket) -> bool:
 def _is_bound(sock: socket.socket) -> bool:
     name = sock.getsockname()
     return bool(name[1]) if isinstance(name, tuple) else bool(name)
+
+
+# --- a listener that can pause -------------------------------------------------------------------------------
+
+
+class StreamListener:
+    """A stream socket of ours that listens, refuses for a while, and listens again.
+
+    `real` is what `getsockname()` says (for a unix socket: the path asked for).
+    """
+
+    def __init__(
+        self, sock: socket.socket, *, backlog: int, path: str | bytes | None, mode: int | None
+    ) -> None:
+        self.sock = sock
+        self.backlog = backlog
+        self.mode = mode
+        self.path = path
+        self.owned = True
+        self.family = sock.family
+        self.real: Any = path if path is not None else sock.getsockname()
+        self.what = describe(self.real, self.family)
+        self.is_listening = False
+        self._file = file_identity(path) if _has_file(path) else None
+
+    @classmethod
+    def bound(
+        cls, address: Any, *, family: int, v6only: bool, backlog: int, mode: int | None = None
+    ) -> StreamListener:
+        """Bind `address`."""
+        sock = bind(address, family=family, kind=socket.SOCK_STREAM, v6only=v6only, mode=mode)
+        sock.setblocking(False)
+        path = address if family == socket.AF_UNIX else None
+        return cls(sock, backlog=backlog, path=path, mode=mode)
+
+    @classmethod
+    def adopted(cls, fd: int, *, backlog: int, internal: Collection[int]) -> StreamListener:
+        """Take over a duplicate of `fd`. It is not ours to silence: `suspend` would stop its owner too."""
+        sock = adopt(fd, kind=socket.SOCK_STREAM, internal=internal)
+        sock.setblocking(False)
+        listener = cls(sock, backlog=backlog, path=None, mode=None)
+        listener.owned = False
+        return listener
+
+    def listen(self) -> None:
+        """Accept connections (again). Raises OSError, complete with the address."""
+        if self.is_listening:
+            return
+        if self.sock.fileno() < 0:
+            self.sock = bind_unix(self.path or "", mode=self.mode)
+            self.sock.setblocking(False)
+            self._file = file_identity(self.path or "")
+        start_listening(self.sock, self.backlog, self.what)
+        self.is_listening = True
+
+    def suspend(self) -> None:
+        """Refuse new connections, and keep the address."""
+        if not self.is_listening or not self.owned:
+            return
+        self.is_listening = False
+        if self.family == socket.AF_UNIX:
+            self.sock.close()  # its file stays: connecting to it is refused, and `listen` finds it stale
+        else:
+            suspend(self.sock)
+
+    def close(self) -> None:
+        """Give the address up, and remove the file that we made."""
+        self.is_listening = False
+        self.sock.close()
+        if self._file is not None and self.path is not None:
+            unlink_if_same(self.path, self._file)
+            self._file = None
+
+
+def _has_file(path: str | bytes | None) -> bool:
+    return path is not None and os.fsencode(path)[:1] not in (b"\0", b"")

@@ -1,0 +1,86 @@
+"""Stopping a primary that was asked to by a signal.
+
+Job: connect `everycore.run`, which owns the signal handlers, with the clusters opened inside it, without a
+global: a context variable that `run` sets and `Cluster` reads. Invariant: handlers are installed while a
+cluster is open and restored after the last; a process without a cluster keeps plain `asyncio.run`
+behaviour. Imports nothing of everycore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stoppable(Protocol):
+    """A cluster, as this module needs it."""
+
+    async def disconnect(self, timeout: float | None = None) -> None:
+        """Ask everybody to leave and wait."""
+
+
+class Shutdown:
+    """What `run` does about INT and TERM.
+
+    The first one: every open cluster disconnects within its grace, then the main task is cancelled. The
+    second: the main task is cancelled at once, which kills the workers.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, main: asyncio.Task[Any]) -> None:
+        self._loop = loop
+        self._main = main
+        self._clusters: set[Stoppable] = set()
+        self._previous: dict[signal.Signals, Any] = {}
+        self._draining: asyncio.Task[None] | None = None
+        #: The signal that stopped us.
+        self.signal: signal.Signals | None = None
+
+    def add(self, cluster: Stoppable) -> None:
+        """A cluster was entered."""
+        if not self._clusters:
+            self._install()
+        self._clusters.add(cluster)
+
+    def discard(self, cluster: Stoppable) -> None:
+        """A cluster was left."""
+        self._clusters.discard(cluster)
+        if not self._clusters:
+            self._restore()
+
+    def _install(self) -> None:
+        for number in SIGNALS:
+            previous = signal.getsignal(number)
+            try:
+                self._loop.add_signal_handler(number, self._stop, number)
+            except (ValueError, RuntimeError):  # not the main thread: signals are somebody else's business
+                return
+            self._previous[number] = previous
+
+    def _restore(self) -> None:
+        for number, previous in self._previous.items():
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, previous)
+        self._previous.clear()
+
+    def _stop(self, number: signal.Signals) -> None:
+        first = self.signal is None
+        self.signal = self.signal or signal.Signals(number)
+        if first:
+            self._draining = self._loop.create_task(self._drain())
+        else:
+            self._main.cancel()
+
+    async def _drain(self) -> None:
+        try:
+            await asyncio.gather(*(cluster.disconnect() for cluster in self._clusters))
+        finally:
+            self._main.cancel()
+
+
+_current: ContextVar[Shutdown | None] = ContextVar("everycore_shutdown", default=None)
+current_shutdown = _current.get
+set_shutdown = _current.set

@@ -1,0 +1,108 @@
+"""`run` and `new_event_loop`: where a program begins.
+
+Job: `asyncio.run`, with two additions. In a worker, servers listen through the primary and the worker ends in the
+order of `worker.drain`; in a primary with an open `Cluster`, INT and TERM stop it gracefully. Anywhere else it is
+plain `asyncio.run`. Invariant: signal handlers are restored, and what the program itself raises or exits with wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any, Final, Literal, TypeVar
+
+from everycore import place
+from everycore.aio.shutdown import SIGNALS, Shutdown, set_shutdown
+from everycore.settings import check_choice
+
+T = TypeVar("T")
+LoopKind = Literal["auto", "asyncio"]
+LOOPS: Final = ("auto", "asyncio")
+
+
+def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | None = None) -> T:
+    """Run `main` and return what it returns, as `asyncio.run` does.
+
+    In a worker, `create_server` and `create_unix_server` go through the primary; TERM and INT finish the
+    work and leave. In a primary, the first TERM or INT lets the workers finish, then cancels `main`; a second one does so at
+    once. After TERM the process exits with status 0, after INT with KeyboardInterrupt.
+
+    Raises: ConfigurationError for an unknown `loop`, RuntimeError inside a running loop.
+    """
+    check_choice("loop", loop, LOOPS)
+    if not asyncio.iscoroutine(main):
+        raise TypeError(f"run() takes a coroutine, not {type(main).__name__}")
+    context = place.context()
+    try:
+        with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(loop)) as runner:
+            if context is None:
+                return runner.run(_as_primary(main))
+            try:
+                return runner.run(_as_worker(main))  # type: ignore[return-value]
+            finally:
+                # Also when SystemExit or a bug ended it: what was sent before is sent.
+                runner.run(context.finish())
+    finally:
+        main.close()
+
+
+def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
+    """The loop that `run` uses, for `asyncio.Runner(loop_factory=...)`, anyio, pytest."""
+    check_choice("loop", kind, LOOPS)
+    context = place.context()
+    if context is None:
+        return asyncio.new_event_loop()
+    from everycore.worker.loops import ClusterEventLoop
+
+    return ClusterEventLoop(context)
+
+
+async def _as_primary(main: Coroutine[Any, Any, T]) -> T:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    shutdown = Shutdown(loop, task)
+    set_shutdown(shutdown)
+    try:
+        return await main
+    except asyncio.CancelledError:
+        if shutdown.signal is signal.SIGTERM:
+            raise SystemExit(0) from None
+        if shutdown.signal is signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise
+
+
+async def _as_worker(main: Coroutine[Any, Any, T]) -> T | None:
+    context = place.context()
+    assert context is not None
+    loop = asyncio.get_running_loop()
+    context.attach(loop)
+    task = context.main = loop.create_task(main, name="main")
+
+    def leave(number: int) -> None:
+        if context.drain is None:
+            context.disconnect()
+        elif number == signal.SIGINT:
+            task.cancel()
+
+    try:
+        for number in SIGNALS:
+            loop.add_signal_handler(number, leave, number)
+    except (ValueError, RuntimeError):
+        pass  # not the main thread
+    try:
+        return await task
+    except asyncio.CancelledError:
+        # Ours, or that of a `serve_forever()` whose server a drain closed; else the program's own affair.
+        if context.drain is None or (current := asyncio.current_task()) is None or current.cancelling():
+            raise
+        return None
+
+
+def ready() -> None:
+    """Say that this worker takes connections from now on (after `hold_ready()`). Elsewhere: nothing."""
+    context = place.context()
+    if context is not None:
+        context.ready()

@@ -1,0 +1,111 @@
+"""`listen`: a listening socket, the primitive under everything else; blocking, for any program.
+
+Job: in a worker, ask the primary; anywhere else, make an ordinary socket. The same arguments mean the same.
+Must not import asyncio.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any
+
+from everycore import place
+from everycore.core import wire
+from everycore.errors import ConfigurationError
+from everycore.settings import check_count, check_seconds
+from everycore.system import sockets
+
+#: As `asyncio.start_server` and most servers ask for; the kernel caps it (net.core.somaxconn).
+BACKLOG = 2048
+
+
+def listen(
+    address: tuple[Any, ...] | str | bytes | os.PathLike[str] | None = None,
+    *,
+    fd: int | None = None,
+    family: int | None = None,
+    kind: int = socket.SOCK_STREAM,
+    backlog: int = BACKLOG,
+    v6only: bool | None = None,
+    mode: int | None = None,
+    exclusive: bool = False,
+    timeout: float = 30.0,
+) -> socket.socket:
+    """A listening socket on `address`; in a worker, the primary listens and this is a `ClusterSocket`.
+
+    address: (host, port) or a path of a unix socket. A host of several addresses means the first. Port 0: the n-th
+        such call of every worker gets the same n-th port.
+    fd: instead of an address, a descriptor *of the primary*: a bound stream socket.
+    v6only: False lets an IPv6 socket take IPv4 too; None means True, as in `asyncio.start_server`.
+    mode: permissions of a unix socket's file.
+    exclusive: this process's own socket, without the primary.
+    timeout: seconds to wait for the primary.
+
+    Raises: OSError as `bind` and `listen` would, ConfigurationError, TimeoutError, ChannelClosed.
+    """
+    if (address is None) == (fd is None):
+        raise ConfigurationError(
+            "listen",
+            "takes either an address or fd=, not both" if fd is not None else "needs an address or fd=",
+        )
+    check_count("backlog", backlog, least=0)
+    check_seconds("timeout", timeout)
+    if fd is not None and (isinstance(fd, bool) or not isinstance(fd, int)):
+        raise ConfigurationError("fd", f"must be the number of a descriptor, not {fd!r}")
+    where, family = _resolve(address, family, kind) if address is not None else (None, family or 0)
+    context = place.context()
+    request = wire.Listen(
+        request=0,
+        address=list(where) if isinstance(where, tuple) else where,
+        family=family,
+        kind=kind,
+        fd=fd,
+        backlog=backlog,
+        v6only=v6only is not False,
+        mode=mode,
+        start=True,
+    )
+    if context is None or exclusive:
+        return _own(where, request)
+    return context.listen_blocking(request, timeout)
+
+
+def _own(where: Any, request: wire.Listen) -> socket.socket:
+    """An ordinary socket of this process."""
+    if request.fd is not None:
+        sock = sockets.adopt(request.fd, kind=request.kind, internal=())
+    else:
+        sock = sockets.bind(
+            where, family=request.family, kind=request.kind, v6only=request.v6only, mode=request.mode
+        )
+    try:
+        if request.kind == socket.SOCK_STREAM:
+            sockets.start_listening(sock, request.backlog, sockets.describe(where, request.family))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _resolve(address: Any, family: int | None, kind: int) -> tuple[Any, int]:
+    """What `bind` takes, with a numeric host, and its family."""
+    if isinstance(address, (str, bytes, os.PathLike)):
+        path = os.fsdecode(address)
+        if not path:
+            raise ConfigurationError("address", "the path of a unix socket is empty")
+        return (path if path.startswith("\0") else os.path.abspath(path)), socket.AF_UNIX
+    if not isinstance(address, tuple) or len(address) not in (2, 4):
+        raise ConfigurationError("address", f"must be (host, port) or a path, not {address!r}")
+    host, port = address[0], address[1]
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigurationError("address", f"the port must be between 0 and 65535, not {port!r}")
+    try:
+        infos = socket.getaddrinfo(host or None, port, family or 0, kind, 0, socket.AI_PASSIVE)
+    except socket.gaierror as exc:
+        raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {host}:{port}: {exc.strerror}") from None
+    found, *_, sockaddr = infos[0]
+    if len(address) == 4:
+        sockaddr = (sockaddr[0], port, *address[2:])
+    return sockaddr, found

@@ -1,0 +1,395 @@
+"""Drives one worker: its process, its channel and its link.
+
+Job: translate what happens into inputs of `core.lifecycle`, and do what that says, in order. Invariant: once the
+worker is dead nothing of it is left: no process, descriptor, timer or task. Must not import the worker's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from everycore import events
+from everycore.aio.channel import Channel
+from everycore.aio.mailbox import Mailbox
+from everycore.core import wire
+from everycore.core.lifecycle import Do, Input, Life
+from everycore.core.wire import LINK_NUMBER
+from everycore.errors import ProtocolError
+from everycore.model import ExitStatus, State
+from everycore.primary import spawner
+from everycore.primary.pipes import PipeReader, PipeWriter
+from everycore.primary.switchboard import Grant, Switchboard
+from everycore.system import belt, processes
+from everycore.system.descriptors import close_all
+
+if TYPE_CHECKING:
+    from everycore.core.listeners import Entry
+    from everycore.primary.worker import Worker
+    from everycore.settings import Settings
+
+log = logging.getLogger("everycore")
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What a driver needs of its cluster."""
+
+    loop: asyncio.AbstractEventLoop
+    switchboard: Switchboard
+    terms: spawner.Terms
+    emit: Callable[..., None]
+    gone: Callable[[Worker], None]
+    next_event: Callable[[], tuple[int, float]]
+
+
+class WorkerDriver:
+    """One worker, from its spawn to its `Exited`."""
+
+    def __init__(self, home: Home, face: Worker, seat: spawner.Seat, settings: Settings) -> None:
+        self._home = home
+        self._loop = home.loop
+        self._face = face
+        self._settings = settings
+        self.seat = seat
+        self.life = Life()
+        self.is_ready = False
+        self.pid: int | None = None
+        self.stdin: PipeWriter | None = None
+        self.stdout: PipeReader | None = None
+        self.stderr: PipeReader | None = None
+        self.exited: asyncio.Future[ExitStatus] = home.loop.create_future()
+        self.mailbox: Mailbox
+        self._channel: Channel | None = None
+        self._link: socket.socket | None = None
+        self._pidfd = -1
+        self._deadline: asyncio.TimerHandle | None = None
+        self._holds_ready = False
+        self._grace = home.terms.grace
+
+    # --- birth ------------------------------------------------------------------------------------------------
+
+    def spawn(self, env: Mapping[str, str | None] | None) -> None:
+        """Start the process. A refusal of the kernel becomes the worker's exit; a bad setting is raised."""
+        error: OSError | None = None
+        try:
+            child = spawner.spawn(self._settings, self.seat, self._home.terms, env)
+        except OSError as exc:
+            error = exc
+            ours, theirs = socket.socketpair()
+            theirs.close()
+            ours.setblocking(False)
+            self._connect(ours)
+        else:
+            self.pid, self._pidfd, self._link = child.process.pid, child.process.pidfd, child.link
+            self._connect(child.channel)
+            self._loop.add_reader(self._link, self._on_link)
+            self._loop.add_reader(self._pidfd, self._on_exit)
+            self._connect_pipes(child.process)
+        # `Forked` comes after `fork()` has returned; a spawn that failed is over right behind it.
+        self._loop.call_soon(self._announce, error)
+
+    def _connect(self, sock: socket.socket) -> None:
+        self._channel = Channel(
+            sock,
+            loop=self._loop,
+            peer=f"worker {self.seat.id}",
+            decode=wire.decode_to_primary,
+            max_message=self._home.terms.max_message,
+            on_message=self._on_message,
+            on_lost=self._on_channel_lost,
+        )
+        self.mailbox = Mailbox(
+            self._channel,
+            loop=self._loop,
+            serialization=self._settings.serialization,
+            make_message=self._make_message,
+        )
+
+    def _connect_pipes(self, process: processes.Spawned) -> None:
+        stdin, stdout, stderr = process.pipes
+        self.stdin = PipeWriter(self._loop, stdin) if stdin else None
+        self.stdout = PipeReader(self._loop, stdout) if stdout else None
+        self.stderr = PipeReader(self._loop, stderr) if stderr else None
+
+    def _announce(self, error: OSError | None) -> None:
+        self._home.emit(events.Forked, worker=self._face)
+        if error is not None:
+            self._end(ExitStatus(error=error))
+
+    def _make_message(self, value: Any, handle: Any) -> events.Message:
+        seq, at = self._home.next_event()
+        return events.Message(seq=seq, at=at, worker=self._face, message=value, handle=handle)
+
+    # --- what happens -----------------------------------------------------------------------------------------
+
+    def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
+        """One frame of the channel. An error raised here costs the worker its channel."""
+        match message:
+            case wire.Note() | wire.Ask() | wire.Answer() | wire.Failure() | wire.Took():
+                self.mailbox.deliver(message, fds)
+                return
+            case wire.Joined():
+                self._happen(Input.JOINED)
+            case wire.Attached():
+                self.life.attached = True
+            case wire.Listen():
+                self._answer_listen(message)
+            case wire.Drained():
+                pass  # the end of the channel follows, and says it all
+        if fds:
+            close_all(fds)
+            msg = f"{type(message).__name__} came with {len(fds)} descriptors"
+            raise ProtocolError(msg)
+
+    def _on_channel_lost(self, error: Exception | None) -> None:
+        if error is not None:
+            log.error("worker %d: %s; giving up its channel", self.seat.id, error)
+        self._happen(Input.CHANNEL_LOST)
+
+    def violated(self, error: ProtocolError) -> None:
+        """The worker broke the protocol of a belt or the link: it loses its channel."""
+        if self._channel is not None and not self._channel.is_closed:
+            self._channel.close()
+            self._on_channel_lost(error)
+
+    def _on_exit(self) -> None:
+        status = processes.reap(self._pidfd)
+        if status is not None:
+            self._end(status)
+
+    def _end(self, status: ExitStatus) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self.life.status = status
+        self._happen(Input.EXITED)
+
+    def _happen(self, what: Input, *, grace: float = 0.0) -> None:
+        self._perform(self.life.handle(what, self._loop.time(), grace=grace))
+        self._keep_deadline()
+
+    def _keep_deadline(self) -> None:
+        due = self.life.deadline
+        if self._deadline is not None:
+            if due == self._deadline.when():
+                return
+            self._deadline.cancel()
+            self._deadline = None
+        if due is not None:
+            self._deadline = self._loop.call_at(due, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._deadline = None
+        if self.life.state is not State.DEAD:
+            log.warning("worker %d did not leave in time: killed", self.seat.id)
+        self._perform(self.life.expire())
+
+    # --- what is to be done -----------------------------------------------------------------------------------
+
+    def _perform(self, todo: list[Do]) -> None:
+        for step in todo:
+            self._steps[step](self)
+
+    def _ask_to_leave(self) -> None:
+        if self._channel is not None:
+            self._channel.post(wire.Disconnect(self._grace))
+        if not self.life.attached:
+            # No loop of ours hears that: a program of threads and plain sockets is asked by a signal.
+            self.signal(signal.SIGTERM)
+
+    def _leave_rotation(self) -> None:
+        self.is_ready = False
+        self._home.switchboard.rest(self.seat.id)
+
+    def _release(self) -> None:
+        self._home.switchboard.remove(self.seat.id, voluntary=self.life.voluntary)
+
+    def _read_to_end(self) -> None:
+        if self._channel is not None and not self._channel.is_closed:
+            self._channel.read_to_end()
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        if self._link is not None:
+            self._loop.remove_reader(self._link)
+            self._link.close()
+            self._link = None
+
+    def _emit_online(self) -> None:
+        self._home.emit(events.Online, worker=self._face)
+
+    def _emit_disconnected(self) -> None:
+        self._home.emit(events.Disconnected, worker=self._face)
+
+    def _emit_exited(self) -> None:
+        status = self.life.status
+        assert status is not None
+        # Only now: requests that were open fail with the way the worker ended.
+        self.mailbox.peer_status = status
+        self.mailbox.close()
+        if self.stdin is not None:
+            self.stdin.abort()
+        self._home.gone(self._face)
+        self._home.emit(events.Exited, worker=self._face, status=status, voluntary=self.life.voluntary)
+        if not self.exited.done():
+            self.exited.set_result(status)
+
+    def _kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    _steps = {  # noqa: RUF012 - a constant table
+        Do.ASK_TO_LEAVE: _ask_to_leave,
+        Do.LEAVE_ROTATION: _leave_rotation,
+        Do.RELEASE: _release,
+        Do.CLOSE_CHANNEL: _close_channel,
+        Do.READ_TO_END: _read_to_end,
+        Do.EMIT_ONLINE: _emit_online,
+        Do.EMIT_DISCONNECTED: _emit_disconnected,
+        Do.EMIT_EXITED: _emit_exited,
+        Do.KILL: _kill,
+    }
+
+    # --- listening --------------------------------------------------------------------------------------------
+
+    def _grant(self, request: wire.Listen) -> Grant:
+        return self._home.switchboard.listen(self.seat.id, request, makes_ready=not self._holds_ready)
+
+    def _answer_listen(self, request: wire.Listen) -> None:
+        assert self._channel is not None
+        if self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD):
+            return  # never granted: the worker is on its way out, and its loop waits for the end
+        try:
+            grant = self._grant(request)
+        except OSError as exc:
+            self._channel.post(
+                wire.Refused(request.request, exc.errno or errno.EINVAL, exc.strerror or str(exc))
+            )
+        else:
+            self._channel.post(grant.message, grant.fds)
+
+    def listening(self, entry: Entry) -> None:
+        """The worker is served by a listener."""
+        self._happen(Input.LISTENED)
+        bound = entry.bound.listener
+        self._home.emit(
+            events.Listening,
+            worker=self._face,
+            address=bound.real,
+            family=socket.AddressFamily(bound.family),
+            kind=socket.SocketKind(entry.key.kind),
+            fd=entry.key.fd,
+        )
+        if not self._holds_ready:
+            self._become_ready()
+
+    def _become_ready(self) -> None:
+        if self.is_ready or self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD):
+            return
+        self.is_ready = True
+        self._home.switchboard.set_ready(self.seat.id)
+        self._home.emit(events.Ready, worker=self._face)
+
+    # --- the link ---------------------------------------------------------------------------------------------
+
+    def _on_link(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        try:
+            received = belt.receive(link)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            received = None
+        if received is None:
+            self._loop.remove_reader(link)
+            return
+        data, fds, _ = received
+        close_all(fds)
+        number, body = data[: LINK_NUMBER.size], data[LINK_NUMBER.size :]
+        try:
+            request = wire.decode_link_request(body)
+        except msgspec.DecodeError as exc:
+            self.violated(ProtocolError(f"unreadable request on the link: {exc}"))
+            return
+        reply, out = self._answer_link(request)
+        try:
+            belt.Belt(link, link).send(number + wire.encode(reply), out)
+        except OSError as exc:
+            log.warning("worker %d: no reply on its link: %s", self.seat.id, exc)
+        finally:
+            close_all(out)
+
+    def _answer_link(self, request: Any) -> tuple[Any, tuple[int, ...]]:
+        leaving = self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD) or self.life.voluntary
+        try:
+            match request:
+                case wire.Listen():
+                    if leaving:
+                        return wire.Refused(0, errno.ECANCELED, "the worker is leaving"), ()
+                    grant = self._grant(request)
+                    return grant.message, grant.fds
+                case wire.StartListening():
+                    self._home.switchboard.start(self.seat.id, request, makes_ready=not self._holds_ready)
+                case wire.HoldReady():
+                    self._holds_ready = not self.is_ready
+                case wire.ReadyNow():
+                    self._holds_ready = False
+                    self._become_ready()
+                case wire.Leave():
+                    self._happen(Input.LEAVE, grace=self._grace)
+        except OSError as exc:
+            return wire.Refused(0, exc.errno or errno.EINVAL, exc.strerror or str(exc)), ()
+        return wire.Done(), ()
+
+    # --- orders -----------------------------------------------------------------------------------------------
+
+    def disconnect(self, grace: float) -> None:
+        """Ask the worker to finish within `grace` seconds and leave; killed a moment after that."""
+        self._grace = min(self._grace, grace)
+        self._happen(Input.DISCONNECT, grace=grace)
+
+    def signal(self, number: int) -> bool:
+        """Signal the process; False if it is gone."""
+        return self._pidfd >= 0 and processes.send_signal(self._pidfd, number)
+
+    @property
+    def grace(self) -> float:
+        """Seconds that the worker has to finish its work."""
+        return self._grace
+
+    def account(self) -> tuple[int, int]:
+        """Connections handed to the worker so far, and those it has not acknowledged."""
+        return self._home.switchboard.account(self.seat.id)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the streams of a dead worker were read to their end, or closed."""
+        return all(pipe is None or pipe.at_eof() for pipe in (self.stdout, self.stderr))
+
+    def close(self) -> None:
+        """After the end: let go of the streams that nobody read to their end."""
+        for pipe in (self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def descriptors(self) -> list[int]:
+        """The numbers that belong to this worker's channel, link and process."""
+        numbers = [self._pidfd]
+        if self._link is not None:
+            numbers.append(self._link.fileno())
+        if self._channel is not None:
+            numbers.append(self._channel.fileno())
+        return numbers

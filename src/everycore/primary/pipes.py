@@ -1,0 +1,81 @@
+"""A worker's standard streams as asyncio streams.
+
+Job: turn the blocking pipe ends that `subprocess` gives into a reader and a writer, at once: connecting a pipe to a
+loop is a coroutine, and `fork` is not. Invariant: `close` leaves no descriptor. Must not import the worker's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import IO
+
+
+class PipeReader(asyncio.StreamReader):
+    """A worker's stdout or stderr: an `asyncio.StreamReader`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pipe: IO[bytes]) -> None:
+        super().__init__(loop=loop)
+        self._pipe = pipe
+        self._connecting = loop.create_task(self._connect(loop))
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
+        protocol = asyncio.StreamReaderProtocol(self, loop=loop)
+        await loop.connect_read_pipe(lambda: protocol, self._pipe)
+
+    def close(self) -> None:
+        """Read no more."""
+        self._connecting.cancel()
+        transport = getattr(self, "_transport", None)
+        if transport is not None:
+            transport.close()
+        else:
+            self._pipe.close()
+
+
+class PipeWriter:
+    """A worker's stdin. `write` never blocks; `await drain()` waits for room."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._loop = loop
+        self._writer: asyncio.StreamWriter | None = None
+        self._early: list[bytes] = []
+        self._connecting = loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        transport, protocol = await self._loop.connect_write_pipe(
+            lambda: asyncio.streams.FlowControlMixin(self._loop), self._pipe
+        )
+        self._writer = asyncio.StreamWriter(transport, protocol, None, self._loop)
+        self._writer.writelines(self._early)
+        self._early.clear()
+
+    def write(self, data: bytes) -> None:
+        """Send `data` to the worker's stdin."""
+        if self._writer is None:
+            self._early.append(bytes(data))
+        else:
+            self._writer.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the pipe has room."""
+        await asyncio.shield(self._connecting)
+        if self._writer is not None:
+            await self._writer.drain()
+
+    def close(self) -> None:
+        """Close the worker's stdin, after what was written."""
+        if self._writer is not None:
+            self._writer.close()
+        elif self._connecting.done():
+            self._pipe.close()
+        else:
+            self._connecting.add_done_callback(lambda _: self.close())
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._connecting.cancel()
+        if self._writer is not None:
+            self._writer.transport.abort()
+        else:
+            self._pipe.close()

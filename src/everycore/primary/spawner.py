@@ -1,0 +1,155 @@
+"""From settings to a running process.
+
+Job: the command line, environment, standard streams, identity and descriptors of one worker. Invariant: after a failed
+spawn nothing of it is left. Decides nothing about when. Must not import the worker's side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from everycore import role
+from everycore.errors import ConfigurationError
+from everycore.settings import Settings
+from everycore.system import processes
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every worker of a cluster is told. Times in seconds."""
+
+    grace: float
+    orphan_grace: float
+    max_message: int
+    new_group: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Which worker it is."""
+
+    id: int
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A started worker and our ends of its pipes."""
+
+    process: processes.Spawned
+    channel: socket.socket
+    link: socket.socket
+
+
+def command_line(settings: Settings) -> list[str]:
+    """The argument vector. Raises ConfigurationError if this process cannot be started again."""
+    if settings.exec is None:
+        return processes.own_command(settings.exec_argv, settings.args)
+    if isinstance(settings.exec, (str, os.PathLike)):
+        return processes.script_command(os.fspath(settings.exec), settings.exec_argv, settings.args)
+    return [*settings.exec, *(settings.args or ())]
+
+
+def spawn(settings: Settings, seat: Seat, terms: Terms, env: Mapping[str, str | None] | None) -> Child:
+    """Start a worker. Raises ConfigurationError for settings that can't work, OSError if the kernel refuses."""
+    argv = command_line(settings)
+    identity, user_env = processes.resolve_identity(
+        settings.uid, settings.gid, settings.groups, settings.umask
+    )
+    with contextlib.ExitStack() as stack:
+        channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        link, their_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        keep = stack.enter_context(contextlib.ExitStack())
+        keep.callback(channel.close)
+        keep.callback(link.close)
+        stack.callback(their_channel.close)
+        stack.callback(their_link.close)
+        ticket = role.Ticket(
+            id=seat.id,
+            slot=seat.slot,
+            generation=seat.generation,
+            primary=os.getpid(),
+            channel=_named(their_channel),
+            link=_named(their_link),
+            grace=terms.grace,
+            orphan_grace=terms.orphan_grace,
+            max_message=terms.max_message,
+            serialization=settings.serialization,
+        )
+        process = processes.spawn(
+            argv,
+            env=_environment(settings.env, user_env, env, ticket),
+            cwd=settings.cwd if settings.cwd is not None else processes.START_DIRECTORY,
+            stdio=[_stream(stack, item) for item in _three_streams(settings)],
+            pass_fds=(their_channel.fileno(), their_link.fileno()),
+            identity=identity,
+            new_group=terms.new_group,
+        )
+        keep.pop_all()
+    channel.setblocking(False)
+    link.setblocking(False)
+    return Child(process, channel, link)
+
+
+def _named(sock: socket.socket) -> tuple[int, int]:
+    return sock.fileno(), os.fstat(sock.fileno()).st_ino
+
+
+def _environment(
+    settings_env: Mapping[str, str | None],
+    user_env: Mapping[str, str],
+    fork_env: Mapping[str, str | None] | None,
+    ticket: role.Ticket,
+) -> dict[str, str]:
+    """This process's, then the user's, then the settings', then the fork's; None removes."""
+    result: dict[str, str] = dict(os.environ)
+    for layer in (user_env, settings_env, fork_env or {}):
+        for name, value in layer.items():
+            if value is None:
+                result.pop(name, None)
+            else:
+                result[name] = value
+    result[role.VARIABLE] = msgspec.json.encode(ticket).decode()
+    return result
+
+
+def _three_streams(settings: Settings) -> Sequence[Any]:
+    stdio = settings.stdio
+    if isinstance(stdio, (list, tuple)):
+        if len(stdio) != 3:
+            raise ConfigurationError("stdio", f"takes one value or three, not {len(stdio)}")
+        streams = list(stdio)
+    else:
+        streams = [stdio] * 3
+    return [streams[0], "pipe", "pipe"] if settings.silent else streams
+
+
+def _stream(stack: contextlib.ExitStack, item: Any) -> Any:
+    """What `subprocess` wants for one of the three."""
+    match item:
+        case "inherit" | None:
+            return None
+        case "pipe":
+            return subprocess.PIPE
+        case "null":
+            return subprocess.DEVNULL
+        case int() if not isinstance(item, bool):
+            return item
+        case str() | os.PathLike():
+            if isinstance(item, str) and os.sep not in item:
+                raise ConfigurationError(
+                    "stdio", f"must be 'inherit', 'pipe', 'null', a file or a path, not {item!r}"
+                )
+            return stack.enter_context(open(item, "ab", buffering=0))
+        case _ if hasattr(item, "fileno"):
+            return item
+    raise ConfigurationError("stdio", f"must be 'inherit', 'pipe', 'null', a file or a path, not {item!r}")

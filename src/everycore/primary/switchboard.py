@@ -1,0 +1,255 @@
+"""Answers every `listen`: finds or binds the listener, and connects the worker to it by a belt.
+
+Job: act on what `core.listeners` decides; own all acceptors of one cluster. Invariant: a worker is in a book entry's
+`holders` exactly while that entry's acceptor has a belt to it. Must not import the worker's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from everycore.core import wire
+from everycore.core.dispatch import Dispatcher
+from everycore.core.listeners import Bind, Conflict, Entry, ListenerBook, ListenKey
+from everycore.errors import ProtocolError
+from everycore.model import ListenerSnapshot
+from everycore.primary.acceptor import Acceptor, NoWorker, Owner
+from everycore.system.belt import Belt, make_pair
+from everycore.system.descriptors import duplicate
+from everycore.system.sockets import StreamListener, describe, listen_error
+
+#: Families and kinds that can be listened on through the primary.
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+
+@dataclass(slots=True)
+class Distribution:
+    """How connections are given out: the part of a cluster's settings that concerns listeners.
+
+    `policy` may still change until the first fork.
+    """
+
+    policy: str = "round_robin"
+    when_no_worker: NoWorker = "refuse"
+    hold_timeout: float = 30.0
+    recall_after: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A `Granted` and the descriptors that go with it, which belong to whoever takes this."""
+
+    message: wire.Granted
+    fds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Whom the switchboard tells: a worker is served by a listener; a worker broke the protocol of a belt."""
+
+    listening: Callable[[int, Entry], None]
+    violated: Callable[[int, ProtocolError], None]
+
+
+class Switchboard:
+    """All listeners of one cluster."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        distribution: Distribution,
+        watcher: Watcher,
+        internal: Callable[[], Iterator[int]],
+    ) -> None:
+        self._loop = loop
+        self._distribution = distribution
+        self._watcher = watcher
+        self._internal = internal
+        self._book = ListenerBook()
+        self._ready: set[int] = set()
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def listen(self, worker: int, request: wire.Listen, *, makes_ready: bool) -> Grant:
+        """Give `worker` the listener it asks for. Raises OSError with the errno and text for it.
+
+        `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its first
+        word on the belt: who connects the moment `start_server` has returned must not be refused.
+        """
+        self._hear(worker)
+        key = _key_of(request)
+        what = f"descriptor {key.fd}" if key.fd is not None else describe(key.address, key.family)
+        if key.kind != socket.SOCK_STREAM or (key.fd is None and key.family not in _FAMILIES):
+            raise listen_error(errno.EOPNOTSUPP, what)
+        answer = self._book.ask(worker, key, v6only=request.v6only)
+        if isinstance(answer, Conflict):
+            raise listen_error(answer.errno, what)
+        entry = self._bind(answer.key, request) if isinstance(answer, Bind) else answer.entry
+        acceptor: Acceptor = entry.bound
+        try:
+            if request.start:
+                acceptor.start()
+        except OSError:
+            if not entry.holders:
+                self._close(entry)
+            raise
+        if request.start and makes_ready:
+            self._ready.add(worker)
+        return self._connect(worker, entry, request.request)
+
+    def start(self, worker: int, request: wire.StartListening, *, makes_ready: bool) -> None:
+        """Listen on what was only bound. Raises OSError; ENOENT for a listener that `worker` does not hold."""
+        self._hear(worker)
+        entry = self._book.get(request.listener)
+        if entry is None or worker not in entry.holders:
+            raise OSError(errno.ENOENT, "no such listener")
+        entry.bound.listener.backlog = request.backlog
+        entry.bound.start()
+        if makes_ready:
+            self.set_ready(worker)
+
+    def _bind(self, key: ListenKey, request: wire.Listen) -> Entry:
+        if key.fd is not None:
+            listener = StreamListener.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
+        else:
+            listener = StreamListener.bound(
+                _sockaddr(request.address),
+                family=key.family,
+                v6only=request.v6only,
+                backlog=request.backlog,
+                mode=request.mode,
+            )
+        distribution = self._distribution
+        entry = self._book.add(key, v6only=request.v6only, real=listener.real, bound=None)
+        entry.bound = Acceptor(
+            self._loop,
+            listener,
+            Dispatcher(recall_after=distribution.recall_after),
+            Owner(
+                serving=partial(self._serving, entry),
+                closed=partial(self._closed_by, entry),
+                violated=self._watcher.violated,
+            ),
+            when_no_worker=distribution.when_no_worker,
+            hold_timeout=distribution.hold_timeout,
+        )
+        return entry
+
+    def _connect(self, worker: int, entry: Entry, request: int) -> Grant:
+        ours, theirs = make_pair()
+        acceptor: Acceptor = entry.bound
+        entry.holders.add(worker)
+        acceptor.add(worker, Belt(ours, theirs), ready=worker in self._ready)
+        sock = acceptor.listener.sock
+        message = wire.Granted(
+            request, entry.id, _on_the_wire(acceptor.listener.real), sock.family, sock.type, sock.proto
+        )
+        return Grant(message, (duplicate(theirs.fileno()), duplicate(ours.fileno())))
+
+    # --- workers come and go ----------------------------------------------------------------------------------
+
+    def set_ready(self, worker: int) -> None:
+        """`worker` may be given connections of all it holds and will hold."""
+        self._ready.add(worker)
+        for entry in self._book.held_by(worker):
+            entry.bound.set_ready(worker)
+
+    def rest(self, worker: int) -> None:
+        """`worker` gets no more connections."""
+        self._ready.discard(worker)
+        for entry in self._book.held_by(worker):
+            entry.bound.rest(worker)
+
+    def remove(self, worker: int, *, voluntary: bool) -> None:
+        """`worker` is gone. Its listeners go with the last holder, unless it died: then the address is kept.
+
+        A replacement finds the same port again, and nobody can take it meanwhile.
+        """
+        self._ready.discard(worker)
+        keep = not voluntary or self._distribution.when_no_worker == "hold"
+        for entry in self._book.held_by(worker):
+            self._disconnect(worker, entry, keep=keep)
+
+    def _closed_by(self, entry: Entry, worker: int) -> None:
+        # A draining worker closes its servers too: that is its departure, not the end of the listener.
+        draining = worker not in self._ready and self._distribution.when_no_worker == "hold"
+        self._disconnect(worker, entry, keep=draining)
+
+    def _disconnect(self, worker: int, entry: Entry, *, keep: bool) -> None:
+        entry.holders.discard(worker)
+        entry.bound.remove(worker)
+        if not entry.holders and not keep:
+            self._close(entry)
+
+    def _close(self, entry: Entry) -> None:
+        self._book.remove(entry)
+        entry.bound.close()
+
+    def _serving(self, entry: Entry, worker: int) -> None:
+        self._watcher.listening(worker, entry)
+
+    def _hear(self, worker: int) -> None:
+        """A `Close` that the worker put on a belt before this request comes before it."""
+        for entry in self._book.held_by(worker):
+            entry.bound.hear(worker)
+
+    def close(self) -> None:
+        """Close every listener."""
+        for entry in self._book:
+            self._close(entry)
+
+    # --- looking ----------------------------------------------------------------------------------------------
+
+    def descriptors(self) -> Iterator[int]:
+        """The numbers of listeners and belts that we opened."""
+        for entry in self._book:
+            yield from entry.bound.descriptors()
+
+    def account(self, worker: int) -> tuple[int, int]:
+        """Connections handed to `worker` so far, and those it has not acknowledged."""
+        total = outstanding = 0
+        for entry in self._book.held_by(worker):
+            lane = entry.bound.dispatcher.lanes.get(worker)
+            if lane is not None:
+                total += lane.total
+                outstanding += lane.outstanding
+        return total, outstanding
+
+    def snapshot(self) -> tuple[ListenerSnapshot, ...]:
+        """Every listener now."""
+        return tuple(
+            ListenerSnapshot(
+                address=entry.real,
+                family=entry.bound.listener.family,
+                kind=entry.key.kind,
+                policy=self._distribution.policy,
+                workers=tuple(sorted(entry.holders)),
+                accepted=entry.bound.accepted,
+                queued=entry.bound.queued,
+            )
+            for entry in self._book
+        )
+
+
+def _key_of(request: wire.Listen) -> ListenKey:
+    if request.fd is not None:
+        return ListenKey(None, request.family, request.kind, request.fd)
+    return ListenKey(_sockaddr(request.address), request.family, request.kind)
+
+
+def _sockaddr(address: Any) -> Any:
+    """An address off the wire, as `bind` wants it: tuples arrive as lists."""
+    return tuple(address) if isinstance(address, list) else address
+
+
+def _on_the_wire(address: Any) -> Any:
+    if isinstance(address, tuple):
+        return list(address)
+    return os.fsencode(address) if isinstance(address, str) and not address.isprintable() else address

@@ -1,0 +1,188 @@
+"""`Worker`: a worker as the primary sees it.
+
+Job: the public face over a `WorkerDriver`; no decision is taken here. A worker's view of itself is another class,
+`WorkerContext`: one class patched by role, as in Node, means two things by every name.
+Must not import the worker's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal as signals
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from everycore import events
+from everycore.aio.emitter import Emitter
+from everycore.aio.subscriptions import Subscription, check_plain, name_of
+from everycore.model import ExitStatus, State, WorkerSnapshot
+from everycore.primary.driver import Home, WorkerDriver
+from everycore.primary.spawner import Seat
+
+if TYPE_CHECKING:
+    from everycore.aio.mailbox import Handler, Mailbox, MessageStream
+    from everycore.primary.pipes import PipeReader, PipeWriter
+    from everycore.settings import Settings
+
+E = TypeVar("E", bound=events.Event)
+
+
+class Worker:
+    """A worker process. Made by `Cluster.fork()`; never by hand."""
+
+    def __init__(self, home: Home, seat: Seat, settings: Settings) -> None:
+        self._emitter = Emitter()
+        self._driver = WorkerDriver(home, self, seat, settings)
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} slot={self.slot} pid={self.pid} {self.state}>"
+
+    # --- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int:
+        """Counts up from 1; never used again."""
+        return self._driver.seat.id
+
+    @property
+    def slot(self) -> int:
+        """From 0; a replacement inherits it."""
+        return self._driver.seat.slot
+
+    @property
+    def generation(self) -> int:
+        """Rises with each reload."""
+        return self._driver.seat.generation
+
+    @property
+    def pid(self) -> int | None:
+        """The process id; None if it never started."""
+        return self._driver.pid
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life."""
+        return self._driver.life.state
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is given connections."""
+        return self._driver.is_ready
+
+    @property
+    def exited_voluntarily(self) -> bool:
+        """Whether it was asked to leave, or asked itself (Node: `exitedAfterDisconnect`)."""
+        return self._driver.life.voluntary
+
+    def is_connected(self) -> bool:
+        """Whether its channel is open."""
+        return self.state not in (State.DISCONNECTED, State.DEAD)
+
+    def is_dead(self) -> bool:
+        """Whether its process is gone."""
+        return self.state is State.DEAD
+
+    @property
+    def stdin(self) -> PipeWriter | None:
+        """Its standard input, with `stdio="pipe"`."""
+        return self._driver.stdin
+
+    @property
+    def stdout(self) -> PipeReader | None:
+        """Its standard output, with `stdio="pipe"` or `silent`. It must be read, or the worker blocks."""
+        return self._driver.stdout
+
+    @property
+    def stderr(self) -> PipeReader | None:
+        """Its standard error, with `stdio="pipe"` or `silent`. It must be read, or the worker blocks."""
+        return self._driver.stderr
+
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    def send(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> Coroutine[Any, Any, None]:
+        """Send `message`, and a descriptor with it.
+
+        Returns once the frame is in the socket or within the channel's buffer; it never waits for the worker to
+        handle it. Unless `keep_open`, `handle` is detached at the call: it is the worker's from then on.
+
+        Raises: TypeError, OverflowError, ValueError (what can't be sent, or is too large), OSError (a closed
+        handle), ChannelClosed.
+        """
+        return self._driver.mailbox.send(message, handle, keep_open=keep_open)
+
+    def send_nowait(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> None:
+        """As `send`; raises ChannelFull where that would wait."""
+        self._driver.mailbox.send_nowait(message, handle, keep_open=keep_open)
+
+    def request(
+        self, message: Any, handle: Any = None, *, timeout: float | None, keep_open: bool = False
+    ) -> Coroutine[Any, Any, Any]:
+        """Send `message` to the worker's `answer` handler and return its reply.
+
+        `timeout` is in seconds; None waits as long as the worker lives.
+
+        Raises: RequestFailed, RequestTimeout, ChannelClosed, and what `send` raises.
+        """
+        return self._driver.mailbox.request(message, handle, timeout=timeout, keep_open=keep_open)
+
+    def answer(self, handler: Handler) -> Subscription:
+        """Let `async def handler(message, handle)` answer this worker's requests. One at a time."""
+        return self._driver.mailbox.answer(handler)
+
+    def messages(self) -> MessageStream:
+        """The worker's messages from now on, as an asynchronous iterator of `Message`."""
+        return self._driver.mailbox.messages()
+
+    def on(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
+        """Call the plain function `callback` with each event of `kind` about this worker, or with its messages."""
+        if kind is events.Message:
+            return self._driver.mailbox.on_message(callback)  # type: ignore[arg-type]
+        return self._emitter.on(kind, callback)
+
+    def once(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
+        """As `on`, for the next one alone."""
+        if kind is events.Message:
+            return once_message(self._driver.mailbox, callback)
+        return self._emitter.once(kind, callback)
+
+    # --- orders -----------------------------------------------------------------------------------------------
+
+    def disconnect(self) -> Worker:
+        """Ask the worker to finish its work and leave, within the cluster's grace; returns the worker itself."""
+        self._driver.disconnect(self._driver.grace)
+        return self
+
+    def kill(self, signal: int = signals.SIGTERM) -> None:
+        """Send the process `signal`; nothing happens if it is gone. The exit is not voluntary by this."""
+        self._driver.signal(signal)
+
+    async def wait(self) -> ExitStatus:
+        """Wait until the process is gone; returns how it ended."""
+        return await asyncio.shield(self._driver.exited)
+
+    def snapshot(self) -> WorkerSnapshot:
+        """The worker at this moment."""
+        handed_over, outstanding = self._driver.account()
+        return WorkerSnapshot(
+            id=self.id,
+            slot=self.slot,
+            generation=self.generation,
+            pid=self.pid,
+            state=self.state,
+            is_ready=self.is_ready,
+            handed_over=handed_over,
+            outstanding=outstanding,
+        )
+
+
+def once_message(mailbox: Mailbox, callback: Callable[[Any], object]) -> Subscription:
+    """Call `callback` with the next message alone."""
+    check_plain(callback)
+
+    def call(message: events.Message) -> None:
+        subscription.cancel()
+        callback(message)
+
+    call.__qualname__ = name_of(callback)
+    subscription = mailbox.on_message(call)
+    return subscription

@@ -1,0 +1,95 @@
+"""The first thing a worker does, at `import everycore`, before the program begins.
+
+Job: tie this process's life to the primary's, join the channel, and make sure that no child of ours is taken for a
+worker. Invariant: whatever the program is (asyncio, threads, neither), the primary knows it and can stop it.
+Must not import the primary's side.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+from typing import Final
+
+from everycore import role
+from everycore.core import wire
+from everycore.core.frames import encode_frame
+from everycore.system import processes
+from everycore.worker.connections import Connections
+from everycore.worker.link import Link
+
+#: The primary is gone, or has given us up: EX_TEMPFAIL of sysexits.h.
+ORPHANED: Final = 75
+#: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
+_LOOK: Final = 0.05
+
+
+class Post:
+    """This process's place in the cluster: its sockets, as they were inherited."""
+
+    def __init__(self, ticket: role.Ticket) -> None:
+        self.ticket = ticket
+        self.channel = socket.socket(fileno=ticket.channel[0])
+        self.link = Link(socket.socket(fileno=ticket.link[0]))
+        self.connections = Connections()
+        #: Set by a loop of ours: SIGTERM is then its business.
+        self.has_loop = False
+
+    def abandon(self) -> None:
+        """In a forked child: these are the parent's."""
+        self.channel.close()
+        self.link.close()
+
+
+def join(ticket: role.Ticket) -> Post:
+    """Take the place that `ticket` names."""
+    if ticket.orphan_grace == 0 and not processes.die_with_parent(ticket.primary):
+        os._exit(ORPHANED)
+    processes.become_likelier_victim()
+    for fd, _ in (ticket.channel, ticket.link):
+        os.set_inheritable(fd, False)
+    post = Post(ticket)
+    post.channel.setblocking(True)
+    try:
+        post.channel.sendall(encode_frame(wire.encode(wire.Joined(os.getpid()))))
+    except OSError:
+        os._exit(ORPHANED)
+    post.channel.setblocking(False)
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, _Terminator(post))
+    return post
+
+
+class _Terminator:
+    """SIGTERM for a program that has no handler of its own and no loop of ours: leave when the work is done.
+
+    Python runs it in the main thread. It can't wait there, for the connection that is open may be served by that very
+    thread; so a helper thread looks, and repeats the signal when none is open or grace is over.
+    """
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._deadline: float | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._is_done():
+            raise SystemExit(0)
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._post.ticket.grace
+            threading.Thread(target=self._watch, name="everycore-drain", daemon=True).start()
+
+    def _is_done(self) -> bool:
+        over = self._deadline is not None and time.monotonic() >= self._deadline
+        return over or self._post.connections.open == 0
+
+    def _watch(self) -> None:
+        while not self._is_done():
+            time.sleep(_LOOK)  # an ordinary socket does not tell when it is closed
+        os.kill(os.getpid(), signal.SIGTERM)

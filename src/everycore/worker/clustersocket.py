@@ -1,0 +1,194 @@
+"""`ClusterSocket`: what `listen` returns in a worker; to any server it is a listening socket.
+
+Job: look like the real listener, while the descriptor is the worker's end of a belt. Invariant: nothing done to it
+reaches other workers: `listen` and `shutdown` do nothing to the shared listener, and the blocking mode belongs to the
+belt. Must not import asyncio, nor the primary's side.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from everycore.core import wire
+from everycore.system import belt
+from everycore.system.descriptors import duplicate
+from everycore.worker.connections import Connections
+
+_PROTOCOL_OPTION = getattr(socket, "SO_PROTOCOL", 38)
+_DOMAIN_OPTION = getattr(socket, "SO_DOMAIN", 39)
+
+
+@dataclass(slots=True)
+class Lease:
+    """A listener that this worker holds; shared by duplicates of its socket, given up with the last of them."""
+
+    listener: int
+    address: Any
+    family: int
+    kind: int
+    proto: int
+    connections: Connections
+    start: Callable[[int, int], None]
+    started: bool
+    users: int = 0
+
+
+class ClusterSocket(socket.socket):
+    """A listening socket of the cluster. `accept()` takes the next connection that the primary gave this worker."""
+
+    __slots__ = ("_lease", "_twin")
+
+    def __init__(self, lease: Lease, belt_fd: int, duplicate_fd: int) -> None:
+        super().__init__(lease.family, lease.kind, lease.proto, fileno=belt_fd)
+        self._lease: Lease | None = lease
+        lease.users += 1
+        # The primary's end of the belt: held, so that the belt never shows end-of-file, and never used.
+        self._twin = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=duplicate_fd)
+
+    @classmethod
+    def granted(
+        cls,
+        message: wire.Granted,
+        fds: list[int] | tuple[int, ...],
+        connections: Connections,
+        start: Callable[[int, int], None],
+        *,
+        started: bool,
+    ) -> ClusterSocket:
+        """Make it of the primary's answer."""
+        address = tuple(message.address) if isinstance(message.address, list) else message.address
+        lease = Lease(
+            message.listener,
+            address,
+            message.family,
+            message.kind,
+            message.proto,
+            connections,
+            start,
+            started,
+        )
+        return cls(lease, fds[0], fds[1])
+
+    @property
+    def lease(self) -> Lease | None:
+        """What this socket stands for; None once it is closed."""
+        return self._lease
+
+    def __repr__(self) -> str:
+        if self._lease is None:
+            return "<everycore.ClusterSocket [closed]>"
+        return f"<everycore.ClusterSocket {self._lease.address!r} fd={self.fileno()}>"
+
+    # --- a listening socket's manners -------------------------------------------------------------------------
+
+    def getsockname(self) -> Any:
+        """The real listener's address."""
+        if self._lease is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._lease.address
+
+    def listen(self, backlog: int = 128, /) -> None:
+        """Nothing, for the primary listens already; but what was only bound begins to listen (OSError if it can't)."""
+        lease = self._lease
+        if lease is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if not lease.started:
+            lease.start(lease.listener, backlog)
+            lease.started = True
+
+    def say(self, word: wire.Upstream, fds: Sequence[int] = ()) -> bool:
+        """Tell the primary something about this listener; False if it cannot hear it."""
+        return belt.say(self, wire.encode(word), fds)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection, a plain `socket.socket`, and the peer's address; waits as a listening socket does.
+
+        May raise BlockingIOError although the socket was readable: the primary gave the connection to another worker.
+        """
+        lease = self._lease
+        if lease is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        while True:
+            received = belt.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
+            if received is None:
+                raise OSError(errno.EINVAL, "the listener is gone")
+            data, fds, _ = received
+            handover = wire.decode_handover(data)
+            last = handover.first + max(len(handover.peers), 1) - 1
+            self.say(wire.Acked(last))
+            if fds:
+                break
+            if handover.peers:  # the kernel dropped the descriptor: we have no number left for it
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            if self.gettimeout() == 0.0:  # a probe: it woke us, but there is nobody
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fds[0])
+        if socket.getdefaulttimeout() is None:
+            conn.setblocking(True)
+        lease.connections.watch_plain(conn)
+        return conn, peer_address(handover.peers[0])
+
+    def shutdown(self, how: int, /) -> None:
+        """Nothing: other workers listen on."""
+
+    def getsockopt(self, level: int, option: int, *args: Any) -> Any:
+        """The options that programs ask a listener for; others are the belt's."""
+        lease = self._lease
+        if level == socket.SOL_SOCKET and lease is not None and not args:
+            answers = {
+                socket.SO_ACCEPTCONN: int(lease.started),
+                socket.SO_TYPE: lease.kind,
+                _DOMAIN_OPTION: lease.family,
+                _PROTOCOL_OPTION: lease.proto,
+            }
+            if option in answers:
+                return answers[option]
+        return super().getsockopt(level, option, *args)
+
+    def setsockopt(self, level: int, option: int, *args: Any) -> None:
+        """An option of the transport that a belt has not (TCP_NODELAY, ...) is left to the accepted connections."""
+        if level == socket.SOL_SOCKET:
+            super().setsockopt(level, option, *args)
+
+    # --- the end ----------------------------------------------------------------------------------------------
+
+    def dup(self) -> ClusterSocket:
+        """Another socket for the same listener."""
+        if self._lease is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        copy = ClusterSocket(self._lease, duplicate(self.fileno()), duplicate(self._twin.fileno()))
+        copy.settimeout(self.gettimeout())
+        return copy
+
+    def _real_close(self, *args: Any, **kwargs: Any) -> None:
+        self._give_up()
+        super()._real_close(*args, **kwargs)  # type: ignore[misc]
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies, and say nothing."""
+        self._lease = None
+        self._twin.close()
+        self.close()
+
+    def _give_up(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        lease.users -= 1
+        if lease.users == 0:
+            self.say(wire.Close())
+        self._twin.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_lease", None) is not None:
+            self._give_up()
+
+
+def peer_address(peer: Any) -> Any:
+    """An address off the wire as `accept()` gives it: tuples travel as lists."""
+    return tuple(peer) if isinstance(peer, list) else peer

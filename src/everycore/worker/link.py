@@ -1,0 +1,82 @@
+"""The link: one request, one reply, blocking, for code that has no event loop.
+
+Job: ask the primary from any thread. Invariant: a reply that comes too late is never taken for the answer to a later
+request: each datagram begins with the request's number. No thread, no loop. Must not import the primary's side.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from typing import Any, Final
+
+from everycore.core import wire
+from everycore.errors import ChannelClosed
+from everycore.system import belt
+from everycore.system.descriptors import close_all
+
+#: Seconds to wait for a reply: the primary never blocks, so this is for one that is stopped.
+DEADLINE: Final = 30.0
+NUMBER: Final = wire.LINK_NUMBER
+
+
+class Link:
+    """The worker's end."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def request(self, message: Any, *, timeout: float = DEADLINE) -> tuple[Any, list[int]]:
+        """Send `message`, return the reply and its descriptors.
+
+        Raises: OSError as the primary refused; TimeoutError; ChannelClosed if the primary is gone.
+        """
+        with self._lock:
+            self._number += 1
+            self._send(message)
+            reply, fds = self._receive(time.monotonic() + timeout)
+        if isinstance(reply, wire.Refused):
+            raise OSError(reply.errno, reply.text)
+        return reply, fds
+
+    def _send(self, message: Any) -> None:
+        try:
+            self._sock.send(NUMBER.pack(self._number) + wire.encode(message))
+        except OSError as exc:
+            raise ChannelClosed("the primary") from exc
+
+    def _receive(self, deadline: float) -> tuple[Any, list[int]]:
+        while True:
+            self._sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                received = belt.receive(self._sock, flags=socket.MSG_CMSG_CLOEXEC)
+            except TimeoutError:
+                raise TimeoutError("the primary did not answer on the link") from None
+            except OSError as exc:
+                raise ChannelClosed("the primary") from exc
+            if received is None:
+                raise ChannelClosed("the primary")
+            data, fds, _ = received
+            reply = wire.decode_link_reply(data[NUMBER.size :])
+            if NUMBER.unpack_from(data)[0] == self._number:
+                return reply, fds
+            decline(fds)
+
+    def close(self) -> None:
+        """Close it."""
+        self._sock.close()
+
+
+def decline(fds: list[int]) -> None:
+    """Give back a listener that nobody waits for any more."""
+    if fds:
+        with socket.socket(fileno=os.dup(fds[0])) as sock:
+            try:
+                sock.send(wire.encode(wire.Close()), socket.MSG_DONTWAIT)
+            except OSError:
+                pass
+        close_all(fds)

@@ -1,0 +1,442 @@
+"""The asyncio event loop whose servers listen through the primary.
+
+Job: `create_server` and `create_unix_server` ask the primary and return a genuine `asyncio.Server`; connections come
+off a belt straight into transports. HOT: `_Reception.on_readable` runs for every batch; it builds transports without
+the task and the future that asyncio's own accept loop spends on each (16 against 27 us a connection, measured).
+
+Invariant: a connection taken off a belt is given to the program, given back, or closed, in this very call; and its
+ack leaves only after the turn in which the program was given it (why: `core.dispatch`).
+
+What of asyncio is private here: `_start_serving`, `_make_socket_transport`, `_make_ssl_transport`,
+`_add_reader`, and the constructor of `asyncio.Server`. `check_asyncio` compares their signatures at import; should a
+later Python differ, the sockets still work as plain listening sockets (`ClusterSocket.accept`), only slower.
+Must not import the primary's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from everycore.core import wire
+from everycore.system import belt
+from everycore.system.descriptors import close_all
+from everycore.worker.clustersocket import ClusterSocket, peer_address
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+
+    from everycore.worker.context import WorkerContext
+
+#: Turns between giving a connection to the program and acknowledging it: the reader callback, `connection_made`, and the
+#: first data callback, if the data was already there.
+TURNS: Final = 3
+#: With fewer free descriptor numbers than this (or a quarter of the limit) a worker says that it is full.
+RESERVE: Final = 32
+#: How often a worker that is short of descriptors looks whether it has some again, in seconds.
+LOOK_AGAIN: Final = 0.1
+
+_WAIT_CLOSED_WAITS: Final = sys.version_info >= (3, 12, 1)
+
+
+class ClusterServer(asyncio.base_events.Server):
+    """An `asyncio.Server` whose `wait_closed` waits for connections on every Python.
+
+    Before 3.12.1 it returned at once after `close()`, against its documentation (CPython issue 79033).
+    """
+
+    if not _WAIT_CLOSED_WAITS:
+
+        async def wait_closed(self) -> None:
+            """Wait until the server is closed and its connections have ended."""
+            waiters = self._waiters  # type: ignore[attr-defined]
+            if waiters is None:
+                return
+            waiter = self._loop.create_future()  # type: ignore[attr-defined]
+            waiters.append(waiter)
+            await waiter
+
+
+class _Reception:
+    """Takes the connections of one `ClusterSocket` and gives them to one server."""
+
+    __slots__ = ("_context", "_factory", "_last", "_loop", "_server", "_sock", "_ssl", "_ssl_times", "_waits")
+
+    def __init__(
+        self,
+        loop: ClusterEventLoop,
+        context: WorkerContext,
+        factory: Callable[[], asyncio.BaseProtocol],
+        sock: ClusterSocket,
+        ssl: ssl_module.SSLContext | None,
+        server: Any,
+        ssl_times: dict[str, float | None],
+    ) -> None:
+        self._loop = loop
+        self._context = context
+        self._factory = factory
+        self._sock = sock
+        self._ssl = ssl
+        self._server = server
+        self._ssl_times = ssl_times
+        self._waits: asyncio.TimerHandle | None = None
+        self._last = 0
+
+    def on_readable(self) -> None:
+        """Take one message. At most one a turn: what lies on the belt can still be taken back by the primary."""
+        sock = self._sock
+        try:
+            received = belt.receive(sock)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            received = None
+        if received is None:
+            self._loop.remove_reader(sock)
+            return
+        data, fds, truncated = received
+        handover = wire.decode_handover(data)
+        for at, fd in enumerate(fds):
+            self._give(fd, peer_address(handover.peers[at]))
+        if truncated or len(fds) < len(handover.peers) or (fds and fds[-1] >= self._context.descriptor_limit):
+            self._run_short(len(handover.peers) - len(fds))
+        self._last = handover.first + max(len(handover.peers), 1) - 1
+        self._loop.call_soon(self._later, TURNS - 1, self._last)
+
+    def _give(self, fd: int, peer: Any) -> None:
+        lease = self._sock.lease
+        if lease is None:
+            close_all((fd,))
+            return
+        conn = lease.connections.counted_socket(lease.family, lease.kind, lease.proto, fd)
+        try:
+            conn.setblocking(False)
+            self._connect(conn, peer, lease.connections.watch_transport)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            conn.close()
+            self._loop.call_exception_handler(
+                {"message": "Error on transport creation for incoming connection", "exception": exc}
+            )
+
+    def _connect(self, conn: socket.socket, peer: Any, watch: Callable[[Any], None]) -> None:
+        protocol = self._factory()
+        extra = {"peername": peer}
+        if self._ssl is None:
+            watch(self._loop._make_socket_transport(conn, protocol, extra=extra, server=self._server))
+        else:
+            watch(
+                self._loop._make_ssl_transport(
+                    conn,
+                    protocol,
+                    self._ssl,
+                    server_side=True,
+                    extra=extra,
+                    server=self._server,
+                    **self._ssl_times,
+                )
+            )
+
+    def _later(self, turns: int, last: int) -> None:
+        if turns:
+            self._loop.call_soon(self._later, turns - 1, last)
+        else:
+            self._sock.say(wire.Acked(last)) if self._sock.lease is not None else None
+
+    def _run_short(self, lost: int) -> None:
+        """Take no more while descriptors are short: beyond the limit the kernel drops connections silently."""
+        if lost:
+            self._loop.call_exception_handler(
+                {"message": f"out of file descriptors: {lost} connections were lost", "socket": self._sock}
+            )
+        if self._waits is None:
+            self._sock.say(wire.Full())
+            self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        self._waits = None
+        if self._sock.lease is None:
+            return
+        try:
+            lowest_free = os.dup(self._sock.fileno())
+        except OSError:
+            lowest_free = self._context.descriptor_limit
+        else:
+            os.close(lowest_free)
+        if lowest_free >= self._context.descriptor_limit:
+            self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
+        else:
+            self._sock.say(wire.Serve(belt.MOST_BATCH))
+
+
+class ClusterEventLoop(asyncio.SelectorEventLoop):
+    """asyncio's selector loop; in a worker, its servers listen through the primary."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        super().__init__()
+        self._context = context
+
+    # --- servers ----------------------------------------------------------------------------------------------
+
+    async def create_server(  # type: ignore[override]
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: str | Iterable[str] | None = None,
+        port: int | str | None = None,
+        *,
+        family: int = socket.AF_UNSPEC,
+        flags: int = socket.AI_PASSIVE,
+        sock: socket.socket | None = None,
+        backlog: int = 100,
+        ssl: Any = None,
+        reuse_port: bool | None = None,
+        start_serving: bool = True,
+        **more: Any,
+    ) -> asyncio.base_events.Server:
+        """As `loop.create_server`; host and port are listened on by the primary.
+
+        `sock` is used as it is, and `reuse_port` makes the sockets this worker's own.
+        """
+        if sock is not None or reuse_port or (host is None and port is None):
+            server: asyncio.base_events.Server = await super().create_server(
+                protocol_factory,
+                host,  # type: ignore[arg-type]
+                port,  # type: ignore[arg-type]
+                family=family,
+                flags=flags,
+                sock=sock,
+                backlog=backlog,
+                ssl=ssl,
+                reuse_port=reuse_port,
+                start_serving=start_serving,
+                **more,
+            )
+            return server
+        times = _checked_ssl(ssl, more)
+        infos = await self._resolve(host, port, family, flags)
+        sockets: list[ClusterSocket] = []
+        try:
+            for af, kind, address in infos:
+                sockets.append(await self._listen(af, kind, address, backlog, start=start_serving))
+            return await self._serve(protocol_factory, sockets, ssl, backlog, times, start=start_serving)
+        except BaseException:
+            for opened in sockets:
+                opened.close()
+            raise
+
+    async def create_unix_server(  # type: ignore[override]
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        path: str | bytes | os.PathLike[str] | None = None,
+        *,
+        sock: socket.socket | None = None,
+        backlog: int = 100,
+        ssl: Any = None,
+        start_serving: bool = True,
+        **more: Any,
+    ) -> asyncio.base_events.Server:
+        """As `loop.create_unix_server`; the path is bound by the primary, and unlinked by it at the end."""
+        if sock is not None or path is None:
+            if isinstance(sock, ClusterSocket):
+                return await self.create_server(
+                    protocol_factory, sock=sock, backlog=backlog, ssl=ssl, start_serving=start_serving, **more
+                )
+            server: asyncio.base_events.Server = await super().create_unix_server(
+                protocol_factory,
+                path,
+                sock=sock,
+                backlog=backlog,
+                ssl=ssl,
+                start_serving=start_serving,
+                **more,
+            )
+            return server
+        more.pop("cleanup_socket", None)
+        times = _checked_ssl(ssl, more)
+        name = os.fsdecode(path)
+        absolute = name if name.startswith("\0") else os.path.abspath(name)
+        listener = await self._listen(
+            socket.AF_UNIX, socket.SOCK_STREAM, absolute, backlog, start=start_serving
+        )
+        try:
+            return await self._serve(protocol_factory, [listener], ssl, backlog, times, start=start_serving)
+        except BaseException:
+            listener.close()
+            raise
+
+    async def _resolve(self, host: Any, port: Any, family: int, flags: int) -> list[tuple[int, int, Any]]:
+        """Every address that `host` and `port` stand for, each once, in the resolver's order."""
+        hosts = [None] if host == "" else [host] if isinstance(host, str) or host is None else list(host)
+        answers = await asyncio.gather(
+            *(
+                self.getaddrinfo(one, port, family=family, type=socket.SOCK_STREAM, flags=flags)
+                for one in hosts
+            )
+        )
+        infos = dict.fromkeys((info[0], info[1], info[4]) for info in itertools.chain.from_iterable(answers))
+        if not infos:
+            raise OSError(f"getaddrinfo({host!r}) returned empty list")
+        return list(infos)
+
+    async def _listen(
+        self, family: int, kind: int, address: Any, backlog: int, *, start: bool
+    ) -> ClusterSocket:
+        """Ask the primary. An error reads as asyncio's own would."""
+        request = wire.Listen(
+            request=0,
+            address=list(address) if isinstance(address, tuple) else address,
+            family=family,
+            kind=kind,
+            fd=None,
+            backlog=backlog,
+            v6only=True,  # as asyncio does for host and port
+            mode=None,
+            start=start,
+        )
+        try:
+            sock = await self._context.listen(request)
+        except OSError as exc:
+            reason = os.strerror(exc.errno).lower() if exc.errno else str(exc)
+            text = f"error while attempting to bind on address {address!r}: {reason}"
+            raise OSError(exc.errno, text) from None
+        sock.setblocking(False)
+        return sock
+
+    async def _serve(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sockets: list[ClusterSocket],
+        ssl: Any,
+        backlog: int,
+        times: dict[str, float | None],
+        *,
+        start: bool,
+    ) -> asyncio.base_events.Server:
+        server = ClusterServer(
+            self,  # type: ignore[call-arg]
+            sockets,
+            protocol_factory,
+            ssl,
+            backlog,
+            times["ssl_handshake_timeout"],
+            times["ssl_shutdown_timeout"],
+        )
+        if start:
+            await server.start_serving()
+        return server
+
+    # --- where asyncio would begin to accept ------------------------------------------------------------------
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        if not isinstance(sock, ClusterSocket):
+            super()._start_serving(  # type: ignore[misc]
+                protocol_factory,
+                sock,
+                sslcontext,
+                server,
+                backlog,
+                ssl_handshake_timeout,
+                ssl_shutdown_timeout,
+            )
+            return
+        times = {
+            "ssl_handshake_timeout": ssl_handshake_timeout,
+            "ssl_shutdown_timeout": ssl_shutdown_timeout,
+        }
+        reception = _Reception(self, self._context, protocol_factory, sock, sslcontext, server, times)
+        self._add_reader(sock.fileno(), reception.on_readable)  # type: ignore[attr-defined]
+        if server is not None:
+            self._context.watch_server(server)
+        sock.say(wire.Serve(belt.MOST_BATCH))
+
+    # --- connections that the program opens -------------------------------------------------------------------
+
+    async def create_connection(self, *args: Any, **more: Any) -> Any:
+        """As `loop.create_connection`; a drain waits for what it opened."""
+        pair = await super().create_connection(*args, **more)
+        self._context.watch_opened(pair[0])
+        return pair
+
+    async def create_unix_connection(self, *args: Any, **more: Any) -> Any:
+        """As `loop.create_unix_connection`; a drain waits for what it opened."""
+        pair = await super().create_unix_connection(*args, **more)
+        self._context.watch_opened(pair[0])
+        return pair
+
+
+def _checked_ssl(ssl: Any, more: dict[str, Any]) -> dict[str, float | None]:
+    """The two TLS times out of `more`; raises what asyncio raises for arguments that do not go together."""
+    if isinstance(ssl, bool):
+        raise TypeError("ssl argument must be an SSLContext or None")
+    times: dict[str, float | None] = {}
+    for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
+        times[name] = more.pop(name, None)
+        if times[name] is not None and ssl is None:
+            raise ValueError(f"{name} is only meaningful with ssl")
+    more.pop("reuse_address", None)  # the primary sets it, as asyncio does by default
+    if more.pop("keep_alive", None):
+        raise ValueError(
+            "keep_alive is not supported on a listener of the primary; set SO_KEEPALIVE on connections"
+        )
+    if more:
+        raise TypeError(f"unexpected arguments: {', '.join(more)}")
+    return times
+
+
+def descriptor_limit() -> int:
+    """The descriptor number from which on this process takes no more connections."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return soft - min(RESERVE, soft // 4)
+
+
+def check_asyncio() -> bool:
+    """Whether this Python's asyncio has the private parts that the fast road needs, as we know them."""
+    loop = asyncio.SelectorEventLoop
+    wanted: dict[Any, tuple[str, ...]] = {
+        getattr(loop, "_start_serving", None): (
+            "protocol_factory",
+            "sock",
+            "sslcontext",
+            "server",
+            "backlog",
+        ),
+        getattr(loop, "_make_socket_transport", None): ("sock", "protocol", "waiter", "extra", "server"),
+        getattr(loop, "_make_ssl_transport", None): (
+            "rawsock",
+            "protocol",
+            "sslcontext",
+            "waiter",
+            "server_side",
+        ),
+        getattr(loop, "_add_reader", None): ("fd", "callback"),
+        asyncio.base_events.Server.__init__: (
+            "loop",
+            "sockets",
+            "protocol_factory",
+            "ssl_context",
+            "backlog",
+        ),
+    }
+    return all(
+        function is not None and tuple(inspect.signature(function).parameters)[1 : 1 + len(names)] == names
+        for function, names in wanted.items()
+    )
