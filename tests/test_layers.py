@@ -21,7 +21,7 @@ ROWS: list[set[str]] = [
     {"core", "system"},
     {"aio"},
     {"primary", "worker"},
-    {"entry", "listening", "pool"},
+    {"entry", "listening", "place", "pool"},
     {"ops"},
     {"cli", "servers"},
 ]
@@ -35,6 +35,7 @@ FREE = {"__init__", "__main__"}
 TYPE_ONLY_EXCEPTIONS = {
     ("everycore.events", "everycore.primary.worker"),
     ("everycore.events", "everycore.worker.context"),
+    ("everycore.events", "everycore.system.descriptors"),
 }
 
 # Core decides; input, output and the time come to it as arguments.

@@ -1,7 +1,7 @@
 """everycore: Node.js' `cluster` for Python, and further.
 
-A primary process owns the listening sockets; worker processes run the program; every connection goes to a worker that
-is free for it. Start with the README, then `docs/`.
+A primary process owns the listening sockets; worker processes run the program; every connection goes to a
+worker that is free for it. Start with the README, then `docs/`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`run` and `new_event_loop`: where a program begins.
 
-Job: `asyncio.run`, with two additions. In a worker, servers listen through the primary and the worker ends in the
-order of `worker.drain`; in a primary with an open `Cluster`, INT and TERM stop it gracefully. Anywhere else it is
-plain `asyncio.run`. Invariant: signal handlers are restored, and what the program itself raises or exits with wins.
+Job: `asyncio.run`, with two additions. In a worker, servers listen through the primary and the worker ends
+in the order of `worker.drain`; in a primary with an open `Cluster`, INT and TERM stop it gracefully.
+Anywhere else it is plain `asyncio.run`. Invariant: signal handlers are restored, and what the program
+itself raises or exits with wins.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     """Run `main` and return what it returns, as `asyncio.run` does.
 
     In a worker, `create_server` and `create_unix_server` go through the primary; TERM and INT finish the
-    work and leave. In a primary, the first TERM or INT lets the workers finish, then cancels `main`; a second one does so at
-    once. After TERM the process exits with status 0, after INT with KeyboardInterrupt.
+    work and leave. In a primary, the first TERM or INT lets the workers finish, then cancels `main`; a
+    second one does so at once. After TERM the process exits with status 0, after INT with
+    KeyboardInterrupt.
 
     Raises: ConfigurationError for an unknown `loop`, RuntimeError inside a running loop.
     """
@@ -39,7 +41,7 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
             if context is None:
                 return runner.run(_as_primary(main))
             try:
-                return runner.run(_as_worker(main))  # type: ignore[return-value]
+                return runner.run(_as_worker(main))  # type: ignore[no-any-return]
             finally:
                 # Also when SystemExit or a bug ended it: what was sent before is sent.
                 runner.run(context.finish())
@@ -74,7 +76,7 @@ async def _as_primary(main: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def _as_worker(main: Coroutine[Any, Any, T]) -> T | None:
+async def _as_worker(main: Coroutine[Any, Any, Any]) -> Any:
     context = place.context()
     assert context is not None
     loop = asyncio.get_running_loop()

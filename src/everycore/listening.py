@@ -35,7 +35,8 @@ def listen(
 ) -> socket.socket:
     """A listening socket on `address`; in a worker, the primary listens and this is a `ClusterSocket`.
 
-    address: (host, port) or a path of a unix socket. A host of several addresses means the first. Port 0: the n-th
+    address: (host, port) or a path of a unix socket. A host of several addresses means the first. Port 0:
+        the n-th
         such call of every worker gets the same n-th port.
     fd: instead of an address, a descriptor *of the primary*: a bound stream socket.
     v6only: False lets an IPv6 socket take IPv4 too; None means True, as in `asyncio.start_server`.
@@ -92,10 +93,9 @@ def _own(where: Any, request: wire.Listen) -> socket.socket:
 def _resolve(address: Any, family: int | None, kind: int) -> tuple[Any, int]:
     """What `bind` takes, with a numeric host, and its family."""
     if isinstance(address, (str, bytes, os.PathLike)):
-        path = os.fsdecode(address)
-        if not path:
+        if not os.fspath(address):
             raise ConfigurationError("address", "the path of a unix socket is empty")
-        return (path if path.startswith("\0") else os.path.abspath(path)), socket.AF_UNIX
+        return sockets.absolute_path(address), socket.AF_UNIX
     if not isinstance(address, tuple) or len(address) not in (2, 4):
         raise ConfigurationError("address", f"must be (host, port) or a path, not {address!r}")
     host, port = address[0], address[1]
@@ -105,7 +105,8 @@ def _resolve(address: Any, family: int | None, kind: int) -> tuple[Any, int]:
         infos = socket.getaddrinfo(host or None, port, family or 0, kind, 0, socket.AI_PASSIVE)
     except socket.gaierror as exc:
         raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {host}:{port}: {exc.strerror}") from None
-    found, *_, sockaddr = infos[0]
+    found = infos[0][0]
+    sockaddr: tuple[Any, ...] = infos[0][4]
     if len(address) == 4:
         sockaddr = (sockaddr[0], port, *address[2:])
     return sockaddr, found

@@ -77,6 +77,10 @@ class Channel:
         )
         self._update_reader()
 
+    def fileno(self) -> int:
+        """The descriptor; -1 once closed."""
+        return self._sock.fileno()
+
     @property
     def is_closed(self) -> bool:
         """Whether it was lost, or closed by us."""

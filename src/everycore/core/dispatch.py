@@ -8,17 +8,18 @@ Must not import anything with I/O or a clock: `now` is an argument, in seconds.
 
 The rule (measured against seven others; `docs/explanation/how-a-connection-travels.md`):
 
-* *Acknowledge after the turn.* A worker acks when the program was given the connection and the turn of its loop is
-  over, not before: an early ack invites the next connection onto a worker that is about to block.
+* *Acknowledge after the turn.* A worker acks when the program was given the connection and the turn of its
+  loop is over, not before: an early ack invites the next connection onto a worker that is about to block.
 * *In turn, late ones skipped.* A lane is late when its oldest un-acknowledged connection is older than
   `late_after`. Late lanes are chosen only if all are late.
-* *Credit.* A lane may have `credit` connections un-acknowledged. It doubles, up to `MOST_CREDIT`, only when the
-  dispatcher ran out of credit with the backlog not empty and nobody late; it falls to 1 when a pick-up was slow.
+* *Credit.* A lane may have `credit` connections un-acknowledged. It doubles, up to `MOST_CREDIT`, only when
+  the dispatcher ran out of credit with the backlog not empty and nobody late; it falls to 1 when a pick-up
+  was slow.
 * *Nobody has credit:* connections stay in the kernel's backlog, where whoever is free first gets them (late
   binding). Node accepts without limit instead.
-* *Recall.* What lies on a belt longer than `recall_after`, while another lane has credit, is taken back, and the lane
-  is *stalled* until it acknowledges something. Without the mark, the recall would free credit and feed the blocked
-  worker again.
+* *Recall.* What lies on a belt longer than `recall_after`, while another lane has credit, is taken back,
+  and the lane is *stalled* until it acknowledges something. Without the mark, the recall would free credit
+  and feed the blocked worker again.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Dispatcher:
         self.lanes: dict[int, Lane] = {}
         self._most_given = 0
 
-    # --- lanes come and go ------------------------------------------------------------------------------------
+    # --- lanes come and go --------------------------------------------------------------------------------
 
     def join(self, worker: int, batch: int = 1) -> Lane:
         """`worker` takes connections from now on, up to `batch` a message; again: it has room once more."""
@@ -114,7 +115,7 @@ class Dispatcher:
         if lane := self.lanes.get(worker):
             lane.full = True
 
-    # --- choosing ---------------------------------------------------------------------------------------------
+    # --- choosing -----------------------------------------------------------------------------------------
 
     def choose(self, now: float) -> Lane | None:
         """The lane that should get the next connection; None: leave it in the backlog. Changes nothing."""
@@ -147,7 +148,10 @@ class Dispatcher:
         return number
 
     def probe(self, lane: Lane, now: float) -> int:
-        """A message without a connection is being sent: numbered and acknowledged like one, but nobody's turn."""
+        """A message without a connection is being sent.
+
+        Numbered and acknowledged like one, but nobody's turn.
+        """
         return self._number(lane, now)
 
     def _number(self, lane: Lane, now: float) -> int:
@@ -172,10 +176,13 @@ class Dispatcher:
                 grown = True
         return grown
 
-    # --- what comes back --------------------------------------------------------------------------------------
+    # --- what comes back ----------------------------------------------------------------------------------
 
     def acknowledged(self, worker: int, last: int, now: float) -> None:
-        """`worker` picked up every connection up to number `last`. Raises ProtocolError for one never sent."""
+        """`worker` picked up every connection up to number `last`.
+
+        Raises ProtocolError for one never sent.
+        """
         lane = self.lanes.get(worker)
         if lane is None:
             return
@@ -202,7 +209,7 @@ class Dispatcher:
             raise ProtocolError(msg)
         lane.pending.pop(number, None)
 
-    # --- recall -----------------------------------------------------------------------------------------------
+    # --- recall -------------------------------------------------------------------------------------------
 
     def overdue(self, now: float) -> list[Lane]:
         """The lanes whose belts should be read back: something lies there too long, and another has room."""

@@ -7,7 +7,8 @@ Must not import anything with I/O or a clock. The picture in `docs/explanation/w
 
     none -> online -> listening -> draining -> disconnected -> dead
 
-A worker may skip states, never go back. `Disconnected` and `Exited` are emitted exactly once each, in that order.
+A worker may skip states, never go back. `Disconnected` and `Exited` are emitted exactly once each, in that
+order.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Input(enum.Enum):
     EXITED = "its process ended, or never started"
 
 
-N, O, L, D, X, Z = (
+_NONE, _ONLINE, _LISTENING, _DRAINING, _GONE, _DEAD = (
     State.NONE,
     State.ONLINE,
     State.LISTENING,
@@ -43,19 +44,20 @@ N, O, L, D, X, Z = (
     State.DEAD,
 )
 
-#: State x input -> state. What is not in the table leaves the state as it is, except a second JOINED: an error.
+#: State x input -> state. What is not in the table leaves the state as it is, except a second JOINED: an
+#: error.
 TABLE: Final[dict[tuple[State, Input], State]] = {
-    (N, Input.JOINED): O,
-    (O, Input.LISTENED): L,
-    (O, Input.DISCONNECT): D,
-    (L, Input.DISCONNECT): D,
-    (O, Input.LEAVE): D,
-    (L, Input.LEAVE): D,
-    (N, Input.CHANNEL_LOST): X,
-    (O, Input.CHANNEL_LOST): X,
-    (L, Input.CHANNEL_LOST): X,
-    (D, Input.CHANNEL_LOST): X,
-    (X, Input.EXITED): Z,
+    (_NONE, Input.JOINED): _ONLINE,
+    (_ONLINE, Input.LISTENED): _LISTENING,
+    (_ONLINE, Input.DISCONNECT): _DRAINING,
+    (_LISTENING, Input.DISCONNECT): _DRAINING,
+    (_ONLINE, Input.LEAVE): _DRAINING,
+    (_LISTENING, Input.LEAVE): _DRAINING,
+    (_NONE, Input.CHANNEL_LOST): _GONE,
+    (_ONLINE, Input.CHANNEL_LOST): _GONE,
+    (_LISTENING, Input.CHANNEL_LOST): _GONE,
+    (_DRAINING, Input.CHANNEL_LOST): _GONE,
+    (_GONE, Input.EXITED): _DEAD,
 }
 
 
@@ -85,7 +87,7 @@ class Life:
 
     def handle(self, what: Input, now: float, *, grace: float = 0.0) -> list[Do]:
         """Take note of `what`; return what is to be done. `grace` goes with DISCONNECT and LEAVE."""
-        if what is Input.JOINED and self.state is not N:
+        if what is Input.JOINED and self.state is not _NONE:
             msg = "a worker joined its channel twice"
             raise ProtocolError(msg)
         before, self.state = self.state, TABLE.get((self.state, what), self.state)
@@ -93,7 +95,7 @@ class Life:
             case Input.JOINED:
                 todo = [Do.EMIT_ONLINE]
                 if self.voluntary:  # it was asked to leave before it was there
-                    self.state = D
+                    self.state = _DRAINING
                     todo += [Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE]
                 return todo
             case Input.DISCONNECT | Input.LEAVE:
@@ -106,16 +108,16 @@ class Life:
                 return []
 
     def _leave(self, what: Input, before: State, deadline: float) -> list[Do]:
-        if before in (X, Z):
+        if before in (_GONE, _DEAD):
             return []
         self.voluntary = True
         self._kill_by(deadline)
-        if before in (N, D):
+        if before in (_NONE, _DRAINING):
             return []  # not there yet: JOINED does it; or already told
         return [Do.LEAVE_ROTATION] + ([Do.ASK_TO_LEAVE] if what is Input.DISCONNECT else [])
 
     def _lose_channel(self, before: State, now: float) -> list[Do]:
-        if before in (X, Z):
+        if before in (_GONE, _DEAD):
             return []
         if (
             not self.voluntary
@@ -124,12 +126,12 @@ class Life:
         return [Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED]
 
     def _exit(self, before: State) -> list[Do]:
-        if before is Z:
+        if before is _DEAD:
             return []
-        self.state, self.deadline = Z, None
+        self.state, self.deadline = _DEAD, None
         lost = (
             []
-            if before is X
+            if before is _GONE
             else [
                 Do.LEAVE_ROTATION,
                 Do.READ_TO_END,
@@ -143,7 +145,7 @@ class Life:
     def expire(self) -> list[Do]:
         """The deadline has come."""
         self.deadline = None
-        return [] if self.state is Z else [Do.KILL]
+        return [] if self.state is _DEAD else [Do.KILL]
 
     def _kill_by(self, deadline: float) -> None:
         """Deadlines only come closer: asking again with a longer grace does not prolong."""

@@ -1,13 +1,14 @@
 """Which listener answers which `listen`: the book of listeners.
 
-Job: find, number and forget listeners; say what a request should get. Invariant: a worker holds a listener at
-most once. Binding, and what the kernel says to it, is not decided here. Must not import socket or os: families
-and kinds are plain numbers.
+Job: find, number and forget listeners; say what a request should get. Invariant: a worker holds a listener
+at most once. Binding, and what the kernel says to it, is not decided here. Must not import socket or os:
+families and kinds are plain numbers.
 
 The rules (design, section 2; Node: `lib/internal/cluster/child.js`):
 
 * workers that ask for an equal key (address, family, kind, fd, index) share one listener;
-* port 0: the n-th open `listen(0)` of each worker is the n-th port, so the index is the smallest one that this worker
+* port 0: the n-th open `listen(0)` of each worker is the n-th port, so the index is the smallest one that
+  this worker
   does not hold. (Node's index came from a counter and was never given back by an error.)
 * a listener is also found by its real address (Node: EADDRINUSE, a known limitation);
 * the same worker twice on a fixed address: EADDRINUSE, as a lone process would see.
@@ -25,7 +26,10 @@ EADDRINUSE: Final = 98
 
 @dataclass(frozen=True, slots=True)
 class ListenKey:
-    """What was asked for. `address` is hashable: a tuple for IP, str or bytes for a unix path, None with `fd`."""
+    """What was asked for.
+
+    `address` is hashable: a tuple for IP, str or bytes for a unix path, None with `fd`.
+    """
 
     address: Hashable
     family: int

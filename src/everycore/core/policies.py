@@ -1,8 +1,8 @@
 """Who gets the next connection: small objects, one question each.
 
-Job: pick one lane among those that may be picked. Invariant: `pick` changes nothing, so that a connection which
-turns out not to be there (`accept` returned EAGAIN) moves no turn. (A prototype that moved the turn first served
-8 workers 100/100/100/100/0/0/0/0.) Must not import anything with I/O.
+Job: pick one lane among those that may be picked. Invariant: `pick` changes nothing, so that a connection
+which turns out not to be there (`accept` returned EAGAIN) moves no turn. (A prototype that moved the turn
+first served 8 workers 100/100/100/100/0/0/0/0.) Must not import anything with I/O.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Policy(Protocol):
 class RoundRobin:
     """Strictly in turn, by connections given: the one that was given fewest; of equals, the first to join.
 
-    Counting what was given, rather than moving a pointer, makes the turn survive lanes that come, go, fill up or
-    fall behind. The dispatcher keeps the counts within `MOST_ARREARS` of each other.
+    Counting what was given, rather than moving a pointer, makes the turn survive lanes that come, go, fill
+    up or fall behind. The dispatcher keeps the counts within `MOST_ARREARS` of each other.
     """
 
     def pick(self, candidates: Sequence[C]) -> C:

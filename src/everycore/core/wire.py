@@ -18,14 +18,15 @@ from typing import Any
 
 import msgspec
 
-#: Bumped when a message changes its meaning. Both ends come from one installation, so there is no negotiation:
-#: a mismatch means that the package was replaced under a running cluster, and is an error that says so.
+#: Bumped when a message changes its meaning. Both ends come from one installation, so there is no
+#: negotiation: a mismatch means that the package was replaced under a running cluster, and is an error that
+#: says so.
 VERSION = 1
 
 DecodeError = msgspec.DecodeError
 
 
-class _Wire(msgspec.Struct, frozen=True, array_like=True, kw_only=False, tag=True, gc=False):
+class _Wire(msgspec.Struct, array_like=True, tag=True, gc=False):
     """A message: on the wire an array that begins with the class name."""
 
 
@@ -44,7 +45,7 @@ def check_address(value: Any) -> None:
     raise ValueError(msg)
 
 
-# --- a worker's life -----------------------------------------------------------------------------------------
+# --- a worker's life --------------------------------------------------------------------------------------
 
 
 class Joined(_Wire):
@@ -79,7 +80,7 @@ class ReadyNow(_Wire):
     """Worker, by the link: give me connections."""
 
 
-# --- listening -----------------------------------------------------------------------------------------------
+# --- listening --------------------------------------------------------------------------------------------
 
 
 class Listen(_Wire):
@@ -139,11 +140,14 @@ class Done(_Wire):
     """Primary, by the link: done."""
 
 
-# --- the program's own messages ------------------------------------------------------------------------------
+# --- the program's own messages ---------------------------------------------------------------------------
 
 
 class Note(_Wire):
-    """A user's message. `body` is encoded by `core.values`, so that pickle is decoded only by its consumer."""
+    """A user's message.
+
+    `body` is encoded by `core.values`, so that pickle is decoded only by its consumer.
+    """
 
     body: bytes
 
@@ -198,7 +202,7 @@ decode_link_request = msgspec.msgpack.Decoder(LinkRequest).decode
 decode_link_reply = msgspec.msgpack.Decoder(LinkReply).decode
 
 
-# --- belts ---------------------------------------------------------------------------------------------------
+# --- belts ------------------------------------------------------------------------------------------------
 
 
 class Handover(_Wire):
@@ -213,9 +217,7 @@ class Handover(_Wire):
 
 
 class Serve(_Wire):
-    """Worker: give me connections, up to `batch` a message (1 for a plain `accept()`). Repeated: resumes.
-
-    """
+    """Worker: give me connections, up to `batch` a message (1 for a plain `accept()`). Repeated: resumes."""
 
     batch: int
 
@@ -227,7 +229,10 @@ class Acked(_Wire):
 
 
 class GiveBack(_Wire):
-    """Worker, with one descriptor: the connection numbered `number` goes back, my server is closed or full."""
+    """Worker, with one descriptor.
+
+    The connection numbered `number` goes back, my server is closed or full.
+    """
 
     number: int
     peer: Any

@@ -1,11 +1,12 @@
 """One stream listener in the primary: accepts, asks the dispatcher, puts connections on belts.
 
-Job: act on what `core.dispatch` decides. HOT: `_pump` and `_read_upstream` run once or more a connection, so they
-take the shortest road (`_accept` without a socket object, one `sendmsg` a worker and turn, `os.close` of the copies)
-and touch no event, no log and no task.
+Job: act on what `core.dispatch` decides. HOT: `_pump` and `_read_upstream` run once or more a connection,
+so they take the shortest road (`_accept` without a socket object, one `sendmsg` a worker and turn,
+`os.close` of the copies) and touch no event, no log and no task.
 
-Invariant: every descriptor accepted here is closed here or lies in `_queue`; a descriptor read from a belt is on no
-belt any more. When no worker has credit the listener is not even polled. Must not import the worker's side.
+Invariant: every descriptor accepted here is closed here or lies in `_queue`; a descriptor read from a belt
+is on no belt any more. When no worker has credit the listener is not even polled. Must not import the
+worker's side.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Acceptor:
             yield holder.belt.ours.fileno()
             yield holder.belt.theirs.fileno()
 
-    # --- holders ----------------------------------------------------------------------------------------------
+    # --- holders ------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Listen. Raises OSError, complete with the address."""
@@ -168,7 +169,7 @@ class Acceptor:
         self._drop_queue()
         self.listener.close()
 
-    # --- with nobody there ------------------------------------------------------------------------------------
+    # --- with nobody there --------------------------------------------------------------------------------
 
     def _see_who_is_there(self) -> None:
         """Refuse, hold or listen again, as the last or the first ready worker goes or comes."""
@@ -198,7 +199,7 @@ class Acceptor:
         try:
             self.listener.listen()
         except OSError as exc:
-            log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)
+            log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)  # noqa: TRY400 - the sentence says it all
             self._loop.call_later(RELISTEN_PAUSE, self._see_who_is_there)
             return
         self._start_polling()
@@ -207,7 +208,7 @@ class Acceptor:
         close_all(fd for fd, _ in self._queue)
         self._queue.clear()
 
-    # --- connections go out -----------------------------------------------------------------------------------
+    # --- connections go out -------------------------------------------------------------------------------
 
     def _start_polling(self) -> None:
         if not self._polling and self.listener.is_listening and self._pause is None:
@@ -231,8 +232,8 @@ class Acceptor:
         for taken in range(BURST):
             lane = choose(now)
             if lane is None:
-                # The backlog was not empty when credit ran out if the listener woke us and we could take nothing, or
-                # if, starving, we found somebody there after all.
+                # The backlog was not empty when credit ran out if the listener woke us and we could take
+                # nothing, or if, starving, we found somebody there after all.
                 self._starve(now, bool(queue) or (was_starving if taken else self._polling))
                 break
             if queue:
@@ -287,7 +288,10 @@ class Acceptor:
         self._pump()
 
     def _starve(self, now: float, somebody_waited: bool) -> None:
-        """Nobody has credit: poll no more until an ack. If somebody waited, let lanes take more the next time."""
+        """Nobody has credit: poll no more until an ack.
+
+        If somebody waited, let lanes take more the next time.
+        """
         self._starving = True
         self._stop_polling()
         if somebody_waited:
@@ -323,7 +327,7 @@ class Acceptor:
             self.dispatcher.join(worker, holder.batch)
             self._pump()
 
-    # --- what workers say -------------------------------------------------------------------------------------
+    # --- what workers say ---------------------------------------------------------------------------------
 
     def _on_upstream(self, worker: int) -> None:
         holder = self._holders.get(worker)
@@ -403,7 +407,7 @@ class Acceptor:
             self.dispatcher.join(worker, batch)
             self._pump()
 
-    # --- connections come back --------------------------------------------------------------------------------
+    # --- connections come back ----------------------------------------------------------------------------
 
     def _read_back(self, worker: int, holder: Holder) -> None:
         """Take from the belt what `worker` has not read. Each message goes to exactly one reader."""

@@ -15,15 +15,17 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from everycore import events, role
+from everycore import role
 from everycore.aio.emitter import Emitter, EventStream
 from everycore.aio.shutdown import current_shutdown
 from everycore.aio.subscriptions import Subscription
 from everycore.errors import ChannelClosed, ClusterClosed, ConfigurationError, RoleError
+from everycore.events import Event, Message, SetUp, WorkerEvent
 from everycore.model import Snapshot
 from everycore.primary import spawner
+from everycore.primary.acceptor import NoWorker
 from everycore.primary.driver import Home
 from everycore.primary.switchboard import Distribution, Switchboard, Watcher
 from everycore.primary.worker import Worker
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from everycore.errors import ProtocolError
     from everycore.settings import Stdio
 
-E = TypeVar("E", bound=events.Event)
+E = TypeVar("E", bound=Event)
 
 
 class _Unset:
@@ -47,6 +49,11 @@ class _Unset:
 
 
 _UNSET: Any = _Unset()
+
+
+def _check_no_worker(value: NoWorker) -> NoWorker:
+    check_choice("when_no_worker", value, ("refuse", "hold"))
+    return value
 
 
 class Workers(Mapping[int, Worker]):
@@ -89,7 +96,7 @@ class Cluster:
         *,
         policy: str | None = None,
         grace: float = 30.0,
-        when_no_worker: Literal["refuse", "hold"] = "refuse",
+        when_no_worker: NoWorker = "refuse",
         hold_timeout: float = 30.0,
         recall_after: float = 0.02,
         orphan_grace: float = 0.0,
@@ -109,7 +116,7 @@ class Cluster:
         )
         self._distribution = Distribution(
             policy=choose_policy(self._settings.policy, os.environ),
-            when_no_worker=check_choice("when_no_worker", when_no_worker, ("refuse", "hold")),  # type: ignore[arg-type]
+            when_no_worker=_check_no_worker(when_no_worker),
             hold_timeout=check_seconds("hold_timeout", hold_timeout),
             recall_after=check_seconds("recall_after", recall_after),
         )
@@ -123,9 +130,9 @@ class Cluster:
         self._home: Home
         self._gone: asyncio.Event
 
-    # --- the block --------------------------------------------------------------------------------------------
+    # --- the block ----------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Cluster:
+    async def __aenter__(self) -> Self:
         if self._state != "new":
             raise ClusterClosed("a Cluster is entered once; make another")
         loop = asyncio.get_running_loop()
@@ -162,7 +169,10 @@ class Cluster:
             self._close()
 
     async def _kill_all(self) -> None:
-        """SIGKILL everybody and wait: a kill takes milliseconds, so not even a cancellation cuts this short."""
+        """SIGKILL everybody and wait.
+
+        A kill takes milliseconds, so not even a cancellation cuts this short.
+        """
         for worker in self._workers.values():
             worker.kill(9)
         waiting = asyncio.ensure_future(self._gone.wait())
@@ -184,7 +194,7 @@ class Cluster:
         if (shutdown := current_shutdown()) is not None:
             shutdown.discard(self)
 
-    # --- workers ----------------------------------------------------------------------------------------------
+    # --- workers ------------------------------------------------------------------------------------------
 
     @property
     def workers(self) -> Workers:
@@ -225,11 +235,10 @@ class Cluster:
             chosen = choose_policy(changes["policy"], os.environ)
             if self._last_id and chosen != self._distribution.policy:
                 raise ConfigurationError("policy", "is fixed by the first fork")
-        self._settings = settings = self._settings.merged(changes)
-        if "policy" in changes:
             self._distribution.policy = chosen
+        self._settings = settings = self._settings.merged(changes)
         with contextlib.suppress(RuntimeError):  # before any loop runs nobody can be listening
-            asyncio.get_running_loop().call_soon(lambda: self._emit(events.SetUp, settings=settings))
+            asyncio.get_running_loop().call_soon(lambda: self._emit(SetUp, settings=settings))
 
     def fork(self, env: Mapping[str, str | None] | None = None) -> Worker:
         """Start a worker; returns at once. `env` is added to its environment; None removes a variable.
@@ -280,7 +289,8 @@ class Cluster:
     async def disconnect(self, timeout: float | None = None) -> None:
         """Ask every worker to leave, and wait until all are gone. Workers can be forked again afterwards.
 
-        Raises: TimeoutError after `timeout` seconds; workers are killed when their grace is over, not by this.
+        Raises: TimeoutError after `timeout` seconds; workers are killed when their grace is over, not by
+        this.
         """
         for worker in tuple(self._workers.values()):
             worker.disconnect()
@@ -292,21 +302,21 @@ class Cluster:
         if self._state != "new":
             await self._gone.wait()
 
-    # --- events -----------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------
 
     def on(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
         """Call the plain function `callback` with each event of `kind`, or with every worker's messages."""
-        if kind is events.Message:
+        if kind is Message:
             return self._on_message(callback, once=False)
         return self._emitter.on(kind, callback)
 
     def once(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
         """As `on`, for the next one alone."""
-        if kind is events.Message:
+        if kind is Message:
             return self._on_message(callback, once=True)
         return self._emitter.once(kind, callback)
 
-    def events(self, *kinds: type[events.Event]) -> EventStream:
+    def events(self, *kinds: type[Event]) -> EventStream:
         """Life-cycle events from the call on, as an asynchronous iterator that ends with the cluster."""
         return self._emitter.events(*kinds)
 
@@ -333,15 +343,15 @@ class Cluster:
         self._seq += 1
         return self._seq, time.time()
 
-    def _emit(self, event_type: Callable[..., events.Event], /, **fields: Any) -> None:
+    def _emit(self, event_type: Callable[..., Event], /, **fields: Any) -> None:
         seq, at = self._next_event()
         event = event_type(seq=seq, at=at, **fields)
-        if isinstance(event, events.WorkerEvent):
+        if isinstance(event, WorkerEvent):
             # The worker's own listeners first, then the cluster's, as in Node.
             event.worker._emitter.emit(event)
         self._emitter.emit(event)
 
-    # --- what drivers and the switchboard tell ----------------------------------------------------------------
+    # --- what drivers and the switchboard tell ------------------------------------------------------------
 
     def _on_listening(self, worker: int, entry: Entry) -> None:
         if worker in self._workers:
@@ -371,7 +381,10 @@ class Cluster:
 
 
 def _abandon(reference: weakref.ref[Cluster]) -> None:
-    """In a forked child (multiprocessing): close what belongs to the primary, or ports and channels outlive it."""
+    """In a forked child (multiprocessing).
+
+    Close what belongs to the primary, or ports and channels outlive it.
+    """
     cluster = reference()
     if cluster is not None and cluster._state != "closed":
         cluster._state = "closed"
@@ -387,11 +400,9 @@ class _MessageCallback:
         self._subscriptions: dict[int, Subscription] = {}
 
     def add(self, worker: Worker) -> None:
-        self._subscriptions[worker.id] = worker.on(
-            events.Message, self._call if self._once else self._callback
-        )
+        self._subscriptions[worker.id] = worker.on(Message, self._call if self._once else self._callback)
 
-    def _call(self, message: events.Message) -> None:
+    def _call(self, message: Message) -> None:
         self.cancel()
         self._callback(message)
 

@@ -1,7 +1,8 @@
 """Drives one worker: its process, its channel and its link.
 
-Job: translate what happens into inputs of `core.lifecycle`, and do what that says, in order. Invariant: once the
-worker is dead nothing of it is left: no process, descriptor, timer or task. Must not import the worker's side.
+Job: translate what happens into inputs of `core.lifecycle`, and do what that says, in order. Invariant:
+once the worker is dead nothing of it is left: no process, descriptor, timer or task. Must not import the
+worker's side.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class WorkerDriver:
         self._holds_ready = False
         self._grace = home.terms.grace
 
-    # --- birth ------------------------------------------------------------------------------------------------
+    # --- birth --------------------------------------------------------------------------------------------
 
     def spawn(self, env: Mapping[str, str | None] | None) -> None:
         """Start the process. A refusal of the kernel becomes the worker's exit; a bad setting is raised."""
@@ -130,7 +131,7 @@ class WorkerDriver:
         seq, at = self._home.next_event()
         return events.Message(seq=seq, at=at, worker=self._face, message=value, handle=handle)
 
-    # --- what happens -----------------------------------------------------------------------------------------
+    # --- what happens -------------------------------------------------------------------------------------
 
     def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
         """One frame of the channel. An error raised here costs the worker its channel."""
@@ -195,7 +196,7 @@ class WorkerDriver:
             log.warning("worker %d did not leave in time: killed", self.seat.id)
         self._perform(self.life.expire())
 
-    # --- what is to be done -----------------------------------------------------------------------------------
+    # --- what is to be done -------------------------------------------------------------------------------
 
     def _perform(self, todo: list[Do]) -> None:
         for step in todo:
@@ -261,7 +262,7 @@ class WorkerDriver:
         Do.KILL: _kill,
     }
 
-    # --- listening --------------------------------------------------------------------------------------------
+    # --- listening ----------------------------------------------------------------------------------------
 
     def _grant(self, request: wire.Listen) -> Grant:
         return self._home.switchboard.listen(self.seat.id, request, makes_ready=not self._holds_ready)
@@ -301,7 +302,7 @@ class WorkerDriver:
         self._home.switchboard.set_ready(self.seat.id)
         self._home.emit(events.Ready, worker=self._face)
 
-    # --- the link ---------------------------------------------------------------------------------------------
+    # --- the link -----------------------------------------------------------------------------------------
 
     def _on_link(self) -> None:
         link = self._link
@@ -354,7 +355,7 @@ class WorkerDriver:
             return wire.Refused(0, exc.errno or errno.EINVAL, exc.strerror or str(exc)), ()
         return wire.Done(), ()
 
-    # --- orders -----------------------------------------------------------------------------------------------
+    # --- orders -------------------------------------------------------------------------------------------
 
     def disconnect(self, grace: float) -> None:
         """Ask the worker to finish within `grace` seconds and leave; killed a moment after that."""

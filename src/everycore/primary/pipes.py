@@ -1,7 +1,8 @@
 """A worker's standard streams as asyncio streams.
 
-Job: turn the blocking pipe ends that `subprocess` gives into a reader and a writer, at once: connecting a pipe to a
-loop is a coroutine, and `fork` is not. Invariant: `close` leaves no descriptor. Must not import the worker's side.
+Job: turn the blocking pipe ends that `subprocess` gives into a reader and a writer, at once: connecting a
+pipe to a loop is a coroutine, and `fork` is not. Invariant: `close` leaves no descriptor. Must not import
+the worker's side.
 """
 
 from __future__ import annotations

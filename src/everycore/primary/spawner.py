@@ -1,7 +1,7 @@
 """From settings to a running process.
 
-Job: the command line, environment, standard streams, identity and descriptors of one worker. Invariant: after a failed
-spawn nothing of it is left. Decides nothing about when. Must not import the worker's side.
+Job: the command line, environment, standard streams, identity and descriptors of one worker. Invariant:
+after a failed spawn nothing of it is left. Decides nothing about when. Must not import the worker's side.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def command_line(settings: Settings) -> list[str]:
 
 
 def spawn(settings: Settings, seat: Seat, terms: Terms, env: Mapping[str, str | None] | None) -> Child:
-    """Start a worker. Raises ConfigurationError for settings that can't work, OSError if the kernel refuses."""
+    """Start a worker.
+
+    Raises ConfigurationError for settings that can't work, OSError if the kernel refuses.
+    """
     argv = command_line(settings)
     identity, user_env = processes.resolve_identity(
         settings.uid, settings.gid, settings.groups, settings.umask

@@ -1,7 +1,8 @@
 """Answers every `listen`: finds or binds the listener, and connects the worker to it by a belt.
 
-Job: act on what `core.listeners` decides; own all acceptors of one cluster. Invariant: a worker is in a book entry's
-`holders` exactly while that entry's acceptor has a belt to it. Must not import the worker's side.
+Job: act on what `core.listeners` decides; own all acceptors of one cluster. Invariant: a worker is in a
+book entry's `holders` exactly while that entry's acceptor has a belt to it. Must not import the worker's
+side.
 """
 
 from __future__ import annotations
@@ -75,12 +76,13 @@ class Switchboard:
         self._book = ListenerBook()
         self._ready: set[int] = set()
 
-    # --- requests ---------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------
 
     def listen(self, worker: int, request: wire.Listen, *, makes_ready: bool) -> Grant:
         """Give `worker` the listener it asks for. Raises OSError with the errno and text for it.
 
-        `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its first
+        `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its
+        first
         word on the belt: who connects the moment `start_server` has returned must not be refused.
         """
         self._hear(worker)
@@ -105,7 +107,10 @@ class Switchboard:
         return self._connect(worker, entry, request.request)
 
     def start(self, worker: int, request: wire.StartListening, *, makes_ready: bool) -> None:
-        """Listen on what was only bound. Raises OSError; ENOENT for a listener that `worker` does not hold."""
+        """Listen on what was only bound.
+
+        Raises OSError; ENOENT for a listener that `worker` does not hold.
+        """
         self._hear(worker)
         entry = self._book.get(request.listener)
         if entry is None or worker not in entry.holders:
@@ -153,7 +158,7 @@ class Switchboard:
         )
         return Grant(message, (duplicate(theirs.fileno()), duplicate(ours.fileno())))
 
-    # --- workers come and go ----------------------------------------------------------------------------------
+    # --- workers come and go ------------------------------------------------------------------------------
 
     def set_ready(self, worker: int) -> None:
         """`worker` may be given connections of all it holds and will hold."""
@@ -205,7 +210,7 @@ class Switchboard:
         for entry in self._book:
             self._close(entry)
 
-    # --- looking ----------------------------------------------------------------------------------------------
+    # --- looking ------------------------------------------------------------------------------------------
 
     def descriptors(self) -> Iterator[int]:
         """The numbers of listeners and belts that we opened."""

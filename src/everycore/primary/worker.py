@@ -1,8 +1,8 @@
 """`Worker`: a worker as the primary sees it.
 
-Job: the public face over a `WorkerDriver`; no decision is taken here. A worker's view of itself is another class,
-`WorkerContext`: one class patched by role, as in Node, means two things by every name.
-Must not import the worker's side.
+Job: the public face over a `WorkerDriver`; no decision is taken here. A worker's view of itself is another
+class, `WorkerContext`: one class patched by role, as in Node, means two things by every name. Must not
+import the worker's side.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from everycore.primary.driver import Home, WorkerDriver
 from everycore.primary.spawner import Seat
 
 if TYPE_CHECKING:
-    from everycore.aio.mailbox import Handler, Mailbox, MessageStream
+    from everycore.aio.mailbox import Mailbox, MessageStream
+    from everycore.aio.requests import Handler
     from everycore.primary.pipes import PipeReader, PipeWriter
     from everycore.settings import Settings
 
@@ -37,7 +38,7 @@ class Worker:
     def __repr__(self) -> str:
         return f"<Worker {self.id} slot={self.slot} pid={self.pid} {self.state}>"
 
-    # --- what it is -------------------------------------------------------------------------------------------
+    # --- what it is ---------------------------------------------------------------------------------------
 
     @property
     def id(self) -> int:
@@ -97,13 +98,14 @@ class Worker:
         """Its standard error, with `stdio="pipe"` or `silent`. It must be read, or the worker blocks."""
         return self._driver.stderr
 
-    # --- messages ---------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------
 
     def send(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> Coroutine[Any, Any, None]:
         """Send `message`, and a descriptor with it.
 
-        Returns once the frame is in the socket or within the channel's buffer; it never waits for the worker to
-        handle it. Unless `keep_open`, `handle` is detached at the call: it is the worker's from then on.
+        Returns once the frame is in the socket or within the channel's buffer; it never waits for the
+        worker to handle it. Unless `keep_open`, `handle` is detached at the call: it is the worker's from
+        then on.
 
         Raises: TypeError, OverflowError, ValueError (what can't be sent, or is too large), OSError (a closed
         handle), ChannelClosed.
@@ -134,9 +136,12 @@ class Worker:
         return self._driver.mailbox.messages()
 
     def on(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
-        """Call the plain function `callback` with each event of `kind` about this worker, or with its messages."""
+        """Call the plain function `callback` with each event of `kind` about this worker.
+
+        Or with its messages.
+        """
         if kind is events.Message:
-            return self._driver.mailbox.on_message(callback)  # type: ignore[arg-type]
+            return self._driver.mailbox.on_message(callback)
         return self._emitter.on(kind, callback)
 
     def once(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
@@ -145,10 +150,13 @@ class Worker:
             return once_message(self._driver.mailbox, callback)
         return self._emitter.once(kind, callback)
 
-    # --- orders -----------------------------------------------------------------------------------------------
+    # --- orders -------------------------------------------------------------------------------------------
 
     def disconnect(self) -> Worker:
-        """Ask the worker to finish its work and leave, within the cluster's grace; returns the worker itself."""
+        """Ask the worker to finish its work and leave, within the cluster's grace.
+
+        Returns the worker itself.
+        """
         self._driver.disconnect(self._driver.grace)
         return self
 

@@ -3,13 +3,15 @@
 Job: both ends of it, one call per kernel operation. HOT: clarity bows to speed here, because every connection
 passes `Belt.send` and `receive` once; hence the bare `os` and `socket` calls and the precomputed sizes.
 
-Invariant: a connection in a message belongs to exactly one of the two processes, whoever's `recvmsg` got the
-message. The primary keeps a duplicate of the worker's end, so that it can read back what was not picked up; the
-worker keeps one of the primary's end, so that the belt never shows end-of-file to a program that selects on it.
+Invariant: a connection in a message belongs to exactly one of the two processes, whoever's `recvmsg` got
+the message. The primary keeps a duplicate of the worker's end, so that it can read back what was not picked
+up; the worker keeps one of the primary's end, so that the belt never shows end-of-file to a program that
+selects on it.
 
-Kernel facts relied upon: a SEQPACKET message is read whole by one reader (unix(7)); the queue of a connected pair is
-bounded by SO_SNDBUF alone, not by max_dgram_qlen; O_NONBLOCK belongs to the open file and is thus shared by the
-two duplicates, so the primary passes MSG_DONTWAIT instead of relying on it. Must not import asyncio.
+Kernel facts relied upon: a SEQPACKET message is read whole by one reader (unix(7)); the queue of a
+connected pair is bounded by SO_SNDBUF alone, not by max_dgram_qlen; O_NONBLOCK belongs to the open file and
+is thus shared by the two duplicates, so the primary passes MSG_DONTWAIT instead of relying on it. Must not
+import asyncio.
 """
 
 from __future__ import annotations
@@ -89,7 +91,10 @@ class Belt:
 
 
 def say(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
-    """The worker tells the primary; False if the belt is full or gone (the primary then finds out by itself)."""
+    """The worker tells the primary.
+
+    False if the belt is full or gone (the primary then finds out by itself).
+    """
     try:
         if fds:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))

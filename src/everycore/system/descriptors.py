@@ -12,7 +12,7 @@ import socket
 import stat
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 
 class Descriptor:
@@ -38,7 +38,7 @@ class Descriptor:
         if fd >= 0:
             os.close(fd)
 
-    def __enter__(self) -> Descriptor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -85,8 +85,9 @@ def wrap(fd: int) -> socket.socket | Descriptor:
 def fileno_of(handle: Any) -> int:
     """The descriptor of `handle`; TypeError, ValueError or OSError (EBADF) if it has none.
 
-    Transports and asyncio stream writers are refused: bytes in their buffers would be lost. So are the socket
-    that a transport shows (it has no `close`: the transport still uses it) and a TLS socket (its keys stay here).
+    Transports and asyncio stream writers are refused: bytes in their buffers would be lost. So are the
+    socket that a transport shows (it has no `close`: the transport still uses it) and a TLS socket (its
+    keys stay here).
     """
     if isinstance(handle, int) or not hasattr(handle, "fileno"):
         hint = ""

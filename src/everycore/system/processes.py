@@ -96,7 +96,8 @@ def send_signal(pidfd: int, number: int) -> bool:
 
 
 def die_with_parent(parent: int) -> bool:
-    """Be killed when the parent's spawning thread ends (prctl(2), PR_SET_PDEATHSIG); False: it is gone already.
+    """Be killed when the parent's spawning thread ends (prctl(2), PR_SET_PDEATHSIG); False: it is gone
+    already.
 
     Cleared by a change of uid, hence to be called again after one.
     """
@@ -127,7 +128,7 @@ def become_likelier_victim(by: int = 100) -> None:
         return  # a hardening, not a promise
 
 
-# --- the command line of a worker ----------------------------------------------------------------------------
+# --- the command line of a worker -------------------------------------------------------------------------
 
 #: Programs that are not there to be run a second time, by what the interpreter was told to run.
 _NO_SECOND_RUN: Final = ("pytest", "py.test", "pdb", "ipykernel_launcher", "ipykernel", "unittest", "doctest")
@@ -214,7 +215,7 @@ def script_command(script: str, exec_argv: Sequence[str] | None, args: Sequence[
     return [sys.executable, *(interpreter_flags() if exec_argv is None else exec_argv), script, *own_args]
 
 
-# --- users ---------------------------------------------------------------------------------------------------
+# --- users ------------------------------------------------------------------------------------------------
 
 
 def resolve_identity(

@@ -1,7 +1,8 @@
 """Making the sockets that the primary listens on.
 
-Job: bind, listen, suspend, resume, and adopt a descriptor; say in an `OSError` what a lone process would see, with
-the real address in the text. Invariant: a failure leaves no socket and no file behind. Must not import asyncio.
+Job: bind, listen, suspend, resume, and adopt a descriptor; say in an `OSError` what a lone process would
+see, with the real address in the text. Invariant: a failure leaves no socket and no file behind. Must not
+import asyncio.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ _LONGEST_PATH = 108
 
 
 def describe(address: Any, family: int = 0) -> str:
-    """An address as an operator writes it: `127.0.0.1:80`, `[::1]:80`, a path, `@name` for an abstract one."""
+    """An address as an operator writes it.
+
+    `127.0.0.1:80`, `[::1]:80`, a path, `@name` for an abstract one.
+    """
     if isinstance(address, tuple):
         host, port = address[0], address[1]
         host = host or ("::" if family == socket.AF_INET6 else "0.0.0.0")
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if isinstance(address, bytes):
-        text = os.fsdecode(address)
-    else:
-        text = str(address)
+    text = os.fsdecode(address) if isinstance(address, bytes) else str(address)
     return "@" + text[1:] if text.startswith("\0") else text
 
 
@@ -73,8 +74,8 @@ def _pin_port(sock: socket.socket, address: Any, family: int, *, v6only: bool) -
     """Bind the port that the kernel chose once more, by number, on a socket of its own.
 
     `suspend` would free a port that was chosen by the kernel (SOCK_BINDPORT_LOCK is set by an explicit bind
-    alone). Both sockets have SO_REUSEADDR and neither listens, so the kernel allows the second bind, and the port is
-    never free in between.
+    alone). Both sockets have SO_REUSEADDR and neither listens, so the kernel allows the second bind, and
+    the port is never free in between.
     """
     with sock:
         port = sock.getsockname()[1]
@@ -82,7 +83,10 @@ def _pin_port(sock: socket.socket, address: Any, family: int, *, v6only: bool) -
 
 
 def start_listening(sock: socket.socket, backlog: int, what: str) -> None:
-    """listen(2). Two bound sockets may share a port with SO_REUSEADDR; the second `listen` is the conflict."""
+    """listen(2).
+
+    Two bound sockets may share a port with SO_REUSEADDR; the second `listen` is the conflict.
+    """
     try:
         sock.listen(backlog)
     except OSError as exc:
@@ -90,18 +94,27 @@ def start_listening(sock: socket.socket, backlog: int, what: str) -> None:
 
 
 def suspend(sock: socket.socket) -> None:
-    """Refuse new connections and keep the port: Linux takes a listening TCP socket back to bound (tcp_disconnect)."""
+    """Refuse new connections and keep the port.
+
+    Linux takes a listening TCP socket back to bound (tcp_disconnect).
+    """
     sock.shutdown(socket.SHUT_RD)
 
 
-# --- unix sockets --------------------------------------------------------------------------------------------
+# --- unix sockets -----------------------------------------------------------------------------------------
+
+
+def absolute_path(path: str | bytes | os.PathLike[str]) -> str:
+    """`path` as the primary can use it, whose working directory may be another; abstract names stay."""
+    name = os.fsdecode(path)
+    return name if name.startswith("\0") else os.path.abspath(name)
 
 
 def bind_unix(path: str | bytes, *, kind: int = socket.SOCK_STREAM, mode: int | None = None) -> socket.socket:
     """A socket bound to `path` (absolute, or abstract with a leading NUL).
 
-    A stale file is removed only if lstat says it is a socket of ours and connect is refused. `mode` is set before
-    the name appears to anybody, by the umask.
+    A stale file is removed only if lstat says it is a socket of ours and connect is refused. `mode` is set
+    before the name appears to anybody, by the umask.
     """
     what = describe(path)
     raw = os.fsencode(path)
@@ -127,7 +140,10 @@ def _bound_unix(name: bytes, kind: int) -> socket.socket:
 
 
 def _bound_at(path: bytes, kind: int, mode: int | None) -> socket.socket:
-    """Bind, through a short name if `path` is too long for sockaddr_un (/proc/self/fd/N/name is the same file)."""
+    """Bind.
+
+    Through a short name if `path` is too long for sockaddr_un (/proc/self/fd/N/name is the same file).
+    """
     with contextlib.ExitStack() as stack:
         name = path
         if len(path) >= _LONGEST_PATH:
@@ -149,7 +165,7 @@ def remove_stale(path: bytes, kind: int) -> None:
         found = os.lstat(path)
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(found.st_mode) or found.st_uid not in (os.geteuid(),):
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
         return
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
@@ -187,14 +203,14 @@ def file_identity(path: str | bytes) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-# --- listen(fd=) ---------------------------------------------------------------------------------------------
+# --- listen(fd=) ------------------------------------------------------------------------------------------
 
 
 def adopt(fd: int, *, kind: int, internal: Collection[int]) -> socket.socket:
     """A duplicate of descriptor `fd` of this process, which must be a bound, unconnected socket of `kind`.
 
-    Raises OSError: EBADF closed, ENOTSOCK no socket, EPROTOTYPE of another kind, EISCONN connected, EDESTADDRREQ
-    unbound (as listen(2) names it), EBADF one of everycore's own.
+    Raises OSError: EBADF closed, ENOTSOCK no socket, EPROTOTYPE of another kind, EISCONN connected,
+    EDESTADDRREQ unbound (as listen(2) names it), EBADF one of everycore's own.
     """
     what = f"descriptor {fd}"
 
@@ -237,7 +253,7 @@ def _is_bound(sock: socket.socket) -> bool:
     return bool(name[1]) if isinstance(name, tuple) else bool(name)
 
 
-# --- a listener that can pause -------------------------------------------------------------------------------
+# --- a listener that can pause ----------------------------------------------------------------------------
 
 
 class StreamListener:
@@ -258,7 +274,7 @@ class StreamListener:
         self.real: Any = path if path is not None else sock.getsockname()
         self.what = describe(self.real, self.family)
         self.is_listening = False
-        self._file = file_identity(path) if _has_file(path) else None
+        self._file = _file_of(path)
 
     @classmethod
     def bound(
@@ -286,7 +302,7 @@ class StreamListener:
         if self.sock.fileno() < 0:
             self.sock = bind_unix(self.path or "", mode=self.mode)
             self.sock.setblocking(False)
-            self._file = file_identity(self.path or "")
+            self._file = _file_of(self.path)
         start_listening(self.sock, self.backlog, self.what)
         self.is_listening = True
 
@@ -309,5 +325,6 @@ class StreamListener:
             self._file = None
 
 
-def _has_file(path: str | bytes | None) -> bool:
-    return path is not None and os.fsencode(path)[:1] not in (b"\0", b"")
+def _file_of(path: str | bytes | None) -> tuple[int, int] | None:
+    """Which file a unix listener made; None for an abstract name, and for IP."""
+    return None if path is None or os.fsencode(path)[:1] in (b"\0", b"") else file_identity(path)

@@ -1,8 +1,8 @@
 """The first thing a worker does, at `import everycore`, before the program begins.
 
-Job: tie this process's life to the primary's, join the channel, and make sure that no child of ours is taken for a
-worker. Invariant: whatever the program is (asyncio, threads, neither), the primary knows it and can stop it.
-Must not import the primary's side.
+Job: tie this process's life to the primary's, join the channel, and make sure that no child of ours is
+taken for a worker. Invariant: whatever the program is (asyncio, threads, neither), the primary knows it and
+can stop it. Must not import the primary's side.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def join(ticket: role.Ticket) -> Post:
 class _Terminator:
     """SIGTERM for a program that has no handler of its own and no loop of ours: leave when the work is done.
 
-    Python runs it in the main thread. It can't wait there, for the connection that is open may be served by that very
-    thread; so a helper thread looks, and repeats the signal when none is open or grace is over.
+    Python runs it in the main thread. It can't wait there, for the connection that is open may be served by
+    that very thread; so a helper thread looks, and repeats the signal when none is open or grace is over.
     """
 
     def __init__(self, post: Post) -> None:

@@ -1,8 +1,8 @@
 """`ClusterSocket`: what `listen` returns in a worker; to any server it is a listening socket.
 
-Job: look like the real listener, while the descriptor is the worker's end of a belt. Invariant: nothing done to it
-reaches other workers: `listen` and `shutdown` do nothing to the shared listener, and the blocking mode belongs to the
-belt. Must not import asyncio, nor the primary's side.
+Job: look like the real listener, while the descriptor is the worker's end of a belt. Invariant: nothing
+done to it reaches other workers: `listen` and `shutdown` do nothing to the shared listener, and the
+blocking mode belongs to the belt. Must not import asyncio, nor the primary's side.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _DOMAIN_OPTION = getattr(socket, "SO_DOMAIN", 39)
 
 @dataclass(slots=True)
 class Lease:
-    """A listener that this worker holds; shared by duplicates of its socket, given up with the last of them."""
+    """A listener that this worker holds.
+
+    Shared by duplicates of its socket, given up with the last of them.
+    """
 
     listener: int
     address: Any
@@ -39,7 +42,10 @@ class Lease:
 
 
 class ClusterSocket(socket.socket):
-    """A listening socket of the cluster. `accept()` takes the next connection that the primary gave this worker."""
+    """A listening socket of the cluster.
+
+    `accept()` takes the next connection that the primary gave this worker.
+    """
 
     __slots__ = ("_lease", "_twin")
 
@@ -84,7 +90,7 @@ class ClusterSocket(socket.socket):
             return "<everycore.ClusterSocket [closed]>"
         return f"<everycore.ClusterSocket {self._lease.address!r} fd={self.fileno()}>"
 
-    # --- a listening socket's manners -------------------------------------------------------------------------
+    # --- a listening socket's manners ---------------------------------------------------------------------
 
     def getsockname(self) -> Any:
         """The real listener's address."""
@@ -93,7 +99,10 @@ class ClusterSocket(socket.socket):
         return self._lease.address
 
     def listen(self, backlog: int = 128, /) -> None:
-        """Nothing, for the primary listens already; but what was only bound begins to listen (OSError if it can't)."""
+        """Nothing, for the primary listens already.
+
+        But what was only bound begins to listen (OSError if it can't).
+        """
         lease = self._lease
         if lease is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -106,9 +115,11 @@ class ClusterSocket(socket.socket):
         return belt.say(self, wire.encode(word), fds)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection, a plain `socket.socket`, and the peer's address; waits as a listening socket does.
+        """The next connection, a plain `socket.socket`, and the peer's address; waits as a listening socket
+        does.
 
-        May raise BlockingIOError although the socket was readable: the primary gave the connection to another worker.
+        May raise BlockingIOError although the socket was readable: the primary gave the connection to
+        another worker.
         """
         lease = self._lease
         if lease is None:
@@ -151,11 +162,14 @@ class ClusterSocket(socket.socket):
         return super().getsockopt(level, option, *args)
 
     def setsockopt(self, level: int, option: int, *args: Any) -> None:
-        """An option of the transport that a belt has not (TCP_NODELAY, ...) is left to the accepted connections."""
+        """An option of the transport that a belt has not (TCP_NODELAY.
+
+        ...) is left to the accepted connections.
+        """
         if level == socket.SOL_SOCKET:
             super().setsockopt(level, option, *args)
 
-    # --- the end ----------------------------------------------------------------------------------------------
+    # --- the end ------------------------------------------------------------------------------------------
 
     def dup(self) -> ClusterSocket:
         """Another socket for the same listener."""

@@ -1,8 +1,8 @@
 """The worker's own count of open connections: what a drain waits for.
 
-Job: know every connection that was accepted through everycore or opened by the worker's loop, until it is closed.
-Invariant: counted when it is made, uncounted when its descriptor is closed or detached: not when a protocol says so.
-Must not import asyncio, nor the primary's side.
+Job: know every connection that was accepted through everycore or opened by the worker's loop, until it is
+closed. Invariant: counted when it is made, uncounted when its descriptor is closed or detached: not when a
+protocol says so. Must not import asyncio, nor the primary's side.
 """
 
 from __future__ import annotations

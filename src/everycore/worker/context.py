@@ -1,7 +1,7 @@
 """`WorkerContext`: a worker's view of itself.
 
-Job: the public face in a worker, and its state on the worker's loop: channel, servers, departure. Invariant: the channel
-is read by one event loop, the first that asks. Must not import the primary's side.
+Job: the public face in a worker, and its state on the worker's loop: channel, servers, departure.
+Invariant: the channel is read by one event loop, the first that asks. Must not import the primary's side.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from everycore.worker.link import decline
 from everycore.worker.loops import descriptor_limit
 
 if TYPE_CHECKING:
-    from everycore.aio.mailbox import Handler, MessageStream
+    from everycore.aio.mailbox import MessageStream
+    from everycore.aio.requests import Handler
     from everycore.worker.connections import Connections
 
 E = TypeVar("E", bound=events.Event)
@@ -65,7 +66,7 @@ class WorkerContext:
     def __repr__(self) -> str:
         return f"<WorkerContext {self.id} slot={self.slot}>"
 
-    # --- what it is -------------------------------------------------------------------------------------------
+    # --- what it is ---------------------------------------------------------------------------------------
 
     @property
     def id(self) -> int:
@@ -96,13 +97,13 @@ class WorkerContext:
         """Whether the channel is open."""
         return self.channel is None or not self.channel.is_closed
 
-    # --- messages ---------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------
 
     def send(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> Coroutine[Any, Any, None]:
         """Send `message`, and a descriptor with it, to the primary.
 
-        Returns once the frame is in the socket or within the channel's buffer. Unless `keep_open`, `handle` is
-        detached at the call.
+        Returns once the frame is in the socket or within the channel's buffer. Unless `keep_open`, `handle`
+        is detached at the call.
 
         Raises: TypeError, OverflowError, ValueError (what can't be sent, or is too large), OSError (a closed
         handle), ChannelClosed.
@@ -116,7 +117,8 @@ class WorkerContext:
     def request(
         self, message: Any, handle: Any = None, *, timeout: float | None, keep_open: bool = False
     ) -> Coroutine[Any, Any, Any]:
-        """Send `message` to the primary's `answer` handler and return its reply. `timeout` in seconds, or None.
+        """Send `message` to the primary's `answer` handler and return its reply. `timeout` in seconds, or
+        None.
 
         Raises: RequestFailed, RequestTimeout, ChannelClosed, and what `send` raises.
         """
@@ -133,7 +135,7 @@ class WorkerContext:
     def on(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
         """Call the plain function `callback` with each `Message`, or when this worker is `Disconnected`."""
         if kind is events.Message:
-            return self._box().on_message(callback)  # type: ignore[arg-type]
+            return self._box().on_message(callback)
         return self._emitter.on(kind, callback)
 
     def _box(self) -> Mailbox:
@@ -142,7 +144,7 @@ class WorkerContext:
         assert self.mailbox is not None
         return self.mailbox
 
-    # --- readiness --------------------------------------------------------------------------------------------
+    # --- readiness ----------------------------------------------------------------------------------------
 
     def hold_ready(self) -> None:
         """Do not count as ready with the first listener; `ready()` will say so."""
@@ -152,7 +154,7 @@ class WorkerContext:
         """Take connections from now on."""
         self._post.link.request(wire.ReadyNow())
 
-    # --- leaving ----------------------------------------------------------------------------------------------
+    # --- leaving ------------------------------------------------------------------------------------------
 
     def disconnect(self) -> WorkerContext:
         """Finish the work and leave, of this worker's own accord; its exit is voluntary. Returns itself."""
@@ -167,7 +169,7 @@ class WorkerContext:
         return self
 
     def kill(self, signal: int = signals.SIGTERM) -> None:
-        """Send this process `signal`. (Node ignores the signal and exits with 0.)"""
+        """Send this process `signal`: not voluntary by this. Node ignores the signal and exits with 0."""
         os.kill(os.getpid(), signal)
 
     async def wait_shutdown(self) -> None:
@@ -179,7 +181,7 @@ class WorkerContext:
         self.waits_for_shutdown = True
         await self._leaving.wait()
 
-    # --- on the loop ------------------------------------------------------------------------------------------
+    # --- on the loop --------------------------------------------------------------------------------------
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Read the channel on `loop`. Again on the same loop: nothing."""
@@ -256,7 +258,7 @@ class WorkerContext:
             self.mailbox.close()
         self._emitter.emit(events.Disconnected(**self._next()))
 
-    # --- listening --------------------------------------------------------------------------------------------
+    # --- listening ----------------------------------------------------------------------------------------
 
     async def listen(self, request: wire.Listen) -> ClusterSocket:
         """Ask the primary for a listener, by the channel. Raises OSError as a lone process would see it."""
@@ -307,7 +309,7 @@ class WorkerContext:
         inner = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None) or transport
         self._post.connections.watch_opened(inner, transport)
 
-    # --- departure --------------------------------------------------------------------------------------------
+    # --- departure ----------------------------------------------------------------------------------------
 
     @property
     def drain(self) -> Drain | None:

@@ -1,13 +1,14 @@
 """How a worker ends: the steps, in order.
 
-Job: run them on the worker's loop. Invariant: they run once, whoever asked (the primary, the program, a signal, the
-loss of the primary), and end within the grace. Must not import the primary's side.
+Job: run them on the worker's loop. Invariant: they run once, whoever asked (the primary, the program, a
+signal, the loss of the primary), and end within the grace. Must not import the primary's side.
 
 1. it leaves the rotation (the primary takes its belts back) and `wait_shutdown()` resolves;
 2. the servers it got through us close;
 3. our own count of open connections reaches 0, or grace is over: then they are aborted;
 4. it says `Drained` and the channel closes;
-5. the main task is cancelled, which `everycore.run` swallows; but if it has called `wait_shutdown()` it is left to return
+5. the main task is cancelled, which `everycore.run` swallows; but if it has called `wait_shutdown()` it is
+  left to return
    by itself until grace is over.
 """
 

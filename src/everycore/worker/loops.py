@@ -1,16 +1,17 @@
 """The asyncio event loop whose servers listen through the primary.
 
-Job: `create_server` and `create_unix_server` ask the primary and return a genuine `asyncio.Server`; connections come
-off a belt straight into transports. HOT: `_Reception.on_readable` runs for every batch; it builds transports without
-the task and the future that asyncio's own accept loop spends on each (16 against 27 us a connection, measured).
+Job: `create_server` and `create_unix_server` ask the primary and return a genuine `asyncio.Server`;
+connections come off a belt straight into transports. HOT: `_Reception.on_readable` runs for every batch; it
+builds transports without the task and the future that asyncio's own accept loop spends on each (16 against
+27 us a connection, measured).
 
-Invariant: a connection taken off a belt is given to the program, given back, or closed, in this very call; and its
-ack leaves only after the turn in which the program was given it (why: `core.dispatch`).
+Invariant: a connection taken off a belt is given to the program, given back, or closed, in this very call;
+and its ack leaves only after the turn in which the program was given it (why: `core.dispatch`).
 
 What of asyncio is private here: `_start_serving`, `_make_socket_transport`, `_make_ssl_transport`,
-`_add_reader`, and the constructor of `asyncio.Server`. `check_asyncio` compares their signatures at import; should a
-later Python differ, the sockets still work as plain listening sockets (`ClusterSocket.accept`), only slower.
-Must not import the primary's side.
+`_add_reader`, and the constructor of `asyncio.Server`. `check_asyncio` compares their signatures at import;
+should a later Python differ, the sockets still work as plain listening sockets (`ClusterSocket.accept`),
+only slower. Must not import the primary's side.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
-from everycore.system import belt
+from everycore.system import belt, sockets
 from everycore.system.descriptors import close_all
 from everycore.worker.clustersocket import ClusterSocket, peer_address
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
     from everycore.worker.context import WorkerContext
 
-#: Turns between giving a connection to the program and acknowledging it: the reader callback, `connection_made`, and the
-#: first data callback, if the data was already there.
+#: Turns between giving a connection to the program and acknowledging it: the reader callback,
+#: `connection_made`, and the first data callback, if the data was already there.
 TURNS: Final = 3
 #: With fewer free descriptor numbers than this (or a quarter of the limit) a worker says that it is full.
 RESERVE: Final = 32
@@ -90,7 +91,10 @@ class _Reception:
         self._last = 0
 
     def on_readable(self) -> None:
-        """Take one message. At most one a turn: what lies on the belt can still be taken back by the primary."""
+        """Take one message.
+
+        At most one a turn: what lies on the belt can still be taken back by the primary.
+        """
         sock = self._sock
         try:
             received = belt.receive(sock)
@@ -152,7 +156,10 @@ class _Reception:
             self._sock.say(wire.Acked(last)) if self._sock.lease is not None else None
 
     def _run_short(self, lost: int) -> None:
-        """Take no more while descriptors are short: beyond the limit the kernel drops connections silently."""
+        """Take no more while descriptors are short.
+
+        Beyond the limit the kernel drops connections silently.
+        """
         if lost:
             self._loop.call_exception_handler(
                 {"message": f"out of file descriptors: {lost} connections were lost", "socket": self._sock}
@@ -180,13 +187,18 @@ class _Reception:
 class ClusterEventLoop(asyncio.SelectorEventLoop):
     """asyncio's selector loop; in a worker, its servers listen through the primary."""
 
+    if TYPE_CHECKING:  # what typeshed leaves out
+        _make_socket_transport: Callable[..., asyncio.Transport]
+        _make_ssl_transport: Callable[..., asyncio.Transport]
+        _add_reader: Callable[..., asyncio.Handle]
+
     def __init__(self, context: WorkerContext) -> None:
         super().__init__()
         self._context = context
 
-    # --- servers ----------------------------------------------------------------------------------------------
+    # --- servers ------------------------------------------------------------------------------------------
 
-    async def create_server(  # type: ignore[override]
+    async def create_server(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         host: str | Iterable[str] | None = None,
@@ -206,10 +218,11 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
         `sock` is used as it is, and `reuse_port` makes the sockets this worker's own.
         """
         if sock is not None or reuse_port or (host is None and port is None):
-            server: asyncio.base_events.Server = await super().create_server(
+            inherited: Any = super().create_server
+            server: asyncio.base_events.Server = await inherited(
                 protocol_factory,
-                host,  # type: ignore[arg-type]
-                port,  # type: ignore[arg-type]
+                host,
+                port,
                 family=family,
                 flags=flags,
                 sock=sock,
@@ -222,17 +235,17 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             return server
         times = _checked_ssl(ssl, more)
         infos = await self._resolve(host, port, family, flags)
-        sockets: list[ClusterSocket] = []
+        opened: list[ClusterSocket] = []
         try:
             for af, kind, address in infos:
-                sockets.append(await self._listen(af, kind, address, backlog, start=start_serving))
-            return await self._serve(protocol_factory, sockets, ssl, backlog, times, start=start_serving)
+                opened.append(await self._listen(af, kind, address, backlog, start=start_serving))
+            return await self._serve(protocol_factory, opened, ssl, backlog, times, start=start_serving)
         except BaseException:
-            for opened in sockets:
-                opened.close()
+            for listener in opened:
+                listener.close()
             raise
 
-    async def create_unix_server(  # type: ignore[override]
+    async def create_unix_server(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         path: str | bytes | os.PathLike[str] | None = None,
@@ -249,7 +262,8 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
                 return await self.create_server(
                     protocol_factory, sock=sock, backlog=backlog, ssl=ssl, start_serving=start_serving, **more
                 )
-            server: asyncio.base_events.Server = await super().create_unix_server(
+            inherited: Any = super().create_unix_server
+            server: asyncio.base_events.Server = await inherited(
                 protocol_factory,
                 path,
                 sock=sock,
@@ -261,10 +275,8 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             return server
         more.pop("cleanup_socket", None)
         times = _checked_ssl(ssl, more)
-        name = os.fsdecode(path)
-        absolute = name if name.startswith("\0") else os.path.abspath(name)
         listener = await self._listen(
-            socket.AF_UNIX, socket.SOCK_STREAM, absolute, backlog, start=start_serving
+            socket.AF_UNIX, socket.SOCK_STREAM, sockets.absolute_path(path), backlog, start=start_serving
         )
         try:
             return await self._serve(protocol_factory, [listener], ssl, backlog, times, start=start_serving)
@@ -313,7 +325,7 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
     async def _serve(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
-        sockets: list[ClusterSocket],
+        listeners: list[ClusterSocket],
         ssl: Any,
         backlog: int,
         times: dict[str, float | None],
@@ -321,8 +333,8 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
         start: bool,
     ) -> asyncio.base_events.Server:
         server = ClusterServer(
-            self,  # type: ignore[call-arg]
-            sockets,
+            self,
+            listeners,
             protocol_factory,
             ssl,
             backlog,
@@ -333,7 +345,7 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             await server.start_serving()
         return server
 
-    # --- where asyncio would begin to accept ------------------------------------------------------------------
+    # --- where asyncio would begin to accept --------------------------------------------------------------
 
     def _start_serving(
         self,
@@ -361,12 +373,12 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             "ssl_shutdown_timeout": ssl_shutdown_timeout,
         }
         reception = _Reception(self, self._context, protocol_factory, sock, sslcontext, server, times)
-        self._add_reader(sock.fileno(), reception.on_readable)  # type: ignore[attr-defined]
+        self._add_reader(sock.fileno(), reception.on_readable)
         if server is not None:
             self._context.watch_server(server)
         sock.say(wire.Serve(belt.MOST_BATCH))
 
-    # --- connections that the program opens -------------------------------------------------------------------
+    # --- connections that the program opens ---------------------------------------------------------------
 
     async def create_connection(self, *args: Any, **more: Any) -> Any:
         """As `loop.create_connection`; a drain waits for what it opened."""
