@@ -68,6 +68,10 @@ def spawn(settings: Settings, seat: Seat, terms: Terms, env: Mapping[str, str | 
     identity, user_env = processes.resolve_identity(
         settings.uid, settings.gid, settings.groups, settings.umask
     )
+    if settings.serialization == "pickle" and identity.uid not in (None, os.geteuid()):
+        raise ConfigurationError(
+            "serialization", "pickle executes code: refused for a worker of another user"
+        )
     with contextlib.ExitStack() as stack:
         channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link, their_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

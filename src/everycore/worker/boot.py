@@ -18,6 +18,7 @@ from typing import Final
 from everycore import role
 from everycore.core import wire
 from everycore.core.frames import encode_frame
+from everycore.errors import EverycoreError
 from everycore.system import processes
 from everycore.worker.connections import Connections
 from everycore.worker.link import Link
@@ -68,28 +69,32 @@ def join(ticket: role.Ticket) -> Post:
 
 
 class _Terminator:
-    """SIGTERM for a program that has no handler of its own and no loop of ours: leave when the work is done.
+    """SIGTERM for a program that has no handler of its own: leave when the work is done.
 
-    Python runs it in the main thread. It can't wait there, for the connection that is open may be served by
-    that very thread; so a helper thread looks, and repeats the signal when none is open or grace is over.
+    Python runs a handler in the main thread. It can't wait there, for the connection that is open may be
+    served by that very thread, nor use the link, which that thread may be using. So a helper thread tells the
+    primary, waits, and repeats the signal when no connection is open or grace is over.
     """
 
     def __init__(self, post: Post) -> None:
         self._post = post
-        self._deadline: float | None = None
+        self._helper: threading.Thread | None = None
+        self._is_over = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._is_done():
+        if self._is_over:
             raise SystemExit(0)
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self._post.ticket.grace
-            threading.Thread(target=self._watch, name="everycore-drain", daemon=True).start()
+        if self._helper is None:
+            self._helper = threading.Thread(target=self._leave, name="everycore-leave", daemon=True)
+            self._helper.start()
 
-    def _is_done(self) -> bool:
-        over = self._deadline is not None and time.monotonic() >= self._deadline
-        return over or self._post.connections.open == 0
-
-    def _watch(self) -> None:
-        while not self._is_done():
+    def _leave(self) -> None:
+        deadline = time.monotonic() + self._post.ticket.grace
+        try:
+            self._post.link.request(wire.Leave(), timeout=1.0)
+        except (OSError, EverycoreError):
+            pass  # the primary is gone, or stopped: we leave all the same
+        while self._post.connections.open and time.monotonic() < deadline:
             time.sleep(_LOOK)  # an ordinary socket does not tell when it is closed
+        self._is_over = True
         os.kill(os.getpid(), signal.SIGTERM)

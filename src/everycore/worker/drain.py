@@ -15,6 +15,8 @@ signal, the loss of the primary), and end within the grace. Must not import the 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 from everycore.core import wire
@@ -63,7 +65,10 @@ class Drain:
 
     async def _end_main(self) -> None:
         main = self._context.main
-        if main is None or main.done():
+        if main is None:  # a loop of the program's own: it is told as a program without any is
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        if main.done():
             return
         if self._context.waits_for_shutdown:
             await self._within_grace(asyncio.wait([main]))
