@@ -25,7 +25,8 @@ class Pipe:
 
     def receive(self, size: int) -> tuple[bytes, tuple[int, ...]]:
         """As unix_stream_read_generic: glue buffers, but stop after the one that had descriptors."""
-        data, group = b"", ()
+        data = b""
+        group: tuple[int, ...] = ()
         while self.buffers and len(data) < size and not group:
             head, group = self.buffers.pop(0)
             part = head[: size - len(data)]
@@ -40,19 +41,21 @@ def test_frames_and_descriptors_come_out_as_they_went_in(data):
     bodies = data.draw(st.lists(st.tuples(st.binary(max_size=60), st.integers(0, 3)), max_size=12), "bodies")
     numbers = iter(range(1000))
     frames = [Frame(body, tuple(next(numbers) for _ in range(count))) for body, count in bodies]
-    pipe, waiting = Pipe(), []
+    pipe = Pipe()
+    waiting = b""
+    riders: tuple[int, ...] = ()
     for body, fds in frames:  # a sender corks plain frames behind whatever began the send
         raw = encode_frame(body, len(fds))
         if waiting and (fds or data.draw(st.booleans(), "flush")):
-            pipe.send(*waiting)
-            waiting = []
-        waiting = [waiting[0] + raw, waiting[1]] if waiting else [raw, fds]
+            pipe.send(waiting, riders)
+            waiting = b""
+        waiting, riders = (waiting + raw, riders) if waiting else (raw, fds)
         if data.draw(st.booleans(), "partial send"):
-            cut = data.draw(st.integers(1, len(waiting[0])), "cut")
-            pipe.send(waiting[0][:cut], waiting[1])
-            waiting = [waiting[0][cut:], ()] if cut < len(waiting[0]) else []
+            cut = data.draw(st.integers(1, len(waiting)), "cut")
+            pipe.send(waiting[:cut], riders)
+            waiting, riders = waiting[cut:], ()
     if waiting:
-        pipe.send(*waiting)
+        pipe.send(waiting, riders)
 
     decoder, received = FrameDecoder(LIMIT), []
     while pipe.buffers:
@@ -67,7 +70,8 @@ def test_frames_and_descriptors_come_out_as_they_went_in(data):
 @given(st.lists(st.tuples(st.binary(max_size=40), st.integers(0, 4))))
 def test_random_bytes_raise_nothing_but_protocol_errors_and_lose_no_descriptor(chunks):
     decoder = FrameDecoder(LIMIT)
-    given_in, handed_out = [], []
+    given_in: list[int] = []
+    handed_out: list[int] = []
     for number, (data, count) in enumerate(chunks):
         fds = tuple(range(number * 10, number * 10 + count))
         given_in += fds
@@ -83,7 +87,9 @@ def test_random_bytes_raise_nothing_but_protocol_errors_and_lose_no_descriptor(c
 @given(st.data())
 def test_nearly_right_streams_lose_no_descriptor(data):
     """Frames whose declared and carried counts need not agree, cut anywhere."""
-    decoder, given_in, handed_out, number = FrameDecoder(50), [], [], 0
+    decoder, number = FrameDecoder(50), 0
+    given_in: list[int] = []
+    handed_out: list[int] = []
     for _ in range(data.draw(st.integers(1, 6))):
         raw = encode_frame(data.draw(st.binary(max_size=55)), data.draw(st.integers(0, 2)))
         fds = tuple(range(number, number + data.draw(st.integers(0, 2))))

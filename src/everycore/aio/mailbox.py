@@ -1,4 +1,4 @@
-"""The program's own messages, for both faces: `send`, `messages()`, `on(Message)`; requests are in `requests`.
+"""The program's own messages, for both faces: `send`, `messages()`, `on(Message)`. Requests: `aio.requests`.
 
 Job: values and handles into frames, within the peer's window (`core.window`), and back to whoever takes
 them. Invariant: messages of one side are taken in the order of their `send`; a received descriptor has

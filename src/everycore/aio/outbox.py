@@ -77,7 +77,6 @@ class Outbox:
         self._flush_handle: asyncio.Handle | None = None
         self._room_waiters: deque[asyncio.Future[None]] = deque()
         self._empty_waiters: deque[asyncio.Future[None]] = deque()
-        self._room_callbacks: list[Callable[[], None]] = []
 
     @property
     def is_full(self) -> bool:
@@ -132,16 +131,9 @@ class Outbox:
             if waiter in waiters:
                 waiters.remove(waiter)
 
-    def call_when_room(self, callback: Callable[[], None]) -> None:
-        """Call it once, when the channel is not full any more, or closed."""
-        self._room_callbacks.append(callback)
-
     def _wake(self) -> None:
-        if self.waiting < self.buffer_limit:
-            if self._room_waiters:
-                _release(self._room_waiters)
-            while self._room_callbacks:
-                self._loop.call_soon(self._room_callbacks.pop())
+        if self._room_waiters and self.waiting < self.buffer_limit:
+            _release(self._room_waiters)
         if self._empty_waiters and not self.waiting:
             _release(self._empty_waiters)
 

@@ -11,7 +11,6 @@ so a peer has at most a window of requests open, and one that asks and never rea
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -25,6 +24,7 @@ from everycore.system.descriptors import close_all, duplicate, fileno_of, let_go
 
 Handler: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
+_NOBODY: Final = "nobody answers requests there: answer(handler) was not called, or was cancelled"
 _TEXT_LIMIT: Final = 2000  # of an error's text: what goes beyond helps nobody, and has to fit a frame
 
 
@@ -50,7 +50,6 @@ class Requests:
         self._last_number = 0
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._handler: Handler | None = None
-        self._asks: deque[tuple[wire.Ask, tuple[int, ...]]] = deque()  # not begun: the channel is full
         self._handling: set[asyncio.Task[None]] = set()
 
     def request(
@@ -126,38 +125,27 @@ class Requests:
 
     def asked(self, ask: wire.Ask, fds: tuple[int, ...]) -> None:
         """A request came, with at most one descriptor."""
-        if not self._asks and not self._channel.outbox.is_full:
-            self._begin(ask, fds)
-            return
-        if not self._asks:
-            self._channel.outbox.call_when_room(self._resume)
-        self._asks.append((ask, fds))
-
-    def _resume(self) -> None:
-        while self._asks:
-            if self._channel.outbox.is_full:
-                self._channel.outbox.call_when_room(self._resume)
-                return
-            self._begin(*self._asks.popleft())
-
-    def _begin(self, ask: wire.Ask, fds: tuple[int, ...]) -> None:
-        handler = self._handler
-        if handler is None:
-            close_all(fds)
-            text = "nobody answers requests there: answer(handler) was not called, or cancelled"
-            self._finish(ask, wire.Failure(ask.number, "LookupError", text))
-            return
         handle = wrap(fds[0]) if fds else None
-        task = self._loop.create_task(self._handle(handler, ask, handle))
+        task = self._loop.create_task(self._handle(ask, handle))
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)
 
-    async def _handle(self, handler: Handler, ask: wire.Ask, handle: Any) -> None:
+    async def _handle(self, ask: wire.Ask, handle: Any) -> None:
         reply: wire.Answer | wire.Failure
+        is_begun = False
+        outbox, mailbox = self._channel.outbox, self._mailbox
         try:
-            value = self._mailbox.decode(ask.body, handle)
-            reply = wire.Answer(ask.number, self._mailbox.encode(await handler(value, handle)))
+            if outbox.is_full:
+                await outbox.wait_room()
+            handler = self._handler
+            if handler is None:
+                raise LookupError(_NOBODY)
+            value = mailbox.decode(ask.body, handle)
+            is_begun = True
+            reply = wire.Answer(ask.number, mailbox.encode(await handler(value, handle)))
         except BaseException as error:
+            if handle is not None and not is_begun:  # afterwards it is the handler's
+                handle.close()
             reply = wire.Failure(ask.number, type(error).__name__[:_TEXT_LIMIT], _text_of(error))
             if not isinstance(error, Exception):  # a cancellation, SystemExit: not ours to stop
                 self._finish(ask, reply)
@@ -169,10 +157,7 @@ class Requests:
         self._mailbox.taken(len(ask.body))
 
     def lost(self) -> None:
-        """The channel is gone: requests fail, those not begun are dropped."""
-        for _, fds in self._asks:
-            close_all(fds)
-        self._asks.clear()
+        """The channel is gone: requests fail. Handlers that run go on; their answers are dropped."""
         replies, self._replies = self._replies, {}
         for future in replies.values():
             if not future.done():

@@ -1,0 +1,426 @@
+"""Real socket pairs: order, descriptors, pressure, and peers that misbehave."""
+
+import asyncio
+import errno
+import os
+import random
+import socket
+import struct
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from everycore.aio.channel import OVERHEAD
+from everycore.core import wire
+from everycore.core.frames import encode_frame
+from everycore.errors import ChannelClosed, ProtocolError
+from everycore.system.descriptors import close_all, duplicate
+from tests.aio.pairs import LOOPS, MAX_MESSAGE, Pair, Raw, send_with, until
+from tests.kit import open_fds, turn
+
+
+@pytest.fixture(params=LOOPS, ids=lambda factory: factory.__module__)
+def loop_factory(request):
+    return request.param
+
+
+def note(size: int = 10) -> bytes:
+    return encode_frame(wire.encode(wire.Note(b"x" * size)))
+
+
+def same_file(one: int, other: int) -> bool:
+    return os.fstat(one).st_ino == os.fstat(other).st_ino
+
+
+async def test_messages_arrive_in_order_both_ways(loop_factory):
+    async with Pair() as (primary, worker):
+        for number in range(1000):
+            primary.channel.post(wire.Disconnect(float(number)))
+            worker.channel.post(wire.Joined(number))
+        await until(lambda: len(primary.heard) == len(worker.heard) == 1000)
+        assert [message.pid for message, _ in primary.heard] == list(range(1000))
+        assert [message.grace for message, _ in worker.heard] == list(range(1000))
+        assert not primary.channel.waiting
+        assert not primary.losses
+
+
+async def test_what_one_turn_posts_leaves_in_at_most_two_sends():
+    async with Raw() as (primary, peer):
+        for number in range(100):
+            primary.channel.post(wire.Disconnect(float(number)))
+        await turn()
+        frame = encode_frame(wire.encode(wire.Disconnect(0.0)))
+        assert len(peer.recv(100_000)) == 100 * len(frame)
+
+
+async def test_a_thousand_descriptors_each_way_at_once(loop_factory):
+    read, write = os.pipe()
+    down: list[Any] = []
+    up: list[Any] = []
+    async with Pair() as (primary, worker):
+        for number in range(1000):
+            primary.channel.post(wire.Disconnect(float(number)), [duplicate(read)] if number % 3 else [])
+            worker.channel.post(wire.Joined(number), [duplicate(write) for _ in range(number % 3)])
+            if number % 100 == 99:  # descriptors are few: take what came
+                await until(lambda: len(primary.heard) == len(worker.heard) == 100)
+                for end, tally in ((primary, up), (worker, down)):
+                    for message, fds in end.heard:
+                        assert all(same_file(fd, read) for fd in fds)
+                        close_all(fds)
+                        tally.append((message, len(fds)))
+                    end.heard.clear()
+    assert down == [(wire.Disconnect(float(number)), bool(number % 3)) for number in range(1000)]
+    assert up == [(wire.Joined(number), number % 3) for number in range(1000)]
+    os.close(read)
+    os.close(write)
+
+
+async def test_descriptors_are_close_on_exec():
+    async with Pair() as (primary, worker):
+        primary.channel.post(wire.Disconnect(1.0), [os.dup(2)])
+        await until(lambda: worker.heard)
+        assert not os.get_inheritable(worker.heard[0][1][0])
+
+
+async def test_a_large_message_with_a_descriptor_between_small_ones(loop_factory):
+    body = os.urandom(800_000)
+    async with Pair() as (primary, worker):
+        primary.channel.post(wire.Note(b"before"))
+        primary.channel.post(wire.Note(body), [os.dup(2)])
+        primary.channel.post(wire.Note(b"after"), [os.dup(2)])
+        assert primary.channel.waiting > 500_000
+        await until(lambda: len(worker.heard) == 3)
+        assert [message.body for message, _ in worker.heard] == [b"before", body, b"after"]
+        assert [len(fds) for _, fds in worker.heard] == [0, 1, 1]
+
+
+async def test_room_and_flush_are_waited_for(loop_factory):
+    async with Raw(buffer_limit=100_000) as (primary, peer):
+        peer.setblocking(False)
+        await primary.channel.wait_room()
+        while not primary.channel.is_full:
+            primary.channel.outbox.put(note(50_000))
+            await turn()
+        room = asyncio.ensure_future(primary.channel.wait_room())
+        flushed = asyncio.ensure_future(primary.channel.flush())
+        await turn(5)
+        assert not room.done()
+        order = []
+        room.add_done_callback(lambda _: order.append("room"))
+        flushed.add_done_callback(lambda _: order.append("flushed"))
+        while not flushed.done():
+            try:
+                peer.recv(10_000)
+            except BlockingIOError:
+                pass
+            await turn()
+        await until(room.done)
+        await turn()
+        assert order == ["room", "flushed"]
+        assert primary.channel.waiting == 0
+
+
+async def test_the_end_of_the_channel_ends_all_waiting():
+    async with Raw(buffer_limit=1000) as (primary, peer):
+        primary.channel.outbox.put(note(900_000))
+        room = asyncio.ensure_future(primary.channel.wait_room())
+        flushed = asyncio.ensure_future(primary.channel.flush())
+        cancelled = asyncio.ensure_future(primary.channel.flush())
+        await turn()
+        cancelled.cancel()
+        peer.close()
+        with pytest.raises(ChannelClosed):
+            await room
+        await flushed
+        assert primary.losses == [None]
+
+
+async def test_a_peer_that_asks_and_never_reads_is_not_read_any_more(loop_factory):
+    async with Raw(buffer_limit=100_000) as (primary, peer):
+        peer.setblocking(False)
+        asked, request = 0, note(100)
+        primary.channel._on_message = lambda message, fds: primary.channel.post(wire.Note(b"y" * 1000))
+        idle = 0
+        while idle < 50:
+            try:
+                asked += peer.send(request)
+                idle = 0
+            except BlockingIOError:
+                idle += 1
+            await turn()
+        answered = primary.channel.waiting
+        assert 100_000 < answered < 100_000 + 80_000
+        await turn(50)
+        assert primary.channel.waiting == answered
+        received = 0
+        while received < asked // len(request) * len(note(1000)):  # it reads after all: nothing was lost
+            try:
+                received += len(peer.recv(100_000))
+            except BlockingIOError:
+                pass
+            await turn()
+        assert primary.channel.waiting == 0
+
+
+async def test_data_does_not_stop_the_reading():
+    async with Pair(buffer_limit=1000) as (primary, worker):
+        for _ in range(40):
+            primary.channel.outbox.put(note(100_000))
+            worker.channel.outbox.put(note(100_000))
+        await until(lambda: len(primary.heard) == len(worker.heard) == 40)
+
+
+async def test_reading_pauses_and_resumes():
+    async with Pair() as (primary, worker):
+        primary.channel.pause_reading()
+        worker.channel.post(wire.Joined(1))
+        await turn(10)
+        assert not primary.heard
+        primary.channel.resume_reading()
+        await until(lambda: primary.heard)
+
+
+async def test_the_last_words_are_heard_before_the_end(loop_factory):
+    async with Pair() as (primary, worker):
+        for number in range(100):
+            worker.channel.post(wire.Joined(number))
+        await worker.channel.flush()
+        worker.channel.close()
+        primary.channel.read_to_end()
+        assert len(primary.heard) == 100
+        assert primary.losses == [None]
+        primary.channel.read_to_end()
+        await turn(5)
+        assert primary.losses == [None]
+
+
+async def test_reading_to_the_end_does_not_wait_for_one_who_holds_the_other_end():
+    async with Pair() as (primary, worker):
+        heir = worker.sock.dup()
+        worker.channel.post(wire.Joined(1))
+        await worker.channel.flush()
+        worker.channel.close()
+        primary.channel.read_to_end()
+        assert len(primary.heard) == 1
+        assert primary.losses == [None]
+        heir.close()
+
+
+async def test_reading_to_the_end_from_inside_a_message_keeps_the_order():
+    async with Pair() as (primary, worker):
+        heard = []
+
+        def on_message(message, fds):
+            heard.append(message.pid)
+            close_all(fds)
+            primary.channel.read_to_end()
+
+        primary.channel._on_message = on_message
+        for number in range(10):
+            worker.channel.post(wire.Joined(number))
+        worker.channel.post(wire.Joined(10), [os.dup(2)])
+        await worker.channel.flush()
+        worker.channel.close()
+        await until(lambda: primary.losses)
+        assert heard == list(range(11))
+
+
+async def test_writing_to_a_peer_that_is_gone_still_hears_its_last_words(loop_factory):
+    async with Pair() as (primary, worker):
+        primary.channel.pause_reading()
+        worker.channel.post(wire.Joined(7))
+        await worker.channel.flush()
+        worker.channel.close()
+        primary.channel.post(wire.Disconnect(1.0), [os.dup(2)])
+        await until(lambda: primary.losses)
+        assert [message.pid for message, _ in primary.heard] == [7]
+        assert primary.losses == [None]
+        primary.channel.post(wire.Disconnect(1.0), [os.dup(2)])  # nothing happens, and nothing leaks
+
+
+async def test_a_peer_that_died_without_reading_is_an_ordinary_end():
+    async with Pair() as (primary, worker):
+        worker.channel.pause_reading()
+        primary.channel.post(wire.Disconnect(1.0))
+        await primary.channel.flush()
+        worker.channel.close()
+        await until(lambda: primary.losses)
+        assert primary.losses == [None]
+
+
+async def test_close_drops_everything_and_says_nothing():
+    before = open_fds()
+    async with Pair() as (primary, _):
+        for _ in range(50):
+            primary.channel.post(wire.Note(b"x" * 100_000), [os.dup(2)])
+        primary.channel.close()
+        primary.channel.close()
+        assert primary.channel.is_closed
+        assert not primary.losses
+    assert open_fds() == before
+
+
+MALFORMED = {
+    "random": random.Random(1).randbytes(1000),
+    "zeros": bytes(100),
+    "oversized": struct.pack("<IBB", MAX_MESSAGE + OVERHEAD + 1, wire.VERSION, 0),
+    "version": struct.pack("<IBB", 1, wire.VERSION + 1, 0) + b"x",
+    "not msgpack": encode_frame(b"\xc1"),
+    "unknown type": encode_frame(msgspec.msgpack.encode(["Nonsense", 1])),
+    "wrong direction": encode_frame(wire.encode(wire.Disconnect(1.0))),
+    "missing field": encode_frame(msgspec.msgpack.encode(["Joined"])),
+    "wrong field": encode_frame(msgspec.msgpack.encode(["Joined", "x"])),
+    "nested": encode_frame(b"\x91" * 100_000),
+    "declares one": encode_frame(wire.encode(wire.Joined(2)), 1),
+}
+
+
+@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+async def test_malformed_bytes_cost_the_channel_after_what_was_good(data, loop_factory):
+    async with Raw() as (primary, peer):
+        peer.sendall(encode_frame(wire.encode(wire.Joined(1))) + data)
+        await until(lambda: primary.losses)
+        assert [message for message, _ in primary.heard] == [wire.Joined(1)]
+        assert [type(loss) for loss in primary.losses] == [ProtocolError]
+        assert primary.channel.is_closed
+        assert peer.recv(10) == b""
+
+
+async def test_a_truncated_message_is_no_orderly_end():
+    async with Raw() as (primary, peer):
+        peer.sendall(note()[:-1])
+        peer.close()
+        await until(lambda: primary.losses)
+        assert isinstance(primary.losses[0], ProtocolError)
+        assert "middle of a message" in str(primary.losses[0])
+
+
+@pytest.mark.parametrize(
+    ("declared", "carried"), [(1, 253), (0, 1), (0, 253), (2, 1), (1, 2)], ids=lambda n: str(n)
+)
+async def test_descriptors_that_do_not_fit_are_all_closed(declared, carried, loop_factory):
+    before = open_fds()
+    async with Raw() as (primary, peer):
+        send_with(peer, encode_frame(wire.encode(wire.Joined(1)), declared), [2] * carried)
+        await until(lambda: primary.losses)
+        assert isinstance(primary.losses[0], ProtocolError)
+    assert open_fds() == before
+
+
+async def test_253_descriptors_declared_and_carried_are_delivered():
+    async with Raw() as (primary, peer):
+        send_with(peer, encode_frame(wire.encode(wire.Joined(1)), 253), [2] * 253)
+        await until(lambda: primary.heard)
+        assert len(primary.heard[0][1]) == 253
+
+
+async def test_descriptors_inside_a_running_message_are_a_violation():
+    async with Raw() as (primary, peer):
+        data = note(1000)
+        peer.sendall(data[:500])
+        await turn(3)
+        send_with(peer, data[500:], [2])
+        await until(lambda: primary.losses)
+        assert "middle of a message" in str(primary.losses[0])
+
+
+async def test_a_half_received_message_with_a_descriptor_leaks_nothing():
+    before = open_fds()
+    async with Raw() as (primary, peer):
+        send_with(peer, encode_frame(wire.encode(wire.Note(b"x" * 1000)), 1)[:50], [2])
+        await turn(3)
+        peer.close()
+        await until(lambda: primary.losses)
+    assert open_fds() == before
+
+
+async def test_descriptors_lost_for_want_of_numbers_are_reported():
+    real = socket.socket.recvmsg
+
+    class Short:
+        """recvmsg as at the limit of open descriptors: no control data, MSG_CTRUNC."""
+
+        def __init__(self, sock):
+            self._sock = sock
+
+        def __getattr__(self, name):
+            return getattr(self._sock, name)
+
+        def recvmsg(self, size, space, flags):
+            data, ancillary, flags, address = real(self._sock, size, space, flags)
+            close_all(primary_fds(ancillary))
+            return data, [], flags | (socket.MSG_CTRUNC if ancillary else 0), address
+
+    def primary_fds(ancillary):
+        return [fd for *_, raw in ancillary for (fd,) in struct.iter_unpack("i", raw)]
+
+    async with Raw() as (primary, peer):
+        peer.sendall(note())
+        send_with(peer, encode_frame(wire.encode(wire.Joined(1)), 1), [2])
+        cast("Any", primary.channel)._sock = Short(primary.channel._sock)
+        await until(lambda: primary.losses)
+        assert len(primary.heard) == 1
+        assert "limit of open descriptors" in str(primary.losses[0])
+
+
+async def test_too_many_descriptors_in_flight_are_sent_later():
+    refusals = 3
+
+    class Refusing:
+        def __init__(self, sock):
+            self._sock = sock
+
+        def __getattr__(self, name):
+            return getattr(self._sock, name)
+
+        def sendmsg(self, *args):
+            nonlocal refusals
+            if refusals:
+                refusals -= 1
+                raise OSError(errno.ETOOMANYREFS, "too many references")
+            return self._sock.sendmsg(*args)
+
+    async with Pair() as (primary, worker):
+        cast("Any", primary.channel.outbox)._sock = Refusing(primary.channel.outbox._sock)
+        primary.channel.post(wire.Disconnect(1.0), [os.dup(2)])
+        primary.channel.post(wire.Disconnect(2.0))
+        await primary.channel.flush()
+        await until(lambda: len(worker.heard) == 2)
+        assert [(message.grace, len(fds)) for message, fds in worker.heard] == [(1.0, 1), (2.0, 0)]
+        assert refusals == 0
+
+
+async def test_a_handler_that_fails_is_logged_and_the_next_message_comes(caplog):
+    async with Pair() as (primary, worker):
+        heard = []
+
+        def on_message(message, fds):
+            heard.append(message.pid)
+            raise LookupError("what is this")
+
+        primary.channel._on_message = on_message
+        worker.channel.post(wire.Joined(1))
+        worker.channel.post(wire.Joined(2))
+        await until(lambda: len(heard) == 2)
+        assert "what is this" in caplog.text
+        assert not primary.losses
+
+
+async def test_a_handler_may_find_a_violation_or_close():
+    async with Pair() as (primary, worker):
+
+        def on_message(message, fds):
+            raise ProtocolError("a second Joined")
+
+        primary.channel._on_message = on_message
+        worker.channel.post(wire.Joined(1))
+        worker.channel.post(wire.Joined(2), [os.dup(2)])
+        await until(lambda: primary.losses)
+        assert [str(loss) for loss in primary.losses] == ["a second Joined"]
+    async with Pair() as (primary, worker):
+        primary.channel._on_message = lambda message, fds: primary.channel.close()
+        worker.channel.post(wire.Joined(1))
+        worker.channel.post(wire.Joined(2), [os.dup(2)])
+        await until(lambda: primary.channel.is_closed)
+        assert not primary.losses
