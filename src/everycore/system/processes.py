@@ -83,7 +83,17 @@ def reap(pidfd: int) -> ExitStatus | None:
         return None
     if result.si_code == os.CLD_EXITED:
         return ExitStatus(code=result.si_status)
-    return ExitStatus(signal=signal.Signals(result.si_status))
+    return ExitStatus(signal=_signal(result.si_status))
+
+
+def _signal(number: int) -> signal.Signals:
+    """The signal of that number. Of the real-time signals Python names the first and the last alone."""
+    try:
+        return signal.Signals(number)
+    except ValueError:
+        unnamed = int.__new__(signal.Signals, number)
+        unnamed._name_, unnamed._value_ = f"SIGRTMIN+{number - signal.SIGRTMIN}", number
+        return unnamed
 
 
 def send_signal(pidfd: int, number: int) -> bool:
