@@ -1,0 +1,120 @@
+"""Real workers for a test that is itself the primary: their program, and what is heard of them.
+
+script = worker_script(tmp_path, source)              # a program for workers, with HEAD before it
+async with Cluster(Settings(exec=script)) as cluster:
+    diary = Diary(cluster)
+    worker = cluster.fork()
+    await diary.until(Online, worker)
+"""
+
+import asyncio
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from everycore import Cluster, Event, Worker
+from tests.kit import scaled
+
+E = TypeVar("E", bound=Event)
+
+#: What every script begins with. `say` is one write, so that lines of several processes do not mix.
+HEAD = """\
+import asyncio, contextlib, json, os, signal, socket, struct, sys, threading
+import everycore
+
+
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+
+async def for_ever():
+    await asyncio.Event().wait()
+
+"""
+
+#: A worker that runs our loop and waits to be told to leave.
+IDLE = """
+async def main():
+    await for_ever()
+
+everycore.run(main())
+"""
+
+#: A worker that listens on 127.0.0.1, port `PORT` of its environment (default: any), and echoes lines.
+ECHO = """
+async def echo(reader, writer):
+    async for line in reader:
+        writer.write(line)
+        await writer.drain()
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(echo, "127.0.0.1", int(os.environ.get("PORT", "0")))
+    await server.serve_forever()
+
+everycore.run(main())
+"""
+
+
+def program(source: str) -> str:
+    """`source` behind HEAD."""
+    return HEAD + textwrap.dedent(source)
+
+
+def worker_script(folder: Path, source: str, name: str = "worker.py") -> Path:
+    path = folder / name
+    path.write_text(program(source), encoding="utf-8")
+    return path
+
+
+async def within(awaitable: Any, seconds: float = 10.0) -> Any:
+    """A wait with a limit of its own, far below the test's, so that a failure shows its line."""
+    async with asyncio.timeout(scaled(seconds)):
+        return await awaitable
+
+
+class Diary:
+    """Every life-cycle event of a cluster since it was made, and a way to wait for one."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.events: list[Any] = []
+        self._changed = asyncio.Event()
+        cluster.on(Event, self._note)
+
+    def _note(self, event: Event) -> None:
+        self.events.append(event)
+        self._changed.set()
+
+    def names(self, worker: Worker | None) -> list[str]:
+        """The kinds of the events about `worker` (None: about none), in order."""
+        return [type(event).__name__ for event in self.events if event.worker is worker]
+
+    def all(self, kind: type[E], worker: Worker | None = None) -> list[E]:
+        return [
+            event
+            for event in self.events
+            if isinstance(event, kind) and worker in (None, event.worker)  # type: ignore[attr-defined]
+        ]
+
+    async def until(self, kind: type[E], worker: Worker | None = None, count: int = 1) -> E:
+        """The `count`-th event of `kind` (about `worker`), when it has come."""
+
+        async def wait() -> E:
+            while len(found := self.all(kind, worker)) < count:
+                self._changed.clear()
+                await self._changed.wait()
+            return found[count - 1]
+
+        result: E = await within(wait())
+        return result
+
+
+async def eventually(changed: Callable[[], Any], wait: Callable[[], Any]) -> None:
+    """Until `changed()` is true; `wait()` returns an awaitable for the next time to look."""
+
+    async def look() -> None:
+        while not changed():
+            await wait()
+
+    await within(look())
