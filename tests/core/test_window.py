@@ -23,7 +23,7 @@ def test_an_honest_pair_goes_on_for_ever(data):
             queue.append(size)
         for _ in range(data.draw(st.integers(0, len(queue)))):
             if report := receiver.taken(queue.pop(0)):
-                reports.append(report)
+                reports.append(report)  # noqa: PERF401 - as it happens, one by one
         if data.draw(st.booleans()):
             while reports:
                 sender.took(*reports.pop(0))
