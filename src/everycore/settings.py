@@ -18,7 +18,7 @@ from everycore.errors import ConfigurationError
 Stdio = Literal["inherit", "pipe", "null"] | int | os.PathLike[str] | Any
 
 #: The values `policy=`, `EVERYCORE_POLICY` and `--policy` know.
-POLICIES: Final = ("round_robin",)
+POLICIES: Final = ("round_robin", "shared")
 POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
 
 
@@ -31,8 +31,8 @@ class Settings:
     exec_argv: interpreter flags (`-X`, `-W`, `-O`); None = this interpreter's.
     cwd, umask: as for `subprocess.Popen`; None = the primary's (cwd: as it was when everycore was imported).
     env: variables added to the primary's; a value of None removes one.
-    stdio: one of "inherit", "pipe", "null", a descriptor, a file, a path (appended to) for all three streams, or a
-        sequence of three of these. `silent` is stdout and stderr as "pipe".
+    stdio: one of "inherit", "pipe", "null", a descriptor, a file, a path (appended to) for all three streams,
+        or a sequence of three of these. `silent` is stdout and stderr as "pipe".
     uid, gid, groups: whom to become before the program runs; a name or a number.
     serialization: "json" (None, bool, int, float, str, bytes, list, dict, tuple) or "pickle".
     policy: who gets the next connection; None = `EVERYCORE_POLICY`, else "round_robin".

@@ -25,8 +25,8 @@ from everycore.errors import ChannelClosed, ClusterClosed, ConfigurationError, R
 from everycore.events import Event, Message, SetUp, WorkerEvent
 from everycore.model import Snapshot
 from everycore.primary import spawner
-from everycore.primary.acceptor import NoWorker
 from everycore.primary.driver import Home
+from everycore.primary.host import NoWorker
 from everycore.primary.switchboard import Distribution, Switchboard, Watcher
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy

@@ -21,13 +21,16 @@ from everycore.core.dispatch import Dispatcher
 from everycore.core.listeners import Bind, Conflict, Entry, ListenerBook, ListenKey
 from everycore.errors import ProtocolError
 from everycore.model import ListenerSnapshot
-from everycore.primary.acceptor import Acceptor, NoWorker, Owner
+from everycore.primary.acceptor import Acceptor
+from everycore.primary.host import Absence, ListenerHost, NoWorker, Owner
+from everycore.primary.sharer import Sharer
 from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import duplicate
-from everycore.system.sockets import StreamListener, describe, listen_error
+from everycore.system.sockets import DatagramSocket, StreamListener, describe, listen_error
 
 #: Families and kinds that can be listened on through the primary.
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+_KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
 
 @dataclass(slots=True)
@@ -82,22 +85,21 @@ class Switchboard:
         """Give `worker` the listener it asks for. Raises OSError with the errno and text for it.
 
         `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its
-        first
-        word on the belt: who connects the moment `start_server` has returned must not be refused.
+        first word on the belt: who connects the moment `start_server` has returned must not be refused.
         """
         self._hear(worker)
         key = _key_of(request)
         what = f"descriptor {key.fd}" if key.fd is not None else describe(key.address, key.family)
-        if key.kind != socket.SOCK_STREAM or (key.fd is None and key.family not in _FAMILIES):
+        if key.kind not in _KINDS or (key.fd is None and key.family not in _FAMILIES):
             raise listen_error(errno.EOPNOTSUPP, what)
         answer = self._book.ask(worker, key, v6only=request.v6only)
         if isinstance(answer, Conflict):
             raise listen_error(answer.errno, what)
         entry = self._bind(answer.key, request) if isinstance(answer, Bind) else answer.entry
-        acceptor: Acceptor = entry.bound
+        host: ListenerHost = entry.bound
         try:
             if request.start:
-                acceptor.start()
+                host.start()
         except OSError:
             if not entry.holders:
                 self._close(entry)
@@ -121,42 +123,44 @@ class Switchboard:
             self.set_ready(worker)
 
     def _bind(self, key: ListenKey, request: wire.Listen) -> Entry:
+        made = StreamListener if key.kind == socket.SOCK_STREAM else DatagramSocket
         if key.fd is not None:
-            listener = StreamListener.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
+            listener = made.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
         else:
-            listener = StreamListener.bound(
+            listener = made.bound(
                 _sockaddr(request.address),
                 family=key.family,
                 v6only=request.v6only,
                 backlog=request.backlog,
                 mode=request.mode,
             )
-        distribution = self._distribution
         entry = self._book.add(key, v6only=request.v6only, real=listener.real, bound=None)
-        entry.bound = Acceptor(
-            self._loop,
-            listener,
-            Dispatcher(recall_after=distribution.recall_after),
-            Owner(
-                serving=partial(self._serving, entry),
-                closed=partial(self._closed_by, entry),
-                violated=self._watcher.violated,
-            ),
-            when_no_worker=distribution.when_no_worker,
-            hold_timeout=distribution.hold_timeout,
-        )
+        entry.bound = self._host(entry, listener)
         return entry
+
+    def _host(self, entry: Entry, listener: StreamListener) -> ListenerHost:
+        """Datagrams are always shared, as in Node: there is no connection to hand over."""
+        owner = Owner(
+            serving=partial(self._serving, entry),
+            closed=partial(self._closed_by, entry),
+            violated=self._watcher.violated,
+        )
+        absence = Absence(self._distribution.when_no_worker, self._distribution.hold_timeout)
+        if self._distribution.policy == "shared" or entry.key.kind != socket.SOCK_STREAM:
+            return Sharer(self._loop, listener, owner, absence)
+        dispatcher = Dispatcher(recall_after=self._distribution.recall_after)
+        return Acceptor(self._loop, listener, owner, absence, dispatcher)
 
     def _connect(self, worker: int, entry: Entry, request: int) -> Grant:
         ours, theirs = make_pair()
-        acceptor: Acceptor = entry.bound
+        host: ListenerHost = entry.bound
         entry.holders.add(worker)
-        acceptor.add(worker, Belt(ours, theirs), ready=worker in self._ready)
-        sock = acceptor.listener.sock
+        host.add(worker, Belt(ours, theirs), ready=worker in self._ready)
+        sock = host.listener.sock
         message = wire.Granted(
-            request, entry.id, _on_the_wire(acceptor.listener.real), sock.family, sock.type, sock.proto
+            request, entry.id, _on_the_wire(host.listener.real), sock.family, sock.type, sock.proto
         )
-        return Grant(message, (duplicate(theirs.fileno()), duplicate(ours.fileno())))
+        return Grant(message, tuple(duplicate(fd) for fd in (theirs.fileno(), ours.fileno(), *host.shared())))
 
     # --- workers come and go ------------------------------------------------------------------------------
 
@@ -219,13 +223,8 @@ class Switchboard:
 
     def account(self, worker: int) -> tuple[int, int]:
         """Connections handed to `worker` so far, and those it has not acknowledged."""
-        total = outstanding = 0
-        for entry in self._book.held_by(worker):
-            lane = entry.bound.dispatcher.lanes.get(worker)
-            if lane is not None:
-                total += lane.total
-                outstanding += lane.outstanding
-        return total, outstanding
+        accounts = [entry.bound.account(worker) for entry in self._book.held_by(worker)]
+        return sum(given for given, _ in accounts), sum(outstanding for _, outstanding in accounts)
 
     def snapshot(self) -> tuple[ListenerSnapshot, ...]:
         """Every listener now."""

@@ -271,6 +271,7 @@ class StreamListener:
         self.path = path
         self.owned = True
         self.family = sock.family
+        self.kind = sock.type
         self.real: Any = path if path is not None else sock.getsockname()
         self.what = describe(self.real, self.family)
         self.is_listening = False
@@ -323,6 +324,36 @@ class StreamListener:
         if self._file is not None and self.path is not None:
             unlink_if_same(self.path, self._file)
             self._file = None
+
+
+class DatagramSocket(StreamListener):
+    """A bound datagram socket, in the same clothes: it has no `listen`, and cannot refuse."""
+
+    @classmethod
+    def bound(
+        cls, address: Any, *, family: int, v6only: bool, backlog: int, mode: int | None = None
+    ) -> DatagramSocket:
+        """Bind `address`."""
+        sock = bind(address, family=family, kind=socket.SOCK_DGRAM, v6only=v6only, mode=mode)
+        sock.setblocking(False)
+        path = address if family == socket.AF_UNIX else None
+        return cls(sock, backlog=backlog, path=path, mode=mode)
+
+    @classmethod
+    def adopted(cls, fd: int, *, backlog: int, internal: Collection[int]) -> DatagramSocket:
+        """Take over a duplicate of `fd`."""
+        sock = adopt(fd, kind=socket.SOCK_DGRAM, internal=internal)
+        sock.setblocking(False)
+        found = cls(sock, backlog=backlog, path=None, mode=None)
+        found.owned = False
+        return found
+
+    def listen(self) -> None:
+        """A bound datagram socket receives."""
+        self.is_listening = True
+
+    def suspend(self) -> None:
+        """Datagrams wait in the socket's buffer, or are dropped by the kernel when that is full."""
 
 
 def _file_of(path: str | bytes | None) -> tuple[int, int] | None:

@@ -115,11 +115,10 @@ class ClusterSocket(socket.socket):
         return belt.say(self, wire.encode(word), fds)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection, a plain `socket.socket`, and the peer's address; waits as a listening socket
-        does.
+        """The next connection, a plain `socket.socket`, and the peer's address.
 
-        May raise BlockingIOError although the socket was readable: the primary gave the connection to
-        another worker.
+        It waits, or does not, as a listening socket would. May raise BlockingIOError although the socket
+        was readable: the primary gave the connection to another worker.
         """
         lease = self._lease
         if lease is None:
@@ -162,10 +161,7 @@ class ClusterSocket(socket.socket):
         return super().getsockopt(level, option, *args)
 
     def setsockopt(self, level: int, option: int, *args: Any) -> None:
-        """An option of the transport that a belt has not (TCP_NODELAY.
-
-        ...) is left to the accepted connections.
-        """
+        """Nothing for an option of the transport, which a belt has not: set it on accepted connections."""
         if level == socket.SOL_SOCKET:
             super().setsockopt(level, option, *args)
 

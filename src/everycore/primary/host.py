@@ -1,0 +1,282 @@
+"""A listener in the primary and the workers that hold it: what all policies have in common.
+
+Job: hear the belts, and listen, refuse or hold connections as ready workers come and go. How connections
+reach the workers is a subclass's affair: `Acceptor` accepts and hands over, `Sharer` lets the workers
+accept. (Node has the same split, and the same two verbs, `add` and `remove`: `RoundRobinHandle` and
+`SharedHandle`.)
+Invariant: a holder has a belt, and a reader on it, exactly while it is in `_holders`. Must not import the
+worker's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from everycore.core import wire
+from everycore.errors import ProtocolError
+from everycore.system.belt import MOST_BATCH, Belt
+from everycore.system.descriptors import close_all
+from everycore.system.sockets import StreamListener
+
+log = logging.getLogger("everycore")
+
+#: Messages read from one worker before others get their turn.
+UPSTREAM_BUDGET: Final = 64
+#: Seconds between two attempts to listen again after somebody took the port meanwhile.
+RELISTEN_PAUSE: Final = 1.0
+
+NoWorker = Literal["refuse", "hold"]
+
+
+@dataclass(slots=True)
+class Holder:
+    """A worker that holds this listener. `batch` is 0 until it asks to be served."""
+
+    belt: Belt
+    ready: bool
+    batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom a host tells what it learns; each gets the worker's id."""
+
+    serving: Callable[[int], None]
+    closed: Callable[[int], None]
+    violated: Callable[[int, ProtocolError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """What to do with new connections while no worker is ready; `hold_timeout` in seconds."""
+
+    when_no_worker: NoWorker = "refuse"
+    hold_timeout: float = 30.0
+
+
+class ListenerHost(ABC):
+    """One listener and its holders."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, listener: StreamListener, owner: Owner, absence: Absence
+    ) -> None:
+        self._loop = loop
+        self.listener = listener
+        self._owner = owner
+        self._absence = absence
+        self._holders: dict[int, Holder] = {}
+        self._wants = False  # to listen: False while the address is only bound
+        self._hold: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def descriptors(self) -> Iterator[int]:
+        """The numbers of the listener and the belts."""
+        yield self.listener.sock.fileno()
+        for holder in self._holders.values():
+            yield holder.belt.ours.fileno()
+            yield holder.belt.theirs.fileno()
+
+    # --- what the policies differ in ----------------------------------------------------------------------
+
+    @abstractmethod
+    def shared(self) -> tuple[int, ...]:
+        """The descriptors that a worker gets beside its belt; still ours."""
+
+    @abstractmethod
+    def account(self, worker: int) -> tuple[int, int]:
+        """Connections given to `worker` so far, and those it has not acknowledged."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """We listen, and somebody is ready: let connections flow."""
+
+    @abstractmethod
+    def _cease(self) -> None:
+        """Nobody is ready: stop the flow."""
+
+    @abstractmethod
+    def _serve(self, worker: int, holder: Holder) -> None:
+        """`worker` is ready and asks to be served, or has room again."""
+
+    @abstractmethod
+    def _abandon(self, worker: int, holder: Holder) -> None:
+        """`worker` is to get no more: take back what it has not picked up."""
+
+    @abstractmethod
+    def _take_note(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
+        """What `worker` says about connections. Raises ProtocolError; owns the descriptors."""
+
+    def _heard(self) -> None:  # noqa: B027 - not every policy has something to do then
+        """Everything that a worker said was taken note of."""
+
+    @property
+    def accepted(self) -> int:
+        """Connections accepted here."""
+        return 0
+
+    @property
+    def queued(self) -> int:
+        """Connections accepted and waiting here for a worker."""
+        return 0
+
+    # --- holders ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen. Raises OSError, complete with the address."""
+        self.listener.listen()
+        self._wants = True
+        if self._holders:
+            self._see_who_is_there()
+
+    def add(self, worker: int, belt: Belt, *, ready: bool) -> None:
+        """`worker` holds this listener from now on; it says on the belt when it wants to be served."""
+        self._holders[worker] = Holder(belt, ready)
+        self._loop.add_reader(belt.ours, self._on_upstream, worker)
+        self._see_who_is_there()
+
+    def set_ready(self, worker: int) -> None:
+        """`worker` may be given connections."""
+        holder = self._holders.get(worker)
+        if holder is None or holder.ready:
+            return
+        holder.ready = True
+        self._see_who_is_there()
+        if holder.batch:
+            self._serve(worker, holder)
+
+    def rest(self, worker: int) -> None:
+        """`worker` gets no more; what it has not picked up is taken back. It still holds the listener."""
+        holder = self._holders.get(worker)
+        if holder is None or not holder.ready:
+            return
+        holder.ready = False
+        self._abandon(worker, holder)
+        self._see_who_is_there()
+
+    def remove(self, worker: int) -> None:
+        """`worker` is gone, or has closed: first hear what it still said, then take back what it left."""
+        holder = self._holders.get(worker)
+        if holder is None:
+            return
+        self._loop.remove_reader(holder.belt.ours)
+        self._read_upstream(worker, holder, last_words=True)
+        self._holders.pop(worker, None)
+        self._abandon(worker, holder)
+        holder.belt.close()
+        self._see_who_is_there()
+
+    def close(self) -> None:
+        """Give everything up."""
+        self._is_closed = True
+        self._cease()
+        self._cancel_hold()
+        for worker in tuple(self._holders):
+            self.remove(worker)
+        self.listener.close()
+
+    # --- with nobody there --------------------------------------------------------------------------------
+
+    def _see_who_is_there(self) -> None:
+        """Refuse, hold or listen again, as the last or the first ready worker goes or comes."""
+        if self._is_closed or not self._wants:
+            return
+        if any(holder.ready for holder in self._holders.values()):
+            self._cancel_hold()
+            self._listen_again()
+        elif self._absence.when_no_worker == "refuse":
+            self._refuse()
+        elif self._hold is None and self.listener.is_listening:
+            self._cease()
+            self._hold = self._loop.call_later(self._absence.hold_timeout, self._refuse)
+
+    def _cancel_hold(self) -> None:
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+
+    def _refuse(self) -> None:
+        self._hold = None
+        self._cease()
+        self.listener.suspend()
+
+    def _listen_again(self) -> None:
+        try:
+            self.listener.listen()
+        except OSError as exc:
+            log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)  # noqa: TRY400 - the sentence says it
+            self._loop.call_later(RELISTEN_PAUSE, self._see_who_is_there)
+        else:
+            self._begin()
+
+    # --- what workers say ---------------------------------------------------------------------------------
+
+    def hear(self, worker: int) -> None:
+        """Take note of what `worker` said on its belt up to now, before something it says elsewhere."""
+        self._on_upstream(worker)
+
+    def _on_upstream(self, worker: int) -> None:
+        holder = self._holders.get(worker)
+        if holder is None:
+            return
+        try:
+            self._read_upstream(worker, holder)
+        except ProtocolError as exc:
+            self._owner.violated(worker, exc)
+        else:
+            self._heard()
+
+    def _read_upstream(self, worker: int, holder: Holder, *, last_words: bool = False) -> None:
+        for _ in range(UPSTREAM_BUDGET):
+            try:
+                message = holder.belt.receive()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                if last_words:
+                    return
+                raise ProtocolError(f"its belt is broken: {exc}") from exc
+            if message is None:
+                return
+            try:
+                self._read_word(worker, holder, *message)
+            except ProtocolError:
+                if last_words:
+                    return
+                raise
+            if worker not in self._holders:  # it closed
+                return
+
+    def _read_word(
+        self, worker: int, holder: Holder, data: bytes, fds: list[int], is_truncated: bool
+    ) -> None:
+        try:
+            word = wire.decode_upstream(data)
+        except msgspec.DecodeError as exc:
+            close_all(fds)
+            raise ProtocolError(f"unreadable message on a belt: {exc}") from exc
+        expected = 1 if type(word) is wire.GiveBack else 0
+        if len(fds) != expected and not (is_truncated and expected and not fds):
+            close_all(fds)
+            raise ProtocolError(f"{type(word).__name__} came with {len(fds)} descriptors")
+        if type(word) is wire.Serve:
+            self._asked(worker, holder, word.batch)
+        elif type(word) is wire.Close:
+            self._owner.closed(worker)
+        else:
+            self._take_note(worker, holder, word, fds)
+
+    def _asked(self, worker: int, holder: Holder, batch: int) -> None:
+        if not 1 <= batch <= MOST_BATCH:
+            raise ProtocolError(f"asked for {batch} connections a message")
+        is_first, holder.batch = not holder.batch, batch
+        if is_first:
+            self._owner.serving(worker)  # which may make it ready, and so serve it
+        if holder.ready:
+            self._serve(worker, holder)

@@ -1,0 +1,77 @@
+"""The workers accept: the listener, or the datagram socket, is shared.
+
+Job: give every worker the descriptor itself, and watch that no connection waits because the worker that was
+woken for it died, stopped or blocked. Invariant: a connection lies in the accept queue for at most two
+looks while some worker could take it. Nothing is accepted here. Must not import the worker's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, Final
+
+from everycore.errors import ProtocolError
+from everycore.primary.host import Absence, Holder, ListenerHost, Owner
+from everycore.system.descriptors import close_all
+from everycore.system.sockets import StreamListener
+from everycore.system.wakeups import Baton, is_readable
+
+#: Seconds between two looks at the accept queue. Found non-empty twice running, the baton is passed on.
+LOOK: Final = 0.05
+
+
+class Sharer(ListenerHost):
+    """A listener whose connections the workers accept themselves."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, listener: StreamListener, owner: Owner, absence: Absence
+    ) -> None:
+        super().__init__(loop, listener, owner, absence)
+        self._baton = Baton() if listener.kind == socket.SOCK_STREAM else None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waited = False
+
+    def shared(self) -> tuple[int, ...]:
+        """The listener, and the baton."""
+        fds = (self.listener.sock.fileno(),)
+        return fds if self._baton is None else (*fds, self._baton.fd)
+
+    def account(self, worker: int) -> tuple[int, int]:
+        """Nothing goes through here; the board has the workers' own counts."""
+        return (0, 0)
+
+    def close(self) -> None:
+        """Give everything up."""
+        super().close()
+        if self._baton is not None:
+            self._baton.close()
+            self._baton = None
+
+    def _begin(self) -> None:
+        if self._timer is None and self._baton is not None:
+            self._timer = self._loop.call_later(LOOK, self._look)
+
+    def _cease(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _serve(self, worker: int, holder: Holder) -> None:
+        """It polls the listener by itself."""
+
+    def _abandon(self, worker: int, holder: Holder) -> None:
+        # It may just have been woken.
+        if self._baton is not None:
+            self._baton.pass_on()
+
+    def _take_note(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
+        close_all(fds)
+        raise ProtocolError(f"{type(word).__name__} on the belt of a shared listener")
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(LOOK, self._look)
+        waits = self.listener.is_listening and is_readable(self.listener.sock.fileno())
+        if waits and self._waited and self._baton is not None:
+            self._baton.pass_on()
+        self._waited = waits

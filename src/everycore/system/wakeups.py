@@ -1,0 +1,91 @@
+"""Being woken one at a time: EPOLLEXCLUSIVE, taking turns, and the baton that repairs a swallowed wake-up.
+
+Job: the two kernel facilities that make a shared listener fair. Must not import asyncio.
+
+Facts (epoll_ctl(2), fs/eventpoll.c): of those registered with EPOLLEXCLUSIVE the kernel wakes the *first in
+the row* that sits in epoll_wait, always the same one; a worker that is busy does not swallow the wake-up.
+EPOLL_CTL_DEL and ADD move an entry to the end of the row, so idle workers take turns, and ADD looks at the
+level, so nothing is missed meanwhile. EXCLUSIVE can be given with ADD only, never with MOD. A worker that
+was woken and dies, stops or blocks before it accepts has swallowed the wake-up: the connection waits for
+the next one. Hence the baton, an eventfd(EFD_SEMAPHORE) in every worker's epoll: who gets it looks at the
+listener again.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Final
+
+_EXCLUSIVE: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
+
+
+class Turn:
+    """One descriptor's place in an event loop's epoll, exclusive and movable.
+
+    The loop has added the descriptor in its own way; this replaces the registration behind its back,
+    through a duplicate of the loop's epoll descriptor (the same epoll instance). The loop's tables stay as
+    they are.
+    """
+
+    def __init__(self, epoll_fd: int, fd: int) -> None:
+        self._epoll = select.epoll.fromfd(os.dup(epoll_fd))
+        self._fd = fd
+        self.is_in = True
+        self._epoll.unregister(fd)
+        self._epoll.register(fd, _EXCLUSIVE)
+
+    def step_out(self) -> None:
+        """Be not woken for a while."""
+        if self.is_in:
+            self.is_in = False
+            self._unregister()
+
+    def to_the_end(self) -> None:
+        """Go to the end of the row, or come back to it; woken at once if there is something."""
+        if self.is_in:
+            self._unregister()
+        self.is_in = True
+        self._epoll.register(self._fd, _EXCLUSIVE)
+
+    def _unregister(self) -> None:
+        try:
+            self._epoll.unregister(self._fd)
+        except (FileNotFoundError, OSError):
+            return  # the loop removed it meanwhile
+
+    def close(self) -> None:
+        """Let go of the epoll; the registration is the loop's to remove."""
+        self._epoll.close()
+
+
+class Baton:
+    """The primary's end: passed on when a wake-up may have been swallowed."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+
+    def pass_on(self) -> None:
+        """Wake one worker to look; never more than one baton is under way."""
+        take_baton(self.fd)
+        os.eventfd_write(self.fd, 1)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self.fd)
+
+
+def take_baton(fd: int) -> bool:
+    """Whether there was one."""
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_readable(fd: int) -> bool:
+    """Whether `fd` has something, now: for a listener, a connection in its accept queue (poll(2))."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
