@@ -1,0 +1,1 @@
+"""Benchmarks: everycore beside Node.js' cluster, in interleaved rounds. See README.md."""

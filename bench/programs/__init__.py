@@ -1,0 +1,1 @@
+"""Programs that the benchmarks start; the counterparts in JavaScript are in bench/node."""
