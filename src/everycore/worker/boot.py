@@ -54,17 +54,18 @@ def join(ticket: role.Ticket) -> Post:
     for fd, _ in (ticket.channel, ticket.link):
         os.set_inheritable(fd, False)
     post = Post(ticket)
+    # Before `Joined`: a worker that was asked to leave meanwhile is sent SIGTERM in answer to it.
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, _Terminator(post))
     post.channel.setblocking(True)
     try:
         post.channel.sendall(encode_frame(wire.encode(wire.Joined(os.getpid()))))
     except OSError:
         os._exit(ORPHANED)
     post.channel.setblocking(False)
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    ):
-        signal.signal(signal.SIGTERM, _Terminator(post))
     return post
 
 
