@@ -83,7 +83,8 @@ class ChannelClosed(ChannelError, ConnectionError):
     """The other side is gone. `status` is its `ExitStatus` where that is known, else None."""
 
     def __init__(self, peer: str, status: Any = None) -> None:
-        super().__init__(peer, status)
+        super().__init__()
+        self.args = peer, status  # not given to OSError, which would take them for errno and strerror
         self.peer = peer
         self.status = status
 
@@ -120,7 +121,8 @@ class RequestTimeout(ChannelError, TimeoutError):
     """The peer did not answer in time."""
 
     def __init__(self, peer: str, timeout: float) -> None:
-        super().__init__(peer, timeout)
+        super().__init__()
+        self.args = peer, timeout  # not given to OSError, which would take them for errno and strerror
         self.peer = peer
         self.timeout = timeout
 

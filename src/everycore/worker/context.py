@@ -266,6 +266,8 @@ class WorkerContext:
         assert self.channel is not None
         assert self._loop is not None
         if self.channel.is_closed:
+            if self._drain is not None:  # never granted: it waits for the end of the departure, as any other
+                await self._drain.done.wait()
             raise ChannelClosed("the primary")
         self._last_request += 1
         number = self._last_request
