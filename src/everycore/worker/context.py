@@ -7,6 +7,7 @@ Invariant: the channel is read by one event loop, the first that asks. Must not 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal as signals
@@ -281,6 +282,8 @@ class WorkerContext:
 
     def listen_blocking(self, request: wire.Listen, timeout: float) -> ClusterSocket:
         """As `listen`, by the link: for any thread, with or without a loop. It asks to be served at once."""
+        if self._drain is not None:  # the primary's own answer, should it have closed the link already
+            raise OSError(errno.ECANCELED, "the worker is leaving")
         message, fds = self._post.link.request(request, timeout=timeout)
         sock = ClusterSocket.granted(message, fds, self._post.connections, self.start_listening, started=True)
         self._sockets.add(sock)
