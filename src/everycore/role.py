@@ -20,7 +20,8 @@ VARIABLE: Final = "_EVERYCORE_WORKER"
 class Ticket(msgspec.Struct, frozen=True):
     """What the primary tells a worker before it has said a word.
 
-    `channel` and `link` are [descriptor, inode]. `primary` is the primary's pid. Times are seconds.
+    `channel`, `link` and `board` are [descriptor, inode]; `row` is the worker's on the board. `primary` is
+    the primary's pid. Times are seconds.
     """
 
     id: int
@@ -29,6 +30,8 @@ class Ticket(msgspec.Struct, frozen=True):
     primary: int
     channel: tuple[int, int]
     link: tuple[int, int]
+    board: tuple[int, int]
+    row: int
     grace: float
     orphan_grace: float
     max_message: int
@@ -42,7 +45,8 @@ def read_ticket(environ: os._Environ[str] | dict[str, str]) -> Ticket | None:
         return None
     try:
         ticket = msgspec.json.decode(text, type=Ticket)
-        confirmed = all(os.fstat(fd).st_ino == inode for fd, inode in (ticket.channel, ticket.link))
+        named = (ticket.channel, ticket.link, ticket.board)
+        confirmed = all(os.fstat(fd).st_ino == inode for fd, inode in named)
     except (msgspec.DecodeError, OSError):
         return None
     return ticket if confirmed else None
@@ -58,5 +62,5 @@ is_worker: bool = ticket is not None
 
 def forget() -> None:
     """Play no part any more: called in a forked child of a worker or a primary, which is neither."""
-    global ticket, is_primary, is_worker  # noqa: PLW0603 - the one global of the package
+    global ticket, is_primary, is_worker
     ticket, is_primary, is_worker = None, False, False

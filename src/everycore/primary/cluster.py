@@ -31,6 +31,7 @@ from everycore.primary.switchboard import Distribution, Switchboard, Watcher
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
 from everycore.system import machine
+from everycore.system.board import PrimaryBoard
 from everycore.system.descriptors import close_all
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Cluster:
         self._seq = 0
         self._state: Literal["new", "open", "closing", "closed"] = "new"
         self._home: Home
+        self._board: PrimaryBoard
         self._gone: asyncio.Event
 
     # --- the block ----------------------------------------------------------------------------------------
@@ -142,7 +144,10 @@ class Cluster:
             Watcher(listening=self._on_listening, violated=self._on_violation),
             self._internal_descriptors,
         )
-        self._home = Home(loop, switchboard, self._terms, self._emit, self._on_gone, self._next_event)
+        self._board = PrimaryBoard()
+        self._home = Home(
+            loop, switchboard, self._board, self._terms, self._emit, self._on_gone, self._next_event
+        )
         self._gone = asyncio.Event()
         self._gone.set()
         self._state = "open"
@@ -188,6 +193,7 @@ class Cluster:
     def _close(self) -> None:
         self._state = "closed"
         self._home.switchboard.close()
+        self._board.close()
         for worker in self._ended:
             worker._driver.close()
         self._emitter.close()
@@ -260,9 +266,14 @@ class Cluster:
             raise ClusterClosed(f"the cluster is {self._state}")
         if env is not None:
             check_env("env", env)
-        seat = spawner.Seat(self._last_id + 1, self._free_slot() if slot is None else slot, generation)
+        slot = self._free_slot() if slot is None else slot
+        seat = spawner.Seat(self._last_id + 1, slot, generation, self._board.allot())
         worker = Worker(self._home, seat, self._settings)
-        worker._driver.spawn(env)
+        try:
+            worker._driver.spawn(env)
+        except BaseException:
+            self._board.release(seat.row)
+            raise
         self._last_id = seat.id
         self._workers[worker.id] = worker
         self._gone.clear()
@@ -375,6 +386,7 @@ class Cluster:
             self._gone.set()
 
     def _internal_descriptors(self) -> Iterator[int]:
+        yield self._board.fd
         yield from self._home.switchboard.descriptors()
         for worker in self._workers.values():
             yield from worker._driver.descriptors()

@@ -31,6 +31,7 @@ from everycore.primary import spawner
 from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.primary.switchboard import Grant, Switchboard
 from everycore.system import belt, processes
+from everycore.system.board import PrimaryBoard
 from everycore.system.descriptors import close_all
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Home:
 
     loop: asyncio.AbstractEventLoop
     switchboard: Switchboard
+    board: PrimaryBoard
     terms: spawner.Terms
     emit: Callable[..., None]
     gone: Callable[[Worker], None]
@@ -83,7 +85,7 @@ class WorkerDriver:
         """Start the process. A refusal of the kernel becomes the worker's exit; a bad setting is raised."""
         error: OSError | None = None
         try:
-            child = spawner.spawn(self._settings, self.seat, self._home.terms, env)
+            child = spawner.spawn(self._settings, self.seat, self._home.terms, self._home.board.fd, env)
         except OSError as exc:
             error = exc
             ours, theirs = socket.socketpair()
@@ -242,6 +244,7 @@ class WorkerDriver:
         self.mailbox.close()
         if self.stdin is not None:
             self.stdin.abort()
+        self._home.board.release(self.seat.row)
         self._home.gone(self._face)
         self._home.emit(events.Exited, worker=self._face, status=status, voluntary=self.life.voluntary)
         if not self.exited.done():
@@ -373,7 +376,10 @@ class WorkerDriver:
 
     def account(self) -> tuple[int, int]:
         """Connections handed to the worker so far, and those it has not acknowledged."""
-        return self._home.switchboard.account(self.seat.id)
+        handed_over, outstanding = self._home.switchboard.account(self.seat.id)
+        if self._home.switchboard.is_shared:
+            handed_over = self._home.board.accepted(self.seat.row)
+        return handed_over, outstanding
 
     @property
     def is_closed(self) -> bool:

@@ -34,11 +34,12 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Which worker it is."""
+    """Which worker it is; `row` is its place on the board."""
 
     id: int
     slot: int
     generation: int
+    row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,13 @@ def command_line(settings: Settings) -> list[str]:
     return [*settings.exec, *(settings.args or ())]
 
 
-def spawn(settings: Settings, seat: Seat, terms: Terms, env: Mapping[str, str | None] | None) -> Child:
+def spawn(
+    settings: Settings,
+    seat: Seat,
+    terms: Terms,
+    board_fd: int,
+    env: Mapping[str, str | None] | None,
+) -> Child:
     """Start a worker.
 
     Raises ConfigurationError for settings that can't work, OSError if the kernel refuses.
@@ -85,8 +92,10 @@ def spawn(settings: Settings, seat: Seat, terms: Terms, env: Mapping[str, str | 
             slot=seat.slot,
             generation=seat.generation,
             primary=os.getpid(),
-            channel=_named(their_channel),
-            link=_named(their_link),
+            channel=_named(their_channel.fileno()),
+            link=_named(their_link.fileno()),
+            board=_named(board_fd),
+            row=seat.row,
             grace=terms.grace,
             orphan_grace=terms.orphan_grace,
             max_message=terms.max_message,
@@ -97,7 +106,7 @@ def spawn(settings: Settings, seat: Seat, terms: Terms, env: Mapping[str, str | 
             env=_environment(settings.env, user_env, env, ticket),
             cwd=settings.cwd if settings.cwd is not None else processes.START_DIRECTORY,
             stdio=[_stream(stack, item) for item in _three_streams(settings)],
-            pass_fds=(their_channel.fileno(), their_link.fileno()),
+            pass_fds=(their_channel.fileno(), their_link.fileno(), board_fd),
             identity=identity,
             new_group=terms.new_group,
         )
@@ -107,8 +116,8 @@ def spawn(settings: Settings, seat: Seat, terms: Terms, env: Mapping[str, str | 
     return Child(process, channel, link)
 
 
-def _named(sock: socket.socket) -> tuple[int, int]:
-    return sock.fileno(), os.fstat(sock.fileno()).st_ino
+def _named(fd: int) -> tuple[int, int]:
+    return fd, os.fstat(fd).st_ino
 
 
 def _environment(

@@ -221,6 +221,11 @@ class Switchboard:
         for entry in self._book:
             yield from entry.bound.descriptors()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the workers accept by themselves, so that only the board knows how much."""
+        return self._distribution.policy == "shared"
+
     def account(self, worker: int) -> tuple[int, int]:
         """Connections handed to `worker` so far, and those it has not acknowledged."""
         accounts = [entry.bound.account(worker) for entry in self._book.held_by(worker)]

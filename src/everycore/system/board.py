@@ -21,6 +21,7 @@ from typing import Final
 OPEN: Final = 0
 ACCEPTED: Final = 1
 SERVING: Final = 2
+IDLE: Final = 3
 ROW: Final = 8
 #: Rows: the first one is the primary's, and says how many are in use at most.
 CAPACITY: Final = 1024
@@ -111,13 +112,25 @@ class WorkerBoard(Board):
         if self._at is not None:
             self._cells[self._at + SERVING] = int(serves)
 
-    def excess(self) -> float:
-        """How many more connections this worker holds than the workers that serve hold on average."""
+    def idle(self, is_idle: bool) -> None:
+        """The loop is about to wait for events, or has some."""
+        if self._at is not None:
+            self._cells[self._at + IDLE] = int(is_idle)
+
+    def should_yield(self, margin: float) -> bool:
+        """Whether to leave the next connection to another.
+
+        That is: this worker holds over `margin` more than the serving workers on average, and one that holds
+        fewer than that average waits for events, so that it can take it.
+        """
         if self._at is None:
-            return 0.0
-        cells, total, count = self._cells, 0, 0
+            return False
+        cells, mine, total, count, fewest = self._cells, self._cells[self._at + OPEN], 0, 0, -1
         for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
             if cells[at + SERVING]:
-                total += cells[at + OPEN]
+                held = cells[at + OPEN]
+                total += held
                 count += 1
-        return cells[self._at + OPEN] - total / count if count else 0.0
+                if cells[at + IDLE] and (fewest < 0 or held < fewest):
+                    fewest = held
+        return count > 0 and mine > total / count + margin and 0 <= fewest < total / count

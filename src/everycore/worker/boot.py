@@ -20,6 +20,7 @@ from everycore.core import wire
 from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
 from everycore.system import processes
+from everycore.system.board import WorkerBoard
 from everycore.worker.connections import Connections
 from everycore.worker.link import Link
 
@@ -36,7 +37,8 @@ class Post:
         self.ticket = ticket
         self.channel = socket.socket(fileno=ticket.channel[0])
         self.link = Link(socket.socket(fileno=ticket.link[0]))
-        self.connections = Connections()
+        self.board = WorkerBoard(ticket.board[0], ticket.row)
+        self.connections = Connections(self.board)
         #: Set by a loop of ours: SIGTERM is then its business.
         self.has_loop = False
 
@@ -44,6 +46,7 @@ class Post:
         """In a forked child: these are the parent's."""
         self.channel.close()
         self.link.close()
+        self.board.close()
 
 
 def join(ticket: role.Ticket) -> Post:

@@ -12,13 +12,15 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from everycore.core import wire
 from everycore.system import belt
 from everycore.system.descriptors import duplicate
 from everycore.worker.connections import Connections
 
+#: Seconds; what poll(2) can express is not much more.
+_VERY_LONG = 2_000_000.0
 _PROTOCOL_OPTION = getattr(socket, "SO_PROTOCOL", 38)
 _DOMAIN_OPTION = getattr(socket, "SO_DOMAIN", 39)
 
@@ -56,9 +58,8 @@ class ClusterSocket(socket.socket):
         # The primary's end of the belt: held, so that the belt never shows end-of-file, and never used.
         self._twin = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=duplicate_fd)
 
-    @classmethod
+    @staticmethod
     def granted(
-        cls,
         message: wire.Granted,
         fds: list[int] | tuple[int, ...],
         connections: Connections,
@@ -78,7 +79,9 @@ class ClusterSocket(socket.socket):
             start,
             started,
         )
-        return cls(lease, fds[0], fds[1])
+        if len(fds) > 2:
+            return SharedSocket(lease, fds[0], fds[1], fds[2], fds[3] if len(fds) > 3 else -1)
+        return ClusterSocket(lease, fds[0], fds[1])
 
     @property
     def lease(self) -> Lease | None:
@@ -112,7 +115,11 @@ class ClusterSocket(socket.socket):
 
     def say(self, word: wire.Upstream, fds: Sequence[int] = ()) -> bool:
         """Tell the primary something about this listener; False if it cannot hear it."""
-        return belt.say(self, wire.encode(word), fds)
+        return belt.say(self._voice(), wire.encode(word), fds)
+
+    def _voice(self) -> socket.socket:
+        """The worker's end of the belt."""
+        return self
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection, a plain `socket.socket`, and the peer's address.
@@ -167,11 +174,11 @@ class ClusterSocket(socket.socket):
 
     # --- the end ------------------------------------------------------------------------------------------
 
-    def dup(self) -> ClusterSocket:
+    def dup(self) -> Self:
         """Another socket for the same listener."""
         if self._lease is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        copy = ClusterSocket(self._lease, duplicate(self.fileno()), duplicate(self._twin.fileno()))
+        copy = type(self)(self._lease, duplicate(self.fileno()), duplicate(self._twin.fileno()))
         copy.settimeout(self.gettimeout())
         return copy
 
@@ -182,8 +189,12 @@ class ClusterSocket(socket.socket):
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing."""
         self._lease = None
-        self._twin.close()
+        self._let_go()
         self.close()
+
+    def _let_go(self) -> None:
+        """Close what goes with this socket."""
+        self._twin.close()
 
     def _give_up(self) -> None:
         lease, self._lease = self._lease, None
@@ -192,11 +203,86 @@ class ClusterSocket(socket.socket):
         lease.users -= 1
         if lease.users == 0:
             self.say(wire.Close())
-        self._twin.close()
+        self._let_go()
 
     def __del__(self) -> None:
         if getattr(self, "_lease", None) is not None:
             self._give_up()
+
+
+class SharedSocket(ClusterSocket):
+    """The listener itself, or a datagram socket, shared with the other workers (policy `shared`; UDP).
+
+    Its blocking mode is this object's alone: the open file is shared, and stays non-blocking for all.
+    """
+
+    __slots__ = ("_belt", "_blocks", "_when_closed", "baton")
+
+    def __init__(self, lease: Lease, belt_fd: int, twin_fd: int, shared_fd: int, baton_fd: int) -> None:
+        super().__init__(lease, shared_fd, twin_fd)
+        self._belt = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=belt_fd)
+        #: The eventfd that says "look again"; -1 for a datagram socket.
+        self.baton = baton_fd
+        self._blocks = True
+        self._when_closed: Callable[[], None] | None = None
+        self.settimeout(socket.getdefaulttimeout())
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call `callback` just before this socket is closed, for what is keyed by its descriptors."""
+        self._when_closed = callback
+
+    def _voice(self) -> socket.socket:
+        return self._belt
+
+    def settimeout(self, value: float | None, /) -> None:
+        """As `socket.settimeout`. To block without limit is, for the kernel, a very long time-out."""
+        self._blocks = value is None
+        super().settimeout(_VERY_LONG if value is None else value)
+
+    def setblocking(self, flag: bool, /) -> None:
+        """As `socket.setblocking`."""
+        self.settimeout(None if flag else 0.0)
+
+    def gettimeout(self) -> float | None:
+        """As `socket.gettimeout`."""
+        return None if self._blocks else super().gettimeout()
+
+    def getblocking(self) -> bool:
+        """As `socket.getblocking`."""
+        return self.gettimeout() != 0.0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As `socket.accept`: the next connection of all, whoever comes first."""
+        lease = self._lease
+        if lease is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        conn, peer = socket.socket.accept(self)
+        lease.connections.watch_plain(conn)
+        return conn, peer
+
+    def setsockopt(self, level: int, option: int, *args: Any) -> None:
+        """As `socket.setsockopt`: the socket is real, and so is the effect on the others."""
+        socket.socket.setsockopt(self, level, option, *args)
+
+    def dup(self) -> Self:
+        """Another socket for the same listener."""
+        if self._lease is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        belt_fd, twin_fd, shared_fd = (duplicate(sock.fileno()) for sock in (self._belt, self._twin, self))
+        baton_fd = duplicate(self.baton) if self.baton >= 0 else -1
+        copy = type(self)(self._lease, belt_fd, twin_fd, shared_fd, baton_fd)
+        copy.settimeout(self.gettimeout())
+        return copy
+
+    def _let_go(self) -> None:
+        when_closed, self._when_closed = self._when_closed, None
+        if when_closed is not None:
+            when_closed()
+        super()._let_go()
+        self._belt.close()
+        if self.baton >= 0:
+            os.close(self.baton)
+            self.baton = -1
 
 
 def peer_address(peer: Any) -> Any:

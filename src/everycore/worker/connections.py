@@ -12,11 +12,14 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from everycore.system.board import WorkerBoard
+
 
 class Connections:
     """What is open now. Only ever used from one thread at a time, but for plain sockets (a WeakSet)."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: WorkerBoard) -> None:
+        self._board = board
         self._counted = 0
         self._plain: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._transports: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -30,8 +33,9 @@ class Connections:
     def counted_socket(self, family: int, kind: int, proto: int, fd: int) -> CountedSocket:
         """A socket for a transport: closing it is noticed at once."""
         sock = CountedSocket(family, kind, proto, fileno=fd)
-        sock.on_closed = self._closed
+        sock.on_closed = self._accepted_closed
         self._counted += 1
+        self._board.opened()
         return sock
 
     def watch_plain(self, sock: socket.socket) -> None:
@@ -78,6 +82,10 @@ class Connections:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue
+
+    def _accepted_closed(self) -> None:
+        self._board.closed()
+        self._closed()
 
     def _closed(self) -> None:
         self._counted -= 1

@@ -35,6 +35,7 @@ from everycore.worker.loops import descriptor_limit
 if TYPE_CHECKING:
     from everycore.aio.mailbox import MessageStream
     from everycore.aio.requests import Handler
+    from everycore.system.board import WorkerBoard
     from everycore.worker.connections import Connections
 
 E = TypeVar("E", bound=events.Event)
@@ -93,6 +94,11 @@ class WorkerContext:
     def connections(self) -> Connections:
         """The count of open connections."""
         return self._post.connections
+
+    @property
+    def board(self) -> WorkerBoard:
+        """Where the workers' loads stand."""
+        return self._post.board
 
     def is_connected(self) -> bool:
         """Whether the channel is open."""
@@ -325,6 +331,7 @@ class WorkerContext:
         """Leave, within `grace` seconds; again: nothing."""
         if self._drain is None:
             assert self._loop is not None
+            self._post.board.serving(False)
             self._drain = Drain(self, self._loop, grace)
             self._leaving.set()
 

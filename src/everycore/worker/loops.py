@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import itertools
 import os
 import resource
 import socket
@@ -29,7 +28,9 @@ from typing import TYPE_CHECKING, Any, Final
 from everycore.core import wire
 from everycore.system import belt, sockets
 from everycore.system.descriptors import close_all
-from everycore.worker.clustersocket import ClusterSocket, peer_address
+from everycore.worker import datagrams, resolving
+from everycore.worker.clustersocket import ClusterSocket, SharedSocket, peer_address
+from everycore.worker.turns import SharedReception, StampedSelector
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -108,13 +109,14 @@ class _Reception:
         data, fds, truncated = received
         handover = wire.decode_handover(data)
         for at, fd in enumerate(fds):
-            self._give(fd, peer_address(handover.peers[at]))
+            self.give(fd, peer_address(handover.peers[at]))
         if truncated or len(fds) < len(handover.peers) or (fds and fds[-1] >= self._context.descriptor_limit):
             self._run_short(len(handover.peers) - len(fds))
         self._last = handover.first + max(len(handover.peers), 1) - 1
         self._loop.call_soon(self._later, TURNS - 1, self._last)
 
-    def _give(self, fd: int, peer: Any) -> None:
+    def give(self, fd: int, peer: Any) -> None:
+        """Let the program have the connection `fd`."""
         lease = self._sock.lease
         if lease is None:
             close_all((fd,))
@@ -193,7 +195,7 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
         _add_reader: Callable[..., asyncio.Handle]
 
     def __init__(self, context: WorkerContext) -> None:
-        super().__init__()
+        super().__init__(StampedSelector(context.board))
         self._context = context
 
     # --- servers ------------------------------------------------------------------------------------------
@@ -234,11 +236,17 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             )
             return server
         times = _checked_ssl(ssl, more)
-        infos = await self._resolve(host, port, family, flags)
+        infos = await resolving.resolve(
+            self, resolving.hosts_of(host), port, family=family, kind=socket.SOCK_STREAM, flags=flags
+        )
         opened: list[ClusterSocket] = []
         try:
             for af, kind, address in infos:
-                opened.append(await self._listen(af, kind, address, backlog, start=start_serving))
+                opened.append(
+                    await resolving.ask(
+                        self._context, af, kind, address, backlog=backlog, start=start_serving
+                    )
+                )
             return await self._serve(protocol_factory, opened, ssl, backlog, times, start=start_serving)
         except BaseException:
             for listener in opened:
@@ -275,8 +283,13 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             return server
         more.pop("cleanup_socket", None)
         times = _checked_ssl(ssl, more)
-        listener = await self._listen(
-            socket.AF_UNIX, socket.SOCK_STREAM, sockets.absolute_path(path), backlog, start=start_serving
+        listener = await resolving.ask(
+            self._context,
+            socket.AF_UNIX,
+            socket.SOCK_STREAM,
+            sockets.absolute_path(path),
+            backlog=backlog,
+            start=start_serving,
         )
         try:
             return await self._serve(protocol_factory, [listener], ssl, backlog, times, start=start_serving)
@@ -284,43 +297,21 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             listener.close()
             raise
 
-    async def _resolve(self, host: Any, port: Any, family: int, flags: int) -> list[tuple[int, int, Any]]:
-        """Every address that `host` and `port` stand for, each once, in the resolver's order."""
-        hosts = [None] if host == "" else [host] if isinstance(host, str) or host is None else list(host)
-        answers = await asyncio.gather(
-            *(
-                self.getaddrinfo(one, port, family=family, type=socket.SOCK_STREAM, flags=flags)
-                for one in hosts
-            )
+    async def create_datagram_endpoint(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        local_addr: Any = None,
+        remote_addr: Any = None,
+        **more: Any,
+    ) -> tuple[Any, Any]:
+        """As `loop.create_datagram_endpoint`; a bound endpoint's socket is the primary's, shared by all."""
+        inherited: Any = super().create_datagram_endpoint
+        if not datagrams.goes_through_primary(local_addr, remote_addr, more):
+            pair: tuple[Any, Any] = await inherited(protocol_factory, local_addr, remote_addr, **more)
+            return pair
+        return await datagrams.open_endpoint(
+            self, self._context, inherited, protocol_factory, local_addr, more
         )
-        infos = dict.fromkeys((info[0], info[1], info[4]) for info in itertools.chain.from_iterable(answers))
-        if not infos:
-            raise OSError(f"getaddrinfo({host!r}) returned empty list")
-        return list(infos)
-
-    async def _listen(
-        self, family: int, kind: int, address: Any, backlog: int, *, start: bool
-    ) -> ClusterSocket:
-        """Ask the primary. An error reads as asyncio's own would."""
-        request = wire.Listen(
-            request=0,
-            address=list(address) if isinstance(address, tuple) else address,
-            family=family,
-            kind=kind,
-            fd=None,
-            backlog=backlog,
-            v6only=True,  # as asyncio does for host and port
-            mode=None,
-            start=start,
-        )
-        try:
-            sock = await self._context.listen(request)
-        except OSError as exc:
-            reason = os.strerror(exc.errno).lower() if exc.errno else str(exc)
-            text = f"error while attempting to bind on address {address!r}: {reason}"
-            raise OSError(exc.errno, text) from None
-        sock.setblocking(False)
-        return sock
 
     async def _serve(
         self,
@@ -373,7 +364,10 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             "ssl_shutdown_timeout": ssl_shutdown_timeout,
         }
         reception = _Reception(self, self._context, protocol_factory, sock, sslcontext, server, times)
-        self._add_reader(sock.fileno(), reception.on_readable)
+        if isinstance(sock, SharedSocket):
+            SharedReception(self, sock, self._context, reception.give).begin()
+        else:
+            self._add_reader(sock.fileno(), reception.on_readable)
         if server is not None:
             self._context.watch_server(server)
         sock.say(wire.Serve(belt.MOST_BATCH))

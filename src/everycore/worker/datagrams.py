@@ -1,0 +1,64 @@
+"""UDP through the primary: one socket, shared by the workers.
+
+Job: `create_datagram_endpoint` for both of our loops. Invariant: only a *bound, unconnected* endpoint is
+shared; what sends from a port of its own (no `local_addr`), is connected, or asks for `reuse_port` is this
+worker's alone, as Node's implicit bind is. The kernel gives each datagram to one of the readers. Must not
+import the primary's side.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from everycore.core import wire
+from everycore.system import sockets
+from everycore.worker import resolving
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from everycore.worker.context import WorkerContext
+
+Endpoint = Callable[..., Awaitable[tuple[Any, Any]]]
+
+
+def goes_through_primary(local_addr: Any, remote_addr: Any, more: dict[str, Any]) -> bool:
+    """Whether an endpoint with these arguments is shared."""
+    return bool(local_addr) and not (
+        remote_addr or more.get("sock") is not None or more.get("reuse_port") or more.get("allow_broadcast")
+    )
+
+
+async def open_endpoint(
+    loop: asyncio.AbstractEventLoop,
+    context: WorkerContext,
+    inherited: Endpoint,
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    local_addr: Any,
+    more: dict[str, Any],
+) -> tuple[Any, Any]:
+    """The endpoint, on the primary's socket. Raises OSError as a lone process would see it."""
+    family, address = await _where(loop, local_addr, more)
+    listener = await resolving.ask(context, family, socket.SOCK_DGRAM, address, backlog=0, start=True)
+    try:
+        listener.say(wire.Serve(1))
+        transport, protocol = await inherited(protocol_factory, sock=listener)
+    except BaseException:
+        listener.close()
+        raise
+    context.watch_server(transport)
+    return transport, protocol
+
+
+async def _where(loop: asyncio.AbstractEventLoop, local_addr: Any, more: dict[str, Any]) -> tuple[int, Any]:
+    family = more.get("family") or 0
+    if family == socket.AF_UNIX:
+        return socket.AF_UNIX, sockets.absolute_path(local_addr)
+    host, port = local_addr
+    infos = await resolving.resolve(
+        loop, [host], port, family=family, kind=socket.SOCK_DGRAM, flags=more.get("flags") or 0
+    )
+    found, _, address = infos[0]
+    return found, address

@@ -1,0 +1,75 @@
+"""From a host and a port to listeners of the primary.
+
+Job: the names are resolved here, in the worker, as Node does; the primary sees numeric addresses only, and
+never waits for a name server. Must not import the primary's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from everycore.core import wire
+
+if TYPE_CHECKING:
+    from everycore.worker.clustersocket import ClusterSocket
+    from everycore.worker.context import WorkerContext
+
+_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
+
+def hosts_of(host: Any) -> list[Any]:
+    """What `create_server` takes as `host`, as a list; None means every interface."""
+    if host is None or host == "":
+        return [None]
+    return [host] if isinstance(host, str) else list(host)
+
+
+async def resolve(
+    loop: asyncio.AbstractEventLoop, hosts: Iterable[Any], port: Any, *, family: int, kind: int, flags: int
+) -> list[tuple[int, int, Any]]:
+    """Family, kind and address of everything that `hosts` stand for, each once, in the resolver's order."""
+    answers = await asyncio.gather(*(_resolve_one(loop, host, port, family, kind, flags) for host in hosts))
+    infos = dict.fromkeys((info[0], info[1], info[4]) for info in itertools.chain.from_iterable(answers))
+    if not infos:
+        raise OSError(f"getaddrinfo({hosts!r}) returned empty list")
+    return list(infos)
+
+
+async def _resolve_one(
+    loop: asyncio.AbstractEventLoop, host: Any, port: Any, family: int, kind: int, flags: int
+) -> list[Any]:
+    """Numbers at once; only a name is worth a thread."""
+    try:
+        return socket.getaddrinfo(host, port, family, kind, 0, flags | _NUMERIC)
+    except (socket.gaierror, UnicodeError):
+        return await loop.getaddrinfo(host, port, family=family, type=kind, flags=flags)
+
+
+async def ask(
+    context: WorkerContext, family: int, kind: int, address: Any, *, backlog: int, start: bool
+) -> ClusterSocket:
+    """Ask the primary for a listener. An error reads as asyncio's own would."""
+    request = wire.Listen(
+        request=0,
+        address=list(address) if isinstance(address, tuple) else address,
+        family=family,
+        kind=kind,
+        fd=None,
+        backlog=backlog,
+        v6only=True,  # as asyncio does for host and port
+        mode=None,
+        start=start,
+    )
+    try:
+        sock = await context.listen(request)
+    except OSError as exc:
+        reason = os.strerror(exc.errno).lower() if exc.errno else str(exc)
+        text = f"error while attempting to bind on address {address!r}: {reason}"
+        raise OSError(exc.errno, text) from None
+    sock.setblocking(False)
+    return sock
