@@ -1,0 +1,217 @@
+"""The examples, run as their docstrings say, and used as a reader would use them."""
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit import Program, scaled, wait_gone
+from tests.kit.plugin import StartCommand, StartProgram
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PATIENCE = 15.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
+
+
+@pytest.fixture
+def start_example(start_program: StartProgram):
+    """`start_example("name.py", *args)`; the argument is port 0 unless given. Two cores."""
+
+    def start(name: str, *args: str) -> Program:
+        return start_program(EXAMPLES / name, *(args or ("0",)), env={"PYTHON_CPU_COUNT": "2"})
+
+    return start
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=scaled(PATIENCE))
+
+
+def ask(file: Any, line: str) -> str:
+    file.write(line.encode() + b"\n")
+    file.flush()
+    answer: bytes = file.readline()
+    return answer.decode().rstrip("\n")
+
+
+def read_all(port: int) -> str:
+    """What a connection says until it ends."""
+    with connect(port) as client, client.makefile("rb") as file:
+        return file.read().decode()
+
+
+def fetch(port: int, path: str = "/") -> str:
+    """The body of an HTTP reply, over a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=scaled(PATIENCE))
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        response = connection.getresponse()
+        assert response.status == 200
+        return response.read().decode()
+    finally:
+        connection.close()
+
+
+def press_ctrl_c(program: Program) -> None:
+    """It ends as its language's programs do, and nothing is left."""
+    workers = program.descendants()
+    assert workers
+    program.signal_group(signal.SIGINT)
+    assert program.wait() == -signal.SIGINT
+    assert wait_gone(workers) == []
+    if "Traceback" in program.stderr:  # Python's own way to say it
+        assert program.stderr.count("Traceback") == 1
+        assert program.stderr.endswith("\nKeyboardInterrupt\n")
+    else:
+        assert program.stderr == ""
+
+
+class TestEcho:
+    def test_every_worker_listens_on_the_same_port_and_echoes(self, start_example) -> None:
+        program = start_example("echo.py")
+        first, second = (program.expect(r"^listening on 127\.0\.0\.1:(\d+)$")[1] for _ in range(2))
+        assert first == second
+        for _ in range(4):
+            with connect(int(first)) as client, client.makefile("rwb") as file:
+                assert ask(file, "hello") == "hello"
+                assert ask(file, "again") == "again"
+        press_ctrl_c(program)
+
+    def test_a_killed_worker_is_replaced(self, start_example) -> None:
+        program = start_example("echo.py")
+        port, _ = (program.expect(r"^listening on \S+:(\d+)$")[1] for _ in range(2))
+        os.kill(program.descendants()[0], signal.SIGKILL)
+        assert program.expect(r"^listening on \S+:(\d+)$")[1] == port
+        press_ctrl_c(program)
+
+
+class TestHttpStreams:
+    LISTENS = r"^worker \d listens on http://127\.0\.0\.1:(\d+)$"
+
+    def test_connections_go_in_turn_and_requests_stay_on_theirs(self, start_example) -> None:
+        program = start_example("http_streams.py")
+        port, _ = (int(program.expect(self.LISTENS)[1]) for _ in range(2))
+        seen = []
+        for _ in range(4):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=scaled(PATIENCE))
+            bodies = set()
+            for _ in range(3):
+                connection.request("GET", "/some/path")
+                bodies.add(connection.getresponse().read().decode())
+            connection.close()
+            (body,) = bodies
+            assert body.startswith("GET /some/path by worker ")
+            seen.append(body)
+        assert len(set(seen[:2])) == 2
+        assert seen[2:] == seen[:2]
+        press_ctrl_c(program)
+
+    def test_connection_close_is_heeded(self, start_example) -> None:
+        program = start_example("http_streams.py")
+        port, _ = (int(program.expect(self.LISTENS)[1]) for _ in range(2))
+        with connect(port) as client, client.makefile("rwb") as file:
+            file.write(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+            file.flush()
+            assert file.read().startswith(b"HTTP/1.1 200 OK\r\n")
+        press_ctrl_c(program)
+
+
+class TestMessages:
+    def test_send_request_and_broadcast(self, start_example) -> None:
+        program = start_example("messages.py")
+        port, _ = (int(program.expect(r"^worker \d listens on \S+:(\d+)$")[1]) for _ in range(2))
+        with connect(port) as one, connect(port) as two, one.makefile("rwb") as a, two.makefile("rwb") as b:
+            answers = {ask(a, "hello"), ask(b, "hello")}
+            assert answers == {"hello from worker 1", "hello from worker 2"}
+            assert ask(a, "total") == "3"
+            assert ask(b, "tell all is well") == "2"
+            heard = {program.expect(r"^worker (\d) heard: all is well$")[1] for _ in range(2)}
+            assert heard == {"1", "2"}
+            assert ask(b, "total") == "5"
+        press_ctrl_c(program)
+
+
+class TestPassingASocket:
+    def test_odd_and_even_visitors(self, start_example) -> None:
+        program = start_example("passing_a_socket.py")
+        port = int(program.expect(r"^listening on 127\.0\.0\.1:(\d+)$")[1])
+        lines = [read_all(port) for _ in range(4)]
+        assert lines == [
+            "visitor 1, served by worker 1\n",
+            "visitor 2, served by worker 2\n",
+            "visitor 3, served by worker 1\n",
+            "visitor 4, served by worker 2\n",
+        ]
+        press_ctrl_c(program)
+
+
+class TestRandomPort:
+    PORTS = r"^worker (\d): shared port (\d+), own port (\d+)$"
+
+    @pytest.mark.parametrize("given", [True, False], ids=["a base", "base 0"])
+    def test_one_port_for_all_and_one_for_each(self, start_example, given: bool) -> None:
+        base = base_of_free_ports(2) if given else 0
+        program = start_example("random_port.py", str(base))
+        found = [tuple(map(int, program.expect(self.PORTS).groups())) for _ in range(2)]
+        assert {worker for worker, _, _ in found} == {1, 2}
+        assert len({shared for _, shared, _ in found}) == 1
+        for worker, shared, own in found:
+            assert own == (base or shared) + worker
+            assert {read_all(own) for _ in range(4)} == {f"worker {worker}\n"}
+        assert sorted(read_all(found[0][1]) for _ in range(4)) == ["worker 1\n"] * 2 + ["worker 2\n"] * 2
+        press_ctrl_c(program)
+
+
+def base_of_free_ports(count: int) -> int:
+    """`base + 1` to `base + count` are free, and below what the kernel gives to clients: they stay free."""
+    for base in range(20000 + os.getpid() % 10000, 32000, count + 1):
+        try:
+            for offset in range(1, count + 1):
+                with socket.create_server(("127.0.0.1", base + offset)):
+                    pass
+        except OSError:
+            continue
+        return base
+    raise AssertionError("no free ports")
+
+
+class TestNodeAndItsPort:
+    """One scenario for both programs: what it asserts is what they have in common."""
+
+    @pytest.fixture(params=["node/cluster.js", "node_port.py"])
+    def program(self, request: pytest.FixtureRequest, start_example, start_command: StartCommand) -> Program:
+        if request.param.endswith(".py"):
+            return start_example(request.param)
+        node = shutil.which("node")
+        if node is None:
+            pytest.fail("node is missing: `make deps` installs it (Debian package nodejs)", pytrace=False)
+        return start_command([node, str(EXAMPLES / request.param), "0"])
+
+    def test_they_do_the_same(self, program: Program) -> None:
+        listens = r"^worker (\d) listens on http://127\.0\.0\.1:(\d+)$"
+        found = [program.expect(listens).groups() for _ in range(2)]
+        assert sorted(worker for worker, _ in found) == ["1", "2"]
+        port = int(found[0][1])
+
+        assert sorted(fetch(port) for _ in range(4)) == ["worker 1\n"] * 2 + ["worker 2\n"] * 2
+        program.expect(r"^requests: 4$")
+
+        crashed = fetch(port, "/crash").strip()
+        program.expect(r"^requests: 5$")
+        program.expect(rf"^{crashed} exited with 1, voluntary: false$")
+        assert program.expect(listens).groups() == ("3", str(port))
+
+        left = fetch(port, "/leave").strip()
+        program.expect(r"^requests: 6$")
+        program.expect(rf"^{left} exited with 0, voluntary: true$")
+
+        (remaining,) = {fetch(port) for _ in range(3)}
+        assert remaining.strip() in {"worker 1", "worker 2", "worker 3"} - {crashed, left}
+        program.expect(r"^requests: 9$")
+        press_ctrl_c(program)
