@@ -105,11 +105,50 @@ class Listen(_Wire):
         check_address(self.address)
 
 
+class Bind(_Wire):
+    """Worker, by the link, with one descriptor: bind this unbound socket of mine to `address`, and keep it.
+
+    The very socket is bound, so that every option set on it counts, and none needs a name here. If the
+    cluster has bound the address already, the socket is closed and that listener granted. `mode`: the
+    permissions of a unix socket's file. Answered by `Granted`; nobody can connect until `StartListening`.
+    """
+
+    address: Any
+    mode: int | None
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
+
+
 class StartListening(_Wire):
     """Worker, by the link: the listener that was only bound (`Listen.start` was false) is to listen now."""
 
     listener: int
     backlog: int
+
+
+class SetOption(_Wire):
+    """Worker, by the link: setsockopt(2) on a listener that I hold."""
+
+    listener: int
+    level: int
+    option: int
+    value: bytes
+
+
+class GetOption(_Wire):
+    """Worker, by the link: getsockopt(2) on a listener that I hold. Answered by `Option`."""
+
+    listener: int
+    level: int
+    option: int
+    size: int
+
+
+class Option(_Wire):
+    """Primary, by the link: the value of an option."""
+
+    value: bytes
 
 
 class Granted(_Wire):
@@ -184,10 +223,16 @@ class Took(_Wire):
     size: int
 
 
+class Report(_Wire):
+    """Worker, by the link: a `Note` from a program that has no loop, or none any more."""
+
+    body: bytes
+
+
 ToPrimary = Joined | Attached | Drained | Listen | Note | Ask | Answer | Failure | Took
 ToWorker = Disconnect | Granted | Refused | Note | Ask | Answer | Failure | Took
-LinkRequest = Listen | StartListening | HoldReady | ReadyNow | Leave
-LinkReply = Granted | Refused | Done
+LinkRequest = Listen | Bind | StartListening | SetOption | GetOption | HoldReady | ReadyNow | Leave | Report
+LinkReply = Granted | Refused | Option | Done
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode

@@ -27,7 +27,7 @@ from everycore.core.lifecycle import Do, Input, Life
 from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
 from everycore.model import ExitStatus, State
-from everycore.primary import spawner
+from everycore.primary import desk, spawner
 from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.primary.switchboard import Grant, Switchboard
 from everycore.system import belt, processes
@@ -321,14 +321,17 @@ class WorkerDriver:
             self._loop.remove_reader(link)
             return
         data, fds, _ = received
-        close_all(fds)
         number, body = data[: LINK_NUMBER.size], data[LINK_NUMBER.size :]
         try:
-            request = wire.decode_link_request(body)
+            reply, out = self._answer_link(wire.decode_link_request(body), fds)
         except msgspec.DecodeError as exc:
             self.violated(ProtocolError(f"unreadable request on the link: {exc}"))
             return
-        reply, out = self._answer_link(request)
+        except ProtocolError as exc:
+            self.violated(exc)
+            return
+        finally:
+            close_all(fds)
         try:
             belt.Belt(link, link).send(number + wire.encode(reply), out)
         except OSError as exc:
@@ -336,17 +339,28 @@ class WorkerDriver:
         finally:
             close_all(out)
 
-    def _answer_link(self, request: Any) -> tuple[Any, tuple[int, ...]]:
+    def _answer_link(self, request: Any, fds: list[int]) -> tuple[Any, tuple[int, ...]]:
+        """The reply, and the descriptors that go with it. `fds` came with the request: what is left of them
+        is closed.
+        """
         leaving = self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD) or self.life.voluntary
+        switchboard = self._home.switchboard
         try:
             match request:
-                case wire.Listen():
+                case wire.Listen() | wire.Bind():
                     if leaving:
                         return wire.Refused(0, errno.ECANCELED, "the worker is leaving"), ()
-                    grant = self._grant(request)
+                    if isinstance(request, wire.Bind):
+                        grant = desk.bind(switchboard, self.seat.id, request, fds)
+                    else:
+                        grant = self._grant(request)
                     return grant.message, grant.fds
+                case wire.SetOption() | wire.GetOption():
+                    return desk.option(switchboard, self.seat.id, request), ()
+                case wire.Report(body):
+                    self.mailbox.deliver(wire.Note(body), ())
                 case wire.StartListening():
-                    self._home.switchboard.start(self.seat.id, request, makes_ready=not self._holds_ready)
+                    switchboard.start(self.seat.id, request, makes_ready=not self._holds_ready)
                 case wire.HoldReady():
                     self._holds_ready = not self.is_ready
                 case wire.ReadyNow():

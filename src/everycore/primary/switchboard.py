@@ -8,6 +8,7 @@ side.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -26,6 +27,7 @@ from everycore.primary.host import Absence, ListenerHost, NoWorker, Owner
 from everycore.primary.sharer import Sharer
 from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import duplicate
+from everycore.system.given import GivenListener, bind_given, is_v6only
 from everycore.system.sockets import DatagramSocket, StreamListener, describe, listen_error
 
 #: Families and kinds that can be listened on through the primary.
@@ -95,7 +97,7 @@ class Switchboard:
         answer = self._book.ask(worker, key, v6only=request.v6only)
         if isinstance(answer, Conflict):
             raise listen_error(answer.errno, what)
-        entry = self._bind(answer.key, request) if isinstance(answer, Bind) else answer.entry
+        entry = self._bound(answer.key, request) if isinstance(answer, Bind) else answer.entry
         host: ListenerHost = entry.bound
         try:
             if request.start:
@@ -122,7 +124,39 @@ class Switchboard:
         if makes_ready:
             self.set_ready(worker)
 
-    def _bind(self, key: ListenKey, request: wire.Listen) -> Entry:
+    def bind(self, worker: int, request: wire.Bind, given: socket.socket) -> Grant:
+        """Give `worker` the listener for the address that its own socket `given` is to have.
+
+        Raises OSError as bind(2) does. `given` is the listener from now on, or closed.
+        """
+        self._hear(worker)
+        key = ListenKey(_sockaddr(request.address), given.family, given.type)
+        v6only = is_v6only(given)
+        with contextlib.ExitStack() as stack:
+            stack.callback(given.close)
+            if key.kind not in _KINDS or key.family not in _FAMILIES:
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            answer = self._book.ask(worker, key, v6only=v6only)
+            if isinstance(answer, Conflict):
+                raise OSError(answer.errno, os.strerror(answer.errno))
+            if isinstance(answer, Bind):
+                listener = bind_given(given, key.address, mode=request.mode)
+                stack.pop_all()
+                entry = self._enter(answer.key, listener, v6only=v6only)
+            else:
+                entry = answer.entry
+                _restore_name(entry)
+        return self._connect(worker, entry, 0)
+
+    def listener_of(self, worker: int, listener: int) -> socket.socket:
+        """The listener itself. Raises OSError: ENOENT if `worker` does not hold it."""
+        entry = self._book.get(listener)
+        if entry is None or worker not in entry.holders:
+            raise OSError(errno.ENOENT, "no such listener")
+        sock: socket.socket = entry.bound.listener.sock
+        return sock
+
+    def _bound(self, key: ListenKey, request: wire.Listen) -> Entry:
         made = StreamListener if key.kind == socket.SOCK_STREAM else DatagramSocket
         if key.fd is not None:
             listener = made.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
@@ -134,7 +168,10 @@ class Switchboard:
                 backlog=request.backlog,
                 mode=request.mode,
             )
-        entry = self._book.add(key, v6only=request.v6only, real=listener.real, bound=None)
+        return self._enter(key, listener, v6only=request.v6only)
+
+    def _enter(self, key: ListenKey, listener: StreamListener, *, v6only: bool) -> Entry:
+        entry = self._book.add(key, v6only=v6only, real=listener.real, bound=None)
         entry.bound = self._host(entry, listener)
         return entry
 
@@ -196,6 +233,8 @@ class Switchboard:
         entry.bound.remove(worker)
         if not entry.holders and not keep:
             self._close(entry)
+        else:
+            _restore_name(entry)  # its program may have removed what it took for its own file
 
     def _close(self, entry: Entry) -> None:
         self._book.remove(entry)
@@ -245,6 +284,12 @@ class Switchboard:
             )
             for entry in self._book
         )
+
+
+def _restore_name(entry: Entry) -> None:
+    listener = entry.bound.listener
+    if isinstance(listener, GivenListener):
+        listener.restore_name()
 
 
 def _key_of(request: wire.Listen) -> ListenKey:

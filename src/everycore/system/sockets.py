@@ -140,23 +140,34 @@ def _bound_unix(name: bytes, kind: int) -> socket.socket:
 
 
 def _bound_at(path: bytes, kind: int, mode: int | None) -> socket.socket:
-    """Bind.
-
-    Through a short name if `path` is too long for sockaddr_un (/proc/self/fd/N/name is the same file).
-    """
+    """Bind, with the permissions `mode`."""
     with contextlib.ExitStack() as stack:
-        name = path
-        if len(path) >= _LONGEST_PATH:
-            folder, base = os.path.split(path)
-            fd = os.open(folder or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, fd)
-            name = b"/proc/self/fd/%d/%s" % (fd, base)
-            if len(name) >= _LONGEST_PATH:
-                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        if mode is not None:
-            # The primary has one thread, so nobody else can see this umask.
-            stack.callback(os.umask, os.umask(0o777 & ~mode))
+        name = short_name(stack, path)
+        use_mode(stack, mode)
         return _bound_unix(name, kind)
+
+
+def short_name(stack: contextlib.ExitStack, path: bytes) -> bytes:
+    """A name of the same file that sockaddr_un has room for, within `stack`.
+
+    A path too long for it is reached through its folder (/proc/self/fd/N/name).
+    """
+    if len(path) < _LONGEST_PATH:
+        return path
+    folder, base = os.path.split(path)
+    fd = os.open(folder or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    name = b"/proc/self/fd/%d/%s" % (fd, base)
+    if len(name) >= _LONGEST_PATH:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    return name
+
+
+def use_mode(stack: contextlib.ExitStack, mode: int | None) -> None:
+    """Let new files have the permissions `mode`, within `stack`."""
+    if mode is not None:
+        # The primary has one thread, so nobody else can see this umask.
+        stack.callback(os.umask, os.umask(0o777 & ~mode))
 
 
 def remove_stale(path: bytes, kind: int) -> None:

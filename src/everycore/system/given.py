@@ -1,0 +1,121 @@
+"""Binding a socket that a worker's program has made (`everycore run`).
+
+Job: bind the very socket that came over the link, so that whatever options the program set on it hold, and
+say what a lone process would have been told. Invariant: the errors are the kernel's own, without a sentence
+of ours; after a failure no file is left behind. Must not import asyncio.
+
+Programs remove the file of a unix socket before they bind (asyncio does) and when they end, each for itself;
+here the file is everybody's. So it has a second, hidden name, from which it is linked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from typing import Any, Final
+
+from everycore.system.sockets import DatagramSocket, StreamListener, short_name, use_mode
+
+#: How often a port that was free a moment ago may turn out to be taken.
+_ATTEMPTS: Final = 16
+
+
+def bind_given(sock: socket.socket, address: Any, *, mode: int | None) -> StreamListener:
+    """Bind `sock`, and take it over. Raises OSError as bind(2) does; `sock` is then still the caller's."""
+    path = address if sock.family == socket.AF_UNIX else None
+    if path is not None:
+        _bind_unix(sock, os.fsencode(path), mode)
+    else:
+        _bind_ip(sock, address)
+    sock.setblocking(False)
+    if sock.type == socket.SOCK_STREAM:
+        return GivenListener(sock, backlog=128, path=path, mode=mode)
+    return DatagramSocket(sock, backlog=0, path=path, mode=mode)
+
+
+def is_v6only(sock: socket.socket) -> bool:
+    """Whether an IPv6 socket keeps to itself; an IPv4 one always does."""
+    return sock.family != socket.AF_INET6 or bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+
+
+def _bind_unix(sock: socket.socket, path: bytes, mode: int | None) -> None:
+    with contextlib.ExitStack() as stack:
+        name = path if path.startswith(b"\0") else short_name(stack, path)
+        use_mode(stack, mode)
+        sock.bind(name)
+
+
+def _bind_ip(sock: socket.socket, address: Any) -> None:
+    """Bind. A free port is chosen first and then bound by number, or else it could not be kept in a pause.
+
+    (See `sockets._pin_port`; here there is one socket only.)
+    """
+    if address[1] != 0:
+        sock.bind(address)
+        return
+    for attempt in range(_ATTEMPTS):
+        with socket.socket(sock.family, sock.type) as probe:
+            if sock.family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(is_v6only(sock)))
+            probe.bind(address)
+            port = probe.getsockname()[1]
+        try:
+            sock.bind((address[0], port, *address[2:]))
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return
+
+
+class GivenListener(StreamListener):
+    """A listener from a program; the file of a unix socket is put back when a program has removed it."""
+
+    def __init__(
+        self, sock: socket.socket, *, backlog: int, path: str | bytes | None, mode: int | None
+    ) -> None:
+        super().__init__(sock, backlog=backlog, path=path, mode=mode)
+        self._spare: bytes | None = None
+        self._keep_spare()
+
+    def restore_name(self) -> None:
+        """Put the file back if it is not there."""
+        if self._spare is not None and self.path is not None and not os.path.lexists(self.path):
+            with contextlib.suppress(OSError):
+                os.link(self._spare, self.path, follow_symlinks=False)
+
+    def listen(self) -> None:
+        """As `StreamListener.listen`."""
+        super().listen()
+        self._keep_spare()
+
+    def suspend(self) -> None:
+        """As `StreamListener.suspend`: the file stays, its socket is dead."""
+        self.restore_name()
+        super().suspend()
+        if self.family == socket.AF_UNIX and not self.is_listening:
+            self._drop_spare()
+
+    def close(self) -> None:
+        """Give the address up, and remove the file."""
+        self._drop_spare()
+        super().close()
+
+    def _keep_spare(self) -> None:
+        if self._spare is not None or self._file is None or self.path is None:
+            return
+        folder = os.path.dirname(os.fsencode(self.path))
+        spare = os.path.join(folder, b".everycore-%d-%d" % (os.getpid(), self._file[1]))
+        try:
+            os.link(self.path, spare, follow_symlinks=False)
+        except OSError:
+            return  # a file system without hard links: the file is then what programs make of it
+        self._spare = spare
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(spare)
