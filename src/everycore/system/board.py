@@ -117,6 +117,14 @@ class WorkerBoard(Board):
         if self._at is not None:
             self._cells[self._at + IDLE] = int(is_idle)
 
+    def somebody_is_free(self) -> bool:
+        """Whether another serving worker waits for events."""
+        cells = self._cells
+        return any(
+            cells[at + IDLE] and cells[at + SERVING] and at != self._at
+            for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW)
+        )
+
     def should_yield(self, margin: float) -> bool:
         """Whether to leave the next connection to another.
 

@@ -24,6 +24,7 @@ class Connections:
         self._plain: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._transports: weakref.WeakSet[Any] = weakref.WeakSet()
         self._when_none: list[Callable[[], None]] = []
+        self._when_fewer: Callable[[], None] | None = None
 
     @property
     def open(self) -> int:
@@ -73,6 +74,10 @@ class Connections:
         else:
             self._when_none.append(callback)
 
+    def when_fewer(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the next counted connection is closed."""
+        self._when_fewer = callback
+
     def abort(self) -> None:
         """Cut what is open."""
         for transport in tuple(self._transports):
@@ -85,6 +90,9 @@ class Connections:
 
     def _accepted_closed(self) -> None:
         self._board.closed()
+        if self._when_fewer is not None:
+            callback, self._when_fewer = self._when_fewer, None
+            callback()
         self._closed()
 
     def _closed(self) -> None:

@@ -97,33 +97,53 @@ class SharedReception:
             self._turn.close()
 
     def _on_readable(self) -> None:
+        fd = self._take()
+        if fd < 0 or self._turn is None:
+            return
+        if fd >= self._context.descriptor_limit:
+            self._stay_out(EXHAUSTED_PAUSE)
+        elif not self._board.somebody_is_free():
+            # All the others are at work, and nobody could take the next one sooner. A second one halves the
+            # number of turns; and there is no row to go to the end of.
+            self._take()
+        elif self._board.should_yield(MOST_EXCESS):
+            self._stay_out(GATE)
+            self._context.connections.when_fewer(self._reconsider)
+        else:
+            self._turn.to_the_end()
+
+    def _take(self) -> int:
+        """Accept one connection and give it to the program; its descriptor, or -1 if there was none."""
         try:
             fd, peer = self._sock._accept()  # type: ignore[attr-defined]
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
+            return -1
         except OSError as exc:
-            if exc.errno == errno.EINVAL:  # it does not listen: the primary refuses for a while
-                self._stay_out(EXHAUSTED_PAUSE)
-                return
-            if exc.errno not in _EXHAUSTED:
+            if exc.errno in _EXHAUSTED:
+                self._loop.call_exception_handler(
+                    {"message": "socket.accept() out of system resource", "exception": exc}
+                )
+            elif exc.errno != errno.EINVAL:  # that is: it does not listen, the primary refuses for a while
                 raise
-            self._loop.call_exception_handler(
-                {"message": "socket.accept() out of system resource", "exception": exc, "socket": self._sock}
-            )
             self._stay_out(EXHAUSTED_PAUSE)
-            return
+            return -1
         self._give(fd, peer)
-        if fd >= self._context.descriptor_limit:
-            self._stay_out(EXHAUSTED_PAUSE)
-        elif self._board.should_yield(MOST_EXCESS):
-            self._stay_out(GATE)
-        elif self._turn is not None:
-            self._turn.to_the_end()
+        return int(fd)
 
     def _stay_out(self, seconds: float) -> None:
         if self._turn is not None and self._gate is None:
             self._turn.step_out()
             self._gate = self._loop.call_later(seconds, self._come_back)
+
+    def _reconsider(self) -> None:
+        """A connection has ended: short ones would else leave this worker idle for the whole gate."""
+        if self._gate is None:
+            return
+        if self._board.should_yield(MOST_EXCESS):
+            self._context.connections.when_fewer(self._reconsider)
+            return
+        self._gate.cancel()
+        self._come_back()
 
     def _come_back(self) -> None:
         self._gate = None
