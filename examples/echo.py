@@ -18,6 +18,7 @@ async def echo(reader, writer):
 async def main():
     if everycore.is_primary:
         async with everycore.Cluster() as cluster:
+            cluster.on(everycore.Listening, lambda event: print("listening on {}:{}".format(*event.address)))
             for _ in range(everycore.cpu_count()):
                 cluster.fork()
             async for event in cluster.events(everycore.Exited):
@@ -25,7 +26,6 @@ async def main():
                     cluster.fork()
     else:
         server = await asyncio.start_server(echo, "127.0.0.1", PORT)  # the primary listens
-        print("listening on {}:{}".format(*server.sockets[0].getsockname()))
         await server.serve_forever()
 
 

@@ -1,6 +1,6 @@
 """Port 0 gives every worker the same free port; a port of its own is base + worker.id.
 
-python examples/random_port.py [base]
+python examples/random_port.py [base]; with base 0 a worker's own port is any that is free
 """
 
 import asyncio
@@ -11,9 +11,14 @@ import everycore
 BASE = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
 
 
+def tell_ports(message):
+    print("worker {}: shared port {shared}, own port {own}".format(message.worker.id, **message.message))
+
+
 async def main():
     if everycore.is_primary:
         async with everycore.Cluster() as cluster:
+            cluster.on(everycore.Message, tell_ports)
             for _ in range(2):
                 cluster.fork()
             await asyncio.Event().wait()
@@ -26,8 +31,11 @@ async def main():
 
     shared = await asyncio.start_server(tell, "127.0.0.1", 0)
     port = shared.sockets[0].getsockname()[1]
-    own = await asyncio.start_server(tell, "127.0.0.1", (BASE or port) + me.id)
-    print(f"worker {me.id}: shared port {port}, own port {own.sockets[0].getsockname()[1]}", flush=True)
+    if BASE:
+        own = await asyncio.start_server(tell, "127.0.0.1", BASE + me.id)
+    else:  # asyncio's way to ask for a socket that is not shared, hence not the primary's
+        own = await asyncio.start_server(tell, "127.0.0.1", 0, reuse_port=True)
+    await me.send({"shared": port, "own": own.sockets[0].getsockname()[1]})
     await asyncio.gather(shared.serve_forever(), own.serve_forever())
 
 

@@ -161,8 +161,9 @@ class TestRandomPort:
         found = [tuple(map(int, program.expect(self.PORTS).groups())) for _ in range(2)]
         assert {worker for worker, _, _ in found} == {1, 2}
         assert len({shared for _, shared, _ in found}) == 1
+        assert len({own for _, _, own in found}) == 2
         for worker, shared, own in found:
-            assert own == (base or shared) + worker
+            assert own == base + worker if base else own != shared
             assert {read_all(own) for _ in range(4)} == {f"worker {worker}\n"}
         assert sorted(read_all(found[0][1]) for _ in range(4)) == ["worker 1\n"] * 2 + ["worker 2\n"] * 2
         press_ctrl_c(program)
