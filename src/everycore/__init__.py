@@ -7,6 +7,8 @@ worker that is free for it. Start with the README, then `docs/`.
 from __future__ import annotations
 
 import os as _os
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
 from everycore import place as _place
 from everycore.entry import new_event_loop, ready, run
@@ -39,14 +41,17 @@ from everycore.events import (
 from everycore.listening import listen
 from everycore.model import ExitStatus, ListenerSnapshot, Snapshot, State, WorkerSnapshot
 from everycore.place import current_worker
-from everycore.primary.cluster import Cluster
-from everycore.primary.worker import Worker
 from everycore.role import is_primary, is_worker
 from everycore.settings import Settings
-from everycore.system.descriptors import Descriptor
-from everycore.system.machine import cpu_count
-from everycore.worker.clustersocket import ClusterSocket
-from everycore.worker.context import WorkerContext
+
+if TYPE_CHECKING:
+    from everycore.pool import Pool
+    from everycore.primary.cluster import Cluster
+    from everycore.primary.worker import Worker
+    from everycore.system.descriptors import Descriptor
+    from everycore.system.machine import cpu_count
+    from everycore.worker.clustersocket import ClusterSocket
+    from everycore.worker.context import WorkerContext
 
 __all__ = [
     "BootError",
@@ -68,6 +73,7 @@ __all__ = [
     "Listening",
     "Message",
     "Online",
+    "Pool",
     "ProtocolError",
     "Ready",
     "RequestFailed",
@@ -91,6 +97,30 @@ __all__ = [
     "ready",
     "run",
 ]
+
+#: Imported at first use: a worker never needs the primary's side, nor a primary a worker's.
+_LAZY = {
+    "Cluster": "everycore.primary.cluster",
+    "ClusterSocket": "everycore.worker.clustersocket",
+    "Descriptor": "everycore.system.descriptors",
+    "Pool": "everycore.pool",
+    "Worker": "everycore.primary.worker",
+    "WorkerContext": "everycore.worker.context",
+    "cpu_count": "everycore.system.machine",
+}
+
+
+def __getattr__(name: str) -> object:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'everycore' has no attribute {name!r}")
+    value = globals()[name] = getattr(_import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_LAZY))
+
 
 _place.take()
 

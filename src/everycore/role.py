@@ -52,7 +52,17 @@ def read_ticket(environ: os._Environ[str] | dict[str, str]) -> Ticket | None:
     return ticket if confirmed else None
 
 
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed under us
+        return "/"
+
+
 ticket: Ticket | None = read_ticket(os.environ)
+
+#: Where everycore was imported: workers start there, so that a later `chdir` breaks no relative script.
+start_directory: str = _working_directory()
 
 #: True in a process that may open a `Cluster`. Also true under plain Python.
 is_primary: bool = ticket is None

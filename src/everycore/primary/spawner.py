@@ -104,7 +104,7 @@ def spawn(
         process = processes.spawn(
             argv,
             env=_environment(settings.env, user_env, env, ticket),
-            cwd=settings.cwd if settings.cwd is not None else processes.START_DIRECTORY,
+            cwd=settings.cwd if settings.cwd is not None else role.start_directory,
             stdio=[_stream(stack, item) for item in _three_streams(settings)],
             pass_fds=(their_channel.fileno(), their_link.fileno(), board_fd),
             identity=identity,

@@ -21,8 +21,6 @@ from everycore.errors import ConfigurationError
 from everycore.model import ExitStatus
 
 _PR_SET_PDEATHSIG: Final = 1
-#: Where everycore was imported: a `chdir` since then must not break a relative script (Node does the same).
-START_DIRECTORY: Final = os.getcwd() if os.path.isdir(".") else "/"
 
 
 @dataclass(frozen=True, slots=True)
