@@ -51,15 +51,19 @@ def listen(
             "listen",
             "takes either an address or fd=, not both" if fd is not None else "needs an address or fd=",
         )
-    check_count("backlog", backlog, least=0)
+    backlog = sockets.checked_backlog(check_count("backlog", backlog, least=0))
     check_seconds("timeout", timeout)
+    if mode is not None and not 0 <= check_count("mode", mode, least=0) <= 0o777:
+        raise ConfigurationError("mode", f"must be between 0 and 0o777, not {mode:#o}")
+    for name, number in (("kind", kind), ("family", family or 0)):
+        check_count(name, number, least=0)
     if fd is not None and (isinstance(fd, bool) or not isinstance(fd, int)):
         raise ConfigurationError("fd", f"must be the number of a descriptor, not {fd!r}")
     where, family = _resolve(address, family, kind) if address is not None else (None, family or 0)
     context = place.context()
     request = wire.Listen(
         request=0,
-        address=list(where) if isinstance(where, tuple) else where,
+        address=sockets.on_the_wire(where),
         family=family,
         kind=kind,
         fd=fd,
@@ -105,6 +109,8 @@ def _resolve(address: Any, family: int | None, kind: int) -> tuple[Any, int]:
         infos = socket.getaddrinfo(host or None, port, family or 0, kind, 0, socket.AI_PASSIVE)
     except socket.gaierror as exc:
         raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {host}:{port}: {exc.strerror}") from None
+    if not infos:
+        raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {host}:{port}: the name has no address")
     found = infos[0][0]
     sockaddr: tuple[Any, ...] = infos[0][4]
     if len(address) == 4:

@@ -76,6 +76,10 @@ class HoldReady(_Wire):
     """Worker, by the link: my first listener does not make me ready; I shall say so."""
 
 
+class GiveUp(_Wire):
+    """Worker, by the link, not answered: I no longer wait for the answer to the request of this number."""
+
+
 class ReadyNow(_Wire):
     """Worker, by the link: give me connections."""
 
@@ -231,7 +235,9 @@ class Report(_Wire):
 
 ToPrimary = Joined | Attached | Drained | Listen | Note | Ask | Answer | Failure | Took
 ToWorker = Disconnect | Granted | Refused | Note | Ask | Answer | Failure | Took
-LinkRequest = Listen | Bind | StartListening | SetOption | GetOption | HoldReady | ReadyNow | Leave | Report
+LinkRequest = (
+    Listen | Bind | StartListening | SetOption | GetOption | HoldReady | ReadyNow | Leave | Report | GiveUp
+)
 LinkReply = Granted | Refused | Option | Done
 
 _encoder = msgspec.msgpack.Encoder()

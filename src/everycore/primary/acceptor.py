@@ -23,7 +23,7 @@ from everycore.core.dispatch import Dispatcher, Lane
 from everycore.primary.host import Absence, Holder, ListenerHost, Owner
 from everycore.system.belt import MOST_BATCH
 from everycore.system.descriptors import close_all
-from everycore.system.sockets import StreamListener
+from everycore.system.sockets import StreamListener, on_the_wire
 
 log = logging.getLogger("everycore")
 
@@ -160,7 +160,7 @@ class Acceptor(ListenerHost):
                 self._loop.call_soon(self._pump)
         for lane, share in shares.items():
             self._send(lane, share)
-        if shares or self._starving:
+        if shares or was_starving or self._starving:  # starving, the timer may have been left to an ack
             self._arm(now)
 
     def _accept(self) -> tuple[int, Any] | None:
@@ -180,7 +180,7 @@ class Acceptor(ListenerHost):
                     return None
                 continue  # accept(2): errors of the connection itself; the next one may be well
             self._accepted += 1
-            return fd, peer
+            return fd, peer if type(peer) is tuple else on_the_wire(peer)
 
     def _pause_accepting(self, exc: OSError) -> None:
         log.warning("accept on %s: %s; the backlog keeps connections", self.listener.what, exc.strerror)

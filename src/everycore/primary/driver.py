@@ -77,6 +77,8 @@ class WorkerDriver:
         self._pidfd = -1
         self._deadline: asyncio.TimerHandle | None = None
         self._holds_ready = False
+        #: The number of the last request on the link that was granted, and the listener.
+        self._last_grant: tuple[bytes, int] | None = None
         self._grace = home.terms.grace
 
     # --- birth --------------------------------------------------------------------------------------------
@@ -323,7 +325,11 @@ class WorkerDriver:
         data, fds, _ = received
         number, body = data[: LINK_NUMBER.size], data[LINK_NUMBER.size :]
         try:
-            reply, out = self._answer_link(wire.decode_link_request(body), fds)
+            request = wire.decode_link_request(body)
+            if isinstance(request, wire.GiveUp):
+                self._take_back_grant(number)
+                return
+            reply, out = self._answer_link(request, fds)
         except msgspec.DecodeError as exc:
             self.violated(ProtocolError(f"unreadable request on the link: {exc}"))
             return
@@ -332,12 +338,18 @@ class WorkerDriver:
             return
         finally:
             close_all(fds)
+        if isinstance(reply, wire.Granted):
+            self._last_grant = number, reply.listener
         try:
             belt.Belt(link, link).send(number + wire.encode(reply), out)
         except OSError as exc:
             log.warning("worker %d: no reply on its link: %s", self.seat.id, exc)
         finally:
             close_all(out)
+
+    def _take_back_grant(self, number: bytes) -> None:
+        if self._last_grant is not None and self._last_grant[0] == number:
+            self._home.switchboard.give_up(self.seat.id, self._last_grant[1])
 
     def _answer_link(self, request: Any, fds: list[int]) -> tuple[Any, tuple[int, ...]]:
         """The reply, and the descriptors that go with it. `fds` came with the request: what is left of them

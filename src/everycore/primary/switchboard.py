@@ -15,7 +15,6 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
@@ -26,9 +25,16 @@ from everycore.primary.acceptor import Acceptor
 from everycore.primary.host import Absence, ListenerHost, NoWorker, Owner
 from everycore.primary.sharer import Sharer
 from everycore.system.belt import Belt, make_pair
-from everycore.system.descriptors import duplicate
+from everycore.system.descriptors import close_all, duplicate
 from everycore.system.given import GivenListener, bind_given, is_v6only
-from everycore.system.sockets import DatagramSocket, StreamListener, describe, listen_error
+from everycore.system.sockets import (
+    DatagramSocket,
+    StreamListener,
+    describe,
+    listen_error,
+    off_the_wire,
+    on_the_wire,
+)
 
 #: Families and kinds that can be listened on through the primary.
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
@@ -102,13 +108,12 @@ class Switchboard:
         try:
             if request.start:
                 host.start()
+            grant = self._connect(worker, entry, request.request, starts=request.start and makes_ready)
         except OSError:
             if not entry.holders:
                 self._close(entry)
             raise
-        if request.start and makes_ready:
-            self._ready.add(worker)
-        return self._connect(worker, entry, request.request)
+        return grant
 
     def start(self, worker: int, request: wire.StartListening, *, makes_ready: bool) -> None:
         """Listen on what was only bound.
@@ -130,7 +135,7 @@ class Switchboard:
         Raises OSError as bind(2) does. `given` is the listener from now on, or closed.
         """
         self._hear(worker)
-        key = ListenKey(_sockaddr(request.address), given.family, given.type)
+        key = ListenKey(off_the_wire(request.address), given.family, given.type)
         v6only = is_v6only(given)
         with contextlib.ExitStack() as stack:
             stack.callback(given.close)
@@ -146,7 +151,18 @@ class Switchboard:
             else:
                 entry = answer.entry
                 _restore_name(entry)
-        return self._connect(worker, entry, 0)
+        try:
+            return self._connect(worker, entry, 0, starts=False)
+        except OSError:
+            if not entry.holders:
+                self._close(entry)
+            raise
+
+    def give_up(self, worker: int, listener: int) -> None:
+        """`worker` did not wait for the listener that it was granted."""
+        entry = self._book.get(listener)
+        if entry is not None and worker in entry.holders:
+            self._closed_by(entry, worker)
 
     def listener_of(self, worker: int, listener: int) -> socket.socket:
         """The listener itself. Raises OSError: ENOENT if `worker` does not hold it."""
@@ -162,7 +178,7 @@ class Switchboard:
             listener = made.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
         else:
             listener = made.bound(
-                _sockaddr(request.address),
+                off_the_wire(request.address),
                 family=key.family,
                 v6only=request.v6only,
                 backlog=request.backlog,
@@ -188,16 +204,19 @@ class Switchboard:
         dispatcher = Dispatcher(recall_after=self._distribution.recall_after)
         return Acceptor(self._loop, listener, owner, absence, dispatcher)
 
-    def _connect(self, worker: int, entry: Entry, request: int) -> Grant:
-        ours, theirs = make_pair()
+    def _connect(self, worker: int, entry: Entry, request: int, *, starts: bool) -> Grant:
+        """Raises OSError, having done nothing, when descriptors run out."""
         host: ListenerHost = entry.bound
+        belt, fds = _make_belt(host)
+        if starts:
+            self._ready.add(worker)
         entry.holders.add(worker)
-        host.add(worker, Belt(ours, theirs), ready=worker in self._ready)
+        host.add(worker, belt, ready=worker in self._ready)
         sock = host.listener.sock
         message = wire.Granted(
-            request, entry.id, _on_the_wire(host.listener.real), sock.family, sock.type, sock.proto
+            request, entry.id, on_the_wire(host.listener.real), sock.family, sock.type, sock.proto
         )
-        return Grant(message, tuple(duplicate(fd) for fd in (theirs.fileno(), ours.fileno(), *host.shared())))
+        return Grant(message, fds)
 
     # --- workers come and go ------------------------------------------------------------------------------
 
@@ -292,18 +311,20 @@ def _restore_name(entry: Entry) -> None:
         listener.restore_name()
 
 
+def _make_belt(host: ListenerHost) -> tuple[Belt, tuple[int, ...]]:
+    """A belt, and the descriptors that a worker gets of it and of `host`: all of them or none."""
+    with contextlib.ExitStack() as undo:
+        ours, theirs = make_pair()
+        belt = Belt(ours, theirs)
+        undo.callback(belt.close)
+        fds: list[int] = []
+        undo.callback(close_all, fds)
+        fds.extend(duplicate(fd) for fd in (theirs.fileno(), ours.fileno(), *host.shared()))
+        undo.pop_all()
+    return belt, tuple(fds)
+
+
 def _key_of(request: wire.Listen) -> ListenKey:
     if request.fd is not None:
         return ListenKey(None, request.family, request.kind, request.fd)
-    return ListenKey(_sockaddr(request.address), request.family, request.kind)
-
-
-def _sockaddr(address: Any) -> Any:
-    """An address off the wire, as `bind` wants it: tuples arrive as lists."""
-    return tuple(address) if isinstance(address, list) else address
-
-
-def _on_the_wire(address: Any) -> Any:
-    if isinstance(address, tuple):
-        return list(address)
-    return os.fsencode(address) if isinstance(address, str) and not address.isprintable() else address
+    return ListenKey(off_the_wire(request.address), request.family, request.kind)

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import operator
 import os
 import socket
 import stat
 from collections.abc import Collection
 from typing import Any
 
+from everycore.system.descriptors import duplicate, is_socket
+
 #: sun_path of sockaddr_un (unix(7)), with its final NUL.
 _LONGEST_PATH = 108
+_LARGEST_INT = 2**31 - 1
 
 
 def describe(address: Any, family: int = 0) -> str:
@@ -30,6 +34,31 @@ def describe(address: Any, family: int = 0) -> str:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     text = os.fsdecode(address) if isinstance(address, bytes) else str(address)
     return "@" + text[1:] if text.startswith("\0") else text
+
+
+def on_the_wire(address: Any) -> Any:
+    """An address as it can travel: a path need not be text (os.fsencode), and `wire` has no tuples."""
+    if isinstance(address, tuple):
+        return list(address)
+    if isinstance(address, str) and (not address.isascii() or address.startswith("\0")):
+        return os.fsencode(address)
+    return address
+
+
+def off_the_wire(address: Any) -> Any:
+    """As the socket module gives it: what is no abstract name is a str."""
+    if isinstance(address, list):
+        return tuple(address)
+    if isinstance(address, bytes) and address[:1] not in (b"", b"\0"):
+        return os.fsdecode(address)
+    return address
+
+
+def checked_backlog(backlog: Any) -> int:
+    """`backlog` if `socket.listen` would take it; raises what that raises (TypeError, OverflowError)."""
+    if (number := operator.index(backlog)) > _LARGEST_INT:
+        raise OverflowError("signed integer is greater than maximum")
+    return max(number, 0)
 
 
 def listen_error(number: int, what: str) -> OSError:
@@ -231,7 +260,9 @@ def adopt(fd: int, *, kind: int, internal: Collection[int]) -> socket.socket:
     if fd in internal:
         raise refuse(errno.EBADF, "it belongs to everycore itself")
     try:
-        copy = socket.socket(fileno=os.dup(fd))
+        if not is_socket(fd):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+        copy = socket.socket(fileno=duplicate(fd))
     except (OSError, ValueError, OverflowError) as exc:
         number = getattr(exc, "errno", None) or errno.EBADF
         why = "it is not a socket" if number == errno.ENOTSOCK else "it is not open in the primary"
@@ -286,6 +317,7 @@ class StreamListener:
         self.real: Any = path if path is not None else sock.getsockname()
         self.what = describe(self.real, self.family)
         self.is_listening = False
+        self._reuses = 0  # SO_REUSEADDR is to be set again
         self._file = _file_of(path)
 
     @classmethod
@@ -315,6 +347,8 @@ class StreamListener:
             self.sock = bind_unix(self.path or "", mode=self.mode)
             self.sock.setblocking(False)
             self._file = _file_of(self.path)
+        if self._reuses:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         start_listening(self.sock, self.backlog, self.what)
         self.is_listening = True
 
@@ -326,6 +360,9 @@ class StreamListener:
         if self.family == socket.AF_UNIX:
             self.sock.close()  # its file stays: connecting to it is refused, and `listen` finds it stale
         else:
+            # While it does not listen, any socket could take the port that has SO_REUSEADDR as well.
+            self._reuses = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             suspend(self.sock)
 
     def close(self) -> None:

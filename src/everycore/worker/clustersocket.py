@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from everycore.core import wire
-from everycore.system import belt
+from everycore.system import belt, sockets
 from everycore.system.descriptors import duplicate
 from everycore.worker.connections import Connections
 
@@ -68,7 +68,7 @@ class ClusterSocket(socket.socket):
         started: bool,
     ) -> ClusterSocket:
         """Make it of the primary's answer."""
-        address = tuple(message.address) if isinstance(message.address, list) else message.address
+        address = sockets.off_the_wire(message.address)
         lease = Lease(
             message.listener,
             address,
@@ -131,6 +131,8 @@ class ClusterSocket(socket.socket):
         if lease is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         while True:
+            # Out of numbers? Then it stays on the belt, and the primary gives it to another worker.
+            os.close(os.dup(self.fileno()))
             received = belt.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
             if received is None:
                 raise OSError(errno.EINVAL, "the listener is gone")
@@ -148,7 +150,7 @@ class ClusterSocket(socket.socket):
         if socket.getdefaulttimeout() is None:
             conn.setblocking(True)
         lease.connections.watch_plain(conn)
-        return conn, peer_address(handover.peers[0])
+        return conn, sockets.off_the_wire(handover.peers[0])
 
     def shutdown(self, how: int, /) -> None:
         """Nothing: other workers listen on."""
@@ -181,6 +183,11 @@ class ClusterSocket(socket.socket):
         copy = type(self)(self._lease, duplicate(self.fileno()), duplicate(self._twin.fileno()))
         copy.settimeout(self.gettimeout())
         return copy
+
+    def detach(self) -> int:
+        """As `socket.detach`; the listener is given up, for nobody else can accept from this descriptor."""
+        self._give_up()
+        return super().detach()
 
     def _real_close(self, *args: Any, **kwargs: Any) -> None:
         self._give_up()
@@ -283,8 +290,3 @@ class SharedSocket(ClusterSocket):
         if self.baton >= 0:
             os.close(self.baton)
             self.baton = -1
-
-
-def peer_address(peer: Any) -> Any:
-    """An address off the wire as `accept()` gives it: tuples travel as lists."""
-    return tuple(peer) if isinstance(peer, list) else peer

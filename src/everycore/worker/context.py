@@ -283,6 +283,10 @@ class WorkerContext:
         self.channel.post(_numbered(request, number))
         try:
             return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().close()  # it came in the very turn in which we were cancelled
+            raise
         finally:
             self._listens.pop(number, None)
 

@@ -39,7 +39,11 @@ class Link:
         with self._lock:
             self._number += 1
             self._send(message)
-            reply, fds = self._receive(time.monotonic() + timeout)
+            try:
+                reply, fds = self._receive(time.monotonic() + timeout)
+            except TimeoutError:
+                self._send(wire.GiveUp())  # behind the request, so that a listener granted late is not held
+                raise
         if isinstance(reply, wire.Refused):
             raise OSError(reply.errno, reply.text)
         return reply, fds

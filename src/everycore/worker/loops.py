@@ -23,13 +23,13 @@ import resource
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from everycore.core import wire
 from everycore.system import belt, sockets
 from everycore.system.descriptors import close_all
 from everycore.worker import datagrams, resolving
-from everycore.worker.clustersocket import ClusterSocket, SharedSocket, peer_address
+from everycore.worker.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.turns import SharedReception, StampedSelector
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class _Reception:
         data, fds, truncated = received
         handover = wire.decode_handover(data)
         for at, fd in enumerate(fds):
-            self.give(fd, peer_address(handover.peers[at]))
+            self.give(fd, sockets.off_the_wire(handover.peers[at]))
         if truncated or len(fds) < len(handover.peers) or (fds and fds[-1] >= self._context.descriptor_limit):
             self._run_short(len(handover.peers) - len(fds))
         self._last = handover.first + max(len(handover.peers), 1) - 1
@@ -219,6 +219,10 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
 
         `sock` is used as it is, and `reuse_port` makes the sockets this worker's own.
         """
+        if _is_ours(sock) and host is None and port is None:
+            times = _checked_ssl(ssl, more)
+            sock.setblocking(False)
+            return await self._serve(protocol_factory, [sock], ssl, backlog, times, start=start_serving)
         if sock is not None or reuse_port or (host is None and port is None):
             inherited: Any = super().create_server
             server: asyncio.base_events.Server = await inherited(
@@ -241,12 +245,16 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
         )
         opened: list[ClusterSocket] = []
         try:
-            for af, kind, address in infos:
-                opened.append(
-                    await resolving.ask(
+            for left, (af, kind, address) in enumerate(infos, start=1 - len(infos)):
+                try:
+                    listener = await resolving.ask(
                         self._context, af, kind, address, backlog=backlog, start=start_serving
                     )
-                )
+                except OSError as exc:
+                    if exc.errno not in resolving.NOT_HERE or not (opened or left):
+                        raise
+                else:
+                    opened.append(listener)
             return await self._serve(protocol_factory, opened, ssl, backlog, times, start=start_serving)
         except BaseException:
             for listener in opened:
@@ -333,7 +341,13 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             times["ssl_shutdown_timeout"],
         )
         if start:
-            await server.start_serving()
+            try:
+                # Without the turn of the loop that `start_serving()` takes: in it we might be cancelled, and
+                # leave readers of sockets that the caller closes.
+                server._start_serving()  # type: ignore[attr-defined]
+            except BaseException:
+                server.close()
+                raise
         return server
 
     # --- where asyncio would begin to accept --------------------------------------------------------------
@@ -385,6 +399,10 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
         pair = await super().create_unix_connection(*args, **more)
         self._context.watch_opened(pair[0])
         return pair
+
+
+def _is_ours(sock: Any) -> TypeGuard[ClusterSocket]:
+    return isinstance(sock, ClusterSocket) and sock.type == socket.SOCK_STREAM
 
 
 def _checked_ssl(ssl: Any, more: dict[str, Any]) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ never waits for a name server. Must not import the primary's side.
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import socket
@@ -14,11 +15,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
+from everycore.errors import ChannelClosed
+from everycore.system import sockets
 
 if TYPE_CHECKING:
     from everycore.worker.clustersocket import ClusterSocket
     from everycore.worker.context import WorkerContext
 
+#: One address of several may be none of this machine: asyncio leaves it out, since 3.13 the second kind too.
+NOT_HERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
@@ -33,6 +38,8 @@ async def resolve(
     loop: asyncio.AbstractEventLoop, hosts: Iterable[Any], port: Any, *, family: int, kind: int, flags: int
 ) -> list[tuple[int, int, Any]]:
     """Family, kind and address of everything that `hosts` stand for, each once, in the resolver's order."""
+    if isinstance(port, int) and not 0 <= port <= 65535:
+        raise OverflowError("bind(): port must be 0-65535.")  # a resolver takes it modulo 65536
     answers = await asyncio.gather(*(_resolve_one(loop, host, port, family, kind, flags) for host in hosts))
     infos = dict.fromkeys((info[0], info[1], info[4]) for info in itertools.chain.from_iterable(answers))
     if not infos:
@@ -56,17 +63,19 @@ async def ask(
     """Ask the primary for a listener. An error reads as asyncio's own would."""
     request = wire.Listen(
         request=0,
-        address=list(address) if isinstance(address, tuple) else address,
+        address=sockets.on_the_wire(address),
         family=family,
         kind=kind,
         fd=None,
-        backlog=backlog,
+        backlog=sockets.checked_backlog(backlog),
         v6only=True,  # as asyncio does for host and port
         mode=None,
-        start=start,
+        start=bool(start),
     )
     try:
         sock = await context.listen(request)
+    except ChannelClosed:
+        raise
     except OSError as exc:
         reason = os.strerror(exc.errno).lower() if exc.errno else str(exc)
         text = f"error while attempting to bind on address {address!r}: {reason}"
