@@ -184,8 +184,12 @@ class TestRandomPort:
 
 
 def base_of_free_ports(count: int) -> int:
-    """`base + 1` to `base + count` are free, and below what the kernel gives to clients: they stay free."""
-    for base in range(20000 + os.getpid() % 10000, 32000, count + 1):
+    """`base + 1` to `base + count` are free, and below what the kernel gives to clients: they stay free.
+
+    Test runs side by side begin at different ports.
+    """
+    first = 20000 + os.getpid() % 2000 * (count + 1)
+    for base in range(first, 32000, count + 1):
         try:
             for offset in range(1, count + 1):
                 with socket.create_server(("127.0.0.1", base + offset)):
