@@ -77,6 +77,9 @@ class PipeWriter:
         """Close it at once."""
         self._connecting.cancel()
         if self._writer is not None:
-            self._writer.transport.abort()
+            transport = self._writer.transport
+            # One that saw the worker's end has closed itself, and `abort` fails on it (asyncio, all versions).
+            if not transport.is_closing() or transport.get_write_buffer_size():
+                transport.abort()
         else:
             self._pipe.close()
