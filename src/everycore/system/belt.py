@@ -26,9 +26,11 @@ _INT: Final = array.array("i").itemsize
 _ROOM_FOR_BATCH: Final = socket.CMSG_SPACE(MOST_BATCH * _INT)
 #: A message is a number, a name and up to 16 peers; a unix peer's path may have 108 bytes each.
 _LONGEST: Final = 8192
-_DONTWAIT: Final = socket.MSG_DONTWAIT
-_RECEIVE: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-_RIGHTS: Final = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+# Plain ints: the enums' operators cost more than the checks.
+_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
+_RECEIVE: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)
+_RIGHTS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -56,7 +58,7 @@ def receive(
     data, ancillary, message_flags, _ = sock.recvmsg(_LONGEST, room, flags)
     if not data and not ancillary:
         return None
-    return data, _rights(ancillary), bool(message_flags & socket.MSG_CTRUNC)
+    return data, _rights(ancillary), bool(message_flags & _TRUNCATED)
 
 
 class Belt:
