@@ -1,0 +1,75 @@
+"""The `everycore` command.
+
+Job: gather the commands and turn what they raise into one sentence and an exit status. Invariant: `main`
+never raises for what a user can do wrong, and it can be called in a process that goes on living.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import click
+
+from everycore.cli.serve import serve
+from everycore.errors import ConfigurationError, EverycoreError
+from everycore.ops.job import STATUS_FAILED, STATUS_USAGE
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="everycore", message="%(prog)s %(version)s")
+def everycore() -> None:
+    """Run a Python server on every core of this machine.
+
+    One primary process owns the listening sockets and spreads connections evenly over worker processes.
+    A worker that dies is replaced, and what it had not yet taken is given to the others.
+    """
+
+
+everycore.add_command(serve)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process's) and return its exit status."""
+    _fill_standard_streams()
+    try:
+        status = everycore.main(
+            None if argv is None else list(argv), prog_name="everycore", standalone_mode=False
+        )
+    except click.UsageError as error:
+        return _complain(error.format_message(), error.ctx)
+    except ConfigurationError as error:
+        return _complain(str(error), None)
+    except EverycoreError as error:
+        _say(str(error))
+        return STATUS_FAILED
+    except (KeyboardInterrupt, click.Abort):
+        return STATUS_FAILED
+    except BrokenPipeError:  # --help | head -1
+        _forget_stdout()
+        return STATUS_FAILED
+    return status if isinstance(status, int) else 0
+
+
+def _complain(text: str, context: click.Context | None) -> int:
+    command = context.command_path if context is not None else "everycore serve"
+    _say(f"{text.rstrip('.')}\nTry '{command} --help'.")
+    return STATUS_USAGE
+
+
+def _say(text: str) -> None:
+    click.echo(f"everycore: {text}", err=True)
+
+
+def _fill_standard_streams() -> None:
+    """A standard stream that was closed (`>&-`) must not become one of our sockets, which workers inherit."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is `fd`
+
+
+def _forget_stdout() -> None:
+    """What is left in stdout's buffer must not raise again as the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,122 @@
+"""What `--bind` says: an address to listen on, in one of four forms.
+
+    HOST:PORT    [V6]:PORT    unix:PATH    fd://N
+
+Job: read them, refuse what is malformed or said twice, and write them out again. Invariant: pure text, no
+socket and no resolver; a `Bind` that exists is well-formed. Must not import cli or servers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from everycore.errors import ConfigurationError
+
+FORMS = "HOST:PORT, [V6]:PORT, unix:PATH or fd://N"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpBind:
+    """A host (a name, or an address without brackets) and a port; 0 is a free port of the kernel's choice."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixBind:
+    """The path of a unix socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class FdBind:
+    """A descriptor that the primary has inherited, already bound."""
+
+    fd: int
+
+    def __str__(self) -> str:
+        return f"fd://{self.fd}"
+
+
+Bind = TcpBind | UnixBind | FdBind
+
+
+def parse_binds(texts: Sequence[str], option: str = "--bind") -> list[Bind]:
+    """All of them, in order. Raises ConfigurationError, also if two are the same (free ports never are)."""
+    binds: list[Bind] = []
+    for text in texts:
+        bind = parse_bind(text, option)
+        if bind in binds and not (isinstance(bind, TcpBind) and bind.port == 0):
+            raise ConfigurationError(option, f"{bind} is given twice")
+        binds.append(bind)
+    return binds
+
+
+def parse_bind(text: str, option: str = "--bind") -> Bind:
+    """One of them."""
+    if not text.isprintable() or not text:
+        raise ConfigurationError(option, f"must be {FORMS}, not {text!r}")
+    if text.startswith("unix:"):
+        return _unix(text, option)
+    if text.startswith("fd:"):
+        return _fd(text, option)
+    return _tcp(text, option)
+
+
+def _unix(text: str, option: str) -> Bind:
+    path = text.removeprefix("unix:")
+    if not path:
+        raise ConfigurationError(option, f"the path is missing in {text!r}")
+    return UnixBind(path)
+
+
+def _fd(text: str, option: str) -> Bind:
+    number = text.removeprefix("fd://")
+    if not _is_number(number):
+        raise ConfigurationError(option, f"must be fd:// and a number, not {text!r}")
+    return FdBind(int(number))
+
+
+def _tcp(text: str, option: str) -> Bind:
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or not _is_v6(host):
+            raise ConfigurationError(option, f"must be [V6]:PORT with an IPv6 address, not {text!r}")
+        colon, port = rest[:1], rest[1:]
+    else:
+        host, colon, port = text.rpartition(":")
+        if ":" in host:
+            raise ConfigurationError(
+                option, f"an IPv6 address stands in brackets, [::1]:8000, unlike {text!r}"
+            )
+    if colon != ":" or not _is_number(port):
+        raise ConfigurationError(option, f"must be {FORMS}, not {text!r}")
+    if not host:
+        raise ConfigurationError(
+            option, f"the host is missing in {text!r}; 0.0.0.0 is every IPv4 address of this machine"
+        )
+    if int(port) > 65535:
+        raise ConfigurationError(option, f"the port must be between 0 and 65535, not {port}")
+    return TcpBind(host.lower(), int(port))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True

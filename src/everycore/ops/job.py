@@ -1,0 +1,94 @@
+"""What the primary of `everycore serve` tells its workers, and what they report if they cannot start.
+
+Job: the two messages and their encodings. Invariant: the primary never imports the application; whether it
+can be loaded is known from a worker's report alone. Must not import cli or servers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from everycore.entry import LoopKind
+from everycore.errors import ConfigurationError
+
+INTERFACES: Final = ("auto", "asgi", "wsgi")
+
+#: Exit statuses of the command line, and of a worker that could not start.
+STATUS_STOPPED: Final = 0
+STATUS_FAILED: Final = 1
+STATUS_USAGE: Final = 2
+STATUS_NO_BOOT: Final = 3
+
+#: The key of a report among a worker's messages.
+_BOOT_FAILED: Final = "everycore.boot_failed"
+
+
+class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The application, and how it is to be served. `binds` are as written on the command line."""
+
+    app: str
+    binds: list[str]
+    app_dir: str = "."
+    factory: bool = False
+    interface: Literal["auto", "asgi", "wsgi"] = "auto"
+    loop: LoopKind = "auto"
+    grace: float = 30.0
+    log_level: str = "info"
+    access_log: bool = False
+
+    def command(self, interpreter_flags: Sequence[str]) -> list[str]:
+        """The command line of a worker.
+
+        `-P`: the folder we happen to be in must not shadow what we import ourselves; the application's own
+        folder comes first on `sys.path` once we have.
+        """
+        text = msgspec.json.encode(self).decode()
+        return [sys.executable, *interpreter_flags, "-P", "-m", "everycore.servers", text]
+
+
+def read_job(text: str) -> Job:
+    """The job of a worker's command line."""
+    return msgspec.json.decode(text, type=Job)
+
+
+class BootReport(msgspec.Struct, frozen=True):
+    """Why a worker could not start, for the user's eyes, and the exit status that says so."""
+
+    text: str
+    status: int
+
+    def message(self) -> dict[str, Any]:
+        """As a message to the primary."""
+        return {_BOOT_FAILED: [self.text, self.status]}
+
+
+def read_report(message: object) -> BootReport | None:
+    """The report in a worker's message; None if it is one of the application's own."""
+    report = message.get(_BOOT_FAILED) if isinstance(message, dict) else None
+    match report:
+        case [str(text), int(status)]:
+            return BootReport(text, status)
+    return None
+
+
+def check_app(text: str) -> str:
+    """Return `text` if it has the form MODULE:ATTRIBUTE; whether it exists, a worker finds out."""
+    module, _, attribute = text.partition(":")
+    if _is_dotted(module) and _is_dotted(attribute) and not module.endswith(".py"):
+        return text
+    problem = f"must be MODULE:ATTRIBUTE, as in main:app, not {text!r}"
+    if attribute.endswith("()"):
+        problem += f"; a function that makes the application is {text.removesuffix('()')} with --factory"
+    if module.endswith(".py") or "/" in module:
+        name = module.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
+        if _is_dotted(name):
+            problem += f"; a module is named without its file, {name}:{attribute or 'app'}"
+    raise ConfigurationError("APP", problem)
+
+
+def _is_dotted(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))

@@ -1,0 +1,94 @@
+"""Where a setting of the command line comes from, and how its text is read.
+
+Job: argument, then `EVERYCORE_<OPTION>`, then other variables named for that option, then the default; the
+text is read by one of the parsers below, whose errors name the option and the source. Invariant: an empty
+variable counts as not set. Must not import cli or servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from everycore.errors import ConfigurationError
+from everycore.settings import check_choice, check_seconds
+
+T = TypeVar("T")
+
+#: text, the name of the option, the source -> the value; raises ConfigurationError.
+Parser = Callable[[str, str, str], T]
+
+#: What ConfigurationError takes for "the caller said so", which needs no mention.
+_ARGUMENT = "argument"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved(Generic[T]):
+    """A value and where it came from: an option (`--workers`), a variable, or "default"."""
+
+    value: T
+    source: str
+
+
+def resolve(
+    option: str,
+    argument: str | None,
+    parse: Parser[T],
+    default: T,
+    *,
+    environ: Mapping[str, str],
+    also: tuple[str, ...] = (),
+) -> Resolved[T]:
+    """The value of an option such as `--grace`; `also` are variables asked after EVERYCORE_GRACE."""
+    if argument is not None:
+        return Resolved(parse(argument, option, _ARGUMENT), option)
+    for name in (variable(option), *also):
+        if text := environ.get(name):
+            return Resolved(parse(text, option, name), name)
+    return Resolved(default, "default")
+
+
+def variable(option: str) -> str:
+    """The environment variable of an option."""
+    return "EVERYCORE_" + option.removeprefix("--").replace("-", "_").upper()
+
+
+def parse_workers(text: str, option: str, source: str) -> int | Literal["auto"]:
+    """Read a whole number of at least 1, or `auto`."""
+    if text == "auto":
+        return "auto"
+    # int() alone would take "1_0", " 4" and digits of other scripts.
+    count = int(text) if text.isascii() and text.isdigit() else 0
+    if count < 1:
+        raise ConfigurationError(
+            option, f"must be 'auto' or a whole number of at least 1, not {text!r}", source=source
+        )
+    return count
+
+
+def parse_seconds(least: float) -> Parser[float]:
+    """A finite number of seconds of at least `least`."""
+
+    def parse(text: str, option: str, source: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ConfigurationError(
+                option, f"must be a number of seconds, not {text!r}", source=source
+            ) from None
+        return check_seconds(option, value, source=source, least=least)
+
+    return parse
+
+
+def parse_choice(known: tuple[str, ...]) -> Parser[str]:
+    """One of `known`."""
+    return lambda text, option, source: check_choice(option, text, known, source=source)
+
+
+def parse_text(text: str, option: str, source: str) -> str:
+    """Anything, on one line."""
+    if not text.isprintable():
+        raise ConfigurationError(option, f"must be printable text, not {text!r}", source=source)
+    return text

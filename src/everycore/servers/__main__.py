@@ -1,0 +1,16 @@
+"""`python -m everycore.servers JOB`: see `everycore.servers.program`.
+
+A SIGTERM is only noted until the program's event loop can take it. Otherwise it would raise SystemExit
+wherever we happen to be, in the bookkeeping of the import system and in the making of the loop too, which
+then complain about it on stderr, beside the one report that the user is to read.
+"""
+
+import signal
+import sys
+
+if __name__ == "__main__":
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    from everycore.servers.program import main
+
+    sys.exit(main(sys.argv, told))

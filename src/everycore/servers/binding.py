@@ -1,0 +1,71 @@
+"""Opens what `--bind` names, in a worker: through the primary, or, in a process of its own, by itself.
+
+Job: from `Bind`s to sockets, with an error that names the bind. Invariant: all of them or none. Must not
+import the engines.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+from everycore.listening import listen
+from everycore.ops.binds import Bind, FdBind, TcpBind, UnixBind
+from everycore.ops.job import STATUS_FAILED
+from everycore.servers.loading import CannotBootError
+
+
+def open_sockets(binds: Sequence[Bind]) -> list[socket.socket]:
+    """A listening socket for every address of every bind. Raises CannotBootError."""
+    with ExitStack() as opened:
+        sockets: list[socket.socket] = []
+        for bind in binds:
+            try:
+                sockets.extend(opened.enter_context(sock) for sock in _open(bind))
+            except OSError as error:
+                raise CannotBootError(f"cannot listen on {bind}: {_reason(error)}", STATUS_FAILED) from None
+        opened.pop_all()
+        return sockets
+
+
+def _open(bind: Bind) -> Iterator[socket.socket]:
+    match bind:
+        case FdBind(fd):
+            yield listen(fd=fd)
+        case UnixBind(path):
+            yield listen(path)
+        case TcpBind(host, port):
+            yield from _open_all(host, port)
+
+
+def _open_all(host: str, port: int) -> Iterator[socket.socket]:
+    """A name may have several addresses; one that this machine lacks is left out if another is there.
+
+    asyncio does the same: with IPv6 switched off, `localhost` still has an IPv6 address.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    lacking: OSError | None = None
+    opened = 0
+    for family, _, _, _, address in dict.fromkeys(found):
+        try:
+            sock = listen(address, family=family)
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            lacking = error
+        else:
+            opened += 1
+            yield sock
+    if lacking is not None and not opened:
+        raise lacking
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        text = error.strerror or str(error)
+    else:
+        text = os.strerror(error.errno)
+    return text[:1].lower() + text[1:]

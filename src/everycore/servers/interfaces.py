@@ -1,0 +1,81 @@
+"""Tells ASGI from WSGI, and makes of either one thing that an engine can serve.
+
+Job: `as_asgi(app, interface)`. Invariant: an application is never called to find out what it is. Must not
+import the engines.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Literal
+
+from everycore.servers.loading import CannotBootError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def as_asgi(app: Callable[..., Any], interface: str) -> Asgi:
+    """The application as ASGI; a WSGI application runs in a pool of threads."""
+    kind = detect(app) if interface == "auto" else interface
+    return app if kind == "asgi" else _bridge(app)
+
+
+def detect(app: Callable[..., Any]) -> Literal["asgi", "wsgi"]:
+    """ASGI: a coroutine function, or three arguments. WSGI: two."""
+    if _is_async(app):
+        return "asgi"
+    count = _required_arguments(app)
+    if count == 3:
+        return "asgi"
+    if count == 2:
+        return "wsgi"
+    if count == 1:
+        raise CannotBootError(
+            "the application takes one argument: ASGI 2 is not served, wrap it in "
+            "asgiref.compatibility.guarantee_single_callable; if it makes the application, use --factory"
+        )
+    if count == 0:
+        raise CannotBootError("the application takes no argument: if it makes the application, use --factory")
+    raise CannotBootError("cannot tell whether the application is ASGI or WSGI: say so with --interface")
+
+
+def _is_async(app: Callable[..., Any]) -> bool:
+    while isinstance(app, functools.partial):
+        app = app.func
+    return inspect.iscoroutinefunction(app) or (
+        not inspect.isclass(app) and inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
+    )
+
+
+def _required_arguments(app: Callable[..., Any]) -> int | None:
+    """How many positional arguments it needs; None if that cannot be known."""
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):  # written in C, without a signature
+        return None
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(
+        parameter.kind in positional and parameter.default is parameter.empty for parameter in parameters
+    )
+
+
+def _bridge(app: Callable[..., Any]) -> Asgi:
+    try:
+        from a2wsgi import WSGIMiddleware
+    except ImportError:
+        raise CannotBootError("a WSGI application needs a2wsgi: pip install 'everycore[standard]'") from None
+
+    @functools.wraps(app, updated=())
+    def with_errors_on_stderr(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        environ["wsgi.errors"] = sys.stderr  # the bridge has stdout here, which belongs to the user
+        return app(environ, start_response)
+
+    return WSGIMiddleware(with_errors_on_stderr)  # type: ignore[arg-type, return-value]

@@ -1,0 +1,102 @@
+"""The ASGI lifespan: the application's own start and stop around the time it serves.
+
+Job: run it ourselves, so that a failed start is a boot failure with the application's own text, said once
+by the primary and not once a worker by the engine's log. Invariant: the application's lifespan task has ended
+when `shutdown` returns. Source: the ASGI lifespan specification 2.0. An application that raises before it
+has answered does not know the protocol, and is served without, as the specification wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Any
+
+from everycore.servers.interfaces import Asgi, Receive, Scope, Send
+from everycore.servers.loading import CannotBootError, user_traceback
+
+_logger = logging.getLogger("everycore")
+
+
+class Lifespan:
+    """`app` with a lifespan. Serve the object itself: it gives every connection the state made at start."""
+
+    def __init__(self, app: Asgi) -> None:
+        self._app = app
+        self._state: dict[str, Any] = {}
+        self._events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[None] | None = None
+        self._is_known = False
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request. Not a coroutine function: one frame less for each of them."""
+        scope["state"] = self._state.copy()
+        return self._app(scope, receive, send)
+
+    async def startup(self) -> None:
+        """Start the application. Raises CannotBootError if it says that it failed."""
+        self._task = asyncio.create_task(self._run())
+        self._events.put_nowait({"type": "lifespan.startup"})
+        await self._started
+
+    async def shutdown(self) -> None:
+        """Stop the application, if it was started and listens to that."""
+        if self._task is None:
+            return
+        self._events.put_nowait({"type": "lifespan.shutdown"})
+        await self._stopped
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        scope: Scope = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": self._state,
+        }
+        try:
+            await self._app(scope, self._receive, self._send)
+        except (Exception, SystemExit) as error:
+            self._raised(error)
+        finally:
+            _settle(self._started)
+            _settle(self._stopped)
+
+    def _raised(self, error: BaseException) -> None:
+        if isinstance(error, SystemExit) and not self._started.done():
+            _settle(self._started, CannotBootError(user_traceback(error)))
+        elif not self._started.done():
+            level = logging.WARNING if self._is_known else logging.DEBUG
+            _logger.log(level, "served without a lifespan, which the application ended", exc_info=error)
+        elif self._started.exception() is None:
+            _logger.error("the application's lifespan failed", exc_info=error)
+
+    async def _receive(self) -> dict[str, str]:
+        self._is_known = True
+        return await self._events.get()
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "lifespan.startup.complete":
+                _settle(self._started)
+            case "lifespan.startup.failed":
+                text = message.get("message") or "the application's startup failed; it does not say why"
+                _settle(self._started, CannotBootError(text.rstrip("\n")))
+            case "lifespan.shutdown.complete":
+                _settle(self._stopped)
+            case "lifespan.shutdown.failed":
+                _logger.error(
+                    "the application's shutdown failed: %s", message.get("message") or "no reason given"
+                )
+                _settle(self._stopped)
+
+
+def _settle(future: asyncio.Future[None], error: Exception | None = None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

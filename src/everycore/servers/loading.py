@@ -1,0 +1,103 @@
+"""Finds the application that MODULE:ATTRIBUTE names.
+
+Job: import, look up, call the factory; tell apart what the user typed wrongly (one sentence) from what went
+wrong inside the application (its traceback). Invariant: a traceback shows the user's frames, never ours.
+Must not import the engines: this is to work before uvicorn is known to be there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from everycore.ops.job import STATUS_NO_BOOT, BootReport
+
+
+class CannotBootError(Exception):
+    """The application cannot be served; `report` says why to the user."""
+
+    def __init__(self, text: str, status: int = STATUS_NO_BOOT) -> None:
+        super().__init__(text)
+        self.report = BootReport(text, status)
+
+
+def load_app(name: str, app_dir: str, *, factory: bool) -> Callable[..., Any]:
+    """The application; `app_dir` comes first on `sys.path` from now on."""
+    folder = str(Path(app_dir).resolve())
+    if folder not in sys.path[:1]:
+        sys.path.insert(0, folder)
+    module_name, _, attribute = name.partition(":")
+    app = _look_up(_import(module_name, folder), attribute)
+    if factory:
+        app = _call_factory(app, name)
+    if not callable(app):
+        raise CannotBootError(f"{name} is not callable, but a {type(app).__name__}")
+    return app  # type: ignore[no-any-return]
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback as the application's author wants to see it: from the first frame that is not ours."""
+    tail = _first_frame_of_user(error.__traceback__)
+    lines = traceback.TracebackException(type(error), error, tail, compact=True).format()
+    return "".join(lines).rstrip("\n")
+
+
+def _import(name: str, folder: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if _first_frame_of_user(error.__traceback__) is None:
+            raise CannotBootError(f"there is no module {error.name!r} in {folder} or on sys.path") from None
+        raise CannotBootError(user_traceback(error)) from None
+    except BaseException as error:  # sys.exit() in a module is a failure to load it as any other
+        raise CannotBootError(user_traceback(error)) from None
+
+
+def _look_up(module: ModuleType, attribute: str) -> Any:
+    found: Any = module
+    path = module.__name__
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise CannotBootError(f"{path} has no attribute {part!r}{_suggestion(found, part)}") from None
+        path = f"{path}.{part}"
+    return found
+
+
+def _suggestion(owner: object, name: str) -> str:
+    names = [known for known in dir(owner) if not known.startswith("_")]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _call_factory(factory: Any, name: str) -> Any:
+    if not callable(factory):
+        raise CannotBootError(f"{name} is no factory: it is not callable, but a {type(factory).__name__}")
+    if inspect.iscoroutinefunction(factory):
+        raise CannotBootError(
+            f"{name} is no factory: a factory is a plain function, not a coroutine function"
+        )
+    try:
+        return factory()
+    except BaseException as error:
+        raise CannotBootError(user_traceback(error)) from None
+
+
+def _first_frame_of_user(trace: TracebackType | None) -> TracebackType | None:
+    """Skip this package and the import system, which stand between the program and the application."""
+    while trace is not None and _is_plumbing(trace.tb_frame.f_globals.get("__name__")):
+        trace = trace.tb_next
+    return trace
+
+
+def _is_plumbing(module: object) -> bool:
+    package, _, _ = str(module).partition(".")
+    return package in ("everycore", "importlib", "_frozen_importlib", "_frozen_importlib_external")

@@ -1,0 +1,95 @@
+"""The program that a worker of `everycore serve` runs: `python -m everycore.servers JOB`.
+
+Job: load, open, start, serve, stop; report a failure to start to the primary. Without a primary (on a system
+that has no clusters, or started by hand) it serves in this one process and prints such a report itself.
+Invariant: the worker is ready exactly while it serves. Must not import cli.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from everycore import place
+from everycore.entry import run
+from everycore.errors import ChannelClosed
+from everycore.ops import logs
+from everycore.ops.binds import parse_binds
+from everycore.ops.job import STATUS_STOPPED, BootReport, Job, read_job
+from everycore.servers.binding import open_sockets
+from everycore.servers.interfaces import as_asgi
+from everycore.servers.lifespan import Lifespan
+from everycore.servers.loading import CannotBootError, load_app
+from everycore.worker.context import WorkerContext
+
+_logger = logging.getLogger("everycore")
+
+
+def main(argv: Sequence[str], told: Sequence[int]) -> int:
+    """Serve the job that the command line holds; return the exit status. `told`: the signals so far."""
+    job = read_job(argv[1])
+    me = place.context()
+    logs.configure(f"worker {me.id}" if me else "everycore", job.log_level, access_log=job.access_log)
+    return run(_work(job, me, told), loop=job.loop)
+
+
+async def _work(job: Job, me: WorkerContext | None, told: Sequence[int]) -> int:
+    # Signals are the loop's by now, or, without a primary, soon `_signalled`'s.
+    if told:
+        return STATUS_STOPPED
+    try:
+        await _serve(job, me)
+    except CannotBootError as error:
+        await _report(error.report, me)
+        return error.report.status
+    return STATUS_STOPPED
+
+
+async def _serve(job: Job, me: WorkerContext | None) -> None:
+    if me is not None:
+        me.hold_ready()
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(sock) for sock in open_sockets(parse_binds(job.binds))]
+        # In the running loop, so that an application that asks for it while it is imported finds it.
+        app = Lifespan(as_asgi(load_app(job.app, job.app_dir, factory=job.factory), job.interface))
+        from everycore.servers.engines import Engine  # late: without uvicorn it is a failure to boot
+
+        engine = Engine(app, grace=job.grace, access_log=job.access_log)
+        await app.startup()
+        try:
+            if me is not None:
+                await engine.serve(sockets, me.ready, me.wait_shutdown())
+            else:
+                await engine.serve(sockets, partial(_say_where, sockets), _signalled())
+        finally:
+            await app.shutdown()
+
+
+async def _report(report: BootReport, me: WorkerContext | None) -> None:
+    if me is None:
+        print(f"everycore: {report.text}", file=sys.stderr)  # noqa: T201 - nobody else will say it
+        return
+    try:
+        await me.send(report.message())
+    except ChannelClosed:
+        return  # nobody is left to be told
+
+
+def _say_where(sockets: Sequence[socket.socket]) -> None:
+    for sock in sockets:
+        _logger.info("serving on %s, in this one process", sock.getsockname())
+
+
+async def _signalled() -> None:
+    """Wait for INT or TERM."""
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, came.set)
+    await came.wait()

@@ -1,0 +1,246 @@
+"""`everycore serve` with real processes: traffic, replacement, the forms of --bind."""
+
+import http.client
+import os
+import signal
+import socket
+from collections import Counter
+
+import pytest
+from websockets.sync.client import connect as connect_websocket
+
+from tests.cli.conftest import command, wait_serving
+
+# Traffic
+
+
+def test_connections_in_turn(serve):
+    served = serve(workers=3)
+    assert set(Counter(served.get() for _ in range(12)).values()) == {4}
+    assert served.program.finish() == 0
+
+
+def test_requests_of_one_connection_stay_with_its_worker(serve):
+    served = serve()
+    connection = served.connect()
+    answers = set()
+    for _ in range(5):
+        connection.request("GET", "/")
+        answers.add(connection.getresponse().read())
+    connection.close()
+    assert len(answers) == 1
+
+
+def test_client_address_is_the_clients(serve):
+    served = serve()
+    connection = served.connect()
+    connection.connect()
+    host, port = connection.sock.getsockname()
+    connection.request("GET", "/address")
+    assert connection.getresponse().read().decode() == f"{host} {port}"
+    connection.close()
+
+
+def test_websocket(serve):
+    source = """
+        async def app(scope, receive, send):
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.accept"})
+                event = await receive()
+                await send({"type": "websocket.send", "text": event["text"] + "!"})
+                await receive()
+    """
+    served = serve(source=source)
+    with connect_websocket(f"ws://127.0.0.1:{served.port}/ws") as websocket:
+        websocket.send("hello")
+        assert websocket.recv() == "hello!"
+
+
+def test_state_of_the_lifespan_reaches_requests(serve):
+    source = """
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                await receive()
+                scope["state"]["greeting"] = b"hello"
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+            body = scope["state"]["greeting"]
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+    """
+    assert serve(source=source).get() == "hello"
+
+
+def test_wsgi(serve):
+    source = """
+        def app(environ, start_response):
+            print("seen by wsgi", file=environ["wsgi.errors"], flush=True)
+            body = environ["wsgi.input"].read() + environ["REMOTE_ADDR"].encode()
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [body]
+    """
+    served = serve(source=source)
+    connection = served.connect()
+    connection.request("POST", "/", body=b"from ")
+    assert connection.getresponse().read() == b"from 127.0.0.1"
+    connection.close()
+    served.program.expect("seen by wsgi", stream="stderr")
+    assert served.program.stdout == ""
+    assert served.program.finish() == 0
+
+
+def test_factory(serve):
+    source = """
+        def make():
+            async def app(scope, receive, send):
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": b"made"})
+            return app
+    """
+    assert serve("--factory", source=source, app="main:make").get() == "made"
+
+
+def test_application_that_could_be_called_without_arguments_is_not(serve):
+    source = """
+        async def app(*args):
+            scope, receive, send = args
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"fine"})
+    """
+    served = serve(source=source)
+    assert served.get() == "fine"
+    assert served.program.finish() == 0
+    assert "never awaited" not in served.program.stderr
+
+
+def test_access_log(serve):
+    served = serve("--access-log", workers=1)
+    served.get("/address")
+    served.program.expect(r'\[worker 1\] INFO 127.0.0.1:\d+ - "GET /address HTTP/1.1" 200', stream="stderr")
+
+
+def test_counts_are_shown(serve):
+    served = serve("--show-counts")
+    for _ in range(4):
+        served.get()
+    served.program.expect("worker 1: 2  worker 2: 2")
+
+
+# Workers
+
+
+def test_dead_worker_is_replaced(serve):
+    served = serve()
+    os.kill(served.program.descendants()[0], signal.SIGKILL)
+    found = served.program.expect(r"worker (\d) \(slot \d\) ended: killed by SIGKILL", stream="stderr")
+    while "3" not in (answers := {served.get() for _ in range(2)}):
+        pass
+    assert found[1] not in answers
+    assert served.program.finish() == 0
+
+
+def test_workers_know_nothing_of_the_terminal(serve):
+    served = serve()
+    workers = served.program.descendants()
+    assert len(workers) == 2
+    for pid in workers:
+        assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
+        assert os.getpgid(pid) == pid
+
+
+def test_number_of_workers_from_the_environment(serve, start):
+    program = start(env={"WEB_CONCURRENCY": "1"})
+    program.expect(r"starting 1 workers \(WEB_CONCURRENCY\)", stream="stderr")
+    wait_serving(program)
+    assert len(program.descendants()) == 1
+
+
+def test_auto_says_which_bound_won(start):
+    program = start(env={"PYTHON_CPU_COUNT": "2"})
+    program.expect(r"starting 2 workers \(auto: PYTHON_CPU_COUNT\)", stream="stderr")
+
+
+def test_the_folder_we_are_in_shadows_nothing_of_ours(serve, tmp_path):
+    # -m would put it first on sys.path, before we have imported anything.
+    (tmp_path / "signal.py").write_text("raise RuntimeError('not the signal module')")
+    (tmp_path / "msgspec.py").write_text("raise RuntimeError('not msgspec')")
+    served = serve()
+    assert served.get() in ("1", "2")
+
+
+# Forms of --bind
+
+
+def test_several_binds(start, tmp_path):
+    program = start("--workers", "1", "--bind", "127.0.0.1:0", "--bind", f"unix:{tmp_path}/socket")
+    line = program.expect("serving main:app on (.*)", stream="stderr")[1]
+    *urls, unix = line.split(", ")
+    assert unix == f"unix:{tmp_path}/socket"
+    for url in urls:
+        host, port = url.removeprefix("http://").split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=20)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"1"
+        connection.close()
+    assert len(set(urls)) == 2
+
+
+def test_unix_socket_is_removed_at_the_end(start_command, tmp_path, serve):
+    served = serve("--bind", "unix:socket")
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert served.program.finish() == 0
+    assert not path.exists()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_ipv6(start):
+    program = start("--bind", "[::1]:0", "--workers", "1")
+    port = int(program.expect(r"http://\[::1\]:(\d+)", stream="stderr")[1])
+    connection = http.client.HTTPConnection("::1", port, timeout=20)
+    connection.request("GET", "/")
+    assert connection.getresponse().read() == b"1"
+    connection.close()
+
+
+def test_inherited_descriptor(start_program, tmp_path):
+    source = """
+        import os, socket, sys
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.set_inheritable(True)
+        argv = [word.replace("fd://N", f"fd://{sock.fileno()}") for word in sys.argv[1:]]
+        os.execv(argv[0], argv)
+    """
+    (tmp_path / "main.py").write_text("async def app(scope, receive, send):\n    raise RuntimeError")
+    argv = command("--workers", "1")
+    argv[argv.index("127.0.0.1:0")] = "fd://N"
+    served = wait_serving(start_program(source, *argv))
+    assert served.get() == "Internal Server Error"
+    assert served.program.finish() == 0
+
+
+# stdout that nobody reads
+
+
+@pytest.mark.parametrize("close", ["os.dup2(writer, 1)", "os.close(1)"], ids=["pipe", "closed"])
+def test_closed_stdout_does_not_stop_serving(start_program, tmp_path, close):
+    source = f"""
+        import os, sys
+        reader, writer = os.pipe()
+        {close}
+        os.closerange(3, 20)
+        os.execv(sys.argv[1], sys.argv[1:])
+    """
+    (tmp_path / "main.py").write_text("async def app(scope, receive, send):\n    raise RuntimeError")
+    served = wait_serving(start_program(source, *command("--workers", "2", "--show-counts")))
+    for _ in range(3):
+        served.get()
+    assert served.program.finish() == 0
+    assert "Broken pipe" not in served.program.stderr
+    assert "BrokenPipeError" not in served.program.stderr

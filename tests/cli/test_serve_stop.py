@@ -1,0 +1,79 @@
+"""How `everycore serve` ends: work at hand is finished, unless grace or patience is over first."""
+
+import signal
+import sys
+
+import pytest
+
+from tests.cli.conftest import APP, finish
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_request_at_hand_is_finished(serve, number):
+    served = serve()
+    request = served.begin()
+    # As Ctrl-C at a terminal: the whole group, which the workers are not in.
+    served.program.signal_group(number)
+    served.program.expect(f"{signal.Signals(number).name}: finishing", stream="stderr")
+    assert finish(request).endswith(b"\r\n\r\nok")
+    assert served.program.wait() == 0
+    assert sorted(served.program.stdout.splitlines()) == ["begun", "shut down 1", "shut down 2"]
+
+
+def test_idle_connection_does_not_delay_the_end(serve):
+    served = serve(workers=1)
+    connection = served.connect()
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    assert served.program.finish() == 0
+    assert connection.sock.recv(1) == b""
+    connection.close()
+
+
+def test_second_signal_ends_it_at_once(serve):
+    served = serve()
+    with served.begin() as request:
+        served.program.signal()
+        served.program.expect("finishing", stream="stderr")
+        served.program.signal()
+        assert served.program.wait() == 1
+        assert request.recv(1) == b""
+    assert "second signal" in served.program.stderr.splitlines()[-1]
+
+
+def test_grace_is_the_limit(serve):
+    served = serve("--grace", "0.5")
+    with served.begin():
+        assert served.program.finish() == 0
+
+
+def test_stop_while_booting(start):
+    source = "print('booting', flush=True)\nimport signal\nsignal.pause()"
+    program = start("--workers", "2", "--grace", "0.5", source=source)
+    program.expect("booting")
+    program.expect("booting")
+    assert program.finish() == 0
+
+
+def test_application_shut_down_after_its_last_request_even_if_that_was_cut_short(serve):
+    served = serve("--grace", "2", workers=1)
+    with served.begin():
+        assert served.program.finish() == 0
+    assert "shut down 1" in served.program.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_served_by_hand_without_a_primary(start_command, tmp_path, number):
+    (tmp_path / "main.py").write_text("async def app(scope, receive, send):\n    raise RuntimeError")
+    job = '{"app": "main:app", "binds": ["127.0.0.1:0"]}'
+    program = start_command([sys.executable, "-m", "everycore.servers", job])
+    program.expect("serving on", stream="stderr")
+    program.signal(number)
+    assert program.wait() == 0
+
+
+def test_primary_killed_takes_its_workers_along(serve):
+    served = serve(source=APP)
+    served.program.signal(signal.SIGKILL)
+    assert served.program.wait() == -signal.SIGKILL
+    # Leaving the test fails if a worker is left.

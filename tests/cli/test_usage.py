@@ -1,0 +1,208 @@
+"""The command line in this process: options, sources, and every wrong input, before anything is started."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from everycore.cli.main import main
+from everycore.cli.serve import read_options
+from everycore.cli.serve import serve as serve_command
+from everycore.errors import ConfigurationError
+
+WORDS = ("EVERYCORE_", "WEB_CONCURRENCY", "PYTHON_CPU_COUNT", "KUBERNETES_")
+
+
+@pytest.fixture(autouse=True)
+def no_foreign_settings(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(WORDS):
+            monkeypatch.delenv(name)
+
+
+def options(*argv: str, environ: dict[str, str] | None = None):
+    """What `everycore serve *argv` would run with."""
+    with serve_command.make_context("serve", list(argv)) as context:
+        return read_options(context.params, environ or {})
+
+
+# What is understood
+
+
+def test_defaults(monkeypatch):
+    monkeypatch.setenv("PYTHON_CPU_COUNT", "1")
+    found = options("main:app")
+    assert found.job.binds == ["127.0.0.1:8000"]
+    assert found.job.grace == 30.0
+    assert found.job.app_dir == os.getcwd()
+    assert (found.workers.count, found.workers.reason) == (1, "auto: PYTHON_CPU_COUNT")
+    assert found.name == "main:app"
+    assert found.boot_timeout == 60.0
+
+
+def test_options_before_and_after_the_application():
+    assert options("--workers", "3", "main:app", "--grace", "5").job.grace == 5.0
+
+
+def test_several_binds():
+    found = options("main:app", "--bind", "[::1]:80", "--bind", "unix:/tmp/x", "--bind", "fd://3")
+    assert found.job.binds == ["[::1]:80", "unix:/tmp/x", "fd://3"]
+
+
+def test_grace_under_kubernetes():
+    assert options("main:app", environ={"KUBERNETES_SERVICE_HOST": "10.0.0.1"}).job.grace == 25.0
+
+
+def test_workers_sources():
+    both = {"EVERYCORE_WORKERS": "3", "WEB_CONCURRENCY": "4"}
+    assert options("main:app", "--workers", "2", environ=both).workers.count == 2
+    assert options("main:app", environ=both).workers.count == 3
+    assert options("main:app", environ={"WEB_CONCURRENCY": "4"}).workers.reason == "WEB_CONCURRENCY"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "read"),
+    [
+        ("EVERYCORE_GRACE", "7", lambda found: found.job.grace == 7),
+        ("EVERYCORE_POLICY", "round_robin", lambda found: found.policy == "round_robin"),
+        ("EVERYCORE_LOOP", "asyncio", lambda found: found.job.loop == "asyncio"),
+        ("EVERYCORE_LOG_LEVEL", "debug", lambda found: found.job.log_level == "debug"),
+        ("EVERYCORE_INTERFACE", "wsgi", lambda found: found.job.interface == "wsgi"),
+        ("EVERYCORE_BOOT_TIMEOUT", "9", lambda found: found.boot_timeout == 9),
+        ("EVERYCORE_NAME", "shop", lambda found: found.name == "shop"),
+    ],
+)
+def test_options_from_variables(variable, text, read):
+    assert read(options("main:app", environ={variable: text}))
+
+
+# What is refused: status 2 and one sentence, and the process stays alive to call `main` again
+
+BAD = [
+    (["main"], "MODULE:ATTRIBUTE"),
+    (["main.py:app"], "main:app"),
+    (["main:app", "--workers", "0"], "'0'"),
+    (["main:app", "--workers", "-1"], "'-1'"),
+    (["main:app", "--workers", "x"], "'x'"),
+    (["main:app", "--bind", "[::1"], "[::1"),
+    (["main:app", "--bind", "127.0.0.1:65536"], "65536"),
+    (["main:app", "--bind", "127.0.0.1:80", "--bind", "127.0.0.1:80"], "twice"),
+    (["main:app", "--grace", "nan"], "nan"),
+    (["main:app", "--grace", "inf"], "inf"),
+    (["main:app", "--grace", "-1"], "-1"),
+    (["main:app", "--boot-timeout", "0"], "0.1"),
+    (["main:app", "--policy", "best"], "round_robin"),
+    (["main:app", "--loop", "best"], "auto, asyncio"),
+    (["main:app", "--log-level", "loud"], "critical, error, warning, info, debug"),
+    (["main:app", "--interface", "cgi"], "auto, asgi, wsgi"),
+    (["main:app", "--app-dir", "/no/such/folder"], "/no/such/folder"),
+    (["main:app", "--name", "a\nb"], "printable"),
+    (["main:app", "--nosuch"], "--nosuch"),
+    (["main:app", "other:app"], "other:app"),
+    (["main:app", "--workers"], "--workers"),
+    ([], "APP"),
+]
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_wrong_usage(argv, problem, capsys):
+    assert main(["serve", *argv]) == 2
+    printed = capsys.readouterr()
+    sentence, hint, *rest = printed.err.splitlines()
+    assert sentence.startswith("everycore: ")
+    assert problem in sentence
+    assert hint == "Try 'everycore serve --help'."
+    assert (rest, printed.out) == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("EVERYCORE_WORKERS", "many"),
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "x"),
+        ("EVERYCORE_POLICY", "best"),
+        ("EVERYCORE_GRACE", "nan"),
+        ("PYTHON_CPU_COUNT", "0"),
+    ],
+)
+def test_wrong_variable_is_named(variable, text, monkeypatch, capsys):
+    monkeypatch.setenv(variable, text)
+    assert main(["serve", "main:app"]) == 2
+    assert f"(from {variable})" in capsys.readouterr().err
+
+
+def test_variable_that_is_not_asked_for_may_be_wrong():
+    assert options("main:app", "--workers", "1", environ={"WEB_CONCURRENCY": "x"}).workers.count == 1
+    with pytest.raises(ConfigurationError):
+        options("main:app", environ={"WEB_CONCURRENCY": "x"})
+
+
+def test_unknown_command(capsys):
+    assert main(["srve"]) == 2
+    assert "srve" in capsys.readouterr().err
+
+
+def test_engine_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve", "main:app"]) == 2
+    assert "pip install 'everycore[standard]'" in capsys.readouterr().err
+
+
+def test_other_systems_serve_in_one_process(monkeypatch, capsys):
+    def execv(path, argv):
+        raise SystemExit(f"{argv[0]} {' '.join(argv[-3:-1])}")
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "execv", execv)
+    with pytest.raises(SystemExit, match=r"-m everycore\.servers"):
+        main(["serve", "main:app"])
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "everycore: a cluster needs Linux; serving in one process on darwin"
+    )
+
+
+# What is printed on request
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["serve", "--help"], ["serve", "-h"]])
+def test_help(argv, capsys):
+    assert main(argv) == 0
+    printed = capsys.readouterr()
+    assert "Usage: everycore" in printed.out
+    assert max(map(len, printed.out.splitlines())) <= 110
+    assert printed.err == ""
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("everycore 0.")
+
+
+def test_light_imports():
+    # Neither does the library load the command line, nor a wrong option what serving takes.
+    source = (
+        "import sys, everycore; print('click' in sys.modules);"
+        "import everycore.cli.main; print('asyncio' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert result.stdout.split()[0] == "False"
+
+
+def test_help_into_a_closed_pipe():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "everycore", "--help"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
