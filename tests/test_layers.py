@@ -23,7 +23,7 @@ ROWS: list[set[str]] = [
     {"primary", "worker"},
     {"entry", "listening", "place", "pool"},
     {"ops"},
-    {"cli", "servers"},
+    {"cli", "servers", "launch"},
 ]
 OPEN_ROWS = {0, 4, 6}
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}

@@ -14,7 +14,10 @@ Rules:
 * Nobody of this pool was ever ready, and a worker ends: the application cannot boot. We give up at once
   instead of trying for ever (uvicorn and gunicorn learnt this), and the first failure is the one reported.
 * Somebody was ready once: the application was fine, so we go on trying.
-* A worker not ready within `boot_timeout` is killed, which is then a failure like any other.
+* A worker not ready within `boot_timeout` is killed, which is then a failure like any other; None: it may
+  take for ever.
+* With `may_finish`, a worker that ends with status 0 before it was ready has done its work, which was not to
+  serve: its slot stays empty, and when all are, the pool has ended as it should.
 
 Must not import anything with I/O, a clock or chance.
 """
@@ -166,7 +169,8 @@ class Supervisor:
     """The decisions about one pool."""
 
     backoff: Backoff = field(default_factory=Backoff)
-    boot_timeout: float = 60.0
+    boot_timeout: float | None = 60.0
+    may_finish: bool = False
     _slots: dict[int, _Slot] = field(default_factory=dict)
     _wanted: int = 0
     _was_ever_ready: bool = False
@@ -238,6 +242,8 @@ class Supervisor:
             return []
         if slot.dismissed:
             return [self._fork(self._vacant(slot.number), now)]
+        if self.may_finish and slot.ready_at is None and given.status.code == 0:
+            return [] if self._slots else self._end(None)
         if not self._was_ever_ready:
             return self._give_up(Failure(given.worker, given.status, slot.overdue), now)
         return [self._replace(slot, given, now)]
@@ -285,7 +291,7 @@ class Supervisor:
 
     def _fork(self, slot: _Slot, now: float) -> Action:
         slot.due = None
-        slot.deadline = now + self.boot_timeout
+        slot.deadline = None if self.boot_timeout is None else now + self.boot_timeout
         return Fork(slot.number)
 
     def _vacant(self, number: int) -> _Slot:

@@ -7,6 +7,7 @@ can stop it. Must not import the primary's side.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import socket
@@ -28,6 +29,10 @@ from everycore.worker.link import Link
 ORPHANED: Final = 75
 #: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
 _LOOK: Final = 0.05
+
+# As they were before gevent replaced them: a signal handler can't wait for a greenlet to start.
+_start_thread: Final = _thread.start_new_thread
+_sleep: Final = time.sleep
 
 
 class Post:
@@ -82,15 +87,15 @@ class _Terminator:
 
     def __init__(self, post: Post) -> None:
         self._post = post
-        self._helper: threading.Thread | None = None
+        self._has_helper = False
         self._is_over = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self._is_over:
             raise SystemExit(0)
-        if self._helper is None:
-            self._helper = threading.Thread(target=self._leave, name="everycore-leave", daemon=True)
-            self._helper.start()
+        if not self._has_helper:
+            self._has_helper = True
+            _start_thread(self._leave, ())
 
     def _leave(self) -> None:
         deadline = time.monotonic() + self._post.ticket.grace
@@ -99,6 +104,6 @@ class _Terminator:
         except (OSError, EverycoreError):
             pass  # the primary is gone, or stopped: we leave all the same
         while self._post.connections.open and time.monotonic() < deadline:
-            time.sleep(_LOOK)  # an ordinary socket does not tell when it is closed
+            _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self._is_over = True
         os.kill(os.getpid(), signal.SIGTERM)

@@ -23,7 +23,7 @@ from everycore.aio.channel import Channel
 from everycore.aio.emitter import Emitter
 from everycore.aio.mailbox import Mailbox
 from everycore.aio.subscriptions import Subscription
-from everycore.core import wire
+from everycore.core import values, wire
 from everycore.errors import ChannelClosed, ProtocolError
 from everycore.system.descriptors import close_all
 from everycore.worker.boot import ORPHANED, Post
@@ -52,6 +52,8 @@ class WorkerContext:
         self.mailbox: Mailbox | None = None
         self.main: asyncio.Task[Any] | None = None
         self.waits_for_shutdown = False
+        #: Whether this worker has got a listener, now or before, or has said that it is ready.
+        self.has_listened = False
         self.descriptor_limit = descriptor_limit()
         #: The status to leave with, when it is not the program's own.
         self.exit_code: int | None = None
@@ -159,6 +161,7 @@ class WorkerContext:
 
     def ready(self) -> None:
         """Take connections from now on."""
+        self.has_listened = True
         self._post.link.request(wire.ReadyNow())
 
     # --- leaving ------------------------------------------------------------------------------------------
@@ -295,10 +298,27 @@ class WorkerContext:
         if self._drain is not None:  # the primary's own answer, should it have closed the link already
             raise OSError(errno.ECANCELED, "the worker is leaving")
         message, fds = self._post.link.request(request, timeout=timeout)
+        self.has_listened = True
         sock = ClusterSocket.granted(message, fds, self._post.connections, self.start_listening, started=True)
         self._sockets.add(sock)
         sock.say(wire.Serve(1))
         return sock
+
+    def bind_socket(self, request: wire.Bind, fd: int) -> ClusterSocket:
+        """Let the primary bind the program's own socket `fd`, by the link. Raises OSError as bind(2) does."""
+        message, fds = self._post.link.request(request, fd=fd)
+        return ClusterSocket.granted(
+            message, fds, self._post.connections, self.start_listening, started=False
+        )
+
+    def listener_option(self, request: wire.SetOption | wire.GetOption) -> bytes:
+        """Set or read an option of a listener in the primary. Raises OSError."""
+        reply, _ = self._post.link.request(request)
+        return reply.value if isinstance(reply, wire.Option) else b""
+
+    def report(self, value: Any) -> None:
+        """Send a message without a loop: for a program that has none, or none any more. May raise OSError."""
+        self._post.link.request(wire.Report(values.encode_json(value)))
 
     def _granted(self, message: wire.Granted, fds: tuple[int, ...]) -> None:
         future, started = self._listens.pop(message.request, (None, False))
@@ -309,11 +329,13 @@ class WorkerContext:
             message, fds, self._post.connections, self.start_listening, started=started
         )
         self._sockets.add(sock)
+        self.has_listened = True
         future.set_result(sock)
 
     def start_listening(self, listener: int, backlog: int) -> None:
         """Let what was only bound listen. Raises OSError."""
         self._post.link.request(wire.StartListening(listener, backlog))
+        self.has_listened = True
 
     def watch_server(self, server: Any) -> None:
         """A server that a drain closes."""

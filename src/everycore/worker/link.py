@@ -31,26 +31,32 @@ class Link:
         self._lock = threading.Lock()
         self._number = 0
 
-    def request(self, message: Any, *, timeout: float = DEADLINE) -> tuple[Any, list[int]]:
-        """Send `message`, return the reply and its descriptors.
+    def request(
+        self, message: Any, *, fd: int | None = None, timeout: float = DEADLINE
+    ) -> tuple[Any, list[int]]:
+        """Send `message`, and a descriptor with it; return the reply and its descriptors.
 
         Raises: OSError as the primary refused; TimeoutError; ChannelClosed if the primary is gone.
         """
         with self._lock:
             self._number += 1
-            self._send(message)
+            self._send(message, fd)
             try:
                 reply, fds = self._receive(time.monotonic() + timeout)
             except TimeoutError:
-                self._send(wire.GiveUp())  # behind the request, so that a listener granted late is not held
+                self._send(wire.GiveUp(), None)  # behind the request, so that a late grant is not held
                 raise
         if isinstance(reply, wire.Refused):
             raise OSError(reply.errno, reply.text)
         return reply, fds
 
-    def _send(self, message: Any) -> None:
+    def _send(self, message: Any, fd: int | None) -> None:
+        data = NUMBER.pack(self._number) + wire.encode(message)
         try:
-            self._sock.send(NUMBER.pack(self._number) + wire.encode(message))
+            if fd is None:
+                self._sock.send(data)
+            else:
+                socket.send_fds(self._sock, [data], [fd])
         except OSError as exc:
             raise ChannelClosed("the primary") from exc
 

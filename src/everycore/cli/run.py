@@ -1,0 +1,196 @@
+"""`everycore run`: any program on every core, unchanged.
+
+Job: tell our options from the program, check what can be checked before anything starts, and hand over to
+`ops.program`. Invariant: everything behind the program's name is the program's; no user code runs in this
+process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+import everycore.launch
+from everycore.cli.serve import worker_bound_of
+from everycore.errors import ConfigurationError
+from everycore.ops import logs, sources
+from everycore.settings import POLICIES, Settings
+from everycore.system.machine import Bound, is_linux
+from everycore.system.processes import interpreter_flags
+
+_logger = logging.getLogger("everycore")
+
+LOOPS: Final = ("auto", "asyncio", "uvloop")
+
+EPILOG = """
+\b
+Examples:
+  everycore run server.py
+  everycore run --workers 4 server.py --port 8080
+  everycore run -m http.server 8000
+  python -X dev -m everycore run server.py
+
+\b
+Signals:
+  INT (Ctrl-C), TERM  take every worker out of the rotation and send it TERM; the second one ends all at once
+
+\b
+Exit status:
+  0  stopped as asked, or every worker has finished with status 0 without having listened
+  1  failed, or was told to end at once
+  2  wrong usage or configuration
+  3  the program could not start; its traceback is printed once
+
+Every worker runs the program as python would: all of them listen on the same addresses, and each connection
+goes to one of them. A worker that ends is replaced, unless it ends with status 0 before it has listened.
+
+Every option can also be set by a variable of its name, such as EVERYCORE_GRACE; the option wins. The number
+of workers is also read from WEB_CONCURRENCY.
+"""
+
+_MODULE: Final = "--everycore-module"
+
+
+class _RunCommand(click.Command):
+    """A command whose options end where the program begins: at the first word, or with `-m`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Mark the end of our options, for after `-m MODULE` click would go on to look for some."""
+        at = 0
+        while at < len(args) and args[at].startswith("-") and args[at] not in ("-", "--"):
+            word = args[at]
+            if word.startswith("-m"):
+                module = [word[2:]] if len(word) > 2 else []
+                args = [*args[:at], _MODULE, "--", *module, *args[at + 1 :]]
+                break
+            at += 1 if "=" in word or word in ("-h", "--help") else 2
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    cls=_RunCommand,
+    epilog=EPILOG,
+    options_metavar="[OPTIONS]",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        "allow_interspersed_args": False,
+    },
+)
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT|-m MODULE [ARGS]...")
+@click.option(_MODULE, "is_module", is_flag=True, hidden=True)
+@click.option(
+    "--workers", metavar="N|auto", help="How many; auto: one a CPU, as memory allows.  [default: auto]"
+)
+@click.option(
+    "--policy",
+    metavar="NAME",
+    help=f"Who gets the next connection: {', '.join(POLICIES)}.  [default: {POLICIES[0]}]",
+)
+@click.option(
+    "--loop",
+    metavar="NAME",
+    help="The event loop of a program that leaves the choice to asyncio: asyncio, uvloop.  [default: auto]",
+)
+@click.option(
+    "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
+)
+@click.option("--log-level", metavar="LEVEL", help=f"{', '.join(logs.LEVELS)}.  [default: info]")
+@click.option(
+    "--name", metavar="TEXT", help="What this service is called in log lines.  [default: the program]"
+)
+def run(**arguments: Any) -> int:
+    """Run a Python program, a script or a module, in several processes that listen on the same addresses."""
+    options = read_options(arguments, os.environ)
+    if not is_linux():
+        click.echo(f"everycore: a cluster needs Linux; running in one process on {sys.platform}", err=True)
+        command = [sys.executable, *interpreter_flags(), *options.program]
+        os.execv(command[0], command)  # noqa: S606 - that process is the program from here on
+    logs.configure("primary", options.log_level)
+    _logger.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
+    return _run(options)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All options, checked. `program` is what stands behind `python`."""
+
+    program: list[str]
+    workers: Bound
+    policy: str | None
+    loop: str
+    grace: float
+    log_level: str
+    name: str
+
+
+def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
+    """From what click read and the environment. Raises ConfigurationError."""
+
+    def resolve(option: str, parse: sources.Parser[Any], default: Any, also: tuple[str, ...] = ()) -> Any:
+        argument = arguments[option.removeprefix("--").replace("-", "_")]
+        return sources.resolve(option, argument, parse, default, environ=environ, also=also)
+
+    def value(option: str, parse: sources.Parser[Any], default: Any) -> Any:
+        return resolve(option, parse, default).value
+
+    program = _check_program(list(arguments["program"]), is_module=arguments["is_module"])
+    return Options(
+        program=program,
+        workers=worker_bound_of(
+            resolve("--workers", sources.parse_workers, "auto", also=("WEB_CONCURRENCY",))
+        ),
+        policy=value("--policy", sources.parse_choice(POLICIES), None),
+        loop=_check_loop(value("--loop", sources.parse_choice(LOOPS), "auto")),
+        grace=value(
+            "--grace", sources.parse_seconds(0.0), 25.0 if "KUBERNETES_SERVICE_HOST" in environ else 30.0
+        ),
+        log_level=value("--log-level", sources.parse_choice(logs.LEVELS), "info"),
+        name=value("--name", sources.parse_text, program[1] if program[0] == "-m" else program[0]),
+    )
+
+
+def _check_program(program: list[str], *, is_module: bool) -> list[str]:
+    if not program:
+        raise ConfigurationError("run", "needs a program: SCRIPT, or -m MODULE")
+    if is_module:
+        return ["-m", *program]
+    if program[0] == "-":
+        raise ConfigurationError("run", "a program from standard input cannot be run several times")
+    if not os.path.exists(program[0]):
+        raise ConfigurationError("run", f"there is no file {program[0]!r}")
+    return program
+
+
+def _check_loop(loop: str) -> str:
+    if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        raise ConfigurationError("--loop", "needs uvloop: pip install 'everycore[uvloop]'")
+    return loop
+
+
+def _run(options: Options) -> int:
+    from everycore.ops.program import run_program  # late: asyncio is of no use to a wrong option
+    from everycore.pool import Pool
+
+    launcher = os.path.join(os.path.dirname(everycore.launch.__file__), "__main__.py")
+    command = [sys.executable, *interpreter_flags(), launcher, options.loop, *options.program]
+    pool = Pool(
+        options.workers.count,
+        settings=Settings(exec=command, stdio=("null", "inherit", "inherit")),
+        policy=options.policy,
+        grace=options.grace,
+        boot_timeout=None,  # a program need not listen
+        may_finish=True,
+        new_group=True,
+    )
+    outcome = run_program(pool, options.name)
+    if outcome.text:
+        click.echo(f"everycore: {outcome.text}", err=True)
+    return outcome.status

@@ -1,0 +1,9 @@
+"""Run by its path, as a script: this very module becomes the program's `__main__`; nothing stays in it."""
+
+import sys
+
+if not sys.flags.safe_path:
+    del sys.path[0]  # our own folder, which python puts there for a script
+from everycore.launch.runner import main
+
+main(globals())

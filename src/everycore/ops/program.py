@@ -1,0 +1,46 @@
+"""A pool that runs any program, as a program: what differs from a served application.
+
+Job: log where the program listens, as it does so, for nobody has told us before. Must not import cli or
+servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+from everycore.events import Listening
+from everycore.ops.addresses import as_url
+from everycore.ops.job import STATUS_FAILED
+from everycore.ops.service import Outcome, _Service
+from everycore.pool import Pool
+
+_logger = logging.getLogger("everycore")
+
+
+def run_program(pool: Pool, name: str) -> Outcome:
+    """Run the pool until it is told to stop, or every worker has finished. `name` is the program's."""
+    try:
+        return asyncio.run(_Program(pool, name).run())
+    except asyncio.CancelledError:
+        return Outcome(STATUS_FAILED, "killed by a second signal before the work at hand was done")
+
+
+class _Program(_Service):
+    def __init__(self, pool: Pool, name: str) -> None:
+        super().__init__(pool, name, None)
+        self._known: set[str] = set()
+
+    async def run(self) -> Outcome:
+        self._pool.cluster.on(Listening, self._on_listening)
+        return await super().run()
+
+    def _on_listening(self, event: Listening) -> None:
+        url = as_url(event.address, "udp" if event.kind == socket.SOCK_DGRAM else "tcp")
+        if url not in self._known:
+            self._known.add(url)
+            _logger.info("%s listens on %s", self._name, url)
+
+    def _say_where(self) -> None:
+        """Said as it became known."""

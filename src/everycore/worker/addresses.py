@@ -1,0 +1,99 @@
+"""Which `bind` of a program goes through the primary, and under which address.
+
+Job: from what a program passes to `bind` to what travels. Invariant: what is malformed, or none of ours, is
+left to the kernel, so that its errors are Python's own. Must not import asyncio, nor the primary's side.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, Final
+
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+_KINDS: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+#: sun_path of sockaddr_un (unix(7)), with its final NUL.
+_LONGEST_PATH: Final = 108
+#: multiprocessing's own sockets lie in folders of such names (`multiprocessing.util.get_temp_dir`). Its
+#: helper processes accept on them, and are no workers.
+_PLUMBING: Final = b"pymp-"
+
+
+def cluster_address(sock: socket.socket, address: Any) -> Any:
+    """What travels: [host, port] or [host, port, flow, scope], numeric, or a path; None: not ours.
+
+    Raises OSError, as `bind`, for a host that has no address.
+    """
+    if sock.family not in _FAMILIES or sock.type not in _KINDS or _shares_its_port(sock):
+        return None
+    if sock.family == socket.AF_UNIX:
+        return _path(address)
+    if not isinstance(address, tuple) or not 2 <= len(address) <= (4 if _is_v6(sock) else 2):
+        return None
+    host, port, *rest = address
+    if not isinstance(host, (str, bytes)) or type(port) is not int or not 0 <= port <= 65535:
+        return None
+    if not all(type(number) is int and 0 <= number < 1 << 32 for number in rest):
+        return None
+    if port == 0 and sock.type == socket.SOCK_DGRAM:
+        return None  # a client, or a port for one process alone
+    return _numeric(sock, os.fsdecode(host), port, rest)
+
+
+def _is_v6(sock: socket.socket) -> bool:
+    return sock.family == socket.AF_INET6
+
+
+def _shares_its_port(sock: socket.socket) -> bool:
+    """The program asked the kernel to spread connections: then it shall."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
+
+
+def _path(address: Any) -> str | bytes | None:
+    if not isinstance(address, (str, bytes, bytearray)):
+        return None
+    raw = os.fsencode(bytes(address) if isinstance(address, bytearray) else address)
+    if not raw or len(raw) >= _LONGEST_PATH:
+        return None  # autobind; an error
+    if raw.startswith(b"\0"):
+        return raw
+    path = os.path.abspath(raw)
+    if os.path.basename(os.path.dirname(path)).startswith(_PLUMBING):
+        return None
+    text = path.decode(errors="replace")
+    return text if text.isprintable() and text.encode() == path else path
+
+
+def _numeric(sock: socket.socket, host: str, port: int, rest: list[int]) -> list[Any]:
+    """As CPython's `setipaddr` resolves a host, so that all workers ask for one key in one spelling."""
+    flow, scope = [*rest, 0, 0][:2]
+    is_v6 = _is_v6(sock)
+    if host == "":
+        host = "::" if is_v6 else "0.0.0.0"
+    elif host == "<broadcast>" and not is_v6:
+        host = "255.255.255.255"
+    else:
+        try:
+            host = socket.inet_ntop(sock.family, socket.inet_pton(sock.family, host))
+        except OSError:
+            found: Any = socket.getaddrinfo(host, None, sock.family, sock.type)[0][4]
+            host = str(found[0]).partition("%")[0]
+            scope = scope or (found[3] if is_v6 else 0)
+    return [host, port, flow, scope] if is_v6 else [host, port]
+
+
+def new_file_mode() -> int:
+    """The permissions of a socket file that this process would make now.
+
+    Read, because umask(2) can only be asked by changing it, which other threads would see.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("Umask:"):
+                    return 0o777 & ~int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o755

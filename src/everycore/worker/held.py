@@ -1,0 +1,128 @@
+"""What stands behind a socket of the program that the primary has bound: the state of an intercepted socket.
+
+Job: find it by descriptor, keep it right through `dup`, `detach` and a number that is used again, and give
+the listener up when the last descriptor is closed. Invariant: an entry is believed only if the kernel still
+has the same file behind the number (`st_ino`), for a program may close numbers behind our back. Must not
+import asyncio, nor the primary's side.
+
+Why by descriptor and not by object: `socket.socket` has slots, and servers hand numbers on
+(`socket.socket(fileno=sock.detach())`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import weakref
+from typing import Any
+
+from everycore.core import wire
+from everycore.worker.clustersocket import ClusterSocket, SharedSocket
+
+
+class Held:
+    """An address that a socket of the program has got through the primary.
+
+    Three stages. *Asked*: a free port that nobody has asked the number of, so the primary knows nothing yet
+    (`inner` is None). *Bound*: the primary holds the address for us. *Listening*: the descriptors of the
+    program are belts, or the shared listener.
+    """
+
+    __slots__ = ("__weakref__", "address", "fds", "inner", "inode", "is_listening", "name")
+
+    def __init__(self, fd: int, address: Any) -> None:
+        self.address = address
+        #: What `getsockname()` says, where that is not what the primary says (a path is as it was asked for).
+        self.name: Any = None
+        self.inner: ClusterSocket | None = None
+        self.is_listening = False
+        self.fds = {fd}
+        self.inode = os.fstat(fd).st_ino
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the program's descriptors are the listener itself (policy `shared`, datagrams)."""
+        return isinstance(self.inner, SharedSocket)
+
+    def grant(self, inner: ClusterSocket, name: Any = None) -> None:
+        """The primary holds the address."""
+        self.inner = inner
+        self.name = inner.getsockname() if name is None else name
+
+    def begin(self, backlog: int) -> None:
+        """Let the listener listen, and put its belt where the program's socket is. Raises OSError."""
+        assert self.inner is not None
+        self.inner.listen(backlog)
+        for fd in self.fds:
+            # The number, and with it what the program knows of its socket, stays; the file is another.
+            os.dup2(self.inner.fileno(), fd, os.get_inheritable(fd))
+        self.inode = os.fstat(self.inner.fileno()).st_ino
+        self.is_listening = True
+        self.inner.say(wire.Serve(1))
+
+    def give_up(self) -> None:
+        """The program has closed it."""
+        if self.inner is not None:
+            self.inner.close()
+
+
+class Registry:
+    """All intercepted sockets of this process."""
+
+    def __init__(self) -> None:
+        self._by_fd: dict[int, Held] = {}
+        #: Belts by file, for numbers that the program made by itself (`os.dup`, `socket.fromfd`).
+        self._by_inode: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
+
+    def find(self, fd: int) -> Held | None:
+        """What stands behind `fd`; None for an ordinary socket. Called for every call of every socket."""
+        held = self._by_fd.get(fd)
+        if held is None:
+            return None
+        try:
+            if os.fstat(fd).st_ino == held.inode:
+                return held
+        except OSError:
+            pass
+        self.forget(fd)
+        return None
+
+    def find_any(self, fd: int) -> Held | None:
+        """As `find`, also for a number that we have not seen yet: for the calls that are made once."""
+        held = self.find(fd)
+        if held is not None or not self._by_inode or fd < 0:
+            return held
+        held = self._by_inode.get(os.fstat(fd).st_ino)
+        if held is not None:
+            self.add(fd, held)
+        return held
+
+    def add(self, fd: int, held: Held) -> None:
+        """`fd` stands for `held` too."""
+        self._by_fd[fd] = held
+        held.fds.add(fd)
+
+    def begun(self, held: Held) -> None:
+        """`held` listens: its file is another one."""
+        self._by_inode[held.inode] = held
+
+    def forget(self, fd: int) -> None:
+        """`fd` is closed; with the last one, the listener is given up."""
+        held = self._by_fd.pop(fd, None)
+        if held is None:
+            return
+        held.fds.discard(fd)
+        if not held.fds:
+            self._by_inode.pop(held.inode, None)
+            held.give_up()
+
+    def watch(self, sock: socket.socket, fd: int) -> None:
+        """Notice it when `sock` is thrown away without having been closed."""
+        weakref.finalize(sock, self.find, fd).atexit = False
+
+    def forked(self) -> None:
+        """Let a forked child use the sockets, as it does inherited listeners; the parent alone owns them."""
+        for held in set(self._by_fd.values()):
+            lease = held.inner.lease if held.inner is not None else None
+            if lease is not None:
+                lease.users += 1  # so that no last user of this process says that the listener is closed

@@ -1,0 +1,348 @@
+"""Makes the plain sockets of a program listen through the primary: `everycore run`.
+
+Job: replace methods of `socket.socket`, so that a program that knows nothing of a cluster listens there.
+Invariant: a socket that was not bound through the primary behaves as ever, at the price of one dictionary
+look-up a call; and no class is replaced: `isinstance`, pickling, `from socket import socket`, the ancestry of
+`SSLSocket` and trio's check of the exact type all go on to work. (Measured on a prototype: a replaced class
+broke each of these.)
+
+What a program sees: `bind` to a port asks the primary at once, so that an address in use is an error where
+programs expect it; `bind` to port 0 does so when the number is asked for or `listen` is called, for most such
+sockets are clients'. `listen` puts the worker's end of a belt under the program's descriptor (dup2), so that
+number, family and type stay, and readiness is the belt's; `accept` reads from it. A socket with SO_REUSEPORT,
+of another family, or a datagram socket on port 0, is the program's own affair.
+
+asyncio's selector loops take connections in batches and without a task for each, as a loop of ours does; see
+`install_on_asyncio`. Must not import the primary's side.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from everycore.core import wire
+from everycore.errors import ChannelClosed
+from everycore.worker.addresses import cluster_address, new_file_mode
+from everycore.worker.held import Held, Registry
+from everycore.worker.hooks import after_import
+
+if TYPE_CHECKING:
+    from everycore.worker.context import WorkerContext
+
+#: The methods as C has them: `socket.socket` inherits all but four of those replaced here.
+_c: Final = _socket.socket
+_lib_accept: Final = socket.socket.accept
+_lib_dup: Final = socket.socket.dup
+_lib_real_close: Final = socket.socket._real_close  # type: ignore[attr-defined]
+_INT: Final = struct.Struct("i")
+_BACKLOG: Final = min(socket.SOMAXCONN, 128)
+
+registry: Final = Registry()
+_context: WorkerContext | None = None
+_lock = threading.RLock()
+
+
+def install(context: WorkerContext) -> None:
+    """From now on the sockets of this process go through the primary. Once."""
+    global _context
+    _context = context
+    _replace(socket.socket, *_SAME, accept, dup, _real_close)
+    after_import("gevent._socket3", _install_on_gevent)
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _replace(kind: type, *functions: Callable[..., Any]) -> None:
+    for function in functions:
+        setattr(kind, function.__name__, function)
+
+
+def _install_on_gevent(module: Any) -> None:
+    """Reach the sockets inside those of gevent: of a class of its own, a child of C's."""
+    _replace(module.socket._gevent_sock_class, *_SAME, close)
+
+
+def _forked() -> None:
+    global _context
+    _context = None
+    registry.forked()
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+# --- binding ------------------------------------------------------------------------------------------------
+
+
+def bind(self: socket.socket, address: Any, /) -> None:
+    """As `socket.bind`."""
+    if registry.find_any(_c.fileno(self)) is not None:
+        raise _error(errno.EINVAL)
+    where = None if _context is None else cluster_address(self, address)
+    if where is None:
+        _c.bind(self, address)
+        return
+    with _lock:
+        if isinstance(where, list) and where[1] == 0:
+            _try(self, address)
+            _enter(self, Held(_c.fileno(self), where))
+            return
+        held = Held(_c.fileno(self), where)
+        if not _ask(self, held):
+            _c.bind(self, address)
+            return
+        if isinstance(where, (str, bytes)):
+            held.name = bytes(address) if where[:1] == b"\0" else os.fsdecode(address)
+        _enter(self, held)
+        if self.type & socket.SOCK_DGRAM:
+            _begin(self, held, 0)
+
+
+def _enter(sock: socket.socket, held: Held) -> None:
+    fd = _c.fileno(sock)
+    registry.add(fd, held)
+    registry.watch(sock, fd)
+
+
+def _try(sock: socket.socket, address: Any) -> None:
+    """Raise what binding would raise; the port is chosen later."""
+    with socket.socket(sock.family, sock.type) as probe:
+        _c.bind(probe, address)
+
+
+def _ask(sock: socket.socket, held: Held) -> bool:
+    """Let the primary bind `sock`. False: this worker is leaving, and the kernel shall have its way."""
+    assert _context is not None
+    mode = new_file_mode() if sock.family == socket.AF_UNIX else None
+    try:
+        inner = _context.bind_socket(wire.Bind(held.address, mode), _c.fileno(sock))
+    except ChannelClosed:
+        return False
+    except OSError as exc:
+        if exc.errno == errno.ECANCELED:
+            return False
+        raise _error(exc.errno or errno.EINVAL) from None
+    held.grant(inner)
+    return True
+
+
+def _reserve(sock: socket.socket, held: Held) -> bool:
+    """Have a port for a socket that was bound to any. False: it is an ordinary socket now."""
+    with _lock:
+        if held.inner is not None:
+            return True
+        if _context is not None and _ask(sock, held):
+            return True
+        _become_ordinary(sock, held)
+        return False
+
+
+def _become_ordinary(sock: socket.socket, held: Held) -> None:
+    """Give the address up to the primary and have it from the kernel, if it gives it."""
+    for fd in tuple(held.fds):
+        registry.forget(fd)
+    if held.is_listening:  # a datagram socket: the file behind it is everybody's
+        with socket.socket(sock.family, sock.type) as fresh:
+            os.dup2(fresh.fileno(), _c.fileno(sock))
+    elif _is_bound(sock):
+        return  # it is the one that the primary bound
+    address = held.name if isinstance(held.address, (str, bytes)) else tuple(held.address)
+    _c.bind(sock, address)
+
+
+def _is_bound(sock: socket.socket) -> bool:
+    name = _c.getsockname(sock)
+    return bool(name[1] if isinstance(name, tuple) else name)
+
+
+def getsockname(self: socket.socket, /) -> Any:
+    """As `socket.getsockname`."""
+    held = registry.find(_c.fileno(self))
+    if held is None or (held.inner is None and not _reserve(self, held)):
+        return _c.getsockname(self)
+    return held.name
+
+
+# --- listening ----------------------------------------------------------------------------------------------
+
+
+def listen(self: socket.socket, backlog: int = _BACKLOG, /) -> None:
+    """As `socket.listen`."""
+    held = registry.find_any(_c.fileno(self))
+    if held is None or (held.inner is None and not _reserve(self, held)):
+        _c.listen(self, backlog)
+        _serves_by_itself(self)
+        return
+    with _lock:
+        if not held.is_listening:
+            _begin(self, held, max(backlog, 0))
+
+
+def _begin(sock: socket.socket, held: Held, backlog: int) -> None:
+    try:
+        held.begin(backlog)
+    except ChannelClosed:
+        raise
+    except OSError as exc:
+        raise _error(exc.errno or errno.EINVAL) from None
+    registry.begun(held)
+    # The blocking mode belongs to the file, and that is another one now.
+    _c.settimeout(sock, _c.gettimeout(sock))
+
+
+def _serves_by_itself(sock: socket.socket) -> None:
+    """Tell the primary of a listener of the program's own: it does not see it, but the program serves."""
+    if _context is None or (
+        sock.family == socket.AF_UNIX and cluster_address(sock, _c.getsockname(sock)) is None
+    ):
+        return
+    try:
+        _context.ready()
+    except (OSError, ChannelClosed):
+        return
+
+
+def accept(self: socket.socket) -> tuple[socket.socket, Any]:
+    """As `socket.accept`."""
+    held = registry.find_any(_c.fileno(self))
+    if held is None or not held.is_listening:
+        return _lib_accept(self)
+    inner = held.inner
+    assert inner is not None
+    if held.is_shared:
+        conn, peer = _lib_accept(self)
+        if inner.lease is not None:
+            inner.lease.connections.watch_plain(conn)
+        return conn, peer
+    timeout = _c.gettimeout(self)
+    if inner.gettimeout() != timeout:
+        inner.settimeout(timeout)
+    return inner.accept()
+
+
+def _accept(self: socket.socket, /) -> tuple[int, Any]:
+    """As `socket._accept`: for libraries that make socket objects of their own."""
+    held = registry.find_any(_c.fileno(self))
+    if held is None or not held.is_listening or held.is_shared:
+        return _c._accept(self)  # type: ignore[attr-defined, no-any-return]
+    conn, peer = accept(self)
+    return conn.detach(), peer
+
+
+# --- what listeners are asked -------------------------------------------------------------------------------
+
+
+def getpeername(self: socket.socket, /) -> Any:
+    """As `socket.getpeername`: a listener has no peer, a belt has one."""
+    held = registry.find(_c.fileno(self))
+    if held is not None and held.is_listening:
+        raise _error(errno.ENOTCONN)
+    return _c.getpeername(self)
+
+
+def getsockopt(self: socket.socket, level: int, option: int, *size: int) -> Any:
+    """As `socket.getsockopt`."""
+    held = registry.find(_c.fileno(self))
+    if held is None or not held.is_listening or held.is_shared or held.inner is None:
+        return _c.getsockopt(self, level, option, *size)
+    lease = held.inner.lease
+    if (level == socket.SOL_SOCKET and option == socket.SO_ERROR) or lease is None or _context is None:
+        return _c.getsockopt(self, level, option, *size)
+    value = _context.listener_option(
+        wire.GetOption(lease.listener, level, option, size[0] if size else _INT.size)
+    )
+    if size:
+        return value
+    return _INT.unpack(value.ljust(_INT.size, b"\0")[: _INT.size])[0]
+
+
+def setsockopt(self: socket.socket, level: int, option: int, value: Any, *size: int) -> None:
+    """As `socket.setsockopt`."""
+    held = registry.find(_c.fileno(self))
+    if held is None or not held.is_listening or held.is_shared or held.inner is None:
+        _c.setsockopt(self, level, option, value, *size)
+        return
+    lease = held.inner.lease
+    if lease is None or _context is None:
+        return
+    if value is None:
+        data = bytes(size[0]) if size else b""
+    else:
+        data = _INT.pack(value) if isinstance(value, int) else bytes(value)
+    _context.listener_option(wire.SetOption(lease.listener, level, option, data))
+
+
+# --- other uses, and the end --------------------------------------------------------------------------------
+
+
+def connect(self: socket.socket, address: Any, /) -> None:
+    """As `socket.connect`: what was bound is a client's after all."""
+    held = registry.find(_c.fileno(self))
+    if held is not None and (held.inner is None or not held.is_listening or held.is_shared):
+        _become_ordinary(self, held)
+    _c.connect(self, address)
+
+
+def connect_ex(self: socket.socket, address: Any, /) -> int:
+    """As `socket.connect_ex`."""
+    held = registry.find(_c.fileno(self))
+    if held is not None and (held.inner is None or not held.is_listening or held.is_shared):
+        _become_ordinary(self, held)
+    return _c.connect_ex(self, address)
+
+
+def shutdown(self: socket.socket, how: int, /) -> None:
+    """As `socket.shutdown`: a listener ends for this process alone, and wakes whoever waits in `accept`."""
+    fd = _c.fileno(self)
+    held = registry.find(fd)
+    if held is None or not held.is_listening or held.inner is None:
+        _c.shutdown(self, how)
+        return
+    held.inner.say(wire.Close())
+    if held.is_shared:
+        with socket.socket(self.family, self.type) as fresh:
+            os.dup2(fresh.fileno(), fd, os.get_inheritable(fd))
+        registry.find(fd)  # forgets it: the file is another
+    else:
+        _c.shutdown(self, how)
+
+
+def dup(self: socket.socket) -> socket.socket:
+    """As `socket.dup`."""
+    copy = _lib_dup(self)
+    held = registry.find(_c.fileno(self))
+    if held is not None:
+        registry.add(_c.fileno(copy), held)
+        registry.watch(copy, _c.fileno(copy))
+    return copy
+
+
+def close(self: Any) -> None:
+    """As `_socket.socket.close`."""
+    fd = _c.fileno(self)
+    held = registry.find(fd)
+    _c.close(self)
+    if held is not None:
+        registry.forget(fd)
+
+
+def _real_close(self: socket.socket, *args: Any) -> None:
+    """As `socket._real_close`."""
+    fd = _c.fileno(self)
+    held = registry.find(fd)
+    _lib_real_close(self, *args)
+    if held is not None:
+        registry.forget(fd)
+
+
+#: What is C's in `socket.socket`, and in other children of C's class.
+_SAME: Final = (
+    bind, listen, _accept, getsockname, getpeername, getsockopt, setsockopt, connect, connect_ex, shutdown,
+)  # fmt: skip
