@@ -40,6 +40,8 @@ class Pool:
     minute. If a worker ends before any worker was ever ready, the application cannot start: the pool stops
     all workers and `wait` raises `BootError`. Once one was ready, the pool never gives up. A worker that is
     not ready within `boot_timeout` seconds is killed; one that never listens has to call `everycore.ready()`.
+    With `may_finish`, a worker that ends with status 0 before it was ready has done its work and is not
+    replaced; `wait` returns when all have.
 
     Leaving the block stops all workers, as leaving that of a `Cluster` does. The other arguments are those of
     `Cluster`, with one other default: while no worker is ready, connections wait.
@@ -54,12 +56,14 @@ class Pool:
         grace: float = 30.0,
         when_no_worker: Literal["refuse", "hold"] = "hold",
         hold_timeout: float = 30.0,
-        boot_timeout: float = 60.0,
+        boot_timeout: float | None = 60.0,
+        may_finish: bool = False,
         new_group: bool = False,
     ) -> None:
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
-        boot_timeout = check_seconds("boot_timeout", boot_timeout, least=0.1)
-        self._supervisor = Supervisor(Backoff(), boot_timeout)
+        if boot_timeout is not None:
+            boot_timeout = check_seconds("boot_timeout", boot_timeout, least=0.1)
+        self._supervisor = Supervisor(Backoff(), boot_timeout, may_finish)
         self.cluster = Cluster(
             settings,
             policy=policy,

@@ -7,10 +7,12 @@ never raises for what a user can do wrong, and it can be called in a process tha
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 import click
 
+from everycore.cli.run import run
 from everycore.cli.serve import serve
 from everycore.errors import ConfigurationError, EverycoreError
 from everycore.ops.job import STATUS_FAILED, STATUS_USAGE
@@ -27,6 +29,7 @@ def everycore() -> None:
 
 
 everycore.add_command(serve)
+everycore.add_command(run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         return _complain(error.format_message(), error.ctx)
     except ConfigurationError as error:
-        return _complain(str(error), None)
+        return _complain(str(error), None, sys.argv[1:] if argv is None else argv)
     except EverycoreError as error:
         _say(str(error))
         return STATUS_FAILED
@@ -51,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _complain(text: str, context: click.Context | None) -> int:
-    command = context.command_path if context is not None else "everycore serve"
+def _complain(text: str, context: click.Context | None, argv: Sequence[str] = ()) -> int:
+    command = context.command_path if context is not None else " ".join(["everycore", *argv[:1]])
     _say(f"{text.rstrip('.')}\nTry '{command} --help'.")
     return STATUS_USAGE
 
