@@ -35,14 +35,13 @@ everycore.add_command(run)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's) and return its exit status."""
     _fill_standard_streams()
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = everycore.main(
-            None if argv is None else list(argv), prog_name="everycore", standalone_mode=False
-        )
+        status = everycore.main(words, prog_name="everycore", standalone_mode=False)
     except click.UsageError as error:
-        return _complain(error.format_message(), error.ctx)
+        return _complain(error.format_message(), error.ctx, words)
     except ConfigurationError as error:
-        return _complain(str(error), None, sys.argv[1:] if argv is None else argv)
+        return _complain(str(error), None, words)
     except EverycoreError as error:
         _say(str(error))
         return STATUS_FAILED
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _complain(text: str, context: click.Context | None, argv: Sequence[str] = ()) -> int:
+def _complain(text: str, context: click.Context | None, argv: Sequence[str]) -> int:
     command = context.command_path if context is not None else " ".join(["everycore", *argv[:1]])
     _say(f"{text.rstrip('.')}\nTry '{command} --help'.")
     return STATUS_USAGE
