@@ -47,7 +47,7 @@ def read_ticket(environ: os._Environ[str] | dict[str, str]) -> Ticket | None:
         ticket = msgspec.json.decode(text, type=Ticket)
         named = (ticket.channel, ticket.link, ticket.board)
         confirmed = all(os.fstat(fd).st_ino == inode for fd, inode in named)
-    except (msgspec.DecodeError, OSError):
+    except (msgspec.DecodeError, OSError, ValueError, OverflowError):  # no JSON, not UTF-8, no descriptor
         return None
     return ticket if confirmed else None
 
