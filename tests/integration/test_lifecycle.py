@@ -330,8 +330,9 @@ class TestExitStatus:
         assert str(status) == "killed by SIGRTMIN+5"
 
     async def test_a_missing_program_is_an_exit_with_an_error(self, tmp_path):
-        before = open_fds()
         async with Cluster(Settings(exec=[str(tmp_path / "nothing")])) as cluster:
+            await within(cluster.fork().wait())
+            before = open_fds()
             diary = Diary(cluster)
             worker = cluster.fork()
             assert worker.pid is None
@@ -343,7 +344,7 @@ class TestExitStatus:
             worker.disconnect()
             with pytest.raises(everycore.ChannelClosed):
                 await worker.send("too late")
-            assert open_fds() == {**before, **{fd: what for fd, what in open_fds().items() if fd in before}}
+            assert open_fds() == before
 
     async def test_a_missing_cwd_is_an_exit_with_an_error(self, tmp_path):
         missing = tmp_path / "nowhere"

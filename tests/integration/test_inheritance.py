@@ -1,0 +1,347 @@
+"""What a worker inherits from the primary, and what its children, and the primary's, do not."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from signal import SIGKILL
+
+import pytest
+
+import everycore
+from everycore import Cluster, ExitStatus, Listening, Ready, Settings
+from tests.integration.workers import ECHO, HEAD, Diary, program, within, worker_script
+from tests.kit import open_fds, scaled, wait_gone
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+
+#: Says, in a process that is no worker, what it found: roles, variables, descriptors, and what is refused.
+LOOK = """\
+def look():
+    import everycore
+    refused = []
+    for what in (lambda: everycore.Cluster(), lambda: everycore.current_worker()):
+        try:
+            what()
+        except everycore.RoleError:
+            refused.append("RoleError")
+        else:
+            refused.append("allowed")
+    fds = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            fds[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            pass
+    return {
+        "is_worker": everycore.is_worker,
+        "is_primary": everycore.is_primary,
+        "variables": [name for name in os.environ if "EVERYCORE" in name and "TEST" not in name],
+        "refused": refused,
+        "sockets": sorted(what for fd, what in fds.items() if what.startswith("socket:") and fd > 2),
+    }
+
+
+def sockets():
+    return sorted(
+        what for fd in os.listdir("/proc/self/fd")
+        if os.path.exists(f"/proc/self/fd/{fd}") and int(fd) > 2
+        and (what := os.readlink(f"/proc/self/fd/{fd}")).startswith("socket:")
+    )
+"""
+
+NOBODY = {"is_worker": False, "is_primary": False, "variables": [], "refused": ["RoleError", "RoleError"]}
+ANYBODY = {"is_worker": False, "is_primary": True, "variables": [], "refused": ["allowed", "RoleError"]}
+
+
+class TestOfTheWorker:
+    async def test_it_inherits_stdio_and_the_cluster_s_own_descriptors_alone(self, tmp_path):
+        """Whatever the primary has open, inheritable or not."""
+        source = """
+        async def main():
+            await everycore.current_worker().send([found, sorted(os.environ)])
+        everycore.run(main())
+        """
+        first = """import os
+found = {
+    fd: os.readlink(f"/proc/self/fd/{fd}")
+    for fd in os.listdir("/proc/self/fd")
+    if os.path.exists(f"/proc/self/fd/{fd}")
+}
+"""
+        script = tmp_path / "worker.py"
+        script.write_text(first + program(source))
+        mine = socket.socket()
+        mine.set_inheritable(True)
+        with mine:
+            async with Cluster(Settings(exec=script, stdio="null")) as cluster:
+                worker = cluster.fork()
+                found, variables = (await within(anext(worker.messages()))).message
+                ours = set(open_fds().values())
+        names = [what for fd, what in found.items() if int(fd) > 2]
+        sockets = {what for what in names if what.startswith("socket:")}
+        assert len(sockets) == 2  # channel and link
+        assert not sockets & ours
+        # The board is a memfd; nothing else.
+        assert [what for what in names if not what.startswith(("socket:", "/memfd:", "/proc/"))] == []
+        assert [name for name in variables if name.startswith("_EVERYCORE")] == []
+
+    @pytest.mark.parametrize(
+        ("how", "expected"),
+        [
+            ("subprocess.run([sys.executable, __file__, 'look'], env=os.environ)", ANYBODY),
+            ("subprocess.run([sys.executable, __file__, 'look'], close_fds=False)", ANYBODY),
+            ("posix_spawn(sys.executable, __file__, 'look')", ANYBODY),
+            ("multiprocess('spawn')", ANYBODY),
+            ("multiprocess('forkserver')", ANYBODY),
+            ("multiprocess('fork')", NOBODY),
+            ("fork()", NOBODY),
+        ],
+        ids=["subprocess", "close_fds=False", "posix_spawn", "spawn", "forkserver", "fork", "os.fork"],
+    )
+    def test_grandchildren_are_not_workers_and_hold_nothing_of_it(self, start_program, how, expected):
+        source = (
+            HEAD
+            + "import multiprocessing, subprocess\n"
+            + LOOK
+            + f"""
+def tell():
+    say("child", json.dumps(look()))
+
+def multiprocess(method):
+    child = multiprocessing.get_context(method).Process(target=tell)
+    child.start()
+    child.join()
+
+def posix_spawn(*argv):
+    os.waitpid(os.posix_spawn(argv[0], argv, os.environ), 0)
+
+def fork():
+    if os.fork() == 0:
+        tell()
+        os._exit(0)
+    os.wait()
+
+async def worker():
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    plain = everycore.listen(("127.0.0.1", 0))
+    say("worker", json.dumps(sockets()))
+    {how}
+
+async def primary():
+    async with everycore.Cluster(everycore.Settings(exec=__file__)) as cluster:
+        say(await cluster.fork().wait())
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["look"]:
+        tell()
+    else:
+        everycore.run(primary() if everycore.is_primary else worker())
+"""
+        )
+        running = start_program(source)
+        held = set(json.loads(running.expect("worker (.*)")[1]))
+        assert len(held) >= 2 + 2 * 2  # channel and link; both ends of two belts
+        found = json.loads(running.expect("child (.*)")[1])
+        inherited = held & set(found.pop("sockets"))
+        # asyncio's own self-pipe is the business of who forks a running loop.
+        assert len(inherited) <= (2 if expected is NOBODY else 0)
+        assert found == expected
+        running.expect("exit status 0")
+        assert running.wait() == 0
+
+    async def test_the_fork_of_a_worker_that_outlives_it_holds_up_nothing(self, tmp_path):
+        """Neither its exit, nor its port, nor its connections' places."""
+        source = """
+        async def main():
+            server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+            await everycore.current_worker().send(server.sockets[0].getsockname()[1])
+            if (child := os.fork()) == 0:
+                os.read(int(os.environ["HOLD"]), 1)
+                os._exit(0)
+            await everycore.current_worker().send(child)
+            await for_ever()
+        everycore.run(main())
+        """
+        hold, release = os.pipe()
+        try:
+            # A pipe by its path: workers inherit nothing.
+            source = source.replace(
+                'int(os.environ["HOLD"])', f'os.open("/proc/{os.getpid()}/fd/{hold}", os.O_RDONLY)'
+            )
+            async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+                diary = Diary(cluster)
+                worker = cluster.fork()
+                messages = worker.messages()
+                port = (await within(anext(messages))).message
+                child = (await within(anext(messages))).message
+                await diary.until(Ready)
+                os.kill(child, 0)
+                worker.disconnect()
+                assert await within(worker.wait()) == ExitStatus(code=0)
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", port))
+                os.kill(child, SIGKILL)
+        finally:
+            os.close(hold)
+            os.close(release)
+
+    async def test_a_fork_that_exits_in_python_does_not_speak_for_the_worker(self, tmp_path):
+        """Its sockets' finalizers run in the child: nothing of that reaches the primary."""
+        source = """
+        async def echo(reader, writer):
+            writer.write(await reader.readline())
+            writer.close()
+
+        async def main():
+            server = await asyncio.start_server(echo, "127.0.0.1", 0)
+            plain = everycore.listen(("127.0.0.1", 0))
+            if os.fork() == 0:
+                server.close()
+                plain.close()
+                sys.exit(0)
+            os.wait()
+            await everycore.current_worker().send("forked")
+            await server.serve_forever()
+        everycore.run(main())
+        """
+        settings = Settings(exec=worker_script(tmp_path, source), stdio=["null", "inherit", "null"])
+        async with Cluster(settings) as cluster:
+            diary = Diary(cluster)
+            worker = cluster.fork()
+            address = (await diary.until(Listening)).address
+            assert (await within(anext(worker.messages()))).message == "forked"
+            assert len(cluster.snapshot().listeners) == 2
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"hello\n")
+            assert await within(reader.readline()) == b"hello\n"
+            writer.close()
+            await writer.wait_closed()
+
+
+class TestOfThePrimary:
+    SOURCE = (
+        HEAD
+        + "import multiprocessing\n"
+        + LOOK
+        + """
+async def echo(reader, writer):
+    writer.write(await reader.readline())
+    writer.close()
+
+async def worker():
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    await server.serve_forever()
+
+def child():
+    say("child", os.getpid(), json.dumps(look()))
+    while True:
+        signal.pause()
+
+async def primary():
+    async with everycore.Cluster() as cluster:
+        listening = cluster.events(everycore.Listening)
+        cluster.fork()
+        event = await anext(listening)
+        say("listening", event.address[1], event.worker.pid)
+        say("primary", json.dumps(sockets()))
+        process = multiprocessing.get_context(sys.argv[1]).Process(target=child)
+        process.start()
+        await for_ever()
+
+if __name__ == "__main__":
+    everycore.run(primary() if everycore.is_primary else worker())
+"""
+    )
+
+    @pytest.mark.parametrize(
+        ("method", "expected"), [("fork", NOBODY), ("spawn", ANYBODY), ("forkserver", ANYBODY)]
+    )
+    def test_its_other_children_hold_neither_ports_nor_channels(self, start_program, method, expected):
+        running = start_program(self.SOURCE, method)
+        port, worker = map(int, running.expect(r"listening (\d+) (\d+)").groups())
+        held = set(json.loads(running.expect("primary (.*)")[1]))
+        match = running.expect(r"child (\d+) (.*)")
+        found = json.loads(match[2])
+        assert len(held & set(found.pop("sockets"))) <= (2 if method == "fork" else 0)  # the self-pipe
+        assert found == expected
+        # The primary dies; its child lives on, and does not keep the port or the worker.
+        running.signal(SIGKILL)
+        running.wait()
+        assert wait_gone([worker], timeout=1) == []
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=scaled(5))
+        for pid in running.processes():
+            os.kill(pid, SIGKILL)
+
+    async def test_a_fork_of_the_primary_while_it_serves_changes_nothing(self, tmp_path):
+        async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
+            diary = Diary(cluster)
+            worker = cluster.fork()
+            await diary.until(Ready)
+            address = diary.all(Listening)[0].address
+            before = open_fds()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    cluster.fork()
+                except RuntimeError:
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0  # noqa: ASYNC222
+            assert open_fds() == before
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"x\n")
+            assert await within(reader.readline()) == b"x\n"
+            writer.close()
+            await writer.wait_closed()
+            worker.disconnect()
+            assert await within(worker.wait()) == ExitStatus(code=0)
+
+
+class TestTheVariable:
+    def look_with(self, forged: str) -> tuple[str, str]:
+        code = "import os, everycore; print(everycore.is_primary, os.environ.get('_EVERYCORE_WORKER'))"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "_EVERYCORE_WORKER": forged},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout, done.stderr
+
+    @pytest.mark.parametrize("forged", ["", "1", "{}", '{"id":1}', "\udcff"], ids=ascii)
+    def test_nonsense_is_ignored_and_removed(self, forged):
+        assert self.look_with(forged) == ("True None\n", "")
+
+    async def test_somebody_else_s_is_ignored_and_removed(self):
+        async with Cluster(Settings(exec=["/bin/sleep", "1000"])) as cluster:
+            worker = cluster.fork()
+            text = Path(f"/proc/{worker.pid}/environ").read_text(encoding="utf-8")
+            variables = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
+            worker.kill(SIGKILL)
+        real = variables["_EVERYCORE_WORKER"]
+        for forged in (
+            real,
+            re.sub(r'"channel":\[\d+,', '"channel":[0,', real),
+            re.sub(r'"channel":\[\d+,', '"channel":[-1,', real),
+            re.sub(r'"channel":\[\d+,', '"channel":[9999999999999,', real),
+        ):
+            assert self.look_with(forged) == ("True None\n", "")
+
+
+def test_the_package_is_found_where_the_tests_think():
+    """The subprocesses here import the same everycore as this process does."""
+    found = subprocess.run(
+        [sys.executable, "-c", "import everycore; print(everycore.__file__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(found.stdout.strip()) == Path(everycore.__file__)
