@@ -1,0 +1,72 @@
+"""Many clients: who answered how many of them.
+
+address = await serve_by([one, two], "slow", SLOW)    # SLOW defines the handler `slow`, in every worker
+tally = Counter(await burst(address, 100))
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.integration.traffic import Agent, Client
+
+#: Node's SCHED_RR and SCHED_NONE: what holds under both is shown under both.
+both_policies = pytest.mark.parametrize("policy", ["round_robin", "shared"])
+
+#: The agents' `greet`, counted.
+COUNTED = """
+served = 0
+
+async def counted(reader, writer):
+    global served
+    served += 1
+    await greet(reader, writer)
+
+"""
+
+
+async def serve_by(workers: Sequence[Agent], handler: str, source: str) -> tuple[str, int]:
+    """One port, served by all of them with the handler of that name in `source`; the address."""
+    port = 0
+    for worker in workers:
+        await worker.do(
+            f"{source}\n"
+            f"server = await asyncio.start_server({handler}, '127.0.0.1', port, backlog=2048)\n"
+            "port = server.sockets[0].getsockname()[1]",
+            port=port,
+        )
+        port = await worker.get("port")
+    return "127.0.0.1", port
+
+
+async def ask(address: Any, tally: Counter[int] | None = None) -> int:
+    """One connection: who answered it. `tally` has the answers so far."""
+    client = await Client.connect(address)
+    await client.close()
+    assert client.worker is not None
+    if tally is not None:
+        tally[client.worker] += 1
+    return client.worker
+
+
+async def timed(address: Any) -> tuple[int, float]:
+    """Who answered one connection, and after how many seconds."""
+    start = time.monotonic()
+    return await ask(address), time.monotonic() - start
+
+
+async def burst(address: Any, count: int, tally: Counter[int] | None = None) -> list[int]:
+    """`count` connections at once: who answered each."""
+    return await asyncio.gather(*(ask(address, tally) for _ in range(count)))
+
+
+async def keep(address: Any, count: int, clients: list[Client], *, at_once: int = 1) -> list[int]:
+    """`count` connections, `at_once` at a time, that stay open in `clients`: who answered each."""
+    for start in range(0, count, at_once):
+        size = min(at_once, count - start)
+        clients += await asyncio.gather(*(Client.connect(address) for _ in range(size)))
+    return [client.worker for client in clients[-count:] if client.worker is not None]

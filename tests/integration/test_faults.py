@@ -1,0 +1,507 @@
+"""Workers that block, stop and die while connections are on their way: who was not picked up is not lost."""
+
+import array
+import asyncio
+import errno
+import os
+import resource
+import signal
+import socket
+import time
+from collections import Counter
+
+import pytest
+
+from everycore import Exited
+from tests.integration.crowds import COUNTED, ask, both_policies, burst, keep, serve_by, timed
+from tests.integration.traffic import (
+    Client,
+    Diary,
+    agents,
+    closing,
+    descriptor_limit,
+    ordinary_user,
+    servers,
+    within,
+)
+from tests.kit import scaled, turn
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
+
+
+class TestAWorkerThatBlocks:
+    @both_policies
+    async def test_the_others_answer_within_a_second_all_that_come_meanwhile(self, tmp_path, policy):
+        async with agents(tmp_path, 2, policy=policy) as (_, one, two):
+            fifo = tmp_path / "gate"
+            os.mkfifo(fifo)
+            source = """
+async def block_or_greet(reader, writer):
+    writer.write(b"%d\\n" % ID)
+    if await reader.readline() == b"block\\n":
+        writer.write(b"blocking\\n")
+        open(fifo).close()
+    writer.write(b"done\\n")
+    writer.close()
+"""
+            address = await serve_by([one, two], "block_or_greet", f"fifo = {str(fifo)!r}\n{source}")
+
+            async def request():
+                start = time.monotonic()
+                client = await Client.connect(address)
+                assert await client.echo("go on") == "done"
+                await client.close()
+                return client.worker, time.monotonic() - start
+
+            sleeper = await Client.connect(address)
+            assert await sleeper.echo("block") == "blocking"
+            one_by_one = [await request() for _ in range(10)]
+            at_once = await asyncio.gather(*(request() for _ in range(40)))
+            assert {worker for worker, _ in one_by_one + at_once} == {one.id, two.id} - {sleeper.worker}
+            assert max(seconds for _, seconds in one_by_one + at_once) < scaled(1.0)
+            fifo.write_text("")
+            assert await within(sleeper.reader.read()) == b"done\n"
+            await sleeper.close()
+            # It takes part again.
+            answered: set[int] = set()
+
+            async def until_both_answer():
+                while len(answered) < 2:
+                    answered.update([(await request())[0] for _ in range(2)])
+
+            await within(until_both_answer())
+
+    @both_policies
+    async def test_for_five_seconds_in_a_handler(self, tmp_path, policy):
+        async with agents(tmp_path, 2, policy=policy) as (_, one, two):
+            source = """
+async def sleepy(reader, writer):
+    writer.write(b"%d\\n" % ID)
+    if await reader.readline() == b"sleep\\n":
+        writer.write(b"asleep\\n")
+        __import__("time").sleep(5)
+    writer.write(b"awake\\n")
+    writer.close()
+"""
+            address = await serve_by([one, two], "sleepy", source)
+            sleeper = await Client.connect(address)
+            assert await sleeper.echo("sleep") == "asleep"
+
+            async def request():
+                start = time.monotonic()
+                client = await Client.connect(address)
+                assert await client.echo("go on") == "awake"
+                await client.close()
+                return time.monotonic() - start
+
+            assert max(await asyncio.gather(*(request() for _ in range(40)))) < scaled(1.0)
+            assert await within(sleeper.reader.read()) == b"awake\n"
+            await sleeper.close()
+
+    @both_policies
+    async def test_every_worker_blocked_is_a_pause_and_no_loss(self, tmp_path, policy):
+        async with servers(tmp_path, 2, policy=policy) as (_, (one, two), address):
+            tally: Counter[int] = Counter()
+            async with one.standing_still() as go_on:
+                async with two.standing_still():
+                    asking = [asyncio.create_task(ask(address, tally)) for _ in range(60)]
+                    opened = await Client.open(address)  # the kernel has those before it, too
+                    assert not tally
+                    go_on()
+                    await within(asyncio.gather(*asking))
+                    assert tally == {one.id: 60}
+                    assert await opened.greeting() == one.id
+                    await opened.close()
+
+    @both_policies
+    async def test_a_worker_that_comes_back_from_a_block_is_given_its_share(self, tmp_path, policy):
+        async with servers(tmp_path, 2, policy=policy) as (_, (one, two), address):
+            async with one.standing_still():
+                assert set(await burst(address, 20)) == {two.id}
+            await one.get("0")  # its loop turns again
+            async with closing([]) as clients:
+                assert set(await keep(address, 20, clients)) == {one.id, two.id}
+
+
+class TestAWorkerThatIsKilled:
+    @both_policies
+    async def test_what_it_had_not_picked_up_is_answered_by_another(self, tmp_path, policy):
+        """Nothing is recalled by time here: it is its death that frees what lies on its belt."""
+        async with servers(tmp_path, 2, policy=policy, recall_after=600) as (cluster, (one, two), address):
+            diary = Diary(cluster)
+            tally: Counter[int] = Counter()
+            await burst(address, 64, tally)  # credit has grown
+            tally.clear()
+            async with one.standing_still(), two.standing_still() as go_on:
+                asking = [asyncio.create_task(ask(address, tally)) for _ in range(100)]
+                opened = await Client.open(address)
+                one.worker.kill(signal.SIGKILL)
+                await diary.until(Exited, one.worker)
+                assert not tally
+                go_on()
+                await within(asyncio.gather(*asking))
+                assert tally == {two.id: 100}
+                assert await opened.greeting() == two.id
+                await opened.close()
+
+    @both_policies
+    async def test_its_death_is_enough_for_those_on_its_belt(self, tmp_path, policy):
+        """The other is idle, and is told of nothing but the connections themselves."""
+        async with servers(tmp_path, 2, policy=policy, recall_after=600) as (_, (one, two), address):
+            tally: Counter[int] = Counter()
+            one.worker.kill(signal.SIGSTOP)
+            asking = [asyncio.create_task(ask(address, tally)) for _ in range(30)]
+            opened = await Client.open(address)
+            await opened.greeting() if policy == "shared" else await turn(10)
+            one.worker.kill(signal.SIGKILL)
+            await within(asyncio.gather(*asking))
+            assert tally == {two.id: 30}
+            assert await opened.greeting() == two.id if opened.worker is None else opened.worker == two.id
+            await opened.close()
+
+    @both_policies
+    async def test_the_last_one_and_its_replacement(self, tmp_path, policy):
+        async with servers(tmp_path, 1, policy=policy, when_no_worker="hold") as (cluster, (one,), address):
+            tally: Counter[int] = Counter()
+            async with one.standing_still():
+                asking = [asyncio.create_task(ask(address, tally)) for _ in range(50)]
+                opened = await Client.open(address)
+                one.worker.kill(signal.SIGKILL)
+                await within(one.worker.wait())
+                assert not tally
+            replacement = type(one)(cluster.fork())
+            await within(replacement.serve(address[1]))
+            await within(asyncio.gather(*asking))
+            assert tally == {replacement.id: 50}
+            assert await opened.greeting() == replacement.id
+            await opened.close()
+
+    @both_policies
+    async def test_one_after_the_other_under_load(self, tmp_path, policy):
+        """Only who was picked up by the killed one may see its end; who was refused or hangs fails here."""
+        async with servers(tmp_path, 2, policy=policy) as (cluster, workers, address):
+            over = False
+            answers, cut = 0, 0
+            progress = asyncio.Event()
+
+            async def load():
+                nonlocal answers, cut
+                while not over:
+                    client = await Client.open(address)
+                    try:
+                        line = await within(client.reader.readline())
+                    except ConnectionError:
+                        line = b""
+                    await client.close()
+                    answers += bool(line)
+                    cut += not line
+                    progress.set()
+
+            async def more(count):
+                wanted = answers + count
+                while answers < wanted:
+                    progress.clear()
+                    await progress.wait()
+
+            loads = [asyncio.create_task(load()) for _ in range(8)]
+            alive = list(workers)
+            for _ in range(4):
+                await within(more(30))
+                victim = alive.pop(0)
+                victim.worker.kill(signal.SIGKILL)
+                await within(victim.worker.wait())
+                await within(more(30))
+                alive.append(type(victim)(cluster.fork()))
+                await within(alive[-1].serve(address[1]))
+            over = True
+            await within(asyncio.gather(*loads))
+            assert cut <= 4 * 8  # of 8 at a time, those that the victim had picked up
+
+
+class TestAWorkerThatIsStopped:
+    @both_policies
+    async def test_under_load_others_go_on_and_nothing_is_lost(self, tmp_path, policy):
+        async with agents(tmp_path, 2, policy=policy) as (_, one, two):
+            address = await serve_by([one, two], "counted", COUNTED)
+            tally: Counter[int] = Counter()
+            many = asyncio.Event()
+
+            async def load():
+                for _ in range(60):
+                    await ask(address, tally)
+                    if min(tally[one.id], tally[two.id]) >= 40:
+                        many.set()
+
+            loads = [asyncio.create_task(load()) for _ in range(8)]
+            await within(many.wait())
+            one.worker.kill(signal.SIGSTOP)
+            fresh = await within(burst(address, 40))
+            one.worker.kill(signal.SIGCONT)
+            await within(asyncio.gather(*loads), 20)
+            assert sum(tally.values()) == 8 * 60
+            assert set(fresh) == {two.id}
+            served = [await worker.get("served") for worker in (one, two)]
+            assert sum(served) == 8 * 60 + 40
+            async with closing([]) as clients:
+                assert set(await keep(address, 20, clients)) == {one.id, two.id}
+
+    @both_policies
+    async def test_an_idle_one_costs_nobody_much(self, tmp_path, policy):
+        async with servers(tmp_path, 3, policy=policy) as (_, (one, two, three), address):
+            one.worker.kill(signal.SIGSTOP)
+            answers = [await timed(address) for _ in range(12)]
+            assert {worker for worker, _ in answers} == {two.id, three.id}
+            assert max(seconds for _, seconds in answers) < scaled(1.0)
+            one.worker.kill(signal.SIGCONT)
+            async with closing([]) as clients:
+                assert set(await keep(address, 30, clients)) == {one.id, two.id, three.id}
+
+    @both_policies
+    async def test_stopped_again_and_again(self, tmp_path, policy):
+        async with servers(tmp_path, 2, policy=policy) as (_, (one, two), address):
+            for at in range(12):
+                (one, two)[at % 2].worker.kill(signal.SIGSTOP)
+                answers = await within(burst(address, 10))
+                assert set(answers) == {(one, two)[1 - at % 2].id}
+                (one, two)[at % 2].worker.kill(signal.SIGCONT)
+                await (one, two)[at % 2].get("0")
+
+
+class TestAWorkerThatSwallowsAWakeUp:
+    """`shared`: the kernel has woken one worker for a lone connection, and that one does not come."""
+
+    @pytest.mark.parametrize(
+        "instead",
+        [
+            pytest.param("os._exit(3)", id="exits"),
+            pytest.param("os.kill(os.getpid(), signal.SIGKILL)", id="killed"),
+            pytest.param("os.kill(os.getpid(), signal.SIGSTOP)", id="stopped"),
+            pytest.param("open(fifo).close()", id="blocked"),
+        ],
+    )
+    async def test_another_one_answers(self, tmp_path, instead):
+        """Whoever is woken first does something else, between its wake-up and its `accept`."""
+        async with servers(tmp_path, 2, policy="shared") as (_, workers, address):
+            await burst(address, 10)
+            fifo, token = tmp_path / "gate", tmp_path / "token"
+            os.mkfifo(fifo)
+            for worker in workers:
+                await worker.do(
+                    f"""
+selector = asyncio.get_running_loop()._selector
+poll = selector.select
+fd = server.sockets[0].fileno()
+
+def fail_first(timeout=None):
+    found = poll(timeout)
+    if any(key.fd == fd for key, _ in found):
+        selector.select = poll
+        with contextlib.suppress(FileExistsError), open(token, "x") as file:
+            print(ID, file=file, flush=True)
+            {instead}
+    return found
+
+selector.select = fail_first
+""",
+                    fifo=str(fifo),
+                    token=str(token),
+                )
+            answered, seconds = await timed(address)
+            swallower = int(token.read_text())
+            assert answered != swallower
+            assert seconds < scaled(1.0)
+            assert set(await burst(address, 10)) == {answered}
+            woken = next(worker for worker in workers if worker.id == swallower)
+            if "_exit" in instead or "KILL" in instead:
+                await within(woken.worker.wait())
+                return
+            if "STOP" in instead:
+                woken.worker.kill(signal.SIGCONT)
+            else:
+                fifo.write_text("")
+            await woken.get("0")  # it goes on, finds nobody there, and takes part again
+            async with closing([]) as clients:
+                assert set(await keep(address, 20, clients)) == {worker.id for worker in workers}
+
+    async def test_all_but_one_are_stopped(self, tmp_path):
+        """Each of them may swallow one wake-up and one baton; the last one serves all the same."""
+        async with servers(tmp_path, 5, policy="shared") as (_, workers, address):
+            async with closing([]) as clients:
+                for _ in range(5):
+                    clients.append(await Client.connect(address))
+                awake = next(worker for worker in workers if worker.id == clients[-1].worker)
+                for worker in workers:
+                    if worker is not awake:
+                        worker.worker.kill(signal.SIGSTOP)
+                answers = [await timed(address) for _ in range(6)]
+                assert {worker for worker, _ in answers} == {awake.id}
+                assert max(seconds for _, seconds in answers) < scaled(2.0)
+                for worker in workers:
+                    worker.worker.kill(signal.SIGCONT)
+
+
+class TestFloods:
+    @both_policies
+    @pytest.mark.parametrize(
+        "count",
+        [1000, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.limit(300)])],
+    )
+    async def test_bursts_against_slow_workers(self, tmp_path, policy, count):
+        """None lost, none stuck, none twice: a handler that blocks for a millisecond, bursts of 250."""
+        async with agents(tmp_path, 4, policy=policy) as (_, *workers):
+            source = """
+async def slow(reader, writer):
+    __import__("time").sleep(0.001)
+    await counted(reader, writer)
+"""
+            address = await serve_by(workers, "slow", COUNTED + source)
+            tally: Counter[int] = Counter()
+            for _ in range(count // 250):
+                await within(burst(address, 250, tally), 30)
+            assert sum(tally.values()) == count
+            assert [await worker.get("served") for worker in workers] == [
+                tally[worker.id] for worker in workers
+            ]
+
+    @both_policies
+    async def test_clients_that_never_speak(self, tmp_path, policy):
+        """They are served as any others: their handler waits, nobody else does."""
+        async with servers(tmp_path, 2, policy=policy, grace=0.2) as (cluster, workers, address):
+            async with closing([]) as silent:
+                for _ in range(100):
+                    silent.append(await Client.open(address))
+                assert {await client.greeting() for client in silent} == {worker.id for worker in workers}
+                assert set(await burst(address, 20)) <= {worker.id for worker in workers}
+                assert await silent[0].echo("I do") == "I do"
+                # They hold up a departure for the grace, and no longer.
+                await within(cluster.disconnect())
+                assert {await client.ended() for client in silent} == {b""}
+                for worker in workers:
+                    assert (await worker.worker.wait()).code == 0
+
+    @both_policies
+    async def test_clients_that_leave_before_they_are_picked_up(self, tmp_path, policy):
+        async with servers(tmp_path, 2, policy=policy) as (_, (one, two), address):
+            async with one.standing_still(), two.standing_still():
+                for _ in range(50):
+                    with socket.create_connection(address) as gone:
+                        linger = array.array("i", [1, 0]).tobytes()
+                        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                stayed = asyncio.create_task(ask(address))
+                await turn(5)
+            assert await within(stayed) in (one.id, two.id)
+            assert set(await burst(address, 20)) <= {one.id, two.id}
+            for worker in (one, two):
+                await worker.do("while me.connections.open: await asyncio.sleep(0)")
+
+
+class TestRecall:
+    """The primary takes a connection back from a belt while the worker reads it: one of the two gets it."""
+
+    @pytest.mark.race
+    @pytest.mark.parametrize("recall_after", [0.0, 0.001, 0.005])
+    @pytest.mark.parametrize(
+        "count", [2000, pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.limit(300)])]
+    )
+    async def test_none_lost_and_none_answered_twice(self, tmp_path, recall_after, count):
+        async with agents(tmp_path, 3, policy="round_robin", recall_after=recall_after) as (
+            _,
+            *workers,
+        ):
+            source = """
+async def uneven(reader, writer):
+    if served % 7 == 0:
+        __import__("time").sleep(0.003)
+    await counted(reader, writer)
+"""
+            address = await serve_by(workers, "uneven", COUNTED + source)
+            tally: Counter[int] = Counter()
+
+            async def load():
+                for _ in range(count // 40):
+                    await ask(address, tally)
+
+            await within(asyncio.gather(*(load() for _ in range(40))), 200)
+            assert sum(tally.values()) == count
+            assert [await worker.get("served") for worker in workers] == [
+                tally[worker.id] for worker in workers
+            ]
+            # Nobody is thought to have what it has not: all take part.
+            assert {await ask(address) for _ in range(60)} == {worker.id for worker in workers}
+
+    @pytest.mark.race
+    async def test_a_plain_accept_that_finds_it_gone(self, tmp_path):
+        """A program of its own: readiness may be false, by then the connection is another's. It goes on."""
+        source = """
+import selectors
+
+def run():
+    me_too = everycore.listen(("127.0.0.1", port))
+    me_too.setblocking(False)
+    names.append(me_too.getsockname()[1])
+    with selectors.DefaultSelector() as selector:
+        selector.register(me_too, selectors.EVENT_READ)
+        listening.set()
+        while True:
+            selector.select()
+            if served % 5 == 0:
+                __import__("time").sleep(0.003)
+            try:
+                conn, _ = me_too.accept()
+            except BlockingIOError:
+                continue
+            serve(conn)
+
+def serve(conn):
+    global served
+    served += 1
+    with conn:
+        conn.setblocking(True)
+        conn.sendall(b"%d\\n" % ID)
+        while data := conn.recv(100):
+            conn.sendall(data)
+
+served, names, listening = 0, [], threading.Event()
+threading.Thread(target=run, daemon=True).start()
+listening.wait()
+port = names[0]
+"""
+        async with agents(tmp_path, 2, policy="round_robin", recall_after=0.001) as (_, one, two):
+            await one.do(source, port=0)
+            address = ("127.0.0.1", await one.get("port"))
+            await two.do(source, port=address[1])
+            tally: Counter[int] = Counter()
+
+            async def load():
+                for _ in range(50):
+                    await ask(address, tally)
+
+            await within(asyncio.gather(*(load() for _ in range(20))), 30)
+            assert sum(tally.values()) == 1000
+            assert [await worker.get("served") for worker in (one, two)] == [tally[one.id], tally[two.id]]
+
+
+class TestTooManyDescriptorsInFlight:
+    async def test_belts_that_take_nothing_are_tried_again(self, tmp_path):
+        """ETOOMANYREFS (unix(7)): a user may have only so many descriptors in flight."""
+        async with servers(tmp_path, 2, policy="round_robin") as (_, workers, address):
+            soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            limit = min(soft, 600)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ordinary_user(), descriptor_limit(limit), ours, theirs:
+                ours.setblocking(False)
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+                with pytest.raises(OSError) as caught:
+                    for _ in range(limit):
+                        socket.send_fds(ours, [b"x"], [0] * 16)
+                assert caught.value.errno == errno.ETOOMANYREFS
+                tally: Counter[int] = Counter()
+                asking = [asyncio.create_task(ask(address, tally)) for _ in range(20)]
+                opened = await Client.open(address)
+                assert not tally
+                theirs.close()
+                ours.close()
+                await within(asyncio.gather(*asking))
+                assert sum(tally.values()) == 20
+                assert await opened.greeting() in [worker.id for worker in workers]
+                await opened.close()
