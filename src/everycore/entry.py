@@ -15,11 +15,12 @@ from typing import Any, Final, Literal, TypeVar
 
 from everycore import place
 from everycore.aio.shutdown import SIGNALS, Shutdown, set_shutdown
+from everycore.errors import ConfigurationError
 from everycore.settings import check_choice
 
 T = TypeVar("T")
-LoopKind = Literal["auto", "asyncio"]
-LOOPS: Final = ("auto", "asyncio")
+LoopKind = Literal["auto", "asyncio", "uvloop"]
+LOOPS: Final = ("auto", "asyncio", "uvloop")
 
 
 def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | None = None) -> T:
@@ -30,9 +31,12 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     second one does so at once. After TERM the process exits with status 0, after INT with
     KeyboardInterrupt.
 
-    Raises: ConfigurationError for an unknown `loop`, RuntimeError inside a running loop.
+    loop: "uvloop", "asyncio", or "auto": uvloop in a worker if it is installed, else asyncio.
+
+    Raises: ConfigurationError for an unknown `loop`, or one that is not installed; RuntimeError inside a
+    running loop.
     """
-    check_choice("loop", loop, LOOPS)
+    check_loop(loop)
     if not asyncio.iscoroutine(main):
         raise TypeError(f"run() takes a coroutine, not {type(main).__name__}")
     context = place.context()
@@ -50,14 +54,45 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
 
 
 def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
-    """The loop that `run` uses, for `asyncio.Runner(loop_factory=...)`, anyio, pytest."""
-    check_choice("loop", kind, LOOPS)
-    context = place.context()
-    if context is None:
-        return asyncio.new_event_loop()
-    from everycore.worker.loops import ClusterEventLoop
+    """The loop that `run` uses, for `asyncio.Runner(loop_factory=...)`, anyio, pytest.
 
-    return ClusterEventLoop(context)
+    Raises: ConfigurationError as `run`.
+    """
+    check_loop(kind)
+    context = place.context()
+    if kind == "auto":
+        # A primary gains nothing by uvloop: docs/explanation/how-a-connection-travels.md.
+        kind = "uvloop" if context is not None and _has_uvloop() else "asyncio"
+    if kind == "uvloop":
+        if context is not None:
+            from everycore.worker.uvloops import ClusterUvloop
+
+            return ClusterUvloop(context)
+        import uvloop
+
+        return uvloop.new_event_loop()
+    if context is not None:
+        from everycore.worker.loops import ClusterEventLoop
+
+        return ClusterEventLoop(context)
+    return asyncio.new_event_loop()
+
+
+def check_loop(kind: str, name: str = "loop", *, source: str = "argument") -> str:
+    """Return `kind` if there is such a loop and it is installed, else raise ConfigurationError."""
+    check_choice(name, kind, LOOPS, source=source)
+    if kind == "uvloop" and not _has_uvloop():
+        problem = "uvloop is not installed; `pip install everycore[uvloop]` does that"
+        raise ConfigurationError(name, problem, source=source)
+    return kind
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 async def _as_primary(main: Coroutine[Any, Any, T]) -> T:

@@ -34,6 +34,8 @@ EXHAUSTED_PAUSE: Final = 0.1
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 #: A belt took nothing (ETOOMANYREFS: too many descriptors in flight, unix(7)): try that worker again after.
 BELT_PAUSE: Final = 0.01
+#: The shortest wait that an event loop can do, in seconds; asked for less, uvloop would spin.
+FINEST: Final = 0.001
 
 
 class Acceptor(ListenerHost):
@@ -54,6 +56,7 @@ class Acceptor(ListenerHost):
         self._polling = False
         self._starving = False
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0
         self._pause: asyncio.TimerHandle | None = None
 
     @property
@@ -272,11 +275,12 @@ class Acceptor(ListenerHost):
     def _arm(self, now: float) -> None:
         """Look again when a lane may have become late, or its belt is to be read back."""
         at = self.dispatcher.next_look(now) if self._starving else now + self.dispatcher.recall_after
-        if at is None or (self._timer is not None and self._timer.when() <= at):
+        if at is None or (self._timer is not None and self._looks_at <= at):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._look)
+        self._looks_at = at  # the handle does not tell, on uvloop
+        self._timer = self._loop.call_at(max(at, now + FINEST), self._look)
 
     def _look(self) -> None:
         self._timer = None

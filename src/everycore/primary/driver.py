@@ -76,6 +76,7 @@ class WorkerDriver:
         self._link: socket.socket | None = None
         self._pidfd = -1
         self._deadline: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._holds_ready = False
         #: The number of the last request on the link that was granted, and the listener.
         self._last_grant: tuple[bytes, int] | None = None
@@ -187,11 +188,12 @@ class WorkerDriver:
     def _keep_deadline(self) -> None:
         due = self.life.deadline
         if self._deadline is not None:
-            if due == self._deadline.when():
+            if due == self._due:
                 return
             self._deadline.cancel()
             self._deadline = None
         if due is not None:
+            self._due = due  # the handle does not tell, on uvloop
             self._deadline = self._loop.call_at(due, self._on_deadline)
 
     def _on_deadline(self) -> None:

@@ -10,33 +10,48 @@ from __future__ import annotations
 import socket
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from everycore.system.board import WorkerBoard
 
+#: Transports to be looked at are sifted when there are this many, and twice as many as stayed the last time.
+_LOOKED_AT: Final = 64
+
 
 class Connections:
-    """What is open now. Only ever used from one thread at a time, but for plain sockets (a WeakSet)."""
+    """What is open now. Only ever used from one thread at a time, but for plain sockets (a WeakSet).
+
+    Those accepted for a server, and those that asyncio opened, say when they are closed. At plain sockets,
+    and at what uvloop opened, one has to look.
+    """
 
     def __init__(self, board: WorkerBoard) -> None:
         self._board = board
         self._counted = 0
         self._plain: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._transports: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._servers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._looked_at: list[Any] = []
+        self._most_looked_at = _LOOKED_AT
         self._when_none: list[Callable[[], None]] = []
         self._when_fewer: Callable[[], None] | None = None
 
     @property
     def open(self) -> int:
         """How many are open."""
-        return self._counted + sum(sock.fileno() >= 0 for sock in tuple(self._plain))
+        plain = sum(sock.fileno() >= 0 for sock in tuple(self._plain))
+        return self._counted + plain + sum(map(_is_open, self._looked_at))
+
+    def began(self) -> None:
+        """A connection was accepted; whoever calls this calls `ended` once it is closed."""
+        self._counted += 1
+        self._board.opened()
 
     def counted_socket(self, family: int, kind: int, proto: int, fd: int) -> CountedSocket:
         """A socket for a transport: closing it is noticed at once."""
         sock = CountedSocket(family, kind, proto, fileno=fd)
-        sock.on_closed = self._accepted_closed
-        self._counted += 1
-        self._board.opened()
+        sock.on_closed = self.ended
+        self.began()
         return sock
 
     def watch_plain(self, sock: socket.socket) -> None:
@@ -47,13 +62,20 @@ class Connections:
         """Remember what to abort when grace is over."""
         self._transports.add(transport)
 
+    def watch_server(self, server: Any) -> None:
+        """Remember whose `abort_clients()` to call when grace is over."""
+        self._servers.add(server)
+
     def watch_opened(self, inner: Any, transport: Any) -> None:
         """Count a connection that the program opened, until its (innermost) transport has lost it.
 
-        asyncio calls `_call_connection_lost` once, last of all. A transport without it is not counted.
+        asyncio calls `_call_connection_lost` once, last of all. A transport of uvloop can only be looked at.
         """
+        if transport.is_closing():
+            return
         lost = getattr(inner, "_call_connection_lost", None)
         if lost is None:
+            self._look_at(transport)
             return
 
         def count_and_lose(exc: Exception | None) -> None:
@@ -67,8 +89,15 @@ class Connections:
         self._counted += 1
         self.watch_transport(transport)
 
+    def _look_at(self, transport: Any) -> None:
+        """Count a transport that does not tell when it is closed, and forget those that are, now and then."""
+        if len(self._looked_at) >= self._most_looked_at:
+            self._looked_at = list(filter(_is_open, self._looked_at))
+            self._most_looked_at = max(2 * len(self._looked_at), _LOOKED_AT)
+        self._looked_at.append(transport)
+
     def when_none(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once none of the counted ones is open: now, or when the last one closes."""
+        """Call `callback` once none is open of those that say so: now, or when the last one closes."""
         if self._counted == 0:
             callback()
         else:
@@ -80,7 +109,9 @@ class Connections:
 
     def abort(self) -> None:
         """Cut what is open."""
-        for transport in tuple(self._transports):
+        for server in tuple(self._servers):
+            server.abort_clients()
+        for transport in (*self._transports, *self._looked_at):
             transport.abort()
         for sock in tuple(self._plain):
             try:
@@ -88,7 +119,8 @@ class Connections:
             except OSError:
                 continue
 
-    def _accepted_closed(self) -> None:
+    def ended(self) -> None:
+        """An accepted connection is closed."""
         self._board.closed()
         if self._when_fewer is not None:
             callback, self._when_fewer = self._when_fewer, None
@@ -101,6 +133,12 @@ class Connections:
             callbacks, self._when_none = self._when_none, []
             for callback in callbacks:
                 callback()
+
+
+def _is_open(transport: Any) -> bool:
+    """Whether a transport of uvloop, or one of TLS upon it, still has its descriptor."""
+    sock = transport.get_extra_info("socket")
+    return sock is not None and sock.fileno() >= 0
 
 
 class CountedSocket(socket.socket):

@@ -30,7 +30,7 @@ from everycore.worker.boot import ORPHANED, Post
 from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.drain import Drain
 from everycore.worker.link import decline
-from everycore.worker.loops import descriptor_limit
+from everycore.worker.reception import descriptor_limit
 
 if TYPE_CHECKING:
     from everycore.aio.mailbox import MessageStream

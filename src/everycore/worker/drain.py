@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: After an abort the protocols still hear `connection_lost`; they get this long, in seconds.
 ABORT_TIME = 0.1
+#: How often to look at connections that do not tell when they are closed, in seconds.
+LOOK = 0.02
 
 
 class Drain:
@@ -48,12 +50,19 @@ class Drain:
             self.done.set()
 
     async def _connections_end(self) -> None:
+        if not await self._within_grace(self._none_open()):
+            self._context.connections.abort()
+            await _within(self._none_open(), ABORT_TIME)
+
+    async def _none_open(self) -> None:
+        """Return when no connection is open. Most tell when they are closed, at others one has to look."""
         connections = self._context.connections
-        none_open = asyncio.Event()
-        connections.when_none(none_open.set)
-        if not await self._within_grace(none_open.wait()):
-            connections.abort()
-            await _within(none_open.wait(), ABORT_TIME)
+        while connections.open:
+            told = asyncio.Event()
+            connections.when_none(told.set)
+            await told.wait()
+            if connections.open:
+                await asyncio.sleep(LOOK)
 
     async def _say_goodbye(self) -> None:
         mailbox, channel = self._context.mailbox, self._context.channel

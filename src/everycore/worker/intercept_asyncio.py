@@ -74,7 +74,9 @@ def _replace_serving(context: WorkerContext) -> None:
         names = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
         given = dict(zip(names, times, strict=False)) | named
         ssl_times = {name: given.get(name) for name in names}
-        reception = loops._Reception(self, context, protocol_factory, inner, sslcontext, server, ssl_times)
+        reception = loops.AsyncioReception(
+            self, context, inner, protocol_factory, sslcontext, server, ssl_times
+        )
         inner.setblocking(False)
         if isinstance(inner, SharedSocket):
             SharedReception(self, inner, context, reception.give).begin()

@@ -1,12 +1,9 @@
 """The asyncio event loop whose servers listen through the primary.
 
 Job: `create_server` and `create_unix_server` ask the primary and return a genuine `asyncio.Server`;
-connections come off a belt straight into transports. HOT: `_Reception.on_readable` runs for every batch; it
-builds transports without the task and the future that asyncio's own accept loop spends on each (16 against
+connections come off a belt straight into transports. HOT: `AsyncioReception.give` runs for every connection;
+it builds transports without the task and the future that asyncio's own accept loop spends on each (16 against
 27 us a connection, measured).
-
-Invariant: a connection taken off a belt is given to the program, given back, or closed, in this very call;
-and its ack leaves only after the turn in which the program was given it (why: `core.dispatch`).
 
 What of asyncio is private here: `_start_serving`, `_make_socket_transport`, `_make_ssl_transport`,
 `_add_reader`, and the constructor of `asyncio.Server`. `check_asyncio` compares their signatures at import;
@@ -19,31 +16,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import resource
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
-from everycore.system import belt, sockets
+from everycore.system import belt
 from everycore.system.descriptors import close_all
 from everycore.worker import datagrams, resolving
 from everycore.worker.clustersocket import ClusterSocket, SharedSocket
+from everycore.worker.reception import Reception
 from everycore.worker.turns import SharedReception, StampedSelector
 
 if TYPE_CHECKING:
     import ssl as ssl_module
 
     from everycore.worker.context import WorkerContext
-
-#: Turns between giving a connection to the program and acknowledging it: the reader callback,
-#: `connection_made`, and the first data callback, if the data was already there.
-TURNS: Final = 3
-#: With fewer free descriptor numbers than this (or a quarter of the limit) a worker says that it is full.
-RESERVE: Final = 32
-#: How often a worker that is short of descriptors looks whether it has some again, in seconds.
-LOOK_AGAIN: Final = 0.1
 
 _WAIT_CLOSED_WAITS: Final = sys.version_info >= (3, 12, 1)
 
@@ -66,54 +55,30 @@ class ClusterServer(asyncio.base_events.Server):
             await waiter
 
 
-class _Reception:
-    """Takes the connections of one `ClusterSocket` and gives them to one server."""
+class AsyncioReception(Reception):
+    """Gives the connections of one `ClusterSocket` to one server."""
 
-    __slots__ = ("_context", "_factory", "_last", "_loop", "_server", "_sock", "_ssl", "_ssl_times", "_waits")
+    __slots__ = ("_factory", "_server", "_ssl", "_ssl_times")
+
+    #: The reader callback, `connection_made`, and the first data callback.
+    turns = 3
+    _loop: Any
 
     def __init__(
         self,
-        loop: ClusterEventLoop,
+        loop: Any,
         context: WorkerContext,
-        factory: Callable[[], asyncio.BaseProtocol],
         sock: ClusterSocket,
+        factory: Callable[[], asyncio.BaseProtocol],
         ssl: ssl_module.SSLContext | None,
         server: Any,
         ssl_times: dict[str, float | None],
     ) -> None:
-        self._loop = loop
-        self._context = context
+        super().__init__(loop, context, sock)
         self._factory = factory
-        self._sock = sock
         self._ssl = ssl
         self._server = server
         self._ssl_times = ssl_times
-        self._waits: asyncio.TimerHandle | None = None
-        self._last = 0
-
-    def on_readable(self) -> None:
-        """Take one message.
-
-        At most one a turn: what lies on the belt can still be taken back by the primary.
-        """
-        sock = self._sock
-        try:
-            received = belt.receive(sock)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            received = None
-        if received is None:
-            self._loop.remove_reader(sock)
-            return
-        data, fds, truncated = received
-        handover = wire.decode_handover(data)
-        for at, fd in enumerate(fds):
-            self.give(fd, sockets.off_the_wire(handover.peers[at]))
-        if truncated or len(fds) < len(handover.peers) or (fds and fds[-1] >= self._context.descriptor_limit):
-            self._run_short(len(handover.peers) - len(fds))
-        self._last = handover.first + max(len(handover.peers), 1) - 1
-        self._loop.call_soon(self._later, TURNS - 1, self._last)
 
     def give(self, fd: int, peer: Any) -> None:
         """Let the program have the connection `fd`."""
@@ -129,9 +94,7 @@ class _Reception:
             raise
         except BaseException as exc:
             conn.close()
-            self._loop.call_exception_handler(
-                {"message": "Error on transport creation for incoming connection", "exception": exc}
-            )
+            self._failed(exc)
 
     def _connect(self, conn: socket.socket, peer: Any, watch: Callable[[Any], None]) -> None:
         protocol = self._factory()
@@ -150,40 +113,6 @@ class _Reception:
                     **self._ssl_times,
                 )
             )
-
-    def _later(self, turns: int, last: int) -> None:
-        if turns:
-            self._loop.call_soon(self._later, turns - 1, last)
-        else:
-            self._sock.say(wire.Acked(last)) if self._sock.lease is not None else None
-
-    def _run_short(self, lost: int) -> None:
-        """Take no more while descriptors are short.
-
-        Beyond the limit the kernel drops connections silently.
-        """
-        if lost:
-            self._loop.call_exception_handler(
-                {"message": f"out of file descriptors: {lost} connections were lost", "socket": self._sock}
-            )
-        if self._waits is None:
-            self._sock.say(wire.Full())
-            self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
-
-    def _look_again(self) -> None:
-        self._waits = None
-        if self._sock.lease is None:
-            return
-        try:
-            lowest_free = os.dup(self._sock.fileno())
-        except OSError:
-            lowest_free = self._context.descriptor_limit
-        else:
-            os.close(lowest_free)
-        if lowest_free >= self._context.descriptor_limit:
-            self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
-        else:
-            self._sock.say(wire.Serve(belt.MOST_BATCH))
 
 
 class ClusterEventLoop(asyncio.SelectorEventLoop):
@@ -219,8 +148,8 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
 
         `sock` is used as it is, and `reuse_port` makes the sockets this worker's own.
         """
-        if _is_ours(sock) and host is None and port is None:
-            times = _checked_ssl(ssl, more)
+        if resolving.is_ours(sock) and host is None and port is None:
+            times = resolving.checked_ssl(ssl, more)
             sock.setblocking(False)
             return await self._serve(protocol_factory, [sock], ssl, backlog, times, start=start_serving)
         if sock is not None or reuse_port or (host is None and port is None):
@@ -239,27 +168,11 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
                 **more,
             )
             return server
-        times = _checked_ssl(ssl, more)
-        infos = await resolving.resolve(
-            self, resolving.hosts_of(host), port, family=family, kind=socket.SOCK_STREAM, flags=flags
+        times = resolving.checked_ssl(ssl, more)
+        opened = await resolving.open_tcp(
+            self._context, host, port, family=family, flags=flags, backlog=backlog, start=start_serving
         )
-        opened: list[ClusterSocket] = []
-        try:
-            for left, (af, kind, address) in enumerate(infos, start=1 - len(infos)):
-                try:
-                    listener = await resolving.ask(
-                        self._context, af, kind, address, backlog=backlog, start=start_serving
-                    )
-                except OSError as exc:
-                    if exc.errno not in resolving.NOT_HERE or not (opened or left):
-                        raise
-                else:
-                    opened.append(listener)
-            return await self._serve(protocol_factory, opened, ssl, backlog, times, start=start_serving)
-        except BaseException:
-            for listener in opened:
-                listener.close()
-            raise
+        return await self._serve(protocol_factory, opened, ssl, backlog, times, start=start_serving)
 
     async def create_unix_server(
         self,
@@ -290,20 +203,9 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             )
             return server
         more.pop("cleanup_socket", None)
-        times = _checked_ssl(ssl, more)
-        listener = await resolving.ask(
-            self._context,
-            socket.AF_UNIX,
-            socket.SOCK_STREAM,
-            sockets.absolute_path(path),
-            backlog=backlog,
-            start=start_serving,
-        )
-        try:
-            return await self._serve(protocol_factory, [listener], ssl, backlog, times, start=start_serving)
-        except BaseException:
-            listener.close()
-            raise
+        times = resolving.checked_ssl(ssl, more)
+        opened = await resolving.open_unix(self._context, path, backlog=backlog, start=start_serving)
+        return await self._serve(protocol_factory, opened, ssl, backlog, times, start=start_serving)
 
     async def create_datagram_endpoint(
         self,
@@ -377,7 +279,7 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             "ssl_handshake_timeout": ssl_handshake_timeout,
             "ssl_shutdown_timeout": ssl_shutdown_timeout,
         }
-        reception = _Reception(self, self._context, protocol_factory, sock, sslcontext, server, times)
+        reception = AsyncioReception(self, self._context, sock, protocol_factory, sslcontext, server, times)
         if isinstance(sock, SharedSocket):
             SharedReception(self, sock, self._context, reception.give).begin()
         else:
@@ -399,37 +301,6 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
         pair = await super().create_unix_connection(*args, **more)
         self._context.watch_opened(pair[0])
         return pair
-
-
-def _is_ours(sock: Any) -> TypeGuard[ClusterSocket]:
-    return isinstance(sock, ClusterSocket) and sock.type == socket.SOCK_STREAM
-
-
-def _checked_ssl(ssl: Any, more: dict[str, Any]) -> dict[str, float | None]:
-    """The two TLS times out of `more`; raises what asyncio raises for arguments that do not go together."""
-    if isinstance(ssl, bool):
-        raise TypeError("ssl argument must be an SSLContext or None")
-    times: dict[str, float | None] = {}
-    for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
-        times[name] = more.pop(name, None)
-        if times[name] is not None and ssl is None:
-            raise ValueError(f"{name} is only meaningful with ssl")
-    more.pop("reuse_address", None)  # the primary sets it, as asyncio does by default
-    if more.pop("keep_alive", None):
-        raise ValueError(
-            "keep_alive is not supported on a listener of the primary; set SO_KEEPALIVE on connections"
-        )
-    if more:
-        raise TypeError(f"unexpected arguments: {', '.join(more)}")
-    return times
-
-
-def descriptor_limit() -> int:
-    """The descriptor number from which on this process takes no more connections."""
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY:
-        return sys.maxsize
-    return soft - min(RESERVE, soft // 4)
 
 
 def check_asyncio() -> bool:

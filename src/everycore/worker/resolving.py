@@ -1,7 +1,8 @@
-"""From a host and a port to listeners of the primary.
+"""From the arguments of `create_server` to listeners of the primary: for every event loop of ours.
 
-Job: the names are resolved here, in the worker, as Node does; the primary sees numeric addresses only, and
-never waits for a name server. Must not import the primary's side.
+Job: check, resolve, ask. Names are resolved here, in the worker, as Node does; the primary sees numeric
+addresses only, and never waits for a name server. Invariant: if one address fails, what was granted for the
+others is given up. Must not import the primary's side.
 """
 
 from __future__ import annotations
@@ -12,19 +13,84 @@ import itertools
 import os
 import socket
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
 from everycore.system import sockets
+from everycore.worker.clustersocket import ClusterSocket
 
 if TYPE_CHECKING:
-    from everycore.worker.clustersocket import ClusterSocket
     from everycore.worker.context import WorkerContext
 
 #: One address of several may be none of this machine: asyncio leaves it out, since 3.13 the second kind too.
 NOT_HERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
+
+def is_ours(sock: Any) -> TypeGuard[ClusterSocket]:
+    """Whether `sock` is a stream listener of the primary."""
+    return isinstance(sock, ClusterSocket) and sock.type == socket.SOCK_STREAM
+
+
+def checked_ssl(ssl: Any, more: dict[str, Any]) -> dict[str, float | None]:
+    """The two TLS times out of `more`; raises what asyncio raises for arguments that do not go together."""
+    if isinstance(ssl, bool):
+        raise TypeError("ssl argument must be an SSLContext or None")
+    times: dict[str, float | None] = {}
+    for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
+        times[name] = more.pop(name, None)
+        if times[name] is not None and ssl is None:
+            raise ValueError(f"{name} is only meaningful with ssl")
+    more.pop("reuse_address", None)  # the primary sets it, as asyncio does by default
+    if more.pop("keep_alive", None):
+        raise ValueError(
+            "keep_alive is not supported on a listener of the primary; set SO_KEEPALIVE on connections"
+        )
+    if more:
+        raise TypeError(f"unexpected arguments: {', '.join(more)}")
+    return times
+
+
+async def open_tcp(
+    context: WorkerContext,
+    host: Any,
+    port: Any,
+    *,
+    family: int,
+    flags: int,
+    backlog: int,
+    start: bool,
+) -> list[ClusterSocket]:
+    """A listener for every address that `host` and `port` stand for and this machine has."""
+    loop = asyncio.get_running_loop()
+    infos = await resolve(loop, hosts_of(host), port, family=family, kind=socket.SOCK_STREAM, flags=flags)
+    opened: list[ClusterSocket] = []
+    try:
+        for left, (af, kind, address) in enumerate(infos, start=1 - len(infos)):
+            try:
+                opened.append(await ask(context, af, kind, address, backlog=backlog, start=start))
+            except OSError as exc:
+                if exc.errno not in NOT_HERE or not (opened or left):
+                    raise
+    except BaseException:
+        close_sockets(opened)
+        raise
+    return opened
+
+
+async def open_unix(
+    context: WorkerContext, path: str | bytes | os.PathLike[str], *, backlog: int, start: bool
+) -> list[ClusterSocket]:
+    """The listener on a unix socket's path, as a list of one."""
+    address = sockets.absolute_path(path)
+    return [await ask(context, socket.AF_UNIX, socket.SOCK_STREAM, address, backlog=backlog, start=start)]
+
+
+def close_sockets(opened: list[ClusterSocket]) -> None:
+    """Give up every one."""
+    for sock in opened:
+        sock.close()
 
 
 def hosts_of(host: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A shared listener in a worker's asyncio loop: accept one, go to the end of the row.
+"""A shared listener in a worker's event loop: accept one, go to the end of the row.
 
 Job: the worker's half of the policy `shared`. HOT: `_on_readable` runs for every connection. Invariant: the
 listener is in this loop's epoll with EPOLLEXCLUSIVE, or this worker is on purpose out of the row for `GATE`
@@ -61,7 +61,7 @@ class SharedReception:
 
     def __init__(
         self,
-        loop: asyncio.SelectorEventLoop,
+        loop: asyncio.AbstractEventLoop,
         sock: SharedSocket,
         context: WorkerContext,
         give: Callable[[int, Any], None],
@@ -76,14 +76,26 @@ class SharedReception:
 
     def begin(self) -> None:
         """Take part."""
-        selector: Any = self._loop._selector  # type: ignore[attr-defined]
-        self._loop.add_reader(self._sock, self._on_readable)
-        self._turn = Turn(selector.fileno(), self._sock.fileno())
+        # By number: uvloop would else keep the socket from being closed.
+        self._loop.add_reader(self._sock.fileno(), self._on_readable)
         if self._sock.baton >= 0:
             self._loop.add_reader(self._sock.baton, self._on_baton)
-            Turn(selector.fileno(), self._sock.baton).close()
         self._board.serving(True)
         self._sock.when_closed(self._end)
+        self._stand_in_line()
+
+    def _stand_in_line(self) -> None:
+        if self._sock.fileno() < 0:
+            return
+        epoll_fd = _epoll_of(self._loop)
+        try:
+            turn = Turn(epoll_fd, self._sock.fileno())
+            if self._sock.baton >= 0:
+                Turn(epoll_fd, self._sock.baton).close()
+        except FileNotFoundError:  # libuv registers what was added when it next waits
+            self._loop.call_soon(self._stand_in_line)
+        else:
+            self._turn = turn
 
     def _end(self) -> None:
         """The socket is about to be closed."""
@@ -92,7 +104,7 @@ class SharedReception:
         self._board.serving(False)
         if self._sock.baton >= 0:
             self._loop.remove_reader(self._sock.baton)
-        self._loop.remove_reader(self._sock)
+        self._loop.remove_reader(self._sock.fileno())
         if self._turn is not None:
             self._turn.close()
 
@@ -157,3 +169,9 @@ class SharedReception:
                 self._gate.cancel()
                 self._gate = None
             self._turn.to_the_end()
+
+
+def _epoll_of(loop: Any) -> int:
+    """The descriptor that the loop waits on: of asyncio's selector, or of libuv."""
+    selector = getattr(loop, "_selector", None)
+    return int(selector.fileno() if selector is not None else loop._get_backend_id())
