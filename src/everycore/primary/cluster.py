@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from everycore import role
 from everycore.aio.emitter import Emitter, EventStream
 from everycore.aio.shutdown import current_shutdown
-from everycore.aio.subscriptions import Subscription
+from everycore.aio.subscriptions import Subscription, check_plain, name_of
 from everycore.errors import ChannelClosed, ClusterClosed, ConfigurationError, RoleError
 from everycore.events import Event, Message, SetUp, WorkerEvent
 from everycore.model import Snapshot
@@ -339,11 +339,19 @@ class Cluster:
         )
 
     def _on_message(self, callback: Callable[[Any], object], *, once: bool) -> Subscription:
-        registration = _MessageCallback(callback, once=once)
+        check_plain(callback)  # here, for there may be no worker yet to say it
+
+        def call(message: Any) -> None:
+            subscription.cancel()
+            callback(message)
+
+        call.__qualname__ = name_of(callback)
+        registration = _MessageCallback(call if once else callback)
         for worker in self._workers.values():
             registration.add(worker)
         self._message_callbacks.append(registration)
-        return Subscription(lambda: self._forget(registration))
+        subscription = Subscription(lambda: self._forget(registration))
+        return subscription
 
     def _forget(self, registration: _MessageCallback) -> None:
         registration.cancel()
@@ -374,6 +382,8 @@ class Cluster:
 
     def _on_gone(self, worker: Worker) -> None:
         del self._workers[worker.id]
+        for registration in self._message_callbacks:
+            registration.forget(worker)
         if worker.stdout is not None or worker.stderr is not None:  # may be read to their end for a while
             self._ended = [ended for ended in self._ended if not ended._driver.is_closed]
             self._ended.append(worker)
@@ -406,17 +416,15 @@ def _abandon(reference: weakref.ref[Cluster]) -> None:
 class _MessageCallback:
     """One `on(Message, ...)` of the cluster: a subscription at each worker, those to come included."""
 
-    def __init__(self, callback: Callable[[Any], object], *, once: bool) -> None:
+    def __init__(self, callback: Callable[[Any], object]) -> None:
         self._callback = callback
-        self._once = once
         self._subscriptions: dict[int, Subscription] = {}
 
     def add(self, worker: Worker) -> None:
-        self._subscriptions[worker.id] = worker.on(Message, self._call if self._once else self._callback)
+        self._subscriptions[worker.id] = worker.on(Message, self._callback)
 
-    def _call(self, message: Message) -> None:
-        self.cancel()
-        self._callback(message)
+    def forget(self, worker: Worker) -> None:
+        self._subscriptions.pop(worker.id, None)
 
     def cancel(self) -> None:
         for subscription in self._subscriptions.values():
