@@ -323,7 +323,7 @@ class TestTheVariable:
     async def test_somebody_else_s_is_ignored_and_removed(self):
         async with Cluster(Settings(exec=["/bin/sleep", "1000"])) as cluster:
             worker = cluster.fork()
-            text = Path(f"/proc/{worker.pid}/environ").read_text(encoding="utf-8")
+            text = Path(f"/proc/{worker.pid}/environ").read_text(encoding="utf-8")  # noqa: ASYNC240
             variables = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
             worker.kill(SIGKILL)
         real = variables["_EVERYCORE_WORKER"]

@@ -21,13 +21,12 @@ from everycore import (
     Message,
     Online,
     Ready,
-    RoleError,
     Settings,
     SetUp,
     State,
     WorkerEvent,
 )
-from tests.integration.workers import ECHO, IDLE, Diary, program, within, worker_script
+from tests.integration.workers import ECHO, IDLE, Diary, within, worker_script
 from tests.kit import open_fds, turn
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
@@ -452,136 +451,3 @@ class TestSetupPrimary:
         settings = Settings(exec=worker_script(tmp_path, source), umask=0o027, exec_argv=["-O"])
         async with Cluster(settings) as cluster:
             assert (await within(anext(cluster.fork().messages()))).message == [0o027, 1]
-
-
-class TestRoles:
-    async def test_current_worker_in_the_primary_is_a_role_error(self):
-        with pytest.raises(RoleError):
-            everycore.current_worker()
-        async with Cluster():
-            with pytest.raises(RoleError):
-                everycore.current_worker()
-
-    async def test_a_cluster_in_a_worker_is_a_role_error(self, tmp_path):
-        source = """
-        async def main():
-            try:
-                everycore.Cluster()
-            except everycore.RoleError as error:
-                await everycore.current_worker().send(str(error))
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            assert "primary" in (await within(anext(cluster.fork().messages()))).message
-
-    async def test_pytest_itself_cannot_be_started_again(self):
-        async with Cluster() as cluster:
-            with pytest.raises(ConfigurationError, match=r"setup_primary\(exec="):
-                cluster.fork()
-
-    def test_ready_outside_a_worker_does_nothing(self):
-        everycore.ready()
-
-    async def test_hold_ready_and_ready(self, tmp_path):
-        source = """
-        async def echo(reader, writer):
-            writer.close()
-
-        async def main():
-            me = everycore.current_worker()
-            me.hold_ready()
-            server = await asyncio.start_server(echo, "127.0.0.1", 0)
-            await me.send("listening")
-            async for message in me.messages():
-                everycore.ready()
-                everycore.ready()
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            diary = Diary(cluster)
-            worker = cluster.fork()
-            address = (await diary.until(Listening)).address
-            await within(anext(worker.messages()))
-            assert worker.state is State.LISTENING
-            assert not worker.is_ready
-            with pytest.raises(ConnectionRefusedError):
-                await asyncio.open_connection(*address)
-            await worker.send("go")
-            await diary.until(Ready)
-            assert worker.is_ready
-            _, writer = await asyncio.open_connection(*address)
-            writer.close()
-            await writer.wait_closed()
-            worker.disconnect()
-            await within(worker.wait())
-            assert diary.names(worker).count("Ready") == 1
-
-
-class TestCommandLines:
-    """A worker is the same command line again."""
-
-    SOURCE = program(
-        """
-        async def main():
-            if everycore.is_primary:
-                async with everycore.Cluster() as cluster:
-                    status = await cluster.fork().wait()
-                    say("worker:", status)
-            else:
-                say("argv", sys.argv[1:], "flags", sys.flags.optimize, "cwd", os.getcwd())
-
-        if __name__ == "__main__":
-            everycore.run(main())
-        """
-    )
-
-    def test_a_script_with_arguments_flags_and_a_relative_path(self, start_command, tmp_path):
-        (tmp_path / "server.py").write_text(self.SOURCE)
-        program = start_command([sys.executable, "-O", "server.py", "a b", "-c"])
-        assert program.expect("argv").string == f"argv ['a b', '-c'] flags 1 cwd {tmp_path}"
-        program.expect("worker: exit status 0")
-        assert program.wait() == 0
-
-    def test_the_working_directory_is_the_one_at_import(self, start_program, tmp_path):
-        program = start_program(self.SOURCE.replace("async with", "os.chdir('/')\n        async with", 1))
-        program.expect(f"argv .* cwd {tmp_path}$")
-        assert program.wait() == 0
-
-    def test_a_module(self, start_command, tmp_path):
-        (tmp_path / "package").mkdir()
-        (tmp_path / "package" / "__init__.py").touch()
-        (tmp_path / "package" / "server.py").write_text(self.SOURCE)
-        program = start_command([sys.executable, "-m", "package.server", "x"])
-        program.expect(r"argv \['x'\]")
-        program.expect("worker: exit status 0")
-        assert program.wait() == 0
-
-    def test_a_package_with_a_main(self, start_command, tmp_path):
-        (tmp_path / "package").mkdir()
-        (tmp_path / "package" / "__main__.py").write_text(self.SOURCE)
-        for argv in (["-m", "package"], ["package"]):
-            program = start_command([sys.executable, *argv, "x"])
-            program.expect(r"argv \['x'\]")
-            program.expect("worker: exit status 0")
-            assert program.wait() == 0
-
-    def test_a_command_string(self, start_command):
-        program = start_command([sys.executable, "-Oc", self.SOURCE, "x"])
-        program.expect(r"argv \['x'\] flags 1")
-        program.expect("worker: exit status 0")
-        assert program.wait() == 0
-
-    def test_standard_input_is_refused_in_one_sentence(self, start_command):
-        program = start_command([sys.executable, "-"])
-        program.write(self.SOURCE)
-        program.close_stdin()
-        program.expect(r"ConfigurationError: exec: .*standard input.*setup_primary\(exec=", stream="stderr")
-        assert program.wait() == 1
-
-    def test_no_program_at_all_is_refused_the_same_way(self, start_command):
-        """`python < script`: an interpreter without a program to name."""
-        program = start_command([sys.executable])
-        program.write(self.SOURCE)
-        program.close_stdin()
-        program.expect(r"ConfigurationError: exec: .*setup_primary\(exec=", stream="stderr")
-        assert program.wait() == 1
