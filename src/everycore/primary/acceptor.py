@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher, Lane
+from everycore.errors import ProtocolError
 from everycore.primary.host import Absence, Holder, ListenerHost, Owner
 from everycore.system.belt import MOST_BATCH
 from everycore.system.descriptors import close_all
@@ -241,9 +242,13 @@ class Acceptor(ListenerHost):
             case wire.Acked(last):
                 self.dispatcher.acknowledged(worker, last, self._loop.time())
             case wire.GiveBack(number, peer):
+                try:
+                    self.dispatcher.returned(worker, number)
+                except ProtocolError:
+                    close_all(fds)
+                    raise
                 if fds:  # else we are out of descriptors, and the kernel dropped it
                     self._queue.append((fds[0], peer))
-                self.dispatcher.returned(worker, number)
             case wire.Full():
                 self.dispatcher.fill(worker)
                 self._read_back(worker, holder)
