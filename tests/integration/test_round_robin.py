@@ -1,0 +1,645 @@
+"""Round robin over belts: whose turn it is, and that no fault of a worker or the primary loses one."""
+
+import asyncio
+import collections
+import contextlib
+import errno
+import os
+import resource
+import signal
+import socket
+import time
+
+import pytest
+
+from everycore import Exited, Listening, Ready
+from tests.integration.traffic import (
+    Agent,
+    Client,
+    Diary,
+    LogLines,
+    acknowledged,
+    agents,
+    close_all,
+    closing,
+    descriptor_limit,
+    is_refused,
+    no_descriptors,
+    one_by_one,
+    ordinary_user,
+    servers,
+    within,
+)
+from tests.kit import open_fds, wait_gone
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(45)]
+
+LOCAL = "127.0.0.1"
+NEVER = 3600.0
+
+
+async def greetings(clients):
+    return [await client.greeting() for client in clients]
+
+
+async def burst(address, size):
+    """`size` connections at once; the answers are read when all were asked for."""
+    clients = list(await asyncio.gather(*(Client.open(address) for _ in range(size))))
+    await greetings(clients)
+    return clients
+
+
+def outstanding(cluster, worker):
+    (snapshot,) = [one for one in cluster.snapshot().workers if one.id == worker.id]
+    return snapshot.outstanding
+
+
+async def until_on_belt(cluster, worker, number):
+    """When `number` connections were handed to `worker` and not picked up. The primary is this very loop."""
+
+    async def look():
+        while outstanding(cluster, worker) != number:  # noqa: ASYNC110 - no event says it
+            await asyncio.sleep(0.001)  # noqa: TID251 - the same
+
+    await within(look())
+
+
+# Whose turn it is
+
+
+async def test_strictly_in_turn_in_the_order_of_joining(tmp_path):
+    async with servers(tmp_path, 3) as (cluster, workers, address):
+        async with closing(await one_by_one(cluster, [address] * 12)) as clients:
+            assert [client.worker for client in clients] == [worker.id for worker in workers] * 4
+            assert [one.handed_over for one in cluster.snapshot().workers] == [4, 4, 4]
+            assert cluster.snapshot().listeners[0].accepted == 12
+
+
+async def test_kept_alive_connections_made_one_by_one_are_level(tmp_path):
+    """400 over 8: 50 each."""
+    async with servers(tmp_path, 8) as (cluster, _workers, address):
+        async with closing(await one_by_one(cluster, [address] * 400)) as clients:
+            shares = collections.Counter(client.worker for client in clients)
+            assert sorted(shares.values()) == [50] * 8
+
+
+#: A client of its own process, so that its work is not the primary's: keeps 400 connections, made in bursts.
+CROWD = """
+import collections, selectors, socket, sys
+
+port, *sizes = map(int, sys.argv[1:])
+for size in sizes:
+    clients, answers = [], []
+    while len(clients) < 400:
+        burst = [socket.socket() for _ in range(min(size, 400 - len(clients)))]
+        with selectors.DefaultSelector() as selector:
+            for sock in burst:
+                sock.setblocking(False)
+                sock.connect_ex(("127.0.0.1", port))
+                selector.register(sock, selectors.EVENT_READ)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    answers.append(int(key.fileobj.recv(10)))
+                    selector.unregister(key.fileobj)
+        clients += burst
+    print(size, *sorted(collections.Counter(answers).values()))
+    for sock in clients:
+        sock.close()
+"""
+
+
+async def test_bursts_are_answered_to_the_last(tmp_path, start_program):
+    """How level they are depends on who is late, and so on what else the machine does: `bench` measures it.
+
+    The exact bound, for prompt workers, is in tests/runtime/test_acceptor.py.
+    """
+    async with servers(tmp_path, 4) as (_, _workers, address):
+        crowd = start_program(CROWD, str(address[1]), "1", "16", "64")
+        assert await asyncio.to_thread(crowd.wait) == 0, crowd.stderr
+        lines = [list(map(int, line.split())) for line in crowd.stdout.splitlines()]
+        assert [(size, sum(shares)) for size, *shares in lines] == [(1, 400), (16, 400), (64, 400)]
+
+
+async def test_a_newcomer_stands_at_the_end_of_the_row(tmp_path):
+    async with servers(tmp_path, 2) as (cluster, workers, address), closing([]) as clients:
+        for _ in range(10):
+            clients.append(await Client.connect(address))
+        newcomer = Agent(cluster.fork())
+        await newcomer.serve(address[1])
+        await acknowledged(cluster)
+        later = await one_by_one(cluster, [address] * 9)
+        clients += later
+        order = [client.worker for client in later]
+        assert collections.Counter(order) == {one.id: 3 for one in (*workers, newcomer)}
+
+
+async def test_every_listener_has_a_turn_of_its_own(tmp_path):
+    async with agents(tmp_path, 2) as (cluster, first, second), closing([]) as clients:
+        ports = [await first.serve(), await first.serve()]
+        for port in ports:
+            await second.serve(port)
+        clients += await one_by_one(cluster, [(LOCAL, port) for port in ports] * 4)
+        assert [client.worker for client in clients] == [first.id] * 2 + [second.id] * 2 + [first.id] * 2 + [
+            second.id
+        ] * 2
+
+
+async def test_a_client_that_never_speaks_holds_nobody_up(tmp_path):
+    async with servers(tmp_path, 2) as (cluster, workers, address):
+        async with closing([await Client.open(address) for _ in range(8)]) as clients:
+            await acknowledged(cluster)
+            clients += await one_by_one(cluster, [address] * 12)  # more than anybody can be in arrears
+            assert {client.worker for client in clients[8:]} == {worker.id for worker in workers}
+
+
+# A worker that blocks
+
+
+async def test_a_blocked_worker_strands_nothing(tmp_path):
+    async with servers(tmp_path, 2) as (_, (first, second), address), closing([]) as clients:
+        async with first.standing_still():
+            clients += await burst(address, 20)
+            assert {client.worker for client in clients} == {second.id}
+        while True:  # back again, as soon as it has acknowledged the probe
+            clients.append(await Client.connect(address))
+            if clients[-1].worker == first.id:
+                break
+
+
+async def test_a_stopped_process_strands_nothing(tmp_path):
+    async with servers(tmp_path, 3) as (_, (first, second, third), address), closing([]) as clients:
+        first.worker.kill(signal.SIGSTOP)
+        try:
+            for _ in range(3):
+                clients += await burst(address, 16)
+            assert {client.worker for client in clients} == {second.id, third.id}
+        finally:
+            first.worker.kill(signal.SIGCONT)
+        while True:
+            clients.append(await Client.connect(address))
+            if clients[-1].worker == first.id:
+                break
+
+
+async def test_with_everybody_blocked_connections_wait_for_the_first_who_is_free(tmp_path):
+    async with servers(tmp_path, 2) as (_, (first, second), address), closing([]) as clients:
+        async with first.standing_still(), second.standing_still() as let_go:
+            clients += [await Client.open(address) for _ in range(20)]
+            let_go()
+            assert set(await greetings(clients)) == {second.id}
+        assert await second.get("ID") == second.id
+
+
+@pytest.mark.race
+async def test_what_lies_with_a_blocked_worker_goes_to_one_that_is_free_later(tmp_path):
+    """As many connections as there is credit: when the other is free, nothing else moves the primary."""
+    async with servers(tmp_path, 2) as (cluster, (first, second), address), closing([]) as clients:
+        async with first.standing_still():
+            async with second.standing_still():
+                clients += [await Client.open(address) for _ in range(4)]
+                await until_on_belt(cluster, first, 2)
+                await until_on_belt(cluster, second, 2)
+                # Far beyond recall_after, with nobody to give anything to.
+                await asyncio.sleep(0.1)  # noqa: TID251 - the time that passes is the subject
+            assert await greetings(clients) == [second.id] * 4
+
+
+# A worker that dies
+
+
+async def test_before_a_hand_over(tmp_path):
+    async with servers(tmp_path, 2) as (_, (first, second), address), closing([]) as clients:
+        first.worker.kill(signal.SIGKILL)  # and the primary does not know it yet
+        clients += await burst(address, 16)
+        assert {client.worker for client in clients} == {second.id}
+
+
+async def test_with_connections_on_its_belt(tmp_path):
+    """They were handed over, not picked up: others answer them. (Node loses them.)"""
+    async with servers(tmp_path, 2, recall_after=NEVER) as (cluster, (first, second), address):
+        async with closing([]) as clients:
+            async with first.standing_still():
+                clients += [await Client.open(address) for _ in range(4)]
+                await until_on_belt(cluster, first, 2)
+                first.worker.kill(signal.SIGKILL)
+                assert await greetings(clients) == [second.id] * 4
+
+
+async def test_after_a_pick_up_the_connection_ends_with_the_worker_and_no_other(tmp_path):
+    async with servers(tmp_path, 2) as (_, (first, second), address):
+        async with closing([await Client.connect(address) for _ in range(4)]) as clients:
+            first.worker.kill(signal.SIGKILL)
+            for client in clients:
+                if client.worker == first.id:
+                    assert await client.ended() == b""
+                else:
+                    assert await client.echo() == "hello"
+            assert [client.worker for client in clients].count(second.id) == 2
+
+
+@pytest.mark.race
+async def test_while_clients_connect(tmp_path):
+    """Whoever connects is answered, or was picked up by one who died: nobody hangs, nobody is refused."""
+    async with servers(tmp_path, 4) as (cluster, workers, address):
+        exits = cluster.events(Exited)
+        answers: list[int | None] = []
+
+        async def connect_again_and_again():
+            while len(cluster.workers) > 1:
+                client = await Client.open(address)
+                line = await within(_line(client))
+                answers.append(int(line) if line else None)
+                await client.close()
+
+        crowd = [asyncio.create_task(connect_again_and_again()) for _ in range(16)]
+        for victim in workers[:3]:
+            seen = len(answers)
+            while len(answers) < seen + 50:
+                await asyncio.wait([asyncio.ensure_future(_one_answer(address, answers))])
+            victim.worker.kill(signal.SIGKILL)
+            await within(anext(exits))
+        await within(asyncio.gather(*crowd))
+        await exits.aclose()
+        lost = answers.count(None)
+        assert lost <= 3 * 16, f"{lost} of {len(answers)}"  # at most one batch a victim
+        client = await Client.connect(address)
+        assert client.worker == workers[3].id
+        await client.close()
+
+
+async def _one_answer(address, answers):
+    client = await Client.open(address)
+    line = await within(_line(client))
+    answers.append(int(line) if line else None)
+    await client.close()
+
+
+async def _line(client):
+    try:
+        return await client.reader.readline()
+    except ConnectionError:
+        return b""
+
+
+async def test_the_last_one_with_connections_on_its_belt_and_refuse(tmp_path):
+    async with servers(tmp_path, 1, recall_after=NEVER) as (cluster, (only,), address):
+        async with closing([]) as clients, only.standing_still():
+            clients += [await Client.open(address) for _ in range(2)]
+            await until_on_belt(cluster, only, 2)
+            only.worker.kill(signal.SIGKILL)
+            assert [await client.ended() for client in clients] == [b""] * 2
+        assert await is_refused(address)
+
+
+async def test_the_last_one_with_connections_on_its_belt_and_hold(tmp_path):
+    async with servers(tmp_path, 1, recall_after=NEVER, when_no_worker="hold") as (cluster, (only,), address):
+        async with closing([]) as clients, only.standing_still():
+            clients += [await Client.open(address) for _ in range(2)]
+            await until_on_belt(cluster, only, 2)
+            clients += [await Client.open(address) for _ in range(2)]  # no credit: these stay in the backlog
+            only.worker.kill(signal.SIGKILL)
+            await within(only.worker.wait())
+            clients += [await Client.open(address) for _ in range(2)]
+            replacement = Agent(cluster.fork())
+            assert await replacement.serve(address[1]) == address[1]
+            assert await greetings(clients) == [replacement.id] * 6
+
+
+# A worker that closes its server
+
+
+async def test_what_lies_on_the_belt_of_a_closed_server_goes_to_others(tmp_path):
+    async with servers(tmp_path, 2, recall_after=NEVER) as (cluster, (first, second), address):
+        async with closing([]) as clients:
+            async with first.standing_still(then="server.close()"):
+                clients += [await Client.open(address) for _ in range(4)]
+                await until_on_belt(cluster, first, 2)
+            assert await greetings(clients) == [second.id] * 4
+        assert cluster.snapshot().listeners[0].workers == (second.id,)
+
+
+async def test_what_lies_on_the_belt_of_a_leaving_worker_goes_to_others(tmp_path):
+    async with servers(tmp_path, 2, recall_after=NEVER) as (cluster, (first, second), address):
+        async with closing([]) as clients:
+            async with first.standing_still():
+                clients += [await Client.open(address) for _ in range(4)]
+                await until_on_belt(cluster, first, 2)
+                first.worker.disconnect()
+                assert await greetings(clients) == [second.id] * 4
+            assert (await within(first.worker.wait())).code == 0
+
+
+# Nobody there
+
+
+async def test_refuse_refuses_and_keeps_the_port_for_the_replacement(tmp_path):
+    async with servers(tmp_path, 1) as (cluster, (only,), address):
+        only.worker.kill(signal.SIGKILL)
+        await within(only.worker.wait())
+        assert await is_refused(address)
+        for reuse in (0, 1):
+            with socket.socket() as thief, pytest.raises(OSError, match="in use"):
+                thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+                thief.bind(address)
+                thief.listen()
+        replacement = Agent(cluster.fork())
+        assert await replacement.serve(0) == address[1]  # the same random port
+        client = await Client.connect(address)
+        assert client.worker == replacement.id
+        await client.close()
+
+
+async def test_hold_keeps_them_waiting_for_the_replacement(tmp_path):
+    async with servers(tmp_path, 1, when_no_worker="hold") as (cluster, (only,), address):
+        only.worker.kill(signal.SIGKILL)
+        await within(only.worker.wait())
+        async with closing([await Client.open(address) for _ in range(3)]) as clients:
+            replacement = Agent(cluster.fork())
+            assert await replacement.serve(0) == address[1]
+            assert await greetings(clients) == [replacement.id] * 3
+
+
+async def test_hold_ends_after_hold_timeout_and_begins_anew_with_the_next_ready_worker(tmp_path):
+    async with servers(tmp_path, 1, when_no_worker="hold", hold_timeout=0.5) as (cluster, (only,), address):
+        only.worker.kill(signal.SIGKILL)
+        await within(only.worker.wait())
+        async with closing([await Client.open(address)]) as clients:
+            assert await clients[0].ended() == b""  # the time is over
+        assert await is_refused(address)
+        replacement = Agent(cluster.fork())
+        assert await replacement.serve(0) == address[1]
+        await (await Client.connect(address)).close()
+
+
+async def test_hold_lasts_through_a_voluntary_departure(tmp_path):
+    async with servers(tmp_path, 1, when_no_worker="hold") as (cluster, (only,), address):
+        only.worker.disconnect()
+        await within(only.worker.wait())
+        async with closing([await Client.open(address)]) as clients:
+            replacement = Agent(cluster.fork())
+            await replacement.serve(address[1])
+            assert await greetings(clients) == [replacement.id]
+
+
+async def test_with_refuse_the_last_voluntary_departure_frees_the_port(tmp_path):
+    async with servers(tmp_path, 1) as (cluster, (only,), address):
+        only.worker.disconnect()
+        await within(only.worker.wait())
+        assert cluster.snapshot().listeners == ()
+        socket.create_server(address).close()
+
+
+@pytest.mark.parametrize("absence", ["refuse", "hold"])
+async def test_who_listens_and_is_not_ready_gets_nothing(tmp_path, absence):
+    async with agents(tmp_path, 1, when_no_worker=absence) as (cluster, only):
+        diary = Diary(cluster)
+        await only.do("me.hold_ready()")
+        address = (LOCAL, await only.serve())
+        await diary.until(Listening)
+        assert not only.worker.is_ready
+        async with closing([]) as clients:
+            if absence == "refuse":
+                assert await is_refused(address)
+            else:
+                clients.append(await Client.open(address))
+            await only.do("everycore.ready()")
+            await diary.until(Ready)
+            clients.append(await Client.open(address))
+            assert set(await greetings(clients)) == {only.id}
+        assert len(diary.all(Ready)) == 1
+
+
+async def test_who_is_not_ready_is_passed_over(tmp_path):
+    async with agents(tmp_path, 2) as (cluster, first, second), closing([]) as clients:
+        port = await first.serve()
+        await second.do("me.hold_ready()")
+        await second.serve(port)
+        clients += await one_by_one(cluster, [(LOCAL, port)] * 3)
+        assert [client.worker for client in clients] == [first.id] * 3
+        await second.do("everycore.ready()")
+        clients += await one_by_one(cluster, [(LOCAL, port)] * 4)
+        assert [client.worker for client in clients[3:]].count(second.id) == 2
+
+
+# Out of descriptors
+
+
+async def test_a_primary_without_descriptors_pauses_and_recovers(tmp_path):
+    """And it does not spin meanwhile. The backlog keeps the connections."""
+    async with servers(tmp_path, 1) as (_, _workers, address), closing([]) as clients:
+        loop = asyncio.get_running_loop()
+        socks = [socket.socket() for _ in range(3)]
+        for sock in socks:
+            sock.setblocking(False)
+        with LogLines() as log:
+            with no_descriptors():
+                for sock in socks:
+                    await loop.sock_connect(sock, address)
+                await log.until("accept on")
+                began, busy = time.monotonic(), time.process_time()
+                await log.until("accept on", count=4)
+                passed, busy = time.monotonic() - began, time.process_time() - busy
+            assert passed >= 0.2  # three pauses
+            assert busy < passed / 2
+            for sock in socks:
+                assert await within(loop.sock_recv(sock, 10)) == b"1\n"
+                sock.close()
+        clients.append(await Client.connect(address))
+
+
+async def test_a_primary_without_descriptors_refuses_a_listen_and_grants_it_later(tmp_path):
+    async with agents(tmp_path) as (cluster, worker):
+        await worker.get("0")
+        for spare in range(8):
+            with no_descriptors(spare):
+                error = await _listen_or_error(worker)
+            if error is None:
+                break
+            assert error == [errno.EMFILE, ["many", "open", "files"]]
+            assert cluster.snapshot().listeners == ()
+        assert spare > 2  # the listener, two ends of a belt, two to send
+        await worker.do("sock.close()")
+        await worker.serve()
+        assert [listener.workers for listener in cluster.snapshot().listeners] == [(worker.id,)]
+
+
+async def _listen_or_error(worker):
+    return await worker.get(
+        """[
+    None if raised[0] == "returned" else [raised[2], raised[3].split()[-3:]]
+    for raised in [await perform(("exec", "sock = everycore.listen(('127.0.0.1', 0))", {}), None)]
+][0]"""
+    )
+
+
+async def test_a_worker_short_of_descriptors_leaves_connections_to_others_and_comes_back(tmp_path):
+    async with servers(tmp_path, 2) as (_, (first, second), address), closing([]) as clients:
+        await first.do(
+            "import resource\n"
+            "me.descriptor_limit = 40\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
+        )
+        for _ in range(15):
+            clients += await burst(address, 8)
+        shares = collections.Counter(client.worker for client in clients)
+        assert shares[first.id] < 64
+        assert shares[first.id] + shares[second.id] == 120  # nobody was lost
+        await close_all(clients)
+        clients.clear()
+        while True:
+            clients.append(await Client.connect(address))
+            if clients[-1].worker == first.id:
+                break
+
+
+async def test_a_blocking_server_without_descriptors_leaves_connections_to_others_and_comes_back(tmp_path):
+    async with agents(tmp_path, 2) as (_, first, second), closing([]) as clients:
+        await first.do(
+            """
+import resource
+
+sock = everycore.listen(("127.0.0.1", 0))
+sock.setblocking(False)
+kept = []
+
+def accept():
+    while True:
+        select.select([sock], [], [])
+        try:
+            conn, peer = sock.accept()
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                seen.set()
+            continue
+        kept.append(conn)
+        conn.sendall(b"%d\\n" % ID)
+
+seen = threading.Event()
+limit = len(os.listdir("/proc/self/fd")) + 8
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+threading.Thread(target=accept, daemon=True).start()
+"""
+        )
+        address = tuple(await first.get("sock.getsockname()"))
+        await second.serve(address[1])
+        for _ in range(10):
+            clients += await burst(address, 8)
+        shares = collections.Counter(client.worker for client in clients)
+        assert 0 < shares[first.id] <= 16
+        assert shares[first.id] + shares[second.id] == 80
+        assert await first.get("seen.is_set()")
+        await first.do("for conn in kept:\n    conn.close()\nkept.clear()")
+        await close_all(clients)
+        clients.clear()
+        while True:
+            clients.append(await Client.connect(address))
+            if clients[-1].worker == first.id:
+                break
+
+
+async def test_too_many_descriptors_in_flight_are_waited_out(tmp_path):
+    """unix(7), ETOOMANYREFS: without privileges no more of them may be under way than RLIMIT_NOFILE."""
+    async with servers(tmp_path, 1) as (_, (only,), address), closing([]) as clients:
+        ours, theirs = socket.socketpair()
+        limit = max(open_fds()) + 40
+        with ours, theirs:
+            for _ in range(limit // 200 + 2):
+                socket.send_fds(ours, [b"!"], [ours.fileno()] * 200)
+            with descriptor_limit(limit), ordinary_user():
+                if not _is_refused_in_flight():
+                    pytest.skip("this kernel, or this user, has no such limit")
+                clients.append(await Client.open(address))
+                reading = asyncio.ensure_future(clients[0].reader.readline())
+                done, _ = await asyncio.wait([reading], timeout=0.05)
+                assert not done
+                while True:  # let them arrive: they are closed, and no longer in flight
+                    theirs.setblocking(False)
+                    try:
+                        _, fds, _, _ = socket.recv_fds(theirs, 1, 200)
+                    except BlockingIOError:
+                        break
+                    for fd in fds:
+                        os.close(fd)
+                assert await within(reading) == b"%d\n" % only.id
+        clients.append(await Client.connect(address))
+
+
+def _is_refused_in_flight():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        try:
+            socket.send_fds(ours, [b"!"], [ours.fileno()])
+        except OSError as error:
+            return error.errno == errno.ETOOMANYREFS
+    return False
+
+
+# For a long time
+
+
+async def test_no_descriptor_stays_behind_after_two_thousand_connections(tmp_path):
+    async with servers(tmp_path, 2) as (cluster, workers, address):
+
+        async def some(number):
+            for _ in range(number):
+                await (await Client.connect(address)).close()
+
+        await asyncio.gather(*(some(10) for _ in range(10)))
+        await _all_ended(workers)
+        processes = [os.getpid(), *(worker.worker.pid for worker in workers)]
+        before = [len(open_fds(pid)) for pid in processes]
+        await asyncio.gather(*(some(200) for _ in range(10)))
+        await _all_ended(workers)
+        assert [len(open_fds(pid)) for pid in processes] == before
+        assert cluster.snapshot().listeners[0].accepted == 2100
+        assert cluster.snapshot().listeners[0].queued == 0
+        assert sum(one.handed_over for one in cluster.snapshot().workers) == 2100
+
+
+async def _all_ended(workers):
+    for worker in workers:
+        await within(worker.do("while me.connections.open:\n    await asyncio.sleep(0)"))
+
+
+async def test_when_the_primary_dies_nobody_serves_the_port_any_more(tmp_path, start_program):
+    program = start_program(
+        """
+        import asyncio, everycore, os
+
+        async def greet(reader, writer):
+            writer.write(b"%d\\n" % os.getpid())
+            await reader.read()
+            writer.close()
+
+        async def main():
+            if everycore.is_primary:
+                async with everycore.Cluster() as cluster:
+                    cluster.on(everycore.Listening, lambda event: print("listening", event.address[1]))
+                    for _ in range(2):
+                        cluster.fork()
+                    await asyncio.Event().wait()
+            else:
+                server = await asyncio.start_server(greet, "127.0.0.1", 0)
+                await server.serve_forever()
+
+        if __name__ == "__main__":
+            everycore.run(main())
+        """
+    )
+    program.expect("listening")
+    port = int(program.expect(r"listening (\d+)")[1])
+    async with closing([await Client.connect((LOCAL, port)) for _ in range(2)]) as clients:
+        pids = [client.worker for client in clients if client.worker]
+        assert len(set(pids)) == 2
+        program.signal(signal.SIGKILL)
+        assert wait_gone(pids, timeout=1.0) == []
+        assert [await client.ended() for client in clients] == [b""] * 2
+    assert await is_refused((LOCAL, port))
+    assert program.wait() == -signal.SIGKILL
+
+
+def test_the_limits_are_as_they_were():
+    """The tests above that lower them put them back."""
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 100
+    with contextlib.suppress(PermissionError):
+        assert os.geteuid() == os.getuid()

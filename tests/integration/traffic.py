@@ -1,0 +1,429 @@
+"""Workers that do what a test tells them, clients that note who answered, and ways to be in trouble.
+
+async with agents(tmp_path, 2) as (cluster, first, second):
+    port = await first.serve()                       # start_server(greet, "127.0.0.1", 0)
+    await second.do("server = await asyncio.start_server(greet, '127.0.0.1', port)", port=port)
+    client = await Client.connect(("127.0.0.1", port))
+    assert client.worker == first.id                 # `greet` says who it is
+
+The test's own process is the primary, so what the primary leaks is found by the kit.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import resource
+import socket
+import ssl
+import stat
+import struct
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from everycore import Cluster, Settings, Worker
+from everycore.system import descriptors
+from tests.integration.workers import Diary, within, worker_script
+
+#: Runs what it is sent, in one namespace, as a console with top-level `await` would.
+AGENT = """
+import ast, errno, select, socketserver, ssl, threading
+
+me = everycore.current_worker()
+ID = me.id
+space = globals()
+
+
+async def greet(reader, writer):
+    \"\"\"Says who it is, then echoes lines.\"\"\"
+    try:
+        writer.write(b"%d\\n" % ID)
+        async for line in reader:
+            writer.write(line)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+async def perform(order, handle):
+    mode, text, values = order
+    space.update(values, handle=handle)
+    code = compile(text, "<test>", mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    try:
+        result = eval(code, space)
+        if asyncio.iscoroutine(result):
+            result = await result
+    except Exception as error:
+        words = [cls.__name__ for cls in type(error).__mro__]
+        return ["raised", words, getattr(error, "errno", None), str(error)]
+    return ["returned", result]
+
+
+def stand_still(message):
+    \"\"\"Blocks the loop's thread until the test lets go; then, in the same turn, does what it says.\"\"\"
+    with message.handle as gate:
+        gate.setblocking(True)
+        gate.sendall(b"!")
+        gate.recv(1)
+    exec(message.message, space)
+
+
+async def main():
+    me.answer(perform)
+    me.on(everycore.Message, stand_still)
+    await for_ever()
+
+
+everycore.run(main())
+"""
+
+
+@dataclass(frozen=True)
+class Raised(Exception):
+    """What a step raised in the worker."""
+
+    classes: list[str]
+    errno: int | None
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.classes[0]} (errno {self.errno}): {self.text}"
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Agent:
+    """A worker that runs AGENT."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.id = worker.id
+
+    async def do(self, code: str, *, handle: Any = None, **values: Any) -> None:
+        """Runs statements; names they bind stay. `handle` arrives as the name `handle`."""
+        await self._perform("exec", code, values, handle)
+
+    async def get(self, expression: str, **values: Any) -> Any:
+        """The value of an expression."""
+        return await self._perform("eval", expression, values)
+
+    async def fails(self, code: str, **values: Any) -> Raised:
+        """What these statements raise; it is a failure of the test if they don't."""
+        try:
+            await self._perform("exec", code, values)
+        except Raised as error:
+            return error
+        raise AssertionError(f"this did not raise: {code}")
+
+    async def serve(self, port: int = 0, host: str = "127.0.0.1") -> int:
+        """`server = start_server(greet, host, port)`; returns the port."""
+        await self.do(
+            "server = await asyncio.start_server(greet, host, port)\n"
+            "port = server.sockets[0].getsockname()[1]",
+            host=host,
+            port=port,
+        )
+        found: int = await self.get("port")
+        return found
+
+    async def _perform(self, mode: str, code: str, values: dict[str, Any], handle: Any = None) -> Any:
+        reply = await self.worker.request([mode, code, values], handle, timeout=None)
+        if reply[0] == "raised":
+            raise Raised(*reply[1:])
+        return reply[1]
+
+    @contextlib.asynccontextmanager
+    async def standing_still(self, then: str = "") -> AsyncIterator[Callable[[], None]]:
+        """Within the block the worker's loop is blocked.
+
+        Yields what ends it early; `then` follows in that very turn of the loop.
+        """
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.setblocking(False)
+            await self.worker.send(then, theirs)
+            assert await within(loop.sock_recv(ours, 1)) == b"!"
+
+            def let_go() -> None:
+                if ours.fileno() >= 0:
+                    ours.close()
+
+            yield let_go
+
+
+@contextlib.asynccontextmanager
+async def agents(folder: Path, count: int = 1, *, grace: float = 2.0, **options: Any) -> AsyncIterator[Any]:
+    """A cluster of this process with `count` agents; yields the cluster and them."""
+    script = worker_script(folder, AGENT, "agent.py")
+    async with Cluster(Settings(exec=script), grace=grace, **options) as cluster:
+        yield cluster, *[Agent(cluster.fork()) for _ in range(count)]
+
+
+@contextlib.asynccontextmanager
+async def servers(
+    folder: Path, count: int, **options: Any
+) -> AsyncIterator[tuple[Cluster, list[Agent], tuple[str, int]]]:
+    """As `agents`, all of them already serving one port; in the order in which they joined."""
+    async with agents(folder, count, **options) as (cluster, *workers):
+        port = 0
+        for worker in workers:
+            port = await within(worker.serve(port))
+        yield cluster, workers, ("127.0.0.1", port)
+
+
+class Client:
+    """A connection whose server says first who it is. `worker` is its id."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.worker: int | None = None
+
+    @classmethod
+    async def open(cls, address: Any, *, tls: ssl.SSLContext | None = None) -> Self:
+        """Connected; nobody may have answered yet."""
+        if isinstance(address, (str, bytes)):
+            address = os.fsdecode(address)
+            made = asyncio.open_unix_connection(
+                address, ssl=tls, server_hostname="localhost" if tls else None
+            )
+        else:
+            made = asyncio.open_connection(
+                address[0], address[1], ssl=tls, server_hostname="localhost" if tls else None
+            )
+        return cls(*await within(made))
+
+    @classmethod
+    async def connect(cls, address: Any, *, tls: ssl.SSLContext | None = None) -> Self:
+        """Connected and greeted."""
+        client = await cls.open(address, tls=tls)
+        try:
+            await client.greeting()
+        except BaseException:
+            client.writer.transport.abort()
+            raise
+        return client
+
+    async def greeting(self) -> int:
+        """Who answered."""
+        line = await within(self.reader.readline())
+        assert line.endswith(b"\n"), f"the connection ended without an answer: {line!r}"
+        self.worker = int(line)
+        return self.worker
+
+    async def echo(self, text: str = "hello") -> str:
+        self.writer.write(text.encode() + b"\n")
+        return (await within(self.reader.readline())).decode().rstrip("\n")
+
+    async def ended(self) -> bytes:
+        """What still came, when the server has ended the connection (or reset it)."""
+        try:
+            return await within(self.reader.read())
+        except ConnectionError:
+            return b""
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+async def acknowledged(cluster: Cluster) -> None:
+    """When the workers have acknowledged all that they were given: then nobody is late, and turns are exact.
+
+    No event says it (an ack is none), so this looks; the primary runs in this very loop.
+    """
+
+    async def look() -> None:
+        while any(worker.outstanding for worker in cluster.snapshot().workers):  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.001)  # noqa: TID251 - the same
+
+    await within(look())
+
+
+async def one_by_one(cluster: Cluster, addresses: Iterable[Any]) -> list[Client]:
+    """A client to each address, the next one when the last one was acknowledged."""
+    clients = []
+    for address in addresses:
+        clients.append(await Client.connect(address))
+        await acknowledged(cluster)
+    return clients
+
+
+async def close_all(clients: Sequence[Client]) -> None:
+    for client in clients:
+        await client.close()
+
+
+@contextlib.asynccontextmanager
+async def closing(clients: list[Client]) -> AsyncIterator[list[Client]]:
+    """Closes the clients in the list at the end, whichever are in it by then."""
+    try:
+        yield clients
+    finally:
+        await close_all(clients)
+
+
+async def is_refused(address: Any) -> bool:
+    """Whether the kernel refuses a connection to `address`."""
+    try:
+        client = await Client.open(address)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    await client.close()
+    return False
+
+
+# The kernel's view
+
+
+def listening_sockets(port: int) -> list[socket.socket]:
+    """Duplicates of this process's listeners on `port`."""
+    found: list[socket.socket] = []
+    seen: set[int] = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            status = os.fstat(int(name))
+        except OSError:
+            continue
+        if not stat.S_ISSOCK(status.st_mode) or status.st_ino in seen:
+            continue
+        seen.add(status.st_ino)
+        sock = socket.socket(fileno=os.dup(int(name)))
+        try:
+            fits = bool(
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and sock.getsockname()[1] == port
+            )
+        except (OSError, IndexError):
+            fits = False
+        if fits:
+            found.append(sock)
+        else:
+            sock.close()
+    return found
+
+
+def backlog_of(sock: socket.socket) -> int:
+    """The kernel's limit of the accept queue: `tcpi_sacked` of a listening socket, as `ss` shows it."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    return struct.unpack_from("I", info, 28)[0]
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server((host, 0)) as sock:
+        return sock.getsockname()[1]
+
+
+def first_ordinary_port() -> int:
+    """Below it a port is privileged."""
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+        return int(file.read())
+
+
+# Trouble
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Within the block this process has no privileges (it keeps those to signal its children)."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextlib.contextmanager
+def descriptor_limit(number: int) -> Iterator[None]:
+    """Within the block this process has at most `number` descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def no_descriptors(spare: int = 0) -> Iterator[None]:
+    """Within the block this process can open `spare` descriptors and no more."""
+    taken: list[int] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(descriptor_limit(len(os.listdir("/proc/self/fd")) + 64))
+        stack.callback(descriptors.close_all, taken)
+        while True:
+            try:
+                taken.append(os.dup(2))
+            except OSError as error:
+                if error.errno != errno.EMFILE:
+                    raise
+                break
+        for _ in range(spare):
+            os.close(taken.pop())
+        yield
+
+
+class LogLines(logging.Handler):
+    """Records of logger `everycore`, to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._changed = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        self._changed.set()
+
+    def __enter__(self) -> Self:
+        logging.getLogger("everycore").addHandler(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        logging.getLogger("everycore").removeHandler(self)
+
+    async def until(self, part: str, count: int = 1) -> None:
+        """When `count` lines with `part` in them were logged."""
+
+        async def wait() -> None:
+            while sum(part in line for line in self.lines) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+        await within(wait())
+
+
+__all__ = [
+    "AGENT",
+    "Agent",
+    "Client",
+    "Diary",
+    "LogLines",
+    "Raised",
+    "acknowledged",
+    "agents",
+    "backlog_of",
+    "close_all",
+    "closing",
+    "descriptor_limit",
+    "first_ordinary_port",
+    "free_port",
+    "is_refused",
+    "listening_sockets",
+    "no_descriptors",
+    "one_by_one",
+    "ordinary_user",
+    "servers",
+    "within",
+]
