@@ -136,11 +136,12 @@ class Pool:
         try:
             await self.cluster.__aexit__(kind, error, trace)
         finally:
-            self._follower.cancel()
-            self._set_timer(None)
             if (shutdown := current_shutdown()) is not None:
                 shutdown.discard(self)
-            if not self._end.cancel() and not self._end.cancelled():
+            # The cluster has closed its events, so this ends once those left are told, and with it the pool.
+            await self._follower
+            self._set_timer(None)
+            if self._end.done():
                 self._end.exception()  # nobody may have waited for it
 
     def _check_open(self) -> None:

@@ -18,7 +18,7 @@ WORKERS = ("--workers", "3")
     [
         ("nosuch:app", "", "everycore: there is no module 'nosuch' in {folder} or on sys.path"),
         ("main:apq", "app = print", "everycore: main has no attribute 'apq'; did you mean 'app'?"),
-        ("main:app", "app = 7", "everycore: main:app is not callable, but a int"),
+        ("main:app", "app = 7", "everycore: main:app is not callable: its type is int"),
         ("main:app", "def app(*args): ...", "everycore: cannot tell whether the application is ASGI or WSGI"),
     ],
 )

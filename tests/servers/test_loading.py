@@ -71,7 +71,7 @@ def test_unknown_attribute_suggests_a_near_one(folder):
 
 
 def test_attribute_not_callable(folder):
-    assert why_not("shop:app", folder(shop="app = 7")) == "shop:app is not callable, but a int"
+    assert why_not("shop:app", folder(shop="app = 7")) == "shop:app is not callable: its type is int"
 
 
 def test_factory_not_callable(folder):
@@ -84,7 +84,7 @@ def test_factory_is_a_coroutine_function(folder):
 
 def test_product_of_the_factory_not_callable(folder):
     assert why_not("shop:make", folder(shop="def make(): ..."), factory=True) == (
-        "shop:make is not callable, but a NoneType"
+        "shop:make is not callable: its type is NoneType"
     )
 
 

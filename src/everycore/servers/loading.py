@@ -38,7 +38,7 @@ def load_app(name: str, app_dir: str, *, factory: bool) -> Callable[..., Any]:
     if factory:
         app = _call_factory(app, name)
     if not callable(app):
-        raise CannotBootError(f"{name} is not callable, but a {type(app).__name__}")
+        raise CannotBootError(f"{name} is not callable: its type is {type(app).__name__}")
     return app  # type: ignore[no-any-return]
 
 
@@ -80,7 +80,7 @@ def _suggestion(owner: object, name: str) -> str:
 
 def _call_factory(factory: Any, name: str) -> Any:
     if not callable(factory):
-        raise CannotBootError(f"{name} is no factory: it is not callable, but a {type(factory).__name__}")
+        raise CannotBootError(f"{name} is no factory: its type is {type(factory).__name__}")
     if inspect.iscoroutinefunction(factory):
         raise CannotBootError(
             f"{name} is no factory: a factory is a plain function, not a coroutine function"
