@@ -95,6 +95,7 @@ class WorkerBoard(Board):
         super().__init__(fd)
         os.close(fd)
         self._at = row * ROW if row else None
+        self._serves = 0
 
     def opened(self) -> None:
         """A connection was accepted."""
@@ -108,9 +109,10 @@ class WorkerBoard(Board):
             self._cells[self._at + OPEN] -= 1
 
     def serving(self, serves: bool) -> None:
-        """This worker takes part in a shared listener, or no more."""
+        """This worker takes part in one more shared listener, or one less."""
+        self._serves = max(self._serves + (1 if serves else -1), 0)
         if self._at is not None:
-            self._cells[self._at + SERVING] = int(serves)
+            self._cells[self._at + SERVING] = self._serves
 
     def idle(self, is_idle: bool) -> None:
         """The loop is about to wait for events, or has some."""

@@ -66,6 +66,9 @@ class WorkerContext:
         self._listens: dict[int, tuple[asyncio.Future[ClusterSocket], bool]] = {}
         self._last_request = 0
         self._leave_said = False
+        self._is_ready = False
+        self._holds_ready = False
+        self._when_ready: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         return f"<WorkerContext {self.id} slot={self.slot}>"
@@ -158,11 +161,29 @@ class WorkerContext:
     def hold_ready(self) -> None:
         """Do not count as ready with the first listener; `ready()` will say so."""
         self._post.link.request(wire.HoldReady())
+        self._holds_ready = not self._is_ready
 
     def ready(self) -> None:
         """Take connections from now on."""
         self.has_listened = True
         self._post.link.request(wire.ReadyNow())
+        self._holds_ready = False
+        self._is_ready = True
+        if self._when_ready and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._tell_ready)
+
+    def when_ready(self, callback: Callable[[], None]) -> None:
+        """Call `callback` on the loop when this worker takes connections: now, unless it holds that off."""
+        if self._holds_ready:
+            self._when_ready.append(callback)
+        else:
+            self._is_ready = True
+            callback()
+
+    def _tell_ready(self) -> None:
+        callbacks, self._when_ready = self._when_ready, []
+        for callback in callbacks:
+            callback()
 
     # --- leaving ------------------------------------------------------------------------------------------
 
@@ -299,6 +320,7 @@ class WorkerContext:
             raise OSError(errno.ECANCELED, "the worker is leaving")
         message, fds = self._post.link.request(request, timeout=timeout)
         self.has_listened = True
+        self._is_ready = self._is_ready or not self._holds_ready
         sock = ClusterSocket.granted(message, fds, self._post.connections, self.start_listening, started=True)
         self._sockets.add(sock)
         sock.say(wire.Serve(1))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import selectors
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -57,7 +58,7 @@ class StampedSelector(selectors.EpollSelector):
 class SharedReception:
     """Takes connections from a shared listener, in turn with the other workers."""
 
-    __slots__ = ("_board", "_context", "_gate", "_give", "_loop", "_sock", "_turn")
+    __slots__ = ("_baton", "_board", "_context", "_gate", "_give", "_loop", "_sock", "_turn")
 
     def __init__(
         self,
@@ -72,15 +73,24 @@ class SharedReception:
         self._board = context.board
         self._give = give
         self._turn: Turn | None = None
+        self._baton: Turn | None = None
         self._gate: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """Take part."""
+        """Take part once this worker is ready: the primary can't keep a shared listener from who is not."""
+        self._context.when_ready(self._enter)
+
+    def _enter(self) -> None:
+        if self._sock.fileno() < 0:  # closed before it was ready
+            return
         # By number: uvloop would else keep the socket from being closed.
         self._loop.add_reader(self._sock.fileno(), self._on_readable)
         if self._sock.baton >= 0:
             self._loop.add_reader(self._sock.baton, self._on_baton)
         self._board.serving(True)
+        if not isinstance(getattr(self._loop, "_selector", None), StampedSelector):
+            # Nobody stamps for this loop. Thought to be busy, it would never be left its turn.
+            self._board.idle(True)
         self._sock.when_closed(self._end)
         self._stand_in_line()
 
@@ -90,12 +100,11 @@ class SharedReception:
         epoll_fd = _epoll_of(self._loop)
         try:
             turn = Turn(epoll_fd, self._sock.fileno())
-            if self._sock.baton >= 0:
-                Turn(epoll_fd, self._sock.baton).close()
+            baton = Turn(epoll_fd, self._sock.baton) if self._sock.baton >= 0 else None
         except FileNotFoundError:  # libuv registers what was added when it next waits
             self._loop.call_soon(self._stand_in_line)
         else:
-            self._turn = turn
+            self._turn, self._baton = turn, baton
 
     def _end(self) -> None:
         """The socket is about to be closed."""
@@ -105,15 +114,16 @@ class SharedReception:
         if self._sock.baton >= 0:
             self._loop.remove_reader(self._sock.baton)
         self._loop.remove_reader(self._sock.fileno())
-        if self._turn is not None:
-            self._turn.close()
+        for turn in (self._turn, self._baton):
+            if turn is not None:
+                turn.close()
 
     def _on_readable(self) -> None:
         fd = self._take()
         if fd < 0 or self._turn is None:
             return
         if fd >= self._context.descriptor_limit:
-            self._stay_out(EXHAUSTED_PAUSE)
+            self._run_short()
         elif not self._board.somebody_is_free():
             # All the others are at work, and nobody could take the next one sooner. A second one halves the
             # number of turns; and there is no row to go to the end of.
@@ -135,9 +145,11 @@ class SharedReception:
                 self._loop.call_exception_handler(
                     {"message": "socket.accept() out of system resource", "exception": exc}
                 )
-            elif exc.errno != errno.EINVAL:  # that is: it does not listen, the primary refuses for a while
+                self._run_short()
+            elif exc.errno == errno.EINVAL:  # it does not listen: the primary refuses for a while
+                self._stay_out(EXHAUSTED_PAUSE)
+            else:
                 raise
-            self._stay_out(EXHAUSTED_PAUSE)
             return -1
         self._give(fd, peer)
         return int(fd)
@@ -147,9 +159,30 @@ class SharedReception:
             self._turn.step_out()
             self._gate = self._loop.call_later(seconds, self._come_back)
 
+    def _run_short(self) -> None:
+        """Out of descriptors or memory: leave the row, and the baton too, until there are some again.
+
+        Else this worker would be woken for somebody it can't accept, and would take the baton meant for one
+        who can.
+        """
+        if self._gate is not None:
+            self._gate.cancel()
+            self._gate = None
+        if self._baton is not None:
+            self._baton.step_out()
+        self._stay_out(EXHAUSTED_PAUSE)
+
+    def _has_descriptors(self) -> bool:
+        try:
+            lowest_free = os.dup(self._sock.fileno())
+        except OSError:
+            return False
+        os.close(lowest_free)
+        return lowest_free < self._context.descriptor_limit
+
     def _reconsider(self) -> None:
         """A connection has ended: short ones would else leave this worker idle for the whole gate."""
-        if self._gate is None:
+        if self._gate is None or (self._baton is not None and not self._baton.is_in):
             return
         if self._board.should_yield(MOST_EXCESS):
             self._context.connections.when_fewer(self._reconsider)
@@ -159,15 +192,23 @@ class SharedReception:
 
     def _come_back(self) -> None:
         self._gate = None
-        if self._turn is not None and self._sock.fileno() >= 0:
-            self._turn.to_the_end()
+        if self._turn is None or self._sock.fileno() < 0:
+            return
+        if self._baton is not None and not self._baton.is_in:
+            if not self._has_descriptors():
+                self._stay_out(EXHAUSTED_PAUSE)
+                return
+            self._baton.to_the_end()
+        self._turn.to_the_end()
 
     def _on_baton(self) -> None:
-        """Somebody may have swallowed a wake-up: look again, unless this worker is out on purpose."""
+        """Somebody may have swallowed a wake-up: look again, and let another have the next baton."""
         if take_baton(self._sock.baton) and self._turn is not None:
             if self._gate is not None:
                 self._gate.cancel()
                 self._gate = None
+            if self._baton is not None:
+                self._baton.to_the_end()
             self._turn.to_the_end()
 
 
