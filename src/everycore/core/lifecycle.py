@@ -142,6 +142,11 @@ class Life:
         )
         return [*lost, Do.EMIT_EXITED]
 
+    def condemn(self, now: float) -> None:
+        """It broke the protocol, and its channel is lost next: whatever grace it was given is over."""
+        if self.state is not Z:
+            self._kill_by(now + KILL_MARGIN)
+
     def expire(self) -> list[Do]:
         """The deadline has come."""
         self.deadline = None

@@ -160,6 +160,7 @@ class WorkerDriver:
     def _on_channel_lost(self, error: Exception | None) -> None:
         if error is not None:
             log.error("worker %d: %s; giving up its channel", self.seat.id, error)
+            self.life.condemn(self._loop.time())
         self._happen(Input.CHANNEL_LOST)
 
     def violated(self, error: ProtocolError) -> None:
