@@ -144,7 +144,7 @@ class Life:
 
     def condemn(self, now: float) -> None:
         """It broke the protocol, and its channel is lost next: whatever grace it was given is over."""
-        if self.state is not Z:
+        if self.state is not State.DEAD:
             self._kill_by(now + KILL_MARGIN)
 
     def expire(self) -> list[Do]:
