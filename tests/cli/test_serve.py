@@ -2,14 +2,18 @@
 
 import http.client
 import os
+import re
 import signal
 import socket
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect as connect_websocket
 
 from tests.cli.conftest import command, wait_serving
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # Traffic
 
@@ -127,6 +131,21 @@ def test_counts_are_shown(serve):
     for _ in range(4):
         served.get()
     served.program.expect("worker 1: 2  worker 2: 2")
+
+
+@pytest.mark.parametrize("app", ["hello:app", "hello_wsgi:app"])
+def test_hello_examples(serve, app):
+    served = serve("--app-dir", str(EXAMPLES), app=app)
+    answers = sorted(served.get() for _ in range(2))
+    assert re.fullmatch(r"hello from worker 1 \(process \d+\)\nhello from worker 2 .*\n", "".join(answers))
+
+
+def test_websocket_example(serve):
+    served = serve("--app-dir", str(EXAMPLES), app="websocket_echo:app")
+    with connect_websocket(f"ws://127.0.0.1:{served.port}/") as websocket:
+        for message in ("text", b"bytes"):
+            websocket.send(message)
+            assert websocket.recv() == message
 
 
 # Workers

@@ -2,10 +2,15 @@
 
 import signal
 import sys
+from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect as connect_websocket
 
 from tests.cli.conftest import APP, finish
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -60,6 +65,33 @@ def test_application_shut_down_after_its_last_request_even_if_that_was_cut_short
     with served.begin():
         assert served.program.finish() == 0
     assert "shut down 1" in served.program.stdout
+
+
+def test_websocket_is_told(serve):
+    served = serve("--app-dir", str(EXAMPLES), app="websocket_echo:app")
+    with connect_websocket(f"ws://127.0.0.1:{served.port}/") as websocket:
+        served.program.signal()
+        with pytest.raises(ConnectionClosed):
+            websocket.recv()
+        assert websocket.close_code == 1012  # service restart
+    assert served.program.wait() == 0
+
+
+def test_application_has_the_grace_for_its_own_shutdown(serve, tmp_path):
+    # Longer than the primary waits for a worker that has nothing left to do.
+    source = """
+        import asyncio
+        async def app(scope, receive, send):
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await asyncio.sleep(2)
+            print("done", flush=True)
+            await send({"type": "lifespan.shutdown.complete"})
+    """
+    served = serve(source=source)
+    assert served.program.finish() == 0
+    assert served.program.stdout == "done\ndone\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

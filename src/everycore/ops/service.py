@@ -141,8 +141,11 @@ class _Service:
         shown = ""
         while True:
             await asyncio.sleep(COUNT_INTERVAL)
-            line = counts_line(self._pool.cluster.snapshot())
-            if line != shown and not self._show(line):
+            snapshot = self._pool.cluster.snapshot()
+            line = counts_line(snapshot)
+            if line == shown or not any(worker.handed_over for worker in snapshot.workers):
+                continue
+            if not self._show(line):
                 return
             shown = line
 
