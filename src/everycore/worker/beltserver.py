@@ -176,7 +176,7 @@ class BeltServer(asyncio.AbstractServer):
         backlog: int,
         ssl_times: dict[str, float | None],
     ) -> None:
-        self._loop = loop
+        self._loop: Any = loop
         self._context = context
         self._sockets: list[ClusterSocket] | None = list(sockets)
         connect: Any = loop.connect_accepted_socket
@@ -219,7 +219,8 @@ class BeltServer(asyncio.AbstractServer):
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Its event loop."""
-        return self._loop
+        loop: asyncio.AbstractEventLoop = self._loop
+        return loop
 
     def is_serving(self) -> bool:
         """Whether it takes connections."""
@@ -240,6 +241,7 @@ class BeltServer(asyncio.AbstractServer):
             sock.listen(self._backlog)
             reception = BeltReception(self._loop, self._context, sock, self._connect, self)
             if isinstance(sock, SharedSocket):
+                self._loop.stamp()
                 SharedReception(self._loop, sock, self._context, reception.give_at_once).begin()
             else:
                 self._loop.add_reader(sock.fileno(), reception.on_readable)

@@ -18,6 +18,7 @@ import uvloop
 from everycore.worker import datagrams, resolving
 from everycore.worker.beltserver import BeltServer
 from everycore.worker.clustersocket import ClusterSocket
+from everycore.worker.uvstamps import Stamps
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
@@ -37,6 +38,21 @@ class ClusterUvloop(uvloop.Loop):
     def __init__(self, context: WorkerContext) -> None:
         super().__init__()
         self._everycore = context
+
+    def stamp(self) -> None:
+        """Note on the board from now on whether this loop waits for events; again: nothing."""
+        if "_stamps" not in self.__dict__:
+            try:
+                self._stamps = Stamps(self, self._everycore.board)
+            except (OSError, AttributeError):
+                return  # its libuv is out of reach
+
+    def close(self) -> None:
+        """As `loop.close`."""
+        stamps = None if self.is_running() else self.__dict__.pop("_stamps", None)
+        if stamps is not None:
+            stamps.close()
+        _Native.close(self)
 
     # --- servers ------------------------------------------------------------------------------------------
 
