@@ -1,0 +1,363 @@
+"""The documentation says what is so: code compiles and runs, links lead somewhere, lists are whole.
+
+A Python block is compiled. One behind `<!-- serves: PATTERN then PATTERN -->` is also started as a program,
+with a free port in place of 8000. It has to print lines that match, one after the other, and to end with
+status 0 when it is sent SIGTERM.
+"""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import msgspec
+import pytest
+
+import everycore
+from everycore import errors, events
+from everycore.cli.main import everycore as command_line
+from everycore.core import wire
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
+REFERENCE = ROOT / "docs" / "reference"
+
+_FENCE = re.compile(
+    r"(?:<!-- serves: (?P<serves>.*?) -->\n)?```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_TICKED = re.compile(r"`([^`]+)`")
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    code: str
+    serves: str | None
+
+
+def _blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in _FENCE.finditer(text):
+            if found["kind"] == "python":
+                line = text.count("\n", 0, found.start("code")) + 1
+                yield Block(page, line, found["code"], found["serves"])
+
+
+def _named(block: Block) -> str:
+    return f"{block.page.relative_to(ROOT)}:{block.line}"
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _prose(page: Path) -> str:
+    return _FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def _rows(page: Path, heading: str | None = None) -> list[list[str]]:
+    """The cells of every table row, or of those below one heading."""
+    text = _prose(page)
+    if heading is not None:
+        text = _section(text, heading)
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if not set("".join(row)) <= set("-: ")]
+
+
+def _section(text: str, heading: str) -> str:
+    """What stands below `heading`, up to the next one of its level or above."""
+    level = len(heading) - len(heading.lstrip("#"))
+    _, found, rest = f"\n{text}".partition(f"\n{heading}\n")
+    assert found, f"there is no {heading!r}"
+    return re.split(rf"^#{{1,{level}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def _ticked(text: str) -> list[str]:
+    return _TICKED.findall(text)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+# Code
+
+BLOCKS = list(_blocks())
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=_named)
+def test_python_compiles(block):
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    compile("\n" * (block.line - 1) + block.code, str(block.page), "exec", flags=flags, dont_inherit=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.serves], ids=_named)
+def test_a_whole_program_runs_and_ends(block, start_command, tmp_path):
+    assert block.serves
+    script = tmp_path / "program.py"
+    script.write_text(block.code.replace("8000", str(_free_port())), encoding="utf-8")
+    # Unbuffered, a line and its end are written apart, and those of several processes mix.
+    program = start_command([sys.executable, str(script)], env={"PYTHONUNBUFFERED": None})
+    for pattern in block.serves.split(" then "):
+        program.expect(pattern)
+    assert program.finish() == 0, program.report()
+    assert "Traceback" not in program.stderr
+
+
+@pytest.mark.slow
+def test_the_script_of_the_readme_echoes(start_program):
+    port = _free_port()
+    (script,) = [block for block in BLOCKS if block.page.name == "README.md"]
+    listening = "cluster.on(everycore.Listening, lambda event: print('listening', flush=True))\n            "
+    code = script.code.replace("8000", str(port)).replace("for _ in", f"{listening}for _ in", 1)
+    program = start_program(code)
+    program.expect("listening")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(b"hello\n")
+        assert sock.recv(100) == b"hello\n"
+    assert program.finish() == 0
+
+
+# Links
+
+
+def _anchors(page: Path) -> set[str]:
+    """Headings as GitHub names them."""
+    heads = re.findall(r"^#+ (.+)$", _prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_lead_somewhere(page):
+    broken = []
+    for link in _LINK.findall(_prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_every_page_is_reached_from_the_readme():
+    seen, todo = set(), [ROOT / "README.md"]
+    while todo:
+        page = todo.pop().resolve()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        todo += [
+            page.parent / link.partition("#")[0] for link in _LINK.findall(_prose(page)) if "://" not in link
+        ]
+    assert [page for page in PAGES if page.resolve() not in seen] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_words(page):
+    """Rejected words, and traces of the machine a page was written on."""
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"\b[Mm]asters?\b(?!\")|/work/|/root/|/tmp/", text.replace('no "master"', "")) == []
+
+
+# Lists
+
+
+def _names_of_api() -> list[str]:
+    return re.findall(r"^### `(\w+)`$", (REFERENCE / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_api_has_every_public_name_once():
+    assert sorted(_names_of_api()) == sorted(everycore.__all__)
+
+
+def _own_members(cls: type) -> set[str]:
+    """Public methods and properties that everycore itself gives a class."""
+    found = set()
+    for owner in cls.__mro__:
+        if owner.__module__.startswith("everycore"):
+            found |= {name for name in vars(owner) if not name.startswith("_")}
+    return found
+
+
+@pytest.mark.parametrize("name", ["Cluster", "Pool", "Worker", "Descriptor", "Snapshot", "WorkerSnapshot"])
+def test_api_names_every_member(name):
+    section = _section((REFERENCE / "api.md").read_text(encoding="utf-8"), f"### `{name}`")
+    missing = [
+        member
+        for member in _own_members(getattr(everycore, name))
+        if not re.search(rf"\b{member}\b", section)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", ["run", "new_event_loop", "listen", "Cluster", "Pool", "cpu_count"])
+def test_api_gives_signatures_with_their_defaults(name):
+    section = _section((REFERENCE / "api.md").read_text(encoding="utf-8"), f"### `{name}`")
+    wanted = inspect.signature(getattr(everycore, name)).parameters.values()
+    call = re.search(rf"^    {name}\((.*?)\)(?: ->.*)?$", section, re.MULTILINE | re.DOTALL)
+    assert call, f"no signature of {name}"
+    described = ast.parse(f"def it({call[1]}): ...").body[0]
+    assert isinstance(described, ast.FunctionDef)
+    values = vars(everycore) | {"socket": socket}
+    args = described.args
+    defaults = dict(zip([arg.arg for arg in args.args][::-1], args.defaults[::-1], strict=False))
+    defaults |= {
+        arg.arg: value for arg, value in zip(args.kwonlyargs, args.kw_defaults, strict=True) if value
+    }
+    given = {
+        arg.arg: eval(ast.unparse(defaults[arg.arg]), values)
+        if arg.arg in defaults
+        else inspect.Parameter.empty
+        for arg in (*args.args, *args.kwonlyargs)
+    }
+    assert given == {parameter.name: parameter.default for parameter in wanted}
+
+
+def test_events_and_their_fields():
+    rows = {
+        _ticked(row[0])[0]: _ticked(row[1])
+        for row in _rows(REFERENCE / "events.md")
+        if len(row) == 3 and "`" in row[0]
+    }
+    for cls in vars(events).values():
+        if (
+            not (isinstance(cls, type) and issubclass(cls, events.WorkerEvent | events.SetUp))
+            or cls is events.WorkerEvent
+        ):
+            continue
+        fields = [
+            field.name for field in dataclasses.fields(cls) if field.name not in ("seq", "at", "worker")
+        ]
+        assert rows[cls.__name__][: len(fields)] == fields, cls.__name__
+
+
+def test_errors_and_their_fields():
+    rows = {
+        _ticked(row[0])[0]: _ticked(row[1])
+        for row in _rows(REFERENCE / "errors.md", "# Errors")
+        if "`" in row[0]
+    }
+    for name, cls in vars(errors).items():
+        if isinstance(cls, type) and issubclass(cls, errors.EverycoreError):
+            made = vars(cls).get("__init__")
+            fields = (
+                [field for field in inspect.signature(made).parameters if field != "self"] if made else []
+            )
+            assert rows[name] == fields, name
+
+
+@pytest.mark.parametrize(
+    ("heading", "owner"),
+    [("## Arguments of Cluster", "Cluster"), ("## Fields of Settings", "Settings")],
+)
+def test_settings_and_their_defaults(heading, owner):
+    rows = {}
+    for row in _rows(REFERENCE / "settings.md", heading)[1:]:
+        for name in _ticked(row[0]):
+            rows[name] = ast.literal_eval(_ticked(row[1])[0])
+    wanted = {
+        name: {} if "factory" in repr(parameter.default) else parameter.default
+        for name, parameter in inspect.signature(getattr(everycore, owner)).parameters.items()
+    }
+    assert rows == wanted
+
+
+def test_every_argument_of_pool_is_named():
+    named = _ticked(_section((REFERENCE / "settings.md").read_text(encoding="utf-8"), "## Arguments of Pool"))
+    assert set(inspect.signature(everycore.Pool).parameters) <= set(named)
+
+
+def test_fixed_numbers_are_those_of_the_code():
+    for row in _rows(REFERENCE / "settings.md", "## Fixed numbers")[1:]:
+        module, _, name = _ticked(row[0])[0].rpartition(".")
+        assert getattr(importlib.import_module(f"everycore.{module}"), name) == float(row[1]), row[0]
+
+
+def test_every_variable_is_named():
+    text = (REFERENCE / "settings.md").read_text(encoding="utf-8")
+    for source in sorted((ROOT / "src").rglob("*.py")):
+        for name in re.findall(r'"(_?EVERYCORE_[A-Z_]*[A-Z])"', source.read_text(encoding="utf-8")):
+            assert f"`{name}`" in text, f"{name} of {source.name}"
+
+
+# Command line
+
+
+def _commands() -> dict[str, click.Command]:
+    return dict(command_line.commands)
+
+
+@pytest.mark.parametrize("name", sorted(_commands()))
+def test_options_of_a_command(name):
+    documented: set[str] = set()
+    for row in _rows(REFERENCE / "cli.md", f"## everycore {name}")[1:]:
+        documented.update(option for option in _ticked(row[0]) if option.startswith("-"))
+    command = _commands()[name]
+    context = click.Context(command, help_option_names=["-h", "--help"])
+    shown = [
+        parameter for parameter in command.get_params(context) if not getattr(parameter, "hidden", False)
+    ]
+    wanted = {option for parameter in shown for option in parameter.opts if option.startswith("-")}
+    assert documented == wanted
+
+
+@pytest.mark.parametrize("name", sorted(_commands()))
+def test_variables_of_a_command(name):
+    """Every option that takes a value and has no default of click's own has a variable."""
+    text = (REFERENCE / "settings.md").read_text(encoding="utf-8")
+    for parameter in _commands()[name].params:
+        takes_a_value = isinstance(parameter, click.Option) and not parameter.is_flag
+        if takes_a_value and parameter.name not in ("binds", "app_dir"):
+            assert f"`EVERYCORE_{str(parameter.name).upper()}`" in text
+
+
+def test_no_other_commands_are_documented():
+    heads = re.findall(
+        r"^## everycore (\w+)$", (REFERENCE / "cli.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(heads) == sorted(_commands())
+
+
+# Wire
+
+
+def test_wire_messages_and_their_fields():
+    rows = {
+        _ticked(row[0])[0]: _ticked(row[2])
+        for row in _rows(REFERENCE / "wire-protocol.md", "## Messages")[1:]
+    }
+    classes = {
+        name: [field.name for field in msgspec.structs.fields(cls)]
+        for name, cls in vars(wire).items()
+        if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and not name.startswith("_")
+    }
+    assert rows == classes
+
+
+# Drawings
+
+
+def test_the_page_of_states_is_current():
+    script = ROOT / "docs" / "make_states.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0, (
+        "run python docs/make_states.py"
+    )
