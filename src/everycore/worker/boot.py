@@ -63,11 +63,14 @@ def join(ticket: role.Ticket) -> Post:
         os.set_inheritable(fd, False)
     post = Post(ticket)
     # Before `Joined`: a worker that was asked to leave meanwhile is sent SIGTERM in answer to it.
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    ):
-        signal.signal(signal.SIGTERM, _Terminator(post))
+    if threading.current_thread() is threading.main_thread():
+        terminator = _Terminator(post)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, terminator)
+        # Ctrl-C reaches the whole process group: without this, every worker that is still importing its
+        # program would print a traceback.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, terminator)
     post.channel.setblocking(True)
     try:
         post.channel.sendall(encode_frame(wire.encode(wire.Joined(os.getpid()))))
@@ -78,7 +81,7 @@ def join(ticket: role.Ticket) -> Post:
 
 
 class _Terminator:
-    """SIGTERM for a program that has no handler of its own: leave when the work is done.
+    """SIGTERM or SIGINT for a program that has no handler of its own: leave when the work is done.
 
     Python runs a handler in the main thread. It can't wait there, for the connection that is open may be
     served by that very thread, nor use the link, which that thread may be using. So a helper thread tells the
@@ -95,9 +98,9 @@ class _Terminator:
             raise SystemExit(0)
         if not self._has_helper:
             self._has_helper = True
-            _start_thread(self._leave, ())
+            _start_thread(self._leave, (number,))
 
-    def _leave(self) -> None:
+    def _leave(self, number: int) -> None:
         deadline = time.monotonic() + self._post.ticket.grace
         try:
             self._post.link.request(wire.Leave(), timeout=1.0)
@@ -106,4 +109,4 @@ class _Terminator:
         while self._post.connections.open and time.monotonic() < deadline:
             _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self._is_over = True
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
