@@ -36,6 +36,8 @@ OVERDUE_FACTOR: Final = 2.0
 #: How fast the estimate of the typical pick-up follows.
 _STEP: Final = 1.2
 _SMALLEST: Final = 20e-6
+#: Who looks exactly when a limit is reached (uvloop's clock has whole milliseconds) looks too early.
+_TICK: Final = 1e-6
 MOST_CREDIT: Final = 16
 LATE_AFTER: Final = 0.003
 SLOW_PICK_UP: Final = 0.010
@@ -239,6 +241,7 @@ class Dispatcher:
             msg = f"gave back connection {number}; only {lane.next_number - 1} were handed over"
             raise ProtocolError(msg)
         lane.pending.pop(number, None)
+        lane.stalled = False  # a belt is read back before its lane is stalled: this is the worker's own word
 
     # --- recall -------------------------------------------------------------------------------------------
 
@@ -271,8 +274,8 @@ class Dispatcher:
             if oldest is None or lane.stalled:
                 continue
             for after in sorted((self._late_limit, self._overdue_limit)):
-                at = oldest + after
-                if at > now:
+                if not lane.is_late(now - after):
+                    at = max(oldest + after, now) + _TICK
                     if soonest is None or at < soonest:
                         soonest = at
                     break
