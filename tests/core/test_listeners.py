@@ -1,0 +1,273 @@
+"""The book of listeners: who shares, who binds, who is refused, which index, which alias."""
+
+import errno
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from everycore.core.listeners import EADDRINUSE, Bind, Conflict, Entry, ListenerBook, ListenKey, Share
+
+INET, INET6, UNIX = 2, 10, 1
+STREAM, DGRAM = 1, 2
+
+
+def key(port: int | str, host: str = "127.0.0.1", **more) -> ListenKey:
+    if isinstance(port, str):
+        return ListenKey(port, UNIX, STREAM, **more)
+    return ListenKey((host, port), INET, STREAM, **more)
+
+
+class Primary:
+    """Binds what the book says; real ports are handed out from 40000."""
+
+    def __init__(self) -> None:
+        self.book = ListenerBook()
+        self._next_port = 40000
+
+    def listen(self, worker: int, what: ListenKey, *, v6only: bool = False) -> Entry | None:
+        answer = self.book.ask(worker, what, v6only=v6only)
+        if isinstance(answer, Conflict):
+            assert answer.errno == errno.EADDRINUSE == EADDRINUSE
+            return None
+        if isinstance(answer, Share):
+            entry = answer.entry
+        else:
+            assert isinstance(answer, Bind)
+            real = answer.key.address
+            if answer.key.any_port:
+                assert isinstance(real, tuple)
+                real = (real[0], self._next_port)
+                self._next_port += 1
+            entry = self.book.add(answer.key, v6only=v6only, real=real, bound=object())
+        assert worker not in entry.holders
+        entry.holders.add(worker)
+        return entry
+
+    def close(self, worker: int, entry: Entry) -> None:
+        entry.holders.discard(worker)
+        if not entry.holders:
+            self.book.remove(entry)
+
+
+class TestFixedAddresses:
+    def test_workers_share_and_one_worker_twice_is_refused(self):
+        primary = Primary()
+        first = primary.listen(1, key(8000))
+        assert primary.listen(2, key(8000)) is first
+        assert primary.listen(1, key(8000)) is None
+        assert len(primary.book) == 1
+
+    def test_it_may_listen_again_after_it_closed(self):
+        primary = Primary()
+        first = primary.listen(1, key(8000))
+        assert first
+        primary.listen(2, key(8000))
+        primary.close(1, first)
+        assert primary.listen(1, key(8000)) is first
+
+    def test_a_new_one_after_the_last_closed(self):
+        primary = Primary()
+        first = primary.listen(1, key(8000))
+        assert first
+        primary.close(1, first)
+        second = primary.listen(1, key(8000))
+        assert second
+        assert second.id == first.id + 1
+        assert primary.book.get(first.id) is None
+        assert primary.book.get(second.id) is second
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            key(8001),
+            key(8000, "127.0.0.2"),
+            replace(key(8000), kind=DGRAM),
+            replace(key(8000), family=INET6),
+            key("/run/a"),
+            ListenKey(None, INET, STREAM, fd=3),
+        ],
+        ids=["port", "host", "kind", "family", "unix", "fd"],
+    )
+    def test_another_key_is_another_listener(self, other):
+        primary = Primary()
+        first, second = primary.listen(1, key(8000)), primary.listen(1, other)
+        assert first
+        assert second
+        assert first is not second
+        assert primary.book.held_by(1) == [first, second]
+
+    def test_unix_paths_and_descriptors_are_shared_by_equality(self):
+        primary = Primary()
+        for what in (
+            key("/run/a"),
+            ListenKey(b"\0abstract", UNIX, STREAM),
+            ListenKey(None, INET, STREAM, fd=7),
+        ):
+            assert primary.listen(1, what) is primary.listen(2, what)
+            assert primary.listen(2, what) is None
+
+    def test_v6only_must_agree(self):
+        primary = Primary()
+        what = ListenKey(("::", 8000, 0, 0), INET6, STREAM)
+        first = primary.listen(1, what, v6only=True)
+        assert primary.listen(2, what, v6only=False) is None
+        assert primary.listen(2, what, v6only=True) is first
+
+    def test_asking_changes_nothing(self):
+        book = ListenerBook()
+        for _ in range(3):
+            assert book.ask(1, key(0)) == Bind(key(0))
+            assert book.ask(1, key(8000)) == Bind(key(8000))
+        assert len(book) == 0
+
+    def test_the_index_that_is_asked_for_is_ignored(self):
+        assert ListenerBook().ask(1, key(8000, index=5)) == Bind(key(8000))
+        assert ListenerBook().ask(1, key(0, index=5)) == Bind(key(0))
+
+
+class TestPortZero:
+    def test_the_nth_of_each_worker_is_the_nth_port(self):
+        primary = Primary()
+        of = {worker: [primary.listen(worker, key(0)) for _ in range(3)] for worker in (1, 2, 3)}
+        assert of[1] == of[2] == of[3]
+        assert len({entry.id for entry in of[1] if entry}) == 3
+        assert [entry.key.index for entry in of[1] if entry] == [0, 1, 2]
+
+    def test_the_smallest_index_not_in_use_is_taken_again(self):
+        primary = Primary()
+        mine = [primary.listen(1, key(0)) for _ in range(3)]
+        others = [primary.listen(2, key(0)) for _ in range(3)]
+        assert mine == others
+        assert mine[1]
+        primary.close(1, mine[1])
+        assert primary.listen(1, key(0)) is mine[1]
+        fourth = primary.listen(1, key(0))
+        assert fourth
+        assert fourth.key.index == 3
+
+    def test_an_index_that_everybody_closed_is_bound_anew(self):
+        primary = Primary()
+        first, second = (primary.listen(1, key(0)) for _ in range(2))
+        assert first
+        assert second
+        primary.close(1, first)
+        again = primary.listen(1, key(0))
+        assert again
+        assert again is not first
+        assert again.key.index == 0
+        assert again.real != first.real
+
+    def test_hosts_and_families_count_by_themselves(self):
+        primary = Primary()
+        a, b = primary.listen(1, key(0)), primary.listen(1, key(0, "127.0.0.2"))
+        assert a
+        assert b
+        assert a.key.index == b.key.index == 0
+        assert a is not b
+
+
+class TestAliases:
+    def test_a_port_that_zero_became_can_be_asked_for_by_number(self):
+        primary = Primary()
+        first = primary.listen(1, key(0))
+        assert first
+        assert first.real == ("127.0.0.1", 40000)
+        assert primary.listen(2, key(40000)) is first
+        assert primary.listen(2, key(40000)) is None
+        assert primary.listen(1, key(40000)) is None  # it holds it already, by its other name
+
+    def test_who_came_by_the_number_holds_the_index_too(self):
+        primary = Primary()
+        first = primary.listen(1, key(0))
+        assert first
+        primary.listen(2, key(40000))
+        second = primary.listen(2, key(0))
+        assert second
+        assert second is not first
+        assert second.key.index == 1
+
+    def test_not_of_another_family_or_kind(self):
+        primary = Primary()
+        first = primary.listen(1, key(0))
+        assert isinstance(primary.book.ask(2, replace(key(40000), family=INET6)), Bind)
+        assert isinstance(primary.book.ask(2, replace(key(40000), kind=DGRAM)), Bind)
+        assert isinstance(primary.book.ask(2, key(40000, "0.0.0.0")), Bind)
+        assert primary.listen(2, key(40000)) is first
+
+
+class Histories(RuleBasedStateMachine):
+    """Workers listen and close at will; a plain model says what each holds."""
+
+    listens = Bundle("listens")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.primary = Primary()
+        self.held: dict[int, list[Entry]] = {}
+
+    keys = st.sampled_from(
+        [
+            key(0),
+            key(0, "127.0.0.2"),
+            key(8000),
+            key(40000),
+            key(40001),
+            key("/a"),
+            ListenKey(None, 2, 1, fd=5),
+        ]
+    )
+
+    @rule(target=listens, worker=st.integers(1, 4), what=keys)
+    def listen(self, worker, what):
+        mine = self.held.setdefault(worker, [])
+        # What it holds at this address; to hold it already is the one reason to be refused.
+        conflict = not what.any_port and any(
+            entry.key == what or (what.fd is None and entry.real == what.address) for entry in mine
+        )
+        before = len(self.primary.book)
+        entry = self.primary.listen(worker, what)
+        assert (entry is None) == conflict
+        if entry is None:
+            assert len(self.primary.book) == before
+            return None
+        if what.any_port:
+            indexes = {e.key.index for e in mine if e.key.any_port and e.key.address == what.address}
+            assert entry.key.index == min(set(range(len(indexes) + 1)) - indexes)
+        else:
+            assert entry.key == what or entry.real == what.address
+        mine.append(entry)
+        return worker, entry
+
+    @rule(held=listens)
+    def close(self, held):
+        if held is not None and held[1] in self.held[held[0]]:
+            self.held[held[0]].remove(held[1])
+            self.primary.close(*held)
+
+    @rule(worker=st.integers(1, 4))
+    def die(self, worker):
+        for entry in self.primary.book.held_by(worker):
+            self.primary.close(worker, entry)
+        self.held[worker] = []
+
+    @invariant()
+    def the_book_is_what_is_held(self):
+        for worker, entries in self.held.items():
+            assert set(map(id, self.primary.book.held_by(worker))) == set(map(id, entries))
+        assert len(self.primary.book) == len({id(e) for entries in self.held.values() for e in entries})
+        keys = [entry.key for entry in self.primary.book]
+        assert len(set(keys)) == len(keys)
+
+
+TestHistories = Histories.TestCase
+
+
+@given(st.integers(1, 65535), st.integers(0, 5))
+def test_only_port_zero_is_any_port(port, index):
+    assert not key(port, index=index).any_port
+    assert key(0, index=index).any_port
+    assert not key("0").any_port
+    assert not ListenKey(None, INET, STREAM, fd=0).any_port
