@@ -26,7 +26,7 @@ LOOPS: Final = ("auto", "asyncio", "uvloop")
 def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | None = None) -> T:
     """Run `main` and return what it returns, as `asyncio.run` does.
 
-    In a worker, `create_server` and `create_unix_server` go through the primary; TERM and INT finish the
+    In a worker, servers and datagram endpoints go through the primary; TERM and INT finish the
     work and leave. In a primary, the first TERM or INT lets the workers finish, then cancels `main`; a
     second one does so at once. After TERM the process exits with status 0, after INT with
     KeyboardInterrupt.

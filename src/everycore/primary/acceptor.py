@@ -42,6 +42,8 @@ FINEST: Final = 0.001
 class Acceptor(ListenerHost):
     """A listener whose connections the primary hands over."""
 
+    policy = "round_robin"
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -53,6 +55,8 @@ class Acceptor(ListenerHost):
         super().__init__(loop, listener, owner, absence)
         self.dispatcher = dispatcher
         self._queue: deque[tuple[int, Any]] = deque()
+        #: What workers that hold this listener, but are given nothing any more, were given before.
+        self._given: dict[int, int] = {}
         self._accepted = 0
         self._polling = False
         self._starving = False
@@ -77,7 +81,7 @@ class Acceptor(ListenerHost):
     def account(self, worker: int) -> tuple[int, int]:
         """Connections handed to `worker` so far, and those it has not acknowledged."""
         lane = self.dispatcher.lanes.get(worker)
-        return (0, 0) if lane is None else (lane.total, lane.outstanding)
+        return (self._given.get(worker, 0), 0) if lane is None else (lane.total, lane.outstanding)
 
     def close(self) -> None:
         """Give everything up: connections that wait here are closed."""
@@ -103,7 +107,10 @@ class Acceptor(ListenerHost):
 
     def _abandon(self, worker: int, holder: Holder) -> None:
         self._read_back(worker, holder)
+        self._given[worker] = self.account(worker)[0]
         lost = self.dispatcher.leave(worker)
+        if worker not in self._holders:
+            del self._given[worker]
         if lost and log.isEnabledFor(logging.DEBUG):
             log.debug("worker %d left with %d connections un-acknowledged", worker, lost)
         self._pump()

@@ -208,6 +208,11 @@ class Cluster:
         return Workers(self._workers)
 
     @property
+    def policy(self) -> str:
+        """Who gets the next connection; fixed by the first fork."""
+        return self._distribution.policy
+
+    @property
     def settings(self) -> Settings:
         """How the next worker will be started."""
         return self._settings

@@ -83,6 +83,9 @@ class ListenerHost(ABC):
             yield holder.belt.ours.fileno()
             yield holder.belt.theirs.fileno()
 
+    #: The name of the policy, as a snapshot shows it.
+    policy: str
+
     # --- what the policies differ in ----------------------------------------------------------------------
 
     @abstractmethod

@@ -78,7 +78,7 @@ class PipeWriter:
         self._connecting.cancel()
         if self._writer is not None:
             transport = self._writer.transport
-            # One that saw the worker's end has closed itself, and `abort` fails on it (asyncio, all versions).
+            # One that saw the worker's end has closed itself, and `abort` fails on it (asyncio).
             if not transport.is_closing() or transport.get_write_buffer_size():
                 transport.abort()
         else:

@@ -24,6 +24,8 @@ LOOK: Final = 0.05
 class Sharer(ListenerHost):
     """A listener whose connections the workers accept themselves."""
 
+    policy = "shared"
+
     def __init__(
         self, loop: asyncio.AbstractEventLoop, listener: StreamListener, owner: Owner, absence: Absence
     ) -> None:
@@ -56,6 +58,15 @@ class Sharer(ListenerHost):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _refuse(self) -> None:
+        # A unix listener is suspended by closing it, and its holders would keep it alive: then it could not
+        # be bound again. With those that are not ready there, connections wait for them in the backlog.
+        if self.listener.family == socket.AF_UNIX and self._holders:
+            self._cancel_hold()
+            self._cease()
+        else:
+            super()._refuse()
 
     def _serve(self, worker: int, holder: Holder) -> None:
         """It polls the listener by itself."""

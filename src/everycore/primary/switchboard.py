@@ -296,7 +296,7 @@ class Switchboard:
                 address=entry.real,
                 family=entry.bound.listener.family,
                 kind=entry.key.kind,
-                policy=self._distribution.policy,
+                policy=entry.bound.policy,
                 workers=tuple(sorted(entry.holders)),
                 accepted=entry.bound.accepted,
                 queued=entry.bound.queued,

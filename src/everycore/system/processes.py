@@ -118,13 +118,6 @@ def die_with_parent(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def outlive_parent() -> None:
-    """Take back `die_with_parent`."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
-
-
 def become_likelier_victim(by: int = 100) -> None:
     """Raise our oom_score_adj, so that the kernel, out of memory, takes a worker and not the primary."""
     try:

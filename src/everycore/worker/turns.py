@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import selectors
 from collections.abc import Callable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
     from everycore.worker.clustersocket import SharedSocket
     from everycore.worker.context import WorkerContext
+
+log = logging.getLogger("everycore")
 
 #: A worker with more than this many connections above the mean stays out of the row for a while.
 MOST_EXCESS: Final = 1.0
@@ -142,9 +145,7 @@ class SharedReception:
             return -1
         except OSError as exc:
             if exc.errno in _EXHAUSTED:
-                self._loop.call_exception_handler(
-                    {"message": "socket.accept() out of system resource", "exception": exc}
-                )
+                log.warning("accept: %s; connections wait, or go to another worker", exc.strerror)
                 self._run_short()
             elif exc.errno == errno.EINVAL:  # it does not listen: the primary refuses for a while
                 self._stay_out(EXHAUSTED_PAUSE)
