@@ -11,23 +11,24 @@ import pytest
 
 from tests.kit import Program, scaled
 
-#: Says who answers; /address says who asks; /body waits for the body, and says so on stdout.
+#: Says who answers; /address says who asks; /body waits for the body, and says so on stdout: in one write, so
+#: that lines of several processes do not mix.
 APP = """
-import everycore
+import everycore, os
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        print("shut down", everycore.current_worker().id, flush=True)
+        os.write(1, b"shut down %d\\n" % everycore.current_worker().id)
         await send({"type": "lifespan.shutdown.complete"})
         return
     body = str(everycore.current_worker().id)
     if scope["path"] == "/address":
         body = "%s %d" % tuple(scope["client"])
     if scope["path"] == "/body":
-        print("begun", flush=True)
+        os.write(1, b"begun\\n")
         body = (await receive())["body"].decode()
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -53,7 +53,7 @@ def test_grace_is_the_limit(serve):
 
 
 def test_stop_while_booting(start):
-    source = "print('booting', flush=True)\nimport signal\nsignal.pause()"
+    source = "import os, signal\nos.write(1, b'booting\\n')\nsignal.pause()"
     program = start("--workers", "2", "--grace", "0.5", source=source)
     program.expect("booting")
     program.expect("booting")
@@ -80,13 +80,13 @@ def test_websocket_is_told(serve):
 def test_application_has_the_grace_for_its_own_shutdown(serve, tmp_path):
     # Longer than the primary waits for a worker that has nothing left to do.
     source = """
-        import asyncio
+        import asyncio, os
         async def app(scope, receive, send):
             await receive()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await asyncio.sleep(2)
-            print("done", flush=True)
+            os.write(1, b"done\\n")
             await send({"type": "lifespan.shutdown.complete"})
     """
     served = serve(source=source)
