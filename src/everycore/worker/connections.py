@@ -58,6 +58,10 @@ class Connections:
         """Count a socket that the program got from `accept()`: a plain one, looked at when asked."""
         self._plain.add(sock)
 
+    def is_plain(self, sock: socket.socket) -> bool:
+        """Whether `sock` is counted as a plain one."""
+        return sock in self._plain
+
     def watch_transport(self, transport: Any) -> None:
         """Remember what to abort when grace is over."""
         self._transports.add(transport)

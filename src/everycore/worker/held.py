@@ -23,9 +23,10 @@ from everycore.worker.clustersocket import ClusterSocket, SharedSocket
 class Held:
     """An address that a socket of the program has got through the primary.
 
-    Three stages. *Asked*: a free port that nobody has asked the number of, so the primary knows nothing yet
-    (`inner` is None). *Bound*: the primary holds the address for us. *Listening*: the descriptors of the
-    program are belts, or the shared listener.
+    Three stages. *Asked*: a free port that nobody has asked the number of, so the primary knows nothing yet,
+    and `inner` is None. *Bound*: the primary holds the address for us, and what lies under the program's
+    descriptors is the belt, or the shared listener; no more the program's own socket, which may now be the
+    primary's listener, and whose blocking mode is everybody's who has it. *Listening*.
     """
 
     __slots__ = ("__weakref__", "address", "fds", "inner", "inode", "is_listening", "name")
@@ -48,17 +49,21 @@ class Held:
         """The primary holds the address."""
         self.inner = inner
         self.name = inner.getsockname() if name is None else name
+        for fd in self.fds:
+            self.put_under(fd)
+        self.inode = os.fstat(inner.fileno()).st_ino
 
     def begin(self, backlog: int) -> None:
-        """Let the listener listen, and put its belt where the program's socket is. Raises OSError."""
+        """Let the listener listen. Raises OSError."""
         assert self.inner is not None
         self.inner.listen(backlog)
-        for fd in self.fds:
-            # The number, and with it what the program knows of its socket, stays; the file is another.
-            os.dup2(self.inner.fileno(), fd, os.get_inheritable(fd))
-        self.inode = os.fstat(self.inner.fileno()).st_ino
         self.is_listening = True
         self.inner.say(wire.Serve(1))
+
+    def put_under(self, fd: int) -> None:
+        """Put our file where the program's is. The number, and what the program knows of its socket, stay."""
+        assert self.inner is not None
+        os.dup2(self.inner.fileno(), fd, os.get_inheritable(fd))
 
     def give_up(self) -> None:
         """The program has closed it."""
@@ -102,9 +107,13 @@ class Registry:
         self._by_fd[fd] = held
         held.fds.add(fd)
 
-    def begun(self, held: Held) -> None:
-        """`held` listens: its file is another one."""
+    def granted(self, held: Held) -> None:
+        """`held` has a listener behind it: its file is another one."""
         self._by_inode[held.inode] = held
+
+    def lend(self, fd: int) -> None:
+        """Leave `fd` alone until it is added again."""
+        self._by_fd.pop(fd, None)
 
     def forget(self, fd: int) -> None:
         """`fd` is closed; with the last one, the listener is given up."""

@@ -42,6 +42,8 @@ _lib_accept: Final = socket.socket.accept
 _lib_dup: Final = socket.socket.dup
 _lib_real_close: Final = socket.socket._real_close  # type: ignore[attr-defined]
 _INT: Final = struct.Struct("i")
+#: Seconds: what poll(2) can express is not much more.
+_VERY_LONG: Final = 2_000_000.0
 _BACKLOG: Final = min(socket.SOMAXCONN, 128)
 
 registry: Final = Registry()
@@ -54,6 +56,7 @@ def install(context: WorkerContext) -> None:
     global _context
     _context = context
     _replace(socket.socket, *_SAME, accept, dup, _real_close)
+    after_import("ssl", _install_on_ssl)
     after_import("gevent._socket3", _install_on_gevent)
     os.register_at_fork(after_in_child=_forked)
 
@@ -101,8 +104,8 @@ def bind(self: socket.socket, address: Any, /) -> None:
         if isinstance(where, (str, bytes)):
             held.name = bytes(address) if where[:1] == b"\0" else os.fsdecode(address)
         _enter(self, held)
-        if self.type & socket.SOCK_DGRAM:
-            _begin(self, held, 0)
+        if self.type == socket.SOCK_DGRAM:
+            _begin(held, 0)
 
 
 def _enter(sock: socket.socket, held: Held) -> None:
@@ -130,6 +133,9 @@ def _ask(sock: socket.socket, held: Held) -> bool:
             return False
         raise _error(exc.errno or errno.EINVAL) from None
     held.grant(inner)
+    registry.granted(held)
+    # The blocking mode belongs to the file, and that is another one now.
+    settimeout(sock, _c.gettimeout(sock), held)
     return True
 
 
@@ -146,20 +152,22 @@ def _reserve(sock: socket.socket, held: Held) -> bool:
 
 def _become_ordinary(sock: socket.socket, held: Held) -> None:
     """Give the address up to the primary and have it from the kernel, if it gives it."""
+    reuse = _c.getsockopt(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR) if held.inner is None else 1
     for fd in tuple(held.fds):
         registry.forget(fd)
-    if held.is_listening:  # a datagram socket: the file behind it is everybody's
-        with socket.socket(sock.family, sock.type) as fresh:
-            os.dup2(fresh.fileno(), _c.fileno(sock))
-    elif _is_bound(sock):
-        return  # it is the one that the primary bound
+    if held.inner is not None:
+        _renew(sock)
+        _c.setsockopt(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
     address = held.name if isinstance(held.address, (str, bytes)) else tuple(held.address)
     _c.bind(sock, address)
 
 
-def _is_bound(sock: socket.socket) -> bool:
-    name = _c.getsockname(sock)
-    return bool(name[1] if isinstance(name, tuple) else name)
+def _renew(sock: socket.socket) -> None:
+    """Put a new socket under the program's descriptor."""
+    fd, timeout = _c.fileno(sock), _c.gettimeout(sock)
+    with socket.socket(sock.family, sock.type, sock.proto) as fresh:
+        os.dup2(fresh.fileno(), fd, os.get_inheritable(fd))
+    _c.settimeout(sock, None if timeout == _VERY_LONG else timeout)
 
 
 def getsockname(self: socket.socket, /) -> Any:
@@ -182,19 +190,16 @@ def listen(self: socket.socket, backlog: int = _BACKLOG, /) -> None:
         return
     with _lock:
         if not held.is_listening:
-            _begin(self, held, max(backlog, 0))
+            _begin(held, max(backlog, 0))
 
 
-def _begin(sock: socket.socket, held: Held, backlog: int) -> None:
+def _begin(held: Held, backlog: int) -> None:
     try:
         held.begin(backlog)
     except ChannelClosed:
         raise
     except OSError as exc:
         raise _error(exc.errno or errno.EINVAL) from None
-    registry.begun(held)
-    # The blocking mode belongs to the file, and that is another one now.
-    _c.settimeout(sock, _c.gettimeout(sock))
 
 
 def _serves_by_itself(sock: socket.socket) -> None:
@@ -242,7 +247,7 @@ def _accept(self: socket.socket, /) -> tuple[int, Any]:
 def getpeername(self: socket.socket, /) -> Any:
     """As `socket.getpeername`: a listener has no peer, a belt has one."""
     held = registry.find(_c.fileno(self))
-    if held is not None and held.is_listening:
+    if held is not None and held.inner is not None:
         raise _error(errno.ENOTCONN)
     return _c.getpeername(self)
 
@@ -250,11 +255,13 @@ def getpeername(self: socket.socket, /) -> Any:
 def getsockopt(self: socket.socket, level: int, option: int, *size: int) -> Any:
     """As `socket.getsockopt`."""
     held = registry.find(_c.fileno(self))
-    if held is None or not held.is_listening or held.is_shared or held.inner is None:
+    if held is None or held.is_shared or held.inner is None:
         return _c.getsockopt(self, level, option, *size)
     lease = held.inner.lease
-    if (level == socket.SOL_SOCKET and option == socket.SO_ERROR) or lease is None or _context is None:
+    if level == socket.SOL_SOCKET and option == socket.SO_ERROR:
         return _c.getsockopt(self, level, option, *size)
+    if (level == socket.SOL_SOCKET and option == socket.SO_ACCEPTCONN) or lease is None or _context is None:
+        return held.inner.getsockopt(level, option, *size)
     value = _context.listener_option(
         wire.GetOption(lease.listener, level, option, size[0] if size else _INT.size)
     )
@@ -266,7 +273,7 @@ def getsockopt(self: socket.socket, level: int, option: int, *size: int) -> Any:
 def setsockopt(self: socket.socket, level: int, option: int, value: Any, *size: int) -> None:
     """As `socket.setsockopt`."""
     held = registry.find(_c.fileno(self))
-    if held is None or not held.is_listening or held.is_shared or held.inner is None:
+    if held is None or held.is_shared or held.inner is None:
         _c.setsockopt(self, level, option, value, *size)
         return
     lease = held.inner.lease
@@ -277,6 +284,27 @@ def setsockopt(self: socket.socket, level: int, option: int, value: Any, *size: 
     else:
         data = _INT.pack(value) if isinstance(value, int) else bytes(value)
     _context.listener_option(wire.SetOption(lease.listener, level, option, data))
+
+
+def settimeout(self: socket.socket, value: float | None, held: Held | None = None, /) -> None:
+    """As `socket.settimeout`.
+
+    Of a shared listener the open file, with its blocking mode, is everybody's: to block without limit is a
+    very long time-out there.
+    """
+    held = held or registry.find(_c.fileno(self))
+    _c.settimeout(self, _VERY_LONG if value is None and held is not None and held.is_shared else value)
+
+
+def setblocking(self: socket.socket, flag: bool, /) -> None:
+    """As `socket.setblocking`."""
+    settimeout(self, None if flag else 0.0)
+
+
+def gettimeout(self: socket.socket, /) -> float | None:
+    """As `socket.gettimeout`."""
+    timeout = _c.gettimeout(self)
+    return None if timeout == _VERY_LONG else timeout
 
 
 # --- other uses, and the end --------------------------------------------------------------------------------
@@ -307,8 +335,7 @@ def shutdown(self: socket.socket, how: int, /) -> None:
         return
     held.inner.say(wire.Close())
     if held.is_shared:
-        with socket.socket(self.family, self.type) as fresh:
-            os.dup2(fresh.fileno(), fd, os.get_inheritable(fd))
+        _renew(self)
         registry.find(fd)  # forgets it: the file is another
     else:
         _c.shutdown(self, how)
@@ -342,7 +369,39 @@ def _real_close(self: socket.socket, *args: Any) -> None:
         registry.forget(fd)
 
 
+# --- TLS ----------------------------------------------------------------------------------------------------
+
+
+def _install_on_ssl(module: Any) -> None:
+    lib_wrap = module.SSLContext.wrap_socket
+
+    def wrap_socket(self: Any, sock: socket.socket, *args: Any, **more: Any) -> Any:
+        """As `SSLContext.wrap_socket`; of a listener it reads a byte, which on a belt is a connection."""
+        fd = _c.fileno(sock)
+        held = registry.find_any(fd)
+        if held is None or held.inner is None:
+            is_counted = _context is not None and _context.connections.is_plain(sock)
+            wrapped = lib_wrap(self, sock, *args, **more)
+            if is_counted and _context is not None:
+                _context.connections.watch_plain(wrapped)
+            return wrapped
+        registry.lend(fd)
+        try:
+            with socket.socket(sock.family, sock.type) as placeholder:
+                os.dup2(placeholder.fileno(), fd, os.get_inheritable(fd))
+            wrapped = lib_wrap(self, sock, *args, **more)
+        finally:
+            held.put_under(fd)
+            registry.add(fd, held)
+        registry.watch(wrapped, fd)
+        settimeout(wrapped, _c.gettimeout(wrapped), held)
+        return wrapped
+
+    module.SSLContext.wrap_socket = wrap_socket
+
+
 #: What is C's in `socket.socket`, and in other children of C's class.
 _SAME: Final = (
-    bind, listen, _accept, getsockname, getpeername, getsockopt, setsockopt, connect, connect_ex, shutdown,
+    bind, listen, _accept, getsockname, getpeername, getsockopt, setsockopt, settimeout, setblocking,
+    gettimeout, connect, connect_ex, shutdown,
 )  # fmt: skip
