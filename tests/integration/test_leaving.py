@@ -25,7 +25,7 @@ from everycore import (
 from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 from tests.kit import scaled, turn, wait_gone
 
-pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
 
 #: Neither TERM nor its channel is heard: its loop is blocked.
 STUBBORN = """

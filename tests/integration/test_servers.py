@@ -26,7 +26,7 @@ from tests.integration.traffic import (
     within,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
 
 LOCAL = "127.0.0.1"
 

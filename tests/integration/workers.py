@@ -20,8 +20,11 @@ E = TypeVar("E", bound=Event)
 
 #: What every script begins with. `say` is one write, so that lines of several processes do not mix.
 HEAD = """\
-import asyncio, contextlib, json, os, signal, socket, struct, sys, threading
+import asyncio, contextlib, functools, json, os, signal, socket, struct, sys, threading
 import everycore
+
+if kind := os.environ.get("EVERYCORE_TEST_LOOP"):  # what the fixture `loop_kind` chooses
+    everycore.run = functools.partial(everycore.run, loop=kind)
 
 
 def say(*words):

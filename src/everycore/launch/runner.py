@@ -26,14 +26,15 @@ import os
 import pkgutil
 import sys
 import traceback
-from types import CodeType, TracebackType
+from functools import partial
+from types import CodeType, ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
 from everycore import place
 from everycore.errors import EverycoreError, RoleError
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.system.processes import interpreter_flags
-from everycore.worker import intercept, intercept_asyncio
+from everycore.worker import hooks, intercept, intercept_asyncio
 from everycore.worker.context import WorkerContext
 
 #: What C puts into `__main__` before it runs a script; all else is the launcher's.
@@ -54,6 +55,7 @@ def main(namespace: dict[str, Any]) -> None:
     if context is not None:
         intercept.install(context)
         intercept_asyncio.install_on_asyncio(context)
+        hooks.after_import("uvloop", partial(_install_on_uvloop, context))
     if loop == "uvloop":
         intercept_asyncio.use_uvloop()
     ending = _Ending(context, program)
@@ -63,6 +65,12 @@ def main(namespace: dict[str, Any]) -> None:
         _run_folder(path, program, namespace, ending)
     else:
         _run_script(path, program, namespace, ending)
+
+
+def _install_on_uvloop(context: WorkerContext, _: ModuleType) -> None:
+    from everycore.worker.intercept_uvloop import install_on_uvloop
+
+    install_on_uvloop(context)
 
 
 # --- three ways to name a program ---------------------------------------------------------------------------

@@ -164,21 +164,28 @@ class BeltReception(Reception):
 
 
 class BeltServer(asyncio.AbstractServer):
-    """As `asyncio.Server` is documented, for listeners of the primary."""
+    """As `asyncio.Server` is documented, for listeners of the primary.
+
+    `source` says where the connections of one of `sockets` come from, once that listens: a program that
+    knows nothing of a cluster has sockets of its own in front (`everycore run`).
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         context: WorkerContext,
-        sockets: Iterable[ClusterSocket],
+        sockets: Iterable[socket.socket],
         factory: Callable[[], asyncio.BaseProtocol],
         ssl: ssl_module.SSLContext | None,
         backlog: int,
         ssl_times: dict[str, float | None],
+        source: Callable[[Any], ClusterSocket] = lambda sock: sock,
     ) -> None:
         self._loop: Any = loop
         self._context = context
-        self._sockets: list[ClusterSocket] | None = list(sockets)
+        self._sockets: list[socket.socket] | None = list(sockets)
+        self._source = source
+        self._read: list[ClusterSocket] = []
         connect: Any = loop.connect_accepted_socket
         self._connect = partial(connect, factory, ssl=ssl, **ssl_times)
         self._backlog = backlog
@@ -239,15 +246,20 @@ class BeltServer(asyncio.AbstractServer):
         self._serving = True
         for sock in self._sockets:
             sock.listen(self._backlog)
-            reception = BeltReception(self._loop, self._context, sock, self._connect, self)
-            if isinstance(sock, SharedSocket):
-                self._loop.stamp()
-                SharedReception(self._loop, sock, self._context, reception.give_at_once).begin()
-            else:
-                self._loop.add_reader(sock.fileno(), reception.on_readable)
-            sock.say(wire.Serve(belt.MOST_BATCH))
+            self._take_from(self._source(sock))
         self._context.watch_server(self)
         self._connections.watch_server(self)
+
+    def _take_from(self, source: ClusterSocket) -> None:
+        source.setblocking(False)
+        reception = BeltReception(self._loop, self._context, source, self._connect, self)
+        if isinstance(source, SharedSocket):
+            self._loop.stamp()
+            SharedReception(self._loop, source, self._context, reception.give_at_once).begin()
+        else:
+            self._loop.add_reader(source.fileno(), reception.on_readable)
+            self._read.append(source)
+        source.say(wire.Serve(belt.MOST_BATCH))
 
     async def serve_forever(self) -> None:
         """Take connections until it is cancelled, or closed, which cancels this. Closes the server."""
@@ -271,9 +283,10 @@ class BeltServer(asyncio.AbstractServer):
         sockets, self._sockets = self._sockets, None
         if sockets is None:
             return
+        for source in self._read:
+            if source.fileno() >= 0:
+                self._loop.remove_reader(source.fileno())
         for sock in sockets:
-            if self._serving and sock.fileno() >= 0 and not isinstance(sock, SharedSocket):
-                self._loop.remove_reader(sock.fileno())
             sock.close()
         self._serving = False
         if self._forever is not None and not self._forever.done():

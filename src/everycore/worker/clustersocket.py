@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -212,8 +213,9 @@ class ClusterSocket(socket.socket):
             self.say(wire.Close())
         self._let_go()
 
-    def __del__(self) -> None:
-        if getattr(self, "_lease", None) is not None:
+    def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the end of the process the modules are empty, and the primary sees the end itself.
+        if getattr(self, "_lease", None) is not None and not _is_finalizing():
             self._give_up()
 
 

@@ -40,7 +40,7 @@ async def open_endpoint(
     more: dict[str, Any],
 ) -> tuple[Any, Any]:
     """The endpoint, on the primary's socket. Raises OSError as a lone process would see it."""
-    family, address = await _where(loop, local_addr, more)
+    family, address = await where(loop, local_addr, more)
     listener = await resolving.ask(context, family, socket.SOCK_DGRAM, address, backlog=0, start=True)
     try:
         listener.say(wire.Serve(1))
@@ -52,7 +52,8 @@ async def open_endpoint(
     return transport, protocol
 
 
-async def _where(loop: asyncio.AbstractEventLoop, local_addr: Any, more: dict[str, Any]) -> tuple[int, Any]:
+async def where(loop: asyncio.AbstractEventLoop, local_addr: Any, more: dict[str, Any]) -> tuple[int, Any]:
+    """Family and address to bind, of the arguments of `create_datagram_endpoint`."""
     family = more.get("family") or 0
     if family == socket.AF_UNIX:
         return socket.AF_UNIX, sockets.absolute_path(local_addr)

@@ -23,14 +23,14 @@ from everycore.worker.uvstamps import Stamps
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
 
-#: uvloop's own methods: `uvloop.Loop` only adds a base class to it, and may be patched (`install`).
+#: uvloop's own methods: `uvloop.Loop` adds nothing to its base class, and may be patched.
 _Native: Final[Any] = uvloop.Loop.__mro__[1]
 
 
 class ClusterUvloop(uvloop.Loop):
     """uvloop's loop; in a worker, its servers listen through the primary.
 
-    Its methods name no base class, so that `install` can put them into `uvloop.Loop` itself.
+    Its methods name their base class, so that `worker.intercept_uvloop` can put some into `uvloop.Loop`.
     """
 
     _everycore: WorkerContext
@@ -78,7 +78,6 @@ class ClusterUvloop(uvloop.Loop):
         nowhere = host is None and port is None
         if resolving.is_ours(sock) and nowhere:
             opened, times = [sock], resolving.checked_ssl(ssl, more)
-            sock.setblocking(False)
         elif sock is not None or reuse_port or nowhere:
             server: asyncio.AbstractServer = await _Native.create_server(
                 self,
@@ -191,30 +190,3 @@ def _serve(
             server.close()
             raise
     return server
-
-
-_METHODS: Final = (
-    "create_server",
-    "create_unix_server",
-    "create_datagram_endpoint",
-    "create_connection",
-    "create_unix_connection",
-)
-
-
-def install(context: WorkerContext) -> Callable[[], None]:
-    """Let every `uvloop.Loop`, whoever makes it, listen through the primary; returns what undoes this.
-
-    For programs that make their loop themselves: `uvloop.run`, `uvloop.new_event_loop`, policies, uvicorn.
-    """
-    loop_class: Any = uvloop.Loop
-    for name in _METHODS:
-        setattr(loop_class, name, ClusterUvloop.__dict__[name])
-    loop_class._everycore = context
-
-    def uninstall() -> None:
-        for name in (*_METHODS, "_everycore"):
-            if name in loop_class.__dict__:
-                delattr(loop_class, name)
-
-    return uninstall
