@@ -85,7 +85,8 @@ def bind(
 
 
 def _bind_ip(address: Any, family: int, kind: int, *, v6only: bool) -> socket.socket:
-    sock = socket.socket(family, kind)
+    # Named, not left at 0: asyncio turns Nagle's algorithm off only on what says that it is TCP.
+    sock = socket.socket(family, kind, socket.IPPROTO_TCP if kind == socket.SOCK_STREAM else 0)
     try:
         if kind == socket.SOCK_STREAM:
             # As asyncio does on POSIX: a port in TIME_WAIT may be bound at once.

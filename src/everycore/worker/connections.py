@@ -7,6 +7,7 @@ protocol says so. Must not import asyncio, nor the primary's side.
 
 from __future__ import annotations
 
+import functools
 import socket
 import weakref
 from collections.abc import Callable
@@ -29,7 +30,8 @@ class Connections:
         self._board = board
         self._counted = 0
         self._plain: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self._transports: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._accepted: set[CountedSocket] = set()
+        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
         self._servers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._looked_at: list[Any] = []
         self._most_looked_at = _LOOKED_AT
@@ -50,9 +52,15 @@ class Connections:
     def counted_socket(self, family: int, kind: int, proto: int, fd: int) -> CountedSocket:
         """A socket for a transport: closing it is noticed at once."""
         sock = CountedSocket(family, kind, proto, fileno=fd)
-        sock.on_closed = self.ended
+        sock.owner = self
+        self._accepted.add(sock)
         self.began()
         return sock
+
+    def forget(self, sock: CountedSocket) -> None:
+        """`sock` is being closed, or detached."""
+        self._accepted.discard(sock)
+        self.ended()
 
     def watch_plain(self, sock: socket.socket) -> None:
         """Count a socket that the program got from `accept()`: a plain one, looked at when asked."""
@@ -61,10 +69,6 @@ class Connections:
     def is_plain(self, sock: socket.socket) -> bool:
         """Whether `sock` is counted as a plain one."""
         return sock in self._plain
-
-    def watch_transport(self, transport: Any) -> None:
-        """Remember what to abort when grace is over."""
-        self._transports.add(transport)
 
     def watch_server(self, server: Any) -> None:
         """Remember whose `abort_clients()` to call when grace is over."""
@@ -91,7 +95,7 @@ class Connections:
 
         inner._call_connection_lost = count_and_lose
         self._counted += 1
-        self.watch_transport(transport)
+        self._opened.add(transport)
 
     def _look_at(self, transport: Any) -> None:
         """Count a transport that does not tell when it is closed, and forget those that are, now and then."""
@@ -115,7 +119,9 @@ class Connections:
         """Cut what is open."""
         for server in tuple(self._servers):
             server.abort_clients()
-        for transport in (*self._transports, *self._looked_at):
+        for conn in tuple(self._accepted):
+            conn.abort()
+        for transport in (*self._opened, *self._looked_at):
             transport.abort()
         for sock in tuple(self._plain):
             try:
@@ -146,11 +152,41 @@ def _is_open(transport: Any) -> bool:
 
 
 class CountedSocket(socket.socket):
-    """A socket that says when it is closed. Programs see it only through a transport."""
+    """A socket that says when it is closed. Programs see it only through a transport.
 
-    __slots__ = ("on_closed",)
+    HOT: made for every connection; a transport asks for family and type, which `socket.socket` makes into new
+    enum members each time.
+    """
 
-    on_closed: Callable[[], None] | None
+    __slots__ = ("_carrier", "_kinds", "owner")
+
+    owner: Connections | None
+
+    def __init__(self, family: int, kind: int, proto: int, *, fileno: int) -> None:
+        super().__init__(family, kind, proto, fileno)
+        self.owner = None
+        self._kinds = _kinds(family, kind)
+        self._carrier: Callable[[], Any] | None = None
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """As `socket.family`."""
+        return self._kinds[0]
+
+    @property
+    def type(self) -> socket.SocketKind:
+        """As `socket.type`."""
+        return self._kinds[1]
+
+    def carried_by(self, transport: Any) -> None:
+        """Remember whom to abort. Weakly: a transport that is dropped has to be found unclosed by asyncio."""
+        self._carrier = weakref.ref(transport)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        transport = None if self._carrier is None else self._carrier()
+        if transport is not None:
+            transport.abort()
 
     def _real_close(self, *args: Any, **kwargs: Any) -> None:
         self._report()
@@ -162,7 +198,11 @@ class CountedSocket(socket.socket):
         return super().detach()
 
     def _report(self) -> None:
-        on_closed = getattr(self, "on_closed", None)
-        self.on_closed = None
-        if on_closed is not None:
-            on_closed()
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.forget(self)
+
+
+@functools.cache
+def _kinds(family: int, kind: int) -> tuple[socket.AddressFamily, socket.SocketKind]:
+    return socket.AddressFamily(family), socket.SocketKind(kind)

@@ -89,30 +89,27 @@ class AsyncioReception(Reception):
         conn = lease.connections.counted_socket(lease.family, lease.kind, lease.proto, fd)
         try:
             conn.setblocking(False)
-            self._connect(conn, peer, lease.connections.watch_transport)
+            conn.carried_by(self._connect(conn, peer))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             conn.close()
             self._failed(exc)
 
-    def _connect(self, conn: socket.socket, peer: Any, watch: Callable[[Any], None]) -> None:
+    def _connect(self, conn: socket.socket, peer: Any) -> Any:
         protocol = self._factory()
         extra = {"peername": peer}
         if self._ssl is None:
-            watch(self._loop._make_socket_transport(conn, protocol, extra=extra, server=self._server))
-        else:
-            watch(
-                self._loop._make_ssl_transport(
-                    conn,
-                    protocol,
-                    self._ssl,
-                    server_side=True,
-                    extra=extra,
-                    server=self._server,
-                    **self._ssl_times,
-                )
-            )
+            return self._loop._make_socket_transport(conn, protocol, extra=extra, server=self._server)
+        return self._loop._make_ssl_transport(
+            conn,
+            protocol,
+            self._ssl,
+            server_side=True,
+            extra=extra,
+            server=self._server,
+            **self._ssl_times,
+        )
 
 
 class ClusterEventLoop(asyncio.SelectorEventLoop):
