@@ -5,17 +5,23 @@ tally = Counter(await burst(address, 100))
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.traffic import Agent, Client
+from everycore import Cluster, Settings
+from tests.integration.traffic import AGENT, Agent, Client, within
+from tests.integration.workers import worker_script
 
 #: Node's SCHED_RR and SCHED_NONE: what holds under both is shown under both.
 both_policies = pytest.mark.parametrize("policy", ["round_robin", "shared"])
+#: What a worker's `everycore.run(main(), loop=)` may be.
+both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 #: The agents' `greet`, counted.
 COUNTED = """
@@ -27,6 +33,29 @@ async def counted(reader, writer):
     await greet(reader, writer)
 
 """
+
+
+@contextlib.asynccontextmanager
+async def agents(
+    folder: Path, count: int = 1, *, loop: str = "asyncio", grace: float = 2.0, **options: Any
+) -> AsyncIterator[Any]:
+    """As `traffic.agents`, on the event loop of that kind."""
+    source = AGENT.replace("everycore.run(main())", f"everycore.run(main(), loop={loop!r})")
+    script = worker_script(folder, source, f"agent-{loop}.py")
+    async with Cluster(Settings(exec=script), grace=grace, **options) as cluster:
+        yield cluster, *[Agent(cluster.fork()) for _ in range(count)]
+
+
+@contextlib.asynccontextmanager
+async def servers(
+    folder: Path, count: int, **options: Any
+) -> AsyncIterator[tuple[Cluster, list[Agent], tuple[str, int]]]:
+    """As `agents`, all of them already serving one port."""
+    async with agents(folder, count, **options) as (cluster, *workers):
+        port = 0
+        for worker in workers:
+            port = await within(worker.serve(port))
+        yield cluster, workers, ("127.0.0.1", port)
 
 
 async def serve_by(workers: Sequence[Agent], handler: str, source: str) -> tuple[str, int]:

@@ -1,0 +1,605 @@
+"""The policy `shared`: the workers accept by themselves, in turn; the rules of `listen` hold all the same."""
+
+import asyncio
+import errno
+import signal
+import socket
+from collections import Counter
+
+import pytest
+
+from everycore import Cluster, Listening, Ready, Settings
+from tests.integration.crowds import agents, ask, burst, keep, servers, timed
+from tests.integration.traffic import (
+    Client,
+    Diary,
+    close_all,
+    closing,
+    free_port,
+    is_refused,
+    within,
+)
+from tests.integration.workers import eventually, worker_script
+from tests.kit import open_fds, scaled
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
+
+LOCAL = "127.0.0.1"
+
+#: A thread that accepts as an ordinary program does: `serve_plainly(port)` returns the port.
+PLAIN = """
+def serve_plainly(port=0, timeout=None):
+    global listener
+    listener = everycore.listen(("127.0.0.1", port))
+    listener.settimeout(timeout)
+    threading.Thread(target=accept_for_ever, args=(listener,), daemon=True).start()
+    return listener.getsockname()[1]
+
+def accept_for_ever(listener):
+    while True:
+        try:
+            conn, _ = listener.accept()
+        except TimeoutError:
+            continue
+        except OSError:
+            return
+        threading.Thread(target=talk, args=(conn,), daemon=True).start()
+
+def talk(conn):
+    with conn:
+        conn.sendall(b"%d\\n" % ID)
+        while data := conn.recv(100):
+            conn.sendall(data)
+"""
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request):
+    return request.param
+
+
+def shared_agents(tmp_path, loop, count=1, **options):
+    return agents(tmp_path, count, policy="shared", loop=loop, **options)
+
+
+def shared_servers(tmp_path, loop, count, **options):
+    return servers(tmp_path, count, policy="shared", loop=loop, **options)
+
+
+async def none_open(workers):
+    """Every worker has noticed that its clients left."""
+    for worker in workers:
+        await worker.do("while me.connections.open: await asyncio.sleep(0.001)")
+
+
+class TestBalance:
+    @pytest.mark.limit(120)
+    async def test_kept_connections_are_spread_evenly(self, tmp_path, loop):
+        """400 over 8: one by one, and in bursts. The worst worker's share, over the mean."""
+        async with shared_servers(tmp_path, loop, 8) as (_, workers, address):
+            for at_once in (1, 16, 64):
+                shares: list[float] = []
+                while not shares or (min(shares) > 1.05 and len(shares) < 5):
+                    async with closing([]) as clients:
+                        tally = Counter(await keep(address, 400, clients, at_once=at_once))
+                    shares.append(max(tally.values()) / 50)
+                    await none_open(workers)
+                # A busy machine may keep those who wait from waiting: the best of some rounds is what counts.
+                assert min(shares) <= 1.05, (at_once, shares)
+                assert max(shares) <= 1.5, (at_once, shares)
+
+    async def test_idle_workers_take_turns(self, tmp_path, loop):
+        async with shared_servers(tmp_path, loop, 4) as (_, workers, address):
+            async with closing([]) as clients:
+                answered = await keep(address, 40, clients)
+            tally = Counter(answered)
+            assert set(tally) == {worker.id for worker in workers}
+            assert max(tally.values()) <= 15
+
+    async def test_the_board_is_level_when_all_have_left(self, tmp_path, loop):
+        """Counted up and down the same, whatever way a connection ends."""
+        async with shared_servers(tmp_path, loop, 2) as (cluster, workers, address):
+            clients: list[Client] = []
+            await keep(address, 40, clients)
+            for client in clients[::2]:
+                client.writer.transport.abort()
+            await close_all(clients[1::2])
+            await none_open(workers)
+            assert [await worker.get("me.board._cells[me.board._at]") for worker in workers] == [0, 0]
+            handed = [cluster.workers[worker.id]._driver.account()[0] for worker in workers]
+            assert sum(handed) == 40
+
+
+class TestListeners:
+    async def test_several_do_not_mix(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 2) as (_, one, two):
+            ports: list[list[int]] = []
+            for worker in (one, two):
+                ports.append([])
+                for name in ("first", "second", "third"):
+                    await worker.do(
+                        f"""
+async def {name}(reader, writer):
+    writer.write(b"%d\\n{name}\\n" % ID)
+    writer.close()
+
+server_{name} = await asyncio.start_server({name}, "127.0.0.1", 0)
+"""
+                    )
+                    ports[-1].append(await worker.get(f"server_{name}.sockets[0].getsockname()[1]"))
+            assert ports[0] == ports[1]
+            assert len(set(ports[0])) == 3
+            for port, text in zip(ports[0], (b"first\n", b"second\n", b"third\n"), strict=True):
+                answered: Counter[int] = Counter()
+                for _ in range(20):
+                    client = await Client.connect((LOCAL, port))
+                    answered[client.worker or 0] += 1
+                    assert await within(client.reader.read()) == text
+                    await client.close()
+                assert set(answered) == {one.id, two.id}
+
+    async def test_closing_one_leaves_the_others_and_the_other_worker(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 2) as (_, one, two):
+            ports = []
+            for worker in (one, two):
+                await worker.do(
+                    "servers = [await asyncio.start_server(greet, '127.0.0.1', 0) for _ in range(2)]"
+                )
+                ports = await worker.get("[server.sockets[0].getsockname()[1] for server in servers]")
+            await one.do("servers[0].close()")
+            await one.get("0")
+            assert {await ask((LOCAL, ports[0])) for _ in range(10)} == {two.id}
+            async with closing([]) as clients:
+                assert set(await keep((LOCAL, ports[1]), 20, clients)) == {one.id, two.id}
+            await one.do("servers[0] = await asyncio.start_server(greet, '127.0.0.1', port)", port=ports[0])
+            async with closing([]) as clients:
+                assert set(await keep((LOCAL, ports[0]), 20, clients)) == {one.id, two.id}
+
+    async def test_the_last_one_closes_the_port_and_it_is_listened_on_again(self, tmp_path, loop):
+        async with shared_servers(tmp_path, loop, 2) as (cluster, (one, two), address):
+            for _ in range(3):
+                await one.do("server.close()")
+                await two.do("server.close()")
+                await one.fails(
+                    "await asyncio.open_connection('127.0.0.1', port)", port=address[1]
+                )  # its own channel orders this behind the close
+                assert await is_refused(address)
+                assert not cluster.snapshot().listeners
+                await one.serve(address[1])
+                await two.serve(address[1])
+                async with closing([]) as clients:
+                    assert set(await keep(address, 20, clients)) == {one.id, two.id}
+
+    async def test_closing_one_leaves_the_others_balanced(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 4) as (_, *workers):
+            port = 0
+            for worker in workers:
+                await worker.do(
+                    "servers = [await asyncio.start_server(greet, '127.0.0.1', 0) for _ in range(2)]"
+                )
+                port = await worker.get("servers[1].sockets[0].getsockname()[1]")
+            for worker in workers:
+                await worker.do("servers[0].close()")
+            async with closing([]) as clients:
+                tally = Counter(await keep((LOCAL, port), 80, clients))
+            assert len(tally) == 4
+            assert max(tally.values()) <= 30
+
+    async def test_opening_and_closing_leaves_no_descriptor(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 2) as (cluster, one, two):
+            again = """
+for _ in range(20):
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    server.close()
+    await server.wait_closed()
+    listener = everycore.listen(("127.0.0.1", 0))
+    listener.close()
+"""
+            for worker in (one, two):
+                await worker.do(again)
+            before = open_fds(one.worker.pid), open_fds()
+            await one.do(again)
+            await two.get("0")
+            assert set(open_fds(one.worker.pid)) == set(before[0])
+            assert set(open_fds()) == set(before[1])
+            assert not cluster.snapshot().listeners
+
+    async def test_one_that_is_bound_and_not_started_gets_nobody(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 2) as (_, one, two):
+            port = await one.serve()
+            await two.do(
+                "server = await asyncio.start_server(greet, '127.0.0.1', port, start_serving=False)",
+                port=port,
+            )
+            assert {await ask((LOCAL, port)) for _ in range(10)} == {one.id}
+            await two.do("await server.start_serving()")
+            async with closing([]) as clients:
+                assert set(await keep((LOCAL, port), 20, clients)) == {one.id, two.id}
+
+    async def test_it_is_a_listening_socket_to_its_program(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop) as (cluster, one):
+            diary = Diary(cluster)
+            port = await one.serve()
+            await one.do("listener = server.sockets[0]")
+            assert await one.get("listener.getsockname()") == [LOCAL, port]
+            assert await one.get("[listener.family.name, listener.type.name]") == ["AF_INET", "SOCK_STREAM"]
+            assert await one.get("listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)") == 1
+            assert (await diary.until(Listening)).address == (LOCAL, port)
+            assert cluster.snapshot().listeners[0].policy == "shared"
+
+    async def test_a_second_listen_on_a_fixed_port_is_in_use(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop) as (_, one):
+            port = await one.serve()
+            error = await one.fails("everycore.listen(('127.0.0.1', port))", port=port)
+            assert error.errno == errno.EADDRINUSE
+
+    async def test_a_listener_of_the_primary_by_its_descriptor(self, tmp_path, loop):
+        with socket.create_server((LOCAL, 0)) as given:
+            async with shared_agents(tmp_path, loop, 2) as (_, one, two):
+                for worker in (one, two):
+                    await worker.do(
+                        "server = await asyncio.start_server(greet, sock=everycore.listen(fd=fd))",
+                        fd=given.fileno(),
+                    )
+                async with closing([]) as clients:
+                    assert set(await keep(given.getsockname(), 20, clients)) == {one.id, two.id}
+
+    async def test_ipv6(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 2) as (_, one, two):
+            port = await one.serve(host="::1")
+            await two.serve(port, host="::1")
+            async with closing([]) as clients:
+                assert set(await keep(("::1", port), 20, clients)) == {one.id, two.id}
+
+
+class TestReadiness:
+    async def test_who_holds_ready_gets_nobody_until_it_says_so(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 2) as (cluster, one, two):
+            diary = Diary(cluster)
+            port = await one.serve()
+            await two.do("me.hold_ready()")
+            await two.serve(port)
+            await two.get("0")
+            assert {await ask((LOCAL, port)) for _ in range(20)} == {one.id}
+            assert set(await burst((LOCAL, port), 20)) == {one.id}
+            await two.do("me.ready()")
+            await diary.until(Ready, two.worker)
+            async with closing([]) as clients:
+                assert set(await keep((LOCAL, port), 20, clients)) == {one.id, two.id}
+
+    async def test_before_the_first_is_ready_connections_are_refused(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop) as (cluster, one):
+            diary = Diary(cluster)
+            await one.do("me.hold_ready()")
+            port = await one.serve()
+            assert await is_refused((LOCAL, port))
+            assert await is_refused((LOCAL, port))
+            await one.do("me.ready()")
+            await diary.until(Ready, one.worker)
+            assert (await timed((LOCAL, port)))[1] < scaled(1.0)
+
+    async def test_before_the_first_is_ready_connections_are_held(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, when_no_worker="hold") as (_, one):
+            await one.do("me.hold_ready()")
+            port = await one.serve()
+            waiting = [asyncio.create_task(ask((LOCAL, port))) for _ in range(10)]
+            client = await Client.open((LOCAL, port))
+            await one.get("0")
+            assert not any(task.done() for task in waiting)
+            await one.do("me.ready()")
+            assert await within(asyncio.gather(*waiting)) == [one.id] * 10
+            assert await client.greeting() == one.id
+            await client.close()
+
+    async def test_when_the_last_one_dies_connections_are_refused_and_its_replacement_has_the_port(
+        self, tmp_path, loop
+    ):
+        async with shared_servers(tmp_path, loop, 2) as (cluster, (one, two), address):
+            for worker in (one, two):
+                worker.worker.kill(signal.SIGKILL)
+                await within(worker.worker.wait())
+            assert await is_refused(address)
+            with pytest.raises(OSError, match="in use"), socket.socket() as other:
+                other.bind(address)
+                other.listen()
+            three = type(one)(cluster.fork())
+            assert await within(three.serve(address[1])) == address[1]
+            assert {await ask(address) for _ in range(5)} == {three.id}
+
+    async def test_refused_and_served_in_turns(self, tmp_path, loop):
+        """The listener is suspended and resumed under a worker that is still there, but not ready."""
+        async with shared_servers(tmp_path, loop, 1) as (cluster, (one,), address):
+            for _ in range(3):
+                two = type(one)(cluster.fork())
+                await two.do("me.hold_ready()")
+                await two.serve(address[1])
+                one.worker.kill(signal.SIGKILL)
+                await within(one.worker.wait())
+                assert await is_refused(address)
+                diary = Diary(cluster)
+                await two.do("me.ready()")
+                await diary.until(Ready, two.worker)
+                answered, seconds = await timed(address)
+                assert answered == two.id
+                assert seconds < scaled(1.0)
+                one = two
+
+    async def test_held_ones_are_refused_when_their_time_is_over(self, tmp_path, loop):
+        async with shared_servers(tmp_path, loop, 1, when_no_worker="hold", hold_timeout=0.2) as (
+            cluster,
+            (one,),
+            address,
+        ):
+            one.worker.kill(signal.SIGKILL)
+            await within(one.worker.wait())
+            client = await Client.open(address)  # held
+            assert await client.ended() == b""  # and dropped
+            await client.close()
+            assert await is_refused(address)
+            two = type(one)(cluster.fork())
+            await within(two.serve(address[1]))
+            assert await ask(address) == two.id
+
+
+class TestLeaving:
+    async def test_a_worker_that_leaves_gets_nobody_and_finishes(self, tmp_path, loop):
+        async with shared_servers(tmp_path, loop, 2, grace=20) as (_, (one, two), address):
+            async with closing([]) as clients:
+                await keep(address, 10, clients)
+                mine = [client for client in clients if client.worker == one.id]
+                assert mine
+                one.worker.disconnect()
+                await one.do("await asyncio.sleep(0)")  # it has heard of it before
+                assert {await ask(address) for _ in range(10)} == {two.id}
+                for client in mine:
+                    assert await client.echo("still") == "still"
+                    await client.close()
+                assert (await within(one.worker.wait())).code == 0
+                assert {await ask(address) for _ in range(10)} == {two.id}
+
+    async def test_under_load_everybody_is_answered(self, tmp_path, loop):
+        """A departure loses nobody, though its worker was in the row a moment ago."""
+        async with shared_servers(tmp_path, loop, 2) as (cluster, workers, address):
+            over = False
+            tally: Counter[int] = Counter()
+
+            async def load():
+                while not over:
+                    await ask(address, tally)
+
+            loads = [asyncio.create_task(load()) for _ in range(8)]
+            for _ in range(3):
+                leaver = workers.pop(0)
+                workers.append(type(leaver)(cluster.fork()))
+                await within(workers[-1].serve(address[1]))
+                leaver.worker.disconnect()
+                assert (await within(leaver.worker.wait())).code == 0
+            over = True
+            await within(asyncio.gather(*loads))
+            assert len(tally) >= 4
+
+    @pytest.mark.xfail(
+        reason="a plain `accept` is not told that its worker leaves: it takes connections until none is open",
+        strict=True,
+    )
+    async def test_a_plain_program_that_leaves_gets_nobody_and_finishes(self, tmp_path):
+        """No loop of ours: threads, in a blocking `accept` on what the other goes on to serve."""
+        source = (
+            """
+ID = everycore.current_worker().id
+"""
+            + PLAIN
+            + """
+serve_plainly(int(os.environ["PORT"]))
+threading.Event().wait()
+"""
+        )
+        port = free_port()
+        script = worker_script(tmp_path, source)
+        async with Cluster(
+            Settings(exec=script, env={"PORT": str(port)}), policy="shared", grace=20
+        ) as cluster:
+            diary = Diary(cluster)
+            one, two = cluster.fork(), cluster.fork()
+            await diary.until(Ready, count=2)
+            async with closing([]) as clients:
+                while one.id not in await keep((LOCAL, port), 10, clients):
+                    pass
+                mine = [client for client in clients if client.worker == one.id]
+                one.disconnect()
+                await eventually(lambda: one.exited_voluntarily, lambda: ask((LOCAL, port)))
+                answered = {await ask((LOCAL, port)) for _ in range(30)}
+                answered |= set(await burst((LOCAL, port), 30))
+                assert answered == {two.id}
+                for client in mine:
+                    assert await client.echo("still") == "still"
+                    await client.close()
+                assert (await within(one.wait())).code == 0
+
+
+class TestPlainPrograms:
+    async def test_threads_that_accept(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 3) as (_, *workers):
+            port = 0
+            for worker in workers:
+                await worker.do(PLAIN)
+                port = await worker.get("serve_plainly(port)", port=port)
+            tally: Counter[int] = Counter()
+            await burst((LOCAL, port), 200, tally)
+            assert tally.total() == 200
+
+    async def test_beside_asyncio_workers(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 2) as (_, plain, looped):
+            await plain.do(PLAIN)
+            port = await plain.get("serve_plainly()")
+            await looped.serve(port)
+            async with closing([]) as clients:
+                answered = set()
+                for _ in range(10):
+                    answered |= set(await keep((LOCAL, port), 20, clients, at_once=20))
+                assert answered == {plain.id, looped.id}
+
+    async def test_its_blocking_mode_is_its_own(self, tmp_path, loop):
+        """The file is shared, so O_NONBLOCK is; what one program asks for, another must not feel."""
+        async with shared_agents(tmp_path, loop, 3) as (_, blocking, timed_out, impatient):
+            port = 0
+            for worker in (blocking, timed_out, impatient):
+                await worker.do("listener = everycore.listen(('127.0.0.1', port))", port=port)
+                port = await worker.get("listener.getsockname()[1]")
+            modes = "[listener.gettimeout(), listener.getblocking()]"
+            assert await blocking.get(modes) == [None, True]
+            await timed_out.do("listener.settimeout(0.05)")
+            await impatient.do("listener.setblocking(False)")
+            assert await blocking.get(modes) == [None, True]
+            assert await timed_out.get(modes) == [0.05, True]
+            assert await impatient.get(modes) == [0.0, False]
+            assert "BlockingIOError" in (await impatient.fails("listener.accept()")).classes
+            assert "TimeoutError" in (await timed_out.fails("listener.accept()")).classes
+            # The blocking one waits, whatever the others have done, until somebody comes.
+            await blocking.do(
+                """
+taken = []
+def take():
+    conn, peer = listener.accept()
+    with conn:
+        taken.append((peer, conn.gettimeout()))
+        conn.sendall(b"%d\\n" % ID)
+thread = threading.Thread(target=take)
+thread.start()
+"""
+            )
+            await impatient.do("listener.setblocking(True)")
+            await impatient.do("listener.setblocking(False)")
+            await timed_out.do("listener.close()")
+            assert await blocking.get("[thread.is_alive(), taken]") == [True, []]
+            client = await Client.connect((LOCAL, port))
+            assert client.worker == blocking.id
+            await blocking.do("thread.join()")
+            name = list(client.writer.get_extra_info("sockname"))
+            assert await blocking.get("taken") == [[name, None]]
+            await client.close()
+
+    async def test_socket_setdefaulttimeout_is_honoured(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop) as (_, worker):
+            await worker.do(
+                """
+socket.setdefaulttimeout(0.05)
+try:
+    listener = everycore.listen(("127.0.0.1", 0))
+finally:
+    socket.setdefaulttimeout(None)
+"""
+            )
+            assert await worker.get("listener.gettimeout()") == 0.05
+            assert "TimeoutError" in (await worker.fails("listener.accept()")).classes
+
+    async def test_shutdown_and_listen_do_not_reach_the_others(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 2) as (_, one, two):
+            port = await one.serve()
+            await two.do(
+                """
+listener = everycore.listen(("127.0.0.1", port))
+listener.listen(1)
+listener.shutdown(socket.SHUT_RDWR)
+listener.close()
+""",
+                port=port,
+            )
+            assert {await ask((LOCAL, port)) for _ in range(5)} == {one.id}
+
+    async def test_duplicates_and_their_ends(self, tmp_path, loop):
+        async with shared_agents(tmp_path, loop, 2) as (cluster, one, _):
+            await one.do("listener = everycore.listen(('127.0.0.1', 0)); copy = listener.dup()")
+            port = await one.get("copy.getsockname()[1]")
+            await one.do("listener.close()")
+            assert cluster.snapshot().listeners[0].workers == (one.id,)
+            client = await Client.open((LOCAL, port))
+            await one.do("conn, _ = copy.accept(); conn.sendall(b'%d\\n' % ID); conn.close()")
+            assert await client.greeting() == one.id
+            await client.close()
+            await one.do("copy.close()")
+            await eventually(lambda: not cluster.snapshot().listeners, lambda: one.get("0"))
+
+    async def test_a_server_of_the_library(self, tmp_path, loop):
+        """`socketserver` selects, then accepts: who went elsewhere meanwhile does not stop it."""
+        source = """
+class Hello(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"%d\\n" % ID)
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    def __init__(self, sock):
+        socketserver.BaseServer.__init__(self, sock.getsockname(), Hello)
+        self.socket = sock
+
+server = Server(everycore.listen(("127.0.0.1", port)))
+threading.Thread(target=server.serve_forever, daemon=True).start()
+"""
+        async with shared_agents(tmp_path, loop, 2) as (_, one, two):
+            await one.do(source, port=0)
+            address = (LOCAL, await one.get("server.socket.getsockname()[1]"))
+            await two.do(source, port=address[1])
+            tally: Counter[int] = Counter()
+            for _ in range(5):
+                await within(burst(address, 40, tally))
+            assert tally.total() == 200
+
+
+class TestShortOfDescriptors:
+    HOARD = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from everycore.worker.reception import descriptor_limit
+me.descriptor_limit = descriptor_limit()
+hoard = []
+try:
+    while True:
+        hoard.append(os.dup(2))
+except OSError:
+    pass
+"""
+
+    async def test_others_answer_and_nobody_hangs(self, tmp_path, loop):
+        """A worker without descriptors is woken for somebody it cannot accept: others must hear of it."""
+        async with shared_servers(tmp_path, loop, 2) as (_, (one, two), address):
+            await one.do(self.HOARD)
+            answers = [await timed(address) for _ in range(10)]
+            assert {worker for worker, _ in answers} == {two.id}
+            assert max(seconds for _, seconds in answers) < scaled(1.0)
+            assert set(await within(burst(address, 40))) == {two.id}
+            await one.do("for fd in hoard: os.close(fd)\nhoard.clear()")
+            async with closing([]) as clients:
+                answered: set[int] = set()
+                while one.id not in answered:
+                    answered |= set(await keep(address, 10, clients))
+
+    async def test_the_only_one_serves_again_when_it_has_some(self, tmp_path, loop):
+        async with shared_servers(tmp_path, loop, 1) as (_, (one,), address):
+            await one.do(self.HOARD)
+            waiting = [asyncio.create_task(ask(address)) for _ in range(20)]
+            client = await Client.open(address)
+            await one.get("0")
+            assert not any(task.done() for task in waiting)
+            await one.do("for fd in hoard: os.close(fd)\nhoard.clear()")
+            assert await within(asyncio.gather(*waiting)) == [one.id] * 20
+            assert await client.greeting() == one.id
+            await client.close()
+
+    async def test_it_does_not_take_its_last_descriptors(self, tmp_path, loop):
+        """With few left it stays out of the row, so that its program can still open a file."""
+        async with shared_servers(tmp_path, loop, 1) as (_, (one,), address):
+            await one.do(self.HOARD)
+            for _ in range(40):
+                await one.do("os.close(hoard.pop())")
+            opened = [await Client.open(address) for _ in range(60)]
+            async with closing(opened):
+                answered = [asyncio.create_task(client.greeting()) for client in opened]
+                await one.do("while me.connections.open < 10: await asyncio.sleep(0.001)")
+                await one.do("open('/dev/null').close()")
+                assert not all(task.done() for task in answered)
+                # As some leave, others are let in.
+                for task, client in zip(answered, opened, strict=True):
+                    await within(task)
+                    await client.close()
+                    await one.do("open('/dev/null').close()")
