@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("everycore")
 
+#: Requests on the link answered at once, before one on the channel.
+_LINK_BUDGET = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -277,6 +280,7 @@ class WorkerDriver:
 
     def _answer_listen(self, request: wire.Listen) -> None:
         assert self._channel is not None
+        self._hear_link()
         if self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD):
             return  # never granted: the worker is on its way out, and its loop waits for the end
         try:
@@ -312,33 +316,40 @@ class WorkerDriver:
 
     # --- the link -----------------------------------------------------------------------------------------
 
-    def _on_link(self) -> None:
+    def _hear_link(self) -> None:
+        """Answer what was said on the link, before what was said on the channel after it."""
+        for _ in range(_LINK_BUDGET):
+            if not self._on_link():
+                return
+
+    def _on_link(self) -> bool:
+        """Answer one request, if there is one."""
         link = self._link
         if link is None:
-            return
+            return False
         try:
             received = belt.receive(link)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             received = None
         if received is None:
             self._loop.remove_reader(link)
-            return
+            return False
         data, fds, _ = received
         number, body = data[: LINK_NUMBER.size], data[LINK_NUMBER.size :]
         try:
             request = wire.decode_link_request(body)
             if isinstance(request, wire.GiveUp):
                 self._take_back_grant(number)
-                return
+                return True
             reply, out = self._answer_link(request, fds)
         except msgspec.DecodeError as exc:
             self.violated(ProtocolError(f"unreadable request on the link: {exc}"))
-            return
+            return False
         except ProtocolError as exc:
             self.violated(exc)
-            return
+            return False
         finally:
             close_all(fds)
         if isinstance(reply, wire.Granted):
@@ -349,6 +360,7 @@ class WorkerDriver:
             log.warning("worker %d: no reply on its link: %s", self.seat.id, exc)
         finally:
             close_all(out)
+        return True
 
     def _take_back_grant(self, number: bytes) -> None:
         if self._last_grant is not None and self._last_grant[0] == number:
