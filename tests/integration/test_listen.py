@@ -13,6 +13,7 @@ import pytest
 import everycore
 from everycore import Cluster, ConfigurationError, Listening, Settings
 from tests.integration.traffic import (
+    NEVER,
     Agent,
     Client,
     Diary,
@@ -43,9 +44,11 @@ def serve(sock):
                 conn, peer = sock.accept()
             except OSError:
                 return
-            with conn:
-                conn.sendall(b"%d\\n" % ID)
-                conn.recv(100)
+            threading.Thread(target=answer, args=(conn,), daemon=True).start()
+    def answer(conn):
+        with conn:
+            conn.sendall(b"%d\\n" % ID)
+            conn.recv(100)
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()
     return thread
@@ -138,14 +141,13 @@ asyncio.run(main())
 async def test_any_server_that_takes_a_socket_is_served_in_turn(tmp_path, name):
     port = free_port()
     script = worker_script(tmp_path, f"port = {port}\n{PROGRAMS[name]}")
-    async with Cluster(Settings(exec=script), grace=0.1) as cluster:
+    async with Cluster(Settings(exec=script), grace=0.1, recall_after=NEVER) as cluster:
         diary = Diary(cluster)
         for _ in range(2):
             cluster.fork()
         await diary.until(Listening, count=2)
         async with closing([]) as clients:
-            for _ in range(8):
-                clients.append(await Client.connect((LOCAL, port)))
+            clients += await one_by_one(cluster, [(LOCAL, port)] * 8)
             order = [client.worker for client in clients]
             assert order[:2] in ([1, 2], [2, 1])
             assert order == order[:2] * 4
@@ -263,7 +265,7 @@ async def test_what_one_worker_does_to_its_socket_no_other_feels(tmp_path):
         port = free_port()
         for worker in (first, second):
             await worker.do(SERVE_IN_THREAD)
-            await worker.do("sock = everycore.listen(('127.0.0.1', port))", port=port)
+            await worker.listens("sock = everycore.listen(('127.0.0.1', port))", port=port)
         await second.do("serve(sock)")
         await first.do(
             "sock.setblocking(False); sock.listen(1); sock.listen(); sock.shutdown(socket.SHUT_RDWR)"
@@ -375,7 +377,7 @@ async def test_a_descriptor_of_the_primary_is_listened_on_by_all(tmp_path):
         async with agents(tmp_path, 2) as (cluster, first, second):
             diary = Diary(cluster)
             for worker in (first, second):
-                await worker.do("sock = everycore.listen(fd=fd)", fd=bound.fileno())
+                await worker.listens("sock = everycore.listen(fd=fd)", fd=bound.fileno())
                 await worker.do("server = await asyncio.start_server(greet, sock=sock)")
                 assert tuple(await worker.get("sock.getsockname()")) == bound.getsockname()
             async with closing([await Client.connect(bound.getsockname()) for _ in range(4)]) as clients:
@@ -598,7 +600,7 @@ async def test_a_second_listen_on_a_fixed_port_is_in_use_as_alone(tmp_path):
     async with agents(tmp_path, 2) as (_, first, second):
         port = free_port()
         for worker in (first, second):
-            await worker.do("sock = everycore.listen(('127.0.0.1', port))", port=port)
+            await worker.listens("sock = everycore.listen(('127.0.0.1', port))", port=port)
             error = await worker.fails("everycore.listen(('127.0.0.1', port))", port=port)
             assert error.classes[0] == "OSError"
             assert error.errno == errno.EADDRINUSE
@@ -840,7 +842,7 @@ async def test_a_path_is_kept_for_the_replacement_and_found_again(tmp_path):
     path = str(tmp_path / "s")
     async with agents(tmp_path, 2) as (cluster, first, second):
         for worker in (first, second):
-            await worker.do("sock = everycore.listen(path)", path=path)
+            await worker.listens("sock = everycore.listen(path)", path=path)
         for worker in (first, second):
             worker.worker.kill(9)
             await within(worker.worker.wait())

@@ -15,6 +15,7 @@ from everycore import Listening
 from tests.integration.traffic import (
     Client,
     Diary,
+    acknowledged,
     agents,
     closing,
     first_ordinary_port,
@@ -245,15 +246,16 @@ async def test_a_server_that_never_started_keeps_its_port_from_others_until_it_i
 
 
 async def test_one_worker_serves_while_another_has_only_bound(tmp_path):
-    async with agents(tmp_path, 2) as (_, first, second):
+    async with agents(tmp_path, 2) as (cluster, first, second):
         port = await first.serve()
         await second.do(
             "server = await asyncio.start_server(greet, '127.0.0.1', port, start_serving=False)", port=port
         )
         async with closing([await Client.connect((LOCAL, port)) for _ in range(3)]) as clients:
             assert [client.worker for client in clients] == [first.id] * 3
-            await second.do("await server.start_serving()")
-            clients += [await Client.connect((LOCAL, port)) for _ in range(2)]
+            await second.listens("await server.start_serving()")
+            await acknowledged(cluster)
+            clients += await one_by_one(cluster, [(LOCAL, port)] * 4)
             assert {client.worker for client in clients[3:]} == {first.id, second.id}
 
 
@@ -392,10 +394,12 @@ made = [await asyncio.start_server(saying(b"%d" % n), "127.0.0.1", 0) for n in r
 
 async def test_a_list_of_hosts_is_one_server_with_a_socket_each(tmp_path):
     hosts = [LOCAL, "127.0.0.2", "::1", LOCAL]
-    async with agents(tmp_path, 2) as (_, first, second):
+    async with agents(tmp_path, 2) as (cluster, first, second):
+        diary = Diary(cluster)
         port = free_port()
         for worker in (first, second):
             await worker.do("server = await asyncio.start_server(greet, hosts, port)", hosts=hosts, port=port)
+            await diary.until(Listening, worker.worker, count=3)
         names = await first.get("[sock.getsockname()[:2] for sock in server.sockets]")
         assert names == [[LOCAL, port], ["127.0.0.2", port], ["::1", port]]
         for host in hosts[:3]:
@@ -603,7 +607,7 @@ async def test_a_unix_path_that_is_no_text(tmp_path):
     async with agents(tmp_path, 2) as (cluster, first, second):
         diary = Diary(cluster)
         for worker in (first, second):
-            await worker.do("server = await asyncio.start_unix_server(greet, path)", path=path)
+            await worker.listens("server = await asyncio.start_unix_server(greet, path)", path=path)
             assert await worker.get("os.fsencode(server.sockets[0].getsockname())") == path
         async with closing([await Client.connect(path) for _ in range(2)]) as clients:
             assert {client.worker for client in clients} == {first.id, second.id}
@@ -690,7 +694,7 @@ async def test_a_unix_server_is_shared_and_its_file_goes_at_the_end(tmp_path, ki
     async with agents(tmp_path, 2) as (cluster, first, second):
         diary = Diary(cluster)
         for worker in (first, second):
-            await worker.do(
+            await worker.listens(
                 f"os.chdir({str(tmp_path)!r}); server = await asyncio.start_unix_server(greet, {expression})"
             )
             assert await worker.get("server.sockets[0].getsockname()") == str(path)
@@ -709,7 +713,7 @@ async def test_an_abstract_unix_server(tmp_path):
     name = f"\0everycore-test-{os.getpid()}"
     async with agents(tmp_path, 2) as (_, first, second):
         for worker in (first, second):
-            await worker.do("server = await asyncio.start_unix_server(greet, name)", name=name)
+            await worker.listens("server = await asyncio.start_unix_server(greet, name)", name=name)
         async with closing([await Client.connect(name) for _ in range(2)]) as clients:
             assert {client.worker for client in clients} == {first.id, second.id}
 
@@ -793,7 +797,7 @@ async def test_tls_is_spoken_by_every_worker(tmp_path, certificate):
     key, cert = certificate
     async with agents(tmp_path, 2) as (_, first, second):
         for worker in (first, second):
-            await worker.do(SERVE_TLS, key=key, cert=cert, more={})
+            await worker.listens(SERVE_TLS, key=key, cert=cert, more={})
         address = tuple(await first.get("server.sockets[0].getsockname()"))
         async with closing([await Client.connect(address, tls=trusting(cert)) for _ in range(2)]) as clients:
             assert {client.worker for client in clients} == {first.id, second.id}

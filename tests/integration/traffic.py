@@ -24,9 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from everycore import Cluster, Settings, Worker
+from everycore import Cluster, Listening, Settings, Worker
 from everycore.system import descriptors
 from tests.integration.workers import Diary, within, worker_script
+
+#: Seconds: longer than any test.
+NEVER = 3600.0
 
 #: Runs what it is sent, in one namespace, as a console with top-level `await` would.
 AGENT = """
@@ -109,6 +112,16 @@ class Agent:
         """Runs statements; names they bind stay. `handle` arrives as the name `handle`."""
         await self._perform("exec", code, values, handle)
 
+    async def listens(self, code: str, **values: Any) -> None:
+        """As `do`, for statements that make one listener; the primary has heard that it is to be served."""
+        heard = asyncio.Event()
+        subscription = self.worker.once(Listening, lambda event: heard.set())
+        try:
+            await self.do(code, **values)
+            await within(heard.wait())
+        finally:
+            subscription.cancel()
+
     async def get(self, expression: str, **values: Any) -> Any:
         """The value of an expression."""
         return await self._perform("eval", expression, values)
@@ -123,7 +136,7 @@ class Agent:
 
     async def serve(self, port: int = 0, host: str = "127.0.0.1") -> int:
         """`server = start_server(greet, host, port)`; returns the port."""
-        await self.do(
+        await self.listens(
             "server = await asyncio.start_server(greet, host, port)\n"
             "port = server.sockets[0].getsockname()[1]",
             host=host,
@@ -159,10 +172,16 @@ class Agent:
 
 
 @contextlib.asynccontextmanager
-async def agents(folder: Path, count: int = 1, *, grace: float = 2.0, **options: Any) -> AsyncIterator[Any]:
-    """A cluster of this process with `count` agents; yields the cluster and them."""
+async def agents(
+    folder: Path, count: int = 1, *, grace: float = 2.0, recall_after: float = NEVER, **options: Any
+) -> AsyncIterator[Any]:
+    """A cluster of this process with `count` agents; yields the cluster and them.
+
+    A worker that gets no CPU for a while on a busy machine is one that blocks: unless recalls are what a test
+    is about there are none, and it keeps what it was given.
+    """
     script = worker_script(folder, AGENT, "agent.py")
-    async with Cluster(Settings(exec=script), grace=grace, **options) as cluster:
+    async with Cluster(Settings(exec=script), grace=grace, recall_after=recall_after, **options) as cluster:
         yield cluster, *[Agent(cluster.fork()) for _ in range(count)]
 
 
@@ -406,6 +425,7 @@ class LogLines(logging.Handler):
 
 __all__ = [
     "AGENT",
+    "NEVER",
     "Agent",
     "Client",
     "Diary",
