@@ -22,6 +22,7 @@ from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
 from everycore.system import processes
 from everycore.system.board import WorkerBoard
+from everycore.system.descriptors import close_all
 from everycore.worker.connections import Connections
 from everycore.worker.link import Link
 
@@ -49,7 +50,8 @@ class Post:
 
     def abandon(self) -> None:
         """In a forked child: these are the parent's."""
-        self.channel.close()
+        # Not `close`: uvloop holds a socket that it reads, and would put that off for ever.
+        close_all((self.channel.detach(),))
         self.link.close()
         self.board.close()
 
