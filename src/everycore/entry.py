@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Coroutine
 from typing import Any, Final, Literal, TypeVar
 
@@ -40,12 +41,15 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     if not asyncio.iscoroutine(main):
         raise TypeError(f"run() takes a coroutine, not {type(main).__name__}")
     context = place.context()
+    noted: list[int] = []
+    if context is not None and threading.current_thread() is threading.main_thread():
+        noted = context.only_note_signals()
     try:
         with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(loop)) as runner:
             if context is None:
                 return runner.run(_as_primary(main))
             try:
-                return runner.run(_as_worker(main))  # type: ignore[no-any-return]
+                return runner.run(_as_worker(main, noted))  # type: ignore[no-any-return]
             finally:
                 # Also when SystemExit or a bug ended it: what was sent before is sent.
                 runner.run(context.finish())
@@ -111,7 +115,7 @@ async def _as_primary(main: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def _as_worker(main: Coroutine[Any, Any, Any]) -> Any:
+async def _as_worker(main: Coroutine[Any, Any, Any], noted: list[int]) -> Any:
     context = place.context()
     assert context is not None
     loop = asyncio.get_running_loop()
@@ -129,6 +133,8 @@ async def _as_worker(main: Coroutine[Any, Any, Any]) -> Any:
             loop.add_signal_handler(number, leave, number)
     except (ValueError, RuntimeError):
         pass  # not the main thread
+    if noted:
+        leave(noted[0])
     try:
         return await task
     except asyncio.CancelledError:

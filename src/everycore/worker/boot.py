@@ -45,8 +45,10 @@ class Post:
         self.link = Link(socket.socket(fileno=ticket.link[0]))
         self.board = WorkerBoard(ticket.board[0], ticket.row)
         self.connections = Connections(self.board)
-        #: Set by a loop of ours: SIGTERM is then its business.
-        self.has_loop = False
+        #: Set while a loop of ours is being made, and from then on: signals are only noted in `noted`, for
+        #: SystemExit in the middle of a constructor leaves half a loop behind. The loop looks when it runs.
+        self.only_note = False
+        self.noted: list[int] = []
 
     def abandon(self) -> None:
         """In a forked child: these are the parent's."""
@@ -96,6 +98,9 @@ class _Terminator:
         self._is_over = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._post.only_note:
+            self._post.noted.append(number)
+            return
         if self._is_over:
             raise SystemExit(0)
         if not self._has_helper:

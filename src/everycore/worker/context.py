@@ -212,6 +212,11 @@ class WorkerContext:
         self.waits_for_shutdown = True
         await self._leaving.wait()
 
+    def only_note_signals(self) -> list[int]:
+        """From now on SIGTERM and SIGINT end nothing by themselves: they are added to the list returned."""
+        self._post.only_note = True
+        return self._post.noted
+
     # --- on the loop --------------------------------------------------------------------------------------
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -221,7 +226,6 @@ class WorkerContext:
         if self._loop is not None:
             raise RuntimeError("the channel of this worker belongs to another event loop")
         self._loop = loop
-        self._post.has_loop = True
         self.channel = Channel(
             self._post.channel,
             loop=loop,
