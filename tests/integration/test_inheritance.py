@@ -109,6 +109,8 @@ found = {
             + "import multiprocessing, subprocess\n"
             + LOOK
             + f"""
+at_import = sockets()
+
 def tell():
     say("child", json.dumps(look()))
 
@@ -127,9 +129,10 @@ def fork():
     os.wait()
 
 async def worker():
+    before = sockets()  # the loop has some of its own
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
     plain = everycore.listen(("127.0.0.1", 0))
-    say("worker", json.dumps(sockets()))
+    say("worker", json.dumps(sorted(at_import + list(set(sockets()) - set(before)))))
     {how}
 
 async def primary():
@@ -145,11 +148,9 @@ if __name__ == "__main__":
         )
         running = start_program(source)
         held = set(json.loads(running.expect("worker (.*)")[1]))
-        assert len(held) >= 2 + 2 * 2  # channel and link; both ends of two belts
+        assert len(held) == 2 + 2 * 2  # channel and link; both ends of two belts
         found = json.loads(running.expect("child (.*)")[1])
-        inherited = held & set(found.pop("sockets"))
-        # asyncio's own self-pipe is the business of who forks a running loop.
-        assert len(inherited) <= (2 if expected is NOBODY else 0)
+        assert held & set(found.pop("sockets")) == set()
         assert found == expected
         running.expect("exit status 0")
         assert running.wait() == 0
@@ -243,12 +244,13 @@ def child():
         signal.pause()
 
 async def primary():
+    before = sockets()  # the loop has some of its own
     async with everycore.Cluster() as cluster:
         listening = cluster.events(everycore.Listening)
         cluster.fork()
         event = await anext(listening)
         say("listening", event.address[1], event.worker.pid)
-        say("primary", json.dumps(sockets()))
+        say("primary", json.dumps(sorted(set(sockets()) - set(before))))
         process = multiprocessing.get_context(sys.argv[1]).Process(target=child)
         process.start()
         await for_ever()
@@ -267,7 +269,8 @@ if __name__ == "__main__":
         held = set(json.loads(running.expect("primary (.*)")[1]))
         match = running.expect(r"child (\d+) (.*)")
         found = json.loads(match[2])
-        assert len(held & set(found.pop("sockets"))) <= (2 if method == "fork" else 0)  # the self-pipe
+        assert len(held) == 2 + 1 + 2  # channel and link, the listener, both ends of the belt
+        assert held & set(found.pop("sockets")) == set()
         assert found == expected
         # The primary dies; its child lives on, and does not keep the port or the worker.
         running.signal(SIGKILL)
