@@ -244,6 +244,29 @@ def test_inherited_descriptor(start_program, tmp_path):
     assert served.program.finish() == 0
 
 
+def test_sockets_of_systemd(start_program, tmp_path):
+    source = """
+        import os, socket, sys
+        sock = socket.create_server(("127.0.0.1", 0))
+        os.dup2(sock.fileno(), 3)
+        os.set_inheritable(3, True)
+        os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+        os.execv(sys.argv[1], sys.argv[1:])
+    """
+    (tmp_path / "main.py").write_text(
+        "import os\n"
+        "async def app(scope, receive, send):\n"
+        "    body = b'inherited' if 'LISTEN_FDS' in os.environ else b'clean'\n"
+        "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
+        "    await send({'type': 'http.response.body', 'body': body})\n"
+    )
+    argv = command("--workers", "1")
+    at = argv.index("--bind")
+    served = wait_serving(start_program(source, *argv[:at], *argv[at + 2 :]))
+    assert served.get() == "clean"
+    assert served.program.finish() == 0
+
+
 # stdout that nobody reads
 
 

@@ -18,7 +18,8 @@ import click
 
 from everycore.entry import LOOPS
 from everycore.errors import ConfigurationError
-from everycore.ops import logs, sources
+from everycore.ops import activation, logs, sources
+from everycore.ops.activation import activated_descriptors
 from everycore.ops.binds import parse_binds
 from everycore.ops.job import INTERFACES, Job, check_app
 from everycore.settings import POLICIES, Settings
@@ -67,7 +68,7 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
     multiple=True,
     metavar="ADDRESS",
     help="HOST:PORT, [V6]:PORT, unix:PATH or fd://N; may be repeated. Port 0 is any free port."
-    f"  [default: {DEFAULT_BIND}]",
+    f"  [default: systemd's sockets (LISTEN_FDS), else {DEFAULT_BIND}]",
 )
 @click.option(
     "--policy",
@@ -125,7 +126,8 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
     def value(option: str, parse: sources.Parser[Any], default: Any) -> Any:
         return resolve(option, parse, default).value
 
-    binds = parse_binds(arguments["binds"] or (DEFAULT_BIND,))
+    activated = [f"fd://{fd}" for fd in activated_descriptors(environ, os.getpid())]
+    binds = parse_binds(arguments["binds"] or activated or (DEFAULT_BIND,))
     job = Job(
         app=check_app(arguments["app"]),
         binds=[str(bind) for bind in binds],
@@ -176,7 +178,11 @@ def _run(options: Options, command: list[str]) -> int:
 
     pool = Pool(
         options.workers.count,
-        settings=Settings(exec=command, stdio=("null", "inherit", "inherit")),
+        settings=Settings(
+            exec=command,
+            env=dict.fromkeys(activation.VARIABLES),
+            stdio=("null", "inherit", "inherit"),
+        ),
         policy=options.policy,
         grace=options.job.grace,
         boot_timeout=options.boot_timeout,

@@ -14,7 +14,7 @@ The rule (measured against seven others; `docs/explanation/how-a-connection-trav
   `late_after`, or than four typical pick-ups. Late lanes are chosen only if all are late.
 * *Credit.* A lane may have `credit` connections un-acknowledged. It doubles, up to `MOST_CREDIT`, only when
   the dispatcher ran out of credit with the backlog not empty and nobody late; it falls to 1 when a pick-up
-  was slow.
+  was slow, and comes back, doubling, with prompt ones.
 * *Nobody has credit:* connections stay in the kernel's backlog, where whoever is free first gets them (late
   binding). Node accepts without limit instead.
 * *Recall.* What lies on a belt longer than `recall_after`, while another lane has credit, is taken back,
@@ -97,6 +97,8 @@ class Dispatcher:
         self.recall_after = recall_after
         self.lanes: dict[int, Lane] = {}
         self._most_given = 0
+        #: The credit that demand has raised lanes to: what a lane that had to go down to 1 comes back to.
+        self._level = FIRST_CREDIT
         #: A running median of pick-up times: one step up for a longer one, one down for a shorter.
         self._typical = 0.0
 
@@ -203,6 +205,7 @@ class Dispatcher:
         for lane in open_lanes:
             if lane.credit < MOST_CREDIT:
                 lane.credit = min(lane.credit * 2, MOST_CREDIT)
+                self._level = max(self._level, lane.credit)
                 grown = True
         return grown
 
@@ -231,6 +234,9 @@ class Dispatcher:
         self._picked_up_in(slowest)
         if slowest > SLOW_PICK_UP:
             lane.credit = 1
+        elif slowest <= self.late_after and lane.credit < self._level:
+            # Prompt again. (Without this, one slow pick-up kept a worker at a quarter of its share for good.)
+            lane.credit = min(lane.credit * 2, self._level)
 
     def returned(self, worker: int, number: int) -> None:
         """Connection `number` came back: read back from the belt, or given back by the worker."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +25,14 @@ from everycore.model import Snapshot
 from everycore.ops.addresses import as_url
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
+from everycore.system.processes import reap_strangers
 
 _logger = logging.getLogger("everycore")
 
 #: The least time between two lines of counts.
 COUNT_INTERVAL = 0.5
+#: A worker's end, which its own driver learns of, stood before a stranger's: look again after, in seconds.
+REAP_AGAIN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class _Service:
     async def run(self) -> Outcome:
         self._pool.cluster.on(Message, self._on_message)
         self._pool.cluster.on(Ready, self._on_ready)
-        with self._signals():
+        with self._signals(), self._orphans():
             async with self._pool:
                 counter = asyncio.create_task(self._show_counts()) if self._counts else None
                 try:
@@ -100,6 +104,26 @@ class _Service:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    # Strangers
+
+    @contextmanager
+    def _orphans(self) -> Iterator[None]:
+        """As PID 1, in a container: every orphan of the container becomes our child, and a zombie if left."""
+        if os.getpid() != 1:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGCHLD)
+
+    def _reap(self) -> None:
+        ours = {worker.pid for worker in self._pool.cluster.workers.values() if worker.pid is not None}
+        if not reap_strangers(ours):
+            asyncio.get_running_loop().call_later(REAP_AGAIN, self._reap)
 
     # What workers tell
 

@@ -13,7 +13,7 @@ import pwd
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -92,6 +92,24 @@ def _signal(number: int) -> signal.Signals:
         unnamed = int.__new__(signal.Signals, number)
         unnamed._name_, unnamed._value_ = f"SIGRTMIN+{number - signal.SIGRTMIN}", number
         return unnamed
+
+
+def reap_strangers(ours: Collection[int]) -> bool:
+    """As PID 1: reap what was left to us by processes that ended before their children.
+
+    `ours` are the pids that somebody else waits for. Returns False if one of these stood in the way, so that
+    there may be more behind it: call again when it was reaped. (WNOWAIT: look first, whose it is.)
+    """
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        if found is None:
+            return True
+        if found.si_pid in ours:
+            return False
+        os.waitid(os.P_PID, found.si_pid, os.WEXITED | os.WNOHANG)
 
 
 def send_signal(pidfd: int, number: int) -> bool:

@@ -33,7 +33,7 @@ _Loop: Any = asyncio.SelectorEventLoop
 
 def install_on_asyncio(context: WorkerContext) -> None:
     """Once, after `intercept.install`."""
-    if loops.check_asyncio():
+    if loops.knows_asyncio():
         _replace_serving(context)
     _replace_create_unix_server()
     _replace_selector(context)

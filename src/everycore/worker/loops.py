@@ -6,7 +6,7 @@ it builds transports without the task and the future that asyncio's own accept l
 27 us a connection, measured).
 
 What of asyncio is private here: `_start_serving`, `_make_socket_transport`, `_make_ssl_transport`,
-`_add_reader`, and the constructor of `asyncio.Server`. `check_asyncio` compares their signatures at import;
+`_add_reader`, and the constructor of `asyncio.Server`. `knows_asyncio` compares their signatures;
 should a later Python differ, the sockets still work as plain listening sockets (`ClusterSocket.accept`),
 only slower. Must not import the primary's side.
 """
@@ -14,6 +14,7 @@ only slower. Must not import the primary's side.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
 import socket
@@ -261,7 +262,7 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        if not isinstance(sock, ClusterSocket):
+        if not isinstance(sock, ClusterSocket) or not knows_asyncio():
             super()._start_serving(  # type: ignore[misc]
                 protocol_factory,
                 sock,
@@ -271,6 +272,9 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
                 ssl_handshake_timeout,
                 ssl_shutdown_timeout,
             )
+            if isinstance(sock, ClusterSocket):  # a plain listening socket, to an asyncio that we do not know
+                self._context.watch_server(server)
+                sock.say(wire.Serve(1))
             return
         times = {
             "ssl_handshake_timeout": ssl_handshake_timeout,
@@ -300,7 +304,8 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
         return pair
 
 
-def check_asyncio() -> bool:
+@functools.cache
+def knows_asyncio() -> bool:
     """Whether this Python's asyncio has the private parts that the fast road needs, as we know them."""
     loop = asyncio.SelectorEventLoop
     wanted: dict[Any, tuple[str, ...]] = {

@@ -1,0 +1,34 @@
+"""A later Python whose asyncio has other private parts: servers go through the primary all the same."""
+
+from everycore import Cluster, Listening, Settings
+from tests.integration.traffic import Client
+from tests.integration.workers import Diary, within, worker_script
+
+SERVER = """
+import everycore.worker.loops
+everycore.worker.loops.knows_asyncio = lambda: False
+
+async def greet(reader, writer):
+    writer.write(b"%d\\n" % everycore.current_worker().id)
+    await reader.read()
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    await server.serve_forever()
+
+everycore.run(main(), loop="asyncio")
+"""
+
+
+async def test_servers_take_connections_one_by_one(tmp_path):
+    async with Cluster(Settings(exec=worker_script(tmp_path, SERVER)), grace=5.0) as cluster:
+        diary = Diary(cluster)
+        workers = [cluster.fork(), cluster.fork()]
+        addresses = {(await within(diary.until(Listening, worker))).address for worker in workers}
+        (address,) = addresses
+        clients = [await Client.connect(address) for _ in range(10)]
+        assert sorted(client.worker for client in clients) == [1] * 5 + [2] * 5
+        for client in clients:
+            await client.close()
+        await cluster.disconnect()

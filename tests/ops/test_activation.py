@@ -1,0 +1,28 @@
+"""Socket activation, by the rules of sd_listen_fds(3)."""
+
+import pytest
+
+from everycore.errors import ConfigurationError
+from everycore.ops.activation import activated_descriptors
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        ({"LISTEN_PID": "41", "LISTEN_FDS": "2"}, [3, 4]),
+        ({"LISTEN_PID": "41", "LISTEN_FDS": "0"}, []),
+        ({"LISTEN_PID": "40", "LISTEN_FDS": "2"}, []),
+        ({"LISTEN_FDS": "2"}, []),
+        ({"LISTEN_PID": "41"}, []),
+        ({}, []),
+    ],
+    ids=["two", "none", "another process", "nobody's", "no count", "nothing"],
+)
+def test_what_was_handed_over(environ, found):
+    assert activated_descriptors(environ, 41) == found
+
+
+@pytest.mark.parametrize("count", ["", "-1", "x", "99999", "²"])
+def test_a_count_that_is_none(count):
+    with pytest.raises(ConfigurationError, match=r"^LISTEN_FDS"):
+        activated_descriptors({"LISTEN_PID": "41", "LISTEN_FDS": count}, 41)

@@ -1,0 +1,39 @@
+"""Reaping, as PID 1 does it: a subreaper (prctl(2)) inherits orphans in the same way."""
+
+SUBREAPER = """
+    import ctypes, os, signal
+    from everycore.system.processes import reap_strangers
+
+    assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+    reader, writer = os.pipe()
+    ours = os.fork()
+    if not ours:
+        os._exit(7)
+    parent = os.fork()
+    if not parent:
+        if not os.fork():  # the orphan-to-be: it ends when it is one
+            os.read(reader, 1)
+            os._exit(3)
+        os._exit(0)
+    os.waitpid(parent, 0)
+    os.write(writer, b"x")
+    # The orphan is a child of ours now, and so is `ours`, a zombie since long; wait without reaping.
+    os.waitid(os.P_PID, ours, os.WEXITED | os.WNOWAIT)
+    orphan = next(int(pid) for pid in open("/proc/thread-self/children").read().split() if int(pid) != ours)
+    os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+    finished = reap_strangers({ours})
+    print("in the way" if not finished else "finished")
+    print("ours:", os.waitstatus_to_exitcode(os.waitpid(ours, 0)[1]))
+    print("then:", reap_strangers(set()))
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        print("nobody left")
+"""
+
+
+def test_strangers_are_reaped_and_nobody_elses_children(start_program):
+    program = start_program(SUBREAPER)
+    assert program.wait() == 0
+    # Whoever stands first in the kernel's list: ours is never touched, and the orphan is gone in the end.
+    assert program.stdout.splitlines()[1:] == ["ours: 7", "then: True", "nobody left"]
