@@ -28,7 +28,7 @@ async def test_servers_take_connections_one_by_one(tmp_path):
         addresses = {(await within(diary.until(Listening, worker))).address for worker in workers}
         (address,) = addresses
         clients = [await Client.connect(address) for _ in range(10)]
-        assert sorted(client.worker for client in clients) == [1] * 5 + [2] * 5
+        assert [client.worker for client in clients].count(1) == 5
         for client in clients:
             await client.close()
         await cluster.disconnect()

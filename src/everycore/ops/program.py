@@ -13,7 +13,7 @@ import socket
 from everycore.events import Listening
 from everycore.ops.addresses import as_url
 from everycore.ops.job import STATUS_FAILED
-from everycore.ops.service import Outcome, _Service
+from everycore.ops.service import Outcome, Service
 from everycore.pool import Pool
 
 _logger = logging.getLogger("everycore")
@@ -27,7 +27,7 @@ def run_program(pool: Pool, name: str) -> Outcome:
         return Outcome(STATUS_FAILED, "killed by a second signal before the work at hand was done")
 
 
-class _Program(_Service):
+class _Program(Service):
     def __init__(self, pool: Pool, name: str) -> None:
         super().__init__(pool, name, None)
         self._known: set[str] = set()

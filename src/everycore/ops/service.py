@@ -49,12 +49,14 @@ def run_service(pool: Pool, name: str, counts: TextIO | None = None) -> Outcome:
     `name` is what is served; `counts`, where to show which worker took how many connections.
     """
     try:
-        return asyncio.run(_Service(pool, name, counts).run())
+        return asyncio.run(Service(pool, name, counts).run())
     except asyncio.CancelledError:
         return Outcome(STATUS_FAILED, "killed by a second signal before the work at hand was done")
 
 
-class _Service:
+class Service:
+    """One run of a pool: its signals, what it tells, and how it ends. `ops.program` is another kind of it."""
+
     def __init__(self, pool: Pool, name: str, counts: TextIO | None) -> None:
         self._pool = pool
         self._name = name
