@@ -11,3 +11,10 @@ def loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         pytest.importorskip("uvloop")
     monkeypatch.setenv("EVERYCORE_TEST_LOOP", kind)
     return kind
+
+
+@pytest.fixture
+def on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `worker_script` of the test runs on uvloop."""
+    pytest.importorskip("uvloop")
+    monkeypatch.setenv("EVERYCORE_TEST_LOOP", "uvloop")

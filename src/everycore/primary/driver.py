@@ -101,10 +101,9 @@ class WorkerDriver:
         else:
             self.pid, self._pidfd, self._link = child.process.pid, child.process.pidfd, child.link
             self._connect(child.channel)
-            self._loop.add_reader(self._link, self._on_link)
-            self._loop.add_reader(self._pidfd, self._on_exit)
             self._connect_pipes(child.process)
-        # `Forked` comes after `fork()` has returned; a spawn that failed is over right behind it.
+        # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed
+        # is over right behind it.
         self._loop.call_soon(self._announce, error)
 
     def _connect(self, sock: socket.socket) -> None:
@@ -117,6 +116,7 @@ class WorkerDriver:
             on_message=self._on_message,
             on_lost=self._on_channel_lost,
         )
+        self._channel.pause_reading()
         self.mailbox = Mailbox(
             self._channel,
             loop=self._loop,
@@ -134,6 +134,12 @@ class WorkerDriver:
         self._home.emit(events.Forked, worker=self._face)
         if error is not None:
             self._end(ExitStatus(error=error))
+            return
+        if self._channel is not None:
+            self._channel.resume_reading()
+        if self._link is not None:
+            self._loop.add_reader(self._link, self._on_link)
+        self._loop.add_reader(self._pidfd, self._on_exit)
 
     def _make_message(self, value: Any, handle: Any) -> events.Message:
         seq, at = self._home.next_event()
@@ -397,6 +403,8 @@ class WorkerDriver:
                     self._happen(Input.LEAVE, grace=self._grace)
         except OSError as exc:
             return wire.Refused(0, exc.errno or errno.EINVAL, exc.strerror or str(exc)), ()
+        except (OverflowError, ValueError) as exc:  # numbers that fit no C type
+            return wire.Refused(0, errno.EINVAL, str(exc)), ()
         return wire.Done(), ()
 
     # --- orders -------------------------------------------------------------------------------------------

@@ -23,9 +23,19 @@ class PipeReader(asyncio.StreamReader):
         protocol = asyncio.StreamReaderProtocol(self, loop=loop)
         await loop.connect_read_pipe(lambda: protocol, self._pipe)
 
+    def feed_eof(self) -> None:
+        """As `StreamReader.feed_eof`. The pipe ends with it; uvloop would keep it, half open."""
+        super().feed_eof()
+        transport = getattr(self, "_transport", None)
+        if transport is not None:
+            transport.close()
+
     def close(self) -> None:
         """Read no more."""
-        self._connecting.cancel()
+        if not self._connecting.done():
+            # Not cancelled: uvloop would then close the descriptor behind the back of the file.
+            self._connecting.add_done_callback(lambda _: self.close())
+            return
         transport = getattr(self, "_transport", None)
         if transport is not None:
             transport.close()
@@ -55,7 +65,7 @@ class PipeWriter:
         """Send `data` to the worker's stdin."""
         if self._writer is None:
             self._early.append(bytes(data))
-        else:
+        elif not self._writer.transport.is_closing():  # it saw the worker's end; on uvloop, writing fails
             self._writer.write(data)
 
     async def drain(self) -> None:
@@ -75,8 +85,9 @@ class PipeWriter:
 
     def abort(self) -> None:
         """Close it at once."""
-        self._connecting.cancel()
-        if self._writer is not None:
+        if not self._connecting.done():
+            self._connecting.add_done_callback(lambda _: self.abort())
+        elif self._writer is not None:
             transport = self._writer.transport
             # One that saw the worker's end has closed itself, and `abort` fails on it (asyncio).
             if not transport.is_closing() or transport.get_write_buffer_size():

@@ -1,0 +1,72 @@
+"""A `Cluster` on uvloop: tests of a primary's many roads, once more.
+
+A loop of libuv keeps descriptors by number, has timers of whole milliseconds, and handles that do not tell
+when they are due.
+"""
+
+import asyncio
+
+import pytest
+
+from tests.integration import (
+    test_death,
+    test_faults,
+    test_leaving,
+    test_lifecycle,
+    test_messages,
+    test_stdio,
+)
+
+uvloop = pytest.importorskip("uvloop")
+uvloop.new_event_loop().close()  # libuv keeps a pipe of its own from the first loop on
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_factory")]
+
+
+@pytest.fixture
+def loop_factory():
+    return uvloop.new_event_loop
+
+
+async def test_it_is_one():
+    assert type(asyncio.get_running_loop()) is uvloop.Loop
+
+
+class TestLife(test_lifecycle.TestEvents):
+    pass
+
+
+class TestExitStatus(test_lifecycle.TestExitStatus):
+    pass
+
+
+class TestDisconnect(test_leaving.TestDisconnect):
+    pass
+
+
+class TestTheBlock(test_leaving.TestTheBlock):
+    pass
+
+
+class TestPipes(test_stdio.TestPipe):
+    pass
+
+
+class TestBackPressure(test_messages.TestBackPressure):
+    pass
+
+
+class TestRequests(test_messages.TestRequests):
+    pass
+
+
+class TestDeath(test_death.TestOfAWorker):
+    pass
+
+
+class TestRecall(test_faults.TestRecall):
+    pass
+
+
+class TestSwallowedWakeUps(test_faults.TestAWorkerThatSwallowsAWakeUp):
+    pass
