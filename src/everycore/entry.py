@@ -12,16 +12,14 @@ import asyncio
 import signal
 import threading
 from collections.abc import Coroutine
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from everycore import place
 from everycore.aio.shutdown import SIGNALS, Shutdown, set_shutdown
-from everycore.errors import ConfigurationError
-from everycore.settings import check_choice
+from everycore.settings import check_loop, has_uvloop
 
 T = TypeVar("T")
 LoopKind = Literal["auto", "asyncio", "uvloop"]
-LOOPS: Final = ("auto", "asyncio", "uvloop")
 
 
 def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | None = None) -> T:
@@ -37,7 +35,7 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     Raises: ConfigurationError for an unknown `loop`, or one that is not installed; RuntimeError inside a
     running loop.
     """
-    check_loop(loop)
+    check_loop("loop", loop)
     if not asyncio.iscoroutine(main):
         raise TypeError(f"run() takes a coroutine, not {type(main).__name__}")
     context = place.context()
@@ -62,11 +60,11 @@ def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
 
     Raises: ConfigurationError as `run`.
     """
-    check_loop(kind)
+    check_loop("loop", kind)
     context = place.context()
     if kind == "auto":
         # A primary gains nothing by uvloop: docs/explanation/how-a-connection-travels.md.
-        kind = "uvloop" if context is not None and _has_uvloop() else "asyncio"
+        kind = "uvloop" if context is not None and has_uvloop() else "asyncio"
     if kind == "uvloop":
         if context is not None:
             from everycore.worker.uvloops import ClusterUvloop
@@ -80,23 +78,6 @@ def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
 
         return ClusterEventLoop(context)
     return asyncio.new_event_loop()
-
-
-def check_loop(kind: str, name: str = "loop", *, source: str = "argument") -> str:
-    """Return `kind` if there is such a loop and it is installed, else raise ConfigurationError."""
-    check_choice(name, kind, LOOPS, source=source)
-    if kind == "uvloop" and not _has_uvloop():
-        problem = "uvloop is not installed; `pip install everycore[uvloop]` does that"
-        raise ConfigurationError(name, problem, source=source)
-    return kind
-
-
-def _has_uvloop() -> bool:
-    try:
-        import uvloop  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 async def _as_primary(main: Coroutine[Any, Any, T]) -> T:

@@ -6,6 +6,7 @@ Invariant: a `Settings` that exists is valid. Imports nothing of everycore but `
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ Stdio = Literal["inherit", "pipe", "null"] | int | os.PathLike[str] | Any
 #: The values `policy=`, `EVERYCORE_POLICY` and `--policy` know.
 POLICIES: Final = ("round_robin", "shared")
 POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
+#: What `loop=` and `--loop` know; "auto" is uvloop where it is installed, in a worker.
+LOOPS: Final = ("auto", "asyncio", "uvloop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,20 @@ def check_count(name: str, value: object, *, source: str = "argument", least: in
             name, f"must be a whole number of at least {least}, not {value!r}", source=source
         )
     return value
+
+
+def check_loop(name: str, value: object, *, source: str = "argument") -> str:
+    """Return `value` if there is such an event loop and it is installed."""
+    kind = check_choice(name, value, LOOPS, source=source)
+    if kind == "uvloop" and not has_uvloop():
+        problem = "uvloop is not installed; `pip install everycore[uvloop]` does that"
+        raise ConfigurationError(name, problem, source=source)
+    return kind
+
+
+def has_uvloop() -> bool:
+    """Whether uvloop is installed. It is not imported by this."""
+    return importlib.util.find_spec("uvloop") is not None
 
 
 def check_choice(name: str, value: object, known: Sequence[str], *, source: str = "argument") -> str:

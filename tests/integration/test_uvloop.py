@@ -7,11 +7,13 @@ import asyncio
 import http.client
 import sys
 from collections import Counter
+from functools import partial
 
 import pytest
 
 import everycore
-from everycore import ConfigurationError, entry
+from everycore import ConfigurationError
+from everycore.settings import LOOPS, check_loop
 from tests.integration.traffic import Client, agents, closing, servers, within
 from tests.kit import open_fds, scaled
 
@@ -37,7 +39,7 @@ class TestWhichLoop:
         for loop in made:
             loop.close()
 
-    @pytest.mark.parametrize("kind", entry.LOOPS)
+    @pytest.mark.parametrize("kind", LOOPS)
     async def test_in_a_worker(self, tmp_path, monkeypatch, kind):
         monkeypatch.setenv("EVERYCORE_TEST_LOOP", kind)
         async with agents(tmp_path) as (_, worker):
@@ -55,12 +57,12 @@ class TestWhichLoop:
         assert everycore.run(_running_loop(), loop="uvloop") is uvloop.Loop
         assert everycore.run(_running_loop()) is not uvloop.Loop
 
-    @pytest.mark.parametrize("call", [everycore.new_event_loop, entry.check_loop])
+    @pytest.mark.parametrize("call", [everycore.new_event_loop, partial(check_loop, "loop")])
     def test_asked_for_and_not_installed_it_is_an_error_that_says_what_to_do(self, monkeypatch, call):
         monkeypatch.setitem(sys.modules, "uvloop", None)
         with pytest.raises(ConfigurationError, match=r"^loop: .*pip install everycore\[uvloop\]"):
             call("uvloop")
-        entry.check_loop("auto")
+        check_loop("loop", "auto")
 
     async def test_auto_does_without_where_it_is_not_installed(self, tmp_path):
         async with agents(tmp_path) as (_, worker):
@@ -71,6 +73,15 @@ class TestWhichLoop:
                 "loop.close()"
             )
             assert await worker.get("kind") == "ClusterEventLoop"
+
+    @pytest.mark.parametrize("command", [("serve", "app:app"), ("run", "app.py")])
+    def test_on_the_command_line_it_is_a_usage_error(self, start_command, tmp_path, command):
+        (tmp_path / "app.py").touch()
+        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['uvloop'] = None\n")
+        argv = [sys.executable, "-m", "everycore", command[0], "--loop", "uvloop", command[1]]
+        program = start_command(argv, env={"PYTHONPATH": str(tmp_path)})
+        program.expect(r"--loop: .*pip install everycore\[uvloop\]", stream="stderr")
+        assert program.wait() == 2
 
     def test_an_unknown_one_is_refused(self):
         with pytest.raises(ConfigurationError, match="auto, asyncio, uvloop"):

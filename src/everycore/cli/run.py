@@ -7,7 +7,6 @@ process.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import sys
@@ -21,13 +20,12 @@ import everycore.launch
 from everycore.cli.serve import worker_bound_of
 from everycore.errors import ConfigurationError
 from everycore.ops import logs, sources
-from everycore.settings import POLICIES, Settings
+from everycore.settings import LOOPS, POLICIES, Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
 
 _logger = logging.getLogger("everycore")
 
-LOOPS: Final = ("auto", "asyncio", "uvloop")
 
 EPILOG = """
 \b
@@ -97,7 +95,7 @@ class _RunCommand(click.Command):
 @click.option(
     "--loop",
     metavar="NAME",
-    help="The event loop of a program that leaves the choice to asyncio: asyncio, uvloop.  [default: auto]",
+    help=f"The loop of a program that leaves it to asyncio: {', '.join(LOOPS)}.  [default: {LOOPS[0]}]",
 )
 @click.option(
     "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
@@ -148,7 +146,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
             resolve("--workers", sources.parse_workers, "auto", also=("WEB_CONCURRENCY",))
         ),
         policy=value("--policy", sources.parse_choice(POLICIES), None),
-        loop=_check_loop(value("--loop", sources.parse_choice(LOOPS), "auto")),
+        loop=value("--loop", sources.parse_loop, "auto"),
         grace=value(
             "--grace", sources.parse_seconds(0.0), 25.0 if "KUBERNETES_SERVICE_HOST" in environ else 30.0
         ),
@@ -167,12 +165,6 @@ def _check_program(program: list[str], *, is_module: bool) -> list[str]:
     if not os.path.exists(program[0]):
         raise ConfigurationError("run", f"there is no file {program[0]!r}")
     return program
-
-
-def _check_loop(loop: str) -> str:
-    if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        raise ConfigurationError("--loop", "needs uvloop: pip install 'everycore[uvloop]'")
-    return loop
 
 
 def _run(options: Options) -> int:

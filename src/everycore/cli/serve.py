@@ -16,13 +16,12 @@ from typing import Any, Literal
 
 import click
 
-from everycore.entry import LOOPS
 from everycore.errors import ConfigurationError
 from everycore.ops import activation, logs, sources
 from everycore.ops.activation import activated_descriptors
 from everycore.ops.binds import parse_binds
 from everycore.ops.job import INTERFACES, Job, check_app
-from everycore.settings import POLICIES, Settings
+from everycore.settings import LOOPS, POLICIES, Settings
 from everycore.system.machine import Bound, cpu_bound, is_linux, memory_limit, worker_bound
 from everycore.system.processes import interpreter_flags
 
@@ -134,7 +133,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         app_dir=_check_folder("--app-dir", arguments["app_dir"]),
         factory=arguments["factory"],
         interface=value("--interface", sources.parse_choice(INTERFACES), "auto"),
-        loop=value("--loop", sources.parse_choice(LOOPS), "auto"),
+        loop=value("--loop", sources.parse_loop, "auto"),
         grace=value(
             "--grace", sources.parse_seconds(0.0), 25.0 if "KUBERNETES_SERVICE_HOST" in environ else 30.0
         ),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from everycore.errors import ConfigurationError
-from everycore.settings import check_choice, check_seconds
+from everycore.settings import check_choice, check_loop, check_seconds
 
 T = TypeVar("T")
 
@@ -85,6 +85,11 @@ def parse_seconds(least: float) -> Parser[float]:
 def parse_choice(known: tuple[str, ...]) -> Parser[str]:
     """One of `known`."""
     return lambda text, option, source: check_choice(option, text, known, source=source)
+
+
+def parse_loop(text: str, option: str, source: str) -> str:
+    """An event loop that is installed."""
+    return check_loop(option, text, source=source)
 
 
 def parse_text(text: str, option: str, source: str) -> str:
