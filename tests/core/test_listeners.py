@@ -39,6 +39,8 @@ class Primary:
             real = answer.key.address
             if answer.key.any_port:
                 assert isinstance(real, tuple)
+                while any(entry.real == (real[0], self._next_port) for entry in self.book):
+                    self._next_port += 1  # as the kernel, which knows what is taken
                 real = (real[0], self._next_port)
                 self._next_port += 1
             entry = self.book.add(answer.key, v6only=v6only, real=real, bound=object())

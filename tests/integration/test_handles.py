@@ -13,7 +13,7 @@ from everycore import ChannelClosed, Cluster, Descriptor, ExitStatus, Message, R
 from tests.integration.workers import within, worker_script
 from tests.kit import open_fds, turn
 
-pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
 
 #: For either side: makes a handle of each kind and what its other end is, and tries one that came.
 KINDS = '''

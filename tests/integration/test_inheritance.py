@@ -17,7 +17,7 @@ from everycore import Cluster, ExitStatus, Listening, Ready, Settings
 from tests.integration.workers import ECHO, HEAD, Diary, program, within, worker_script
 from tests.kit import open_fds, scaled, wait_gone
 
-pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
 
 #: Says, in a process that is no worker, what it found: roles, variables, descriptors, and what is refused.
 LOOK = """\

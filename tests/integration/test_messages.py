@@ -21,7 +21,7 @@ from everycore import (
 from tests.integration.workers import Diary, eventually, within, worker_script
 from tests.kit import scaled, turn
 
-pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
 
 #: Sends back what it gets; "count N" counts up to N first.
 MIRROR = """
