@@ -28,7 +28,7 @@ class Options:
 
 
 def loops() -> list[str]:
-    from everycore.entry import LOOPS
+    from everycore.settings import LOOPS
 
     return [name for name in map(str, LOOPS) if name != "auto"]
 
