@@ -113,7 +113,13 @@ class _Terminator:
             self._post.link.request(wire.Leave(), timeout=1.0)
         except (OSError, EverycoreError):
             pass  # the primary is gone, or stopped: we leave all the same
-        while self._post.connections.open and time.monotonic() < deadline:
+        while self._works() and time.monotonic() < deadline:
             _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self._is_over = True
         os.kill(os.getpid(), number)
+
+    def _works(self) -> bool:
+        try:
+            return self._post.connections.open > 0
+        except RuntimeError:  # another thread has just accepted one
+            return True
