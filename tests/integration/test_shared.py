@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from everycore import Cluster, Listening, Ready, Settings
-from tests.integration.crowds import agents, ask, burst, keep, servers, timed
+from tests.integration.crowds import agents, ask, both_policies, burst, keep, servers, timed
 from tests.integration.traffic import (
     Client,
     Diary,
@@ -416,6 +416,19 @@ threading.Event().wait()
                     await client.close()
                 assert (await within(one.wait())).code == 0
 
+    @both_policies
+    async def test_what_a_thread_accepted_beside_the_loop_may_finish(self, tmp_path, policy, loop):
+        async with agents(tmp_path, 1, policy=policy, loop=loop, grace=20) as (_, one):
+            await one.do(PLAIN)
+            client = await Client.connect((LOCAL, await one.get("serve_plainly()")))
+            one.worker.disconnect()
+            await one.do("await asyncio.sleep(0)")
+            for _ in range(3):
+                assert await client.echo("still") == "still"
+                await one.get("0")
+            await client.close()
+            assert (await within(one.worker.wait())).code == 0
+
 
 class TestPlainPrograms:
     async def test_threads_that_accept(self, tmp_path, loop):
@@ -559,6 +572,25 @@ try:
 except OSError:
     pass
 """
+
+    @both_policies
+    async def test_a_reserve_keeps_everybody_from_being_lost(self, tmp_path, policy, loop):
+        """What was handed over can only be lost: so a worker says that it is full while it has some left."""
+        async with agents(tmp_path, 2, policy=policy, loop=loop) as (_, one, two):
+            address = (LOCAL, await one.serve())
+            await two.serve(address[1])
+            await one.do(self.HOARD)
+            for _ in range(14):
+                await one.do("os.close(hoard.pop())")
+            async with closing([]) as clients:
+                answered = await keep(address, 60, clients)
+                assert answered.count(one.id) <= 14
+                await one.do("os.close(os.dup(2))")  # it has still some
+            await one.do("for fd in hoard: os.close(fd)\nhoard.clear()")
+            async with closing([]) as clients:
+                again: set[int] = set()
+                while one.id not in again:
+                    again |= set(await keep(address, 10, clients))
 
     async def test_others_answer_and_nobody_hangs(self, tmp_path, loop):
         """A worker without descriptors is woken for somebody it cannot accept: others must hear of it."""
