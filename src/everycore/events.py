@@ -107,3 +107,24 @@ class Message(WorkerEvent):
 
     message: Any
     handle: socket.socket | Descriptor | None = None
+
+
+# The `__init__` of a frozen dataclass goes by `object.__setattr__`, which looks every name up: two thirds of
+# its cost, for the one class of which there may be 100 000 a second.
+_new = Message.__new__
+_set_seq, _set_at, _set_worker, _set_message, _set_handle = (
+    getattr(Message, name).__set__ for name in ("seq", "at", "worker", "message", "handle")
+)
+
+
+def make_message(
+    seq: int, at: float, worker: Any, message: Any, handle: socket.socket | Descriptor | None
+) -> Message:
+    """`Message(seq=seq, at=at, ...)` in a third of the time. Hot."""
+    made = _new(Message)
+    _set_seq(made, seq)
+    _set_at(made, at)
+    _set_worker(made, worker)
+    _set_message(made, message)
+    _set_handle(made, handle)
+    return made

@@ -143,7 +143,7 @@ class WorkerDriver:
 
     def _make_message(self, value: Any, handle: Any) -> events.Message:
         seq, at = self._home.next_event()
-        return events.Message(seq=seq, at=at, worker=self._face, message=value, handle=handle)
+        return events.make_message(seq, at, self._face, value, handle)
 
     # --- what happens -------------------------------------------------------------------------------------
 

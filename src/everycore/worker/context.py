@@ -244,7 +244,8 @@ class WorkerContext:
         self.channel.post(wire.Attached())
 
     def _make_message(self, value: Any, handle: Any) -> events.Message:
-        return events.Message(**self._next(), message=value, handle=handle)
+        self._seq += 1
+        return events.make_message(self._seq, time.time(), self, value, handle)
 
     def _next(self) -> dict[str, Any]:
         self._seq += 1
