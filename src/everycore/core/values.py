@@ -8,8 +8,7 @@ carries it. Must not import anything with I/O.
 
 On the wire "json" is msgpack, by msgspec: JSON's model and bytes, in half the time. msgspec by itself would
 take far more (sets, datetimes, Decimals, dataclasses, Enums), each of which would arrive as something else,
-so every value is checked first: at C speed (`map(type, ...)`), and only if that finds something odd once
-more, slowly, to name it.
+so every value is checked first, quickly, and only if that finds something odd once more, slowly, to name it.
 
 Subclasses: of dict, list and tuple (OrderedDict, defaultdict, named tuples) are sent as what they extend,
 and so are subclasses of str, int, float and bytes as values, but not as keys. An Enum member is refused
@@ -55,11 +54,16 @@ def decode(body: bytes, serialization: str = "json") -> Any:
 
     "json": `DecodeError` and nothing else; "pickle": whatever the peer's code raises.
     """
-    return decode_pickle(body) if serialization == "pickle" else decode_json(body)
+    if serialization == "pickle":
+        return decode_pickle(body)
+    try:
+        return decode_json(body)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(str(error)) from error
 
 
 def encode_json(value: Any) -> bytes:
-    """`encode(value, "json")`. Hot: about half a microsecond for a small dict."""
+    """`encode(value, "json")`. Hot: about a third of a microsecond for a small dict."""
     if not _is_plain(value, MAX_DEPTH):
         _explain(value, "message", (), in_key=False)
     try:
@@ -67,14 +71,6 @@ def encode_json(value: Any) -> bytes:
     except (OverflowError, ValueError, TypeError):
         _explain(value, "message", (), in_key=False)
         raise
-
-
-def decode_json(body: bytes) -> Any:
-    """`decode(body, "json")`."""
-    try:
-        return _decode(body)
-    except (ValueError, RecursionError) as error:
-        raise DecodeError(str(error)) from error
 
 
 def encode_pickle(value: Any) -> bytes:
@@ -91,10 +87,14 @@ def _is_plain(value: Any, depth: int) -> bool:
     """Whether `value` consists of exactly the types that can be sent; False also when that is not sure."""
     kind = type(value)
     if kind is dict:
-        if not _are_scalars(map(type, value)):
-            return False
-        value = value.values()
-    elif kind is not list and kind is not tuple:
+        # One loop over both: for the usual few items less than two iterators at C speed, for many the same.
+        for key, child in value.items():
+            if type(key) not in _SCALARS:
+                return False
+            if type(child) not in _SCALARS and not (depth and _is_plain(child, depth - 1)):
+                return False
+        return True
+    if kind is not list and kind is not tuple:
         return kind in _SCALARS
     if _are_scalars(map(type, value)):
         return True
@@ -157,4 +157,5 @@ def _no_extension(code: int, _: memoryview) -> NoReturn:
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_as_base).encode
-_decode = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
+#: `decode(body, "json")` as it is: besides `DecodeError` there may come any ValueError, and RecursionError.
+decode_json: Final[Callable[[bytes], Any]] = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
