@@ -131,6 +131,19 @@ class StartListening(_Wire):
     backlog: int
 
 
+class Release(_Wire):
+    """Worker, by the link: what I asked to `Bind` is a client's socket after all.
+
+    Answered by `Done` and the socket, still bound, if nobody else holds the listener.
+    """
+
+    listener: int
+
+
+class Settle(_Wire):
+    """Worker, by the link: `Done` is to say that all I have said on my belts was heard."""
+
+
 class SetOption(_Wire):
     """Worker, by the link: setsockopt(2) on a listener that I hold."""
 
@@ -236,8 +249,9 @@ class Report(_Wire):
 ToPrimary = Joined | Attached | Drained | Listen | Note | Ask | Answer | Failure | Took
 ToWorker = Disconnect | Granted | Refused | Note | Ask | Answer | Failure | Took
 LinkRequest = (
-    Listen | Bind | StartListening | SetOption | GetOption | HoldReady | ReadyNow | Leave | Report | GiveUp
-)
+    Listen | Bind | Release | StartListening | SetOption | GetOption | Settle
+    | HoldReady | ReadyNow | Leave | Report | GiveUp
+)  # fmt: skip
 LinkReply = Granted | Refused | Option | Done
 
 _encoder = msgspec.msgpack.Encoder()

@@ -390,6 +390,10 @@ class WorkerDriver:
                     return grant.message, grant.fds
                 case wire.SetOption() | wire.GetOption():
                     return desk.option(switchboard, self.seat.id, request), ()
+                case wire.Settle():
+                    switchboard.hear(self.seat.id)
+                case wire.Release(listener):
+                    return wire.Done(), (switchboard.release(self.seat.id, listener),)
                 case wire.Report(body):
                     self.mailbox.deliver(wire.Note(body), ())
                 case wire.StartListening():

@@ -95,7 +95,7 @@ class Switchboard:
         `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its
         first word on the belt: who connects the moment `start_server` has returned must not be refused.
         """
-        self._hear(worker)
+        self.hear(worker)
         key = _key_of(request)
         what = f"descriptor {key.fd}" if key.fd is not None else describe(key.address, key.family)
         if key.kind not in _KINDS or (key.fd is None and key.family not in _FAMILIES):
@@ -120,7 +120,7 @@ class Switchboard:
 
         Raises OSError; ENOENT for a listener that `worker` does not hold.
         """
-        self._hear(worker)
+        self.hear(worker)
         entry = self._book.get(request.listener)
         if entry is None or worker not in entry.holders:
             raise OSError(errno.ENOENT, "no such listener")
@@ -134,7 +134,7 @@ class Switchboard:
 
         Raises OSError as bind(2) does. `given` is the listener from now on, or closed.
         """
-        self._hear(worker)
+        self.hear(worker)
         key = ListenKey(off_the_wire(request.address), given.family, given.type)
         v6only = is_v6only(given)
         with contextlib.ExitStack() as stack:
@@ -163,6 +163,18 @@ class Switchboard:
         entry = self._book.get(listener)
         if entry is not None and worker in entry.holders:
             self._closed_by(entry, worker)
+
+    def release(self, worker: int, listener: int) -> int:
+        """Give the listener up, and return its descriptor. Raises OSError: EADDRINUSE if others hold it."""
+        sock = self.listener_of(worker, listener)
+        entry = self._book.get(listener)
+        assert entry is not None
+        if entry.holders != {worker}:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        fd = duplicate(sock.fileno())
+        entry.bound.listener.let_go()
+        self._close(entry)
+        return fd
 
     def listener_of(self, worker: int, listener: int) -> socket.socket:
         """The listener itself. Raises OSError: ENOENT if `worker` does not hold it."""
@@ -251,6 +263,8 @@ class Switchboard:
         entry.holders.discard(worker)
         entry.bound.remove(worker)
         if not entry.holders and not keep:
+            if isinstance(entry.bound.listener, GivenListener):
+                entry.bound.listener.let_go()  # its program removes the file of a unix socket, or leaves it
             self._close(entry)
         else:
             _restore_name(entry)  # its program may have removed what it took for its own file
@@ -262,7 +276,7 @@ class Switchboard:
     def _serving(self, entry: Entry, worker: int) -> None:
         self._watcher.listening(worker, entry)
 
-    def _hear(self, worker: int) -> None:
+    def hear(self, worker: int) -> None:
         """A `Close` that the worker put on a belt before this request comes before it."""
         for entry in self._book.held_by(worker):
             entry.bound.hear(worker)

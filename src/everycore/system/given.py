@@ -98,6 +98,11 @@ class GivenListener(StreamListener):
         if self.family == socket.AF_UNIX and not self.is_listening:
             self._drop_spare()
 
+    def let_go(self) -> None:
+        """Leave the file to whoever has the socket from now on."""
+        self._drop_spare()
+        super().let_go()
+
     def close(self) -> None:
         """Give the address up, and remove the file."""
         self._drop_spare()

@@ -366,6 +366,10 @@ class StreamListener:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             suspend(self.sock)
 
+    def let_go(self) -> None:
+        """Leave the file to whoever has the socket from now on."""
+        self._file = None
+
     def close(self) -> None:
         """Give the address up, and remove the file that we made."""
         self.is_listening = False

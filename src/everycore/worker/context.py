@@ -338,6 +338,17 @@ class WorkerContext:
             message, fds, self._post.connections, self.start_listening, started=False
         )
 
+    def release_socket(self, sock: ClusterSocket) -> int:
+        """Have the program's own socket back from the primary, still bound. Raises OSError."""
+        lease = sock.lease
+        assert lease is not None
+        _, fds = self._post.link.request(wire.Release(lease.listener))
+        return fds[0]
+
+    def settle(self) -> None:
+        """Wait until the primary has heard what was said on belts; at best."""
+        self._post.link.settle(timeout=1.0)
+
     def listener_option(self, request: wire.SetOption | wire.GetOption) -> bytes:
         """Set or read an option of a listener in the primary. Raises OSError."""
         reply, _ = self._post.link.request(request)

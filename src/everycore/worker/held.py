@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from everycore.core import wire
@@ -76,6 +77,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._by_fd: dict[int, Held] = {}
+        #: Called when a listener was given up because the program closed its socket.
+        self.when_closed: Callable[[], None] = lambda: None
         #: Belts by file, for numbers that the program made by itself (`os.dup`, `socket.fromfd`).
         self._by_inode: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
 
@@ -124,6 +127,8 @@ class Registry:
         if not held.fds:
             self._by_inode.pop(held.inode, None)
             held.give_up()
+            if held.inner is not None:
+                self.when_closed()
 
     def watch(self, sock: socket.socket, fd: int) -> None:
         """Notice it when `sock` is thrown away without having been closed."""

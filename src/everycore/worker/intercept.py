@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 #: The methods as C has them: `socket.socket` inherits all but four of those replaced here.
 _c: Final = _socket.socket
+_lib_init: Final = socket.socket.__init__
 _lib_accept: Final = socket.socket.accept
 _lib_dup: Final = socket.socket.dup
 _lib_real_close: Final = socket.socket._real_close  # type: ignore[attr-defined]
@@ -55,7 +56,8 @@ def install(context: WorkerContext) -> None:
     """From now on the sockets of this process go through the primary. Once."""
     global _context
     _context = context
-    _replace(socket.socket, *_SAME, accept, dup, _real_close)
+    registry.when_closed = context.settle
+    _replace(socket.socket, *_SAME, __init__, accept, dup, _real_close)
     after_import("ssl", _install_on_ssl)
     after_import("gevent._socket3", _install_on_gevent)
     os.register_at_fork(after_in_child=_forked)
@@ -74,11 +76,21 @@ def _install_on_gevent(module: Any) -> None:
 def _forked() -> None:
     global _context
     _context = None
+    registry.when_closed = lambda: None
     registry.forked()
 
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
+
+
+def __init__(  # noqa: N807 - it is to bear that name
+    self: socket.socket, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
+) -> None:
+    """As `socket.socket`: of a number alone, the kernel would say what a belt is."""
+    if fileno is not None and family == -1 and (held := registry.find_any(fileno)) and held.inner is not None:
+        family, type, proto = held.inner.family, held.inner.type, held.inner.proto  # noqa: A001
+    _lib_init(self, family, type, proto, fileno)
 
 
 # --- binding ------------------------------------------------------------------------------------------------
@@ -151,23 +163,27 @@ def _reserve(sock: socket.socket, held: Held) -> bool:
 
 
 def _become_ordinary(sock: socket.socket, held: Held) -> None:
-    """Give the address up to the primary and have it from the kernel, if it gives it."""
-    reuse = _c.getsockopt(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR) if held.inner is None else 1
-    for fd in tuple(held.fds):
-        registry.forget(fd)
-    if held.inner is not None:
-        _renew(sock)
-        _c.setsockopt(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
-    address = held.name if isinstance(held.address, (str, bytes)) else tuple(held.address)
-    _c.bind(sock, address)
+    """Have the socket back from the primary: it is a client's after all. Raises OSError if others hold it."""
+    fds = tuple(held.fds)
+    if held.inner is None:
+        for fd in fds:
+            registry.forget(fd)
+        _c.bind(sock, tuple(held.address))
+    elif _context is not None:
+        own = _context.release_socket(held.inner)
+        for fd in fds:
+            registry.forget(fd)
+            os.dup2(own, fd, os.get_inheritable(fd))
+        os.close(own)
+        _c.settimeout(sock, gettimeout(sock))
 
 
 def _renew(sock: socket.socket) -> None:
     """Put a new socket under the program's descriptor."""
-    fd, timeout = _c.fileno(sock), _c.gettimeout(sock)
+    fd = _c.fileno(sock)
     with socket.socket(sock.family, sock.type, sock.proto) as fresh:
         os.dup2(fresh.fileno(), fd, os.get_inheritable(fd))
-    _c.settimeout(sock, None if timeout == _VERY_LONG else timeout)
+    _c.settimeout(sock, gettimeout(sock))
 
 
 def getsockname(self: socket.socket, /) -> Any:
@@ -188,6 +204,8 @@ def listen(self: socket.socket, backlog: int = _BACKLOG, /) -> None:
         _c.listen(self, backlog)
         _serves_by_itself(self)
         return
+    if not -(1 << 31) <= backlog < 1 << 31:
+        _c.listen(self, backlog)  # which says so
     with _lock:
         if not held.is_listening:
             _begin(held, max(backlog, 0))
@@ -313,7 +331,7 @@ def gettimeout(self: socket.socket, /) -> float | None:
 def connect(self: socket.socket, address: Any, /) -> None:
     """As `socket.connect`: what was bound is a client's after all."""
     held = registry.find(_c.fileno(self))
-    if held is not None and (held.inner is None or not held.is_listening or held.is_shared):
+    if held is not None and not (held.is_listening and self.type == socket.SOCK_STREAM):
         _become_ordinary(self, held)
     _c.connect(self, address)
 
@@ -321,7 +339,7 @@ def connect(self: socket.socket, address: Any, /) -> None:
 def connect_ex(self: socket.socket, address: Any, /) -> int:
     """As `socket.connect_ex`."""
     held = registry.find(_c.fileno(self))
-    if held is not None and (held.inner is None or not held.is_listening or held.is_shared):
+    if held is not None and not (held.is_listening and self.type == socket.SOCK_STREAM):
         _become_ordinary(self, held)
     return _c.connect_ex(self, address)
 

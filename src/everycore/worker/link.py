@@ -50,6 +50,22 @@ class Link:
             raise OSError(reply.errno, reply.text)
         return reply, fds
 
+    def settle(self, timeout: float) -> None:
+        """Wait until the primary has heard what was said on belts; at once if a request is under way.
+
+        For the end of a socket, which may come in a finalizer or in a signal handler.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._number += 1
+            self._send(wire.Settle(), None)
+            self._receive(time.monotonic() + timeout)
+        except OSError:
+            return  # it is gone, or stopped
+        finally:
+            self._lock.release()
+
     def _send(self, message: Any, fd: int | None) -> None:
         data = NUMBER.pack(self._number) + wire.encode(message)
         try:
