@@ -738,10 +738,10 @@ class TestWithoutALoop:
 
     async def test_listen_after_it_was_asked_raises_ecanceled(self, tmp_path):
         source = """
-        asked = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: asked.set())
+        asked, tell = os.pipe()
+        signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"x"))
         listener = everycore.listen(("127.0.0.1", 0))
-        asked.wait()
+        os.read(asked, 1)
         try:
             everycore.listen(("127.0.0.1", 0))
         except OSError as error:
