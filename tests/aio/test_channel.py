@@ -13,7 +13,7 @@ import pytest
 
 from everycore.aio.channel import OVERHEAD
 from everycore.core import wire
-from everycore.core.frames import encode_frame
+from everycore.core.frames import NOTE, WIRE, encode_frame
 from everycore.errors import ChannelClosed, ProtocolError
 from everycore.system.descriptors import close_all, duplicate
 from tests.aio.pairs import LOOPS, MAX_MESSAGE, Pair, Raw, send_with, until
@@ -26,7 +26,7 @@ def loop_factory(request):
 
 
 def note(size: int = 10) -> bytes:
-    return encode_frame(wire.encode(wire.Note(b"x" * size)))
+    return encode_frame(b"x" * size, 0, NOTE)
 
 
 def same_file(one: int, other: int) -> bool:
@@ -45,13 +45,54 @@ async def test_messages_arrive_in_order_both_ways(loop_factory):
         assert not primary.losses
 
 
-async def test_what_one_turn_posts_leaves_in_at_most_two_sends():
+async def test_what_one_turn_posts_leaves_in_a_few_sends():
     async with Raw() as (primary, peer):
         for number in range(100):
             primary.channel.post(wire.Disconnect(float(number)))
         await turn()
         frame = encode_frame(wire.encode(wire.Disconnect(0.0)))
         assert len(peer.recv(100_000)) == 100 * len(frame)
+
+
+class Counting:
+    """A socket that counts its sends."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self.sends = 0
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+    def send(self, *args):
+        self.sends += 1
+        return self._sock.send(*args)
+
+
+async def test_what_a_chunk_leads_to_leaves_in_one_send_without_another_turn():
+    async with Raw() as (primary, peer):
+        outbox = cast("Any", primary.channel.outbox)
+        outbox._sock = counting = Counting(outbox._sock)
+        primary.channel._on_message = lambda message, fds: primary.channel.post(wire.Disconnect(1.0))
+        for count in (1, 10):
+            counting.sends = 0
+            peer.sendall(b"".join(encode_frame(wire.encode(wire.Joined(n))) for n in range(count)))
+            await until(lambda: counting.sends)
+            assert counting.sends == 1
+            assert outbox._flush_handle is None
+            frame = encode_frame(wire.encode(wire.Disconnect(0.0)))
+            assert len(peer.recv(100_000)) == count * len(frame)
+
+
+async def test_the_first_frame_of_a_turn_leaves_at_once():
+    async with Raw() as (primary, peer):
+        for _ in range(3):
+            await turn()
+            primary.channel.post(wire.Disconnect(1.0))
+            assert peer.recv(100_000)
+        for number in range(1000):  # a large burst does not wait for the turn's end
+            primary.channel.post(wire.Disconnect(float(number)))
+        assert len(peer.recv(100_000)) > 900 * len(encode_frame(wire.encode(wire.Disconnect(0.0))))
 
 
 async def test_a_thousand_descriptors_each_way_at_once(loop_factory):
@@ -86,9 +127,9 @@ async def test_descriptors_are_close_on_exec():
 async def test_a_large_message_with_a_descriptor_between_small_ones(loop_factory):
     body = os.urandom(800_000)
     async with Pair() as (primary, worker):
-        primary.channel.post(wire.Note(b"before"))
-        primary.channel.post(wire.Note(body), [os.dup(2)])
-        primary.channel.post(wire.Note(b"after"), [os.dup(2)])
+        primary.channel.post(wire.Answer(1, b"before"))
+        primary.channel.post(wire.Answer(1, body), [os.dup(2)])
+        primary.channel.post(wire.Answer(1, b"after"), [os.dup(2)])
         assert primary.channel.waiting > 500_000
         await until(lambda: len(worker.heard) == 3)
         assert [message.body for message, _ in worker.heard] == [b"before", body, b"after"]
@@ -140,7 +181,8 @@ async def test_a_peer_that_asks_and_never_reads_is_not_read_any_more(loop_factor
     async with Raw(buffer_limit=100_000) as (primary, peer):
         peer.setblocking(False)
         asked, request = 0, note(100)
-        primary.channel._on_message = lambda message, fds: primary.channel.post(wire.Note(b"y" * 1000))
+        answer = encode_frame(wire.encode(wire.Answer(1, b"y" * 1000)))
+        primary.channel._on_message = lambda message, fds: primary.channel.post(wire.Answer(1, b"y" * 1000))
         idle = 0
         while idle < 50:
             try:
@@ -154,7 +196,7 @@ async def test_a_peer_that_asks_and_never_reads_is_not_read_any_more(loop_factor
         await turn(50)
         assert primary.channel.waiting == answered
         received = 0
-        while received < asked // len(request) * len(note(1000)):  # it reads after all: nothing was lost
+        while received < asked // len(request) * len(answer):  # it reads after all: nothing was lost
             try:
                 received += len(peer.recv(100_000))
             except BlockingIOError:
@@ -253,7 +295,7 @@ async def test_close_drops_everything_and_says_nothing():
     before = open_fds()
     async with Pair() as (primary, _):
         for _ in range(50):
-            primary.channel.post(wire.Note(b"x" * 100_000), [os.dup(2)])
+            primary.channel.post(wire.Answer(1, b"x" * 100_000), [os.dup(2)])
         primary.channel.close()
         primary.channel.close()
         assert primary.channel.is_closed
@@ -264,13 +306,14 @@ async def test_close_drops_everything_and_says_nothing():
 MALFORMED = {
     "random": random.Random(1).randbytes(1000),
     "zeros": bytes(100),
-    "oversized": struct.pack("<IBB", MAX_MESSAGE + OVERHEAD + 1, wire.VERSION, 0),
-    "version": struct.pack("<IBB", 1, wire.VERSION + 1, 0) + b"x",
+    "oversized": struct.pack("<IBBB", MAX_MESSAGE + OVERHEAD + 1, wire.VERSION, WIRE, 0),
+    "version": struct.pack("<IBBB", 1, wire.VERSION + 1, WIRE, 0) + b"x",
     "not msgpack": encode_frame(b"\xc1"),
     "unknown type": encode_frame(msgspec.msgpack.encode(["Nonsense", 1])),
     "wrong direction": encode_frame(wire.encode(wire.Disconnect(1.0))),
     "missing field": encode_frame(msgspec.msgpack.encode(["Joined"])),
     "wrong field": encode_frame(msgspec.msgpack.encode(["Joined", "x"])),
+    "unknown kind": encode_frame(b"x", 0, NOTE + 1),
     "nested": encode_frame(b"\x91" * 100_000),
     "declares one": encode_frame(wire.encode(wire.Joined(2)), 1),
 }
@@ -328,7 +371,7 @@ async def test_descriptors_inside_a_running_message_are_a_violation():
 async def test_a_half_received_message_with_a_descriptor_leaks_nothing():
     before = open_fds()
     async with Raw() as (primary, peer):
-        send_with(peer, encode_frame(wire.encode(wire.Note(b"x" * 1000)), 1)[:50], [2])
+        send_with(peer, encode_frame(b"x" * 1000, 1, NOTE)[:50], [2])
         await turn(3)
         peer.close()
         await until(lambda: primary.losses)

@@ -1,13 +1,14 @@
 """Callbacks and iterators over events."""
 
 import asyncio
+import dataclasses
 import gc
 from typing import Any
 
 import pytest
 
 from everycore.aio.emitter import Emitter
-from everycore.events import Event, Forked, Message, Online, Ready, SetUp, WorkerEvent
+from everycore.events import Event, Forked, Message, Online, Ready, SetUp, WorkerEvent, make_message
 from everycore.settings import Settings
 from tests.kit import turn
 
@@ -202,3 +203,11 @@ async def test_a_stream_collected_by_another_thread_stops_in_its_loop():
     await turn()
     assert not emitter._feeds
     await asyncio.get_running_loop().shutdown_default_executor()
+
+
+def test_a_message_made_quickly_is_a_message_like_any_other():
+    made = make_message(3, 1.5, NOBODY, {"a": 1}, None)
+    assert made == Message(seq=3, at=1.5, worker=NOBODY, message={"a": 1})
+    assert type(made) is Message
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.seq = 4  # type: ignore[misc]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from everycore.core import wire
-from everycore.core.frames import encode_frame
+from everycore.core.frames import NOTE, WIRE, encode_frame
 from everycore.core.window import WINDOW, WINDOW_BYTES
 from everycore.errors import ChannelClosed, ChannelFull, ProtocolError, RequestFailed, RequestTimeout
 from everycore.model import ExitStatus
@@ -255,7 +255,7 @@ async def test_a_cancelled_send_is_sent_all_the_same():
 async def test_more_than_the_window_is_a_violation():
     async with Raw(serialization="json") as (primary, peer):
         peer.setblocking(False)
-        frame = encode_frame(wire.encode(wire.Note(b"\x01")))
+        frame = encode_frame(b"\x01", 0, NOTE)
         for _ in range(WINDOW + 1):
             peer.send(frame)
             await turn()
@@ -291,7 +291,8 @@ async def test_reports_and_answers_of_what_never_was_are_violations(message):
 async def test_descriptors_where_none_belong_are_violations(message, count):
     before = open_fds()
     async with Raw(serialization="json") as (primary, peer):
-        send_with(peer, encode_frame(wire.encode(message), count), [2] * count)
+        body, kind = (message.body, NOTE) if isinstance(message, wire.Note) else (wire.encode(message), WIRE)
+        send_with(peer, encode_frame(body, count, kind), [2] * count)
         await until(lambda: primary.losses)
         assert isinstance(primary.losses[0], ProtocolError)
     assert open_fds() == before
@@ -299,11 +300,54 @@ async def test_descriptors_where_none_belong_are_violations(message, count):
 
 async def test_an_undecodable_value_is_a_violation_found_by_its_consumer():
     async with Raw(serialization="json") as (primary, peer):
-        peer.sendall(encode_frame(wire.encode(wire.Note(b"\xc1"))))
-        send_with(peer, encode_frame(wire.encode(wire.Note(b"\xc1")), 1), [2])
+        peer.sendall(encode_frame(b"\xc1", 0, NOTE))
+        send_with(peer, encode_frame(b"\xc1", 1, NOTE), [2])
         await until(lambda: len(primary.mailbox._backlog) == 2)
         assert [message async for message in primary.mailbox.messages()] == []
         assert isinstance(primary.losses[0], ProtocolError)
+
+
+@pytest.mark.parametrize("fds", [[], [2]], ids=["plain", "with a handle"])
+async def test_a_callback_hears_what_came_before_an_undecodable_value(fds):
+    before = open_fds()
+    async with Raw(serialization="json") as (primary, peer):
+        heard = []
+        primary.mailbox.on_message(lambda message: heard.append(message.message))
+        send_with(peer, encode_frame(b"\x01", 0, NOTE) + encode_frame(b"\x02", 0, NOTE), [])
+        send_with(peer, encode_frame(b"\xc1", len(fds), NOTE) + encode_frame(b"\x03", 0, NOTE), fds)
+        await until(lambda: primary.losses)
+        assert heard == [1, 2]
+        assert isinstance(primary.losses[0], ProtocolError)
+    assert open_fds() == before
+
+
+async def test_takers_come_and_go_between_the_messages_of_one_chunk():
+    async with Raw(serialization="json") as (primary, peer):
+        heard: list[Any] = []
+
+        def first(message):
+            heard.append(("first", message.message))
+            if message.message == 1:
+                subscriptions.append(primary.mailbox.on_message(second))
+            if message.message == 3:
+                subscriptions[1].cancel()
+            if message.message == 5:
+                subscriptions[0].cancel()
+
+        def second(message):
+            heard.append(("second", message.message))
+
+        subscriptions = [primary.mailbox.on_message(first)]
+        peer.sendall(b"".join(encode_frame(bytes([n]), 0, NOTE) for n in range(8)))
+        await until(lambda: len(primary.mailbox._backlog) == 2)
+        # Who is cancelled by another during a message does not get it, who is new gets the next.
+        assert heard == [("first", n) for n in (0, 1, 2)] + [("second", 2)] + [
+            ("first", n) for n in (3, 4, 5)
+        ]
+        primary.mailbox.on_message(second)
+        peer.sendall(encode_frame(b"\x09", 0, NOTE))
+        await until(lambda: len(heard) == 10)
+        assert heard[-3:] == [("second", n) for n in (6, 7, 9)]
 
 
 async def test_asking_and_never_reading_costs_no_memory(loop_factory):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everycore.core import wire
-from everycore.core.frames import HEADER_SIZE, MAX_DESCRIPTORS, Frame, FrameDecoder, encode_frame
+from everycore.core.frames import HEADER_SIZE, MAX_DESCRIPTORS, NOTE, WIRE, Frame, FrameDecoder, encode_frame
 from everycore.errors import ProtocolError
 
 LIMIT = 1000
@@ -38,14 +38,17 @@ class Pipe:
 
 @given(st.data())
 def test_frames_and_descriptors_come_out_as_they_went_in(data):
-    bodies = data.draw(st.lists(st.tuples(st.binary(max_size=60), st.integers(0, 3)), max_size=12), "bodies")
+    one = st.tuples(st.sampled_from([WIRE, NOTE]), st.binary(max_size=60), st.integers(0, 3))
     numbers = iter(range(1000))
-    frames = [Frame(body, tuple(next(numbers) for _ in range(count))) for body, count in bodies]
+    frames: list[Frame] = [
+        (kind, body, tuple(next(numbers) for _ in range(count)))
+        for kind, body, count in data.draw(st.lists(one, max_size=12), "frames")
+    ]
     pipe = Pipe()
     waiting = b""
     riders: tuple[int, ...] = ()
-    for body, fds in frames:  # a sender corks plain frames behind whatever began the send
-        raw = encode_frame(body, len(fds))
+    for kind, body, fds in frames:  # a sender corks plain frames behind whatever began the send
+        raw = encode_frame(body, len(fds), kind)
         if waiting and (fds or data.draw(st.booleans(), "flush")):
             pipe.send(waiting, riders)
             waiting = b""
@@ -76,7 +79,7 @@ def test_random_bytes_raise_nothing_but_protocol_errors_and_lose_no_descriptor(c
         fds = tuple(range(number * 10, number * 10 + count))
         given_in += fds
         try:
-            handed_out += [fd for frame in decoder.feed(data, fds) for fd in frame.fds]
+            handed_out += [fd for _, _, owned in decoder.feed(data, fds) for fd in owned]
             decoder.check()
         except ProtocolError:
             continue
@@ -100,7 +103,7 @@ def test_nearly_right_streams_lose_no_descriptor(data):
                 continue
             given_in += group
             try:
-                handed_out += [fd for frame in decoder.feed(chunk, group) for fd in frame.fds]
+                handed_out += [fd for _, _, owned in decoder.feed(chunk, group) for fd in owned]
                 decoder.check()
             except ProtocolError:
                 continue
@@ -111,12 +114,16 @@ def test_nearly_right_streams_lose_no_descriptor(data):
 ONE, PLAIN = encode_frame(b"one", 1), encode_frame(b"plain")
 
 
+def header(length: int, *, version: int = wire.VERSION, kind: int = WIRE) -> bytes:
+    return struct.pack("<IBBB", length, version, kind, 0)
+
+
 def violation(*chunks: tuple[bytes, tuple[int, ...]]) -> tuple[str, list[bytes], tuple[int, ...]]:
     """The sentence, the frames that were heard before it, the descriptors to close."""
     decoder, heard = FrameDecoder(LIMIT), []
     with pytest.raises(ProtocolError) as caught:
         for data, fds in chunks:
-            heard += [frame.body for frame in decoder.feed(data, fds)]
+            heard += [body for _, body, _ in decoder.feed(data, fds)]
             decoder.check()
     with pytest.raises(ProtocolError):
         decoder.feed(PLAIN)
@@ -127,22 +134,28 @@ def violation(*chunks: tuple[bytes, tuple[int, ...]]) -> tuple[str, list[bytes],
     ("chunks", "sentence", "heard"),
     [
         ([(PLAIN, (7,))], "1 descriptors came that no message declares", [b"plain"]),
-        ([(PLAIN + PLAIN + PLAIN[:8], (7,))], "1 descriptors came that no message declares", [b"plain"] * 2),
+        ([(PLAIN + PLAIN + PLAIN[:9], (7,))], "1 descriptors came that no message declares", [b"plain"] * 2),
         ([(ONE, ())], "declares 1 descriptors that did not come with it", []),
         ([(PLAIN + ONE, ())], "declares 1 descriptors that did not come with it", [b"plain"]),
         ([(ONE, (7, 8))], "declares 1 descriptors and 2 came", []),
         ([(ONE, tuple(range(253)))], "declares 1 descriptors and 253 came", []),
         ([(ONE + ONE, (7,))], "declares 1 descriptors that did not come with it", [b"one"]),
-        ([(PLAIN[:8], ()), (PLAIN[8:], (7,))], "in the middle of a message", [b"plain"]),
-        ([(PLAIN[:8], ()), (PLAIN[8:9], (7,))], "in the middle of a message", []),
+        ([(PLAIN[:9], ()), (PLAIN[9:], (7,))], "in the middle of a message", [b"plain"]),
+        ([(PLAIN[:9], ()), (PLAIN[9:10], (7,))], "in the middle of a message", []),
         ([(ONE[:3], ()), (ONE[3:], (7,))], "declares 1 descriptors that did not come with it", []),
         ([(ONE[:3], ()), (ONE[3:4], (7,))], "in the middle of a message", []),
         ([(PLAIN[:3], (7,)), (PLAIN[3:], ())], "1 descriptors came that no message declares", []),
         ([(PLAIN[:3], (7,)), (PLAIN[3:4], (8,))], "in the middle of a message", []),
         ([(ONE[:3], (7, 8)), (ONE[3:], ())], "declares 1 descriptors and 2 came", []),
-        ([(struct.pack("<IBB", 3, wire.VERSION + 1, 0), ())], "was everycore replaced", []),
-        ([(struct.pack("<IBB", LIMIT + 1, wire.VERSION, 0), ())], "1001 bytes; at most 1000 are allowed", []),
-        ([(b"\xff" * 3, ()), (b"\xff" * 3, ())], "version 255", []),
+        ([(header(3, version=wire.VERSION + 1), ())], "was everycore replaced", []),
+        ([(header(LIMIT + 1), ())], "1001 bytes; at most 1000 are allowed", []),
+        ([(PLAIN + header(3, kind=2), ())], "a frame of the unknown kind 2", [b"plain"]),
+        (
+            [(header(3, kind=255)[:6], ()), (header(3, kind=255)[6:], ())],
+            "a frame of the unknown kind 255",
+            [],
+        ),
+        ([(b"\xff" * 4, ()), (b"\xff" * 4, ())], "version 255", []),
     ],
 )
 def test_violations_are_named_and_nothing_is_kept(chunks, sentence, heard):
@@ -156,30 +169,30 @@ def test_violations_are_named_and_nothing_is_kept(chunks, sentence, heard):
 
 def test_a_group_waits_for_a_header_that_began_in_its_chunk():
     decoder = FrameDecoder(LIMIT)
-    assert decoder.feed(PLAIN + ONE[:1], (7,)) == [Frame(b"plain", ())]
+    assert decoder.feed(PLAIN + ONE[:1], (7,)) == [(WIRE, b"plain", ())]
     for byte in ONE[1:-1]:
         assert decoder.feed(bytes([byte])) == []
         assert not decoder.is_between_frames
-    assert decoder.feed(ONE[-1:] + PLAIN) == [Frame(b"one", (7,)), Frame(b"plain", ())]
+    assert decoder.feed(ONE[-1:] + PLAIN) == [(WIRE, b"one", (7,)), (WIRE, b"plain", ())]
 
 
 def test_a_new_group_may_follow_the_end_of_a_frame_in_one_chunk():
     decoder = FrameDecoder(LIMIT)
-    assert decoder.feed(ONE[:8], (7,)) == []
-    assert decoder.feed(ONE[8:] + PLAIN + ONE, (8,)) == [
-        Frame(b"one", (7,)),
-        Frame(b"plain", ()),
-        Frame(b"one", (8,)),
+    assert decoder.feed(ONE[:9], (7,)) == []
+    assert decoder.feed(ONE[9:] + PLAIN + ONE, (8,)) == [
+        (WIRE, b"one", (7,)),
+        (WIRE, b"plain", ()),
+        (WIRE, b"one", (8,)),
     ]
 
 
 def test_empty_bodies_and_the_largest_one():
     decoder = FrameDecoder(LIMIT)
     raw = encode_frame(b"") + encode_frame(b"x" * LIMIT) + encode_frame(b"", 1)
-    assert [frame.body for frame in decoder.feed(raw, (7,))] == [b"", b"x" * LIMIT, b""]
+    assert [body for _, body, _ in decoder.feed(raw, (7,))] == [b"", b"x" * LIMIT, b""]
     for cut in range(1, HEADER_SIZE):
         assert decoder.feed(encode_frame(b"")[:cut]) == []
-        assert decoder.feed(encode_frame(b"")[cut:]) == [Frame(b"", ())]
+        assert decoder.feed(encode_frame(b"")[cut:]) == [(WIRE, b"", ())]
 
 
 def test_a_large_frame_in_many_pieces_costs_no_more_than_its_bytes():
@@ -188,15 +201,15 @@ def test_a_large_frame_in_many_pieces_costs_no_more_than_its_bytes():
     received = []
     for start in range(0, len(raw), 512):  # quadratic copying would take minutes here
         received += decoder.feed(raw[start : start + 512])
-    assert [len(frame.body) for frame in received] == [size]
+    assert [len(body) for _, body, _ in received] == [size]
 
 
 def test_an_abandoned_decoder_takes_nothing_more():
     decoder = FrameDecoder(LIMIT)
-    decoder.feed(ONE[:8], (7,))
+    decoder.feed(ONE[:9], (7,))
     assert decoder.abandon() == (7,)
     with pytest.raises(ProtocolError):
-        decoder.feed(ONE[8:], (8,))
+        decoder.feed(ONE[9:], (8,))
     assert decoder.abandon() == (8,)
 
 

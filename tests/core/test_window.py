@@ -65,6 +65,23 @@ def test_a_quarter_is_reported_at_once():
     assert receiver.taken(WINDOW_BYTES) == (1, WINDOW_BYTES)
 
 
+@given(st.lists(st.one_of(st.integers(0, 9), st.integers(0, WINDOW_BYTES)), max_size=3 * WINDOW))
+def test_what_passes_has_arrived_and_was_taken(sizes):
+    one, other = Incoming(), Incoming()
+    for size in sizes:
+        one.arrived(size)
+        assert other.passed(size) == one.taken(size)
+    assert (one.count, one.size) == (other.count, other.size)
+
+
+def test_what_passes_keeps_to_the_window():
+    receiver = Incoming()
+    for _ in range(WINDOW):
+        receiver.arrived(0)
+    with pytest.raises(ProtocolError, match="1024 messages"):
+        receiver.passed(0)
+
+
 @pytest.mark.parametrize("report", [(0, 0), (-1, 0), (3, 0), (1, -1), (1, 21)])
 def test_a_report_of_more_than_was_sent_is_a_violation(report):
     sender = Outgoing()

@@ -11,7 +11,7 @@ from signal import SIGKILL
 import pytest
 
 from everycore import Cluster, Exited, ExitStatus, Listening, Message, Ready, Settings, Worker
-from everycore.core.frames import encode_frame
+from everycore.core.frames import NOTE, WIRE, encode_frame
 from everycore.core.wire import LINK_NUMBER, VERSION
 from tests.integration.workers import HEAD, Diary, within, worker_script
 from tests.kit import open_fds, scaled
@@ -35,8 +35,10 @@ def body(*message):
     return msgspec.msgpack.encode(list(message))
 
 def frame(*message, fds=0):
-    data = body(*message)
-    return struct.pack("<IBB", len(data), {VERSION}, fds) + data
+    return pack({WIRE}, body(*message), fds)
+
+def pack(kind, data, fds=0):
+    return struct.pack("<IBBB", len(data), {VERSION}, kind, fds) + data
 
 def send(data, fds=(), sock=None):
     sock = sock or raw
@@ -49,7 +51,7 @@ def pipes(count):
     return [os.open("/dev/null", os.O_RDONLY) for _ in range(count)]
 
 def note(value, fds=0):
-    return frame("Note", msgspec.msgpack.encode(value), fds=fds)
+    return pack({NOTE}, msgspec.msgpack.encode(value), fds)
 
 def belt():
     '''A listener, and the worker's end of its belt.'''
@@ -76,16 +78,18 @@ everycore.run(main())
 
 CRIMES = {
     "random bytes": "send(bytes(range(1, 256)))",
-    "another version": "send(struct.pack('<IBB', 1, 99, 0) + b'x')",
-    "oversized": "send(struct.pack('<IBB', 2**31, VERSION, 0))",
+    "another version": "send(struct.pack('<IBBB', 1, 99, 0, 0) + b'x')",
+    "oversized": "send(struct.pack('<IBBB', 2**31, VERSION, 0, 0))",
     "truncated": "send(note('cut')[:-2]); raw.shutdown(socket.SHUT_WR)",
     "truncated header": "send(b'\\x05\\x00'); raw.shutdown(socket.SHUT_WR)",
-    "empty body": "send(struct.pack('<IBB', 0, VERSION, 0))",
-    "no msgpack": "send(struct.pack('<IBB', 3, VERSION, 0) + b'\\xc1\\xc1\\xc1')",
+    "empty body": "send(pack(0, b''))",
+    "no msgpack": "send(pack(0, b'\\xc1\\xc1\\xc1'))",
+    "unknown kind": "send(pack(9, b'x'))",
+    "a note as an order": "send(frame('Note', b'x'))",
     "unknown type": "send(frame('Surrender', 1))",
     "the primary's own": "send(frame('Disconnect', 1.0))",
     "a field missing": "send(frame('Ask', 1))",
-    "a field of another type": "send(frame('Note', 5))",
+    "a field of another type": "send(frame('Took', 'x', 5))",
     "second Joined": "send(frame('Joined', os.getpid()))",
     "1 declared, 253 carried": "send(note('x', fds=1), pipes(253))",
     "1 declared, none carried": "send(note('x', fds=1))",

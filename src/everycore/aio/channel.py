@@ -21,7 +21,7 @@ from typing import Any, Final
 from everycore.aio.outbox import ENDS, Outbox
 from everycore.aio.subscriptions import log
 from everycore.core import wire
-from everycore.core.frames import MAX_DESCRIPTORS, FrameDecoder, encode_frame
+from everycore.core.frames import MAX_DESCRIPTORS, NOTE, FrameDecoder, encode_frame
 from everycore.errors import ProtocolError
 from everycore.system.descriptors import close_all
 
@@ -60,6 +60,8 @@ class Channel:
         self._loop = loop
         self._decode = decode
         self._on_message = on_message
+        #: Who takes the bodies of notes. A mailbox puts itself here: the way by `on_message` costs more.
+        self.on_note: Callable[[bytes, tuple[int, ...]], None] = self._pass_note
         self._on_lost = on_lost
         self._frames = FrameDecoder(max_message + OVERHEAD)
         self._is_paused = False
@@ -150,9 +152,14 @@ class Channel:
                 self._loop.remove_reader(self._sock)
 
     def _readable(self) -> None:
-        for _ in range(_READS_A_TURN):
-            if not self._read_once() or not self._has_reader:
-                return
+        outbox = self.outbox
+        outbox.is_corked = True
+        try:
+            for _ in range(_READS_A_TURN):
+                if not self._read_once() or not self._has_reader:
+                    return
+        finally:
+            outbox.end_reading()
 
     def _read_last_words(self, error: OSError | None) -> None:
         for _ in range(_LAST_READS):
@@ -191,28 +198,37 @@ class Channel:
 
     def _deliver(self, data: bytes, fds: tuple[int, ...]) -> None:
         """Cut, decode, hand over. Hot. Raises ProtocolError once what was good before it is handed over."""
-        decode, on_message = self._decode, self._on_message
+        on_note = self.on_note
         self._is_delivering = True
         try:
-            for body, owned in self._frames.feed(data, fds):
+            for kind, body, owned in self._frames.feed(data, fds):
                 if self._is_closed:
                     close_all(owned)
                     continue
                 try:
-                    message = decode(body)
-                except Exception as error:
-                    close_all(owned)
-                    self._lose(ProtocolError(f"a message of {self.peer} can't be understood: {error}"))
-                    continue
-                try:
-                    on_message(message, owned)
+                    if kind == NOTE:
+                        on_note(body, owned)
+                    else:
+                        self._deliver_wire(body, owned)
                 except ProtocolError as error:
                     self._lose(error)
                 except Exception:
-                    log.exception("a message of %s was not handled: %s", self.peer, type(message).__name__)
+                    log.exception("a message of %s was not handled", self.peer)
         finally:
             self._is_delivering = False
-        self._frames.check()
+        if self._frames.violation is not None:
+            raise self._frames.violation
+
+    def _deliver_wire(self, body: bytes, fds: tuple[int, ...]) -> None:
+        try:
+            message = self._decode(body)
+        except Exception as error:
+            close_all(fds)
+            raise ProtocolError(f"a message of {self.peer} can't be understood: {error}") from error
+        self._on_message(message, fds)
+
+    def _pass_note(self, body: bytes, fds: tuple[int, ...]) -> None:
+        self._on_message(wire.Note(body), fds)
 
     # --- the end ----------------------------------------------------------------------------------
 

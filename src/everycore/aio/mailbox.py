@@ -33,14 +33,13 @@ from everycore.aio.subscriptions import (
     call_back,
     check_plain,
     log,
+    log_failure,
 )
 from everycore.core import values, wire
-from everycore.core.frames import encode_frame
+from everycore.core.frames import NOTE, encode_frame
 from everycore.core.window import Incoming, Outgoing
 from everycore.errors import ChannelClosed, ChannelFull, ProtocolError
 from everycore.system.descriptors import close_all, wrap
-
-_encode_wire = wire.encode
 
 
 class Parcel(msgspec.Struct):
@@ -86,6 +85,7 @@ class Mailbox:
         self.dropped_handles = 0
         self._channel = channel
         self._outbox = channel.outbox
+        self._max_message = channel.max_message
         self._loop = loop
         self._make_message = make_message
         self._is_pickle = serialization == "pickle"
@@ -97,10 +97,13 @@ class Mailbox:
         self._held: deque[tuple[bytes, int, tuple[int, ...]]] = deque()  # beyond the window
         self._incoming = Incoming()
         self._feeds: list[MessageFeed] = []
+        #: The only taker, if that is a callback and nothing waits; see `_find_only`.
+        self._only: Callable[[Any], object] | None = None
         self._callbacks: list[_Callback] = []
         self._backlog: deque[Parcel] = deque()
         self._is_drain_due = False
 
+        channel.on_note = self._note
         self._requests = Requests(self, channel, loop)
         #: `request(message, handle=None, *, timeout, keep_open=False)` and `answer(handler)`: see `Requests`.
         self.request = self._requests.request
@@ -119,8 +122,9 @@ class Mailbox:
 
     def send_nowait(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> None:
         """Send, or raise ChannelFull; then the handle was not touched."""
-        if self._outbox.is_full:
-            raise ChannelFull(self._channel.peer, self._outbox.waiting)
+        outbox = self._outbox
+        if outbox.waiting >= outbox.buffer_limit:
+            raise ChannelFull(self._channel.peer, outbox.waiting)
         self._send_note(message, handle, keep_open)
 
     async def wait_room(self) -> None:
@@ -135,34 +139,47 @@ class Mailbox:
         await self._channel.flush()
 
     def _send_note(self, message: Any, handle: Any, keep_open: bool) -> None:
-        self.check_open()
-        body = self.encode(message)
-        fds = () if handle is None else take_handle(handle, keep_open=keep_open)
-        self.submit(wire.Note(body), len(body), fds)
-
-    def encode(self, message: Any) -> bytes:
+        """Hot."""
+        if self._outbox.is_closed:
+            self.check_open()
         body = self._encode(message)
-        if len(body) > self._channel.max_message:
-            raise ValueError(
-                f"a message of {len(body)} bytes; at most {self._channel.max_message} are allowed"
-            )
-        return body
-
-    def submit(self, message: wire.Note | wire.Ask, size: int, fds: tuple[int, ...]) -> None:
-        frame = encode_frame(_encode_wire(message), len(fds))
+        size = len(body)
+        if size > self._max_message:
+            raise self._too_large(size)
+        fds = () if handle is None else take_handle(handle, keep_open=keep_open)
+        frame = encode_frame(body, len(fds), NOTE)
         if not self._held and self._outgoing.try_send(size):
             self._outbox.put(frame, fds)
         else:
-            self._held.append((frame, size, fds))
-            self._outbox.hold(len(frame))
+            self._hold(frame, size, fds)
+
+    def encode(self, message: Any) -> bytes:
+        """The body of `message`. Raises what is wrong with it."""
+        body = self._encode(message)
+        if len(body) > self._max_message:
+            raise self._too_large(len(body))
+        return body
+
+    def _too_large(self, size: int) -> ValueError:
+        return ValueError(f"a message of {size} bytes; at most {self._max_message} are allowed")
+
+    def submit(self, frame: bytes, size: int, fds: tuple[int, ...]) -> None:
+        """Send the frame of a note or request with a body of `size` bytes, now or when the window allows."""
+        if not self._held and self._outgoing.try_send(size):
+            self._outbox.put(frame, fds)
+        else:
+            self._hold(frame, size, fds)
+
+    def _hold(self, frame: bytes, size: int, fds: tuple[int, ...]) -> None:
+        self._held.append((frame, size, fds))
+        self._outbox.hold(len(frame))
 
     def _took(self, message: wire.Took) -> None:
         self._outgoing.took(message.count, message.size)
-        held = self._held
-        while held and self._outgoing.try_send(held[0][1]):
+        held, try_send, put = self._held, self._outgoing.try_send, self._outbox.put_held
+        while held and try_send(held[0][1]):
             frame, _, fds = held.popleft()
-            self._outbox.put(frame, fds)
-            self._outbox.hold(-len(frame))
+            put(frame, fds)
 
     def check_open(self) -> None:
         if self._channel.is_closed:
@@ -174,12 +191,7 @@ class Mailbox:
         """Take a wire message of the channel, and its descriptors; False if it is not one of a mailbox."""
         kind = type(message)
         if kind is wire.Note:
-            self._arrived(message.body, fds)
-            parcel = Parcel(message.body, fds)
-            if self._backlog or not (self._feeds or self._callbacks):
-                self._backlog.append(parcel)
-            else:
-                self._distribute(parcel)
+            self._note(message.body, fds)
         elif kind is wire.Ask:
             self._arrived(message.body, fds)
             self._requests.asked(message, fds)
@@ -192,6 +204,37 @@ class Mailbox:
         else:
             return False
         return True
+
+    def _note(self, body: bytes, fds: tuple[int, ...]) -> None:
+        """A note came. Hot: with one callback and nobody else, it is decoded and given to that here."""
+        only = self._only
+        if only is None or fds:
+            self._arrived(body, fds)
+            parcel = Parcel(body, fds)
+            if self._backlog or not (self._feeds or self._callbacks):
+                self._backlog.append(parcel)
+                self._only = None
+            else:
+                self._distribute(parcel)
+            return
+        report = self._incoming.passed(len(body))
+        if report is not None:
+            self._report(report)
+        try:
+            value = self._decode(body)
+        except Exception as error:
+            self._undecodable(error)
+            return
+        message = self._make_message(value, None)
+        try:
+            only(message)
+        except Exception as error:
+            log_failure(only, message, error)
+
+    def _find_only(self) -> None:
+        """To be called whenever a taker came or went, or the backlog became empty."""
+        is_only = len(self._callbacks) == 1 and not (self._feeds or self._backlog)
+        self._only = self._callbacks[0].call if is_only else None
 
     def _arrived(self, body: bytes, fds: tuple[int, ...]) -> None:
         if len(fds) > 1:
@@ -219,6 +262,7 @@ class Mailbox:
             feed.end()
         else:
             self._feeds.append(feed)
+            self._only = None
             self._drain_soon()
         return stream
 
@@ -227,12 +271,14 @@ class Mailbox:
         check_plain(callback)
         entry = _Callback(callback)
         self._callbacks.append(entry)
+        self._find_only()
         self._drain_soon()
         return Subscription(partial(self._cancel, entry))
 
     def _cancel(self, entry: _Callback) -> None:
         entry.is_active = False
         self._callbacks.remove(entry)
+        self._find_only()
 
     def _drain_soon(self) -> None:
         if self._backlog and not self._is_drain_due:
@@ -243,6 +289,7 @@ class Mailbox:
         self._is_drain_due = False
         while self._backlog and (self._feeds or self._callbacks):
             self._distribute(self._backlog.popleft())
+        self._find_only()
 
     def _distribute(self, parcel: Parcel) -> None:
         feeds, callbacks = self._feeds, self._callbacks
@@ -285,9 +332,15 @@ class Mailbox:
         return SKIP
 
     def taken(self, size: int) -> None:
+        """A message of `size` bytes has been taken by all."""
         report = self._incoming.taken(size)
-        if report is not None and not self._is_lost:
+        if report is not None:
+            self._report(report)
+
+    def _report(self, report: tuple[int, int]) -> None:
+        if not self._is_lost:
             self._channel.post(wire.Took(*report))
+            self._outbox.send_now()  # the peer may wait for nothing else
 
     def decode(self, body: bytes, handle: Any) -> Any:
         """The value of `body`; if that fails `handle` is closed."""
@@ -324,6 +377,7 @@ class Mailbox:
                     self._drop_handle(parcel)
         feed.items.clear()
         self._backlog.extendleft(reversed(kept))
+        self._find_only()
 
     def _drop_handle(self, parcel: Parcel) -> None:
         if not parcel.fds:

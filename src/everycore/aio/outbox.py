@@ -3,10 +3,14 @@
 Invariant: a descriptor given to `put` is closed here exactly once, after it was sent or when it can't be
 any more; `put` never blocks and never raises. Imports nothing of `primary` or `worker`.
 
-The first frame of a turn of the loop leaves at once; what follows in the same turn is corked and leaves in
-one `sendmsg` when the turn ends, except that a frame with descriptors begins a new one (`core.frames` says
-why). (Measured: corking the first one too costs a question and answer one more round of the event loop at
-each end.)
+When frames leave. What the messages of a chunk lead to while it is read is corked and leaves in one `send` at
+the chunk's end, without a later turn of the loop. Otherwise the first frame of a turn leaves at once and what
+follows in the same turn is corked until it ends. A callback at the turn's end costs as much as three
+messages, so only the second frame asks for it: the first one after something was read needs none. Corked
+frames are sent by `_CORK_FRAMES`: on another processor the peer can begin with them while we go on. A frame
+with descriptors begins a `sendmsg` of its own (`core.frames` says why).
+
+Measured: corking the first one too costs a question and answer one more round of the event loop at each end.
 
 Bytes that wait here are *data*, the program's own messages, whose senders are told to wait by `is_full`, or
 *control*, which is never refused: `is_flooded` says when so much of it waits that its cause must be stopped.
@@ -31,7 +35,8 @@ ENDS: Final = (errno.ECONNRESET, errno.EPIPE)
 _LATER: Final = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_AFTER: Final = 0.01
 _SEND_SIZE: Final = 128 * 1024
-_CORK_LIMIT: Final = 64 * 1024  # more than that is sent at once: the peer can begin while we go on
+_CORK_FRAMES: Final = 16
+_CORK_SIZE: Final = 4096  # a larger one is worth a `sendmsg`
 _SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
@@ -57,6 +62,9 @@ class Outbox:
         self.buffer_limit = buffer_limit
         self.is_flooded = False
         self.is_closed = False
+        #: Somebody will send what is put: the end of a turn, or of a chunk. Who reads one sets this, and
+        #: calls `end_reading` before the loop goes on.
+        self.is_corked = False
         self._sock = sock
         self._loop = loop
         self._peer = peer
@@ -71,7 +79,7 @@ class Outbox:
         self._sending_control = 0
 
         self._control = 0  # control bytes that wait
-        self._corked = 0  # bytes put since the last attempt to send
+        self._has_begun = False  # a frame left alone since the last known beginning of a turn
         self._is_blocked = False  # a writer, a timer or the end will follow: putting needs do nothing
         self._has_writer = False
         self._flush_handle: asyncio.Handle | None = None
@@ -88,20 +96,39 @@ class Outbox:
         if self.is_closed:
             close_all(fds)
             return
-        size = len(frame)
-        self.waiting += size
-        self._corked += size
+        self.waiting += len(frame)
         if is_control:
-            self._queue.append((frame, fds, size))
-            self._count_control(size)
+            self._queue.append((frame, fds, len(frame)))
+            self._count_control(len(frame))
         else:
             self._queue.append((frame, fds, 0))
         if self._is_blocked:
             return
-        if self._flush_handle is None:
-            self._flush_handle = self._loop.call_soon(self._flush_soon)
+        if self.is_corked:
+            if len(self._queue) >= _CORK_FRAMES or len(frame) > _CORK_SIZE:
+                self._send()
+            return
+        if self._has_begun:
+            self.is_corked = True
+            self._flush_handle = self._loop.call_soon(self._end_turn)
+        self._has_begun = True
+        self._send()
+
+    def put_held(self, frame: bytes, fds: tuple[int, ...]) -> None:
+        """`put` a frame whose bytes `hold` has counted."""
+        self.waiting -= len(frame)
+        self.put(frame, fds)
+
+    def end_reading(self) -> None:
+        """The chunk was read, in a turn of its own: send what it led to."""
+        self.is_corked = self._flush_handle is not None
+        self._has_begun = False
+        if self._queue and not self._is_blocked:
             self._send()
-        elif self._corked > _CORK_LIMIT:
+
+    def send_now(self) -> None:
+        """Do not wait for the end of the chunk, or of the turn."""
+        if not self._is_blocked:
             self._send()
 
     def hold(self, size: int) -> None:
@@ -137,19 +164,38 @@ class Outbox:
         if self._empty_waiters and not self.waiting:
             _release(self._empty_waiters)
 
-    def _flush_soon(self) -> None:
+    def _end_turn(self) -> None:
         self._flush_handle = None
-        if not self._has_writer:
+        self.is_corked = self._has_begun = False
+        if self._queue and not self._is_blocked:
             self._send()
 
+    def _retry(self) -> None:
+        self._flush_handle = None
+        self.is_corked = self._has_begun = False
+        self._send()
+
     def _send(self) -> None:
-        """Send what the socket takes; a writer, or a timer, is left behind if that is not all."""
-        self._corked = 0
+        """Send what the socket takes; a writer, or a timer, is left behind if that is not all. Hot."""
+        queue = self._queue
         try:
-            while self._sending or self._queue:
+            while queue or self._sending:
                 if not self._sending:
-                    self._next_send()
-                self._send_once()
+                    self._sending, self._sending_fds, self._sending_control = queue.popleft()
+                    if queue and not queue[0][1]:
+                        self._gather()
+                data = self._sending
+                if self._sending_fds:
+                    sent = self._send_with_descriptors(data)
+                else:
+                    sent = self._sock.send(data, _SEND_FLAGS)
+                self.waiting -= sent
+                if sent < len(data):
+                    self._sending = memoryview(data)[sent:]
+                    continue
+                self._sending = b""
+                if self._sending_control:
+                    self._count_control(-self._sending_control)
         except (BlockingIOError, InterruptedError):
             if not self._has_writer:
                 self._is_blocked = self._has_writer = True
@@ -157,41 +203,31 @@ class Outbox:
         except OSError as error:
             self._send_failed(error)
         else:
-            self._remove_writer()
-            self._is_blocked = False
-        self._wake()
+            if self._is_blocked:
+                self._remove_writer()
+                self._is_blocked = False
+        if self._room_waiters or self._empty_waiters:
+            self._wake()
 
-    def _next_send(self) -> None:
-        """Gather the next `sendmsg`: one frame, and plain frames behind it."""
+    def _gather(self) -> None:
+        """Add the plain frames behind it to the next `sendmsg`."""
         queue = self._queue
-        frame, fds, control = queue.popleft()
-        if queue and not queue[0][1]:
-            parts, size = [frame], len(frame)
-            while queue and not queue[0][1] and size < _SEND_SIZE:
-                frame, _, more = queue.popleft()
-                parts.append(frame)
-                size += len(frame)
-                control += more
-            frame = b"".join(parts)
-        self._sending, self._sending_fds, self._sending_control = frame, fds, control
+        parts = [self._sending]
+        size = len(self._sending)
+        while queue and not queue[0][1] and size < _SEND_SIZE:
+            frame, _, control = queue.popleft()
+            parts.append(frame)
+            size += len(frame)
+            self._sending_control += control
+        self._sending = b"".join(parts)
 
-    def _send_once(self) -> None:
-        data = self._sending
-        if self._sending_fds:
-            rights = array.array("i", self._sending_fds)
-            sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _SEND_FLAGS)
-            # They are the peer's with the first byte, however few were sent.
-            close_all(self._sending_fds)
-            self._sending_fds = ()
-        else:
-            sent = self._sock.send(data, _SEND_FLAGS)
-        self.waiting -= sent
-        if sent < len(data):
-            self._sending = memoryview(data)[sent:]
-            return
-        self._sending = b""
-        if self._sending_control:
-            self._count_control(-self._sending_control)
+    def _send_with_descriptors(self, data: memoryview | bytes) -> int:
+        rights = array.array("i", self._sending_fds)
+        sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _SEND_FLAGS)
+        # They are the peer's with the first byte, however few were sent.
+        close_all(self._sending_fds)
+        self._sending_fds = ()
+        return sent
 
     def _count_control(self, size: int) -> None:
         self._control += size
@@ -206,7 +242,7 @@ class Outbox:
         if self._flush_handle is not None:
             self._flush_handle.cancel()
         if error.errno in _LATER:
-            self._flush_handle = self._loop.call_later(_RETRY_AFTER, self._flush_soon)
+            self._flush_handle = self._loop.call_later(_RETRY_AFTER, self._retry)
             return
         self._drop()
         self._flush_handle = self._loop.call_soon(self._on_failed, None if error.errno in ENDS else error)
@@ -231,7 +267,7 @@ class Outbox:
             close_all(fds)
         self._queue.clear()
         self._sending, self._sending_fds, self._sending_control = b"", (), 0
-        self.waiting = self._control = self._corked = 0
+        self.waiting = self._control = 0
         self._wake()
 
 

@@ -76,5 +76,10 @@ def call_back(callback: Callable[[Any], object], argument: Any) -> None:
     """Call it; log what it raises."""
     try:
         callback(argument)
-    except Exception:
-        log.exception("the callback %s failed on %s", name_of(callback), type(argument).__name__)
+    except Exception as error:
+        log_failure(callback, argument, error)
+
+
+def log_failure(callback: Callable[[Any], object], argument: Any, error: Exception) -> None:
+    """Say that `callback` raised."""
+    log.error("the callback %s failed on %s", name_of(callback), type(argument).__name__, exc_info=error)

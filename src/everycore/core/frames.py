@@ -1,6 +1,8 @@
 """Cuts the channel's byte stream into messages, and gives each descriptor to the message it came with.
 
-A frame is a header (body length, protocol version, number of descriptors: `<IBB`) and a body.
+A frame is a header (body length, protocol version, kind, number of descriptors: `<IBBB`) and a body. There
+are two kinds: a message of `core.wire`, and a note, whose body is the user's value itself: the most frequent
+message does without a second encoding around the first.
 
 Invariant: a descriptor never slips to a neighbour. Either it leaves inside the one frame that declares it,
 or `abandon()` returns it to be closed. After a violation nothing more is decoded: a stream whose lengths
@@ -23,33 +25,33 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from everycore.core import wire
 from everycore.errors import ProtocolError
 
-_HEADER: Final = struct.Struct("<IBB")
+_HEADER: Final = struct.Struct("<IBBB")
 HEADER_SIZE: Final = _HEADER.size
+#: The kinds of frames: the body is a message of `core.wire`, or a `wire.Note`'s body.
+WIRE: Final = 0
+NOTE: Final = 1
 #: The kernel's limit for one group (SCM_MAX_FD).
 MAX_DESCRIPTORS: Final = 253
 
 _pack = _HEADER.pack
 _unpack_from = _HEADER.unpack_from
-_new = tuple.__new__
+_VERSION: Final = wire.VERSION
+
+#: One message: its kind, its bytes, and the descriptors that came with it, which are the receiver's from here
+#: on. A plain tuple: a named one takes longer to make than all the rest of a small frame.
+Frame: TypeAlias = tuple[int, bytes, tuple[int, ...]]
 
 
-class Frame(NamedTuple):
-    """One message as bytes, and the descriptors that came with it, which the receiver of this now owns."""
-
-    body: bytes
-    fds: tuple[int, ...]
-
-
-def encode_frame(body: bytes, fds: int = 0) -> bytes:
+def encode_frame(body: bytes, fds: int = 0, kind: int = WIRE) -> bytes:
     """`body` behind its header; `fds` is how many descriptors go with it."""
     if fds > MAX_DESCRIPTORS:
         raise ValueError(f"a message carries at most {MAX_DESCRIPTORS} descriptors, not {fds}")
-    return _pack(len(body), wire.VERSION, fds) + body
+    return _pack(len(body), _VERSION, kind, fds) + body
 
 
 class FrameDecoder:
@@ -65,12 +67,14 @@ class FrameDecoder:
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._violation: ProtocolError | None = None
+        #: What was wrong with the stream, if anything was: what `check` raises.
+        self.violation: ProtocolError | None = None
         # The frame under way: the pieces of its header, then, once that is known, of its body.
         self._pieces: list[bytes] = []
         self._have = 0
         self._need = HEADER_SIZE
         self._in_body = False
+        self._kind = WIRE
         self._claimed: tuple[int, ...] = ()
         # Descriptors that no frame has claimed yet.
         self._group: tuple[int, ...] = ()
@@ -85,16 +89,21 @@ class FrameDecoder:
 
         The descriptors belong to the decoder from here on.
         """
-        if self._violation is not None:
+        if self.violation is not None:
             self._group += tuple(fds)
-            raise self._violation
+            raise self.violation
         frames: list[Frame] = []
         start = 0
         try:
-            try:
-                if self._have or self._in_body:
+            if not (fds or self._have or self._in_body or self._group):
+                self._parse(data, 0, frames)
+                return frames
+            if self._have or self._in_body:
+                try:
                     start = self._continue(data, frames, with_group=bool(fds))
-            finally:
+                finally:
+                    self._group += tuple(fds)
+            elif fds:
                 self._group += tuple(fds)
             if start < len(data):
                 self._parse(data, start, frames)
@@ -102,37 +111,38 @@ class FrameDecoder:
             if self._group and (self._in_body or not self._have):
                 raise ProtocolError(f"{len(self._group)} descriptors came that no message declares")
         except ProtocolError as violation:
-            self._violation = violation
+            self.violation = violation
         return frames
 
     def check(self) -> None:
         """Raise the violation that was met, if any."""
-        if self._violation is not None:
-            raise self._violation
+        if self.violation is not None:
+            raise self.violation
 
     def abandon(self) -> tuple[int, ...]:
         """Every descriptor that was not handed out: the caller closes them. Nothing can be fed after this."""
         left = self._claimed + self._group
         self._claimed = self._group = ()
-        if self._violation is None:
-            self._violation = ProtocolError("the stream was abandoned")
+        if self.violation is None:
+            self.violation = ProtocolError("the stream was abandoned")
         return left
 
     def _parse(self, data: bytes, start: int, frames: list[Frame]) -> None:
         """Cut `data` from `start`, where a frame begins. Hot: most chunks are whole small frames."""
-        size = len(data)
-        while size - start >= HEADER_SIZE:
-            length, version, count = _unpack_from(data, start)
-            if version != wire.VERSION or length > self._max_size:
-                raise self._bad_header(length, version)
+        size, max_size = len(data), self._max_size
+        body = start + HEADER_SIZE
+        while body <= size:
+            length, version, kind, count = _unpack_from(data, start)
+            if version != _VERSION or length > max_size or kind > NOTE:
+                raise self._bad_header(length, version, kind)
             claimed = self._claim(count) if count else ()
-            start += HEADER_SIZE
-            end = start + length
-            if end > size:
-                self._expect(length, claimed)
+            start = body + length
+            if start > size:
+                self._expect(length, claimed, kind)
+                start = body
                 break
-            frames.append(_new(Frame, (data[start:end], claimed)))
-            start = end
+            frames.append((kind, data[body:start], claimed))
+            body = start + HEADER_SIZE
         if start < size:
             self._pieces.append(data[start:])
             self._have = size - start
@@ -146,17 +156,17 @@ class FrameDecoder:
         if not self._in_body:
             start = self._take(data, 0)
             if self._have == HEADER_SIZE:
-                length, version, count = _unpack_from(b"".join(self._pieces))
-                if version != wire.VERSION or length > self._max_size:
-                    raise self._bad_header(length, version)
+                length, version, kind, count = _unpack_from(b"".join(self._pieces))
+                if version != _VERSION or length > self._max_size or kind > NOTE:
+                    raise self._bad_header(length, version, kind)
                 claimed = self._claim(count) if count else ()
                 if self._group:
                     raise ProtocolError(f"{len(self._group)} descriptors came that no message declares")
-                self._expect(length, claimed)
+                self._expect(length, claimed, kind)
         if self._in_body:
             start = self._take(data, start)
             if self._have == self._need:
-                frames.append(_new(Frame, (b"".join(self._pieces), self._claimed)))
+                frames.append((self._kind, b"".join(self._pieces), self._claimed))
                 self._expect(HEADER_SIZE, (), in_body=False)
         if with_group and start == len(data):
             raise ProtocolError("descriptors came in the middle of a message")
@@ -170,8 +180,9 @@ class FrameDecoder:
             self._have += end - start
         return end
 
-    def _expect(self, need: int, claimed: tuple[int, ...], *, in_body: bool = True) -> None:
-        self._pieces, self._have, self._need, self._in_body, self._claimed = [], 0, need, in_body, claimed
+    def _expect(self, need: int, claimed: tuple[int, ...], kind: int = WIRE, *, in_body: bool = True) -> None:
+        self._pieces, self._have, self._need, self._in_body = [], 0, need, in_body
+        self._claimed, self._kind = claimed, kind
 
     def _claim(self, count: int) -> tuple[int, ...]:
         group = self._group
@@ -182,10 +193,12 @@ class FrameDecoder:
         self._group = ()
         return group
 
-    def _bad_header(self, length: int, version: int) -> ProtocolError:
-        if version != wire.VERSION:
+    def _bad_header(self, length: int, version: int, kind: int) -> ProtocolError:
+        if version != _VERSION:
             return ProtocolError(
-                f"the peer speaks version {version} of the protocol, this is version {wire.VERSION}:"
+                f"the peer speaks version {version} of the protocol, this is version {_VERSION}:"
                 " was everycore replaced while the cluster ran?"
             )
-        return ProtocolError(f"a message of {length} bytes; at most {self._max_size} are allowed")
+        if length > self._max_size:
+            return ProtocolError(f"a message of {length} bytes; at most {self._max_size} are allowed")
+        return ProtocolError(f"a frame of the unknown kind {kind}")

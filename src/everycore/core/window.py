@@ -59,11 +59,21 @@ class Incoming:
     def arrived(self, size: int) -> None:
         """A message came. ProtocolError if it may not have."""
         if self.count >= WINDOW or self.size >= WINDOW_BYTES:
-            raise ProtocolError(
-                f"more than {WINDOW} messages or {WINDOW_BYTES} bytes were sent and not taken"
-            )
+            raise _too_much()
         self.count += 1
         self.size += size
+
+    def passed(self, size: int) -> tuple[int, int] | None:
+        """A message came and was taken at once: `arrived` and `taken`, for the price of one call."""
+        if self.count >= WINDOW or self.size >= WINDOW_BYTES:
+            raise _too_much()
+        self.count += 1
+        self.size += size
+        self.taken_count += 1
+        self.taken_size += size
+        if self.taken_count < WINDOW // 4 and self.taken_size < WINDOW_BYTES // 4:
+            return None
+        return self._report()
 
     def taken(self, size: int) -> tuple[int, int] | None:
         """A message was taken; returns (count, bytes) when it is time to report."""
@@ -71,8 +81,15 @@ class Incoming:
         self.taken_size += size
         if self.taken_count < WINDOW // 4 and self.taken_size < WINDOW_BYTES // 4:
             return None
+        return self._report()
+
+    def _report(self) -> tuple[int, int]:
         report = self.taken_count, self.taken_size
         self.count -= self.taken_count
         self.size -= self.taken_size
         self.taken_count = self.taken_size = 0
         return report
+
+
+def _too_much() -> ProtocolError:
+    return ProtocolError(f"more than {WINDOW} messages or {WINDOW_BYTES} bytes were sent and not taken")

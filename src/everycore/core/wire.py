@@ -202,7 +202,8 @@ class Done(_Wire):
 class Note(_Wire):
     """A user's message.
 
-    `body` is encoded by `core.values`, so that pickle is decoded only by its consumer.
+    `body` is encoded by `core.values`, so that pickle is decoded only by its consumer. On the channel it is
+    the body of a frame of its own kind (`core.frames`) and never encoded as a message of this file.
     """
 
     body: bytes
@@ -246,8 +247,8 @@ class Report(_Wire):
     body: bytes
 
 
-ToPrimary = Joined | Attached | Drained | Listen | Note | Ask | Answer | Failure | Took
-ToWorker = Disconnect | Granted | Refused | Note | Ask | Answer | Failure | Took
+ToPrimary = Joined | Attached | Drained | Listen | Ask | Answer | Failure | Took
+ToWorker = Disconnect | Granted | Refused | Ask | Answer | Failure | Took
 LinkRequest = (
     Listen | Bind | Release | StartListening | SetOption | GetOption | Settle
     | HoldReady | ReadyNow | Leave | Report | GiveUp
