@@ -723,6 +723,32 @@ async def test_requests_time_out_and_late_answers_are_ignored():
                 primary.mailbox.request("x", timeout=bad)
 
 
+async def test_each_request_has_a_deadline_of_its_own():
+    async with Boxes() as (primary, worker):
+        go = asyncio.Event()
+
+        async def slow(message, handle):
+            await go.wait()
+            return message
+
+        worker.mailbox.answer(slow)
+        order = []
+
+        async def ask(timeout):
+            try:
+                await primary.mailbox.request("x", timeout=timeout)
+            except RequestTimeout:
+                order.append(timeout)
+
+        asking = [asyncio.ensure_future(ask(timeout)) for timeout in (60, 0.02, None, 0.001, 0.04)]
+        await asyncio.gather(asking[1], asking[3], asking[4])
+        assert order == [0.001, 0.02, 0.04]
+        go.set()
+        await asyncio.gather(*asking)
+        assert order == [0.001, 0.02, 0.04]
+        assert not primary.mailbox._requests._deadlines
+
+
 async def test_a_lost_channel_fails_requests_with_the_peers_status():
     async with Boxes() as (primary, worker):
 
