@@ -8,15 +8,16 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from everycore import Cluster, Settings
-from tests.integration.traffic import AGENT, Agent, Client, within
+from tests.integration.traffic import AGENT, Agent, Client, close_all, within
 from tests.integration.workers import worker_script
+from tests.kit import scaled
 
 #: Node's SCHED_RR and SCHED_NONE: what holds under both is shown under both.
 both_policies = pytest.mark.parametrize("policy", ["round_robin", "shared"])
@@ -99,3 +100,21 @@ async def keep(address: Any, count: int, clients: list[Client], *, at_once: int 
         size = min(at_once, count - start)
         clients += await asyncio.gather(*(Client.connect(address) for _ in range(size)))
     return [client.worker for client in clients[-count:] if client.worker is not None]
+
+
+async def until_all_answer(address: Any, workers: Iterable[int]) -> None:
+    """Connects until each of these has answered, and nobody else.
+
+    A worker that a busy machine keeps from running is passed over for a while, under any policy: so no number
+    of connections is enough for certain.
+    """
+    wanted = set(workers)
+    answered: set[int] = set()
+    clients: list[Client] = []
+    try:
+        async with asyncio.timeout(scaled(20)):
+            while answered != wanted:
+                answered |= set(await keep(address, 10, clients))
+                assert answered <= wanted, f"worker {answered - wanted} answered"
+    finally:
+        await close_all(clients)

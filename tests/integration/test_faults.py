@@ -20,10 +20,10 @@ from tests.integration.crowds import (
     both_loops,
     both_policies,
     burst,
-    keep,
     serve_by,
     servers,
     timed,
+    until_all_answer,
 )
 from tests.integration.traffic import (
     Client,
@@ -131,8 +131,7 @@ async def sleepy(reader, writer):
             async with one.standing_still():
                 assert set(await burst(address, 20)) == {two.id}
             await one.get("0")  # its loop turns again
-            async with closing([]) as clients:
-                assert set(await keep(address, 20, clients)) == {one.id, two.id}
+            await until_all_answer(address, {one.id, two.id})
 
 
 class TestAWorkerThatIsKilled:
@@ -254,9 +253,10 @@ class TestAWorkerThatIsStopped:
             address = await serve_by([one, two], "counted", COUNTED)
             tally: Counter[int] = Counter()
             many = asyncio.Event()
+            over = False
 
             async def load():
-                for _ in range(60):
+                while not over:
                     await ask(address, tally)
                     if min(tally[one.id], tally[two.id]) >= 40:
                         many.set()
@@ -265,14 +265,13 @@ class TestAWorkerThatIsStopped:
             await within(many.wait())
             one.worker.kill(signal.SIGSTOP)
             fresh = await within(burst(address, 40))
+            over = True
             one.worker.kill(signal.SIGCONT)
-            await within(asyncio.gather(*loads), 20)
-            assert sum(tally.values()) == 8 * 60
+            await within(asyncio.gather(*loads))
             assert set(fresh) == {two.id}
-            served = [await worker.get("served") for worker in (one, two)]
-            assert sum(served) == 8 * 60 + 40
-            async with closing([]) as clients:
-                assert set(await keep(address, 20, clients)) == {one.id, two.id}
+            tally += Counter(fresh)
+            assert [await worker.get("served") for worker in (one, two)] == [tally[one.id], tally[two.id]]
+            await until_all_answer(address, {one.id, two.id})
 
     @both_loops
     @both_policies
@@ -280,11 +279,10 @@ class TestAWorkerThatIsStopped:
         async with servers(tmp_path, 3, policy=policy, loop=loop) as (_, (one, two, three), address):
             one.worker.kill(signal.SIGSTOP)
             answers = [await timed(address) for _ in range(12)]
-            assert {worker for worker, _ in answers} == {two.id, three.id}
+            assert {worker for worker, _ in answers} <= {two.id, three.id}
             assert max(seconds for _, seconds in answers) < scaled(1.0)
             one.worker.kill(signal.SIGCONT)
-            async with closing([]) as clients:
-                assert set(await keep(address, 30, clients)) == {one.id, two.id, three.id}
+            await until_all_answer(address, {one.id, two.id, three.id})
 
     @both_loops
     @both_policies
@@ -321,8 +319,8 @@ accept = SharedReception._on_readable
 
 def fail_first(self):
     if armed:
-        with contextlib.suppress(FileExistsError), open(token, "x") as file:
-            print(ID, file=file, flush=True)
+        with contextlib.suppress(FileExistsError):
+            os.symlink(str(ID), token)  # one step, and only one can
             {instead}
     accept(self)
 
@@ -336,7 +334,7 @@ token, fifo = {str(token)!r}, {str(fifo)!r}
             for worker in workers:
                 await worker.do("armed = True")
             answered, seconds = await timed(address)
-            swallower = int(token.read_text())
+            swallower = int(os.readlink(token))
             assert answered != swallower
             assert seconds < scaled(1.0)
             assert set(await burst(address, 10)) == {answered}
@@ -349,8 +347,7 @@ token, fifo = {str(token)!r}, {str(fifo)!r}
             else:
                 fifo.write_text("")
             await woken.get("0")  # it goes on, finds nobody there, and takes part again
-            async with closing([]) as clients:
-                assert set(await keep(address, 20, clients)) == {worker.id for worker in workers}
+            await until_all_answer(address, {worker.id for worker in workers})
 
     @both_loops
     async def test_all_but_one_are_stopped(self, tmp_path, loop):
@@ -402,7 +399,7 @@ async def slow(reader, writer):
             async with closing([]) as silent:
                 for _ in range(100):
                     silent.append(await Client.open(address))
-                assert {await client.greeting() for client in silent} == {worker.id for worker in workers}
+                assert {await client.greeting() for client in silent} <= {worker.id for worker in workers}
                 assert set(await burst(address, 20)) <= {worker.id for worker in workers}
                 assert await silent[0].echo("I do") == "I do"
                 # They hold up a departure for the grace, and no longer.
@@ -461,7 +458,7 @@ async def uneven(reader, writer):
                 tally[worker.id] for worker in workers
             ]
             # Nobody is thought to have what it has not: all take part.
-            assert {await ask(address) for _ in range(60)} == {worker.id for worker in workers}
+            await until_all_answer(address, [worker.id for worker in workers])
 
     @pytest.mark.race
     async def test_a_plain_accept_that_finds_it_gone(self, tmp_path):

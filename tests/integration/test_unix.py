@@ -11,8 +11,16 @@ from contextlib import contextmanager
 import pytest
 
 from everycore import Listening, Ready
-from tests.integration.crowds import agents, ask, both_loops, both_policies, burst, keep, timed
-from tests.integration.traffic import Client, Diary, close_all, closing, within
+from tests.integration.crowds import (
+    agents,
+    ask,
+    both_loops,
+    both_policies,
+    burst,
+    timed,
+    until_all_answer,
+)
+from tests.integration.traffic import Client, Diary, close_all, within
 from tests.kit import scaled
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
@@ -65,8 +73,7 @@ class TestNames:
             assert await serve(two, path) == path
             assert stat.S_ISSOCK(os.lstat(path).st_mode)
             assert (await diary.until(Listening)).address == path
-            async with closing([]) as clients:
-                assert set(await keep(path, 20, clients)) == {one.id, two.id}
+            await until_all_answer(path, {one.id, two.id})
             await one.do("server.close()")
             await one.get("0")
             assert {await ask(path) for _ in range(5)} == {two.id}
@@ -88,8 +95,7 @@ class TestNames:
             assert await serve(two, path) == path
             assert (await diary.until(Listening)).address == path
             with in_folder(folder):
-                async with closing([]) as clients:
-                    assert set(await keep("socket", 20, clients)) == {one.id, two.id}
+                await until_all_answer("socket", {one.id, two.id})
         assert os.listdir(folder) == []
 
     async def test_longer_than_can_be_helped(self, tmp_path):
@@ -109,8 +115,7 @@ class TestNames:
             assert await serve(one, "socket") == str(here / "socket")
             assert await serve(two, "../here/socket") == str(here / "socket")
             await two.do("other = await asyncio.start_unix_server(greet, 'socket')")
-            async with closing([]) as clients:
-                assert set(await keep(str(here / "socket"), 20, clients)) == {one.id, two.id}
+            await until_all_answer(str(here / "socket"), {one.id, two.id})
             assert {await ask(str(there / "socket")) for _ in range(3)} == {two.id}
         assert os.listdir(here) == os.listdir(there) == []
 
@@ -132,8 +137,7 @@ class TestNames:
             path = os.fsencode(tmp_path) + b"/" + raw
             assert stat.S_ISSOCK(os.lstat(path).st_mode)
             assert await one.get("os.fsencode(server.sockets[0].getsockname())") == path
-            async with closing([]) as clients:
-                assert set(await keep(path, 10, clients)) == {one.id, two.id}
+            await until_all_answer(path, {one.id, two.id})
         assert not exists(path)
 
     @both_loops
@@ -143,8 +147,7 @@ class TestNames:
         async with agents(tmp_path, 2, policy=policy, loop=loop) as (_, one, two):
             for worker in (one, two):
                 await worker.do("server = await asyncio.start_unix_server(greet, path)", path=name)
-            async with closing([]) as clients:
-                assert set(await keep(name, 20, clients)) == {one.id, two.id}
+            await until_all_answer(name, {one.id, two.id})
             await one.do("server.close()")
             await two.do("server.close()")
             await two.get("everycore.listen(('127.0.0.1', 0)).close()")
@@ -162,8 +165,7 @@ class TestNames:
                     path=path,
                 )
                 assert await worker.get("[sock.getsockname(), sock.family.name]") == [path, "AF_UNIX"]
-            async with closing([]) as clients:
-                assert set(await keep(path, 20, clients)) == {one.id, two.id}
+            await until_all_answer(path, {one.id, two.id})
         assert not exists(path)
 
     async def test_the_same_worker_twice_is_in_use(self, tmp_path):
@@ -370,8 +372,7 @@ class TestTheEnd:
             assert {await ask(path) for _ in range(5)} == {one.id}
             await two.do("me.ready()")
             await diary.until(Ready, two.worker)
-            async with closing([]) as clients:
-                assert set(await keep(path, 20, clients)) == {one.id, two.id}
+            await until_all_answer(path, {one.id, two.id})
 
     @both_policies
     async def test_refused_before_anybody_is_ready_and_served_after(self, tmp_path, policy):
@@ -387,8 +388,7 @@ class TestTheEnd:
             for worker in (one, two):
                 await worker.do("me.ready()")
                 await diary.until(Ready, worker.worker)
-            async with closing([]) as clients:
-                assert set(await keep(path, 20, clients)) == {one.id, two.id}
+            await until_all_answer(path, {one.id, two.id})
             assert (await timed(path))[1] < scaled(1.0)
 
     @both_policies
@@ -407,8 +407,7 @@ class TestTheEnd:
             assert await ask(path) == two.id
             three = type(one)(cluster.fork())
             await within(serve(three, path))
-            async with closing([]) as clients:
-                assert set(await keep(path, 20, clients)) == {two.id, three.id}
+            await until_all_answer(path, {two.id, three.id})
 
 
 async def test_a_peer_may_have_a_name(tmp_path):
