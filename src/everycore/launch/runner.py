@@ -36,6 +36,7 @@ from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.system.processes import interpreter_flags
 from everycore.worker import hooks, intercept, intercept_asyncio
 from everycore.worker.context import WorkerContext
+from everycore.worker.ending import ProgramTerminator
 
 #: What C puts into `__main__` before it runs a script; all else is the launcher's.
 _PRISTINE: Final = (
@@ -58,7 +59,7 @@ def main(namespace: dict[str, Any]) -> None:
         hooks.after_import("uvloop", partial(_install_on_uvloop, context))
     if loop == "uvloop":
         intercept_asyncio.use_uvloop()
-    ending = _Ending(context, program)
+    ending = _Ending(context, program, context.run_program() if context is not None else None)
     if program[0] == "-m":
         _run_module(program, namespace, ending)
     elif pkgutil.get_importer(path := _absolute(program[0])) is not None:
@@ -143,8 +144,11 @@ def _absolute(path: str) -> str:
 class _Ending:
     """What becomes of the exception that ends a program."""
 
-    def __init__(self, context: WorkerContext | None, program: list[str]) -> None:
+    def __init__(
+        self, context: WorkerContext | None, program: list[str], terminator: ProgramTerminator | None
+    ) -> None:
         self._context = context
+        self._terminator = terminator
         self._program = program
         #: The outermost code that a traceback shows: the program's, or runpy's as with `python -m`.
         self.begins_at: CodeType | None = None
@@ -159,6 +163,8 @@ class _Ending:
 
     def come(self, error: BaseException) -> None:
         """`error` is on its way out. C will print it, by `sys.excepthook`, and choose the exit status."""
+        if self._terminator is not None and self._terminator.is_interrupt(error):
+            raise SystemExit(0) from None
         if isinstance(error, SystemExit):
             if isinstance(error.code, str) and self._report(error.code, STATUS_NO_BOOT):
                 error.code = 1

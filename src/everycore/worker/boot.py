@@ -68,7 +68,7 @@ def join(ticket: role.Ticket) -> Post:
     post = Post(ticket)
     # Before `Joined`: a worker that was asked to leave meanwhile is sent SIGTERM in answer to it.
     if threading.current_thread() is threading.main_thread():
-        terminator = _Terminator(post)
+        terminator = Terminator(post)
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, terminator)
         # Ctrl-C reaches the whole process group: without this, every worker that is still importing its
@@ -84,7 +84,7 @@ def join(ticket: role.Ticket) -> Post:
     return post
 
 
-class _Terminator:
+class Terminator:
     """SIGTERM or SIGINT for a program that has no handler of its own: leave when the work is done.
 
     Python runs a handler in the main thread. It can't wait there, for the connection that is open may be
@@ -95,17 +95,23 @@ class _Terminator:
     def __init__(self, post: Post) -> None:
         self._post = post
         self._has_helper = False
-        self._is_over = False
+        #: Nothing is left to be waited for.
+        self.is_over = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self._post.only_note:
             self._post.noted.append(number)
             return
-        if self._is_over:
-            raise SystemExit(0)
+        if self.is_over:
+            self.end(frame)
+            return
         if not self._has_helper:
             self._has_helper = True
             _start_thread(self._leave, (number,))
+
+    def end(self, frame: FrameType | None) -> None:
+        """In the main thread: end the program."""
+        raise SystemExit(0)
 
     def _leave(self, number: int) -> None:
         deadline = time.monotonic() + self._post.ticket.grace
@@ -115,7 +121,7 @@ class _Terminator:
             pass  # the primary is gone, or stopped: we leave all the same
         while self._works() and time.monotonic() < deadline:
             _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
-        self._is_over = True
+        self.is_over = True
         os.kill(os.getpid(), number)
 
     def _works(self) -> bool:

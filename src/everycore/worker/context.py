@@ -29,6 +29,7 @@ from everycore.system.descriptors import close_all
 from everycore.worker.boot import ORPHANED, Post
 from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.drain import Drain
+from everycore.worker.ending import ProgramTerminator, install_terminator
 from everycore.worker.link import decline
 from everycore.worker.reception import descriptor_limit
 
@@ -211,6 +212,10 @@ class WorkerContext:
         self._box()
         self.waits_for_shutdown = True
         await self._leaving.wait()
+
+    def run_program(self) -> ProgramTerminator:
+        """Let a program that knows nothing of us have this process (`everycore run`)."""
+        return install_terminator(self._post)
 
     def only_note_signals(self) -> list[int]:
         """From now on SIGTERM and SIGINT end nothing by themselves: they are added to the list returned."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _c: Final = _socket.socket
 _lib_init: Final = socket.socket.__init__
 _lib_accept: Final = socket.socket.accept
+_lib_fromfd: Final = socket.fromfd
 _lib_dup: Final = socket.socket.dup
 _lib_real_close: Final = socket.socket._real_close  # type: ignore[attr-defined]
 _INT: Final = struct.Struct("i")
@@ -58,6 +59,7 @@ def install(context: WorkerContext) -> None:
     _context = context
     registry.when_closed = context.settle
     _replace(socket.socket, *_SAME, __init__, accept, dup, _real_close)
+    socket.fromfd = fromfd  # type: ignore[assignment] # plain integers are all it ever gets
     after_import("ssl", _install_on_ssl)
     after_import("gevent._socket3", _install_on_gevent)
     os.register_at_fork(after_in_child=_forked)
@@ -114,10 +116,21 @@ def bind(self: socket.socket, address: Any, /) -> None:
             _c.bind(self, address)
             return
         if isinstance(where, (str, bytes)):
-            held.name = bytes(address) if where[:1] == b"\0" else os.fsdecode(address)
+            held.name = (
+                where
+                if where[:1] == b"\0"
+                else os.fsdecode(
+                    os.fsencode(address if not isinstance(address, bytearray) else bytes(address))
+                )
+            )
         _enter(self, held)
         if self.type == socket.SOCK_DGRAM:
             _begin(held, 0)
+
+
+def _text(path: str | bytes | bytearray) -> str:
+    """A path as `getsockname()` gives it, whichever way it was given."""
+    return os.fsdecode(os.fsencode(path) if isinstance(path, str) else bytes(path))
 
 
 def _enter(sock: socket.socket, held: Held) -> None:
@@ -240,6 +253,8 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
     inner = held.inner
     assert inner is not None
     if held.is_shared:
+        if _c.gettimeout(self) is None:  # an object that the program made for a number of ours
+            settimeout(self, None, held)
         conn, peer = _lib_accept(self)
         if inner.lease is not None:
             inner.lease.connections.watch_plain(conn)
@@ -364,8 +379,23 @@ def dup(self: socket.socket) -> socket.socket:
     copy = _lib_dup(self)
     held = registry.find(_c.fileno(self))
     if held is not None:
-        registry.add(_c.fileno(copy), held)
-        registry.watch(copy, _c.fileno(copy))
+        _add_copy(copy, held)
+    return copy
+
+
+def _add_copy(copy: socket.socket, held: Held) -> None:
+    fd = _c.fileno(copy)
+    registry.add(fd, held)
+    registry.watch(copy, fd)
+    settimeout(copy, _c.gettimeout(copy), held)
+
+
+def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket.socket:
+    """As `socket.fromfd`."""
+    copy = _lib_fromfd(fd, family, type, proto)
+    held = registry.find_any(fd)
+    if held is not None:
+        _add_copy(copy, held)
     return copy
 
 
