@@ -101,7 +101,12 @@ async def _as_worker(main: Coroutine[Any, Any, Any], noted: list[int]) -> Any:
     assert context is not None
     loop = asyncio.get_running_loop()
     context.attach(loop)
-    task = context.main = loop.create_task(main, name="main")
+    assert context.channel is not None
+    # What `main` says in its first step, `answer` above all, comes before the first message: uvloop would read
+    # the channel before it begins `main`.
+    context.channel.pause_reading()
+    task = context.main = loop.create_task(_outcome(main), name="main")
+    loop.call_soon(context.channel.resume_reading)
 
     def leave(number: int) -> None:
         if context.drain is None:
@@ -117,12 +122,27 @@ async def _as_worker(main: Coroutine[Any, Any, Any], noted: list[int]) -> Any:
     if noted:
         leave(noted[0])
     try:
-        return await task
+        result, leaving = await task
     except asyncio.CancelledError:
         # Ours, or that of a `serve_forever()` whose server a drain closed; else the program's own affair.
         if context.drain is None or (current := asyncio.current_task()) is None or current.cancelling():
             raise
         return None
+    if leaving is not None:
+        raise leaving
+    return result
+
+
+async def _outcome(main: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """What `main` returned, or how it leaves the process.
+
+    A task that raises SystemExit stops the loop, and so does, later, the one that waits for it: that would
+    cut `finish` short.
+    """
+    try:
+        return await main, None
+    except (SystemExit, KeyboardInterrupt) as exc:
+        return None, exc
 
 
 def ready() -> None:
