@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from everycore.aio.channel import Channel
@@ -151,7 +152,9 @@ class Requests:
     def asked(self, ask: wire.Ask, fds: tuple[int, ...]) -> None:
         """A request came, with at most one descriptor."""
         handle = wrap(fds[0]) if fds else None
-        task = _start(self._loop, self._handle(ask, handle))
+        # Without a handler not now: in the loop's first turn the program may be about to set it.
+        start = self._loop.create_task if self._handler is None else partial(_begin, self._loop)
+        task = start(self._handle(ask, handle))
         if not task.done():
             self._handling.add(task)
 
@@ -199,7 +202,7 @@ class Requests:
             task.cancel()
 
 
-def _start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def _begin(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
         return asyncio.Task(coroutine, loop=loop, eager_start=True)
     return loop.create_task(coroutine)
