@@ -102,8 +102,8 @@ async def _as_worker(main: Coroutine[Any, Any, Any], noted: list[int]) -> Any:
     loop = asyncio.get_running_loop()
     context.attach(loop)
     assert context.channel is not None
-    # What `main` says in its first step, `answer` above all, comes before the first message: uvloop would read
-    # the channel before it begins `main`.
+    # What `main` says in its first step, `answer` above all, comes before the first message: uvloop would
+    # read the channel before it begins `main`.
     context.channel.pause_reading()
     task = context.main = loop.create_task(_outcome(main), name="main")
     loop.call_soon(context.channel.resume_reading)
