@@ -1,6 +1,7 @@
 """Who may call what, and which command lines can be run again as a worker."""
 
 import asyncio
+import math
 import os
 import sys
 
@@ -74,6 +75,36 @@ class TestRoles:
             worker.disconnect()
             await within(worker.wait())
             assert diary.names(worker).count("Ready") == 1
+
+
+class TestArguments:
+    """What a Cluster can't be made of is refused when it is made, naming the setting."""
+
+    @pytest.mark.parametrize("name", ["grace", "hold_timeout", "recall_after", "orphan_grace"])
+    @pytest.mark.parametrize("value", [-1, math.nan, math.inf, "1", True, None], ids=repr)
+    def test_seconds(self, name, value):
+        with pytest.raises(ConfigurationError, match=name) as caught:
+            Cluster(**{name: value})
+        assert isinstance(caught.value, ValueError)
+        assert caught.value.setting == name
+
+    @pytest.mark.parametrize("value", [0, -1, 1.5, "1", True], ids=repr)
+    def test_the_largest_message(self, value):
+        with pytest.raises(ConfigurationError, match="max_message"):
+            Cluster(max_message=value)
+
+    def test_choices_list_what_is_known(self):
+        with pytest.raises(ConfigurationError, match=r"when_no_worker.*refuse, hold"):
+            Cluster(when_no_worker="panic")  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=r"fastest.*round_robin"):
+            Cluster(policy="fastest")
+
+    def test_a_policy_of_the_environment_is_named_as_such_and_loses_to_an_argument(self, monkeypatch):
+        monkeypatch.setenv("EVERYCORE_POLICY", "fastest")
+        with pytest.raises(ConfigurationError, match=r"EVERYCORE_POLICY.*fastest.*round_robin"):
+            Cluster()
+        Cluster(policy="round_robin")
+        Cluster(Settings(policy="round_robin"))
 
 
 class TestCommandLines:
