@@ -113,12 +113,15 @@ class Bind(_Wire):
     """Worker, by the link, with one descriptor: bind this unbound socket of mine to `address`, and keep it.
 
     The very socket is bound, so that every option set on it counts, and none needs a name here. If the
-    cluster has bound the address already, the socket is closed and that listener granted. `mode`: the
-    permissions of a unix socket's file. Answered by `Granted`; nobody can connect until `StartListening`.
+    cluster has bound the address already, the socket is closed and that listener granted. Of a unix socket,
+    `mode` is the permissions of its file and `name` its path from `folder` on, as the program and its clients
+    see it. Answered by `Granted`; nobody can connect until `StartListening`.
     """
 
     address: Any
-    mode: int | None
+    mode: int | None = None
+    folder: bytes | None = None
+    name: bytes | None = None
 
     def __post_init__(self) -> None:
         check_address(self.address)

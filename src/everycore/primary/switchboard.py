@@ -86,6 +86,7 @@ class Switchboard:
         self._internal = internal
         self._book = ListenerBook()
         self._ready: set[int] = set()
+        self._resting: set[int] = set()
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -145,7 +146,8 @@ class Switchboard:
             if isinstance(answer, Conflict):
                 raise OSError(answer.errno, os.strerror(answer.errno))
             if isinstance(answer, Bind):
-                listener = bind_given(given, key.address, mode=request.mode)
+                place = (request.folder, request.name)
+                listener = bind_given(given, key.address, mode=request.mode, place=place)
                 stack.pop_all()
                 entry = self._enter(answer.key, listener, v6only=v6only)
             else:
@@ -239,8 +241,9 @@ class Switchboard:
             entry.bound.set_ready(worker)
 
     def rest(self, worker: int) -> None:
-        """`worker` gets no more connections."""
+        """`worker` gets no more connections: it is on its way out."""
         self._ready.discard(worker)
+        self._resting.add(worker)
         for entry in self._book.held_by(worker):
             entry.bound.rest(worker)
 
@@ -250,13 +253,16 @@ class Switchboard:
         A replacement finds the same port again, and nobody can take it meanwhile.
         """
         self._ready.discard(worker)
+        self._resting.discard(worker)
         keep = not voluntary or self._distribution.when_no_worker == "hold"
         for entry in self._book.held_by(worker):
             self._disconnect(worker, entry, keep=keep)
+        for entry in self._book:
+            _restore_name(entry)  # also of what its program had closed, and then removed
 
     def _closed_by(self, entry: Entry, worker: int) -> None:
         # A draining worker closes its servers too: that is its departure, not the end of the listener.
-        draining = worker not in self._ready and self._distribution.when_no_worker == "hold"
+        draining = worker in self._resting and self._distribution.when_no_worker == "hold"
         self._disconnect(worker, entry, keep=draining)
 
     def _disconnect(self, worker: int, entry: Entry, *, keep: bool) -> None:

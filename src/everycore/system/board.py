@@ -97,6 +97,11 @@ class WorkerBoard(Board):
         self._at = row * ROW if row else None
         self._serves = 0
 
+    def close(self) -> None:
+        """Unmap it. What is noted later, by a loop in a forked child, goes nowhere."""
+        self._at = None
+        super().close()
+
     def opened(self) -> None:
         """A connection was accepted."""
         if self._at is not None:

@@ -22,11 +22,20 @@ from everycore.system.sockets import DatagramSocket, StreamListener, short_name,
 _ATTEMPTS: Final = 16
 
 
-def bind_given(sock: socket.socket, address: Any, *, mode: int | None) -> StreamListener:
-    """Bind `sock`, and take it over. Raises OSError as bind(2) does; `sock` is then still the caller's."""
+def bind_given(
+    sock: socket.socket,
+    address: Any,
+    *,
+    mode: int | None = None,
+    place: tuple[bytes | None, bytes | None] = (None, None),
+) -> StreamListener:
+    """Bind `sock`, and take it over. Raises OSError as bind(2) does; `sock` is then still the caller's.
+
+    `place`: a folder, and the path of a unix socket from there on, as the kernel is to have it.
+    """
     path = address if sock.family == socket.AF_UNIX else None
     if path is not None:
-        _bind_unix(sock, os.fsencode(path), mode)
+        _bind_unix(sock, os.fsencode(path), mode, *place)
     else:
         _bind_ip(sock, address)
     sock.setblocking(False)
@@ -40,9 +49,18 @@ def is_v6only(sock: socket.socket) -> bool:
     return sock.family != socket.AF_INET6 or bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
 
-def _bind_unix(sock: socket.socket, path: bytes, mode: int | None) -> None:
+def _bind_unix(
+    sock: socket.socket, path: bytes, mode: int | None, folder: bytes | None, name: bytes | None
+) -> None:
     with contextlib.ExitStack() as stack:
-        name = path if path.startswith(b"\0") else short_name(stack, path)
+        if folder is not None and name is not None and os.path.join(folder, name) != name:
+            # The primary has one thread, so nobody else can see where it is meanwhile.
+            here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, here)
+            stack.callback(os.fchdir, here)
+            os.chdir(folder)
+        else:
+            name = path if path.startswith(b"\0") else short_name(stack, path)
         use_mode(stack, mode)
         sock.bind(name)
 

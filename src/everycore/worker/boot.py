@@ -94,7 +94,7 @@ class Terminator:
 
     def __init__(self, post: Post) -> None:
         self._post = post
-        self._has_helper = False
+        self.has_helper = False
         #: Nothing is left to be waited for.
         self.is_over = False
 
@@ -105,8 +105,8 @@ class Terminator:
         if self.is_over:
             self.end(frame)
             return
-        if not self._has_helper:
-            self._has_helper = True
+        if not self.has_helper:
+            self.has_helper = True
             _start_thread(self._leave, (number,))
 
     def end(self, frame: FrameType | None) -> None:
@@ -114,6 +114,11 @@ class Terminator:
         raise SystemExit(0)
 
     def _leave(self, number: int) -> None:
+        self.wait()
+        os.kill(os.getpid(), number)
+
+    def wait(self) -> None:
+        """Tell the primary, and wait until no connection is open or grace is over."""
         deadline = time.monotonic() + self._post.ticket.grace
         try:
             self._post.link.request(wire.Leave(), timeout=1.0)
@@ -122,7 +127,6 @@ class Terminator:
         while self._works() and time.monotonic() < deadline:
             _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self.is_over = True
-        os.kill(os.getpid(), number)
 
     def _works(self) -> bool:
         try:

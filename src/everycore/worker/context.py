@@ -67,6 +67,7 @@ class WorkerContext:
         self._listens: dict[int, tuple[asyncio.Future[ClusterSocket], bool]] = {}
         self._last_request = 0
         self._leave_said = False
+        self._is_program = False
         self._is_ready = False
         self._holds_ready = False
         self._when_ready: list[Callable[[], None]] = []
@@ -215,6 +216,7 @@ class WorkerContext:
 
     def run_program(self) -> ProgramTerminator:
         """Let a program that knows nothing of us have this process (`everycore run`)."""
+        self._is_program = True
         return install_terminator(self._post)
 
     def only_note_signals(self) -> list[int]:
@@ -264,6 +266,8 @@ class WorkerContext:
                 future, _ = self._listens.pop(request, (None, False))
                 if future is not None and not future.done():
                     future.set_exception(OSError(errno, text))
+            case wire.Disconnect(grace) if self._is_program and self.main is None:
+                self._tell_program(grace)
             case wire.Disconnect(grace):
                 self.begin_drain(grace)
             case _:
@@ -395,6 +399,13 @@ class WorkerContext:
     def drain(self) -> Drain | None:
         """The departure under way."""
         return self._drain
+
+    def _tell_program(self, grace: float) -> None:
+        """Pass it on by SIGTERM, as to a lone process: at once, or to who waits for it when grace is over."""
+        self._leaving.set()
+        assert self._loop is not None
+        delay = grace if self.waits_for_shutdown else 0.0
+        self._loop.call_later(delay, os.kill, os.getpid(), signals.SIGTERM)
 
     def begin_drain(self, grace: float) -> None:
         """Leave, within `grace` seconds; again: nothing."""

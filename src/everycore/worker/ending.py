@@ -7,34 +7,77 @@ primary's side.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from everycore.worker.boot import Post, Terminator
 
+#: Seconds between two signals to a program whose threads go on without its main thread.
+_AGAIN: Final = 0.1
+_sleep: Final = time.sleep  # as it was before gevent replaced it
+
 
 class ProgramTerminator(Terminator):
-    """Ends trio as trio wants to be ended, and says nothing of a main thread that had ended already."""
+    """Ends trio as trio wants it, and a program whose main thread waits for threads that never end."""
+
+    def __init__(self, post: Post) -> None:
+        super().__init__(post)
+        self._has_ended = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """SIGTERM has come."""
+        if not self.has_helper and _waits_for_threads(frame):
+            # Then no thread can be started any more (Python 3.12), and there is no need to.
+            self.wait()
+            self.end(frame)
+        else:
+            super().__call__(number, frame)
 
     def end(self, frame: FrameType | None) -> None:
         """In the main thread: end the program."""
+        waits = _waits_for_threads(frame)
+        if self._has_ended and not waits:
+            return  # it is at its last things
+        self._has_ended = True
         interrupted: Any = signal.getsignal(signal.SIGINT)
         if str(getattr(interrupted, "__module__", "")).startswith("trio."):
             interrupted(signal.SIGINT, frame)  # to its main task, as KeyboardInterrupt
             return
-        # While the interpreter waits for threads, SystemExit ends the waiting, but not without a traceback.
-        tell = sys.unraisablehook
-        sys.unraisablehook = lambda what: None if what.exc_type is SystemExit else tell(what)
+        if waits:
+            # SystemExit ends the waiting, but not without a traceback.
+            sys.unraisablehook = _silent_on_exit(sys.unraisablehook)
         raise SystemExit(0)
+
+    def _leave(self, number: int) -> None:
+        super()._leave(number)
+        while signal.getsignal(number) is self:
+            _sleep(_AGAIN)
+            os.kill(os.getpid(), number)
 
     def is_interrupt(self, error: BaseException) -> bool:
         """Whether `error` is what became of `end`."""
         if isinstance(error, BaseExceptionGroup):
             return all(map(self.is_interrupt, error.exceptions))
         return self.is_over and isinstance(error, KeyboardInterrupt)
+
+
+def _waits_for_threads(frame: FrameType | None) -> bool:
+    """Whether the main thread has come to its end, and waits for others."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "threading" and frame.f_code.co_name == "_shutdown":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _silent_on_exit(tell: Callable[[Any], object]) -> Callable[[Any], object]:
+    return lambda what: None if what.exc_type is SystemExit else tell(what)
 
 
 def install_terminator(post: Post) -> ProgramTerminator:

@@ -65,6 +65,11 @@ def install(context: WorkerContext) -> None:
     os.register_at_fork(after_in_child=_forked)
 
 
+def is_installed() -> bool:
+    """Whether new sockets of this process go through the primary: not in a forked child."""
+    return _context is not None
+
+
 def _replace(kind: type, *functions: Callable[..., Any]) -> None:
     for function in functions:
         setattr(kind, function.__name__, function)
@@ -112,25 +117,19 @@ def bind(self: socket.socket, address: Any, /) -> None:
             _enter(self, Held(_c.fileno(self), where))
             return
         held = Held(_c.fileno(self), where)
-        if not _ask(self, held):
+        name = None if isinstance(where, list) else _raw(address)
+        if not _ask(self, held, name):
             _c.bind(self, address)
             return
-        if isinstance(where, (str, bytes)):
-            held.name = (
-                where
-                if where[:1] == b"\0"
-                else os.fsdecode(
-                    os.fsencode(address if not isinstance(address, bytearray) else bytes(address))
-                )
-            )
+        if name is not None:
+            held.name = name if name[:1] == b"\0" else os.fsdecode(name)
         _enter(self, held)
         if self.type == socket.SOCK_DGRAM:
             _begin(held, 0)
 
 
-def _text(path: str | bytes | bytearray) -> str:
-    """A path as `getsockname()` gives it, whichever way it was given."""
-    return os.fsdecode(os.fsencode(path) if isinstance(path, str) else bytes(path))
+def _raw(path: str | bytes | bytearray) -> bytes:
+    return os.fsencode(path) if isinstance(path, str) else bytes(path)
 
 
 def _enter(sock: socket.socket, held: Held) -> None:
@@ -145,18 +144,25 @@ def _try(sock: socket.socket, address: Any) -> None:
         _c.bind(probe, address)
 
 
-def _ask(sock: socket.socket, held: Held) -> bool:
-    """Let the primary bind `sock`. False: this worker is leaving, and the kernel shall have its way."""
+def _ask(sock: socket.socket, held: Held, name: bytes | None = None) -> bool:
+    """Let the primary bind `sock`. False: this worker is leaving, and the kernel shall have its way.
+
+    `name`: of a unix socket, as the program has it; it is what clients see of it too.
+    """
     assert _context is not None
-    mode = new_file_mode() if sock.family == socket.AF_UNIX else None
+    request = wire.Bind(held.address)
+    if sock.family == socket.AF_UNIX:
+        request = wire.Bind(held.address, new_file_mode(), os.getcwdb(), name)
     try:
-        inner = _context.bind_socket(wire.Bind(held.address, mode), _c.fileno(sock))
+        inner = _context.bind_socket(request, _c.fileno(sock))
     except ChannelClosed:
         return False
     except OSError as exc:
         if exc.errno == errno.ECANCELED:
             return False
         raise _error(exc.errno or errno.EINVAL) from None
+    if inner.lease is not None:
+        inner.lease.proto = sock.proto  # for connections: 0 stays 0, as with accept(2)
     held.grant(inner)
     registry.granted(held)
     # The blocking mode belongs to the file, and that is another one now.
@@ -262,7 +268,12 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
     timeout = _c.gettimeout(self)
     if inner.gettimeout() != timeout:
         inner.settimeout(timeout)
-    return inner.accept()
+    try:
+        return inner.accept()
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:  # it was shut down
+            raise _error(errno.EINVAL) from None
+        raise
 
 
 def _accept(self: socket.socket, /) -> tuple[int, Any]:
@@ -425,10 +436,11 @@ def _install_on_ssl(module: Any) -> None:
 
     def wrap_socket(self: Any, sock: socket.socket, *args: Any, **more: Any) -> Any:
         """As `SSLContext.wrap_socket`; of a listener it reads a byte, which on a belt is a connection."""
-        fd = _c.fileno(sock)
+        is_plain = isinstance(sock, socket.socket)  # others only look like one
+        fd = _c.fileno(sock) if is_plain else -1
         held = registry.find_any(fd)
         if held is None or held.inner is None:
-            is_counted = _context is not None and _context.connections.is_plain(sock)
+            is_counted = is_plain and _context is not None and _context.connections.is_plain(sock)
             wrapped = lib_wrap(self, sock, *args, **more)
             if is_counted and _context is not None:
                 _context.connections.watch_plain(wrapped)

@@ -22,7 +22,7 @@ from everycore.system import belt
 from everycore.worker import loops
 from everycore.worker.clustersocket import SharedSocket
 from everycore.worker.held import Held
-from everycore.worker.intercept import registry
+from everycore.worker.intercept import is_installed, registry
 from everycore.worker.turns import SharedReception, StampedSelector
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ def _replace_selector(context: WorkerContext) -> None:
     init = base.__init__
 
     def __init__(self: Any, selector: Any = None) -> None:  # noqa: N807 - it is to bear that name
-        init(self, StampedSelector(context.board) if selector is None else selector)
+        if selector is None and is_installed():  # not in a forked child, which has no place on the board
+            selector = StampedSelector(context.board)
+        init(self, selector)
 
     base.__init__ = __init__

@@ -1,0 +1,391 @@
+"""`everycore run`: programs run as python runs them."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import zipfile
+
+import pytest
+
+from everycore.cli.main import main
+from tests.cli.conftest import complaint
+from tests.integration.running import ANSWER, ask, command, run
+from tests.kit import scaled
+
+#: Prints what a program sees of itself. Not how deep its stack is: our own frames lie below it.
+PROBE = '''
+"""The docstring."""
+import __main__, os, pickle, sys
+
+class Thing:
+    pass
+
+names = {name: value for name, value in globals().items() if name.startswith("__")}
+print(sorted(names), __name__, __doc__, __package__, __file__)
+print(type(__builtins__), type(__loader__), getattr(__spec__, "name", None), sys.argv, sys.path)
+print(sys.orig_argv[1:], sys.flags, sys.warnoptions, sys._xoptions, os.getcwd())
+print(__main__.Thing is Thing, type(pickle.loads(pickle.dumps(Thing()))) is Thing)
+print(signal := __import__("signal").getsignal(2), sys.stdin.read())
+'''
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the probe in every form that a program has."""
+    (tmp_path / "probe.py").write_text(PROBE)
+    package = tmp_path / "package"
+    package.mkdir()
+    for name in ("__init__.py", "__main__.py", "module.py"):
+        (package / name).write_text("" if name == "__init__.py" else PROBE)
+    (tmp_path / "link.py").symlink_to(package / "module.py")
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("__main__.py", PROBE)
+    return tmp_path
+
+
+def alone(folder, *program, flags=(), env=None):
+    """What python does: exit status, stdout, stderr."""
+    result = subprocess.run(
+        [sys.executable, *flags, *program],
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=scaled(60),
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+PROGRAMS = [
+    ["probe.py", "one", "--two", "-m", "three"],
+    ["./probe.py"],
+    ["package/../probe.py"],
+    ["link.py", "--workers", "7"],
+    ["package"],
+    ["archive.zip", "argument"],
+    ["-m", "package", "--help"],
+    ["-m", "package.module", "-m", "x"],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+def test_a_program_sees_what_it_sees_under_python(start_command, folder, program):
+    expected = alone(folder, *program)
+    started = start_command(command(*program, workers=1), cwd=folder)
+    assert (started.wait(), started.stdout) == (expected[0], expected[1])
+
+
+FLAGS = [["-X", "dev", "-O"], ["-P"], ["-I"], ["-W", "error", "-s", "-B"], ["-Xutf8=1", "-q"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+@pytest.mark.parametrize("program", [["probe.py"], ["package"]], ids=" ".join)
+def test_flags_of_the_interpreter_are_kept(start_command, folder, flags, program):
+    expected = alone(folder, *program, flags=flags)
+    started = start_command(command(*program, workers=1, flags=flags), cwd=folder)
+    assert (started.wait(), started.stdout) == (expected[0], expected[1])
+
+
+@pytest.mark.slow
+def test_compiled_script(start_command, folder):
+    subprocess.run([sys.executable, "-m", "compileall", "-b", "-q", "probe.py"], cwd=folder, check=True)
+    expected = alone(folder, "probe.pyc")
+    started = start_command(command("probe.pyc", workers=1), cwd=folder)
+    assert (started.wait(), started.stdout) == (expected[0], expected[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_multiprocessing(start_command, tmp_path, method):
+    source = f"""
+        import multiprocessing, os
+        def double(number):
+            return 2 * number
+        if __name__ == "__main__":
+            context = multiprocessing.get_context({method!r})
+            with context.Pool(2) as pool:
+                print(pool.map(double, range(5)))
+            queue = context.Queue()
+            child = context.Process(target=queue.put, args=(os.getppid,))
+            child.start()
+            print(queue.get() is os.getppid)
+            child.join()
+            with context.Manager() as manager:
+                print(manager.dict(a=1)["a"])
+    """
+    running = run(start_command, tmp_path, source, workers=1)
+    assert running.program.wait() == 0
+    assert running.program.stdout.split() == ["[0,", "2,", "4,", "6,", "8]", "True", "1"]
+
+
+# How programs end
+
+TRACEBACKS = {
+    "raises": "def f():\n    raise ValueError('boom')\nf()",
+    "syntax": "x = (",
+    "import": "import no_such_module",
+    "chain": "try:\n    1 / 0\nexcept Exception as e:\n    raise RuntimeError from e",
+    "group": "raise ExceptionGroup('two', [ValueError(1), TypeError(2)])",
+    "asyncio": "import asyncio\nasync def main():\n    raise OSError(2, 'x')\nasyncio.run(main())",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", TRACEBACKS)
+def test_a_traceback_is_pythons_and_printed_once(start_command, tmp_path, how):
+    running = run(start_command, tmp_path, TRACEBACKS[how], options=["--log-level", "error"])
+    status, _, expected = alone(tmp_path, "server.py")
+    assert status == 1
+    assert running.program.wait() == 3
+    assert running.program.stderr == f"everycore: cannot start server.py:\n{expected}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [["-m", "broken"], ["folder"]], ids=" ".join)
+def test_a_traceback_of_a_module(start_command, tmp_path, program):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "broken.py", tmp_path / "folder" / "__main__.py"):
+        path.write_text("def f():\n    1 / 0\nf()\n")
+    _, _, expected = alone(tmp_path, *program)
+    started = start_command(command(*program, options=["--log-level", "error"]), cwd=tmp_path)
+    assert started.wait() == 3
+    assert started.stderr == f"everycore: cannot start {program[-1]}:\n{expected}"
+
+
+@pytest.mark.slow
+def test_an_exception_hook_of_the_programs_own_is_called(start_command, tmp_path):
+    source = """
+        import sys, traceback
+        def hook(kind, value, trace):
+            print("hook", kind.__name__, [frame.name for frame in traceback.extract_tb(trace)], flush=True)
+        sys.excepthook = hook
+        def f():
+            raise KeyError
+        f()
+    """
+    running = run(start_command, tmp_path, source, workers=1)
+    assert running.program.wait() == 3
+    assert running.program.stdout == "hook KeyError ['<module>', 'f']\n"
+
+
+@pytest.mark.slow
+def test_a_traceback_after_it_has_listened_is_the_workers_own(start_command, tmp_path):
+    source = """
+        import socket
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.accept()
+        raise ValueError("boom")
+    """
+    running = run(start_command, tmp_path, source, workers=1)
+    socket.create_connection(("127.0.0.1", running.port())).close()
+    running.program.expect(r"ValueError: boom", stream="stderr")
+    running.program.expect(r"worker 1 .* ended: exit status 1", stream="stderr")
+    assert running.program.finish() == 0
+    own = running.program.stderr
+    assert own.count("Traceback") == 1
+    assert "everycore" not in own[own.index("Traceback") : own.index("ValueError: boom")]
+
+
+ENDS = {
+    "falls off the end": ("print('done')", 0, None),
+    "exits with 0": ("import sys; sys.exit()", 0, None),
+    "exits with a status": ("import sys; sys.exit(7)", 3, "ended before it was ready: exit status 7"),
+    "exits with a text": ("import sys; sys.exit('sorry')", 3, "everycore: sorry"),
+    "is killed": ("import os; os.kill(os.getpid(), 9)", 3, "ended before it was ready: killed by SIGKILL"),
+    "is interrupted": ("raise KeyboardInterrupt", 3, "ended before it was ready: killed by SIGINT"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ENDS, ids=[end.replace(" ", "_") for end in ENDS])
+def test_a_program_that_ends_without_having_listened(start_command, tmp_path, end):
+    source, status, sentence = ENDS[end]
+    running = run(start_command, tmp_path, source)
+    assert running.program.wait() == status
+    if sentence is not None:
+        assert complaint(running.program)[-1].endswith(sentence)
+
+
+@pytest.mark.slow
+def test_every_worker_of_a_job_finishes(start_command, tmp_path):
+    source = """
+        import atexit, os, threading
+        atexit.register(lambda: os.write(1, b"atexit\\n"))
+        threading.Thread(target=lambda: os.write(1, b"thread\\n")).start()
+    """
+    running = run(start_command, tmp_path, source, workers=3)
+    assert running.program.wait() == 0
+    assert sorted(running.program.stdout.split()) == ["atexit"] * 3 + ["thread"] * 3
+
+
+@pytest.mark.slow
+def test_a_program_need_not_listen(start_command, tmp_path):
+    source = """
+        import os, signal
+        signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"stopping\\n"), os._exit(0)))
+        os.write(1, b"working\\n")
+        while True:
+            signal.pause()
+    """
+    running = run(start_command, tmp_path, source)
+    running.program.expect("working")
+    running.program.expect("working")
+    assert running.program.finish() == 0
+    assert running.program.stdout.count("stopping") == 2
+
+
+@pytest.mark.slow
+def test_a_server_that_ends_is_replaced(start_command, tmp_path):
+    source = """
+        import socket
+        sock = socket.create_server(("127.0.0.1", 0))
+        conn, _ = sock.accept()
+        conn.recv(10)
+        conn.sendall(b"bye")
+    """
+    running = run(start_command, tmp_path, source, workers=1)
+    port = running.port()
+    for _ in range(2):
+        assert ask(port) == "bye"
+        running.program.expect(r"ended: exit status 0", stream="stderr")
+    assert running.program.finish() == 0
+
+
+@pytest.mark.slow
+def test_a_cluster_in_a_cluster_gets_a_sentence(start_command, tmp_path):
+    source = """
+        import everycore
+        async def main():
+            async with everycore.Cluster() as cluster:
+                await cluster.wait()
+        everycore.run(main())
+    """
+    running = run(start_command, tmp_path, source, "--port", "1")
+    assert running.program.wait() == 2
+    (sentence,) = complaint(running.program)
+    assert sentence.startswith("everycore: this program opens a Cluster of its own")
+    assert sentence.endswith("start it with: python server.py --port 1")
+
+
+# Addresses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["plain", "asyncio"])
+def test_an_address_in_use_is_an_error_as_alone(start_command, tmp_path, kind):
+    sources = {
+        "plain": "import socket, sys; socket.create_server(('127.0.0.1', int(sys.argv[1])))",
+        "asyncio": ANSWER.replace('"127.0.0.1", 0', '"127.0.0.1", int(sys.argv[1])') + "asyncio.run(main())",
+    }
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = str(sock.getsockname()[1])
+        running = run(start_command, tmp_path, sources[kind], port)
+        _, _, expected = alone(tmp_path, "server.py", port)
+        assert running.program.wait() == 3
+    last = expected.splitlines()[-1]
+    assert re.match(r"OSError: \[Errno 98\]", last)
+    assert complaint(running.program)[-1] == last
+
+
+@pytest.mark.slow
+def test_python_itself_kills_it_when_nothing_else_helps(start_command, tmp_path):
+    source = """
+        import signal, socket
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sock = socket.create_server(("127.0.0.1", 0))
+        while True:
+            signal.pause()
+    """
+    running = run(start_command, tmp_path, source, workers=1, options=["--grace", "0"])
+    running.port()
+    assert running.program.finish() == 0
+    assert "did not leave in time: killed" in running.program.stderr
+
+
+@pytest.mark.slow
+def test_a_request_at_hand_is_finished(start_command, tmp_path):
+    source = """
+        import socketserver
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                print("begun", flush=True)
+                self.wfile.write(self.rfile.readline())
+        socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler).serve_forever()
+    """
+    running = run(start_command, tmp_path, source)
+    with socket.create_connection(("127.0.0.1", running.port()), timeout=scaled(20)) as sock:
+        running.program.expect("begun")
+        running.program.signal(signal.SIGTERM)
+        running.program.expect("finishing", stream="stderr")
+        sock.sendall(b"still here\n")
+        assert sock.recv(100) == b"still here\n"
+    assert running.program.wait() == 0
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_program_that_knows_us(start_command, tmp_path):
+    source = """
+        import asyncio, everycore, os
+        async def main():
+            me = everycore.current_worker()
+            server = await asyncio.start_server(print, "127.0.0.1", 0)
+            told = asyncio.create_task(me.wait_shutdown())
+            await asyncio.sleep(0)
+            os.write(1, b"waiting\\n")
+            await told
+            os.write(1, b"worker %d leaves\\n" % me.id)
+        asyncio.run(main())
+    """
+    running = run(start_command, tmp_path, source)
+    for _ in range(2):
+        running.program.expect("waiting")
+    assert running.program.finish() == 0
+    assert sorted(running.program.stdout.splitlines())[2:] == ["worker 1 leaves", "worker 2 leaves"]
+
+
+# Usage
+
+BAD = [
+    ([], "needs a program"),
+    (["no_such_file.py"], "there is no file 'no_such_file.py'"),
+    (["-"], "standard input"),
+    (["-m"], "needs a program"),
+    (["--workers", "0", "x.py"], "at least 1"),
+    (["--loop", "best", "x.py"], "auto, asyncio, uvloop"),
+    (["--nosuch", "x.py"], "--nosuch"),
+    (["--bind", "127.0.0.1:1", "x.py"], "--bind"),
+]
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_wrong_usage(argv, problem, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.py").touch()
+    assert main(["run", *argv]) == 2
+    sentence, hint = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("everycore: ")
+    assert problem in sentence
+    assert hint == "Try 'everycore run --help'."
+
+
+def test_help(capsys):
+    assert main(["run", "--help"]) == 0
+    text = textwrap.dedent(capsys.readouterr().out)
+    assert "everycore run [OPTIONS] SCRIPT|-m MODULE [ARGS]..." in text
+    assert "--workers" in text
+
+
+def test_a_missing_module(start_command, tmp_path):
+    started = start_command(command("-m", "no.such.module"), cwd=tmp_path)
+    assert started.wait() == 3
+    _, _, expected = alone(tmp_path, "-m", "no.such.module")
+    assert complaint(started) == [f"everycore: {expected.rstrip()}"]
