@@ -255,19 +255,22 @@ class TestBackPressure:
             messages = worker.messages()
             await within(anext(messages))
             sent = 0
-            with pytest.raises(ChannelFull, match="worker 1"):
-                while True:
-                    worker.send_nowait([sent, "." * 1000])
-                    sent += 1
-                    await turn()
-            assert sent > 1024  # the window, and as much as is kept here
-            waiting = asyncio.create_task(worker.send([sent, "waited"]))
-            await turn(5)
-            assert not waiting.done()
+            while True:
+                with pytest.raises(ChannelFull, match="worker 1"):
+                    while True:
+                        worker.send_nowait([sent, "." * 1000])
+                        sent += 1
+                        await turn()
+                waiting = asyncio.create_task(worker.send([sent, "waited"]))
+                sent += 1
+                # Full may be for a moment: the worker still reads as much as the window lets it.
+                if not (await asyncio.wait([waiting], timeout=0.1))[0]:
+                    break
+                assert sent < 10_000
             worker.kill(SIGUSR1)
             await within(waiting)
             await worker.send(None)
-            assert (await within(anext(messages))).message == sent + 1
+            assert (await within(anext(messages))).message == sent
 
     async def test_towards_a_primary_that_does_not_take_them(self, tmp_path):
         source = """
