@@ -1,8 +1,17 @@
 """`everycore run`: servers of the standard library and of others, unchanged."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.integration.running import Running, ask, everybody_answers_http, make_certificate, run
+from tests.integration.running import (
+    Running,
+    ask,
+    command,
+    everybody_answers_http,
+    make_certificate,
+    run,
+)
 
 # Plain sockets
 
@@ -186,6 +195,15 @@ while True:
 
 
 # Servers
+
+
+@pytest.mark.slow
+def test_the_example(start_command, tmp_path):
+    example = Path(__file__).parents[2] / "examples" / "plain_server.py"
+    running = Running(start_command(command(str(example), "0"), cwd=tmp_path), workers=2)
+    everybody_answers_http(running, running.port())
+    assert running.program.finish() == 0
+
 
 HTTP = {
     "http.server": """
