@@ -157,6 +157,8 @@ def test_unix_server(start_command, tmp_path, kind):
         "    await server.serve_forever()\n"
         "asyncio.run(main())\n"
     )
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "socket"))
     running = run(start_command, tmp_path, source, options=["--loop", kind])
     assert running.listens() == str(tmp_path / "socket")
     running.ready()

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
+from everycore.system.sockets import remove_stale
 from everycore.worker.addresses import cluster_address, new_file_mode
 from everycore.worker.held import Held, Registry
 from everycore.worker.hooks import after_import
@@ -126,6 +127,22 @@ def bind(self: socket.socket, address: Any, /) -> None:
         _enter(self, held)
         if self.type == socket.SOCK_DGRAM:
             _begin(held, 0)
+
+
+def bind_path(sock: socket.socket, path: str | bytes) -> None:
+    """Bind a unix socket as event loops do: over a dead file, and with asyncio's own words for an error."""
+    try:
+        try:
+            sock.bind(path)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            remove_stale(os.fsencode(path), socket.SOCK_STREAM)
+            sock.bind(path)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise OSError(errno.EADDRINUSE, f"Address {path!r} is already in use") from None
+        raise
 
 
 def _raw(path: str | bytes | bytearray) -> bytes:

@@ -12,7 +12,6 @@ again at the end, and the file is everybody's.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from everycore.system import belt
 from everycore.worker import loops
 from everycore.worker.clustersocket import SharedSocket
 from everycore.worker.held import Held
-from everycore.worker.intercept import is_installed, registry
+from everycore.worker.intercept import bind_path, is_installed, registry
 from everycore.worker.turns import SharedReception, StampedSelector
 
 if TYPE_CHECKING:
@@ -105,12 +104,7 @@ def _replace_create_unix_server() -> None:
         path = os.fspath(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            try:
-                listener.bind(path)
-            except OSError as exc:
-                if exc.errno == errno.EADDRINUSE:  # asyncio's own words
-                    raise OSError(errno.EADDRINUSE, f"Address {path!r} is already in use") from None
-                raise
+            bind_path(listener, path)
             more.pop("cleanup_socket", None)
             return await create(self, protocol_factory, sock=listener, **more)
         except BaseException:

@@ -20,7 +20,7 @@ import uvloop
 from everycore.worker import datagrams, resolving
 from everycore.worker.beltserver import BeltServer
 from everycore.worker.clustersocket import ClusterSocket
-from everycore.worker.intercept import registry
+from everycore.worker.intercept import bind_path, registry
 from everycore.worker.uvloops import ClusterUvloop
 
 if TYPE_CHECKING:
@@ -194,11 +194,9 @@ def _bind_unix(path: Any, ssl: Any, more: dict[str, Any]) -> tuple[socket.socket
     times = _unix_times(ssl, more)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.bind(path)
-    except BaseException as exc:
+        bind_path(sock, path)
+    except BaseException:
         sock.close()
-        if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE:  # asyncio's own words
-            raise OSError(errno.EADDRINUSE, f"Address {path!r} is already in use") from None
         raise
     return sock, times
 
