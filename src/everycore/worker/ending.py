@@ -20,6 +20,9 @@ from everycore.worker.boot import Post, Terminator
 
 #: Seconds between two signals to a program whose threads go on without its main thread.
 _AGAIN: Final = 0.1
+#: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
+#: in the last turns of its loop, which SystemExit would break off with a traceback. Seconds.
+_LAST_TURNS: Final = 0.5
 _sleep: Final = time.sleep  # as it was before gevent replaced it
 
 
@@ -29,9 +32,11 @@ class ProgramTerminator(Terminator):
     def __init__(self, post: Post) -> None:
         super().__init__(post)
         self._has_ended = False
+        self._in_loop = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM has come."""
+        self._in_loop = _loop_runs()
         if not self.has_helper and _waits_for_threads(frame):
             # Then no thread can be started any more (Python 3.12), and there is no need to.
             self.wait()
@@ -55,7 +60,10 @@ class ProgramTerminator(Terminator):
         raise SystemExit(0)
 
     def _leave(self, number: int) -> None:
-        super()._leave(number)
+        self.wait()
+        if self._in_loop:
+            _sleep(_LAST_TURNS)
+        os.kill(os.getpid(), number)
         while signal.getsignal(number) is self:
             _sleep(_AGAIN)
             os.kill(os.getpid(), number)
@@ -89,3 +97,9 @@ def install_terminator(post: Post) -> ProgramTerminator:
         if isinstance(signal.getsignal(signal.SIGINT), Terminator):
             signal.signal(signal.SIGINT, signal.default_int_handler)
     return terminator
+
+
+def _loop_runs() -> bool:
+    """Whether asyncio runs a loop in this thread; uvloop's is one of these."""
+    accelerated = sys.modules.get("_asyncio")
+    return accelerated is not None and accelerated._get_running_loop() is not None
