@@ -34,7 +34,7 @@ from everycore import place
 from everycore.errors import EverycoreError, RoleError
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.system.processes import interpreter_flags
-from everycore.worker import hooks, intercept, intercept_asyncio
+from everycore.worker import hooks, intercept, intercept_asyncio, intercept_libraries
 from everycore.worker.context import WorkerContext
 from everycore.worker.ending import ProgramTerminator
 
@@ -55,6 +55,7 @@ def main(namespace: dict[str, Any]) -> None:
     context = place.context()
     if context is not None:
         intercept.install(context)
+        intercept_libraries.install_on_libraries(context)
         intercept_asyncio.install_on_asyncio(context)
         hooks.after_import("uvloop", partial(_install_on_uvloop, context))
     if loop == "uvloop":

@@ -8,12 +8,12 @@ broke each of these.)
 
 What a program sees: `bind` to a port asks the primary at once, so that an address in use is an error where
 programs expect it; `bind` to port 0 does so when the number is asked for or `listen` is called, for most such
-sockets are clients'. `listen` puts the worker's end of a belt under the program's descriptor (dup2), so that
+sockets are clients'. The worker's end of a belt is then put under the program's descriptor (dup2), so that
 number, family and type stay, and readiness is the belt's; `accept` reads from it. A socket with SO_REUSEPORT,
 of another family, or a datagram socket on port 0, is the program's own affair.
 
-asyncio's selector loops take connections in batches and without a task for each, as a loop of ours does; see
-`install_on_asyncio`. Must not import the primary's side.
+asyncio's selector loops, uvloop, TLS and gevent need more: `worker.intercept_asyncio`,
+`worker.intercept_uvloop`, `worker.intercept_libraries`. Must not import the primary's side.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from everycore.errors import ChannelClosed
 from everycore.system.sockets import remove_stale
 from everycore.worker.addresses import cluster_address, new_file_mode
 from everycore.worker.held import Held, Registry
-from everycore.worker.hooks import after_import
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
@@ -59,10 +58,8 @@ def install(context: WorkerContext) -> None:
     global _context
     _context = context
     registry.when_closed = context.settle
-    _replace(socket.socket, *_SAME, __init__, accept, dup, _real_close)
+    replace(socket.socket, *SAME, __init__, accept, dup, _real_close)
     socket.fromfd = fromfd  # type: ignore[assignment] # plain integers are all it ever gets
-    after_import("ssl", _install_on_ssl)
-    after_import("gevent._socket3", _install_on_gevent)
     os.register_at_fork(after_in_child=_forked)
 
 
@@ -71,21 +68,17 @@ def is_installed() -> bool:
     return _context is not None
 
 
-def _replace(kind: type, *functions: Callable[..., Any]) -> None:
-    for function in functions:
-        setattr(kind, function.__name__, function)
-
-
-def _install_on_gevent(module: Any) -> None:
-    """Reach the sockets inside those of gevent: of a class of its own, a child of C's."""
-    _replace(module.socket._gevent_sock_class, *_SAME, close)
-
-
 def _forked() -> None:
     global _context
     _context = None
     registry.when_closed = lambda: None
     registry.forked()
+
+
+def replace(kind: type, *functions: Callable[..., Any]) -> None:
+    """Put them into a class, each under its name."""
+    for function in functions:
+        setattr(kind, function.__name__, function)
 
 
 def _error(number: int) -> OSError:
@@ -427,15 +420,6 @@ def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket.socket:
     return copy
 
 
-def close(self: Any) -> None:
-    """As `_socket.socket.close`."""
-    fd = _c.fileno(self)
-    held = registry.find(fd)
-    _c.close(self)
-    if held is not None:
-        registry.forget(fd)
-
-
 def _real_close(self: socket.socket, *args: Any) -> None:
     """As `socket._real_close`."""
     fd = _c.fileno(self)
@@ -445,40 +429,8 @@ def _real_close(self: socket.socket, *args: Any) -> None:
         registry.forget(fd)
 
 
-# --- TLS ----------------------------------------------------------------------------------------------------
-
-
-def _install_on_ssl(module: Any) -> None:
-    lib_wrap = module.SSLContext.wrap_socket
-
-    def wrap_socket(self: Any, sock: socket.socket, *args: Any, **more: Any) -> Any:
-        """As `SSLContext.wrap_socket`; of a listener it reads a byte, which on a belt is a connection."""
-        is_plain = isinstance(sock, socket.socket)  # others only look like one
-        fd = _c.fileno(sock) if is_plain else -1
-        held = registry.find_any(fd)
-        if held is None or held.inner is None:
-            is_counted = is_plain and _context is not None and _context.connections.is_plain(sock)
-            wrapped = lib_wrap(self, sock, *args, **more)
-            if is_counted and _context is not None:
-                _context.connections.watch_plain(wrapped)
-            return wrapped
-        registry.lend(fd)
-        try:
-            with socket.socket(sock.family, sock.type) as placeholder:
-                os.dup2(placeholder.fileno(), fd, os.get_inheritable(fd))
-            wrapped = lib_wrap(self, sock, *args, **more)
-        finally:
-            held.put_under(fd)
-            registry.add(fd, held)
-        registry.watch(wrapped, fd)
-        settimeout(wrapped, _c.gettimeout(wrapped), held)
-        return wrapped
-
-    module.SSLContext.wrap_socket = wrap_socket
-
-
 #: What is C's in `socket.socket`, and in other children of C's class.
-_SAME: Final = (
+SAME: Final = (
     bind, listen, _accept, getsockname, getpeername, getsockopt, setsockopt, settimeout, setblocking,
     gettimeout, connect, connect_ex, shutdown,
 )  # fmt: skip

@@ -1,0 +1,70 @@
+"""Sockets that other libraries make of those of the program: TLS listeners, gevent.
+
+Job: what `worker.intercept` does not reach. Invariant: a library that the program does not import is not
+touched. Must not import asyncio, nor the primary's side.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from everycore.worker.hooks import after_import
+from everycore.worker.intercept import SAME, registry, replace, settimeout
+
+if TYPE_CHECKING:
+    from everycore.worker.context import WorkerContext
+
+_c: Final = _socket.socket
+
+
+def install_on_libraries(context: WorkerContext) -> None:
+    """Once, after `intercept.install`."""
+    after_import("ssl", partial(_install_on_ssl, context))
+    after_import("gevent._socket3", _install_on_gevent)
+
+
+def _install_on_ssl(context: WorkerContext, module: Any) -> None:
+    lib_wrap = module.SSLContext.wrap_socket
+
+    def wrap_socket(self: Any, sock: socket.socket, *args: Any, **more: Any) -> Any:
+        """As `SSLContext.wrap_socket`; of a listener it reads a byte, which on a belt is a connection."""
+        is_plain = isinstance(sock, socket.socket)  # others only look like one
+        fd = _c.fileno(sock) if is_plain else -1
+        held = registry.find_any(fd)
+        if held is None or held.inner is None:
+            is_counted = is_plain and context.connections.is_plain(sock)
+            wrapped = lib_wrap(self, sock, *args, **more)
+            if is_counted:
+                context.connections.watch_plain(wrapped)
+            return wrapped
+        registry.lend(fd)
+        try:
+            with socket.socket(sock.family, sock.type) as placeholder:
+                os.dup2(placeholder.fileno(), fd, os.get_inheritable(fd))
+            wrapped = lib_wrap(self, sock, *args, **more)
+        finally:
+            held.put_under(fd)
+            registry.add(fd, held)
+        registry.watch(wrapped, fd)
+        settimeout(wrapped, _c.gettimeout(wrapped), held)
+        return wrapped
+
+    module.SSLContext.wrap_socket = wrap_socket
+
+
+def _install_on_gevent(module: Any) -> None:
+    """Reach the sockets inside those of gevent: of a class of its own, a child of C's."""
+    replace(module.socket._gevent_sock_class, *SAME, close)
+
+
+def close(self: Any) -> None:
+    """As `_socket.socket.close`."""
+    fd = _c.fileno(self)
+    held = registry.find(fd)
+    _c.close(self)
+    if held is not None:
+        registry.forget(fd)
