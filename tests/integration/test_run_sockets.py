@@ -368,7 +368,7 @@ def test_preforked_children_of_a_worker_end_with_it(start_command, tmp_path):
         for _ in range(2):
             pid = os.fork()
             if pid == 0:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
                 while True:
                     conn, _ = sock.accept()
                     conn.recv(100)

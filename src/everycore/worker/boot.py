@@ -56,6 +56,7 @@ class Post:
         close_all((self.channel.detach(),))
         self.link.close()
         self.board.close()
+        _forget_handlers()
 
 
 def join(ticket: role.Ticket) -> Post:
@@ -82,6 +83,16 @@ def join(ticket: role.Ticket) -> Post:
         os._exit(ORPHANED)
     post.channel.setblocking(False)
     return post
+
+
+def _forget_handlers() -> None:
+    """In a forked child: SIGTERM ends it at once, as any other process (multiprocessing relies on it)."""
+    for number, default in (
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        if isinstance(signal.getsignal(number), Terminator):
+            signal.signal(number, default)
 
 
 class Terminator:
