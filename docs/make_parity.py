@@ -1,0 +1,60 @@
+"""Writes the table of Node's tests into reference/node-parity.md, from the tests that stand for them.
+
+python docs/make_parity.py [--check]    # rewrites the page; --check only says whether it is current
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.conformance.catalogue import NOT_HERE, ROWS  # noqa: E402
+from tests.conformance.node import translations  # noqa: E402
+
+PAGE = ROOT / "docs" / "reference" / "node-parity.md"
+BEGIN, END = "<!-- begin: made by docs/make_parity.py -->", "<!-- end -->"
+
+
+def table() -> str:
+    """What stands between the marks."""
+    ours = {name: it for it in translations() for name in it.names}
+    counts: Counter[str] = Counter()
+    sections: list[str] = []
+    for title, rows in ROWS.items():
+        sections += [f"### {title}", "", "| Node | everycore | status | note |", "|---|---|---|---|"]
+        for row in rows:
+            folder, name = row.split()
+            found = ours.get(name)
+            if found is None:
+                status, test, note = "no", "", NOT_HERE.get(name, "not translated")
+            else:
+                status = "adapted" if found.adapted else "yes"
+                test = f"[{found.function}](../../tests/conformance/{found.file})"
+                note = " ".join((found.adapted or "").split())
+            counts[status] += 1
+            sections.append(f"| {folder} {name} | {test} | {status} | {note} |")
+        sections.append("")
+    total = ", ".join(f"{counts[status]} {status}" for status in ("yes", "adapted", "no"))
+    return "\n".join([f"{counts.total()} tests of Node: {total}.", "", *sections]).rstrip()
+
+
+def page(old: str) -> str:
+    """The page with a fresh table."""
+    before, _, rest = old.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
+
+
+def main() -> int:
+    old = PAGE.read_text(encoding="utf-8")
+    new = page(old)
+    if "--check" in sys.argv[1:]:
+        return int(old != new)
+    PAGE.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""What translated tests share: the policy, and the loop, under which each runs."""
+
+import pytest
+
+
+@pytest.fixture(params=["round_robin", pytest.param("shared", marks=pytest.mark.other_policy)])
+def policy(request: pytest.FixtureRequest) -> str:
+    """Node's SCHED_RR in the default run; SCHED_NONE too with `-m other_policy`, as continuous integration does.
+
+    For `Cluster(policy=policy)`. A test of one policy alone names that and does not take this.
+    """
+    name: str = request.param
+    return name
