@@ -1,7 +1,7 @@
 """Node's own tests of `cluster`, and of what it stands on: every one, and whether it can hold here.
 
-The rows are those of Node v22.22.2: `test/parallel` (P), `test/sequential` (S), `test/known_issues` (K), `test/es-module`
-(E) and `test/benchmark` (B). A row without a reason in `NOT_HERE` has a test in this folder, named after it.
+The rows are those of Node v22.22.2: `test/parallel` (P), `test/sequential` (S), `test/known_issues` (K),
+`test/es-module` (E) and `test/benchmark` (B). A row without a reason in `NOT_HERE` has a test in this folder, named after it.
 """
 
 ROWS: dict[str, list[str]] = {
@@ -193,6 +193,6 @@ ROWS: dict[str, list[str]] = {
 NOT_HERE: dict[str, str] = {
     "test-cluster-fork-windowsHide": "a console window of Windows",
     "test-cluster-rr-domain-listen": "Python has no domains",
-    "test-trace-env": "Node's own tracing of the variables that it reads; ours is one variable, and removed at once",
+    "test-trace-env": "Node's own tracing of the variables that it reads; ours is one, removed at once",
     "test-child-process-ipc": "standard input and output of a child, no channel: `subprocess`",
 }

@@ -4,8 +4,8 @@
 @node("test-cluster-fork-stdio", adapted="why, and what instead")
 @node("test-child-process-net-reuseport", "test-child-process-dgram-reuseport")    # truly one behaviour
 
-The first name is also the function's own. `docs/make_parity.py` reads these lines, without running them, for the
-table in docs/reference/node-parity.md; so they are literals.
+The first name is also the function's own. `docs/make_parity.py` reads these lines, without running them, for
+the table in docs/reference/node-parity.md; so they are literals.
 """
 
 import ast
