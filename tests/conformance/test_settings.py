@@ -83,6 +83,7 @@ async def test_cluster_setup_primary(tmp_path, capfd):
         assert (cluster.settings.args, cluster.settings.silent) == (["custom argument"], True)
         for worker in [cluster.fork() for _ in range(2)]:
             assert await said(worker) == ["custom argument"]
+            assert worker.stdout is not None
             assert await within(worker.stdout.readline()) == b"on stdout\n"
         (event,) = diary.all(SetUp)
         assert event.settings == cluster.settings
