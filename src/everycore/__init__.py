@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from everycore.system.machine import cpu_count
     from everycore.worker.clustersocket import ClusterSocket
     from everycore.worker.context import WorkerContext
+    from everycore.worker.limits import limit_connections
 
 __all__ = [
     "BootError",
@@ -92,6 +93,7 @@ __all__ = [
     "current_worker",
     "is_primary",
     "is_worker",
+    "limit_connections",
     "listen",
     "new_event_loop",
     "ready",
@@ -106,6 +108,7 @@ _LAZY = {
     "Pool": "everycore.pool",
     "Worker": "everycore.primary.worker",
     "WorkerContext": "everycore.worker.context",
+    "limit_connections": "everycore.worker.limits",
     "cpu_count": "everycore.system.machine",
 }
 

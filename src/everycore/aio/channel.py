@@ -18,7 +18,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from everycore.aio.outbox import ENDS, Outbox
+from everycore.aio.outbox import ENDS, NoPeer, Outbox
 from everycore.aio.subscriptions import log
 from everycore.core import wire
 from everycore.core.frames import MAX_DESCRIPTORS, NOTE, FrameDecoder, encode_frame
@@ -43,7 +43,7 @@ class Channel:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | NoPeer,
         *,
         loop: asyncio.AbstractEventLoop,
         peer: str,
@@ -64,7 +64,7 @@ class Channel:
         self.on_note: Callable[[bytes, tuple[int, ...]], None] = self._pass_note
         self._on_lost = on_lost
         self._frames = FrameDecoder(max_message + OVERHEAD)
-        self._is_paused = False
+        self._is_paused = isinstance(sock, NoPeer)
         self._has_reader = False
         self._is_delivering = False
         self._is_closed = False

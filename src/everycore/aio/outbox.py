@@ -21,10 +21,11 @@ from __future__ import annotations
 import array
 import asyncio
 import errno
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from everycore.errors import ChannelClosed
 from everycore.system.descriptors import close_all
@@ -40,6 +41,27 @@ _CORK_SIZE: Final = 4096  # a larger one is worth a `sendmsg`
 _SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
+class NoPeer:
+    """In place of a socket whose other end never came to be: even one descriptor might be too many."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def setblocking(self, _: bool, /) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def send(self, *_: Any) -> NoReturn:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    sendmsg = send
+
+    def recvmsg(self, *_: Any) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        return b"", [], 0, None
+
+
 class Outbox:
     """See the module. The socket stays the channel's; so does the rest of its life.
 
@@ -49,7 +71,7 @@ class Outbox:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | NoPeer,
         *,
         loop: asyncio.AbstractEventLoop,
         peer: str,

@@ -22,6 +22,7 @@ import msgspec
 from everycore import events
 from everycore.aio.channel import Channel
 from everycore.aio.mailbox import Mailbox
+from everycore.aio.outbox import NoPeer
 from everycore.core import wire
 from everycore.core.lifecycle import Do, Input, Life
 from everycore.core.wire import LINK_NUMBER
@@ -94,10 +95,7 @@ class WorkerDriver:
             child = spawner.spawn(self._settings, self.seat, self._home.terms, self._home.board.fd, env)
         except OSError as exc:
             error = exc
-            ours, theirs = socket.socketpair()
-            theirs.close()
-            ours.setblocking(False)
-            self._connect(ours)
+            self._connect(NoPeer())  # it may have been for want of descriptors
         else:
             self.pid, self._pidfd, self._link = child.process.pid, child.process.pidfd, child.link
             self._connect(child.channel)
@@ -106,7 +104,7 @@ class WorkerDriver:
         # is over right behind it.
         self._loop.call_soon(self._announce, error)
 
-    def _connect(self, sock: socket.socket) -> None:
+    def _connect(self, sock: socket.socket | NoPeer) -> None:
         self._channel = Channel(
             sock,
             loop=self._loop,

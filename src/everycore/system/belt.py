@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import array
 import socket
+import time
 from collections.abc import Sequence
 from typing import Final
 
 MOST_BATCH: Final = 16
 _INT: Final = array.array("i").itemsize
 _ROOM_FOR_BATCH: Final = socket.CMSG_SPACE(MOST_BATCH * _INT)
+#: Seconds between two attempts to say what must not be lost.
+_AGAIN: Final = 0.005
 #: A message is a number, a name and up to 16 peers; a unix peer's path may have 108 bytes each.
 _LONGEST: Final = 8192
 # Plain ints: the enums' operators cost more than the checks.
@@ -90,6 +93,18 @@ class Belt:
         """Close both; what still lies on the belt is closed by the kernel."""
         self.ours.close()
         self.theirs.close()
+
+
+def say_surely(
+    sock: socket.socket, message: bytes, fds: Sequence[int] = (), *, patience: float = 1.0
+) -> bool:
+    """As `say`, trying again for `patience` seconds: for what would be lost. It blocks, and hardly ever has
+    to.""" deadline = time.monotonic() + patience
+    while not say(sock, message, fds):
+        if sock.fileno() < 0 or time.monotonic() > deadline:
+            return False
+        time.sleep(_AGAIN)
+    return True
 
 
 def say(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:

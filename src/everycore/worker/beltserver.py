@@ -27,9 +27,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from everycore.core import wire
-from everycore.system import belt
 from everycore.worker.clustersocket import ClusterSocket, SharedSocket
+from everycore.worker.limits import Limit
 from everycore.worker.reception import Reception
 from everycore.worker.turns import SharedReception
 
@@ -124,7 +123,7 @@ class BeltReception(Reception):
         connect: Callable[[Accepted], Coroutine[Any, Any, Any]],
         server: BeltServer,
     ) -> None:
-        super().__init__(loop, context, sock)
+        super().__init__(loop, context, sock, server.connection_limit)
         self._connect = connect
         self._family = int(sock.family)
         self._server = server
@@ -193,6 +192,8 @@ class BeltServer(asyncio.AbstractServer):
         self._forever: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = []
         self._accepted: set[Accepted] = set()
+        #: For `everycore.limit_connections`.
+        self.connection_limit = Limit()
         self._connections = context.connections
 
     def __repr__(self) -> str:
@@ -202,12 +203,14 @@ class BeltServer(asyncio.AbstractServer):
 
     def _begun(self, accepted: Accepted) -> None:
         self._accepted.add(accepted)
+        self.connection_limit.open += 1
         self._connections.began()
 
     def _ended(self, accepted: Accepted) -> None:
         if accepted in self._accepted:
             self._accepted.discard(accepted)
             self._connections.ended()
+            self.connection_limit.ended()
             if self._sockets is None and not self._accepted:
                 self._wake()
 
@@ -255,11 +258,13 @@ class BeltServer(asyncio.AbstractServer):
         reception = BeltReception(self._loop, self._context, source, self._connect, self)
         if isinstance(source, SharedSocket):
             self._loop.stamp()
-            SharedReception(self._loop, source, self._context, reception.give_at_once).begin()
+            SharedReception(
+                self._loop, source, self._context, reception.give_at_once, self.connection_limit
+            ).begin()
         else:
             self._loop.add_reader(source.fileno(), reception.on_readable)
             self._read.append(source)
-        source.say(wire.Serve(belt.MOST_BATCH))
+            reception.begin()
 
     async def serve_forever(self) -> None:
         """Take connections until it is cancelled, or closed, which cancels this. Closes the server."""

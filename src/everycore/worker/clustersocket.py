@@ -50,11 +50,12 @@ class ClusterSocket(socket.socket):
     `accept()` takes the next connection that the primary gave this worker.
     """
 
-    __slots__ = ("_lease", "_twin")
+    __slots__ = ("_lease", "_twin", "_when_closed")
 
     def __init__(self, lease: Lease, belt_fd: int, duplicate_fd: int) -> None:
         super().__init__(lease.family, lease.kind, lease.proto, fileno=belt_fd)
         self._lease: Lease | None = lease
+        self._when_closed: Callable[[], None] | None = None
         lease.users += 1
         # The primary's end of the belt: held, so that the belt never shows end-of-file, and never used.
         self._twin = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=duplicate_fd)
@@ -114,9 +115,17 @@ class ClusterSocket(socket.socket):
             lease.start(lease.listener, backlog)
             lease.started = True
 
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call `callback` just before this socket is closed: a last word, and what is keyed by
+        descriptors.""" self._when_closed = callback
+
     def say(self, word: wire.Upstream, fds: Sequence[int] = ()) -> bool:
         """Tell the primary something about this listener; False if it cannot hear it."""
         return belt.say(self._voice(), wire.encode(word), fds)
+
+    def say_surely(self, word: wire.Upstream, fds: Sequence[int] = ()) -> bool:
+        """As `say`, with some patience."""
+        return belt.say_surely(self._voice(), wire.encode(word), fds)
 
     def _voice(self) -> socket.socket:
         """The worker's end of the belt."""
@@ -205,6 +214,9 @@ class ClusterSocket(socket.socket):
         self._twin.close()
 
     def _give_up(self) -> None:
+        when_closed, self._when_closed = self._when_closed, None
+        if when_closed is not None:
+            when_closed()
         lease, self._lease = self._lease, None
         if lease is None:
             return
@@ -225,7 +237,7 @@ class SharedSocket(ClusterSocket):
     Its blocking mode is this object's alone: the open file is shared, and stays non-blocking for all.
     """
 
-    __slots__ = ("_belt", "_blocks", "_when_closed", "baton")
+    __slots__ = ("_belt", "_blocks", "baton")
 
     def __init__(self, lease: Lease, belt_fd: int, twin_fd: int, shared_fd: int, baton_fd: int) -> None:
         super().__init__(lease, shared_fd, twin_fd)
@@ -233,12 +245,7 @@ class SharedSocket(ClusterSocket):
         #: The eventfd that says "look again"; -1 for a datagram socket.
         self.baton = baton_fd
         self._blocks = True
-        self._when_closed: Callable[[], None] | None = None
         self.settimeout(socket.getdefaulttimeout())
-
-    def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call `callback` just before this socket is closed, for what is keyed by its descriptors."""
-        self._when_closed = callback
 
     def _voice(self) -> socket.socket:
         return self._belt
@@ -284,9 +291,6 @@ class SharedSocket(ClusterSocket):
         return copy
 
     def _let_go(self) -> None:
-        when_closed, self._when_closed = self._when_closed, None
-        if when_closed is not None:
-            when_closed()
         super()._let_go()
         self._belt.close()
         if self.baton >= 0:

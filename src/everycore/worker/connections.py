@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from everycore.system.board import WorkerBoard
+from everycore.worker.limits import Limit
 
 #: Transports to be looked at are sifted when there are this many, and twice as many as stayed the last time.
 _LOOKED_AT: Final = 64
@@ -49,10 +50,12 @@ class Connections:
         self._counted += 1
         self._board.opened()
 
-    def counted_socket(self, family: int, kind: int, proto: int, fd: int) -> CountedSocket:
+    def counted_socket(self, family: int, kind: int, proto: int, fd: int, limit: Limit) -> CountedSocket:
         """A socket for a transport: closing it is noticed at once."""
         sock = CountedSocket(family, kind, proto, fileno=fd)
         sock.owner = self
+        sock.limit = limit
+        limit.open += 1
         self._accepted.add(sock)
         self.began()
         return sock
@@ -61,6 +64,8 @@ class Connections:
         """`sock` is being closed, or detached."""
         self._accepted.discard(sock)
         self.ended()
+        assert sock.limit is not None
+        sock.limit.ended()
 
     def watch_plain(self, sock: socket.socket) -> None:
         """Count a socket that the program got from `accept()`: a plain one, looked at when asked."""
@@ -158,13 +163,15 @@ class CountedSocket(socket.socket):
     enum members each time.
     """
 
-    __slots__ = ("_carrier", "_kinds", "owner")
+    __slots__ = ("_carrier", "_kinds", "limit", "owner")
 
     owner: Connections | None
+    limit: Limit | None
 
     def __init__(self, family: int, kind: int, proto: int, *, fileno: int) -> None:
         super().__init__(family, kind, proto, fileno)
         self.owner = None
+        self.limit = None
         self._kinds = _kinds(family, kind)
         self._carrier: Callable[[], Any] | None = None
 

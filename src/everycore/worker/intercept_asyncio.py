@@ -16,13 +16,10 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from everycore.core import wire
-from everycore.system import belt
 from everycore.worker import loops
-from everycore.worker.clustersocket import SharedSocket
 from everycore.worker.held import Held
 from everycore.worker.intercept import bind_path, is_installed, registry
-from everycore.worker.turns import SharedReception, StampedSelector
+from everycore.worker.turns import StampedSelector
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
@@ -77,11 +74,7 @@ def _replace_serving(context: WorkerContext) -> None:
             self, context, inner, protocol_factory, sslcontext, server, ssl_times
         )
         inner.setblocking(False)
-        if isinstance(inner, SharedSocket):
-            SharedReception(self, inner, context, reception.give).begin()
-        else:
-            self._add_reader(inner.fileno(), reception.on_readable)
-        inner.say(wire.Serve(belt.MOST_BATCH))
+        loops.receive(self, inner, context, reception)
 
     def _stop_serving(self: Any, sock: Any) -> None:
         held = _listener(sock)

@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
-from everycore.system import belt
 from everycore.system.descriptors import close_all
 from everycore.worker import datagrams, resolving
 from everycore.worker.clustersocket import ClusterSocket, SharedSocket
+from everycore.worker.limits import Limit
 from everycore.worker.reception import Reception
 from everycore.worker.turns import SharedReception, StampedSelector
 
@@ -56,6 +56,16 @@ class ClusterServer(asyncio.base_events.Server):
             await waiter
 
 
+def limit_of(server: Any) -> Limit:
+    """The limit of this server's connections, which `everycore.limit_connections` may set."""
+    if server is None:
+        return Limit()
+    limit: Limit | None = getattr(server, "connection_limit", None)
+    if limit is None:
+        limit = server.connection_limit = Limit()
+    return limit
+
+
 class AsyncioReception(Reception):
     """Gives the connections of one `ClusterSocket` to one server."""
 
@@ -75,7 +85,7 @@ class AsyncioReception(Reception):
         server: Any,
         ssl_times: dict[str, float | None],
     ) -> None:
-        super().__init__(loop, context, sock)
+        super().__init__(loop, context, sock, limit_of(server))
         self._factory = factory
         self._ssl = ssl
         self._server = server
@@ -87,7 +97,7 @@ class AsyncioReception(Reception):
         if lease is None:
             close_all((fd,))
             return
-        conn = lease.connections.counted_socket(lease.family, lease.kind, lease.proto, fd)
+        conn = lease.connections.counted_socket(lease.family, lease.kind, lease.proto, fd, self.limit)
         try:
             conn.setblocking(False)
             conn.carried_by(self._connect(conn, peer))
@@ -111,6 +121,15 @@ class AsyncioReception(Reception):
             server=self._server,
             **self._ssl_times,
         )
+
+
+def receive(loop: Any, sock: ClusterSocket, context: WorkerContext, reception: AsyncioReception) -> None:
+    """Let the connections of `sock` come: from its belt, or from the listener that all share."""
+    if isinstance(sock, SharedSocket):
+        SharedReception(loop, sock, context, reception.give, reception.limit).begin()
+    else:
+        loop._add_reader(sock.fileno(), reception.on_readable)
+        reception.begin()
 
 
 class ClusterEventLoop(asyncio.SelectorEventLoop):
@@ -281,13 +300,9 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             "ssl_shutdown_timeout": ssl_shutdown_timeout,
         }
         reception = AsyncioReception(self, self._context, sock, protocol_factory, sslcontext, server, times)
-        if isinstance(sock, SharedSocket):
-            SharedReception(self, sock, self._context, reception.give).begin()
-        else:
-            self._add_reader(sock.fileno(), reception.on_readable)
         if server is not None:
             self._context.watch_server(server)
-        sock.say(wire.Serve(belt.MOST_BATCH))
+        receive(self, sock, self._context, reception)
 
     # --- connections that the program opens ---------------------------------------------------------------
 

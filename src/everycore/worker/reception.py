@@ -1,16 +1,17 @@
 """What takes connections off a belt and gives them to a server; every event loop's own class stands on it.
 
-Job: one message a turn, the acknowledgement after the turn, and the refusal when descriptors run short. HOT:
-`on_readable` runs for every batch.
+Job: one message a turn, the acknowledgement after the turn, and the word to the primary when this worker can
+take no more: its server is at its limit, or descriptors run short. HOT: `on_readable` runs for every batch.
 
-Invariant: a connection taken off a belt is given to the program, given back, or closed, in this very call;
-and its ack leaves only after the turn in which the program was given it (why: `core.dispatch`). Must not
-import the primary's side.
+Invariant: a connection taken off a belt is given to the program, given back, or dropped on request, in this
+very call, also if the program closes its server in the middle of a batch; and its ack leaves only after the
+turn in which the program was given it (why: `core.dispatch`). Must not import the primary's side.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import resource
 import sys
@@ -19,30 +20,47 @@ from typing import TYPE_CHECKING, Any, Final
 from everycore.core import wire
 from everycore.system import belt, sockets
 from everycore.worker.clustersocket import ClusterSocket
+from everycore.worker.limits import Limit
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
 
 #: With fewer free descriptor numbers than this (or a quarter of the limit) a worker says that it is full.
 RESERVE: Final = 32
-#: How often a worker that is short of descriptors looks whether it has some again, in seconds.
+#: How often a worker that is short of descriptors looks whether it has some again, in seconds; and how soon
+#: it repeats a word that its belt did not take.
 LOOK_AGAIN: Final = 0.1
 
 
 class Reception:
     """Takes the connections of one `ClusterSocket`; a subclass says in `give` what becomes of each."""
 
-    __slots__ = ("_context", "_loop", "_sock", "_waits")
+    __slots__ = ("_context", "_is_short", "_loop", "_rest", "_said_full", "_sock", "_waits", "limit")
 
     #: Turns between giving a connection to the program and acknowledging it: until the first data callback,
     #: if the data was already there.
     turns: int
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, context: WorkerContext, sock: ClusterSocket) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, context: WorkerContext, sock: ClusterSocket, limit: Limit
+    ) -> None:
         self._loop = loop
         self._context = context
         self._sock = sock
+        self.limit = limit
         self._waits: asyncio.TimerHandle | None = None
+        self._is_short = False
+        self._said_full = False
+        #: Number, descriptor and peer of what the program has not been given yet of the message in hand; last
+        #: first.
+        self._rest: list[tuple[int, int, Any]] = []
+
+    def begin(self) -> None:
+        """Ask to be served, from now on whenever there is room."""
+        self._sock.when_closed(self._give_back)
+        self.limit.watch(self._tell)
+        self._sock.say(wire.Serve(belt.MOST_BATCH))
+        self._tell()
 
     def on_readable(self) -> None:
         """Take one message.
@@ -61,12 +79,32 @@ class Reception:
             return
         data, fds, truncated = received
         handover = wire.decode_handover(data)
-        for at, fd in enumerate(fds):
-            self.give(fd, sockets.off_the_wire(handover.peers[at]))
-        if truncated or len(fds) < len(handover.peers) or (fds and fds[-1] >= self._context.descriptor_limit):
-            self._run_short(len(handover.peers) - len(fds))
+        limit = self.limit
+        self._rest = rest = list(zip(itertools.count(handover.first), fds, handover.peers))
+        rest.reverse()
+        while rest:  # `give` may close the socket, and so give the rest back
+            if limit.is_full:
+                self._tell()
+                self._give_back()
+                break
+            _, fd, peer = rest.pop()
+            peer = sockets.off_the_wire(peer)
+            if not limit.drop(fd, peer):
+                self.give(fd, peer)
+        lost = len(handover.peers) - len(fds)
+        if truncated or lost or (fds and fds[-1] >= self._context.descriptor_limit):
+            self._run_short(lost)
+        limit.look()
         last = handover.first + max(len(handover.peers), 1) - 1
         self._loop.call_soon(self._later, self.turns - 1, last)
+
+    def _give_back(self) -> None:
+        """Return to the primary what the program is not to be given of the message in hand."""
+        while self._rest:
+            number, fd, peer = self._rest.pop()
+            if not self._sock.say_surely(wire.GiveBack(number, peer), (fd,)):
+                self._failed(ConnectionAbortedError("a connection could not be given back to the primary"))
+            os.close(fd)
 
     def give(self, fd: int, peer: Any) -> None:
         """Give the connection to the program; raises nothing but SystemExit and KeyboardInterrupt."""
@@ -88,33 +126,51 @@ class Reception:
             {"message": "Error on transport creation for incoming connection", "exception": exc}
         )
 
+    # --- no room ------------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """Say that this worker is full, or has room, if the primary believes the other."""
+        is_full = self._is_short or self.limit.is_full
+        if is_full is self._said_full or self._sock.lease is None:
+            return
+        if self._sock.say(wire.Full() if is_full else wire.Serve(belt.MOST_BATCH)):
+            self._said_full = is_full
+        elif self._waits is None:
+            self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
+
     def _run_short(self, lost: int) -> None:
         """Take no more while descriptors are short.
 
         Beyond the limit the kernel drops connections silently.
         """
-        if lost:
+        if lost > 0:
             self._loop.call_exception_handler(
                 {"message": f"out of file descriptors: {lost} connections were lost", "socket": self._sock}
             )
+        self._is_short = True
+        self._tell()
         if self._waits is None:
-            self._sock.say(wire.Full())
             self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
 
     def _look_again(self) -> None:
         self._waits = None
         if self._sock.lease is None:
             return
-        try:
-            lowest_free = os.dup(self._sock.fileno())
-        except OSError:
-            lowest_free = self._context.descriptor_limit
-        else:
-            os.close(lowest_free)
-        if lowest_free >= self._context.descriptor_limit:
+        if self._is_short:
+            self._is_short = not has_descriptors(self._sock.fileno(), self._context.descriptor_limit)
+        self._tell()
+        if self._is_short and self._waits is None:
             self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
-        else:
-            self._sock.say(wire.Serve(belt.MOST_BATCH))
+
+
+def has_descriptors(fd: int, limit: int) -> bool:
+    """Whether the lowest free descriptor number is below `limit`; `fd` is any open one."""
+    try:
+        lowest_free = os.dup(fd)
+    except OSError:
+        return False
+    os.close(lowest_free)
+    return lowest_free < limit
 
 
 def descriptor_limit() -> int:

@@ -1,8 +1,9 @@
 """A shared listener in a worker's event loop: accept one, go to the end of the row.
 
 Job: the worker's half of the policy `shared`. HOT: `_on_readable` runs for every connection. Invariant: the
-listener is in this loop's epoll with EPOLLEXCLUSIVE, or this worker is on purpose out of the row for `GATE`
-seconds. Must not import the primary's side.
+listener is in this loop's epoll with EPOLLEXCLUSIVE, or this worker is on purpose out of the row: for `GATE`
+seconds, or, short of descriptors or at its server's limit, until it can take one again, and then out of the
+row of those whom the baton wakes as well. Must not import the primary's side.
 
 asyncio's own accept loop takes up to `backlog` connections a wake-up, so the first worker to wake takes a
 whole burst. Here a worker takes one, and goes to the end of the row of those that wait (`system.wakeups`);
@@ -16,17 +17,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import selectors
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from everycore.core import wire
+from everycore.system import belt
 from everycore.system.wakeups import Turn, take_baton
+from everycore.worker.reception import has_descriptors
 
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
     from everycore.worker.clustersocket import SharedSocket
     from everycore.worker.context import WorkerContext
+    from everycore.worker.limits import Limit
 
 log = logging.getLogger("everycore")
 
@@ -61,7 +65,7 @@ class StampedSelector(selectors.EpollSelector):
 class SharedReception:
     """Takes connections from a shared listener, in turn with the other workers."""
 
-    __slots__ = ("_baton", "_board", "_context", "_gate", "_give", "_loop", "_sock", "_turn")
+    __slots__ = ("_baton", "_board", "_context", "_gate", "_give", "_limit", "_loop", "_sock", "_turn")
 
     def __init__(
         self,
@@ -69,12 +73,14 @@ class SharedReception:
         sock: SharedSocket,
         context: WorkerContext,
         give: Callable[[int, Any], None],
+        limit: Limit,
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._context = context
         self._board = context.board
         self._give = give
+        self._limit = limit
         self._turn: Turn | None = None
         self._baton: Turn | None = None
         self._gate: asyncio.TimerHandle | None = None
@@ -82,6 +88,7 @@ class SharedReception:
     def begin(self) -> None:
         """Take part once this worker is ready: the primary can't keep a shared listener from who is not."""
         self._context.when_ready(self._enter)
+        self._sock.say(wire.Serve(belt.MOST_BATCH))
 
     def _enter(self) -> None:
         if self._sock.fileno() < 0:  # closed before it was ready
@@ -95,6 +102,7 @@ class SharedReception:
             # Nobody stamps for this loop. Thought to be busy, it would never be left its turn.
             self._board.idle(True)
         self._sock.when_closed(self._end)
+        self._limit.watch(self._on_limit)
         self._stand_in_line()
 
     def _stand_in_line(self) -> None:
@@ -108,11 +116,12 @@ class SharedReception:
             self._loop.call_soon(self._stand_in_line)
         else:
             self._turn, self._baton = turn, baton
+            if self._limit.is_full:
+                self._leave_row()
 
     def _end(self) -> None:
         """The socket is about to be closed."""
-        if self._gate is not None:
-            self._gate.cancel()
+        self._open_gate()
         self._board.serving(False)
         if self._sock.baton >= 0:
             self._loop.remove_reader(self._sock.baton)
@@ -127,6 +136,8 @@ class SharedReception:
             return
         if fd >= self._context.descriptor_limit:
             self._run_short()
+        elif self._limit.is_full:
+            self._limit.look()
         elif not self._board.somebody_is_free():
             # All the others are at work, and nobody could take the next one sooner. A second one halves the
             # number of turns; and there is no row to go to the end of.
@@ -139,6 +150,9 @@ class SharedReception:
 
     def _take(self) -> int:
         """Accept one connection and give it to the program; its descriptor, or -1 if there was none."""
+        if self._limit.is_full:
+            self._limit.look()
+            return -1
         try:
             fd, peer = self._sock._accept()  # type: ignore[attr-defined]
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -152,7 +166,8 @@ class SharedReception:
             else:
                 raise
             return -1
-        self._give(fd, peer)
+        if not self._limit.drop(fd, peer):
+            self._give(fd, peer)
         return int(fd)
 
     def _stay_out(self, seconds: float) -> None:
@@ -161,25 +176,32 @@ class SharedReception:
             self._gate = self._loop.call_later(seconds, self._come_back)
 
     def _run_short(self) -> None:
-        """Out of descriptors or memory: leave the row, and the baton too, until there are some again.
+        """Out of descriptors or memory: leave the row until there are some again."""
+        self._leave_row()
+        self._stay_out(EXHAUSTED_PAUSE)
+
+    def _leave_row(self) -> None:
+        """Be woken neither by the listener nor by the baton.
 
         Else this worker would be woken for somebody it can't accept, and would take the baton meant for one
         who can.
         """
+        self._open_gate()
+        for turn in (self._turn, self._baton):
+            if turn is not None:
+                turn.step_out()
+
+    def _open_gate(self) -> None:
         if self._gate is not None:
             self._gate.cancel()
             self._gate = None
-        if self._baton is not None:
-            self._baton.step_out()
-        self._stay_out(EXHAUSTED_PAUSE)
 
-    def _has_descriptors(self) -> bool:
-        try:
-            lowest_free = os.dup(self._sock.fileno())
-        except OSError:
-            return False
-        os.close(lowest_free)
-        return lowest_free < self._context.descriptor_limit
+    def _on_limit(self) -> None:
+        """The server has become full, or has room again."""
+        if self._limit.is_full:
+            self._leave_row()
+        elif self._gate is None:
+            self._come_back()
 
     def _reconsider(self) -> None:
         """A connection has ended: short ones would else leave this worker idle for the whole gate."""
@@ -188,15 +210,15 @@ class SharedReception:
         if self._board.should_yield(MOST_EXCESS):
             self._context.connections.when_fewer(self._reconsider)
             return
-        self._gate.cancel()
+        self._open_gate()
         self._come_back()
 
     def _come_back(self) -> None:
         self._gate = None
-        if self._turn is None or self._sock.fileno() < 0:
+        if self._turn is None or self._sock.fileno() < 0 or self._limit.is_full:
             return
         if self._baton is not None and not self._baton.is_in:
-            if not self._has_descriptors():
+            if not has_descriptors(self._sock.fileno(), self._context.descriptor_limit):
                 self._stay_out(EXHAUSTED_PAUSE)
                 return
             self._baton.to_the_end()
@@ -204,10 +226,10 @@ class SharedReception:
 
     def _on_baton(self) -> None:
         """Somebody may have swallowed a wake-up: look again, and let another have the next baton."""
+        if self._baton is not None and not self._baton.is_in:
+            return  # told in the same turn in which this worker left the row: it is for another
         if take_baton(self._sock.baton) and self._turn is not None:
-            if self._gate is not None:
-                self._gate.cancel()
-                self._gate = None
+            self._open_gate()
             if self._baton is not None:
                 self._baton.to_the_end()
             self._turn.to_the_end()

@@ -1,0 +1,93 @@
+"""How many connections of one server may be open in this worker: `everycore.limit_connections`.
+
+Job: count a server's connections, and tell who takes them when the server becomes full and when it has room
+again. Invariant: nobody is told twice running that it is full, nor that there is room; so the primary is told
+once, and resends nothing. (Node's worker says no to every single connection, and its primary offers the same
+one again at once: 4 000 to 7 000 times a second for one that waits, measured.) Must not import asyncio, nor
+the primary's side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from everycore.aio.subscriptions import call_back, check_plain
+from everycore.settings import check_count
+
+
+class Limit:
+    """The limit of one server. Without one it only counts. HOT: `open` is touched twice a connection."""
+
+    __slots__ = ("_most", "_on_change", "_on_drop", "_was_full", "open")
+
+    def __init__(self) -> None:
+        #: Connections that are open.
+        self.open = 0
+        self._most: int | None = None
+        self._on_drop: Callable[[Any], object] | None = None
+        self._on_change: list[Callable[[], None]] = []
+        self._was_full = False
+
+    def set(self, most: int | None, on_drop: Callable[[Any], object] | None) -> None:
+        """At most `most` from now on; None: as many as come. Raises ConfigurationError, TypeError."""
+        if most is not None:
+            check_count("most", most, least=0)
+        if on_drop is not None:
+            check_plain(on_drop)
+        self._most, self._on_drop = most, on_drop
+        self.look()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next connection is for another worker."""
+        return self._most is not None and self.open >= self._most and self._on_drop is None
+
+    def drop(self, fd: int, peer: Any) -> bool:
+        """Close the connection `fd` if it is one too many, and to be dropped here; whether it was."""
+        if self._on_drop is None or self._most is None or self.open < self._most:
+            return False
+        os.close(fd)
+        call_back(self._on_drop, peer)
+        return True
+
+    def ended(self) -> None:
+        """A connection is closed."""
+        self.open -= 1
+        if self._was_full:
+            self.look()
+
+    def look(self) -> None:
+        """Tell the watchers if the server has become full, or has room again."""
+        if self._was_full is not (is_full := self.is_full):
+            self._was_full = is_full
+            for tell in tuple(self._on_change):
+                tell()
+
+    def watch(self, tell: Callable[[], None]) -> None:
+        """Call `tell` whenever `is_full` has changed. Kept as long as the server."""
+        self._on_change.append(tell)
+
+
+def limit_connections(
+    server: Any, most: int | None, *, on_drop: Callable[[Any], object] | None = None
+) -> None:
+    """Let at most `most` connections of `server` be open in this worker; None lifts the limit.
+
+    server: what `asyncio.start_server`, `loop.create_server` and their unix twins returned in a worker.
+    on_drop: without it, a connection beyond the limit goes to another worker, or waits in the backlog while
+    all
+        are full. With it, it is accepted and closed here, and this plain function is called with the peer's
+        address. (Node: `server.maxConnections`; `dropMaxConnection` and its event `drop`.)
+
+    Raises: ConfigurationError for a number below 0; TypeError for another kind of server, or a coroutine
+    function.
+    """
+    limit = getattr(server, "connection_limit", None)
+    if not isinstance(limit, Limit):
+        raise TypeError(
+            f"limit_connections() takes a server that listens through the primary, not
+            {type(server).__name__}"
+        )
+    limit.set(most, on_drop)
