@@ -1,7 +1,8 @@
 """Node's own tests of `cluster`, and of what it stands on: every one, and whether it can hold here.
 
 The rows are those of Node v22.22.2: `test/parallel` (P), `test/sequential` (S), `test/known_issues` (K),
-`test/es-module` (E) and `test/benchmark` (B). A row without a reason in `NOT_HERE` has a test in this folder, named after it.
+`test/es-module` (E) and `test/benchmark` (B). A row without a reason in `NOT_HERE` has a test in this folder,
+named after it.
 """
 
 ROWS: dict[str, list[str]] = {

@@ -98,8 +98,8 @@ class Belt:
 def say_surely(
     sock: socket.socket, message: bytes, fds: Sequence[int] = (), *, patience: float = 1.0
 ) -> bool:
-    """As `say`, trying again for `patience` seconds: for what would be lost. It blocks, and hardly ever has
-    to.""" deadline = time.monotonic() + patience
+    """As `say`, trying again for `patience` seconds: for what would be lost. It hardly ever has to."""
+    deadline = time.monotonic() + patience
     while not say(sock, message, fds):
         if sock.fileno() < 0 or time.monotonic() > deadline:
             return False

@@ -87,7 +87,7 @@ def limit_connections(
     limit = getattr(server, "connection_limit", None)
     if not isinstance(limit, Limit):
         raise TypeError(
-            f"limit_connections() takes a server that listens through the primary, not
-            {type(server).__name__}"
+            "limit_connections() takes a server that listens through the primary, "
+            f"not {type(server).__name__}"
         )
     limit.set(most, on_drop)
