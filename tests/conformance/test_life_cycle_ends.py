@@ -1,0 +1,630 @@
+"""Node's tests of a worker's end: asked, by itself, by an error, by signals, with the primary."""
+
+import asyncio
+import contextlib
+import errno
+import os
+from signal import SIGKILL, SIGTERM
+
+import pytest
+
+from everycore import (
+    ChannelClosed,
+    Cluster,
+    Disconnected,
+    Exited,
+    ExitStatus,
+    Listening,
+    Message,
+    Online,
+    Settings,
+    State,
+    Worker,
+)
+from tests.conformance.node import node
+from tests.integration.traffic import Client, is_refused
+from tests.integration.workers import ECHO, HEAD, IDLE, Diary, within, worker_script
+from tests.kit import wait_gone
+from tests.kit.processes import look
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+
+#: A worker that calls `me.ACTION()`, ACTION being in its environment.
+ACTS = """
+async def main():
+    me = everycore.current_worker()
+    assert me.is_connected()
+    getattr(me, os.environ["ACTION"])()
+    await for_ever()
+
+everycore.run(main())
+"""
+
+
+class End:
+    """How one worker ends: what was to be seen at its `Disconnected` and its `Exited`."""
+
+    def __init__(self, cluster: Cluster, worker: Worker) -> None:
+        self.worker = worker
+        #: (voluntary, state, is it in `workers`), and (voluntary, is its process gone, is it in `workers`).
+        self.disconnected: list[tuple[bool, State, bool]] = []
+        self.exited: list[tuple[bool, bool, bool]] = []
+        self.statuses: list[ExitStatus] = []
+        worker.on(
+            Disconnected,
+            lambda event: self.disconnected.append(
+                (worker.exited_voluntarily, worker.state, worker.id in cluster.workers)
+            ),
+        )
+        worker.on(Exited, lambda event: self.statuses.append(event.status))
+        worker.on(
+            Exited,
+            lambda event: self.exited.append(
+                (worker.exited_voluntarily, look(worker.pid or 0) is None, worker.id in cluster.workers)
+            ),
+        )
+
+    def check(self, status: ExitStatus, *, voluntary: bool) -> None:
+        """Each event came once, the process was gone, and it ended so."""
+        assert self.disconnected == [(voluntary, State.DISCONNECTED, True)]
+        assert self.exited == [(voluntary, True, False)]
+        assert self.statuses == [status]
+
+
+# Asked to leave
+
+
+@node("test-cluster-call-and-destroy")
+async def test_cluster_call_and_destroy(tmp_path):
+    connected = []
+
+    def destroy(event):
+        connected.append(event.worker.is_connected())
+        event.worker.kill()
+
+    async with Cluster(Settings(exec=worker_script(tmp_path, ACTS))) as cluster:
+        cluster.on(Disconnected, destroy)
+        worker = cluster.fork({"ACTION": "disconnect"})
+        status = await within(worker.wait())
+    assert connected == [False]
+    assert worker.exited_voluntarily
+    # SIGTERM reaches it in its last moments: before Python's own end, or after it.
+    assert status in (ExitStatus(code=0), ExitStatus(signal=SIGTERM))
+
+
+@pytest.mark.race
+@node("test-cluster-concurrent-disconnect")
+async def test_cluster_concurrent_disconnect(tmp_path):
+    """Messages to workers that are just leaving may fail: by ChannelClosed, where Node has EPIPE."""
+    source = """
+    async def main():
+        me = everycore.current_worker()
+
+        def obey(message):
+            if me.is_connected():
+                getattr(me, message.message)()
+
+        me.on(everycore.Message, obey)
+        await for_ever()
+    everycore.run(main())
+    """
+
+    def tell(worker, word):
+        if worker.is_connected():
+            with contextlib.suppress(ChannelClosed):
+                worker.send_nowait(word)
+
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        diary = Diary(cluster)
+        workers = [cluster.fork() for _ in range(4)]
+        cluster.on(Disconnected, lambda event: [tell(worker, "disconnect") for worker in workers])
+        await diary.until(Online, count=4)
+        for number, worker in enumerate(workers):
+            tell(worker, "disconnect" if number % 2 else "kill")
+        statuses = [await within(worker.wait()) for worker in workers]
+    assert statuses == [ExitStatus(code=0)] * 4
+    assert len(diary.all(Disconnected)) == 4
+
+
+@node("test-cluster-disconnect")
+async def test_cluster_disconnect(tmp_path, policy):
+    source = """
+    async def echo(reader, writer):
+        writer.write(b"echo")
+        writer.close()
+
+    async def main():
+        servers = [await asyncio.start_server(echo, "127.0.0.1", 0) for _ in range(2)]
+        await for_ever()
+    everycore.run(main())
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, source)), policy=policy) as cluster:
+        for _ in range(2):
+            diary = Diary(cluster)
+            workers = [cluster.fork() for _ in range(2)]
+            await diary.until(Listening, count=4)
+            addresses = {event.address for event in diary.all(Listening)}
+            assert len(addresses) == 2
+            for address in addresses:
+                client = await Client.open(address)
+                assert await client.ended() == b"echo"
+                await client.close()
+            await within(cluster.disconnect())
+            assert len(cluster.workers) == 0
+            assert [await worker.wait() for worker in workers] == [ExitStatus(code=0)] * 2
+
+
+@node("test-cluster-disconnect-before-exit")
+async def test_cluster_disconnect_before_exit(tmp_path):
+    ending: list[asyncio.Task[None]] = []
+    there = []
+    async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+
+        def disconnect_all(event):
+            there.append(event.worker.id in cluster.workers)
+            ending.append(asyncio.ensure_future(cluster.disconnect()))
+
+        diary = Diary(cluster)
+        cluster.on(Online, lambda event: event.worker.disconnect())
+        cluster.on(Disconnected, disconnect_all)
+        worker = cluster.fork()
+        await diary.until(Disconnected)
+        await within(ending[0])
+        assert worker.is_dead()
+        assert await worker.wait() == ExitStatus(code=0)
+    assert there == [True]
+    assert diary.names(worker) == ["Forked", "Online", "Disconnected", "Exited"]
+
+
+@node("test-cluster-disconnect-exitedAfterDisconnect-race")
+async def test_cluster_disconnect_exitedAfterDisconnect_race(tmp_path):
+    """The primary has acknowledged it when `disconnect()` returns: even who ends right then was voluntary."""
+    source = """
+    async def main():
+        me = everycore.current_worker()
+        fired = []
+        me.on(everycore.Disconnected, fired.append)
+        me.disconnect()
+        if fired:
+            os._exit(3)
+        if os.environ["THEN"] == "end":
+            os._exit(0)
+        try:
+            await for_ever()
+        finally:
+            sys.exit(0 if fired else 4)
+    everycore.run(main())
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        ends = [End(cluster, cluster.fork({"THEN": then})) for then in ("wait", "end")]
+        await within(cluster.wait())
+    for end in ends:
+        end.check(ExitStatus(code=0), voluntary=True)
+
+
+@node("test-cluster-disconnect-idle-worker")
+async def test_cluster_disconnect_idle_worker(tmp_path):
+    async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+        fork = cluster.fork
+        workers = [fork(), fork()]
+        await within(cluster.disconnect())
+        assert dict(cluster.workers) == {}
+        assert [await worker.wait() for worker in workers] == [ExitStatus(code=0)] * 2
+
+
+@node("test-cluster-disconnect-unshared-tcp")
+async def test_cluster_disconnect_unshared_tcp(tmp_path):
+    await unshared(tmp_path, "server = await asyncio.start_server(lambda *_: None, '127.0.0.1', 0)")
+
+
+@node("test-cluster-disconnect-unshared-udp")
+async def test_cluster_disconnect_unshared_udp(tmp_path):
+    await unshared(
+        tmp_path,
+        "pair = await asyncio.get_running_loop().create_datagram_endpoint("
+        "asyncio.DatagramProtocol, local_addr=('127.0.0.1', 0))",
+    )
+
+
+async def unshared(folder, listen):
+    """One worker listens, the other one leaves first."""
+    source = f"""
+    async def main():
+        if "BOUND" in os.environ:
+            {listen}
+        await for_ever()
+    everycore.run(main())
+    """
+    async with Cluster(Settings(exec=worker_script(folder, source)), policy="shared") as cluster:
+        diary = Diary(cluster)
+        unbound = cluster.fork()
+        await diary.until(Online, unbound)
+        bound = cluster.fork({"BOUND": "y"})
+        await diary.until(Listening, bound)
+        unbound.disconnect()
+        await diary.until(Disconnected, unbound)
+        assert bound.is_connected()
+        await within(cluster.disconnect())
+        for worker in (unbound, bound):
+            assert await worker.wait() == ExitStatus(code=0)
+
+
+@node("test-cluster-disconnect-with-no-workers")
+async def test_cluster_disconnect_with_no_workers():
+    order = []
+    async with Cluster() as cluster:
+        task = asyncio.ensure_future(cluster.disconnect())
+        task.add_done_callback(lambda _: order.append("disconnected"))
+        order.append("called")
+        await within(task)
+    assert order == ["called", "disconnected"]
+
+
+@node("test-cluster-worker-disconnect")
+async def test_cluster_worker_disconnect(tmp_path, policy):
+    source = """
+    async def main():
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        everycore.current_worker().on(everycore.Disconnected, lambda event: sys.exit(42))
+        await for_ever()
+    everycore.run(main())
+    """
+    returned = []
+    async with Cluster(Settings(exec=worker_script(tmp_path, source)), policy=policy) as cluster:
+        diary = Diary(cluster)
+        worker = cluster.fork()
+        end = End(cluster, worker)
+        worker.on(Listening, lambda event: returned.append(worker.disconnect()))
+        await within(worker.wait())
+    assert returned == [worker]
+    end.check(ExitStatus(code=42), voluntary=True)
+    assert diary.names(worker)[-2:] == ["Disconnected", "Exited"]
+
+
+@node("test-cluster-worker-wait-server-close")
+async def test_cluster_worker_wait_server_close(tmp_path, policy):
+    source = """
+    closed = False
+
+    class Dot(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+            transport.write(b".\\n")
+
+        def data_received(self, data):
+            self.transport.write(data)
+
+        def connection_lost(self, error):
+            global closed
+            closed = True
+
+    async def main():
+        server = await asyncio.get_running_loop().create_server(Dot, "127.0.0.1", 0)
+        everycore.current_worker().on(everycore.Disconnected, lambda event: os._exit(5 if closed else 3))
+        await for_ever()
+    everycore.run(main())
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, source)), policy=policy) as cluster:
+        diary = Diary(cluster)
+        worker = cluster.fork()
+        address = (await diary.until(Listening)).address
+        client = await Client.open(address)
+        assert await within(client.reader.readline()) == b".\n"
+        worker.disconnect()
+        for _ in range(3):
+            assert await client.echo() == "hello"
+        assert await is_refused(address)
+        assert worker.state is State.DRAINING
+        assert diary.all(Disconnected) == []
+        await client.close()
+        assert await within(worker.wait()) == ExitStatus(code=5)
+    assert diary.names(worker)[-2:] == ["Disconnected", "Exited"]
+
+
+# By itself
+
+
+@node("test-cluster-kill-disconnect")
+async def test_cluster_kill_disconnect(tmp_path):
+    async with Cluster(Settings(exec=worker_script(tmp_path, ACTS))) as cluster:
+        ends = [End(cluster, cluster.fork({"ACTION": action})) for action in ("disconnect", "kill")]
+        await within(cluster.wait())
+    for end in ends:
+        end.check(ExitStatus(code=0), voluntary=True)
+
+
+@node(
+    "test-cluster-process-disconnect",
+    adapted="No call closes the channel and leaves the worker where it is, as `process.disconnect()` does: "
+    "`current_worker().disconnect()` is the one way, and the exit is then voluntary.",
+)
+async def test_cluster_process_disconnect(tmp_path, policy):
+    """A worker that lost its channel would be killed anyway: nobody could stop it."""
+    source = """
+    async def main():
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        everycore.current_worker().disconnect()
+        await server.serve_forever()
+    everycore.run(main())
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, source)), policy=policy) as cluster:
+        worker = cluster.fork()
+        end = End(cluster, worker)
+        await within(worker.wait())
+    end.check(ExitStatus(code=0), voluntary=True)
+
+
+@node("test-cluster-worker-death")
+async def test_cluster_worker_death(tmp_path):
+    async with Cluster(Settings(exec=worker_script(tmp_path, "sys.exit(42)"))) as cluster:
+        diary = Diary(cluster)
+        own = []
+        worker = cluster.fork()
+        worker.on(Exited, lambda event: own.append((event.code, event.signal)))
+        await within(worker.wait())
+    assert own == [(42, None)]
+    assert [event.worker for event in diary.all(Exited)] == [worker]
+
+
+@node("test-cluster-worker-destroy")
+async def test_cluster_worker_destroy(tmp_path):
+    source = """
+    async def main():
+        me = everycore.current_worker()
+        if me.id == 1:
+            me.on(everycore.Disconnected, lambda event: me.kill())
+            assert me.disconnect() is me
+        else:
+            me.kill()
+        await for_ever()
+    everycore.run(main())
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        ends = [End(cluster, cluster.fork()) for _ in range(2)]
+        await within(cluster.wait())
+    for end in ends:
+        end.check(ExitStatus(code=0), voluntary=True)
+
+
+@node("test-cluster-worker-exit")
+async def test_cluster_worker_exit(tmp_path, policy):
+    source = """
+    async def main():
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        sys.exit(42)
+    everycore.run(main())
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, source)), policy=policy) as cluster:
+        diary = Diary(cluster)
+        worker = cluster.fork()
+        end = End(cluster, worker)
+        await within(worker.wait())
+    end.check(ExitStatus(code=42), voluntary=False)
+    (exited,) = diary.all(Exited)
+    assert (exited.code, exited.signal, exited.worker) == (42, None, worker)
+    assert len(diary.all(Disconnected)) == 1
+
+
+# An error
+
+
+@node(
+    "test-cluster-ipc-throw",
+    adapted="What is an 'error' of the server there is an exception of `start_server` here, and "
+    "'uncaughtException' is the loop's exception handler.",
+)
+async def test_cluster_ipc_throw(tmp_path):
+    """The port is the primary's own: the worker leaves, and then throws where nobody catches."""
+    source = """
+    caught = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: caught.append(context["exception"]))
+
+        def fail(error):
+            everycore.current_worker().disconnect()
+            raise error
+
+        try:
+            await asyncio.start_server(lambda *_: None, "127.0.0.1", int(os.environ["PORT"]))
+        except OSError as error:
+            loop.call_soon(fail, error)
+        try:
+            await for_ever()
+        finally:
+            sys.exit(5 if [error.errno for error in caught] == [int(os.environ["ERRNO"])] else 3)
+    everycore.run(main())
+    """
+    async with taken_port() as port:
+        settings = Settings(exec=worker_script(tmp_path, source), env={"ERRNO": str(errno.EADDRINUSE)})
+        async with Cluster(settings, policy="round_robin") as cluster:
+            worker = cluster.fork({"PORT": str(port)})
+            end = End(cluster, worker)
+            await within(worker.wait())
+    end.check(ExitStatus(code=5), voluntary=True)
+
+
+@node("test-cluster-worker-disconnect-on-error")
+async def test_cluster_worker_disconnect_on_error(tmp_path):
+    source = """
+    async def main():
+        me = everycore.current_worker()
+        message = await anext(me.messages())
+        try:
+            await asyncio.start_server(lambda *_: None, "127.0.0.1", message.message["port"])
+        except OSError as error:
+            me.send_nowait(error.errno)
+            me.disconnect()
+        await for_ever()
+    everycore.run(main())
+    """
+    said = []
+    async with (
+        Cluster(Settings(exec=worker_script(tmp_path, source)), policy="shared") as cluster,
+        taken_port() as port,
+    ):
+        worker = cluster.fork()
+        end = End(cluster, worker)
+        worker.on(Message, lambda message: said.append(message.message))
+        worker.send_nowait({"port": port})
+        await within(worker.wait())
+    assert said == [errno.EADDRINUSE]
+    end.check(ExitStatus(code=0), voluntary=True)
+
+
+@contextlib.asynccontextmanager
+async def taken_port():
+    """A port of 127.0.0.1 on which this process, the primary, has a server of its own."""
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+# Signals
+
+
+@node(
+    "test-cluster-kill-infinite-loop",
+    adapted="SIGTERM asks. A program without a handler of its own leaves by `SystemExit(0)` in the main "
+    "thread, out of any loop; to die of it, it sets SIG_DFL. A blocked event loop of ours does not hear it: "
+    "that needs SIGKILL.",
+)
+async def test_cluster_kill_infinite_loop(tmp_path):
+    """All three are shown; Node's is the second."""
+    source = """
+    def endless():
+        say("looping")
+        while True:
+            pass
+
+    async def main():
+        endless()
+
+    match os.environ["HOW"]:
+        case "asked":
+            endless()
+        case "default":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            endless()
+        case "blocked":
+            everycore.run(main())
+    """
+    settings = Settings(exec=worker_script(tmp_path, source), silent=True)
+    async with Cluster(settings) as cluster:
+        for how, number, status, voluntary in (
+            ("asked", SIGTERM, ExitStatus(code=0), True),
+            ("default", SIGTERM, ExitStatus(signal=SIGTERM), False),
+            ("blocked", SIGKILL, ExitStatus(signal=SIGKILL), False),
+        ):
+            worker = cluster.fork({"HOW": how})
+            assert worker.stdout
+            assert await within(worker.stdout.readline()) == b"looping\n"
+            worker.kill(number)
+            assert await within(worker.wait()) == status
+            assert worker.exited_voluntarily is voluntary
+
+
+@node("test-cluster-worker-kill")
+async def test_cluster_worker_kill(tmp_path, policy):
+    await killed(tmp_path, policy, lambda worker: os.kill(worker.pid, SIGKILL))
+
+
+@node("test-cluster-worker-kill-signal")
+async def test_cluster_worker_kill_signal(tmp_path, policy):
+    await killed(tmp_path, policy, lambda worker: worker.kill(SIGKILL))
+
+
+async def killed(folder, policy, kill):
+    """A listening worker dies of SIGKILL."""
+    left = []
+    async with Cluster(Settings(exec=worker_script(folder, ECHO)), policy=policy) as cluster:
+        diary = Diary(cluster)
+        worker = cluster.fork()
+        end = End(cluster, worker)
+        worker.on(Listening, lambda event: kill(worker))
+        cluster.on(Exited, lambda event: left.append(dict(cluster.workers)))
+        await within(worker.wait())
+    end.check(ExitStatus(signal=SIGKILL), voluntary=False)
+    (exited,) = diary.all(Exited)
+    assert (exited.code, exited.signal, exited.worker) == (None, SIGKILL, worker)
+    assert len(diary.all(Disconnected)) == 1
+    assert left == [{}]
+
+
+# With the primary
+
+#: A primary that does what its first argument says when its two workers listen.
+PRIMARY = (
+    HEAD
+    + """
+async def worker():
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    await server.serve_forever()
+
+async def primary():
+    async with everycore.Cluster() as cluster:
+        listening = cluster.events(everycore.Listening)
+        cluster.on(everycore.Forked, lambda event: say("worker", event.worker.pid))
+        for _ in range(2):
+            cluster.fork()
+        for _ in range(2):
+            await anext(listening)
+        exec(sys.argv[1])
+
+everycore.run(primary() if everycore.is_primary else worker())
+"""
+)
+
+
+@node("test-cluster-primary-error")
+def test_cluster_primary_error(start_program, policy):
+    program = start_program(
+        PRIMARY, "raise RuntimeError('accidental error')", env={"EVERYCORE_POLICY": policy}
+    )
+    pids = [int(program.expect(r"worker (\d+)")[1]) for _ in range(2)]
+    assert program.wait() == 1
+    assert "RuntimeError: accidental error" in program.stderr
+    assert wait_gone(pids, timeout=1) == []
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "os._exit(0)"])
+@node("test-cluster-primary-kill")
+def test_cluster_primary_kill(start_program, policy, end):
+    program = start_program(PRIMARY, end, env={"EVERYCORE_POLICY": policy})
+    pids = [int(program.expect(r"worker (\d+)")[1]) for _ in range(2)]
+    assert program.wait() == 0
+    assert wait_gone(pids, timeout=1) == []
+
+
+@node(
+    "test-cluster-uncaught-exception",
+    adapted="Python's last word on an exception is `sys.excepthook`; when it is called the block of the "
+    "cluster has been left, so the workers are gone already.",
+)
+def test_cluster_uncaught_exception(start_program):
+    """The cluster installs no hook, and the program's own decides how the primary ends."""
+    program = start_program(
+        HEAD
+        + """
+def hook(kind, error, trace):
+    say("uncaught:", error)
+    sys.exit(42)
+
+async def primary():
+    async with everycore.Cluster() as cluster:
+        say("worker", cluster.fork().pid)
+        raise RuntimeError("kill the primary")
+
+if everycore.is_primary:
+    sys.excepthook = hook
+    everycore.run(primary())
+"""
+    )
+    pid = int(program.expect(r"worker (\d+)")[1])
+    program.expect("uncaught: kill the primary")
+    assert look(pid) is None
+    assert program.wait() == 42
