@@ -11,7 +11,6 @@ import pytest
 from everycore import (
     Cluster,
     Disconnected,
-    Event,
     Exited,
     ExitStatus,
     Forked,
