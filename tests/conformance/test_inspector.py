@@ -7,7 +7,6 @@ and whoever connects is told which process is there.
 import asyncio
 import errno
 import json
-import os
 import socket
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ import pytest
 import everycore
 from everycore import Cluster, ExitStatus, Online, Settings, Worker
 from tests.conformance.node import node
+from tests.conformance.ports import free_ports
 from tests.integration.traffic import Client, agents
 from tests.integration.workers import Diary, within, worker_script
 
@@ -57,19 +57,6 @@ everycore.run(main())
 )
 
 
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that are free, where the kernel gives none away by itself."""
-    for base in range(12_000 + os.getpid() % 1000 * 16, 32_000, 16):
-        try:
-            for port in range(base, base + count):
-                with socket.create_server(("", port)):
-                    pass
-        except OSError:
-            continue
-        return base
-    raise AssertionError("no free ports")
-
-
 async def first_words(workers: Sequence[Worker]) -> list[Any]:
     """What each of them says first."""
     return [(await within(anext(worker.messages()))).message for worker in workers]
@@ -82,35 +69,46 @@ async def attached(address: Iterable[Any]) -> int | None:
     return client.worker
 
 
+#: A debugger that waits for somebody to connect, at the port that is its first argument, before the program.
+WAITING = """
+import runpy, socket, sys
+
+debugger = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("Debugger listening on", debugger.getsockname()[1], flush=True)
+debugger.accept()
+runpy.run_path(sys.argv[2], run_name="__main__")
+"""
+
+
 @node(
     "test-cluster-inspect-brk",
-    adapted="The debugger is pdb: `Settings(exec=[sys.executable, '-m', 'pdb', program])` stops a worker"
-    " before its first line, `breakpoint()` anywhere. SIGTERM kills the first kind; a worker that has"
-    " imported everycore leaves with status 0, as it does without a debugger.",
+    adapted="`--inspect-brk` is `Settings(exec=[sys.executable, '-m', 'pdb', program])`, or debugpy with"
+    " `--wait-for-client`: the worker stands before its first line.",
 )
 async def test_cluster_inspect_brk(tmp_path):
-    """A worker that a debugger has stopped is ended by SIGTERM, and its program does not go on.
+    """A worker that its debugger has stopped before the program begins is killed by SIGTERM.
 
-    Adapted: pdb, which asks on standard output; either before everycore is imported, or later.
+    Adapted: pdb, which asks on standard output, and a debugger that waits for a connection.
     """
-    script = worker_script(tmp_path, "breakpoint()\nprint('not to be reached')")
-    before = [sys.executable, "-m", "pdb", str(script)]
+    script = tmp_path / "worker.py"
+    script.write_text("print('not to be reached')")
+    waiting = tmp_path / "waiting.py"
+    waiting.write_text(WAITING)
+    debuggers = {
+        (sys.executable, "-m", "pdb", str(script)): b"(Pdb) ",
+        (sys.executable, str(waiting), "0", str(script)): b"Debugger listening on ",
+    }
     async with Cluster(Settings(stdio="pipe")) as cluster:
         diary = Diary(cluster)
-        workers = []
-        for program in (before, str(script)):
-            cluster.setup_primary(exec=program)
-            workers.append(cluster.fork())
-        for worker in workers:
+        for command, prompt in debuggers.items():
+            cluster.setup_primary(exec=command)
+            worker = cluster.fork()
             assert worker.stdout is not None
-            await within(worker.stdout.readuntil(b"(Pdb) "))
+            await within(worker.stdout.readuntil(prompt))
             worker.kill(SIGTERM)
-        assert await within(workers[0].wait()) == ExitStatus(signal=SIGTERM)
-        assert await within(workers[1].wait()) == ExitStatus(code=0)
-        for worker in workers:
-            assert worker.stdout is not None
+            assert await within(worker.wait()) == ExitStatus(signal=SIGTERM)
             assert b"not to be reached" not in await within(worker.stdout.read())
-        assert [event.worker for event in diary.all(Online)] == [workers[1]]
+        assert diary.all(Online) == []
 
 
 @node(
@@ -158,7 +156,7 @@ async def test_inspector_port_zero_cluster(tmp_path):
     """
     with everycore.listen((LOCAL, 0), exclusive=True) as mine:
         async with Cluster(Settings(exec=worker_script(tmp_path, DEBUGGED))) as cluster:
-            workers = [cluster.fork({"PORT": "00"}) for _ in range(3)]  # not the same as none
+            workers = [cluster.fork({"PORT": "0"}) for _ in range(3)]
             addresses = await first_words(workers)
             assert len({tuple(address) for address in [*addresses, mine.getsockname()]}) == 4
             assert [await attached(address) for address in addresses] == [1, 2, 3]
