@@ -1,0 +1,442 @@
+"""Node's `child_process` tests of sockets: shared with a child, given to it, counted; its output."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from everycore import ChannelClosed, Cluster, ExitStatus, Settings, Worker
+from tests.conformance.node import node
+from tests.integration.traffic import Client, agents, close_all, is_refused
+from tests.integration.workers import within, worker_script
+from tests.kit import open_fds
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+
+LOCAL = "127.0.0.1"
+
+
+class Accepting:
+    """A server of this process: the connections that it accepts, to be given away."""
+
+    def __init__(self) -> None:
+        self.sock = socket.create_server((LOCAL, 0))
+        self.sock.setblocking(False)
+        self.address = self.sock.getsockname()
+
+    async def connection(self) -> tuple[Client, socket.socket]:
+        """A new one: the client's end, and ours."""
+        client = await Client.open(self.address)
+        accepted, _ = await asyncio.get_running_loop().sock_accept(self.sock)
+        return client, accepted
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.sock.close()
+
+
+async def word(worker: Worker) -> Any:
+    """The next message."""
+    return (await within(anext(worker.messages()))).message
+
+
+@node("test-child-process-fork-net-server")
+async def test_child_process_fork_net_server(tmp_path):
+    """A listening socket of this process is served by a worker too, and closed when both have closed it."""
+    source = """
+    async def main():
+        me = everycore.current_worker()
+        messages = me.messages()
+
+        async def connection(reader, writer):
+            writer.write(b"%d\\n" % me.id)
+            writer.close()
+
+        server = await asyncio.start_server(connection, sock=(await anext(messages)).handle)
+        await me.send("listening")
+        await anext(messages)
+        server.close()
+        await server.wait_closed()
+        await me.send("close")
+
+    everycore.run(main())
+    """
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"0\n")
+        writer.close()
+
+    async def answered() -> int | None:
+        client = await Client.connect(address)
+        assert await client.ended() == b""
+        await client.close()
+        return client.worker
+
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        child = cluster.fork()
+        sock = socket.create_server((LOCAL, 0))
+        address = sock.getsockname()
+        await child.send("server", sock, keep_open=True)
+        assert await word(child) == "listening"
+        server = await asyncio.start_server(connection, sock=sock)
+        assert set(await asyncio.gather(*(answered() for _ in range(4)))) <= {0, child.id}
+        server.close()
+        await server.wait_closed()
+        assert [await answered() for _ in range(4)] == [child.id] * 4
+        await child.send("close")
+        assert await word(child) == "close"
+        assert await is_refused(address)
+        assert await within(child.wait()) == ExitStatus(code=0)
+
+
+@node("test-child-process-fork-net-socket")
+async def test_child_process_fork_net_socket(tmp_path):
+    """A connection that this process accepted is answered by the worker; then our server can close."""
+    source = """
+    async def main():
+        message = await anext(everycore.current_worker().messages())
+        reader, writer = await asyncio.open_connection(sock=message.handle)
+        writer.write(b"echo")
+        writer.close()
+        await writer.wait_closed()
+
+    everycore.run(main())
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        child = cluster.fork()
+        with Accepting() as server:
+            client, accepted = await server.connection()
+            await child.send("socket", accepted)
+            assert accepted.fileno() == -1
+            assert await client.ended() == b"echo"
+            await client.close()
+        assert await is_refused(server.address)
+        assert await within(child.wait()) == ExitStatus(code=0)
+
+
+@node(
+    "test-child-process-fork-net",
+    adapted="A server does not know of connections that it gave away: it closes at once. What waits for them"
+    " is the worker that leaves, and so `cluster.disconnect()`.",
+)
+async def test_child_process_fork_net(tmp_path):
+    """Twelve connections, given to three workers: half are ended there, the others when their clients end.
+
+    Adapted: it is the workers' end that waits, not the server's.
+    """
+    source = """
+    async def main():
+        me = everycore.current_worker()
+        tasks = set()
+
+        async def serve(what, sock):
+            reader, writer = await asyncio.open_connection(sock=sock)
+            writer.write(what.encode())
+            if what == "write":
+                await reader.read()
+            writer.close()
+
+        async for message in me.messages():
+            tasks.add(asyncio.create_task(serve(message.message, message.handle)))
+
+    everycore.run(main())
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, source)), grace=20.0) as cluster:
+        children = [cluster.fork() for _ in range(3)]
+        clients = []
+        with Accepting() as server:
+            for number in range(12):
+                client, accepted = await server.connection()
+                clients.append(client)
+                # Every worker has two of each.
+                await children[number % 3].send(["end", "write"][number // 3 % 2], accepted)
+        ended = [client for number, client in enumerate(clients) if number // 3 % 2 == 0]
+        for client in ended:
+            assert await client.ended() == b"end"
+        kept = [client for client in clients if client not in ended]
+        for client in kept:
+            assert await within(client.reader.readexactly(5)) == b"write"
+        leaving = asyncio.create_task(cluster.disconnect())
+        for child in children[:2]:
+            for client in kept[children.index(child) :: 3]:
+                client.writer.write_eof()
+                await client.close()
+            assert await within(child.wait()) == ExitStatus(code=0)
+        last = kept[2::3]
+        assert [client.reader.at_eof() for client in last] == [False, False]
+        assert not leaving.done()
+        assert list(cluster.workers) == [children[2].id]
+        await close_all([*ended, *kept])
+        await within(leaving)
+        assert len(cluster.workers) == 0
+
+
+@node("test-child-process-fork-dgram")
+async def test_child_process_fork_dgram(tmp_path):
+    """A UDP socket in this process and in a worker: either can receive from it."""
+    source = """
+    async def main():
+        me = everycore.current_worker()
+        loop = asyncio.get_running_loop()
+        messages = me.messages()
+        sock = (await anext(messages)).handle
+        async for message in messages:
+            await me.send(await loop.sock_recv(sock, 100))
+
+    everycore.run(main())
+    """
+    loop = asyncio.get_running_loop()
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        child = cluster.fork()
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        ):
+            server.bind((LOCAL, 0))
+            server.setblocking(False)
+            client.connect(server.getsockname())
+            await child.send("server", server, keep_open=True)
+            for number in range(3):
+                client.send(b"to the worker %d" % number)
+                await child.send("receive")
+                assert await word(child) == b"to the worker %d" % number
+                client.send(b"to us %d" % number)
+                assert await within(loop.sock_recv(server, 100)) == b"to us %d" % number
+
+
+@node("test-child-process-pass-fd")
+async def test_child_process_pass_fd(tmp_path):
+    """Eighty connections come from workers at once; each is intact, and has its own worker's data behind it.
+
+    Twenty from each of four workers, where Node's test has a process for each.
+    """
+    source = """
+    async def main():
+        me = everycore.current_worker()
+        with socket.create_server(("127.0.0.1", 0), backlog=20) as server:
+            pairs = []
+            for number in range(20):
+                client = socket.create_connection(server.getsockname())
+                pairs.append((client, server.accept()[0]))
+        messages = me.messages()
+        sending = [me.send(number, client) for number, (client, _) in enumerate(pairs)]
+        await asyncio.gather(*sending)
+        for _ in range(20):
+            number = (await anext(messages)).message
+            _, connection = pairs[number]
+            connection.sendall(b"hello %d" % number)
+            connection.close()
+        await for_ever()
+
+    everycore.run(main())
+    """
+
+    async def take(worker: Worker) -> None:
+        messages = worker.messages()
+        for number in range(20):
+            message = await within(anext(messages))
+            assert message.message == number
+            reader, writer = await asyncio.open_connection(sock=message.handle)
+            await worker.send(number)
+            assert await within(reader.read()) == b"hello %d" % number
+            writer.close()
+            await writer.wait_closed()
+        worker.kill()
+        assert await within(worker.wait()) == ExitStatus(code=0)
+
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        await asyncio.gather(*(take(cluster.fork()) for _ in range(4)))
+
+
+@node(
+    "test-child-process-http-socket-leak",
+    adapted="The connection is given away as a socket, before anything of asyncio holds it: a transport or"
+    " StreamWriter is refused with TypeError, for what lies in its buffer would be lost.",
+)
+async def test_child_process_http_socket_leak(tmp_path):
+    """A worker answers an HTTP request that this process has read; nothing of the connection stays here.
+
+    Adapted: Node lets go of its parser and timer; here there are none, as a transport can't be sent.
+    """
+    source = """
+    async def main():
+        me = everycore.current_worker()
+        message = await anext(me.messages())
+        reader, writer = await asyncio.open_connection(sock=message.handle)
+        body = message.message["path"].encode()
+        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+        writer.close()
+        await writer.wait_closed()
+        await for_ever()
+
+    everycore.run(main())
+    """
+    loop = asyncio.get_running_loop()
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        child = cluster.fork()
+        before = open_fds()
+        with Accepting() as server:
+            client, accepted = await server.connection()
+        client.writer.write(b"GET /path HTTP/1.1\r\n\r\n")
+        request = await within(loop.sock_recv(accepted, 100))
+        _, writer = await asyncio.open_connection(sock=accepted.dup())
+        for handle in (writer, writer.transport):
+            with pytest.raises(TypeError):
+                child.send_nowait("not this", handle)
+        writer.close()
+        await writer.wait_closed()
+        await child.send({"path": request.split()[1].decode()}, accepted)
+        assert (await client.ended()).partition(b"\r\n\r\n")[2] == b"/path"
+        await client.close()
+        assert open_fds() == before
+
+
+@node("test-child-process-net-reuseport")
+async def test_child_process_net_reuseport(tmp_path):
+    """With `reuse_port` this process and two workers each listen on one port, with sockets of their own."""
+    async with agents(tmp_path, 2) as (cluster, *workers):
+
+        async def serve(port: int) -> asyncio.Server:
+            return await asyncio.start_server(lambda *_: None, LOCAL, port, reuse_port=True)
+
+        server = await serve(0)
+        port = server.sockets[0].getsockname()[1]
+        for worker in workers:
+            await worker.do(
+                "server = await asyncio.start_server(greet, '127.0.0.1', port, reuse_port=True)", port=port
+            )
+            assert await worker.get("server.sockets[0].getsockname()[1]") == port
+        assert cluster.snapshot().listeners == ()
+        server.close()
+        await server.wait_closed()
+        await workers[0].do("server.close()")
+        clients = [await Client.connect((LOCAL, port)) for _ in range(3)]
+        assert {client.worker for client in clients} == {workers[1].id}
+        await close_all(clients)
+
+
+@node("test-child-process-dgram-reuseport")
+async def test_child_process_dgram_reuseport(tmp_path):
+    """The same of UDP."""
+    loop = asyncio.get_running_loop()
+    async with agents(tmp_path, 2) as (cluster, *workers):
+        transport, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=(LOCAL, 0), reuse_port=True
+        )
+        port = transport.get_extra_info("sockname")[1]
+        for worker in workers:
+            await worker.do(
+                "transport, _ = await asyncio.get_running_loop().create_datagram_endpoint("
+                "asyncio.DatagramProtocol, local_addr=('127.0.0.1', port), reuse_port=True)",
+                port=port,
+            )
+            assert await worker.get("transport.get_extra_info('sockname')[1]") == port
+        assert cluster.snapshot().listeners == ()
+        transport.close()
+
+
+#: A worker that holds the connections it is sent, and tells how many there are; or when there are none left.
+HOLDER = """
+held = set()
+none_left = asyncio.Event()
+
+async def hold(sock):
+    reader, writer = await asyncio.open_connection(sock=sock)
+    writer.write(b"%d\\n" % everycore.current_worker().id)
+    await reader.read()
+    writer.close()
+    held.discard(asyncio.current_task())
+    if not held:
+        none_left.set()
+
+async def answer(message, handle):
+    match message:
+        case "new":
+            held.add(asyncio.create_task(hold(handle)))
+            none_left.clear()
+        case "count":
+            return len(held)
+        case "notify close":
+            if held:
+                await none_left.wait()
+            return "all closed"
+        case "die":
+            os._exit(3)
+
+async def main():
+    everycore.current_worker().answer(answer)
+    await for_ever()
+
+everycore.run(main())
+"""
+
+
+@asynccontextmanager
+async def holder(folder: Path) -> AsyncIterator[tuple[Worker, list[Client]]]:
+    """A worker that holds two connections, and their other ends."""
+    async with Cluster(Settings(exec=worker_script(folder, HOLDER)), grace=1.0) as cluster:
+        child = cluster.fork()
+        clients = []
+        with Accepting() as server:
+            for _ in range(2):
+                client, accepted = await server.connection()
+                await child.request("new", accepted, timeout=None)
+                clients.append(client)
+                assert await client.greeting() == child.id
+        try:
+            yield child, clients
+        finally:
+            await close_all(clients)
+
+
+@node(
+    "test-internal-socket-list-send",
+    adapted="There is no list of sockets given away: a program asks with `request`. A child that closed"
+    " before its reply is a ChannelClosed, with its exit status.",
+)
+async def test_internal_socket_list_send(tmp_path):
+    """Who asks a worker about the sockets it was given gets the reply, or learns that it is gone.
+
+    Adapted: requests of the program's own.
+    """
+    async with holder(tmp_path) as (child, clients):
+        assert await within(child.request("count", timeout=None)) == 2
+        closing = asyncio.create_task(child.request("notify close", timeout=None))
+        await close_all(clients)
+        assert await within(closing) == "all closed"
+        with pytest.raises(ChannelClosed) as before_the_reply:
+            await within(child.request("die", timeout=None))
+        assert before_the_reply.value.status == ExitStatus(code=3)
+        with pytest.raises(ChannelClosed):
+            await child.request("count", timeout=None)
+
+
+@node(
+    "test-internal-socket-list-receive",
+    adapted="There is no list of sockets received: a program counts its connections and answers with"
+    " `answer(handler)`.",
+)
+async def test_internal_socket_list_receive(tmp_path):
+    """A worker tells how many of the sockets it was given are open; no reply is sent to nobody.
+
+    Adapted: requests of the program's own.
+    """
+    async with holder(tmp_path) as (child, clients):
+        for left in (1, 0):
+            client = clients.pop()
+            client.writer.write_eof()
+            assert await client.ended() == b""
+            await client.close()
+            assert await within(child.request("count", timeout=None)) == left
+        assert await within(child.request("notify close", timeout=None)) == "all closed"
+        # A reply is owed when the channel ends: the worker leaves all the same.
+        owed = asyncio.create_task(child.request("count", timeout=None))
+        child.disconnect()
+        assert await within(child.wait()) == ExitStatus(code=0)
+        await asyncio.gather(owed, return_exceptions=True)
