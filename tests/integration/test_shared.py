@@ -371,10 +371,6 @@ class TestLeaving:
             await within(asyncio.gather(*loads))
             assert len(tally) >= 4
 
-    @pytest.mark.xfail(
-        reason="a plain `accept` is not told that its worker leaves: it takes connections until none is open",
-        strict=True,
-    )
     async def test_a_plain_program_that_leaves_gets_nobody_and_finishes(self, tmp_path):
         """No loop of ours: threads, in a blocking `accept` on what the other goes on to serve."""
         source = (

@@ -285,6 +285,14 @@ class Handover(_Wire):
     peers: list[Any]
 
 
+class Rest(_Wire):
+    """Primary, on the belt of a shared listener: while this lies here, accept nothing.
+
+    Nobody takes it but the primary. So all who accept on that listener in the worker see it, in whatever
+    thread or copy of the socket.
+    """
+
+
 class Serve(_Wire):
     """Worker: give me connections, up to `batch` a message (1 for a plain `accept()`). Repeated: resumes."""
 

@@ -1,18 +1,23 @@
 """The workers accept: the listener, or the datagram socket, is shared.
 
-Job: give every worker the descriptor itself, and watch that no connection waits because the worker that was
-woken for it died, stopped or blocked. Invariant: a connection lies in the accept queue for at most two
-looks while some worker could take it. Nothing is accepted here. Must not import the worker's side.
+Job: give every worker the descriptor itself, tell those that accept without a loop of ours when they may,
+and watch that no connection waits because the worker that was woken for it died, stopped or blocked.
+Invariants: a connection lies in the accept queue for at most two looks while some worker could take it; a
+`Rest` lies on the belt of a worker exactly while it is not ready. Nothing is accepted here. Must not import
+the worker's side.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import Any, Final
 
+from everycore.core import wire
 from everycore.errors import ProtocolError
 from everycore.primary.host import Absence, Holder, ListenerHost, Owner
+from everycore.system.belt import Belt
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener
 from everycore.system.wakeups import Baton, is_readable
@@ -33,6 +38,19 @@ class Sharer(ListenerHost):
         self._baton = Baton() if listener.kind == socket.SOCK_STREAM else None
         self._timer: asyncio.TimerHandle | None = None
         self._waited = False
+
+    def add(self, worker: int, belt: Belt, *, ready: bool) -> None:
+        """As `ListenerHost.add`."""
+        if not ready:
+            _tell_to_rest(belt)
+        super().add(worker, belt, ready=ready)
+
+    def set_ready(self, worker: int) -> None:
+        """As `ListenerHost.set_ready`."""
+        holder = self._holders.get(worker)
+        if holder is not None and not holder.ready:
+            holder.belt.read_back()
+        super().set_ready(worker)
 
     def shared(self) -> tuple[int, ...]:
         """The listener, and the baton."""
@@ -72,6 +90,8 @@ class Sharer(ListenerHost):
         """It polls the listener by itself."""
 
     def _abandon(self, worker: int, holder: Holder) -> None:
+        if worker in self._holders:
+            _tell_to_rest(holder.belt)
         # It may just have been woken.
         if self._baton is not None:
             self._baton.pass_on()
@@ -86,3 +106,8 @@ class Sharer(ListenerHost):
         if waits and self._waited and self._baton is not None:
             self._baton.pass_on()
         self._waited = waits
+
+
+def _tell_to_rest(belt: Belt) -> None:
+    with contextlib.suppress(OSError):  # out of memory for buffers: it goes on until its sockets are closed
+        belt.send(wire.encode(wire.Rest()), ())

@@ -7,11 +7,14 @@ blocking mode belongs to the belt. Must not import asyncio, nor the primary's si
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
+import select
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,6 +25,10 @@ from everycore.worker.connections import Connections
 
 #: Seconds; what poll(2) can express is not much more.
 _VERY_LONG = 2_000_000.0
+#: How often a program that accepts without a loop looks whether it may again, in seconds.
+_LOOK = 0.02
+# As they were before gevent replaced them: it accepts without waiting, and waits by itself.
+_poll, _now, _sleep = select.poll, time.monotonic, time.sleep
 _PROTOCOL_OPTION = getattr(socket, "SO_PROTOCOL", 38)
 _DOMAIN_OPTION = getattr(socket, "SO_DOMAIN", 39)
 
@@ -42,6 +49,14 @@ class Lease:
     start: Callable[[int, int], None]
     started: bool
     users: int = 0
+
+
+def _ready(sockets: Iterable[socket.socket], seconds: float) -> list[tuple[int, int]]:
+    """Those with something to read, within `seconds` (poll(2): any descriptor number, no epoll to keep)."""
+    poll = _poll()
+    for sock in sockets:
+        poll.register(sock, select.POLLIN)
+    return poll.poll(seconds * 1000)
 
 
 class ClusterSocket(socket.socket):
@@ -116,8 +131,8 @@ class ClusterSocket(socket.socket):
             lease.started = True
 
     def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call `callback` just before this socket is closed: a last word, and what is keyed by
-        descriptors.""" self._when_closed = callback
+        """Call `callback` just before this socket is closed: its descriptors can still be used."""
+        self._when_closed = callback
 
     def say(self, word: wire.Upstream, fds: Sequence[int] = ()) -> bool:
         """Tell the primary something about this listener; False if it cannot hear it."""
@@ -235,25 +250,31 @@ class SharedSocket(ClusterSocket):
     """The listener itself, or a datagram socket, shared with the other workers (policy `shared`; UDP).
 
     Its blocking mode is this object's alone: the open file is shared, and stays non-blocking for all.
+    `accept` waits for the listener and the belt, on which a word lies while this worker is to take nothing.
     """
 
-    __slots__ = ("_belt", "_blocks", "baton")
+    __slots__ = ("_belt", "_timeout", "baton")
+
+    #: One connection, without waiting. The C method: `everycore run` replaces that of `socket.socket`.
+    _accept: Any = _socket.socket._accept  # type: ignore[attr-defined]
 
     def __init__(self, lease: Lease, belt_fd: int, twin_fd: int, shared_fd: int, baton_fd: int) -> None:
         super().__init__(lease, shared_fd, twin_fd)
         self._belt = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=belt_fd)
         #: The eventfd that says "look again"; -1 for a datagram socket.
         self.baton = baton_fd
-        self._blocks = True
+        self._timeout: float | None = None
         self.settimeout(socket.getdefaulttimeout())
 
     def _voice(self) -> socket.socket:
         return self._belt
 
     def settimeout(self, value: float | None, /) -> None:
-        """As `socket.settimeout`. To block without limit is, for the kernel, a very long time-out."""
-        self._blocks = value is None
+        """As `socket.settimeout`. A listener never waits in the kernel; a datagram socket waits very long."""
         super().settimeout(_VERY_LONG if value is None else value)
+        if self._lease is not None and self._lease.kind == socket.SOCK_STREAM:
+            super().settimeout(0.0)
+        self._timeout = value
 
     def setblocking(self, flag: bool, /) -> None:
         """As `socket.setblocking`."""
@@ -261,20 +282,58 @@ class SharedSocket(ClusterSocket):
 
     def gettimeout(self) -> float | None:
         """As `socket.gettimeout`."""
-        return None if self._blocks else super().gettimeout()
+        return self._timeout
 
     def getblocking(self) -> bool:
         """As `socket.getblocking`."""
         return self.gettimeout() != 0.0
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As `socket.accept`: the next connection of all, whoever comes first."""
-        lease = self._lease
-        if lease is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        conn, peer = socket.socket.accept(self)
-        lease.connections.watch_plain(conn)
-        return conn, peer
+        """As `socket.accept`: the next connection of all, whoever comes first.
+
+        It takes nobody, and waits or times out, while this worker is not ready or on its way out.
+        """
+        return self.take(self.gettimeout())
+
+    def take(self, timeout: float | None) -> tuple[socket.socket, Any]:
+        """As `accept`, waiting for at most `timeout` seconds whatever this socket's own mode is."""
+        deadline = None if timeout is None else _now() + timeout
+        while True:
+            lease = self._lease
+            if lease is None:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            rests = self.rests()
+            if not rests and (accepted := self._try()) is not None:
+                fd, peer = accepted
+                conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fd)
+                lease.connections.watch_plain(conn)
+                return conn, peer
+            left = _VERY_LONG if deadline is None else deadline - _now()
+            if left <= 0:
+                if timeout == 0:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise TimeoutError("timed out")
+            if rests:  # nothing tells when the word is taken away
+                _sleep(min(left, _LOOK))
+            else:
+                self._wait(left)
+
+    def _try(self) -> tuple[int, Any] | None:
+        try:
+            return self._accept()  # type: ignore[no-any-return]
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def rests(self) -> bool:
+        """Whether this worker is to take nothing now."""
+        return bool(_ready((self._belt,), 0))
+
+    def _wait(self, seconds: float) -> None:
+        """Until somebody connects, or this worker is to rest."""
+        try:
+            _ready((self, self._belt), seconds)
+        except ValueError:  # closed by another thread
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def setsockopt(self, level: int, option: int, *args: Any) -> None:
         """As `socket.setsockopt`: the socket is real, and so is the effect on the others."""

@@ -31,6 +31,7 @@ from everycore.core import wire
 from everycore.errors import ChannelClosed
 from everycore.system.sockets import remove_stale
 from everycore.worker.addresses import cluster_address, new_file_mode
+from everycore.worker.clustersocket import SharedSocket
 from everycore.worker.held import Held, Registry
 
 if TYPE_CHECKING:
@@ -268,13 +269,8 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
         return _lib_accept(self)
     inner = held.inner
     assert inner is not None
-    if held.is_shared:
-        if _c.gettimeout(self) is None:  # an object that the program made for a number of ours
-            settimeout(self, None, held)
-        conn, peer = _lib_accept(self)
-        if inner.lease is not None:
-            inner.lease.connections.watch_plain(conn)
-        return conn, peer
+    if isinstance(inner, SharedSocket):
+        return inner.take(gettimeout(self))
     timeout = _c.gettimeout(self)
     if inner.gettimeout() != timeout:
         inner.settimeout(timeout)
@@ -289,7 +285,7 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
 def _accept(self: socket.socket, /) -> tuple[int, Any]:
     """As `socket._accept`: for libraries that make socket objects of their own."""
     held = registry.find_any(_c.fileno(self))
-    if held is None or not held.is_listening or held.is_shared:
+    if held is None or not held.is_listening:
         return _c._accept(self)  # type: ignore[attr-defined, no-any-return]
     conn, peer = accept(self)
     return conn.detach(), peer

@@ -154,7 +154,7 @@ class SharedReception:
             self._limit.look()
             return -1
         try:
-            fd, peer = self._sock._accept()  # type: ignore[attr-defined]
+            fd, peer = self._sock._accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return -1
         except OSError as exc:
