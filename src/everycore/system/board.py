@@ -17,6 +17,8 @@ import mmap
 import os
 from typing import Final
 
+from everycore.system.descriptors import duplicate
+
 #: Fields of a row, as offsets of 8 bytes; a row is one cache line.
 OPEN: Final = 0
 ACCEPTED: Final = 1
@@ -46,7 +48,12 @@ class PrimaryBoard(Board):
     """The primary's: allots rows. `fd` is what workers inherit."""
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("everycore-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = os.memfd_create("everycore-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            # Never the number of a standard stream that this process lacks: in a worker that belongs there.
+            self.fd = duplicate(fd)
+        finally:
+            os.close(fd)
         try:
             os.ftruncate(self.fd, SIZE)
             fcntl.fcntl(
@@ -77,6 +84,10 @@ class PrimaryBoard(Board):
     def accepted(self, row: int) -> int:
         """Connections that the worker of `row` accepted by itself."""
         return self._cells[row * ROW + ACCEPTED] if row else 0
+
+    def open(self, row: int) -> int:
+        """Connections that the worker of `row` has now, of those that its event loops accepted."""
+        return self._cells[row * ROW + OPEN] if row else 0
 
     def _clear(self, row: int) -> None:
         for field in range(ROW):
