@@ -214,7 +214,7 @@ def offered_to_both(context, port, workers):
     issuer, session, reused = tls_greeting(context, port)
     assert issuer in workers
     assert not reused
-    met = set()
+    met: set[int] = set()
     while met != workers:
         worker, another, reused = tls_greeting(context, port, session)
         assert reused == (worker == issuer)
