@@ -1,6 +1,8 @@
 """Node's `child_process` tests of sockets: shared with a child, given to it, counted; its output."""
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -440,3 +442,40 @@ async def test_internal_socket_list_receive(tmp_path):
         child.disconnect()
         assert await within(child.wait()) == ExitStatus(code=0)
         await asyncio.gather(owed, return_exceptions=True)
+
+
+@node(
+    "test-process-external-stdio-close",
+    "test-process-external-stdio-close-spawn",
+    adapted="In Python it is the `print` that fails, with BrokenPipeError, and what was buffered fails"
+    " once more at the exit (status 120), in any process. No signal ends the worker, and its channel stays.",
+)
+async def test_process_external_stdio_close(tmp_path):
+    """A worker prints into a pipe that nobody reads any more: it goes on, and ends with status 0.
+
+    Adapted: it catches BrokenPipeError, and its output is not buffered (`-u`).
+    """
+    source = """
+    async def main():
+        me = everycore.current_worker()
+        assert (await anext(me.messages())).message == "go"
+        try:
+            print("logging should not cause a crash")
+        except BrokenPipeError as error:
+            await me.send(error.errno)
+        me.disconnect()
+        await for_ever()
+
+    everycore.run(main())
+    """
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as stdout:
+        settings = Settings(
+            exec=worker_script(tmp_path, source), exec_argv=["-u"], stdio=["null", stdout, "inherit"]
+        )
+        async with Cluster(settings) as cluster:
+            child = cluster.fork()
+            os.close(reading)
+            await child.send("go")
+            assert await word(child) == errno.EPIPE
+            assert await within(child.wait()) == ExitStatus(code=0)
