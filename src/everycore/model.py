@@ -52,7 +52,10 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSnapshot:
-    """One worker at one moment. Counts are connections of all its listeners."""
+    """One worker at one moment. Counts are connections of all its listeners; `open`: those it has now.
+
+    Under `shared`, `handed_over` is what it accepted. A plain `accept()` is not counted in `open`.
+    """
 
     id: int
     slot: int
@@ -62,6 +65,7 @@ class WorkerSnapshot:
     is_ready: bool
     handed_over: int
     outstanding: int
+    open: int
 
 
 @dataclass(frozen=True, slots=True)

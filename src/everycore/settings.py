@@ -7,6 +7,7 @@ Invariant: a `Settings` that exists is valid. Imports nothing of everycore but `
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ Stdio = Literal["inherit", "pipe", "null"] | int | os.PathLike[str] | Any
 #: The values `policy=`, `EVERYCORE_POLICY` and `--policy` know.
 POLICIES: Final = ("round_robin", "shared")
 POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
+#: The first descriptor that is no standard stream.
+_FIRST_OTHER: Final = 3
 #: What `loop=` and `--loop` know; "auto" is uvloop where it is installed, in a worker.
 LOOPS: Final = ("auto", "asyncio", "uvloop")
 
@@ -36,7 +39,11 @@ class Settings:
     env: variables added to the primary's; a value of None removes one.
     stdio: one of "inherit", "pipe", "null", a descriptor, a file, a path (appended to) for all three streams,
         or a sequence of three of these. `silent` is stdout and stderr as "pipe".
+    pass_fds: descriptors of the primary that the worker has too, under the same numbers (as for
+        `subprocess.Popen`).
     uid, gid, groups: whom to become before the program runs; a name or a number.
+    addresses: what a worker of another user than the primary's may listen on through the primary: (numeric
+        host, port), the path of a unix socket, or the number of a descriptor. Anything else is EACCES.
     serialization: "json" (None, bool, int, float, str, bytes, list, dict, tuple) or "pickle".
     policy: who gets the next connection; None = `EVERYCORE_POLICY`, else "round_robin".
     """
@@ -48,9 +55,11 @@ class Settings:
     env: Mapping[str, str | None] = field(default_factory=dict)
     stdio: Stdio | Sequence[Stdio] = "inherit"
     silent: bool = False
+    pass_fds: Sequence[int] = ()
     uid: int | str | None = None
     gid: int | str | None = None
     groups: Sequence[int | str] | None = None
+    addresses: Sequence[tuple[str, int] | str | os.PathLike[str] | int] = ()
     umask: int | None = None
     serialization: Literal["json", "pickle"] = "json"
     policy: str | None = None
@@ -63,6 +72,8 @@ class Settings:
             if not self.exec:
                 raise ConfigurationError("exec", "an argument vector needs at least the program")
         check_env("env", self.env)
+        _check_descriptors(self.pass_fds)
+        _check_addresses(self.addresses)
         if self.serialization not in ("json", "pickle"):
             raise ConfigurationError(
                 "serialization", f"known are 'json' and 'pickle', not {self.serialization!r}"
@@ -90,6 +101,41 @@ def _check_strings(name: str, value: object) -> None:
     for item in value:
         if not isinstance(item, str) or "\0" in item:
             raise ConfigurationError(name, f"every item must be a string without NUL, not {item!r}")
+
+
+def _check_descriptors(value: object) -> None:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise ConfigurationError("pass_fds", f"must be a sequence of descriptors, not {value!r}")
+    for fd in value:
+        if isinstance(fd, bool) or not isinstance(fd, int) or fd < 0:
+            raise ConfigurationError("pass_fds", f"{fd!r} is not the number of a descriptor")
+        if fd < _FIRST_OTHER:
+            raise ConfigurationError("pass_fds", f"{fd} is a standard stream; `stdio` is for these")
+
+
+def _check_addresses(value: object) -> None:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise ConfigurationError("addresses", f"must be a sequence, not {value!r}")
+    for address in value:
+        match address:
+            case (str(host), int()) if _is_numeric(host):
+                continue
+            case bool():
+                pass
+            case int() | os.PathLike():
+                continue
+            case str() if address:
+                continue
+        problem = f"{address!r} is neither (numeric host, port) nor a path nor the number of a descriptor"
+        raise ConfigurationError("addresses", problem)
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def check_env(name: str, env: object) -> None:

@@ -21,6 +21,7 @@ from everycore import role
 from everycore.aio.emitter import Emitter, EventStream
 from everycore.aio.shutdown import current_shutdown
 from everycore.aio.subscriptions import Subscription, check_plain, name_of
+from everycore.aio.waiting import see_through
 from everycore.errors import ChannelClosed, ClusterClosed, ConfigurationError, RoleError
 from everycore.events import Event, Message, SetUp, WorkerEvent
 from everycore.model import Snapshot
@@ -180,15 +181,7 @@ class Cluster:
         """
         for worker in self._workers.values():
             worker.kill(9)
-        waiting = asyncio.ensure_future(self._gone.wait())
-        cancelled: asyncio.CancelledError | None = None
-        while not waiting.done():
-            try:
-                await asyncio.shield(waiting)
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-        if cancelled is not None:
-            raise cancelled
+        await see_through(self._gone.wait())
 
     def _close(self) -> None:
         self._state = "closed"
@@ -230,7 +223,9 @@ class Cluster:
         uid: int | str | None = _UNSET,
         gid: int | str | None = _UNSET,
         groups: Sequence[int | str] | None = _UNSET,
+        addresses: Sequence[Any] = _UNSET,
         umask: int | None = _UNSET,
+        pass_fds: Sequence[int] = _UNSET,
         serialization: Literal["json", "pickle"] = _UNSET,
         policy: str | None = _UNSET,
     ) -> None:

@@ -25,6 +25,7 @@ from everycore.aio.mailbox import Mailbox
 from everycore.aio.outbox import NoPeer
 from everycore.core import wire
 from everycore.core.lifecycle import Do, Input, Life
+from everycore.core.permits import Permit, permit_of
 from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
 from everycore.model import ExitStatus, State
@@ -34,6 +35,7 @@ from everycore.primary.switchboard import Grant, Switchboard
 from everycore.system import belt, processes
 from everycore.system.board import PrimaryBoard
 from everycore.system.descriptors import close_all
+from everycore.system.sockets import describe, off_the_wire
 
 if TYPE_CHECKING:
     from everycore.core.listeners import Entry
@@ -85,6 +87,8 @@ class WorkerDriver:
         #: The number of the last request on the link that was granted, and the listener.
         self._last_grant: tuple[bytes, int] | None = None
         self._grace = home.terms.grace
+        #: What the worker may listen on; None: whatever the primary may.
+        self._permits: frozenset[Permit] | None = None
 
     # --- birth --------------------------------------------------------------------------------------------
 
@@ -98,6 +102,7 @@ class WorkerDriver:
             self._connect(NoPeer())  # it may have been for want of descriptors
         else:
             self.pid, self._pidfd, self._link = child.process.pid, child.process.pidfd, child.link
+            self._permits = child.permits
             self._connect(child.channel)
             self._connect_pipes(child.process)
         # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed
@@ -280,7 +285,14 @@ class WorkerDriver:
     # --- listening ----------------------------------------------------------------------------------------
 
     def _grant(self, request: wire.Listen) -> Grant:
+        self._check_permit(request.address, request.fd)
         return self._home.switchboard.listen(self.seat.id, request, makes_ready=not self._holds_ready)
+
+    def _check_permit(self, address: Any, fd: int | None = None) -> None:
+        if self._permits is not None and permit_of(address, fd) not in self._permits:
+            what = describe(off_the_wire(address)) if fd is None else f"descriptor {fd}"
+            why = "the worker has another user than the primary, and `addresses` does not name it"
+            raise OSError(errno.EACCES, f"cannot listen on {what}: {os.strerror(errno.EACCES)} ({why})")
 
     def _answer_listen(self, request: wire.Listen) -> None:
         assert self._channel is not None
@@ -382,6 +394,7 @@ class WorkerDriver:
                     if leaving:
                         return wire.Refused(0, errno.ECANCELED, "the worker is leaving"), ()
                     if isinstance(request, wire.Bind):
+                        self._check_permit(_place_of(request))
                         grant = desk.bind(switchboard, self.seat.id, request, fds)
                     else:
                         grant = self._grant(request)
@@ -433,6 +446,11 @@ class WorkerDriver:
         return handed_over, outstanding
 
     @property
+    def open(self) -> int:
+        """Connections that the worker has now."""
+        return self._home.board.open(self.seat.row)
+
+    @property
     def is_closed(self) -> bool:
         """Whether the streams of a dead worker were read to their end, or closed."""
         return all(pipe is None or pipe.at_eof() for pipe in (self.stdout, self.stderr))
@@ -451,3 +469,10 @@ class WorkerDriver:
         if self._channel is not None:
             numbers.append(self._channel.fileno())
         return numbers
+
+
+def _place_of(request: wire.Bind) -> Any:
+    """Where it will be bound: a path is reached by way of the program's folder, if that came with it."""
+    if request.folder is None or request.name is None or request.name.startswith(b"\0"):
+        return request.address if request.name is None else request.name
+    return os.path.normpath(os.path.join(request.folder, request.name))

@@ -17,9 +17,11 @@ from typing import Any
 import msgspec
 
 from everycore import role
+from everycore.core.permits import Permit, permit_of
 from everycore.errors import ConfigurationError
 from everycore.settings import Settings
 from everycore.system import processes
+from everycore.system.sockets import absolute_path, on_the_wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,15 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A started worker and our ends of its pipes."""
+    """A started worker and our ends of its pipes.
+
+    `permits`: what it may listen on, if it has another user than we have; None: whatever we may.
+    """
 
     process: processes.Spawned
     channel: socket.socket
     link: socket.socket
+    permits: frozenset[Permit] | None = None
 
 
 def command_line(settings: Settings) -> list[str]:
@@ -75,7 +81,9 @@ def spawn(
     identity, user_env = processes.resolve_identity(
         settings.uid, settings.gid, settings.groups, settings.umask
     )
-    if settings.serialization == "pickle" and identity.uid not in (None, os.geteuid()):
+    is_foreign = identity.uid not in (None, os.geteuid())
+    _check_open(settings.pass_fds)
+    if settings.serialization == "pickle" and is_foreign:
         raise ConfigurationError(
             "serialization", "pickle executes code: refused for a worker of another user"
         )
@@ -106,14 +114,32 @@ def spawn(
             env=_environment(settings.env, user_env, env, ticket),
             cwd=settings.cwd if settings.cwd is not None else role.start_directory,
             stdio=[_stream(stack, item) for item in _three_streams(settings)],
-            pass_fds=(their_channel.fileno(), their_link.fileno(), board_fd),
+            pass_fds=(their_channel.fileno(), their_link.fileno(), board_fd, *settings.pass_fds),
             identity=identity,
             new_group=terms.new_group,
         )
         keep.pop_all()
     channel.setblocking(False)
     link.setblocking(False)
-    return Child(process, channel, link)
+    return Child(process, channel, link, _permits(settings.addresses) if is_foreign else None)
+
+
+def _check_open(fds: Sequence[int]) -> None:
+    for fd in fds:
+        try:
+            os.fstat(fd)
+        except (OSError, OverflowError):
+            raise ConfigurationError("pass_fds", f"descriptor {fd} is not open") from None
+
+
+def _permits(addresses: Sequence[Any]) -> frozenset[Permit]:
+    found = set()
+    for address in addresses:
+        if isinstance(address, (str, os.PathLike)):
+            found.add(permit_of(on_the_wire(absolute_path(address))))
+        else:
+            found.add(permit_of(address, address if isinstance(address, int) else None))
+    return frozenset(permit for permit in found if permit is not None)
 
 
 def _named(fd: int) -> tuple[int, int]:

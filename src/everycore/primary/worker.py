@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import signal as signals
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from everycore import events
 from everycore.aio.emitter import Emitter
 from everycore.aio.subscriptions import Subscription, check_plain, name_of
+from everycore.aio.waiting import see_through
 from everycore.model import ExitStatus, State, WorkerSnapshot
 from everycore.primary.driver import Home, WorkerDriver
 from everycore.primary.spawner import Seat
@@ -29,7 +31,10 @@ E = TypeVar("E", bound=events.Event)
 
 
 class Worker:
-    """A worker process. Made by `Cluster.fork()`; never by hand."""
+    """A worker process. Made by `Cluster.fork()`; never by hand.
+
+    `async with cluster.fork() as worker:` ends it with the block.
+    """
 
     def __init__(self, home: Home, seat: Seat, settings: Settings) -> None:
         self._emitter = Emitter()
@@ -168,6 +173,31 @@ class Worker:
         """Wait until the process is gone; returns how it ended."""
         return await asyncio.shield(self._driver.exited)
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """The worker does not outlive the block: asked to leave, or, after an error, killed at once.
+
+        That is how a fork is cancelled, or limited in time by `asyncio.timeout()`. (Node: `signal`,
+        `timeout`.)
+        """
+        if kind is None:
+            self.disconnect()
+            try:
+                await self.wait()
+            except asyncio.CancelledError:
+                await self._end()
+                raise
+        else:
+            await self._end()
+
+    async def _end(self) -> None:
+        self.kill(signals.SIGKILL)
+        await see_through(self._driver.exited)
+
     def snapshot(self) -> WorkerSnapshot:
         """The worker at this moment."""
         handed_over, outstanding = self._driver.account()
@@ -180,6 +210,7 @@ class Worker:
             is_ready=self.is_ready,
             handed_over=handed_over,
             outstanding=outstanding,
+            open=self._driver.open,
         )
 
 

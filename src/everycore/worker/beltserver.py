@@ -165,8 +165,9 @@ class BeltReception(Reception):
 class BeltServer(asyncio.AbstractServer):
     """As `asyncio.Server` is documented, for listeners of the primary.
 
-    `source` says where the connections of one of `sockets` come from, once that listens: a program that
-    knows nothing of a cluster has sockets of its own in front (`everycore run`).
+    `connect` is uvloop's own `connect_accepted_socket`, bound to the loop. `source` says where the
+    connections of one of `sockets` come from, once that listens: a program that knows nothing of a cluster
+    has sockets of its own in front (`everycore run`).
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class BeltServer(asyncio.AbstractServer):
         ssl: ssl_module.SSLContext | None,
         backlog: int,
         ssl_times: dict[str, float | None],
+        connect: Callable[..., Coroutine[Any, Any, Any]],
         source: Callable[[Any], ClusterSocket] = lambda sock: sock,
     ) -> None:
         self._loop: Any = loop
@@ -185,7 +187,6 @@ class BeltServer(asyncio.AbstractServer):
         self._sockets: list[socket.socket] | None = list(sockets)
         self._source = source
         self._read: list[ClusterSocket] = []
-        connect: Any = loop.connect_accepted_socket
         self._connect = partial(connect, factory, ssl=ssl, **ssl_times)
         self._backlog = backlog
         self._serving = False

@@ -21,7 +21,7 @@ from everycore.worker import datagrams, resolving
 from everycore.worker.beltserver import BeltServer
 from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.intercept import bind_path, registry
-from everycore.worker.uvloops import ClusterUvloop
+from everycore.worker.uvloops import ClusterUvloop, native_connect
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
@@ -216,7 +216,8 @@ def _serve(
     *,
     start: bool,
 ) -> BeltServer:
-    server = BeltServer(loop, loop._everycore, opened, factory, ssl, backlog, times, _source)
+    connect = native_connect(loop)
+    server = BeltServer(loop, loop._everycore, opened, factory, ssl, backlog, times, connect, _source)
     if start:
         try:
             server._start()

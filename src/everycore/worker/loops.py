@@ -304,11 +304,17 @@ class ClusterEventLoop(asyncio.SelectorEventLoop):
             self._context.watch_server(server)
         receive(self, sock, self._context, reception)
 
-    # --- connections that the program opens ---------------------------------------------------------------
+    # --- connections that the program opens, or was sent --------------------------------------------------
 
     async def create_connection(self, *args: Any, **more: Any) -> Any:
         """As `loop.create_connection`; a drain waits for what it opened."""
         pair = await super().create_connection(*args, **more)
+        self._context.watch_opened(pair[0])
+        return pair
+
+    async def connect_accepted_socket(self, *args: Any, **more: Any) -> Any:
+        """As `loop.connect_accepted_socket`; a drain waits for it, wherever the socket came from."""
+        pair = await super().connect_accepted_socket(*args, **more)
         self._context.watch_opened(pair[0])
         return pair
 

@@ -156,11 +156,17 @@ class ClusterUvloop(uvloop.Loop):
             self, self._everycore, native, protocol_factory, local_addr, more
         )
 
-    # --- connections that the program opens ---------------------------------------------------------------
+    # --- connections that the program opens, or was sent --------------------------------------------------
 
     async def create_connection(self, *args: Any, **more: Any) -> Any:
         """As `loop.create_connection`; a drain waits for what it opened."""
         pair = await _Native.create_connection(self, *args, **more)
+        self._everycore.watch_opened(pair[0])
+        return pair
+
+    async def connect_accepted_socket(self, *args: Any, **more: Any) -> Any:
+        """As `loop.connect_accepted_socket`; a drain waits for it, wherever the socket came from."""
+        pair = await _Native.connect_accepted_socket(self, *args, **more)
         self._everycore.watch_opened(pair[0])
         return pair
 
@@ -169,6 +175,11 @@ class ClusterUvloop(uvloop.Loop):
         pair = await _Native.create_unix_connection(self, *args, **more)
         self._everycore.watch_opened(pair[0])
         return pair
+
+
+def native_connect(loop: Any) -> Callable[..., Any]:
+    """`connect_accepted_socket` as uvloop has it: what comes off a belt is counted by `BeltServer`."""
+    return partial(_Native.connect_accepted_socket, loop)
 
 
 def _serve(
@@ -182,7 +193,7 @@ def _serve(
     start: bool,
 ) -> asyncio.AbstractServer:
     """A server on these listeners, whichever way their connections travel."""
-    server = BeltServer(loop, loop._everycore, opened, factory, ssl, backlog, ssl_times)
+    server = BeltServer(loop, loop._everycore, opened, factory, ssl, backlog, ssl_times, native_connect(loop))
     if start:
         try:
             server._start()
