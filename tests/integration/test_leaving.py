@@ -242,6 +242,35 @@ class TestDisconnect:
         server.close()
         await server.wait_closed()
 
+    async def test_a_connection_that_came_over_the_channel_is_waited_for(self, tmp_path):
+        source = """
+        class Echo(asyncio.Protocol):
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def data_received(self, data):
+                self.transport.write(data)
+
+        async def main():
+            worker = everycore.current_worker()
+            async for message in worker.messages():
+                await asyncio.get_running_loop().connect_accepted_socket(Echo, message.handle)
+                del message
+                await worker.send("served")
+
+        everycore.run(main())
+        """
+        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+            worker = cluster.fork()
+            ours, theirs = socket.socketpair()
+            await worker.send(None, theirs)
+            assert await heard(worker) == "served"
+            client = Client(*await asyncio.open_connection(sock=ours))
+            worker.disconnect()
+            await client.talk()
+            await client.close()
+            assert await within(worker.wait()) == ExitStatus(code=0)
+
     async def test_other_workers_go_on(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
             diary = Diary(cluster)

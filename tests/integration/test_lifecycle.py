@@ -451,3 +451,65 @@ class TestSetupPrimary:
         settings = Settings(exec=worker_script(tmp_path, source), umask=0o027, exec_argv=["-O"])
         async with Cluster(settings) as cluster:
             assert (await within(anext(cluster.fork().messages()))).message == [0o027, 1]
+
+
+class TestAsABlock:
+    """`async with cluster.fork() as worker`."""
+
+    async def test_left_normally_the_worker_finishes(self, tmp_path):
+        async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+            async with cluster.fork() as worker:
+                await within(Diary(cluster).until(Online, worker))
+            assert worker.is_dead()
+            assert await worker.wait() == ExitStatus(code=0)
+            assert worker.exited_voluntarily
+
+    async def test_an_error_kills_it_and_goes_on(self, tmp_path):
+        async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+            with pytest.raises(ZeroDivisionError):
+                async with cluster.fork() as worker:
+                    raise ZeroDivisionError
+            assert worker.is_dead()
+            assert await worker.wait() == ExitStatus(signal=signal.SIGKILL)
+            assert not worker.exited_voluntarily
+
+    async def test_a_time_out_kills_it(self, tmp_path):
+        async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01), cluster.fork() as worker:
+                    await worker.wait()
+            assert await worker.wait() == ExitStatus(signal=signal.SIGKILL)
+
+    async def test_cancelled_while_it_finishes_it_is_killed(self, tmp_path):
+        source = """
+        async def main():
+            await everycore.current_worker().wait_shutdown()
+            await everycore.current_worker().send("asked")
+            await for_ever()
+
+        everycore.run(main())
+        """
+        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+
+            async def block():
+                async with cluster.fork() as worker:
+                    workers.append(worker)
+                    await diary.until(Online, worker)
+
+            workers: list[everycore.Worker] = []
+            diary = Diary(cluster)
+            asked = asyncio.Event()
+            cluster.on(Message, lambda message: asked.set())
+            task = asyncio.create_task(block())
+            await within(asked.wait())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await within(task)
+            assert workers[0].is_dead()
+            assert await workers[0].wait() == ExitStatus(signal=signal.SIGKILL)
+
+    async def test_one_that_is_gone_already(self, tmp_path):
+        async with Cluster(Settings(exec=worker_script(tmp_path, EXIT), args=["3"])) as cluster:
+            async with cluster.fork() as worker:
+                assert await within(worker.wait()) == ExitStatus(code=3)
+            assert not worker.exited_voluntarily

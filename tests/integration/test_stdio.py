@@ -163,3 +163,39 @@ async def test_what_is_no_stream_is_refused(tmp_path, wrong):
             cluster.setup_primary(stdio=wrong)
             cluster.fork()
         assert len(cluster.workers) == 0
+
+
+class TestPassFds:
+    async def test_the_worker_has_it_under_the_same_number_and_no_other(self, tmp_path):
+        source = """
+        mine, other = int(sys.argv[1]), int(sys.argv[2])
+        os.write(mine, b"from the worker")
+        try:
+            os.fstat(other)
+        except OSError as error:
+            say(error.errno)
+        """
+        heard, told = os.pipe()
+        other = os.dup(told)
+        try:
+            script = worker_script(tmp_path, source)
+            settings = Settings(exec=script, args=[str(told), str(other)], silent=True, pass_fds=[told])
+            async with Cluster(settings) as cluster:
+                worker = cluster.fork()
+                assert await within(worker.wait()) == ExitStatus(code=0)
+                assert worker.stdout
+                assert await within(worker.stdout.read()) == b"9\n"
+            assert os.read(heard, 100) == b"from the worker"
+        finally:
+            for fd in (heard, told, other):
+                os.close(fd)
+
+    async def test_one_that_is_not_open(self, tmp_path):
+        async with Cluster(Settings(exec=worker_script(tmp_path, ""), pass_fds=[9999])) as cluster:
+            with pytest.raises(ConfigurationError, match="pass_fds: descriptor 9999 is not open"):
+                cluster.fork()
+
+    @pytest.mark.parametrize("wrong", ["34", [True], [-1], ["3"], [1], 5])
+    def test_what_is_no_descriptor_or_has_its_own_setting(self, wrong):
+        with pytest.raises(ConfigurationError, match="pass_fds"):
+            Settings(pass_fds=wrong)
