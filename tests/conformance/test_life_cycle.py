@@ -94,6 +94,40 @@ async def test_cluster_fork_env(tmp_path, monkeypatch):
         assert await within(worker.wait()) == ExitStatus(code=0)
 
 
+@node(
+    "test-cluster-fork-stdio",
+    adapted="`stdio` is the three streams. Another descriptor goes to the worker by `pass_fds`, under its "
+    "own number, and the primary makes the pair itself.",
+)
+async def test_cluster_fork_stdio(tmp_path):
+    """The worker leaves while the pair is still open, as Node's whose pipe is unref'd."""
+    source = """
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.socket(fileno=int(os.environ["PAIR"])) as pair:
+            pair.setblocking(False)
+            while data := await loop.sock_recv(pair, 100):
+                await loop.sock_sendall(pair, data)
+    everycore.run(main())
+    """
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        settings = Settings(
+            exec=worker_script(tmp_path, source),
+            stdio="pipe",
+            pass_fds=[theirs.fileno()],
+            env={"PAIR": str(theirs.fileno())},
+        )
+        async with Cluster(settings) as cluster:
+            worker = cluster.fork()
+            await loop.sock_sendall(ours, b"foobar")
+            assert await within(loop.sock_recv(ours, 100)) == b"foobar"
+            worker.disconnect()
+            assert await within(worker.wait()) == ExitStatus(code=0)
+
+
 @node("test-cluster-invalid-message")
 async def test_cluster_invalid_message(tmp_path):
     """What looks like a message of the cluster's own is a message of the program's, and does nothing."""
