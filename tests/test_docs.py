@@ -209,7 +209,9 @@ def test_api_names_every_member(name):
     assert missing == []
 
 
-@pytest.mark.parametrize("name", ["run", "new_event_loop", "listen", "Cluster", "Pool", "cpu_count"])
+@pytest.mark.parametrize(
+    "name", ["run", "new_event_loop", "listen", "limit_connections", "Cluster", "Pool", "cpu_count"]
+)
 def test_api_gives_signatures_with_their_defaults(name):
     section = _section((REFERENCE / "api.md").read_text(encoding="utf-8"), f"### `{name}`")
     wanted = inspect.signature(getattr(everycore, name)).parameters.values()
