@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -177,6 +178,42 @@ async def test_child_process_fork_net(tmp_path):
         await close_all([*ended, *kept])
         await within(leaving)
         assert len(cluster.workers) == 0
+
+
+@node(
+    "test-child-process-fork-getconnections",
+    adapted="`server.getConnections()` is `cluster.snapshot().workers[i].open`: connections of the listeners"
+    " that the worker has from the primary, without asking it.",
+)
+async def test_child_process_fork_getconnections(tmp_path, policy):
+    """The primary knows how many connections are open in its workers, as they are closed one by one.
+
+    Adapted: they are the cluster's own, not sockets sent by a message.
+    """
+    holding = """
+writers = []
+
+async def hold(reader, writer):
+    writers.append(writer)
+    writer.write(b"%d\\n" % ID)
+    await reader.read()
+
+server = await asyncio.start_server(hold, "127.0.0.1", 0)
+port = server.sockets[0].getsockname()[1]
+"""
+    async with agents(tmp_path, 2, policy=policy) as (cluster, *workers):
+        for worker in workers:
+            await worker.listens(holding)
+        address = (LOCAL, await workers[0].get("port"))
+        clients = [await Client.connect(address) for _ in range(12)]
+        expected = Counter(client.worker for client in clients)
+        for worker in workers:
+            while expected[worker.id]:
+                assert Counter({it.id: it.open for it in cluster.snapshot().workers}) == expected
+                await worker.do("writer = writers.pop(); writer.close(); await writer.wait_closed()")
+                expected[worker.id] -= 1
+        assert [it.open for it in cluster.snapshot().workers] == [0, 0]
+        await close_all(clients)
 
 
 @node("test-child-process-fork-dgram")

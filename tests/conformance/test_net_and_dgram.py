@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import everycore
-from everycore import ConfigurationError, Listening
+from everycore import ConfigurationError, ExitStatus, Listening
 from tests.conformance.node import node
-from tests.integration.traffic import Client, Diary, agents, is_refused
+from tests.integration.traffic import Agent, Client, Diary, agents, is_refused
 from tests.integration.workers import within
 from tests.kit import wait_gone
 
@@ -130,6 +130,31 @@ async def test_listen_fd_ebadf(tmp_path, policy):
                     everycore.listen(fd=fd)
                 assert refused.value.errno == number
         assert cluster.snapshot().listeners == ()
+
+
+@node("test-listen-fd-server")
+async def test_listen_fd_server(tmp_path):
+    """A worker serves a listening socket that it inherited; the primary has closed its own."""
+    sock = socket.create_server((LOCAL, 0))
+    address = sock.getsockname()
+    async with agents(tmp_path, 0) as (cluster,):
+        with sock:
+            cluster.setup_primary(pass_fds=[sock.fileno()])
+            worker = Agent(cluster.fork())
+            fd = sock.fileno()
+        await worker.do(
+            "server = await asyncio.start_server(greet, sock=socket.socket(fileno=fd))\n"
+            "assert server.sockets[0].fileno() == fd",
+            fd=fd,
+        )
+        assert cluster.snapshot().listeners == ()
+        for _ in range(2):
+            client = await Client.connect(address)
+            assert client.worker == worker.id
+            await client.close()
+        worker.worker.kill()
+        assert await within(worker.worker.wait()) == ExitStatus(code=0)
+        assert await is_refused(address)
 
 
 #: A process of its own that outlives the primary: serves its inherited descriptor, argument 1.
@@ -378,3 +403,33 @@ one.close()
 two.close()
 """)
         assert cluster.snapshot().listeners == ()
+
+
+# The number of connections
+
+
+@node(
+    "test-net-server-drop-connections",
+    adapted="`maxConnections` and the event 'drop' are `everycore.limit_connections(server, 1, on_drop=)`,"
+    " whose function is called with the peer's address.",
+)
+async def test_net_server_drop_connections(tmp_path, policy):
+    """A server that may have one connection closes the second, and tells whose it was.
+
+    Adapted: by a function instead of an event.
+    """
+    async with agents(tmp_path, policy=policy) as (_, worker):
+        port = await worker.serve()
+        await worker.do(
+            "dropped = []\nawaited = asyncio.Event()\n"
+            "def drop(peer):\n    dropped.append(peer)\n    awaited.set()\n"
+            "everycore.limit_connections(server, 1, on_drop=drop)"
+        )
+        first = await Client.connect((LOCAL, port))
+        second = await Client.open((LOCAL, port))
+        assert await second.ended() == b""
+        await within(worker.do("await awaited.wait()"))
+        assert await worker.get("dropped") == [list(second.writer.get_extra_info("sockname"))]
+        await second.close()
+        assert await first.echo("still there") == "still there"
+        await first.close()

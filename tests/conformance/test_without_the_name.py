@@ -9,7 +9,7 @@ import pytest
 from everycore import ChannelClosed, Cluster, ExitStatus, Listening, Settings
 from tests.conformance.node import node
 from tests.conformance.ports import free_ports
-from tests.integration.traffic import Diary, agents
+from tests.integration.traffic import Agent, Diary, agents
 from tests.integration.workers import program, within, worker_script
 from tests.kit import scaled
 
@@ -134,14 +134,15 @@ async def test_child_process_fork_closed_channel_segfault(tmp_path):
                 assert sock.recv(100) == (b"" if number < 200 else b"still mine")
 
 
-#: A primary with two workers, which are asked to leave as soon as they are there.
+#: A primary with two workers, which are asked to leave as soon as their program runs.
 TWO_WORKERS = """
 async def main():
     if everycore.is_worker:
+        await everycore.current_worker().send("running")
         await for_ever()
     async with everycore.Cluster() as cluster:
         workers = [cluster.fork() for _ in range(2)]
-        cluster.on(everycore.Online, lambda event: event.worker.disconnect())
+        cluster.on(everycore.Message, lambda message: message.worker.disconnect())
         async for event in cluster.events(everycore.Exited):
             say("exited", event.worker.id, event.status, event.voluntary)
             if not cluster.workers:
@@ -180,6 +181,35 @@ os.write(1, b"debugger at %d\\n" % port)
         "exited 1 exit status 0 True",
         "exited 2 exit status 0 True",
     ]
+
+
+@node(
+    "test-net-socket-constructor",
+    adapted="The further pipes of `stdio` are `Settings(pass_fds=)`: descriptors of the primary that a worker"
+    " has under the same numbers; `socket.socket(fileno=)` makes a socket of one.",
+)
+async def test_net_socket_constructor(tmp_path):
+    """A worker makes sockets of three descriptors that it inherited: it reads and writes each.
+
+    Adapted: the numbers are those that they have in the primary.
+    """
+    async with agents(tmp_path, 0) as (cluster,):
+        pairs = [socket.socketpair() for _ in range(3)]
+        fds = [theirs.fileno() for _, theirs in pairs]
+        cluster.setup_primary(pass_fds=fds)
+        worker = Agent(cluster.fork())
+        for _, theirs in pairs:
+            theirs.close()
+        await worker.do("sockets = [socket.socket(fileno=fd) for fd in fds]", fds=fds)
+        for number, (ours, _) in enumerate(pairs):
+            with ours:
+                ours.settimeout(scaled(10))
+                ours.sendall(b"to the worker")
+                await worker.do("sock = sockets[number]; data = sock.recv(100)", number=number)
+                assert await worker.get("data") == b"to the worker"
+                await worker.do("sock.sendall(b'to us'); sock.close()")
+                assert ours.recv(100) == b"to us"
+                assert ours.recv(100) == b""
 
 
 @node(
