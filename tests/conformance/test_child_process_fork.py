@@ -1,18 +1,29 @@
 """Node's tests of `child_process.fork` itself: what is run, with which words and rights, and how it ends."""
 
+import asyncio
 import errno
 import os
 import sys
-from signal import SIGKILL, SIGUSR1
+from signal import SIGKILL, SIGUSR1, Signals
 from typing import Any
 
 import pytest
 
-from everycore import Cluster, ConfigurationError, Disconnected, Exited, ExitStatus, Message, Settings
+from everycore import (
+    Cluster,
+    ConfigurationError,
+    Disconnected,
+    Exited,
+    ExitStatus,
+    Forked,
+    Message,
+    Settings,
+    Worker,
+)
 from tests.conformance.node import node
 from tests.integration.traffic import no_descriptors
-from tests.integration.workers import HEAD, Diary, within, worker_script
-from tests.kit import open_fds, wait_gone
+from tests.integration.workers import HEAD, IDLE, Diary, within, worker_script
+from tests.kit import open_fds, scaled, wait_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
@@ -306,6 +317,83 @@ everycore.run(primary() if everycore.is_primary else worker())
     os.kill(worker, SIGUSR1)
     program.expect("done")
     assert wait_gone([worker]) == []
+
+
+@node(
+    "test-child-process-fork-abort-signal",
+    adapted="Python's AbortSignal is the cancellation of a task that is within `async with cluster.fork()`. "
+    "The worker gets SIGKILL, not SIGTERM; for another signal, send it and wait before the block is left.",
+)
+async def test_child_process_fork_abort_signal(tmp_path):
+    """What waits in the block gets the CancelledError, and its text, when the process is gone."""
+    async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+        diary = Diary(cluster)
+        workers: list[Worker] = []
+
+        async def hold(*, abort=False, signal=None):
+            if abort and (me := asyncio.current_task()):
+                me.cancel("the reason")  # before there is a worker
+            async with cluster.fork() as worker:
+                workers.append(worker)
+                try:
+                    await asyncio.get_running_loop().create_future()
+                except asyncio.CancelledError:
+                    if signal is not None:
+                        worker.kill(signal)
+                        await worker.wait()
+                    raise
+
+        ended_by: Signals
+        for abort, signal, ended_by in (
+            (False, None, SIGKILL),
+            (True, None, SIGKILL),
+            (False, SIGUSR1, SIGUSR1),
+        ):
+            task = asyncio.create_task(hold(abort=abort, signal=signal))
+            if not abort:
+                await diary.until(Forked, count=len(workers) + 1)
+                task.cancel("the reason")
+            with pytest.raises(asyncio.CancelledError, match="the reason"):
+                await within(task)
+            assert workers[-1].is_dead()
+            assert await workers[-1].wait() == ExitStatus(signal=ended_by)
+
+        # It is too late once the worker has ended.
+        async with cluster.fork() as worker:
+            worker.kill(SIGKILL)
+            status = await within(worker.wait())
+        assert status == ExitStatus(signal=SIGKILL)
+        assert len(cluster.workers) == 0
+
+
+@node(
+    "test-child-process-fork-timeout-kill-signal",
+    adapted="A time-out is asyncio.timeout() around `async with cluster.fork()`. It ends the worker by "
+    "SIGKILL, not SIGTERM; for another signal, send it and wait before the block is left.",
+)
+async def test_child_process_fork_timeout_kill_signal(tmp_path):
+    """The third worker is done before its time is over; nothing is left of the limit."""
+    async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.005), cluster.fork() as worker:
+                await worker.wait()
+        assert worker.is_dead()
+        assert await worker.wait() == ExitStatus(signal=SIGKILL)
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.005), cluster.fork() as worker:
+                try:
+                    await worker.wait()
+                except asyncio.CancelledError:
+                    worker.kill(SIGUSR1)
+                    await worker.wait()
+                    raise
+        assert await worker.wait() == ExitStatus(signal=SIGUSR1)
+
+        cluster.setup_primary(exec=worker_script(tmp_path, "", "short.py"))
+        async with asyncio.timeout(scaled(10)) as limit, cluster.fork() as worker:
+            assert await worker.wait() == ExitStatus(code=0)
+        assert not limit.expired()
 
 
 @node(
