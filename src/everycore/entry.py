@@ -117,6 +117,7 @@ async def _as_worker(main: Coroutine[Any, Any, Any], noted: list[int]) -> Any:
     try:
         for number in SIGNALS:
             loop.add_signal_handler(number, leave, number)
+        context.insist_on(SIGNALS)
     except (ValueError, RuntimeError):
         pass  # not the main thread
     if noted:

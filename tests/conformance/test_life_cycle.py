@@ -300,16 +300,11 @@ async def test_cluster_worker_isconnected(tmp_path):
     assert seen == [False]
 
 
-@node(
-    "test-cluster-worker-isdead",
-    adapted="`is_dead()` is the primary's question: a worker would be told False always, so "
-    "`current_worker()` has none.",
-)
+@node("test-cluster-worker-isdead")
 async def test_cluster_worker_isdead(tmp_path):
-    """Its word is the sign of life instead."""
     source = """
     async def main():
-        everycore.current_worker().send_nowait("ready to die")
+        everycore.current_worker().send_nowait(everycore.current_worker().is_dead())
         await for_ever()
     everycore.run(main())
     """
@@ -318,7 +313,7 @@ async def test_cluster_worker_isdead(tmp_path):
         worker = cluster.fork()
         assert not worker.is_dead()
         worker.on(Exited, lambda event: seen.append(worker.is_dead()))
-        assert (await within(anext(worker.messages()))).message == "ready to die"
+        assert (await within(anext(worker.messages()))).message is False
         assert not worker.is_dead()
         worker.kill()
         await within(worker.wait())

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 import time
@@ -420,6 +421,53 @@ class TestByItself:
             worker.kill()
             assert await within(worker.wait()) == ExitStatus(code=9)
             worker.kill()  # gone: nothing happens
+
+
+class TestABlockedLoop:
+    """A signal asks the loop; one that does not hear it ends by it when the grace is over."""
+
+    @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+    @pytest.mark.parametrize("how", ["while True: pass", "threading.Event().wait()", "signal.pause()"])
+    async def test_it_ends_by_the_signal(self, tmp_path, how, number):
+        source = f"""
+        async def main():
+            await everycore.current_worker().send("blocked")
+            while True:
+                {how}
+
+        everycore.run(main())
+        """
+        async with Cluster(Settings(exec=worker_script(tmp_path, source)), grace=0.2) as cluster:
+            worker = cluster.fork()
+            assert await heard(worker) == "blocked"
+            worker.kill(number)
+            assert await within(worker.wait()) == ExitStatus(signal=number)
+            assert not worker.exited_voluntarily
+
+    async def test_one_that_turns_again_in_time_leaves_well(self, tmp_path):
+        source = """
+        async def main():
+            await everycore.current_worker().send("blocked")
+            os.read(int(os.environ["GATE"]), 1)
+            await for_ever()
+
+        everycore.run(main())
+        """
+        gate, key = os.pipe()
+        try:
+            settings = Settings(
+                exec=worker_script(tmp_path, source), env={"GATE": str(gate)}, pass_fds=[gate]
+            )
+            async with Cluster(settings, grace=20.0) as cluster:
+                worker = cluster.fork()
+                assert await heard(worker) == "blocked"
+                worker.kill(SIGTERM)
+                os.write(key, b"!")
+                assert await within(worker.wait()) == ExitStatus(code=0)
+                assert worker.exited_voluntarily
+        finally:
+            os.close(gate)
+            os.close(key)
 
 
 class TestMain:

@@ -32,7 +32,7 @@ ORPHANED: Final = 75
 _LOOK: Final = 0.05
 
 # As they were before gevent replaced them: a signal handler can't wait for a greenlet to start.
-_start_thread: Final = _thread.start_new_thread
+start_thread: Final = _thread.start_new_thread
 _sleep: Final = time.sleep
 
 
@@ -118,7 +118,7 @@ class Terminator:
             return
         if not self.has_helper:
             self.has_helper = True
-            _start_thread(self._leave, (number,))
+            start_thread(self._leave, (number,))
 
     def end(self, frame: FrameType | None) -> None:
         """In the main thread: end the program."""

@@ -13,7 +13,7 @@ import os
 import signal as signals
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -29,7 +29,7 @@ from everycore.system.descriptors import close_all
 from everycore.worker.boot import ORPHANED, Post
 from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.drain import Drain
-from everycore.worker.ending import ProgramTerminator, install_terminator
+from everycore.worker.ending import LastResort, ProgramTerminator, install_terminator
 from everycore.worker.link import decline
 from everycore.worker.reception import descriptor_limit
 
@@ -106,6 +106,10 @@ class WorkerContext:
     def board(self) -> WorkerBoard:
         """Where the workers' loads stand."""
         return self._post.board
+
+    def is_dead(self) -> bool:
+        """Never: who asks lives."""
+        return False
 
     def is_connected(self) -> bool:
         """Whether the channel is open."""
@@ -218,6 +222,12 @@ class WorkerContext:
         """Let a program that knows nothing of us have this process (`everycore run`)."""
         self._is_program = True
         return install_terminator(self._post)
+
+    def insist_on(self, numbers: Iterable[int]) -> None:
+        """Let these signals, which the loop hears, end a process whose loop does not hear them."""
+        last_resort = LastResort(self._post.ticket.grace, lambda: self._drain is not None)
+        for number in numbers:
+            last_resort.install(number)
 
     def only_note_signals(self) -> list[int]:
         """From now on SIGTERM and SIGINT end nothing by themselves: they are added to the list returned."""

@@ -1,8 +1,9 @@
-"""How a program under `everycore run` is told to end, if it has no handler of SIGTERM.
+"""How a worker that has more than `boot.Terminator` to end is ended by a signal.
 
-Job: what `boot.Terminator` does, for programs of all kinds. Invariant: SIGINT is Python's own, as for a lone
-process: workers of the command line are not in the terminal's process group. Must not import asyncio, nor the
-primary's side.
+Job: two of its kind. `ProgramTerminator`: what it does, for programs of all kinds under `everycore run`;
+`LastResort`: a worker whose loop hears signals, and is blocked. Invariant: SIGINT is Python's own under
+`everycore run`, as for a lone process: workers of the command line are not in the terminal's process group.
+Must not import asyncio, nor the primary's side.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from everycore.worker.boot import Post, Terminator
+from everycore.worker.boot import Post, Terminator, start_thread
 
 #: Seconds between two signals to a program whose threads go on without its main thread.
 _AGAIN: Final = 0.1
 #: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
 #: in the last turns of its loop, which SystemExit would break off with a traceback. Seconds.
 _LAST_TURNS: Final = 0.5
+#: The main thread has so long to end by a signal, before it is SIGKILL. Seconds.
+_LAST_WORD: Final = 1.0
 _sleep: Final = time.sleep  # as it was before gevent replaced it
 
 
@@ -73,6 +76,47 @@ class ProgramTerminator(Terminator):
         if isinstance(error, BaseExceptionGroup):
             return all(map(self.is_interrupt, error.exceptions))
         return self.is_over and isinstance(error, KeyboardInterrupt)
+
+
+class LastResort:
+    """SIGTERM and SIGINT once the grace is over, and the loop of the worker has not heard them.
+
+    A loop hears signals when it turns: one that is blocked would outlive every `kill` but SIGKILL. Python's
+    own handlers run even so, between two instructions of the main thread; if that stands still in C, SIGKILL
+    is what is left.
+    """
+
+    def __init__(self, grace: float, has_heard: Callable[[], bool]) -> None:
+        self._grace = grace
+        self._has_heard = has_heard
+        self._loops_own: dict[int, Any] = {}
+        self._waits = False
+        self._is_over = False
+
+    def install(self, number: int) -> None:
+        """Come before the handler of the loop, which wakes it."""
+        self._loops_own[number] = signal.getsignal(number)
+        signal.signal(number, self)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal has come."""
+        if self._is_over:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if callable(loops_own := self._loops_own[number]):
+            loops_own(number, frame)
+        if not self._waits:
+            self._waits = True
+            start_thread(self._wait, (number,))
+
+    def _wait(self, number: int) -> None:
+        _sleep(self._grace)
+        if not self._has_heard():
+            self._is_over = True
+            os.kill(os.getpid(), number)
+            _sleep(_LAST_WORD)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _waits_for_threads(frame: FrameType | None) -> bool:
