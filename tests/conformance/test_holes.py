@@ -1,7 +1,7 @@
 """What Node does wrong with connections and listeners, and we must not; test_holes_ends.py has the rest.
 
-The numbers are those of docs/reference/node-parity.md. Number 14 (no routing by what a client sends) is a
-decision, here as there, and has no test.
+The holes are numbered, in both files. Number 14, no routing by what a client sends, is a decision, here as
+there, and has no test.
 """
 
 import asyncio

@@ -1,0 +1,473 @@
+"""What Node does wrong with the channel and when somebody ends, and we must not; see test_holes.py."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from signal import SIGKILL, SIGSEGV, SIGUSR1
+
+import pytest
+
+from everycore import (
+    ChannelClosed,
+    Cluster,
+    Disconnected,
+    Exited,
+    ExitStatus,
+    Listening,
+    Message,
+    Online,
+    Ready,
+    Settings,
+)
+from tests.conformance.ends import End
+from tests.integration.crowds import both_loops, servers
+from tests.integration.traffic import NEVER, Client, closing, free_port
+from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
+from tests.kit import scaled, turn, wait_gone
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+
+LOCAL = "127.0.0.1"
+
+#: Shuts this worker's channel down, and the wake-up pipe of its loop: whatever is a stream pair.
+CUT_CHANNEL = """
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as sock:
+            if (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM):
+                sock.shutdown(socket.SHUT_RDWR)
+"""
+
+
+# 2, 15: what is told of an end
+
+
+async def test_hole_02_disconnected_with_a_handle_on_its_way(tmp_path):
+    """Node never emits 'disconnect' for a worker that dies before it took a handle. We do, and the handle is
+    closed.
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, "signal.pause()"))) as cluster:
+        diary = Diary(cluster)
+        worker = cluster.fork()
+        await diary.until(Online, worker)
+        ours, theirs = socket.socketpair()
+        with ours:
+            await worker.send("take this", theirs)
+            worker.kill(SIGKILL)
+            await within(worker.wait())
+            assert diary.names(worker) == ["Forked", "Online", "Disconnected", "Exited"]
+            ours.setblocking(False)
+            assert ours.recv(1) == b""
+
+
+ENDS = {
+    "returns": ("return", ExitStatus(code=0)),
+    "exits": ("sys.exit(3)", ExitStatus(code=3)),
+    "exits at once": ("os._exit(4)", ExitStatus(code=4)),
+    "raises": ("raise LookupError", ExitStatus(code=1)),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", ExitStatus(signal=SIGKILL)),
+    "crashes": (
+        "signal.signal(signal.SIGSEGV, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGSEGV)",
+        ExitStatus(signal=SIGSEGV),
+    ),
+    "asks to leave": ("me.disconnect()", ExitStatus(code=0)),
+    "is asked to leave": ("await me.send('ask me')", ExitStatus(code=0)),
+    "loses its channel": (CUT_CHANNEL, ExitStatus(code=75)),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_hole_15_one_disconnected_and_one_exited_whatever_ended_it(tmp_path, how):
+    """Node leaves out 'disconnect', 'exit' or 'close' here and there, and their order varies. Here it is
+    always the messages, one `Disconnected`, one `Exited`.
+    """
+    code, status = ENDS[how]
+    source = f"""
+sys.stderr = open(os.devnull, "w")
+
+async def main():
+    me = everycore.current_worker()
+    for number in range(3):
+        await me.send(number)
+        await asyncio.sleep(0)
+    {code.strip()}
+    await for_ever()
+
+everycore.run(main())
+"""
+    seen: list[object] = []
+
+    def hear(message: Message) -> None:
+        if message.message == "ask me":
+            message.worker.disconnect()
+        else:
+            seen.append(message.message)
+
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        cluster.on(Message, hear)
+        cluster.on(Disconnected, seen.append)
+        cluster.on(Exited, seen.append)
+        assert await within(cluster.fork().wait()) == status
+        await within(cluster.wait())
+    disconnected, exited = seen[3:]
+    assert seen[:3] == [0, 1, 2]
+    assert isinstance(disconnected, Disconnected)
+    assert isinstance(exited, Exited)
+    assert exited.status == status
+
+
+async def test_hole_15_a_process_that_could_not_be_started(tmp_path):
+    """Node emits 'error' and 'disconnect', and never 'exit'. Here `Exited` says what was wrong."""
+    async with Cluster(Settings(exec=[str(tmp_path / "nothing")])) as cluster:
+        diary = Diary(cluster)
+        worker = cluster.fork()
+        status = await within(worker.wait())
+        assert isinstance(status.error, FileNotFoundError)
+        assert (worker.pid, status.code, status.signal) == (None, None, None)
+        assert diary.names(worker) == ["Forked", "Disconnected", "Exited"]
+        assert diary.all(Exited)[0].status == status
+        assert len(cluster.workers) == 0
+
+
+async def test_hole_12_the_entry_of_a_worker_stays_until_it_is_gone(tmp_path):
+    """`worker.disconnect()` takes Node's entry out of `workers` at once, while the process runs. Ours stays
+    until just before `Exited`.
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+        diary = Diary(cluster)
+        workers = [cluster.fork() for _ in range(2)]
+        await diary.until(Online, count=2)
+        ends = [End(cluster, worker) for worker in workers]
+        for worker in workers:
+            worker.disconnect()
+        assert list(cluster.workers.values()) == workers
+        await within(cluster.wait())
+        assert len(cluster.workers) == 0
+    for end in ends:
+        end.check(ExitStatus(code=0), voluntary=True)
+
+
+@pytest.mark.xfail(
+    reason="values() and items() of `workers` copy the ids alone: KeyError once one has gone",
+    raises=KeyError,
+    strict=True,
+)
+async def test_hole_12_who_waits_for_all_in_workers_misses_nobody(tmp_path):
+    """In Node who iterates `workers` after `disconnect()` finds nobody to wait for. Here it finds them all,
+    those too that go meanwhile.
+    """
+    async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+        diary = Diary(cluster)
+        workers = [cluster.fork() for _ in range(2)]
+        await diary.until(Online, count=2)
+        found = []
+        for worker in cluster.workers.values():
+            found.append(worker)
+            await within(cluster.disconnect())
+        assert found == workers
+
+
+async def test_hole_04_cluster_disconnect_waits_for_all(tmp_path):
+    """Node calls back when the first worker is gone. `cluster.disconnect()` returns when the last one is."""
+    async with servers(tmp_path, 2, grace=20.0) as (cluster, workers, address):
+        async with closing([]) as clients:
+            while {client.worker for client in clients} != {worker.id for worker in workers}:
+                clients.append(await Client.connect(address))
+            leaving = asyncio.create_task(cluster.disconnect())
+            first, second = workers
+            for client in clients:
+                if client.worker == first.id:
+                    await client.close()
+            await within(first.worker.wait())
+            for client in clients:
+                if client.worker == second.id:
+                    assert await client.echo() == "hello"
+            assert not leaving.done()
+            assert list(cluster.workers) == [second.id]
+        await within(leaving)
+        assert second.worker.is_dead()
+
+
+# 8, 10: listen while leaving
+
+
+@pytest.mark.race
+@pytest.mark.parametrize("how", ["dies", "leaves"])
+async def test_hole_08_a_worker_that_goes_while_it_is_bound(tmp_path, how):
+    """Node's primary throws when a worker goes while its `listen` is under way. Ours keeps nothing of that
+    worker, and the next one has the port.
+    """
+    source = """
+async def main():
+    me = everycore.current_worker()
+    await anext(me.messages())
+    port = int(os.environ["PORT"])
+    asking = asyncio.create_task(asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port))
+    for _ in range(int(os.environ["TURNS"])):
+        await asyncio.sleep(0)
+    match os.environ["HOW"]:
+        case "dies":
+            os._exit(0)
+        case "leaves":
+            me.disconnect()
+    await for_ever()
+
+everycore.run(main())
+"""
+    port = free_port()
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    settings = Settings(exec=worker_script(tmp_path, source), env={"PORT": str(port)})
+    async with Cluster(settings, grace=2.0) as cluster:
+        diary = Diary(cluster)
+        workers = [cluster.fork({"HOW": how, "TURNS": str(turns)}) for turns in (0, 1, 2, 3, 5)]
+        await diary.until(Online, count=len(workers))
+        for worker in workers:
+            await worker.send("go")
+        if how == "dies":  # this blocks: what they asked is read when they are gone
+            assert wait_gone([worker.pid or 0 for worker in workers]) == []
+        assert [await within(worker.wait()) for worker in workers] == [ExitStatus(code=0)] * 5
+        assert all(listener.workers == () for listener in cluster.snapshot().listeners)
+        next_one = cluster.fork({"HOW": "", "TURNS": "0"})
+        await next_one.send("go")
+        assert (await diary.until(Listening, next_one)).address == (LOCAL, port)
+        client = await Client.open((LOCAL, port))
+        assert await client.ended() == b""
+        await client.close()
+        (listener,) = cluster.snapshot().listeners
+        assert listener.workers == (next_one.id,)
+    assert errors == []
+
+
+@both_loops
+@pytest.mark.parametrize("who", ["the primary", "the worker"])
+async def test_hole_10_listen_after_disconnect(tmp_path, who, loop):
+    """Node's primary does not answer, and the worker waits for ever. Ours ends: `everycore.listen` raises
+    ECANCELED, `start_server` is cancelled with `main`; neither listens.
+    """
+    source = f"""
+async def main():
+    me = everycore.current_worker()
+    {"me.disconnect()" if who == "the worker" else "await me.send('ask me')"}
+    await me.wait_shutdown()
+    try:
+        everycore.listen(("127.0.0.1", 0))
+    except OSError as error:
+        code = error.errno
+    try:
+        await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    except asyncio.CancelledError:
+        sys.exit(code)
+
+everycore.run(main(), loop={loop!r})
+"""
+    async with Cluster(Settings(exec=worker_script(tmp_path, source)), grace=0.1) as cluster:
+        diary = Diary(cluster)
+        cluster.on(Message, lambda message: message.worker.disconnect())
+        assert await within(cluster.fork().wait()) == ExitStatus(code=errno.ECANCELED)
+        assert diary.all(Listening) == []
+        assert cluster.snapshot().listeners == ()
+
+
+# 9, 11: send and kill
+
+
+async def test_hole_09_nothing_sent_to_the_dead_hurts_the_primary(tmp_path):
+    """An EPIPE of Node's own messages is an 'error' of the worker; unheard, it ends the primary. Ours
+    raises ChannelClosed for who asked, and nothing for who did not.
+    """
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
+        diary = Diary(cluster)
+        dead, alive = cluster.fork(), cluster.fork()
+        await diary.until(Ready, count=2)
+        address = diary.all(Listening)[0].address
+        dead.kill(SIGKILL)
+        assert wait_gone([dead.pid or 0]) == []  # blocks: the primary has not looked yet
+        assert dead.is_connected()
+        for _ in range(3):
+            dead.send("nobody awaits this").close()
+        asking = asyncio.create_task(dead.request("anyone?", timeout=None))
+        with contextlib.suppress(ChannelClosed):
+            await dead.send("or this")
+        assert await cluster.broadcast("all") in (1, 2)
+        dead.disconnect()
+        dead.kill()
+        with pytest.raises(ChannelClosed):
+            await within(asking)
+        assert await within(dead.wait()) == ExitStatus(signal=SIGKILL)
+        with pytest.raises(ChannelClosed):
+            await dead.send("too late")
+        client = await Client.open(address)
+        assert await client.echo() == "hello"
+        await client.close()
+        assert alive.is_connected()
+    assert errors == []
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "voluntary"),
+    [
+        ("me.kill(signal.SIGUSR1)", ExitStatus(signal=SIGUSR1), False),
+        ("me.kill(signal.SIGKILL)", ExitStatus(signal=SIGKILL), False),
+        ("me.kill()", ExitStatus(code=0), True),
+        ("me.send_nowait('kill me')", ExitStatus(code=0), True),
+    ],
+    ids=["USR1", "KILL", "TERM", "TERM of the primary"],
+)
+async def test_hole_11_kill(tmp_path, call, status, voluntary):
+    """`kill(signal)` in Node's worker ignores the signal and is voluntary; the primary's `kill()` is not.
+    Here both send that signal, and SIGTERM alone asks: who leaves by it leaves voluntarily.
+    """
+    source = f"""
+async def main():
+    me = everycore.current_worker()
+    {call}
+    await for_ever()
+
+everycore.run(main())
+"""
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        cluster.on(Message, lambda message: message.worker.kill())
+        worker = cluster.fork()
+        end = End(cluster, worker)
+        await within(worker.wait())
+    end.check(status, voluntary=voluntary)
+
+
+# 18: the primary's own end
+
+#: A primary that ends as its first argument says, at a line of its stdin; and its worker.
+PRIMARY = """
+async def echo(reader, writer):
+    async for line in reader:
+        writer.write(line)
+    writer.close()
+
+async def primary():
+    async with everycore.Cluster(grace=float(sys.argv[1]), orphan_grace=float(sys.argv[2])) as cluster:
+        cluster.on(everycore.Exited, lambda event: say("exited:", event.status))
+        cluster.fork()
+        await asyncio.to_thread(sys.stdin.readline)
+
+async def worker():
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    say("worker", os.getpid(), "of", os.getppid(), "on", server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+everycore.run(primary() if everycore.is_primary else worker())
+"""
+
+#: Starts a program, adopts its orphans, and says how each process ended.
+ADOPTER = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+subprocess.Popen([sys.executable, *sys.argv[1:]])
+try:
+    while True:
+        pid, status = os.wait()
+        print(pid, "ended with", os.waitstatus_to_exitcode(status), flush=True)
+except ChildProcessError:
+    pass
+"""
+
+
+def connect(port: int) -> socket.socket:
+    """A connection that the worker has picked up."""
+    client = socket.create_connection((LOCAL, port), timeout=scaled(10))
+    try:
+        assert echo(client)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def echo(client: socket.socket) -> bool:
+    """Whether a line comes back; False: the connection has ended."""
+    client.sendall(b"hello\n")
+    return client.recv(100) == b"hello\n"
+
+
+def until_refused(port: int) -> None:
+    """Until nobody listens any more."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            socket.create_connection((LOCAL, port), timeout=scaled(10)).close()
+
+
+def test_hole_18_a_primary_that_ends_lets_its_workers_finish(start_program):
+    """Node's workers are cut off in their work when their primary ends, with status 0. Ours finish first."""
+    running = start_program(HEAD + PRIMARY, "1000", "0")
+    port = int(running.expect(r"on (\d+)")[1])
+    with connect(port) as client:
+        running.write("end\n")
+        until_refused(port)
+        assert echo(client)
+        assert running.is_running
+    running.expect("exited: exit status 0")
+    assert running.wait() == 0
+
+
+def test_hole_18_no_longer_than_the_grace(start_program):
+    """Node has no such limit. Here a connection that does not end is cut, and the worker still ends well."""
+    running = start_program(HEAD + PRIMARY, "0.1", "0")
+    with connect(int(running.expect(r"on (\d+)")[1])) as client:
+        running.write("end\n")
+        assert client.recv(100) == b""
+        running.expect("exited: exit status 0")
+        assert running.wait() == 0
+
+
+def start_adopted(start_program, tmp_path, orphan_grace):
+    """The adopter, and the worker's pid, the primary's pid, the port."""
+    running = start_program(ADOPTER, str(worker_script(tmp_path, PRIMARY)), "1000", orphan_grace)
+    return running, *map(int, running.expect(r"worker (\d+) of (\d+) on (\d+)").groups())
+
+
+def test_hole_18_a_killed_primary_takes_its_workers_with_it(start_program, tmp_path):
+    """Node's worker loses its primary and ends with status 0, as if all were well. Ours is killed as well."""
+    running, worker, primary, port = start_adopted(start_program, tmp_path, "0")
+    with connect(port) as client:
+        os.kill(primary, SIGKILL)
+        assert client.recv(100) == b""
+    running.expect(f"{primary} ended with -9")
+    running.expect(f"{worker} ended with -9")
+    assert running.wait() == 0
+
+
+def test_hole_18_or_with_orphan_grace_they_finish(start_program, tmp_path):
+    """Node's worker stops with status 0. With `orphan_grace` ours finishes its work; its status is 75."""
+    running, worker, primary, port = start_adopted(start_program, tmp_path, "1000")
+    with connect(port) as client:
+        os.kill(primary, SIGKILL)
+        running.expect(f"{primary} ended with -9")
+        until_refused(port)
+        assert echo(client)
+    running.expect(f"{worker} ended with 75")
+    assert running.wait() == 0
+
+
+@pytest.mark.xfail(
+    reason="with the last workers of a listener those go that none of them had picked up yet", strict=True
+)
+async def test_hole_18_those_who_wait_are_served_before_the_end(tmp_path):
+    """Node's primary drops the connections in its queue when it ends. Ours should serve them first: now they
+    are closed, at once.
+    """
+    async with servers(tmp_path, 1, policy="round_robin", grace=20.0, recall_after=NEVER) as (
+        cluster,
+        (one,),
+        address,
+    ):
+        async with closing([]) as clients:
+            async with one.standing_still():
+                clients += [await Client.open(address) for _ in range(2)]
+                await eventually(lambda: cluster.snapshot().workers[0].outstanding == 2, turn)
+                leaving = asyncio.create_task(cluster.disconnect())
+                await turn(3)
+            ends = await asyncio.gather(*(client.greeting() for client in clients), return_exceptions=True)
+        await within(leaving)
+        assert ends == [one.id] * 2
