@@ -32,6 +32,7 @@ class Input(enum.Enum):
     DISCONNECT = "the primary asks it to leave"
     LEAVE = "it says that it leaves"
     CHANNEL_LOST = "its channel closed"
+    #: Of a worker that still has its channel it is said twice: it loses that first, and is dead then.
     EXITED = "its process ended, or never started"
 
 
@@ -128,19 +129,12 @@ class Life:
     def _exit(self, before: State) -> list[Do]:
         if before is _DEAD:
             return []
-        self.state, self.deadline = _DEAD, None
-        lost = (
-            []
-            if before is _GONE
-            else [
-                Do.LEAVE_ROTATION,
-                Do.READ_TO_END,
-                Do.CLOSE_CHANNEL,
-                Do.RELEASE,
-                Do.EMIT_DISCONNECTED,
-            ]
-        )
-        return [*lost, Do.EMIT_EXITED]
+        if before is _GONE:
+            self.deadline = None
+            return [Do.EMIT_EXITED]
+        # Its `Disconnected` finds it so, whichever the kernel told first; the exit is to be said once more.
+        self.state = _GONE
+        return [Do.LEAVE_ROTATION, Do.READ_TO_END, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED]
 
     def condemn(self, now: float) -> None:
         """It broke the protocol, and its channel is lost next: whatever grace it was given is over."""

@@ -192,7 +192,8 @@ class WorkerDriver:
             os.close(self._pidfd)
             self._pidfd = -1
         self.life.status = status
-        self._happen(Input.EXITED)
+        while self.life.state is not State.DEAD:  # it may have to pass through DISCONNECTED
+            self._happen(Input.EXITED)
 
     def _happen(self, what: Input, *, grace: float = 0.0) -> None:
         self._perform(self.life.handle(what, self._loop.time(), grace=grace))
