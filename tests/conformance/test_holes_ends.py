@@ -20,6 +20,7 @@ from everycore import (
     Online,
     Ready,
     Settings,
+    State,
 )
 from tests.conformance.ends import End
 from tests.integration.crowds import both_loops, servers
@@ -115,6 +116,33 @@ everycore.run(main())
     assert isinstance(disconnected, Disconnected)
     assert isinstance(exited, Exited)
     assert exited.status == status
+
+
+async def test_hole_15_the_states_at_both(tmp_path):
+    """In Node's 'disconnect' a worker may be dead already, or not yet. Here it is DISCONNECTED, although the
+    primary learns of both and of a last message at once, and DEAD with `Exited`.
+    """
+    source = """
+async def main():
+    me = everycore.current_worker()
+    await anext(me.messages())
+    await me.send("last words")
+    os._exit(5)
+
+everycore.run(main())
+"""
+    states: list[tuple[type, State, bool]] = []
+    async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        diary = Diary(cluster)
+        worker = cluster.fork()
+        await diary.until(Online, worker)
+        for kind in (Message, Disconnected, Exited):
+            worker.on(kind, lambda event: states.append((type(event), worker.state, worker.is_dead())))
+        await worker.send("go")
+        assert wait_gone([worker.pid or 0]) == []  # blocks, and with it the primary
+        await within(worker.wait())
+    assert [kind for kind, _, _ in states] == [Message, Disconnected, Exited]
+    assert states[1:] == [(Disconnected, State.DISCONNECTED, False), (Exited, State.DEAD, True)]
 
 
 async def test_hole_15_a_process_that_could_not_be_started(tmp_path):
