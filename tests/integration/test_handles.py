@@ -11,7 +11,7 @@ import pytest
 
 from everycore import ChannelClosed, Cluster, Descriptor, ExitStatus, Message, RequestFailed, Settings
 from tests.integration.workers import within, worker_script
-from tests.kit import open_fds, turn
+from tests.kit import open_fds, turn, wait_readable
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
 
@@ -444,28 +444,41 @@ class TestTakers:
         assert seen[:2] == ["first", None]
 
     async def test_what_nobody_took_is_closed_with_the_worker_and_warned_about_once(self, tmp_path, caplog):
+        """A fork of the worker, which outlives it, sees the other ends close."""
         source = """
         async def main():
-            me = everycore.current_worker()
+            me, told = everycore.current_worker(), int(os.environ["TOLD"])
             ours, theirs = zip(*(socket.socketpair() for _ in range(3)))
             for sock in theirs:
                 await me.send("take this", sock)
-            pid = os.fork()
-            if pid == 0:
+            if os.fork() == 0:
                 os.setpgid(0, 0)
+                keep = {told, *(sock.fileno() for sock in ours)}
+                for fd in set(range(3, 100)) - keep:  # what still waits to be sent is here as well
+                    with contextlib.suppress(OSError):
+                        os.close(fd)
                 for sock in ours:
                     assert sock.recv(1) == b""
-                open("closed", "w").close()
+                os.write(told, b"closed")
                 os._exit(0)
         everycore.run(main())
         """
-        settings = Settings(exec=worker_script(tmp_path, source), cwd=tmp_path)
+        heard, told = os.pipe()
+        env = {"TOLD": str(told)}
+        settings = Settings(exec=worker_script(tmp_path, source), cwd=tmp_path, env=env, pass_fds=[told])
         before = open_fds()
-        async with Cluster(settings) as cluster:
-            worker = cluster.fork()
-            assert await within(worker.wait()) == ExitStatus(code=0)
-            assert [what for fd, what in open_fds().items() if fd not in before and "memfd" not in what] == []
-        assert caplog.text.count("taken by nobody") == 1
+        try:
+            async with Cluster(settings) as cluster:
+                worker = cluster.fork()
+                assert await within(worker.wait()) == ExitStatus(code=0)
+                left = [what for fd, what in open_fds().items() if fd not in before and "memfd" not in what]
+                assert left == []
+            assert caplog.text.count("taken by nobody") == 1
+            assert wait_readable(heard, 10)
+            assert os.read(heard, 100) == b"closed"
+        finally:
+            os.close(heard)
+            os.close(told)
 
 
 class TestRefused:

@@ -15,7 +15,7 @@ import pytest
 import everycore
 from everycore import Cluster, ExitStatus, Listening, Ready, Settings
 from tests.integration.workers import ECHO, HEAD, Diary, program, within, worker_script
-from tests.kit import open_fds, scaled, wait_gone
+from tests.kit import open_fds, scaled, turn, wait_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
 
@@ -326,7 +326,10 @@ class TestTheVariable:
     async def test_somebody_else_s_is_ignored_and_removed(self):
         async with Cluster(Settings(exec=["/bin/sleep", "1000"])) as cluster:
             worker = cluster.fork()
-            text = Path(f"/proc/{worker.pid}/environ").read_text(encoding="utf-8")  # noqa: ASYNC240
+            text = ""
+            while "_EVERYCORE_WORKER" not in text:  # exec(2) has not set it up when fork() returns
+                await turn()
+                text = Path(f"/proc/{worker.pid}/environ").read_text(encoding="utf-8")  # noqa: ASYNC240
             variables = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
             worker.kill(SIGKILL)
         real = variables["_EVERYCORE_WORKER"]
