@@ -176,11 +176,6 @@ async def test_hole_12_the_entry_of_a_worker_stays_until_it_is_gone(tmp_path):
         end.check(ExitStatus(code=0), voluntary=True)
 
 
-@pytest.mark.xfail(
-    reason="values() and items() of `workers` copy the ids alone: KeyError once one has gone",
-    raises=KeyError,
-    strict=True,
-)
 async def test_hole_12_who_waits_for_all_in_workers_misses_nobody(tmp_path):
     """In Node who iterates `workers` after `disconnect()` finds nobody to wait for. Here it finds them all,
     those too that go meanwhile.
@@ -478,13 +473,8 @@ def test_hole_18_or_with_orphan_grace_they_finish(start_program, tmp_path):
     assert running.wait() == 0
 
 
-@pytest.mark.xfail(
-    reason="with the last workers of a listener those go that none of them had picked up yet", strict=True
-)
 async def test_hole_18_those_who_wait_are_served_before_the_end(tmp_path):
-    """Node's primary drops the connections in its queue when it ends. Ours should serve them first: now they
-    are closed, at once.
-    """
+    """Node's primary drops the connections in its queue when it ends. Ours gives them to the last worker."""
     async with servers(tmp_path, 1, policy="round_robin", grace=20.0, recall_after=NEVER) as (
         cluster,
         (one,),

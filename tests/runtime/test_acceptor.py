@@ -344,7 +344,7 @@ async def test_what_a_dead_worker_had_taken_is_not_given_again():
 async def test_a_leaving_worker_is_relieved_of_what_lies_on_its_belt_and_gets_no_more():
     async with stage(1, 2) as it:
         ports = await it.connect(4)
-        it.acceptor.rest(1)
+        it.acceptor.rest(1, finishes=True)
         await it.settled()
         assert it.workers[1].take() is None
         it.workers[2].take_all()
@@ -352,6 +352,28 @@ async def test_a_leaving_worker_is_relieved_of_what_lies_on_its_belt_and_gets_no
         await it.settled()
         assert it.workers[2].take_all() == [ports[0], ports[2]]
         assert it.outstanding(1) == 0
+
+
+async def test_the_last_one_that_leaves_has_all_who_came_so_far_and_nobody_after_them():
+    async with stage(1) as it:
+        ports = await it.connect(10)  # two on its belt, as its credit is, the others in the backlog
+        it.acceptor.rest(1, finishes=True)
+        assert it.workers[1].take_all() == ports
+        assert it.acceptor.queued == 0
+        assert not it.listener.is_listening
+        it.workers[1].ack()
+        await turn(4)
+        assert it.acceptor.account(1) == (10, 0)
+
+
+async def test_the_last_one_that_dies_leaves_them_to_its_replacement():
+    async with stage(1, when_no_worker="hold") as it:
+        ports = await it.connect(4)
+        it.acceptor.rest(1, finishes=False)
+        assert it.workers[1].take_all() == []
+        assert it.acceptor.queued == 2
+        second = await it.worker(2)
+        assert second.take_all() == ports
 
 
 async def test_close_on_the_belt_gives_back_what_lies_there():

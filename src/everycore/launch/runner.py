@@ -207,6 +207,6 @@ class _Ending:
         try:
             self._context.report(BootReport(text, status).message())
         except (OSError, EverycoreError, ValueError):
-            # It was told to leave before it had listened, and has said good-bye: another one's failure is told.
+            # Told to leave before it had listened, it has said good-bye: another one's failure is told.
             return self._context.drain is not None
         return True

@@ -35,6 +35,8 @@ EXHAUSTED_PAUSE: Final = 0.1
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 #: A belt took nothing (ETOOMANYREFS: too many descriptors in flight, unix(7)): try that worker again after.
 BELT_PAUSE: Final = 0.01
+#: Connections that the last worker of a listener is given when it leaves: a backlog, and no flood.
+MOST_AT_THE_END: Final = 4096
 #: The shortest wait that an event loop can do, in seconds; asked for less, uvloop would spin.
 FINEST: Final = 0.001
 
@@ -114,6 +116,26 @@ class Acceptor(ListenerHost):
         if lost and log.isEnabledFor(logging.DEBUG):
             log.debug("worker %d left with %d connections un-acknowledged", worker, lost)
         self._pump()
+
+    def _finish(self, worker: int, holder: Holder) -> None:
+        """Its belt stays as it is; who waits here and in the backlog is put on it, whatever its credit."""
+        lane = self.dispatcher.lanes.get(worker)
+        if lane is None or lane.full:
+            self._abandon(worker, holder)
+            return
+        now = self._loop.time()
+        share: list[tuple[int, int, Any]] = []
+        while len(share) < MOST_AT_THE_END:
+            accepted = self._queue.popleft() if self._queue else self._accept_now()
+            if accepted is None:
+                break
+            share.append((self.dispatcher.hand(lane, now), *accepted))
+        self._send(lane, share)
+        self.dispatcher.fill(worker)
+        self._arm(now)  # should another one come meanwhile, it may have what this one is slow to take
+
+    def _accept_now(self) -> tuple[int, Any] | None:
+        return self._accept() if self.listener.is_listening and self._pause is None else None
 
     def _refuse(self) -> None:
         super()._refuse()

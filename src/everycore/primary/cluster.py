@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -72,6 +72,14 @@ class Workers(Mapping[int, Worker]):
 
     def __len__(self) -> int:
         return len(self._workers)
+
+    def values(self) -> ValuesView[Worker]:
+        """The workers that live now; a copy."""
+        return dict(self._workers).values()
+
+    def items(self) -> ItemsView[int, Worker]:
+        """Ids and workers that live now; a copy."""
+        return dict(self._workers).items()
 
     def __repr__(self) -> str:
         return f"<Workers {list(self._workers.values())}>"

@@ -231,7 +231,7 @@ class WorkerDriver:
 
     def _leave_rotation(self) -> None:
         self.is_ready = False
-        self._home.switchboard.rest(self.seat.id)
+        self._home.switchboard.rest(self.seat.id, finishes=self.life.state is State.DRAINING)
 
     def _release(self) -> None:
         self._home.switchboard.remove(self.seat.id, voluntary=self.life.voluntary)

@@ -112,6 +112,10 @@ class ListenerHost(ABC):
     def _abandon(self, worker: int, holder: Holder) -> None:
         """`worker` is to get no more: take back what it has not picked up."""
 
+    def _finish(self, worker: int, holder: Holder) -> None:
+        """`worker`, the last one, is about to leave, having served those who have come so far."""
+        self._abandon(worker, holder)
+
     @abstractmethod
     def _take_note(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
         """What `worker` says about connections. Raises ProtocolError; owns the descriptors."""
@@ -154,14 +158,23 @@ class ListenerHost(ABC):
         if holder.batch:
             self._serve(worker, holder)
 
-    def rest(self, worker: int) -> None:
-        """`worker` gets no more; what it has not picked up is taken back. It still holds the listener."""
+    def rest(self, worker: int, *, finishes: bool) -> None:
+        """`worker` gets no more; what it has not picked up is taken back. It still holds the listener.
+
+        Unless it finishes its work and nobody else is ready: then it is to serve those who have come so far.
+        """
         holder = self._holders.get(worker)
         if holder is None or not holder.ready:
             return
         holder.ready = False
-        self._abandon(worker, holder)
+        if finishes and not self._somebody_is_ready():
+            self._finish(worker, holder)
+        else:
+            self._abandon(worker, holder)
         self._see_who_is_there()
+
+    def _somebody_is_ready(self) -> bool:
+        return any(holder.ready for holder in self._holders.values())
 
     def remove(self, worker: int) -> None:
         """`worker` is gone, or has closed: first hear what it still said, then take back what it left."""
@@ -190,7 +203,7 @@ class ListenerHost(ABC):
         """Refuse, hold or listen again, as the last or the first ready worker goes or comes."""
         if self._is_closed or not self._wants:
             return
-        if any(holder.ready for holder in self._holders.values()):
+        if self._somebody_is_ready():
             self._cancel_hold()
             self._listen_again()
         elif self._absence.when_no_worker == "refuse":

@@ -240,12 +240,12 @@ class Switchboard:
         for entry in self._book.held_by(worker):
             entry.bound.set_ready(worker)
 
-    def rest(self, worker: int) -> None:
-        """`worker` gets no more connections: it is on its way out."""
+    def rest(self, worker: int, *, finishes: bool) -> None:
+        """`worker` gets no more connections: it is on its way out, and finishes its work, or is gone."""
         self._ready.discard(worker)
         self._resting.add(worker)
         for entry in self._book.held_by(worker):
-            entry.bound.rest(worker)
+            entry.bound.rest(worker, finishes=finishes)
 
     def remove(self, worker: int, *, voluntary: bool) -> None:
         """`worker` is gone. Its listeners go with the last holder, unless it died: then the address is kept.

@@ -31,7 +31,7 @@ from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.drain import Drain
 from everycore.worker.ending import LastResort, ProgramTerminator, install_terminator
 from everycore.worker.link import decline
-from everycore.worker.reception import descriptor_limit
+from everycore.worker.reception import Reception, descriptor_limit
 
 if TYPE_CHECKING:
     from everycore.aio.mailbox import MessageStream
@@ -64,6 +64,7 @@ class WorkerContext:
         self._leaving = asyncio.Event()
         self._servers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._sockets: weakref.WeakSet[ClusterSocket] = weakref.WeakSet()
+        self._receptions: weakref.WeakSet[Reception] = weakref.WeakSet()
         self._listens: dict[int, tuple[asyncio.Future[ClusterSocket], bool]] = {}
         self._last_request = 0
         self._leave_said = False
@@ -398,6 +399,10 @@ class WorkerContext:
         """A server that a drain closes."""
         self._servers.add(server)
 
+    def watch_reception(self, reception: Reception) -> None:
+        """What takes connections off a belt."""
+        self._receptions.add(reception)
+
     def watch_opened(self, transport: Any) -> None:
         """A connection that the program opened: counted until its transport is done with it."""
         inner = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None) or transport
@@ -445,7 +450,9 @@ class WorkerContext:
             sock.abandon()
 
     def close_servers(self) -> None:
-        """Step 2."""
+        """Step 2. Who lies on a belt now was left there for this worker, as there is nobody else."""
+        for reception in tuple(self._receptions):
+            reception.take_all()
         for server in tuple(self._servers):
             server.close()
 

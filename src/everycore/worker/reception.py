@@ -35,7 +35,9 @@ LOOK_AGAIN: Final = 0.1
 class Reception:
     """Takes the connections of one `ClusterSocket`; a subclass says in `give` what becomes of each."""
 
-    __slots__ = ("_context", "_is_short", "_loop", "_rest", "_said_full", "_sock", "_waits", "limit")
+    __slots__ = (
+        "__weakref__", "_context", "_is_short", "_loop", "_rest", "_said_full", "_sock", "_waits", "limit",
+    )  # fmt: skip
 
     #: Turns between giving a connection to the program and acknowledging it: until the first data callback,
     #: if the data was already there.
@@ -57,6 +59,7 @@ class Reception:
 
     def begin(self) -> None:
         """Ask to be served, from now on whenever there is room."""
+        self._context.watch_reception(self)
         self._sock.when_closed(self._give_back)
         self.limit.watch(self._tell)
         self._sock.say(wire.Serve(belt.MOST_BATCH))
@@ -67,16 +70,20 @@ class Reception:
 
         At most one a turn: what lies on the belt can still be taken back by the primary.
         """
+        self.take()
+
+    def take(self) -> bool:
+        """Take one message; whether there was one."""
         sock = self._sock
         try:
             received = belt.receive(sock)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             received = None
         if received is None:
             self._loop.remove_reader(sock.fileno())
-            return
+            return False
         data, fds, truncated = received
         handover = wire.decode_handover(data)
         limit = self.limit
@@ -97,6 +104,12 @@ class Reception:
         limit.look()
         last = handover.first + max(len(handover.peers), 1) - 1
         self._loop.call_soon(self._later, self.turns - 1, last)
+        return self._sock.lease is not None
+
+    def take_all(self) -> None:
+        """Take what has come so far, before this worker leaves: the primary may have nobody else for it."""
+        while self._sock.lease is not None and self.take():
+            pass
 
     def _give_back(self) -> None:
         """Return to the primary what the program is not to be given of the message in hand."""
