@@ -165,8 +165,6 @@ async def test_child_process_validate_stdio(tmp_path):
             assert (await within(anext(worker.messages()))).message == names
 
 
-HOLES = pytest.mark.xfail(strict=True, reason="the spawner fills no hole among the standard streams")
-
 #: A primary without the streams whose numbers are its argument: what it opens gets these numbers.
 WITHOUT = (
     HEAD
@@ -212,11 +210,11 @@ everycore.run(primary() if everycore.is_primary else worker())
         ("null", "0", "before"),
         ("null", "0", "later"),
         ("null", "1", "later"),
-        pytest.param("null", "01", "later", marks=HOLES),
-        pytest.param("inherit", "0", "before", marks=HOLES),
-        pytest.param("inherit", "0", "later", marks=HOLES),
-        pytest.param("inherit", "1", "later", marks=HOLES),
-        pytest.param("inherit", "01", "later", marks=HOLES),
+        ("null", "01", "later"),
+        ("inherit", "0", "before"),
+        ("inherit", "0", "later"),
+        ("inherit", "1", "later"),
+        ("inherit", "01", "later"),
     ],
 )
 def test_child_process_stdin_ipc(start_program, closed, when, stdio):

@@ -33,7 +33,7 @@ from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
 from everycore.system import machine
 from everycore.system.board import PrimaryBoard
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import close_all, fill_standard_streams
 
 if TYPE_CHECKING:
     from everycore.core.listeners import Entry
@@ -147,6 +147,7 @@ class Cluster:
         if self._state != "new":
             raise ClusterClosed("a Cluster is entered once; make another")
         loop = asyncio.get_running_loop()
+        fill_standard_streams()
         switchboard = Switchboard(
             loop,
             self._distribution,

@@ -21,6 +21,7 @@ from everycore.core.permits import Permit, permit_of
 from everycore.errors import ConfigurationError
 from everycore.settings import Settings
 from everycore.system import processes
+from everycore.system.descriptors import fill_standard_streams
 from everycore.system.sockets import absolute_path, on_the_wire
 
 
@@ -87,6 +88,7 @@ def spawn(
         raise ConfigurationError(
             "serialization", "pickle executes code: refused for a worker of another user"
         )
+    fill_standard_streams()
     with contextlib.ExitStack() as stack:
         channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link, their_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -12,7 +12,10 @@ import socket
 import stat
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+#: The first descriptor that is no standard stream.
+_FIRST_OTHER: Final = 3
 
 
 class Descriptor:
@@ -54,9 +57,20 @@ class Descriptor:
         return f"<everycore.Descriptor fd={self._fd}>"
 
 
+def fill_standard_streams() -> None:
+    """Put /dev/null where this process has closed a standard stream.
+
+    What it opens next would else get that number: a client's connection, or the channel of another worker,
+    which a worker then inherits as its stdin.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) < _FIRST_OTHER:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def duplicate(fd: int) -> int:
     """Another number for the same open file, close-on-exec (fcntl(2), F_DUPFD_CLOEXEC)."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_OTHER)
 
 
 def close_all(fds: Iterable[int]) -> None:
