@@ -11,10 +11,14 @@ The rule (measured against seven others; `docs/explanation/how-a-connection-trav
 * *Acknowledge after the turn.* A worker acks when the program was given the connection and the turn of its
   loop is over, not before: an early ack invites the next connection onto a worker that is about to block.
 * *In turn, late ones skipped.* A lane is late when its oldest un-acknowledged connection is older than
-  `late_after`, or than four typical pick-ups. Late lanes are chosen only if all are late.
+  `late_after`, or than four typical pick-ups. Late lanes are chosen only if all are late, and then only
+  those that are not overdue (below): on a belt behind a blocked worker nobody is better off than in the
+  backlog.
 * *Credit.* A lane may have `credit` connections un-acknowledged. It doubles, up to `MOST_CREDIT`, only when
   the dispatcher ran out of credit with the backlog not empty and nobody late; it falls to 1 when a pick-up
   was slow, and comes back, doubling, with prompt ones.
+* *Batches and more credit are for cheap connections.* Where a connection costs its worker over `COSTLY` there
+  is nothing to save, and what came in one message with a slow one could not be taken back from behind it.
 * *Nobody has credit:* connections stay in the kernel's backlog, where whoever is free first gets them (late
   binding). Node accepts without limit instead.
 * *Recall.* What lies on a belt longer than `recall_after`, while another lane has credit, is taken back,
@@ -41,6 +45,8 @@ _TICK: Final = 1e-6
 MOST_CREDIT: Final = 16
 LATE_AFTER: Final = 0.003
 SLOW_PICK_UP: Final = 0.010
+#: Seconds that a worker spends on a connection, from which on it is given them one by one.
+COSTLY: Final = 0.0005
 RECALL_AFTER: Final = 0.020
 
 
@@ -101,6 +107,8 @@ class Dispatcher:
         self._level = FIRST_CREDIT
         #: A running median of pick-up times: one step up for a longer one, one down for a shorter.
         self._typical = 0.0
+        #: A running median of the same, for each connection of those acknowledged together.
+        self._cost = 0.0
 
     # On a machine that has no time for anybody, a worker that waits for a processor is no worse than others:
     # with fixed limits the few that run would get everything (measured: 4.4 times the mean in bursts of 16).
@@ -116,11 +124,14 @@ class Dispatcher:
         """Seconds after which what lies on a belt is taken back."""
         return max(self.recall_after, OVERDUE_FACTOR * LATE_FACTOR * self._typical)
 
-    def _picked_up_in(self, seconds: float) -> None:
-        if seconds > self._typical:
-            self._typical = max(self._typical * _STEP, _SMALLEST)
-        else:
-            self._typical /= _STEP
+    def _picked_up_in(self, seconds: float, count: int) -> None:
+        self._typical = _stepped(self._typical, seconds)
+        self._cost = _stepped(self._cost, seconds / count)
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether connections are to go out one by one."""
+        return self._cost > COSTLY
 
     # --- lanes come and go --------------------------------------------------------------------------------
 
@@ -152,18 +163,21 @@ class Dispatcher:
     def choose(self, now: float) -> Lane | None:
         """The lane that should get the next connection; None: leave it in the backlog. Changes nothing."""
         limit = now - self._late_limit
+        blocked = now - self._overdue_limit
+        most = FIRST_CREDIT if self._cost > COSTLY else MOST_CREDIT
         candidates: list[Lane] = []
         late: list[Lane] = []
         all_late = True
         for lane in self.lanes.values():
             if lane.full or lane.stalled:
                 continue
+            has_room = lane.has_room and len(lane.pending) < most
             if lane.is_late(limit):
-                if lane.has_room:
+                if has_room and not lane.is_late(blocked):
                     late.append(lane)
                 continue
             all_late = False
-            if lane.has_room:
+            if has_room:
                 candidates.append(lane)
         if candidates:
             return self.policy.pick(candidates)
@@ -197,6 +211,8 @@ class Dispatcher:
 
         Returns whether anybody may take more now.
         """
+        if self._cost > COSTLY:
+            return False
         limit = now - self._late_limit
         open_lanes = [lane for lane in self.lanes.values() if not lane.full and not lane.stalled]
         if any(lane.is_late(limit) for lane in open_lanes):
@@ -223,15 +239,16 @@ class Dispatcher:
             msg = f"acknowledged connection {last}; only {lane.next_number - 1} were handed over"
             raise ProtocolError(msg)
         lane.stalled = False
-        slowest = -1.0
+        slowest, count = -1.0, 0
         while lane.pending:
             number = next(iter(lane.pending))
             if number > last:
                 break
             slowest = max(slowest, now - lane.pending.pop(number))
+            count += 1
         if slowest < 0:
             return
-        self._picked_up_in(slowest)
+        self._picked_up_in(slowest, count)
         if slowest > SLOW_PICK_UP:
             lane.credit = 1
         elif slowest <= self.late_after and lane.credit < self._level:
@@ -286,3 +303,8 @@ class Dispatcher:
                         soonest = at
                     break
         return soonest
+
+
+def _stepped(median: float, sample: float) -> float:
+    """A running median after one more sample: a step up for a longer one, a step down for a shorter."""
+    return max(median * _STEP, _SMALLEST) if sample > median else median / _STEP

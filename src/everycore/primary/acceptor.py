@@ -22,7 +22,6 @@ from everycore.core import wire
 from everycore.core.dispatch import Dispatcher, Lane
 from everycore.errors import ProtocolError
 from everycore.primary.host import Absence, Holder, ListenerHost, Owner
-from everycore.system.belt import MOST_BATCH
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener, on_the_wire
 
@@ -236,7 +235,7 @@ class Acceptor(ListenerHost):
 
     def _send(self, lane: Lane, share: list[tuple[int, int, Any]]) -> None:
         holder = self._holders[lane.worker]
-        size = MOST_BATCH if lane.batch >= MOST_BATCH else max(lane.batch, 1)
+        size = 1 if self.dispatcher.is_costly else max(lane.batch, 1)
         for start in range(0, len(share), size):
             part = share[start : start + size]
             fds = [fd for _, fd, _ in part]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import time
 from typing import Final
 
 from everycore.system.descriptors import duplicate
@@ -29,6 +30,12 @@ ROW: Final = 8
 CAPACITY: Final = 1024
 SIZE: Final = CAPACITY * ROW * 8
 _HIGH_WATER: Final = 0
+#: Seconds that a loop is busy for a connection, from which on a worker takes them one by one.
+COSTLY: Final = 0.0005
+#: Of the running mean: how much the last connection counts; and what a turn counts at most, in seconds.
+_WEIGHT: Final = 1 / 16
+_LONGEST_TURN: Final = 0.002
+_now: Final = time.monotonic
 
 
 class Board:
@@ -107,6 +114,10 @@ class WorkerBoard(Board):
         os.close(fd)
         self._at = row * ROW if row else None
         self._serves = 0
+        self._woke = _now()
+        #: Seconds that the loop has been busy since the last connection came, and for each on average.
+        self._busy = 0.0
+        self._cost = 0.0
 
     def close(self) -> None:
         """Unmap it. What is noted later, by a loop in a forked child, goes nowhere."""
@@ -116,6 +127,8 @@ class WorkerBoard(Board):
     def opened(self) -> None:
         """A connection was accepted."""
         if self._at is not None:
+            self._cost += (self._busy - self._cost) * _WEIGHT
+            self._busy = 0.0
             self._cells[self._at + OPEN] += 1
             self._cells[self._at + ACCEPTED] += 1
 
@@ -130,10 +143,19 @@ class WorkerBoard(Board):
         if self._at is not None:
             self._cells[self._at + SERVING] = self._serves
 
-    def idle(self, is_idle: bool) -> None:
-        """The loop is about to wait for events, or has some."""
+    def idle(self, is_idle: bool, since: float | None = None) -> None:
+        """The loop is about to wait for events, or has some (`since` that time.monotonic(); None: now)."""
         if self._at is not None:
             self._cells[self._at + IDLE] = int(is_idle)
+            if is_idle:
+                self._busy += min(_now() - self._woke, _LONGEST_TURN)
+            else:
+                self._woke = _now() if since is None else since
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether this loop works so long for a connection that it should take them one by one."""
+        return self._cost > COSTLY
 
     def somebody_is_free(self) -> bool:
         """Whether another serving worker waits for events."""

@@ -260,7 +260,12 @@ class BeltServer(asyncio.AbstractServer):
         if isinstance(source, SharedSocket):
             self._loop.stamp()
             SharedReception(
-                self._loop, source, self._context, reception.give_at_once, self.connection_limit
+                self._loop,
+                source,
+                self._context,
+                reception.give_at_once,
+                self.connection_limit,
+                reception.turns,
             ).begin()
         else:
             self._loop.add_reader(source.fileno(), reception.on_readable)

@@ -126,7 +126,7 @@ class AsyncioReception(Reception):
 def receive(loop: Any, sock: ClusterSocket, context: WorkerContext, reception: AsyncioReception) -> None:
     """Let the connections of `sock` come: from its belt, or from the listener that all share."""
     if isinstance(sock, SharedSocket):
-        SharedReception(loop, sock, context, reception.give, reception.limit).begin()
+        SharedReception(loop, sock, context, reception.give, reception.limit, reception.turns).begin()
     else:
         loop._add_reader(sock.fileno(), reception.on_readable)
         reception.begin()

@@ -65,7 +65,18 @@ class StampedSelector(selectors.EpollSelector):
 class SharedReception:
     """Takes connections from a shared listener, in turn with the other workers."""
 
-    __slots__ = ("_baton", "_board", "_context", "_gate", "_give", "_limit", "_loop", "_sock", "_turn")
+    __slots__ = (
+        "_baton",
+        "_board",
+        "_context",
+        "_gate",
+        "_give",
+        "_limit",
+        "_loop",
+        "_sock",
+        "_turn",
+        "_turns",
+    )
 
     def __init__(
         self,
@@ -74,6 +85,7 @@ class SharedReception:
         context: WorkerContext,
         give: Callable[[int, Any], None],
         limit: Limit,
+        turns: int,
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -81,6 +93,8 @@ class SharedReception:
         self._board = context.board
         self._give = give
         self._limit = limit
+        #: Until a connection's handler has begun, if its data was already there.
+        self._turns = turns
         self._turn: Turn | None = None
         self._baton: Turn | None = None
         self._gate: asyncio.TimerHandle | None = None
@@ -138,15 +152,36 @@ class SharedReception:
             self._run_short()
         elif self._limit.is_full:
             self._limit.look()
+        elif self._board.is_costly:
+            # Its handler may take long, and who is accepted before it has begun waits behind it.
+            self._turn.step_out()
+            self._loop.call_soon(self._after, self._turns - 1)
         elif not self._board.somebody_is_free():
             # All the others are at work, and nobody could take the next one sooner. A second one halves the
             # number of turns; and there is no row to go to the end of.
             self._take()
-        elif self._board.should_yield(MOST_EXCESS):
+        else:
+            self._yield_or_queue()
+
+    def _after(self, turns: int) -> None:
+        """The program has been given the last one `turns` turns from now: back to the row."""
+        if turns:
+            self._loop.call_soon(self._after, turns - 1)
+        elif self._turn is not None and self._gate is None and not self._turn.is_in and self._may_be_in():
+            self._yield_or_queue()
+
+    def _yield_or_queue(self) -> None:
+        assert self._turn is not None
+        if self._board.should_yield(MOST_EXCESS):
             self._stay_out(GATE)
             self._context.connections.when_fewer(self._reconsider)
         else:
             self._turn.to_the_end()
+
+    def _may_be_in(self) -> bool:
+        """Whether the socket is open, and neither limit nor descriptors keep this worker out."""
+        has_left = self._baton is not None and not self._baton.is_in
+        return self._sock.fileno() >= 0 and not has_left and not self._limit.is_full
 
     def _take(self) -> int:
         """Accept one connection and give it to the program; its descriptor, or -1 if there was none."""
