@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from everycore.core.dispatch import (
+    COSTLY,
     FIRST_CREDIT,
     LATE_AFTER,
     MOST_CREDIT,
@@ -512,6 +513,50 @@ class TestCredit:
         assert world.dispatcher.lanes[1].credit == 1
 
 
+class TestCost:
+    """Where handlers take long, connections go out one by one."""
+
+    def costly(self, world, each):
+        """Its worker has acknowledged connections that took it so long, each."""
+        for _ in range(60):
+            world.connect()
+            world.now += each
+            world.work(1)
+        return world.dispatcher
+
+    def test_dear_ones_are(self):
+        assert self.costly(world_of(1, batch=16), 2 * COSTLY).is_costly
+
+    def test_cheap_ones_are_not(self):
+        assert not self.costly(world_of(1, batch=16), COSTLY / 4).is_costly
+
+    def test_those_of_one_acknowledgement_share_its_time(self):
+        world = world_of(1, batch=16)
+        world.connect(100)
+        for _ in range(60):
+            world.connect(MOST_CREDIT)
+            world.now += COSTLY * 2
+            world.work(1)
+        assert world.dispatcher.lanes[1].credit == MOST_CREDIT
+        assert not world.dispatcher.is_costly
+
+    def test_then_credit_does_not_grow_and_what_has_grown_is_not_used(self):
+        world = world_of(1, batch=16)
+        while world.dispatcher.lanes[1].credit < MOST_CREDIT:
+            world.connect(50)
+            world.work(1)
+        world.settle()
+        self.costly(world, 2 * COSTLY)
+        world.connect(50)
+        assert world.dispatcher.lanes[1].outstanding == FIRST_CREDIT
+        assert not world.dispatcher.starved(world.now)
+
+    def test_and_it_is_cheap_again_when_they_are(self):
+        dispatcher = self.costly(world := world_of(1, batch=16), 2 * COSTLY)
+        self.costly(world, COSTLY / 4)
+        assert not dispatcher.is_costly
+
+
 class TestLateAndStalled:
     def test_a_late_one_is_passed_over_until_it_acknowledges(self):
         world = world_of(2)
@@ -531,6 +576,16 @@ class TestLateAndStalled:
         world.advance(2 * LATE_AFTER)
         world.connect(2)
         assert world.given == {1: 2, 2: 2}
+
+    def test_nobody_is_put_behind_one_that_is_overdue_not_even_if_all_are(self):
+        world = world_of(2)
+        world.connect(2)
+        world.advance(2 * RECALL_AFTER)
+        world.connect(2)
+        assert world.given == {1: 1, 2: 1}
+        assert len(world.backlog) == 2
+        world.work(2)  # whoever is free first
+        assert world.given == {1: 1, 2: 2}
 
     def test_what_lies_too_long_is_taken_back_when_somebody_else_has_room(self):
         world = world_of(2)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from everycore.system import board
 from everycore.system.board import (
     ACCEPTED,
     CAPACITY,
@@ -19,6 +20,7 @@ from everycore.system.board import (
     PrimaryBoard,
     WorkerBoard,
 )
+from tests.kit import VirtualClock
 
 
 @pytest.fixture
@@ -200,6 +202,58 @@ class TestWhoIsFree:
         assert me.somebody_is_free()
         other.idle(False)
         assert not me.somebody_is_free()
+
+
+class TestCost:
+    """How long a loop is busy for a connection: the mean, on a clock that the test moves."""
+
+    @pytest.fixture
+    def view(self, worker, monkeypatch):
+        self.clock = VirtualClock()
+        monkeypatch.setattr(board, "_now", self.clock)
+        view = worker()
+        view.idle(True)
+        return view
+
+    def turn(self, view, seconds):
+        view.idle(False)
+        self.clock.advance(seconds)
+        view.idle(True)
+
+    def test_several_turns_for_one_connection_add_up(self, view):
+        for _ in range(50):
+            view.opened()
+            for _ in range(3):
+                self.turn(view, board.COSTLY / 2)
+        assert view.is_costly
+
+    def test_one_turn_for_several_does_not(self, view):
+        for _ in range(50):
+            for _ in range(3):
+                view.opened()
+            self.turn(view, board.COSTLY * 2)
+        assert not view.is_costly
+
+    def test_to_wait_costs_nothing(self, view):
+        for _ in range(50):
+            view.opened()
+            self.turn(view, board.COSTLY / 4)
+            self.clock.advance(1)
+        assert not view.is_costly
+
+    def test_a_single_one_that_blocks_is_not_the_rule(self, view):
+        for number in range(50):
+            view.opened()
+            self.turn(view, 10.0 if number == 20 else board.COSTLY / 4)
+            assert not view.is_costly
+
+    def test_since_when_may_be_told(self, view):
+        for _ in range(50):
+            view.opened()
+            self.clock.advance(1)
+            view.idle(False, since=self.clock.now - 2 * board.COSTLY)
+            view.idle(True)
+        assert view.is_costly
 
 
 class TestWhoYields:
