@@ -30,6 +30,8 @@ from everycore.worker.link import Link
 ORPHANED: Final = 75
 #: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
 _LOOK: Final = 0.05
+#: Seconds between two signals to a main thread that has not ended by the first.
+_AGAIN: Final = 0.1
 
 # As they were before gevent replaced them: a signal handler can't wait for a greenlet to start.
 start_thread: Final = _thread.start_new_thread
@@ -106,6 +108,7 @@ class Terminator:
     def __init__(self, post: Post) -> None:
         self._post = post
         self.has_helper = False
+        self._has_ended = False
         #: Nothing is left to be waited for.
         self.is_over = False
 
@@ -122,11 +125,15 @@ class Terminator:
 
     def end(self, frame: FrameType | None) -> None:
         """In the main thread: end the program."""
-        raise SystemExit(0)
+        if not self._has_ended:
+            self._has_ended = True
+            raise SystemExit(0)
 
     def _leave(self, number: int) -> None:
         self.wait()
-        os.kill(os.getpid(), number)
+        while not self._has_ended:  # a signal may come in the moment before a system call, and wake nobody
+            os.kill(os.getpid(), number)
+            _sleep(_AGAIN)
 
     def wait(self) -> None:
         """Tell the primary, and wait until no connection is open or grace is over."""

@@ -27,6 +27,10 @@ from everycore.worker.connections import Connections
 _VERY_LONG = 2_000_000.0
 #: How often a program that accepts without a loop looks whether it may again, in seconds.
 _LOOK = 0.02
+#: The longest wait in one call, in seconds. A signal that comes between the interpreter's last look at
+#: signals and the system call wakes nobody: it is noticed at the next look, and SIGTERM is how such a program
+#: is told to leave.
+_LONGEST_WAIT = 0.5
 # As they were before gevent replaced them: it accepts without waiting, and waits by itself.
 _poll, _now, _sleep = select.poll, time.monotonic, time.sleep
 _PROTOCOL_OPTION = getattr(socket, "SO_PROTOCOL", 38)
@@ -158,7 +162,7 @@ class ClusterSocket(socket.socket):
         while True:
             # Out of numbers? Then it stays on the belt, and the primary gives it to another worker.
             os.close(os.dup(self.fileno()))
-            received = belt.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
+            received = self._receive()
             if received is None:
                 raise OSError(errno.EINVAL, "the listener is gone")
             data, fds, _ = received
@@ -176,6 +180,16 @@ class ClusterSocket(socket.socket):
             conn.setblocking(True)
         lease.connections.watch_plain(conn)
         return conn, sockets.off_the_wire(handover.peers[0])
+
+    def _receive(self) -> tuple[bytes, list[int], bool] | None:
+        """The next message on the belt, waiting as this socket's mode says."""
+        if self.gettimeout() is not None:
+            return belt.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
+        while True:
+            try:
+                return belt.receive(self)
+            except (BlockingIOError, InterruptedError):
+                _ready((self,), _LONGEST_WAIT)
 
     def shutdown(self, how: int, /) -> None:
         """Nothing: other workers listen on."""
@@ -331,7 +345,7 @@ class SharedSocket(ClusterSocket):
     def _wait(self, seconds: float) -> None:
         """Until somebody connects, or this worker is to rest."""
         try:
-            _ready((self, self._belt), seconds)
+            _ready((self, self._belt), min(seconds, _LONGEST_WAIT))
         except ValueError:  # closed by another thread
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 

@@ -34,7 +34,6 @@ class ProgramTerminator(Terminator):
 
     def __init__(self, post: Post) -> None:
         super().__init__(post)
-        self._has_ended = False
         self._in_loop = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:

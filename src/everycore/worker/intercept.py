@@ -384,6 +384,7 @@ def shutdown(self: socket.socket, how: int, /) -> None:
         _c.shutdown(self, how)
         return
     held.inner.say(wire.Close())
+    registry.when_closed()
     if held.is_shared:
         _renew(self)
         registry.find(fd)  # forgets it: the file is another
