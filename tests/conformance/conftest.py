@@ -3,9 +3,9 @@
 import pytest
 
 
-@pytest.fixture(params=["round_robin", pytest.param("shared", marks=pytest.mark.other_policy)])
+@pytest.fixture(params=["round_robin", pytest.param("shared", marks=pytest.mark.ci_only)])
 def policy(request: pytest.FixtureRequest) -> str:
-    """Node's SCHED_RR in the default run; SCHED_NONE with `-m other_policy`, as in continuous integration.
+    """Node's SCHED_RR in the default run; SCHED_NONE with `-m ci_only`, as in continuous integration.
 
     For `Cluster(policy=policy)`. A test of one policy alone names that and does not take this.
     """

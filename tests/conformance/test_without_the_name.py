@@ -143,10 +143,10 @@ async def main():
     async with everycore.Cluster() as cluster:
         workers = [cluster.fork() for _ in range(2)]
         cluster.on(everycore.Message, lambda message: message.worker.disconnect())
-        async for event in cluster.events(everycore.Exited):
+        exits = cluster.events(everycore.Exited)
+        for _ in workers:
+            event = await anext(exits)
             say("exited", event.worker.id, event.status, event.voluntary)
-            if not cluster.workers:
-                break
 
 everycore.run(main())
 """

@@ -1,7 +1,7 @@
 """A `Cluster` on uvloop: tests of a primary's many roads, once more.
 
 A loop of libuv keeps descriptors by number, has timers of whole milliseconds, and handles that do not tell
-when they are due.
+when they are due. Most of this is left to continuous integration.
 """
 
 import asyncio
@@ -36,26 +36,32 @@ class TestLife(test_lifecycle.TestEvents):
     pass
 
 
+@pytest.mark.ci_only
 class TestExitStatus(test_lifecycle.TestExitStatus):
     pass
 
 
+@pytest.mark.ci_only
 class TestDisconnect(test_leaving.TestDisconnect):
     pass
 
 
+@pytest.mark.ci_only
 class TestTheBlock(test_leaving.TestTheBlock):
     pass
 
 
+@pytest.mark.ci_only
 class TestPipes(test_stdio.TestPipe):
     pass
 
 
+@pytest.mark.ci_only
 class TestBackPressure(test_messages.TestBackPressure):
     pass
 
 
+@pytest.mark.ci_only
 class TestRequests(test_messages.TestRequests):
     pass
 
@@ -64,9 +70,11 @@ class TestDeath(test_death.TestOfAWorker):
     pass
 
 
+@pytest.mark.ci_only
 class TestRecall(test_faults.TestRecall):
     pass
 
 
+@pytest.mark.ci_only
 class TestSwallowedWakeUps(test_faults.TestAWorkerThatSwallowsAWakeUp):
     pass
