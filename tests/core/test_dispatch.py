@@ -71,6 +71,8 @@ class World:
     def __init__(self, dispatcher: Dispatcher | None = None) -> None:
         self.dispatcher = dispatcher or Dispatcher()
         self.now = 1000.0
+        #: Seconds that workers say a connection costs them; 0: they don't say.
+        self.cost = 0.0
         self.alarm: float | None = None
         self.starving = False
         self.workers: dict[int, Worker] = {}
@@ -117,7 +119,7 @@ class World:
             self.given[lane.worker] = self.given.get(lane.worker, 0) + 1
             shares.setdefault(lane.worker, []).append((number, connection))
         for worker, share in shares.items():
-            size = self.workers[worker].batch
+            size = 1 if self.dispatcher.is_costly else self.workers[worker].batch
             for start in range(0, len(share), size):
                 part = share[start : start + size]
                 message = Message(part[0][0], [connection for _, connection in part])
@@ -133,9 +135,15 @@ class World:
         assert chosen.has_room
         if chosen.is_late(limit):
             assert all(lane.is_late(limit) for lane in open_lanes)
+        most = FIRST_CREDIT if self.dispatcher.is_costly else MOST_CREDIT
+        blocked = self.now - self.dispatcher._overdue_limit
         rivals = [
-            lane for lane in open_lanes if lane.has_room and lane.is_late(limit) == chosen.is_late(limit)
+            lane
+            for lane in open_lanes
+            if lane.has_room and lane.outstanding < most and not lane.is_late(blocked)
+            if lane.is_late(limit) == chosen.is_late(limit)
         ]
+        assert chosen in rivals
         assert chosen.given == min(lane.given for lane in rivals)
         assert chosen is next(lane for lane in rivals if lane.given == chosen.given)
 
@@ -217,7 +225,7 @@ class World:
         last = max(it.taken)
         self.picked_up |= {connection for connection in it.taken.values() if connection is not None}
         it.taken.clear()
-        self.dispatcher.acknowledged(worker, last, self.now)
+        self.dispatcher.acknowledged(worker, last, self.now, self.cost)
         self.heard()
 
     def give_back(self, worker: int, which: int) -> None:
@@ -356,6 +364,10 @@ class Histories(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0001, 0.001, LATE_AFTER, 0.005, SLOW_PICK_UP, RECALL_AFTER, 0.05, 1.0]))
     def advance(self, seconds):
         self.world.advance(seconds)
+
+    @rule(cost=st.sampled_from([0.0, COSTLY / 50, COSTLY / 2, 4 * COSTLY, 400 * COSTLY]))
+    def cost(self, cost):
+        self.world.cost = cost
 
     @rule(worker=WORKERS, beyond=st.integers(0, 5), how=st.sampled_from(["acknowledged", "returned"]))
     @precondition(lambda self: self.world.workers)
@@ -512,15 +524,24 @@ class TestCredit:
         world.work(1)
         assert world.dispatcher.lanes[1].credit == 1
 
+    def test_it_stays_where_all_pick_ups_take_so_long(self):
+        """On a machine without time for anybody, a worker that waits for a processor is like the others."""
+        world = world_of(1, batch=16)
+        for _ in range(60):
+            world.connect()
+            world.now += 2 * SLOW_PICK_UP
+            world.work(1)
+        assert world.dispatcher.lanes[1].credit >= FIRST_CREDIT
+
 
 class TestCost:
     """Where handlers take long, connections go out one by one."""
 
     def costly(self, world, each):
-        """Its worker has acknowledged connections that took it so long, each."""
+        """Its worker has acknowledged connections and said that it was busy so long with each."""
+        world.cost = each
         for _ in range(60):
             world.connect()
-            world.now += each
             world.work(1)
         return world.dispatcher
 
@@ -530,15 +551,18 @@ class TestCost:
     def test_cheap_ones_are_not(self):
         assert not self.costly(world_of(1, batch=16), COSTLY / 4).is_costly
 
-    def test_those_of_one_acknowledgement_share_its_time(self):
+    def test_to_wait_for_a_worker_costs_it_nothing(self):
+        """Where processors are short everybody waits, also for workers with nothing to do."""
         world = world_of(1, batch=16)
-        world.connect(100)
         for _ in range(60):
-            world.connect(MOST_CREDIT)
-            world.now += COSTLY * 2
+            world.connect()
+            world.now += 4 * COSTLY
             world.work(1)
-        assert world.dispatcher.lanes[1].credit == MOST_CREDIT
         assert not world.dispatcher.is_costly
+
+    def test_who_does_not_measure_changes_nothing(self):
+        assert self.costly(world := world_of(1, batch=16), 2 * COSTLY).is_costly
+        assert self.costly(world, 0.0).is_costly
 
     def test_then_credit_does_not_grow_and_what_has_grown_is_not_used(self):
         world = world_of(1, batch=16)

@@ -16,7 +16,7 @@ import struct
 import pytest
 
 from everycore.core import wire
-from everycore.core.dispatch import LATE_AFTER, MOST_CREDIT, RECALL_AFTER, Dispatcher
+from everycore.core.dispatch import COSTLY, LATE_AFTER, MOST_CREDIT, RECALL_AFTER, Dispatcher
 from everycore.errors import ProtocolError
 from everycore.primary import acceptor as acceptor_module
 from everycore.primary.acceptor import Acceptor
@@ -84,8 +84,8 @@ class FakeWorker:
             ports += [peer[1] for peer in message[2]]
         return ports
 
-    def ack(self, last=None):
-        self.say(wire.Acked(self.last if last is None else last))
+    def ack(self, last=None, cost=0):
+        self.say(wire.Acked(self.last if last is None else last, cost))
 
     def give_back(self, number, sock, peer):
         self.taken.remove(sock)
@@ -282,6 +282,25 @@ async def test_credit_grows_with_demand_up_to_its_limit():
             it.workers[1].ack()
             await it.settled()
         assert most == MOST_CREDIT
+
+
+async def test_where_connections_cost_much_they_go_out_one_by_one():
+    async with stage(1, 2) as it:
+        costly_once = False
+        for cost in [int(COSTLY * 2e6)] * 60 + [int(COSTLY * 1e5)] * 60:
+            was_costly = it.acceptor.dispatcher.is_costly
+            await it.connect(4)
+            for worker in it.workers.values():
+                _, socks, _ = worker.take()
+                if was_costly:
+                    assert len(socks) == 1
+                worker.take_all()
+                worker.ack(cost=cost)
+            await it.settled()
+            if cost > COSTLY * 1e6:
+                costly_once = was_costly
+        assert costly_once
+        assert not it.acceptor.dispatcher.is_costly
 
 
 async def test_a_slow_pick_up_takes_credit_away():

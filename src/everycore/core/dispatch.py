@@ -107,7 +107,7 @@ class Dispatcher:
         self._level = FIRST_CREDIT
         #: A running median of pick-up times: one step up for a longer one, one down for a shorter.
         self._typical = 0.0
-        #: A running median of the same, for each connection of those acknowledged together.
+        #: A running median of the seconds that a connection keeps a worker busy, as the workers say.
         self._cost = 0.0
 
     # On a machine that has no time for anybody, a worker that waits for a processor is no worse than others:
@@ -123,10 +123,6 @@ class Dispatcher:
     def _overdue_limit(self) -> float:
         """Seconds after which what lies on a belt is taken back."""
         return max(self.recall_after, OVERDUE_FACTOR * LATE_FACTOR * self._typical)
-
-    def _picked_up_in(self, seconds: float, count: int) -> None:
-        self._typical = _stepped(self._typical, seconds)
-        self._cost = _stepped(self._cost, seconds / count)
 
     @property
     def is_costly(self) -> bool:
@@ -164,7 +160,7 @@ class Dispatcher:
         """The lane that should get the next connection; None: leave it in the backlog. Changes nothing."""
         limit = now - self._late_limit
         blocked = now - self._overdue_limit
-        most = FIRST_CREDIT if self._cost > COSTLY else MOST_CREDIT
+        most = FIRST_CREDIT if self.is_costly else MOST_CREDIT
         candidates: list[Lane] = []
         late: list[Lane] = []
         all_late = True
@@ -211,7 +207,7 @@ class Dispatcher:
 
         Returns whether anybody may take more now.
         """
-        if self._cost > COSTLY:
+        if self.is_costly:
             return False
         limit = now - self._late_limit
         open_lanes = [lane for lane in self.lanes.values() if not lane.full and not lane.stalled]
@@ -227,8 +223,8 @@ class Dispatcher:
 
     # --- what comes back ----------------------------------------------------------------------------------
 
-    def acknowledged(self, worker: int, last: int, now: float) -> None:
-        """`worker` picked up every connection up to number `last`.
+    def acknowledged(self, worker: int, last: int, now: float, cost: float = 0.0) -> None:
+        """`worker` picked up every connection up to number `last`; each cost it `cost` seconds (0: unknown).
 
         Raises ProtocolError for one never sent.
         """
@@ -239,19 +235,22 @@ class Dispatcher:
             msg = f"acknowledged connection {last}; only {lane.next_number - 1} were handed over"
             raise ProtocolError(msg)
         lane.stalled = False
-        slowest, count = -1.0, 0
+        slowest = -1.0
         while lane.pending:
             number = next(iter(lane.pending))
             if number > last:
                 break
             slowest = max(slowest, now - lane.pending.pop(number))
-            count += 1
         if slowest < 0:
             return
-        self._picked_up_in(slowest, count)
-        if slowest > SLOW_PICK_UP:
+        self._typical = _stepped(self._typical, slowest)
+        # Not the time until the ack: where processors are short most of that is waiting for one (measured:
+        # with it, workers with nothing to do were given their connections one by one, and unevenly).
+        if cost > 0:
+            self._cost = _stepped(self._cost, cost)
+        if slowest > max(SLOW_PICK_UP, self._late_limit):
             lane.credit = 1
-        elif slowest <= self.late_after and lane.credit < self._level:
+        elif slowest <= self._late_limit and lane.credit < self._level:
             # Prompt again. (Without this, one slow pick-up kept a worker at a quarter of its share for good.)
             lane.credit = min(lane.credit * 2, self._level)
 

@@ -267,8 +267,8 @@ class Acceptor(ListenerHost):
 
     def _take_note(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
         match word:
-            case wire.Acked(last):
-                self.dispatcher.acknowledged(worker, last, self._loop.time())
+            case wire.Acked(last, cost):
+                self.dispatcher.acknowledged(worker, last, self._loop.time(), cost / 1e6)
             case wire.GiveBack(number, peer):
                 try:
                     self.dispatcher.returned(worker, number)

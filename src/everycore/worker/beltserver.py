@@ -27,6 +27,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from everycore.core import wire
 from everycore.worker.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.limits import Limit
 from everycore.worker.reception import Reception
@@ -155,8 +156,8 @@ class BeltReception(Reception):
             return None
         return accepted
 
-    def _acknowledge(self, last: int) -> None:
-        super()._acknowledge(last)
+    def _acknowledge(self, word: wire.Acked) -> None:
+        super()._acknowledge(word)
         fresh, self._fresh = self._fresh, []
         for accepted in fresh:
             accepted.advance()

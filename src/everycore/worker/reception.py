@@ -15,6 +15,7 @@ import itertools
 import os
 import resource
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
@@ -37,7 +38,7 @@ class Reception:
 
     __slots__ = (
         "__weakref__", "_context", "_is_short", "_loop", "_rest", "_said_full", "_sock",
-        "_unacked", "_waits", "_was_single", "limit",
+        "_taken", "_unacked", "_waits", "_was_single", "limit",
     )  # fmt: skip
 
     #: Turns between giving a connection to the program and acknowledging it: until the first data callback,
@@ -57,6 +58,8 @@ class Reception:
         #: Messages that were given to the program and are not acknowledged yet.
         self._unacked = 0
         self._was_single = False
+        #: Connections taken so far.
+        self._taken = 0
         #: Number, descriptor and peer of what the program has not been given yet of the message in hand; last
         #: first.
         self._rest: list[tuple[int, int, Any]] = []
@@ -93,6 +96,7 @@ class Reception:
         if received is None:
             self._loop.remove_reader(sock.fileno())
             return False
+        since, before = time.monotonic(), self._taken
         data, fds, truncated = received
         handover = wire.decode_handover(data)
         limit = self.limit
@@ -113,8 +117,9 @@ class Reception:
         limit.look()
         last = handover.first + max(len(handover.peers), 1) - 1
         self._unacked += 1
+        self._taken += len(handover.peers)
         self._was_single = len(handover.peers) == 1
-        self._loop.call_soon(self._later, self.turns - 1, last)
+        self._loop.call_soon(self._later, self.turns - 1, last, since, before)
         return self._sock.lease is not None
 
     def take_all(self) -> None:
@@ -134,16 +139,17 @@ class Reception:
         """Give the connection to the program; raises nothing but SystemExit and KeyboardInterrupt."""
         raise NotImplementedError
 
-    def _later(self, turns: int, last: int) -> None:
+    def _later(self, turns: int, last: int, since: float, before: int) -> None:
         if turns:
-            self._loop.call_soon(self._later, turns - 1, last)
-        else:
-            self._acknowledge(last)
+            self._loop.call_soon(self._later, turns - 1, last, since, before)
+        else:  # busy `since` then, the loop has taken that many meanwhile
+            seconds = (time.monotonic() - since) / max(self._taken - before, 1)
+            self._acknowledge(wire.Acked(last, int(seconds * 1e6)))
 
-    def _acknowledge(self, last: int) -> None:
+    def _acknowledge(self, word: wire.Acked) -> None:
         self._unacked -= 1
         if self._sock.lease is not None:
-            self._sock.say(wire.Acked(last))
+            self._sock.say(word)
 
     def _failed(self, exc: BaseException) -> None:
         """The program did not want it: as asyncio's own servers say."""

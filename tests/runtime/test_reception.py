@@ -1,0 +1,157 @@
+"""What a worker takes off its belt, when, and what it says of it; the primary's end is this file.
+
+Time stands still unless a handler takes some: what a connection costs is the test's decision.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from everycore.core import wire
+from everycore.system.belt import Belt, make_pair
+from everycore.worker.clustersocket import ClusterSocket
+from everycore.worker.connections import Connections
+from everycore.worker.limits import Limit
+from everycore.worker.reception import Reception
+from tests.kit import VirtualClock, turn
+
+PEER = ["127.0.0.1", 50_000]
+
+
+class Handlers(Reception):
+    """A reception whose program keeps its loop busy for `cost` seconds with each connection."""
+
+    turns = 3
+    cost = 0.0
+    given: list[Any]
+
+    def give(self, fd, peer):
+        os.close(fd)
+        self.given.append(peer)
+        # As a program does: not when it is given the connection, but when it has read the request.
+        self._loop.call_soon(self._loop.call_soon, clock.advance, self.cost)
+
+
+clock = VirtualClock()
+
+
+@contextlib.asynccontextmanager
+async def belt_of_a_worker(monkeypatch):
+    """The primary's end of a belt, and the reception at the worker's."""
+    monkeypatch.setattr("everycore.worker.reception.time.monotonic", lambda: clock.now)
+    ours, theirs = make_pair()
+    belt = Belt(ours, theirs)
+    board: Any = None  # nothing is counted here
+    context: Any = SimpleNamespace(descriptor_limit=1_000_000, watch_reception=lambda _: None)
+    granted = wire.Granted(1, 1, PEER, socket.AF_INET, socket.SOCK_STREAM, 0)
+    sock = ClusterSocket.granted(
+        granted,
+        [os.dup(theirs.fileno()), os.dup(ours.fileno())],
+        Connections(board),
+        lambda *_: None,
+        started=True,
+    )
+    reception = Handlers(asyncio.get_running_loop(), context, sock, Limit())
+    reception.given = []
+    reception.begin()
+    assert words(belt) == [wire.Serve(16)]
+    try:
+        yield belt, reception
+    finally:
+        sock.close()
+        belt.close()
+
+
+def put(belt, first, count):
+    """One message with `count` connections."""
+    pairs = [socket.socketpair() for _ in range(count)]
+    belt.send(wire.encode(wire.Handover(first, [PEER] * count)), [far.fileno() for _, far in pairs])
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
+def words(belt):
+    """What the worker has said."""
+    heard: list[Any] = []
+    while True:
+        try:
+            data, fds, _ = belt.receive()
+        except BlockingIOError:
+            return heard
+        assert not fds
+        heard.append(wire.decode_upstream(data))
+
+
+async def test_none_is_read_while_the_last_one_alone_in_its_message_is_not_acknowledged(monkeypatch):
+    async with belt_of_a_worker(monkeypatch) as (belt, reception):
+        put(belt, 1, 1)
+        put(belt, 2, 1)
+        reception.on_readable()
+        for _ in range(reception.turns):
+            assert words(belt) == []
+            reception.on_readable()
+            assert len(reception.given) == 1
+            await turn()
+        assert [word.last for word in words(belt)] == [1]
+        reception.on_readable()
+        assert len(reception.given) == 2
+
+
+async def test_what_was_not_read_can_be_taken_back(monkeypatch):
+    async with belt_of_a_worker(monkeypatch) as (belt, reception):
+        put(belt, 1, 1)
+        put(belt, 2, 1)
+        reception.on_readable()
+        reception.on_readable()
+        message = belt.read_back()
+        assert message is not None
+        data, fds, _ = message
+        assert wire.decode_handover(data).first == 2
+        for fd in fds:
+            os.close(fd)
+        with pytest.raises(BlockingIOError):
+            belt.read_back()
+
+
+async def test_batches_are_read_on_a_message_a_turn(monkeypatch):
+    async with belt_of_a_worker(monkeypatch) as (belt, reception):
+        put(belt, 1, 3)
+        put(belt, 4, 2)
+        reception.on_readable()
+        assert len(reception.given) == 3
+        reception.on_readable()
+        assert len(reception.given) == 5
+        await turn(reception.turns)
+        assert [word.last for word in words(belt)] == [3, 5]
+
+
+def acks(belt):
+    """What the worker has acknowledged, and the cost it told, to a microsecond or two."""
+    return [(word.last, pytest.approx(word.cost, abs=2)) for word in words(belt)]
+
+
+@pytest.mark.parametrize(("cost", "said"), [(0.0, 0), (0.0002, 200), (0.0025, 2500)])
+async def test_an_ack_says_for_how_long_the_loop_was_busy(monkeypatch, cost, said):
+    async with belt_of_a_worker(monkeypatch) as (belt, reception):
+        reception.cost = cost
+        put(belt, 1, 1)
+        reception.on_readable()
+        await turn(reception.turns)
+        assert acks(belt) == [(1, said)]
+
+
+async def test_those_taken_meanwhile_share_the_time(monkeypatch):
+    async with belt_of_a_worker(monkeypatch) as (belt, reception):
+        reception.cost = 0.0003
+        put(belt, 1, 3)
+        put(belt, 4, 3)
+        reception.on_readable()
+        reception.on_readable()
+        await turn(reception.turns)
+        assert acks(belt) == [(3, 300), (6, 600)]
