@@ -13,7 +13,8 @@ KIND, LOOP, MODE, WORKERS = sys.argv[1:]
 
 
 def listener(port: int = 0) -> socket.socket:
-    sock = socket.socket()
+    # As `create_server(host, port)` makes it: asyncio sets TCP_NODELAY only where the protocol is named.
+    sock = socket.socket(proto=socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if KIND == "reuseport":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -124,9 +124,10 @@ async def test_a_burst_that_is_too_much_goes_back_and_on_to_others(tmp_path, loo
         assert sorted(answers) == [one.id] + [two.id] * 11
 
 
+@both_policies
 @both_loops
-async def test_a_server_closed_in_the_middle_of_a_batch_loses_nobody_else(tmp_path, loop):
-    """Its factory closes it for the first connection of a batch: the rest goes back."""
+async def test_a_server_closed_in_the_middle_of_a_batch_loses_nobody_else(tmp_path, policy, loop):
+    """Its factory closes it for the first connection of a batch: the rest goes back, or stays there."""
     source = """
 class Last(asyncio.Protocol):
     def __init__(self):
@@ -137,8 +138,14 @@ class Last(asyncio.Protocol):
 
 server = await asyncio.get_running_loop().create_server(Last, *address)
 """
-    async with servers(tmp_path, 2, loop=loop, recall_after=3600.0) as (_, (one, two), address):
+    noted = """
+problems = []
+asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context["message"]))
+"""
+    settings = {"policy": policy, "loop": loop, "recall_after": 3600.0}
+    async with servers(tmp_path, 2, **settings) as (_, (one, two), address):
         await one.do("server.close()")
+        await one.do(noted)
         await one.listens(source, address=list(address))
         async with closing([]) as clients:
             fresh = await at_once(address, 12, clients)
@@ -147,6 +154,7 @@ server = await asyncio.get_running_loop().create_server(Last, *address)
         # asyncio refuses a transport to a server that is closed, uvloop does not: so it is alone as well.
         assert len(others) == 11
         assert sorted(set(answers) - set(others)) in ([b""], [b"%d\n" % one.id])
+        assert set(await one.get("problems")) <= {"Error on transport creation for incoming connection"}
 
 
 async def test_the_primary_hears_it_once_and_offers_nothing_more(tmp_path):
