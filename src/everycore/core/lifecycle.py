@@ -65,7 +65,7 @@ TABLE: Final[dict[tuple[State, Input], State]] = {
 class Do(enum.Enum):
     """What is to be done, in the order given."""
 
-    ASK_TO_LEAVE = "send it `Disconnect`; SIGTERM as well if no loop of ours reads the channel"
+    ASK_TO_LEAVE = "send it `Disconnect`; SIGTERM before if no loop of ours reads the channel"
     LEAVE_ROTATION = "no more connections for it; take back what it has not picked up"
     RELEASE = "it holds no listener any more"
     CLOSE_CHANNEL = "close the channel and the link"

@@ -223,11 +223,13 @@ class WorkerDriver:
             self._steps[step](self)
 
     def _ask_to_leave(self) -> None:
+        if not self.life.attached:
+            # No loop of ours hears a message: a program of threads and plain sockets is asked by a signal.
+            # And before the message: a loop that we have not heard of yet may read that at once, leave, and
+            # have taken its handlers with it when the signal comes.
+            self.signal(signal.SIGTERM)
         if self._channel is not None:
             self._channel.post(wire.Disconnect(self._grace))
-        if not self.life.attached:
-            # No loop of ours hears that: a program of threads and plain sockets is asked by a signal.
-            self.signal(signal.SIGTERM)
 
     def _leave_rotation(self) -> None:
         self.is_ready = False

@@ -33,6 +33,8 @@ _LOOK: Final = 0.05
 #: Seconds between two signals to a main thread that has not ended by the first.
 _AGAIN: Final = 0.1
 
+_DEFAULT_HANDLERS: Final = (signal.SIG_DFL, signal.default_int_handler)
+
 # As they were before gevent replaced them: a signal handler can't wait for a greenlet to start.
 start_thread: Final = _thread.start_new_thread
 _sleep: Final = time.sleep
@@ -108,12 +110,14 @@ class Terminator:
     def __init__(self, post: Post) -> None:
         self._post = post
         self.has_helper = False
+        #: The main thread has heard that it is to end.
         self._has_ended = False
         #: Nothing is left to be waited for.
         self.is_over = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self._post.only_note:
+            self._has_ended = True
             self._post.noted.append(number)
             return
         if self.is_over:
@@ -132,7 +136,12 @@ class Terminator:
     def _leave(self, number: int) -> None:
         self.wait()
         while not self._has_ended:  # a signal may come in the moment before a system call, and wake nobody
+            handler = signal.getsignal(number)
+            if self._post.only_note and handler in _DEFAULT_HANDLERS:
+                return  # a loop of ours has left, and its handlers with it: these are the last things
             os.kill(os.getpid(), number)
+            if handler is not self:
+                return  # a loop's: it hears the first one
             _sleep(_AGAIN)
 
     def wait(self) -> None:
