@@ -1,5 +1,6 @@
 """Every one of Node's tests is accounted for, once."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -39,3 +40,17 @@ def test_the_page_of_parity_is_current():
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0, (
         "run python docs/make_parity.py"
     )
+
+
+def test_every_hole_of_node_is_on_the_page_with_its_tests():
+    page = (ROOT / "docs" / "reference" / "node-parity.md").read_text(encoding="utf-8")
+    section = page.partition("## Where Node is wrong")[2].partition("\n## ")[0]
+    named = set(re.findall(r"\[(hole_\w+)\]\(\.\./\.\./tests/conformance/(\w+\.py)\)", section))
+    folder = ROOT / "tests" / "conformance"
+    written = {
+        (name, path.name)
+        for path in folder.glob("test_holes*.py")
+        for name in re.findall(r"def test_(hole_\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert named == written
+    assert re.findall(r"^\| (\d+) \|", section, re.MULTILINE) == [str(number) for number in range(1, 20)]
