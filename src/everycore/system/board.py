@@ -145,12 +145,14 @@ class WorkerBoard(Board):
 
     def idle(self, is_idle: bool, since: float | None = None) -> None:
         """The loop is about to wait for events, or has some (`since` that time.monotonic(); None: now)."""
-        if self._at is not None:
-            self._cells[self._at + IDLE] = int(is_idle)
-            if is_idle:
-                self._busy += min(_now() - self._woke, _LONGEST_TURN)
-            else:
-                self._woke = _now() if since is None else since
+        if self._at is None:
+            return
+        self._cells[self._at + IDLE] = is_idle
+        if is_idle:
+            turn = _now() - self._woke
+            self._busy += min(_LONGEST_TURN, turn)
+        else:
+            self._woke = _now() if since is None else since
 
     @property
     def is_costly(self) -> bool:
@@ -159,11 +161,11 @@ class WorkerBoard(Board):
 
     def somebody_is_free(self) -> bool:
         """Whether another serving worker waits for events."""
-        cells = self._cells
-        return any(
-            cells[at + IDLE] and cells[at + SERVING] and at != self._at
-            for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW)
-        )
+        cells, mine = self._cells, self._at
+        for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
+            if cells[at + IDLE] and cells[at + SERVING] and at != mine:
+                return True
+        return False
 
     def should_yield(self, margin: float) -> bool:
         """Whether to leave the next connection to another.

@@ -46,7 +46,7 @@ class Stamps:
             uv.uv_check_init,
             uv.uv_check_start,
             at,
-            lambda _: note(False, now(at) / 1000 + _HALF_TICK),
+            lambda _: note(False, now(at) * 0.001 + _HALF_TICK),
         )
 
     def _make(
