@@ -99,12 +99,16 @@ def _resolve(address: Any, family: int | None, kind: int) -> tuple[Any, int]:
     if isinstance(address, (str, bytes, os.PathLike)):
         if not os.fspath(address):
             raise ConfigurationError("address", "the path of a unix socket is empty")
+        if b"\0" in os.fsencode(address)[1:]:
+            raise ConfigurationError("address", f"there is a NUL in the path {address!r}")
         return sockets.absolute_path(address), socket.AF_UNIX
     if not isinstance(address, tuple) or len(address) not in (2, 4):
         raise ConfigurationError("address", f"must be (host, port) or a path, not {address!r}")
     host, port = address[0], address[1]
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ConfigurationError("address", f"the port must be between 0 and 65535, not {port!r}")
+    if kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        raise OSError(errno.EOPNOTSUPP, f"cannot listen on {host}:{port}: {os.strerror(errno.EOPNOTSUPP)}")
     try:
         infos = socket.getaddrinfo(host or None, port, family or 0, kind, 0, socket.AI_PASSIVE)
     except socket.gaierror as exc:

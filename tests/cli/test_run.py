@@ -81,6 +81,13 @@ def test_a_program_sees_what_it_sees_under_python(start_command, folder, program
     assert (started.wait(), started.stdout) == (expected[0], expected[1])
 
 
+@pytest.mark.slow
+def test_the_folder_one_is_in(start_command, folder):
+    expected = alone(folder / "package", ".", "argument")
+    started = start_command(command(".", "argument", workers=1), cwd=folder / "package")
+    assert (started.wait(), started.stdout) == (expected[0], expected[1])
+
+
 FLAGS = [["-X", "dev", "-O"], ["-P"], ["-I"], ["-W", "error", "-s", "-B"], ["-Xutf8=1", "-q"]]
 
 
@@ -258,20 +265,39 @@ def test_a_server_that_ends_is_replaced(start_command, tmp_path):
     assert running.program.finish() == 0
 
 
+CLUSTER = """
+import asyncio, everycore
+
+async def main():
+    async with everycore.Cluster() as cluster:
+        await cluster.wait()
+
+async def in_a_group():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(main())
+
+async def while_it_listens():
+    await asyncio.start_server(print, "127.0.0.1", 0)
+    await main()
+"""
+
+
 @pytest.mark.slow
-def test_a_cluster_in_a_cluster_gets_a_sentence(start_command, tmp_path):
-    source = """
-        import everycore
-        async def main():
-            async with everycore.Cluster() as cluster:
-                await cluster.wait()
-        everycore.run(main())
-    """
-    running = run(start_command, tmp_path, source, "--port", "1")
+@pytest.mark.parametrize("main", ["main", "in_a_group"])
+def test_a_cluster_in_a_cluster_gets_a_sentence(start_command, tmp_path, main):
+    running = run(start_command, tmp_path, f"{CLUSTER}\neverycore.run({main}())", "--port", "1")
     assert running.program.wait() == 2
     (sentence,) = complaint(running.program)
     assert sentence.startswith("everycore: this program opens a Cluster of its own")
     assert sentence.endswith("start it with: python server.py --port 1")
+
+
+@pytest.mark.slow
+def test_a_cluster_after_it_has_listened_gets_it_too(start_command, tmp_path):
+    running = run(start_command, tmp_path, f"{CLUSTER}\nasyncio.run(while_it_listens())", workers=1)
+    running.program.expect("this program opens a Cluster of its own", stream="stderr")
+    running.program.finish()
+    assert "Traceback" not in running.program.stderr
 
 
 # Addresses
@@ -354,6 +380,7 @@ def test_a_worker_of_a_program_that_knows_us(start_command, tmp_path):
 
 BAD = [
     ([], "needs a program"),
+    (["/dev/stdin"], "a program from standard input cannot be run several times"),
     (["no_such_file.py"], "there is no file 'no_such_file.py'"),
     (["-"], "standard input"),
     (["-m"], "needs a program"),

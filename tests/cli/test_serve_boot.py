@@ -119,7 +119,7 @@ def test_name_that_resolves_to_nothing(start):
 def test_descriptor_that_is_not_open(start):
     program = start(*WORKERS, "--bind", "fd://999")
     assert program.wait() == 1
-    assert complaint(program) == ["everycore: cannot listen on fd://999: bad file descriptor"]
+    assert complaint(program) == ["everycore: cannot listen on fd://999: it is not open in the primary"]
 
 
 def test_privileged_port(start_program, tmp_path):

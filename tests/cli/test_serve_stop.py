@@ -40,10 +40,22 @@ def test_second_signal_ends_it_at_once(serve):
     with served.begin() as request:
         served.program.signal()
         served.program.expect("finishing", stream="stderr")
-        served.program.signal()
+        served.program.signal(signal.SIGINT)
         assert served.program.wait() == 1
         assert request.recv(1) == b""
     assert "second signal" in served.program.stderr.splitlines()[-1]
+
+
+def test_one_request_to_stop_that_is_delivered_twice_is_one(serve):
+    """GNU timeout signals its child, and then the group that it is in."""
+    served = serve()
+    request = served.begin()
+    served.program.signal()
+    served.program.signal()
+    served.program.expect("finishing", stream="stderr")
+    served.program.signal()
+    assert finish(request).endswith(b"\r\n\r\nok")
+    assert served.program.wait() == 0
 
 
 def test_grace_is_the_limit(serve):

@@ -118,6 +118,38 @@ everycore.run(main())
     assert exited.status == status
 
 
+async def test_hole_15_also_when_all_it_held_closes_at_once(tmp_path, policy):
+    """The primary finds the end of the channel and of the process before, among and after what was said of
+    listeners: here it looks at nothing until the workers are gone.
+    """
+    source = """
+async def main():
+    me, loop = everycore.current_worker(), asyncio.get_running_loop()
+    held = []
+    address = ("127.0.0.1", 0)
+    for _ in range(2):
+        held.append(await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=address))
+        held.append(await asyncio.start_server(print, *address))
+    await me.send("holds all")
+    await me.wait_shutdown()
+
+everycore.run(main())
+"""
+    async with Cluster(Settings(exec=worker_script(tmp_path, source)), policy=policy) as cluster:
+        diary = Diary(cluster)
+        workers = [cluster.fork() for _ in range(6)]
+        for worker in workers:
+            assert (await within(anext(worker.messages()))).message == "holds all"
+            worker.disconnect()
+            await turn(3)
+            assert worker.pid is not None
+            wait_gone([worker.pid])
+        for worker in workers:
+            assert await within(worker.wait()) == ExitStatus(code=0)
+            assert diary.names(worker)[-2:] == ["Disconnected", "Exited"]
+        assert cluster.snapshot().listeners == ()
+
+
 async def test_hole_15_the_states_at_both(tmp_path):
     """In Node's 'disconnect' a worker may be dead already, or not yet. Here it is DISCONNECTED, although the
     primary learns of both and of a last message at once, and DEAD with `Exited`.

@@ -115,6 +115,7 @@ class World:
                 break  # accept returned EAGAIN
             number = self.dispatcher.hand(lane, self.now)
             assert lane.outstanding <= lane.credit <= MOST_CREDIT
+            assert lane.room is None or lane.outstanding <= lane.room
             assert self.dispatcher._most_given - lane.given <= MOST_ARREARS
             self.given[lane.worker] = self.given.get(lane.worker, 0) + 1
             shares.setdefault(lane.worker, []).append((number, connection))
@@ -190,10 +191,10 @@ class World:
 
     # --- workers ----------------------------------------------------------------------------------------
 
-    def join(self, worker: int, batch: int = 1) -> None:
+    def join(self, worker: int, batch: int = 1, room: int | None = None) -> None:
         self.workers.setdefault(worker, Worker(batch)).batch = batch
         self.workers[worker].is_full = False
-        self.dispatcher.join(worker, batch)
+        self.dispatcher.join(worker, batch, room)
         self.pump()
 
     def leave(self, worker: int) -> None:
@@ -320,11 +321,11 @@ class Histories(RuleBasedStateMachine):
     def connect(self, count):
         self.world.connect(count)
 
-    @rule(worker=WORKERS, batch=st.sampled_from([1, 3, 16]))
-    def join_or_have_room(self, worker, batch):
+    @rule(worker=WORKERS, batch=st.sampled_from([1, 3, 16]), room=st.sampled_from([None, None, 1, 3]))
+    def join_or_have_room(self, worker, batch, room):
         it = self.world.workers.get(worker)
         if it is None or not it.stands_still:
-            self.world.join(worker, batch)
+            self.world.join(worker, batch, room)
 
     @rule(worker=WORKERS)
     def leave_or_die(self, worker):

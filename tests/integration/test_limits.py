@@ -113,6 +113,54 @@ class TestOneIsFull:
             assert (await within(worker.stderr.read())).count(b"ZeroDivisionError: ") == 2
 
 
+EARLY = """
+async def greet(reader, writer):
+    writer.write(b"hello\\n")
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    everycore.limit_connections(server, 1)
+    await server.serve_forever()
+
+everycore.run(main(), loop=os.environ["LOOP"])
+"""
+
+
+@both_policies
+@both_loops
+async def test_who_comes_the_moment_it_is_ready_is_served_and_the_next(tmp_path, policy, loop):
+    settings = Settings(exec=worker_script(tmp_path, EARLY), env={"LOOP": loop})
+    async with Cluster(settings, policy=policy) as cluster:
+        diary = Diary(cluster)
+        cluster.fork()
+        await diary.until(Ready)
+        address = cluster.snapshot().listeners[0].address
+        socks = [socket.create_connection(address) for _ in range(4)]
+        async with closing([Client(*await asyncio.open_connection(sock=sock)) for sock in socks]) as clients:
+            assert [await client.ended() for client in clients] == [b"hello\n"] * 4
+            (after,) = await opened(address, 1, clients)
+            assert await after.ended() == b"hello\n"
+
+
+@both_loops
+async def test_none_is_sent_to_a_worker_that_has_no_room(tmp_path, loop):
+    """Of 60 that come at once, to two workers with room for one each, every one is handed over once."""
+    async with servers(tmp_path, 2, policy="round_robin", loop=loop, recall_after=3600.0) as (
+        cluster,
+        workers,
+        address,
+    ):
+        for worker in workers:
+            await limit(worker, 1)
+        await turn(3)
+        async with closing([]) as clients:
+            for client in await at_once(address, 60, clients):
+                await client.greeting()
+                await client.close()
+        assert sum(worker.handed_over for worker in cluster.snapshot().workers) == 60
+
+
 @both_loops
 async def test_a_burst_that_is_too_much_goes_back_and_on_to_others(tmp_path, loop):
     """What one message brought too many is given back: the others have it, in their turn."""

@@ -12,6 +12,7 @@ import pytest
 
 import everycore
 from everycore import Cluster, ConfigurationError, Listening, Settings
+from tests.integration.crowds import both_policies
 from tests.integration.traffic import (
     NEVER,
     Agent,
@@ -315,6 +316,28 @@ async def test_however_it_ends_the_listener_is_given_up(tmp_path, end):
         assert await is_refused(address) == (tuple(await worker.get("other.getsockname()")) != address)
 
 
+@both_policies
+@pytest.mark.parametrize("kind", ["STREAM", "DGRAM"])
+async def test_one_that_is_dropped_leaves_no_descriptor(tmp_path, policy, kind):
+    """As any socket: with a warning, and the descriptor is closed."""
+    source = f"""
+import gc, warnings
+descriptors = []
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        everycore.listen(('127.0.0.1', 0), kind=socket.SOCK_{kind})
+        gc.collect()
+        descriptors.append(len(os.listdir("/proc/self/fd")))
+"""
+    async with agents(tmp_path, policy=policy) as (_, worker):
+        await worker.do(source)
+        assert len(set(await worker.get("descriptors"))) == 1
+        assert await worker.get("[warning.category.__name__ for warning in caught][:1]") == [
+            "ResourceWarning"
+        ]
+
+
 async def test_after_close_every_call_is_ebadf(tmp_path):
     async with agents(tmp_path) as (_, worker):
         await worker.do("sock = everycore.listen(('127.0.0.1', 0)); sock.close()")
@@ -517,12 +540,22 @@ async def test_no_descriptor_of_everycores_own_can_be_listened_on(tmp_path):
         {"address": "/tmp/x", "mode": 0o1777},
         {"address": "/tmp/x", "mode": "rw"},
         {"address": "/tmp/x", "family": "unix"},
+        {"address": "/tmp/a\0b"},
     ],
     ids=str,
 )
 def test_arguments_that_cannot_be_meant_are_refused_at_the_call(arguments):
     with pytest.raises(ConfigurationError):
         everycore.listen(**arguments)
+
+
+async def test_a_kind_that_nobody_listens_on(tmp_path):
+    call = "everycore.listen(('127.0.0.1', 0), kind=socket.SOCK_RAW)"
+    with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1:0: ") as alone:
+        everycore.listen((LOCAL, 0), kind=socket.SOCK_RAW)
+    assert alone.value.errno == errno.EOPNOTSUPP
+    async with agents(tmp_path) as (_, worker):
+        assert (await worker.fails(call)).errno == errno.EOPNOTSUPP
 
 
 async def test_the_same_in_a_worker_and_it_stays_a_worker(tmp_path):

@@ -73,6 +73,21 @@ def test_every_way_to_make_a_loop(start_command, tmp_path, way):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("selector", ["PollSelector", "SelectSelector", "EpollSelector"])
+def test_a_shared_listener_in_a_loop_that_waits_in_something_else(start_command, tmp_path, selector):
+    """Only epoll has a row in which workers take turns; without one they all wake, and share all the same."""
+    source = (
+        ANSWER
+        + "import selectors\nasyncio.SelectorEventLoop(selectors.SELECTOR()).run_until_complete(main())"
+    )
+    source = source.replace("SELECTOR", selector)
+    running = run(start_command, tmp_path, source, options=["--policy", "shared"])
+    running.everybody_answers(running.port())
+    assert running.program.finish() == 0
+    assert "Traceback" not in running.program.stderr
+
+
+@pytest.mark.slow
 def test_option_loop_gives_uvloop_to_who_leaves_the_choice(start_command, tmp_path):
     pytest.importorskip("uvloop")
     source = ANSWER.replace('b"%d\\n" % os.getpid()', "type(asyncio.get_running_loop()).__module__.encode()")

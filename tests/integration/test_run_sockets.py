@@ -1,5 +1,7 @@
 """`everycore run`: a listening socket of a program's own behaves as it does alone."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,7 +10,7 @@ import textwrap
 import pytest
 
 from tests.integration.running import ask, run
-from tests.kit import scaled
+from tests.kit import scaled, wait_gone
 
 HEAD = """
 import errno, os, pickle, select, socket, stat, struct, sys, threading
@@ -291,7 +293,7 @@ def test_the_nth_free_port_is_the_same_for_all(start_command, tmp_path):
     source = """
         import os, socket, threading
         socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        print("ports", *(sock.getsockname()[1] for sock in socks), flush=True)
+        os.write(1, b"ports %d %d\\n" % tuple(sock.getsockname()[1] for sock in socks))  # a line, undivided
         threading.Event().wait()
     """
     running = run(start_command, tmp_path, source, workers=3)
@@ -357,6 +359,49 @@ def test_the_file_of_a_unix_socket_survives_programs_that_remove_it(start_comman
             continue
     assert running.program.finish() == 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["server.py"]
+
+
+@pytest.mark.slow
+def test_what_a_killed_primary_left_beside_a_unix_socket_is_removed_by_the_next(start_command, tmp_path):
+    source = """
+        import os, socket
+        if os.path.exists("socket"):
+            os.unlink("socket")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind("socket")
+            sock.listen()
+            while True:
+                sock.accept()[0].close()
+    """
+    running = run(start_command, tmp_path, source)
+    running.ready()
+    workers = running.program.descendants()
+    running.program.signal(signal.SIGKILL)
+    running.program.wait()
+    wait_gone(workers)
+    names = {entry.name for entry in tmp_path.iterdir()} - {"server.py"}
+    assert len(names) == 2, "the socket, and its second name"
+    running = run(start_command, tmp_path, source)
+    running.ready()
+    assert running.program.finish() == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["server.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["round_robin", "shared"])
+def test_an_interrupt_in_accept_is_nothing_else(start_command, tmp_path, policy):
+    source = """
+        import socket
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            sock.accept()
+    """
+    running = run(start_command, tmp_path, source, workers=1, options=["--policy", policy])
+    running.ready()
+    (worker,) = running.program.descendants()
+    os.kill(worker, signal.SIGINT)
+    running.program.expect("KeyboardInterrupt", stream="stderr")
+    running.program.finish()
+    assert "BlockingIOError" not in running.program.stderr
 
 
 @pytest.mark.slow

@@ -119,6 +119,21 @@ class TestBound:
             await only_when_the_other_stands_still(asker, address, [one, two])
             asker.transport.close()
 
+    @both_loops
+    async def test_one_that_may_broadcast_is_shared_too(self, tmp_path, answering, loop):
+        async with agents(tmp_path, 2, loop=loop) as (_, one, two):
+            await answering([one, two])
+            address = await one.get("await bind(('127.0.0.1', 0))")
+            for worker in (two, one):
+                if worker is one:
+                    await one.do("endpoint.close()")
+                shared = await worker.get("await bind(address, allow_broadcast=True)", address=address)
+                assert shared == address
+                broadcasts = (
+                    "endpoint.get_extra_info('socket').getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST)"
+                )
+                assert await worker.get(broadcasts) == 1
+
     async def test_one_of_another_process_is_in_use(self, tmp_path, answering):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
             taken.bind((LOCAL, 0))

@@ -47,6 +47,7 @@ def test_forms(text, bind):
         ("8000", "HOST:PORT"),
         ("", "HOST:PORT"),
         ("a\nb:80", "HOST:PORT"),
+        ("http://127.0.0.1:80", "HOST:PORT"),
         ("unix:", "path is missing"),
         ("fd://", "fd://"),
         ("fd:3", "fd://"),

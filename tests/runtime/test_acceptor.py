@@ -58,8 +58,8 @@ class FakeWorker:
     def say(self, word, fds=()):
         assert belt.say(self.end, wire.encode(word), fds)
 
-    def serve(self, batch=1):
-        self.say(wire.Serve(batch))
+    def serve(self, batch=1, room=None):
+        self.say(wire.Serve(batch, room))
 
     def take(self):
         """One message off the belt: (first number, sockets, peers), or None."""
@@ -628,6 +628,7 @@ async def test_only_bound_means_refused_until_start():
         ([wire.Serve(0)], "asked for 0"),
         ([wire.Serve(17)], "asked for 17"),
         ([wire.Serve(-1)], "asked for -1"),
+        ([wire.Serve(1, 0)], "with room for 0"),
         ([b"\xc1"], "unreadable"),
         ([b"\x00" * 100], "unreadable"),
         ([wire.encode(wire.Handover(1, []))], "unreadable"),
@@ -682,6 +683,30 @@ async def test_an_ack_twice_or_of_what_was_recalled_is_none():
         await it.settled()
         assert not any(event[0] == "violated" for event in it.events)
         assert it.outstanding(1) == 0
+
+
+async def test_what_it_closed_before_it_was_removed_is_not_removed_twice():
+    async with stage(1, 2) as it:
+        it.workers[1].say(wire.Close())
+        it.acceptor.remove(1)
+        await it.settled()
+        assert ("closed", 1) not in it.events
+
+
+async def test_no_more_are_under_way_than_a_worker_has_room_for():
+    async with stage() as it:
+        worker = await it.worker(1)
+        await it.connect(60)
+        for _ in range(4):  # its credit grows
+            worker.take_all()
+            worker.ack()
+            await it.settled()
+        for room in (3, 1, None):
+            worker.take_all()
+            worker.serve(16, room)
+            worker.ack()
+            await it.settled()
+            assert it.outstanding(1) == (room or MOST_CREDIT)
 
 
 # Trouble of our own

@@ -3,7 +3,7 @@
 Job: connect `everycore.run`, which owns the signal handlers, with the clusters opened inside it, without a
 global: a context variable that `run` sets and `Cluster` reads. Invariant: handlers are installed while a
 cluster is open and restored after the last; a process without a cluster keeps plain `asyncio.run`
-behaviour. Imports nothing of everycore.
+behaviour. Must not import the primary, which it only knows as `Stoppable`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import asyncio
 import signal
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
+
+from everycore.core.stopping import StopRequests
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,6 +38,7 @@ class Shutdown:
         self._clusters: set[Stoppable] = set()
         self._previous: dict[signal.Signals, Any] = {}
         self._draining: asyncio.Task[None] | None = None
+        self._requests = StopRequests()
         #: The signal that stopped us.
         self.signal: signal.Signals | None = None
 
@@ -67,12 +70,14 @@ class Shutdown:
         self._previous.clear()
 
     def _stop(self, number: signal.Signals) -> None:
-        first = self.signal is None
-        self.signal = self.signal or signal.Signals(number)
-        if first:
-            self._draining = self._loop.create_task(self._drain())
-        else:
-            self._main.cancel()
+        match self._requests.take(number, self._loop.time()):
+            case 0:
+                pass
+            case 1:
+                self.signal = signal.Signals(number)
+                self._draining = self._loop.create_task(self._drain())
+            case _:
+                self._main.cancel()
 
     async def _drain(self) -> None:
         try:

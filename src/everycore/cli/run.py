@@ -160,7 +160,7 @@ def _check_program(program: list[str], *, is_module: bool) -> list[str]:
         raise ConfigurationError("run", "needs a program: SCRIPT, or -m MODULE")
     if is_module:
         return ["-m", *program]
-    if program[0] == "-":
+    if program[0] in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
         raise ConfigurationError("run", "a program from standard input cannot be run several times")
     if not os.path.exists(program[0]):
         raise ConfigurationError("run", f"there is no file {program[0]!r}")

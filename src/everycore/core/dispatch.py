@@ -53,11 +53,15 @@ RECALL_AFTER: Final = 0.020
 class Lane:
     """The account of one worker's belt. The dispatcher alone writes it; a policy reads it."""
 
-    __slots__ = ("batch", "credit", "full", "given", "next_number", "pending", "stalled", "total", "worker")
+    __slots__ = (
+        "batch", "credit", "full", "given", "next_number", "pending", "room", "stalled", "total", "worker",
+    )  # fmt: skip
 
     def __init__(self, worker: int, batch: int, given: int) -> None:
         self.worker = worker
         self.batch = batch
+        #: Its server's limit lets it have so many un-acknowledged; None: as many as its credit.
+        self.room: int | None = None
         self.given = given
         self.total = 0
         self.credit = FIRST_CREDIT
@@ -75,7 +79,8 @@ class Lane:
     @property
     def has_room(self) -> bool:
         """Whether one more may be handed over."""
-        return len(self.pending) < self.credit
+        count = len(self.pending)
+        return count < self.credit and (self.room is None or count < self.room)
 
     def oldest(self) -> float | None:
         """When the oldest un-acknowledged connection was handed over."""
@@ -131,13 +136,17 @@ class Dispatcher:
 
     # --- lanes come and go --------------------------------------------------------------------------------
 
-    def join(self, worker: int, batch: int = 1) -> Lane:
-        """`worker` takes connections from now on, up to `batch` a message; again: it has room once more."""
+    def join(self, worker: int, batch: int = 1, room: int | None = None) -> Lane:
+        """`worker` takes connections from now on, up to `batch` a message, up to `room` un-acknowledged.
+
+        Again: it has room once more, or more or less of it.
+        """
         lane = self.lanes.get(worker)
         if lane is None:
             # A newcomer stands at the end of the row: it is owed nothing for the time before.
             lane = self.lanes[worker] = Lane(worker, batch, self._most_given)
         lane.batch = batch
+        lane.room = room
         lane.full = False
         return lane
 

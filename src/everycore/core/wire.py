@@ -294,9 +294,13 @@ class Rest(_Wire):
 
 
 class Serve(_Wire):
-    """Worker: give me connections, up to `batch` a message (1 for a plain `accept()`). Repeated: resumes."""
+    """Worker: give me connections, up to `batch` a message (1 for a plain `accept()`). Repeated: resumes.
+
+    `room`: and never more than so many that I have not acknowledged; None: as many as you like.
+    """
 
     batch: int
+    room: int | None = None
 
 
 class Acked(_Wire):

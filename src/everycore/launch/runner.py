@@ -135,7 +135,9 @@ def _run_as_main(name: str, namespace: dict[str, Any], ending: _Ending, *, alter
 
 
 def _absolute(path: str) -> str:
-    """As C makes the path of a script absolute: nothing is tidied."""
+    """As C makes the path of a script absolute: nothing is tidied, but for a lone dot."""
+    if path == ".":
+        return os.getcwd()
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
@@ -191,18 +193,19 @@ class _Ending:
         """Let the primary print it, if the program has not got as far as to listen."""
         if isinstance(error, KeyboardInterrupt):
             return False
-        if isinstance(error, RoleError):
+        if _is_about_roles(error):
             words = " ".join(self._program)
             return self._report(
                 "this program opens a Cluster of its own, and 'everycore run' is one already;"
                 f" start it with: python {words}",
                 STATUS_USAGE,
+                at_any_time=True,
             )
         lines = traceback.TracebackException(type(error), error, tail, compact=True).format()
         return self._report("".join(lines).rstrip("\n"), STATUS_NO_BOOT)
 
-    def _report(self, text: str, status: int) -> bool:
-        if self._context is None or self._context.has_listened:
+    def _report(self, text: str, status: int, *, at_any_time: bool = False) -> bool:
+        if self._context is None or (self._context.has_listened and not at_any_time):
             return False
         try:
             self._context.report(BootReport(text, status).message())
@@ -210,3 +213,10 @@ class _Ending:
             # Told to leave before it had listened, it has said good-bye: another one's failure is told.
             return self._context.drain is not None
         return True
+
+
+def _is_about_roles(error: BaseException) -> bool:
+    """Whether all that went wrong is that a worker wanted to be a primary; a task group wraps it."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_about_roles, error.exceptions))
+    return isinstance(error, RoleError)

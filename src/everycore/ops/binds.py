@@ -95,6 +95,8 @@ def _tcp(text: str, option: str) -> Bind:
         colon, port = rest[:1], rest[1:]
     else:
         host, colon, port = text.rpartition(":")
+        if "://" in text:
+            raise ConfigurationError(option, f"must be {FORMS}, not {text!r}")
         if ":" in host:
             raise ConfigurationError(
                 option, f"an IPv6 address stands in brackets, [::1]:8000, unlike {text!r}"

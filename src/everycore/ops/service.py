@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from everycore.core.stopping import StopRequests
 from everycore.errors import BootError
 from everycore.events import Message, Ready
 from everycore.model import Snapshot
@@ -89,15 +90,15 @@ class Service:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
-        asked: list[int] = []
+        requests = StopRequests()
 
         def on_signal(number: signal.Signals) -> None:
-            asked.append(number)
-            if len(asked) == 1:
-                _logger.info("%s: finishing the work at hand; once more ends it at once", number.name)
-                self._pool.stop()
-            elif len(asked) == 2:
-                task.cancel()
+            match requests.take(number, loop.time()):
+                case 1:
+                    _logger.info("%s: finishing the work at hand; once more ends it at once", number.name)
+                    self._pool.stop()
+                case 2:
+                    task.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal, number)

@@ -103,7 +103,7 @@ class Acceptor(ListenerHost):
         self._stop_polling()
 
     def _serve(self, worker: int, holder: Holder) -> None:
-        self.dispatcher.join(worker, holder.batch)
+        self.dispatcher.join(worker, holder.batch, holder.room)
         self._pump()
 
     def _abandon(self, worker: int, holder: Holder) -> None:
@@ -124,7 +124,8 @@ class Acceptor(ListenerHost):
             return
         now = self._loop.time()
         share: list[tuple[int, int, Any]] = []
-        while len(share) < MOST_AT_THE_END:
+        most = MOST_AT_THE_END if lane.room is None else lane.room - lane.outstanding
+        while len(share) < most:
             accepted = self._queue.popleft() if self._queue else self._accept_now()
             if accepted is None:
                 break
@@ -260,7 +261,7 @@ class Acceptor(ListenerHost):
     def _try_belt_again(self, worker: int) -> None:
         holder = self._holders.get(worker)
         if holder is not None and holder.ready and holder.batch:
-            self.dispatcher.join(worker, holder.batch)
+            self.dispatcher.join(worker, holder.batch, holder.room)
             self._pump()
 
     # --- what workers say ---------------------------------------------------------------------------------

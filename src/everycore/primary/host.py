@@ -42,6 +42,9 @@ class Holder:
     belt: Belt
     ready: bool
     batch: int = 0
+    room: int | None = None
+    #: It is being removed: its `Close` among its last words is no news, and would remove it a second time.
+    is_leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +182,9 @@ class ListenerHost(ABC):
     def remove(self, worker: int) -> None:
         """`worker` is gone, or has closed: first hear what it still said, then take back what it left."""
         holder = self._holders.get(worker)
-        if holder is None:
+        if holder is None or holder.is_leaving:
             return
+        holder.is_leaving = True
         self._loop.remove_reader(holder.belt.ours)
         self._read_upstream(worker, holder, last_words=True)
         self._holders.pop(worker, None)
@@ -282,16 +286,19 @@ class ListenerHost(ABC):
             close_all(fds)
             raise ProtocolError(f"{type(word).__name__} came with {len(fds)} descriptors")
         if type(word) is wire.Serve:
-            self._asked(worker, holder, word.batch)
+            self._asked(worker, holder, word)
         elif type(word) is wire.Close:
-            self._owner.closed(worker)
+            if not holder.is_leaving:
+                self._owner.closed(worker)
         else:
             self._take_note(worker, holder, word, fds)
 
-    def _asked(self, worker: int, holder: Holder, batch: int) -> None:
-        if not 1 <= batch <= MOST_BATCH:
-            raise ProtocolError(f"asked for {batch} connections a message")
-        is_first, holder.batch = not holder.batch, batch
+    def _asked(self, worker: int, holder: Holder, word: wire.Serve) -> None:
+        if not 1 <= word.batch <= MOST_BATCH:
+            raise ProtocolError(f"asked for {word.batch} connections a message")
+        if word.room is not None and word.room < 1:
+            raise ProtocolError(f"asked to be served, with room for {word.room} connections")
+        is_first, holder.batch, holder.room = not holder.batch, word.batch, word.room
         if is_first:
             self._owner.serving(worker)  # which may make it ready, and so serve it
         if holder.ready:

@@ -26,7 +26,9 @@ def open_sockets(binds: Sequence[Bind]) -> list[socket.socket]:
             try:
                 sockets.extend(opened.enter_context(sock) for sock in _open(bind))
             except OSError as error:
-                raise CannotBootError(f"cannot listen on {bind}: {_reason(error)}", STATUS_FAILED) from None
+                raise CannotBootError(
+                    f"cannot listen on {bind}: {_reason(bind, error)}", STATUS_FAILED
+                ) from None
         opened.pop_all()
         return sockets
 
@@ -63,7 +65,9 @@ def _open_all(host: str, port: int) -> Iterator[socket.socket]:
         raise lacking
 
 
-def _reason(error: OSError) -> str:
+def _reason(bind: Bind, error: OSError) -> str:
+    if isinstance(bind, FdBind) and error.strerror and error.strerror.startswith("cannot listen on "):
+        return error.strerror.partition(": ")[2]  # says what is wrong with the descriptor
     if isinstance(error, socket.gaierror) or error.errno is None:
         text = error.strerror or str(error)
     else:

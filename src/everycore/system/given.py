@@ -13,11 +13,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 from typing import Any, Final
 
-from everycore.system.sockets import DatagramSocket, StreamListener, short_name, use_mode
+from everycore.system.sockets import DatagramSocket, StreamListener, remove_stale, short_name, use_mode
 
+_SPARE: Final = re.compile(rb"\.everycore-(\d+)-\d+")
 #: How often a port that was free a moment ago may turn out to be taken.
 _ATTEMPTS: Final = 16
 
@@ -130,6 +132,7 @@ class GivenListener(StreamListener):
         if self._spare is not None or self._file is None or self.path is None:
             return
         folder = os.path.dirname(os.fsencode(self.path))
+        _remove_spares_of_the_dead(folder)
         spare = os.path.join(folder, b".everycore-%d-%d" % (os.getpid(), self._file[1]))
         try:
             os.link(self.path, spare, follow_symlinks=False)
@@ -142,3 +145,12 @@ class GivenListener(StreamListener):
         if spare is not None:
             with contextlib.suppress(OSError):
                 os.unlink(spare)
+
+
+def _remove_spares_of_the_dead(folder: bytes) -> None:
+    """A primary that was killed leaves the second name of its socket behind."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder or b"."):
+            match = _SPARE.fullmatch(name)
+            if match and not os.path.exists(b"/proc/" + match[1]):
+                remove_stale(os.path.join(folder, name), socket.SOCK_STREAM)

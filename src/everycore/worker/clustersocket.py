@@ -8,6 +8,7 @@ blocking mode belongs to the belt. Must not import asyncio, nor the primary's si
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import os
 import select
@@ -186,10 +187,10 @@ class ClusterSocket(socket.socket):
         if self.gettimeout() is not None:
             return belt.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
         while True:
-            try:
+            with contextlib.suppress(BlockingIOError, InterruptedError):
                 return belt.receive(self)
-            except (BlockingIOError, InterruptedError):
-                _ready((self,), _LONGEST_WAIT)
+            # Not while that is handled: whatever ends the wait would be told as what happened meanwhile.
+            _ready((self,), _LONGEST_WAIT)
 
     def shutdown(self, how: int, /) -> None:
         """Nothing: other workers listen on."""
@@ -256,8 +257,12 @@ class ClusterSocket(socket.socket):
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the end of the process the modules are empty, and the primary sees the end itself.
-        if getattr(self, "_lease", None) is not None and not _is_finalizing():
+        if _is_finalizing():
+            return
+        if getattr(self, "_lease", None) is not None:
             self._give_up()
+        finalize: Any = super()
+        finalize.__del__()  # as any socket's: it warns, and closes
 
 
 class SharedSocket(ClusterSocket):

@@ -26,9 +26,7 @@ Endpoint = Callable[..., Awaitable[tuple[Any, Any]]]
 
 def goes_through_primary(local_addr: Any, remote_addr: Any, more: dict[str, Any]) -> bool:
     """Whether an endpoint with these arguments is shared."""
-    return bool(local_addr) and not (
-        remote_addr or more.get("sock") is not None or more.get("reuse_port") or more.get("allow_broadcast")
-    )
+    return bool(local_addr) and not (remote_addr or more.get("sock") is not None or more.get("reuse_port"))
 
 
 async def open_endpoint(
@@ -43,6 +41,8 @@ async def open_endpoint(
     family, address = await where(loop, local_addr, more)
     listener = await resolving.ask(context, family, socket.SOCK_DGRAM, address, backlog=0, start=True)
     try:
+        if more.get("allow_broadcast"):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         listener.say(wire.Serve(1))
         transport, protocol = await inherited(protocol_factory, sock=listener)
     except BaseException:

@@ -1,8 +1,8 @@
 """How many connections of one server may be open in this worker: `everycore.limit_connections`.
 
 Job: count a server's connections, and tell who takes them when the server becomes full and when it has room
-again. Invariant: nobody is told twice running that it is full, nor that there is room; so the primary is told
-once, and resends nothing. (Node's worker says no to every single connection, and its primary offers the same
+again. Invariant: the primary is told once that a worker is full, and how much room there is before it is; so
+it resends nothing. (Node's worker says no to every single connection, and its primary offers the same
 one again at once: 4 000 to 7 000 times a second for one that waits, measured.) Must not import asyncio, nor
 the primary's side.
 """
@@ -37,12 +37,18 @@ class Limit:
         if on_drop is not None:
             check_plain(on_drop)
         self._most, self._on_drop = most, on_drop
-        self.look()
+        self._was_full = self.is_full
+        self._say()  # also of another amount of room
 
     @property
     def is_full(self) -> bool:
         """Whether the next connection is for another worker."""
         return self._most is not None and self.open >= self._most and self._on_drop is None
+
+    @property
+    def room(self) -> int | None:
+        """How many more may come to this worker; None: no limit, or one that is kept by closing them."""
+        return None if self._most is None or self._on_drop is not None else max(self._most - self.open, 0)
 
     def drop(self, fd: int, peer: Any) -> bool:
         """Close the connection `fd` if it is one too many, and to be dropped here; whether it was."""
@@ -62,11 +68,14 @@ class Limit:
         """Tell the watchers if the server has become full, or has room again."""
         if self._was_full is not (is_full := self.is_full):
             self._was_full = is_full
-            for tell in tuple(self._on_change):
-                tell()
+            self._say()
+
+    def _say(self) -> None:
+        for tell in tuple(self._on_change):
+            tell()
 
     def watch(self, tell: Callable[[], None]) -> None:
-        """Call `tell` whenever `is_full` has changed. Kept as long as the server."""
+        """Call `tell` whenever `is_full` or the limit has changed. Kept as long as the server."""
         self._on_change.append(tell)
 
 

@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
+from everycore.core.dispatch import MOST_CREDIT
 from everycore.system import belt, sockets
 from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.limits import Limit
@@ -37,8 +38,8 @@ class Reception:
     """Takes the connections of one `ClusterSocket`; a subclass says in `give` what becomes of each."""
 
     __slots__ = (
-        "__weakref__", "_context", "_is_short", "_loop", "_rest", "_said_full", "_sock",
-        "_taken", "_unacked", "_waits", "_was_single", "limit",
+        "__weakref__", "_context", "_is_short", "_loop", "_rest", "_sock", "_taken", "_told",
+         "_unacked", "_waits", "_was_single", "limit",
     )  # fmt: skip
 
     #: Turns between giving a connection to the program and acknowledging it: until the first data callback,
@@ -54,7 +55,8 @@ class Reception:
         self.limit = limit
         self._waits: asyncio.TimerHandle | None = None
         self._is_short = False
-        self._said_full = False
+        #: The room that the primary knows of; 0: it was told that there is none, None: without limit.
+        self._told: int | None = None
         #: Messages that were given to the program and are not acknowledged yet.
         self._unacked = 0
         self._was_single = False
@@ -115,6 +117,8 @@ class Reception:
         if truncated or lost or (fds and fds[-1] >= self._context.descriptor_limit):
             self._run_short(lost)
         limit.look()
+        if self._told is not None or limit.room is not None:
+            self._tell()
         last = handover.first + max(len(handover.peers), 1) - 1
         self._unacked += 1
         self._taken += len(handover.peers)
@@ -160,12 +164,14 @@ class Reception:
     # --- no room ------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        """Say that this worker is full, or has room, if the primary believes the other."""
-        is_full = self._is_short or self.limit.is_full
-        if is_full is self._said_full or self._sock.lease is None:
+        """Say that this worker is full, or how much room it has, if the primary believes something else."""
+        room = 0 if self._is_short else self.limit.room
+        if room is not None and room >= MOST_CREDIT:
+            room = None  # more than the primary would give at once
+        if room == self._told or self._sock.lease is None:
             return
-        if self._sock.say(wire.Full() if is_full else wire.Serve(belt.MOST_BATCH)):
-            self._said_full = is_full
+        if self._sock.say(wire.Full() if room == 0 else wire.Serve(belt.MOST_BATCH, room)):
+            self._told = room
         elif self._waits is None:
             self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
 

@@ -64,6 +64,30 @@ class StampedSelector(selectors.EpollSelector):
             self._board.idle(False)
 
 
+class Watch:
+    """What `Turn` is, for a loop that waits in poll(2) or select(2): there is no row, all are woken."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, callback: Callable[[], None]) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._callback = callback
+        self.is_in = True
+
+    def step_out(self) -> None:
+        """Be not woken for a while."""
+        self.is_in = False
+        self._loop.remove_reader(self._fd)
+
+    def to_the_end(self) -> None:
+        """Be woken again."""
+        if not self.is_in:
+            self.is_in = True
+            self._loop.add_reader(self._fd, self._callback)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class SharedReception:
     """Takes connections from a shared listener, in turn with the other workers."""
 
@@ -97,8 +121,8 @@ class SharedReception:
         self._limit = limit
         #: Until a connection's handler has begun, if its data was already there.
         self._turns = turns
-        self._turn: Turn | None = None
-        self._baton: Turn | None = None
+        self._turn: Turn | Watch | None = None
+        self._baton: Turn | Watch | None = None
         self._gate: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -124,16 +148,20 @@ class SharedReception:
     def _stand_in_line(self) -> None:
         if self._sock.fileno() < 0:
             return
-        epoll_fd = _epoll_of(self._loop)
         try:
-            turn = Turn(epoll_fd, self._sock.fileno())
-            baton = Turn(epoll_fd, self._sock.baton) if self._sock.baton >= 0 else None
+            turn = self._place_of(self._sock.fileno(), self._on_readable)
+            baton = self._place_of(self._sock.baton, self._on_baton) if self._sock.baton >= 0 else None
         except FileNotFoundError:  # libuv registers what was added when it next waits
             self._loop.call_soon(self._stand_in_line)
         else:
             self._turn, self._baton = turn, baton
+            self._limit.look()  # somebody may have come before there was a row to leave
             if self._limit.is_full:
                 self._leave_row()
+
+    def _place_of(self, fd: int, callback: Callable[[], None]) -> Turn | Watch:
+        epoll_fd = _epoll_of(self._loop)
+        return Watch(self._loop, fd, callback) if epoll_fd is None else Turn(epoll_fd, fd)
 
     def _end(self) -> None:
         """The socket is about to be closed."""
@@ -278,7 +306,9 @@ class SharedReception:
             self._turn.to_the_end()
 
 
-def _epoll_of(loop: Any) -> int:
-    """The descriptor that the loop waits on: of asyncio's selector, or of libuv."""
+def _epoll_of(loop: Any) -> int | None:
+    """The epoll that the loop waits on, asyncio's or libuv's; None: it waits in something else."""
     selector = getattr(loop, "_selector", None)
-    return int(selector.fileno() if selector is not None else loop._get_backend_id())
+    if selector is None:
+        return int(loop._get_backend_id())
+    return int(selector.fileno()) if isinstance(selector, selectors.EpollSelector) else None
