@@ -24,6 +24,8 @@ POLICIES: Final = ("round_robin", "shared")
 POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
 #: The first descriptor that is no standard stream.
 _FIRST_OTHER: Final = 3
+#: What -1 is as an unsigned number: no user and no group.
+_NOBODY: Final = 2**32 - 1
 #: What `loop=` and `--loop` know; "auto" is uvloop where it is installed, in a worker.
 LOOPS: Final = ("auto", "asyncio", "uvloop")
 
@@ -67,6 +69,15 @@ class Settings:
     def __post_init__(self) -> None:
         _check_strings("args", self.args)
         _check_strings("exec_argv", self.exec_argv)
+        _check_path("exec", self.exec if isinstance(self.exec, (str, os.PathLike)) else None)
+        _check_path("cwd", self.cwd)
+        for name, who in (("uid", self.uid), ("gid", self.gid)):
+            _check_who(name, who)
+        if self.groups is not None:
+            if isinstance(self.groups, (str, bytes)) or not isinstance(self.groups, Sequence):
+                raise ConfigurationError("groups", f"must be a sequence of groups, not {self.groups!r}")
+            for group in self.groups:
+                _check_who("groups", group)
         if self.exec is not None and not isinstance(self.exec, (str, os.PathLike)):
             _check_strings("exec", self.exec)
             if not self.exec:
@@ -101,6 +112,28 @@ def _check_strings(name: str, value: object) -> None:
     for item in value:
         if not isinstance(item, str) or "\0" in item:
             raise ConfigurationError(name, f"every item must be a string without NUL, not {item!r}")
+
+
+def _check_path(name: str, value: str | os.PathLike[str] | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigurationError(name, f"must be a path, not {value!r}")
+    if not (path := os.fspath(value)) or "\0" in path:
+        raise ConfigurationError(name, f"must be a path, not empty and without NUL, not {path!r}")
+
+
+def _check_who(name: str, value: object) -> None:
+    """A user or a group: its name, or its number (credentials(7): -1 means none)."""
+    match value:
+        case None | bool():
+            is_one = value is None
+        case int():
+            is_one = 0 <= value < _NOBODY
+        case _:
+            is_one = isinstance(value, str) and bool(value)
+    if not is_one:
+        raise ConfigurationError(name, f"must be a name or a number from 0 to {_NOBODY - 1}, not {value!r}")
 
 
 def _check_descriptors(value: object) -> None:

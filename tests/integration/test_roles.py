@@ -93,6 +93,29 @@ class TestArguments:
         with pytest.raises(ConfigurationError, match="max_message"):
             Cluster(max_message=value)
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("uid", -5),
+            ("uid", True),
+            ("uid", ""),
+            ("uid", 2**33),
+            ("gid", -1),
+            ("groups", [-3]),
+            ("groups", 5),
+            ("groups", "staff"),
+            ("cwd", "a\0b"),
+            ("cwd", 5),
+            ("exec", ""),
+            ("exec", "a\0b"),
+        ],
+        ids=repr,
+    )
+    def test_settings_that_no_process_can_have(self, name, value):
+        with pytest.raises(ConfigurationError) as caught:
+            Settings(**{name: value})
+        assert caught.value.setting == name
+
     def test_choices_list_what_is_known(self):
         with pytest.raises(ConfigurationError, match=r"when_no_worker.*refuse, hold"):
             Cluster(when_no_worker="panic")  # type: ignore[arg-type]

@@ -243,8 +243,8 @@ def resolve_identity(
     """Numbers for names, the user's own groups as initgroups(3) would set them, and HOME, USER, LOGNAME."""
     env: dict[str, str] = {}
     number = _user(uid) if uid is not None else None
-    group = _group(gid) if gid is not None else None
-    members = None if groups is None else tuple(_group(name) for name in groups)
+    group = _group("gid", gid) if gid is not None else None
+    members = None if groups is None else tuple(_group("groups", name) for name in groups)
     if number is not None:
         try:
             entry = pwd.getpwuid(number)
@@ -266,10 +266,10 @@ def _user(name: int | str) -> int:
         raise ConfigurationError("uid", f"there is no user {name!r}") from None
 
 
-def _group(name: int | str) -> int:
+def _group(setting: str, name: int | str) -> int:
     if isinstance(name, int):
         return name
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        raise ConfigurationError("gid", f"there is no group {name!r}") from None
+        raise ConfigurationError(setting, f"there is no group {name!r}") from None

@@ -14,7 +14,7 @@ import signal as signals
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=events.Event)
 log = logging.getLogger("everycore")
+
+#: How long the kernel may take from closing a dead primary's sockets to killing its workers, in seconds.
+_KERNELS_TURN: Final = 0.1
 
 
 class WorkerContext:
@@ -297,11 +300,15 @@ class WorkerContext:
             self.exit_code = ORPHANED
         self._channel_closed()
         grace = self._post.ticket.orphan_grace
-        self.begin_drain(grace)
         assert self._loop is not None
-        self._loop.call_later(
-            grace + 1.0, os._exit, ORPHANED
-        )  # a main task that does not let itself be cancelled
+        if grace:
+            self.begin_drain(grace)
+        else:
+            # If the primary has died the kernel kills this process, a moment after it has closed the channel;
+            # what began to end in between would only make noise.
+            self._loop.call_later(_KERNELS_TURN, self.begin_drain, grace)
+        # A main task that does not let itself be cancelled:
+        self._loop.call_later(grace + 1.0, os._exit, ORPHANED)
 
     def close_channel(self) -> None:
         """Step 4: we close it ourselves."""
