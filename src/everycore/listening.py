@@ -107,8 +107,8 @@ def _resolve(address: Any, family: int | None, kind: int) -> tuple[Any, int]:
     host, port = address[0], address[1]
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ConfigurationError("address", f"the port must be between 0 and 65535, not {port!r}")
-    if kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        raise OSError(errno.EOPNOTSUPP, f"cannot listen on {host}:{port}: {os.strerror(errno.EOPNOTSUPP)}")
+    if kind not in sockets.KINDS:  # getaddrinfo would say something else
+        raise sockets.listen_error(errno.EOPNOTSUPP, sockets.describe(address))
     try:
         infos = socket.getaddrinfo(host or None, port, family or 0, kind, 0, socket.AI_PASSIVE)
     except socket.gaierror as exc:

@@ -69,19 +69,18 @@ class Settings:
     def __post_init__(self) -> None:
         _check_strings("args", self.args)
         _check_strings("exec_argv", self.exec_argv)
-        _check_path("exec", self.exec if isinstance(self.exec, (str, os.PathLike)) else None)
-        _check_path("cwd", self.cwd)
-        for name, who in (("uid", self.uid), ("gid", self.gid)):
-            _check_who(name, who)
-        if self.groups is not None:
-            if isinstance(self.groups, (str, bytes)) or not isinstance(self.groups, Sequence):
-                raise ConfigurationError("groups", f"must be a sequence of groups, not {self.groups!r}")
-            for group in self.groups:
-                _check_who("groups", group)
-        if self.exec is not None and not isinstance(self.exec, (str, os.PathLike)):
+        if self.exec is None or isinstance(self.exec, (str, os.PathLike)):
+            _check_path("exec", self.exec)
+        else:
             _check_strings("exec", self.exec)
             if not self.exec:
                 raise ConfigurationError("exec", "an argument vector needs at least the program")
+        _check_path("cwd", self.cwd)
+        _check_who("uid", () if self.uid is None else (self.uid,))
+        _check_who("gid", () if self.gid is None else (self.gid,))
+        if self.groups is not None:
+            _check_sequence("groups", self.groups, "a sequence of groups")
+            _check_who("groups", self.groups)
         check_env("env", self.env)
         _check_descriptors(self.pass_fds)
         _check_addresses(self.addresses)
@@ -104,12 +103,16 @@ class Settings:
         return replace(self, **changes)
 
 
+def _check_sequence(name: str, value: object, what: str) -> Sequence[Any]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise ConfigurationError(name, f"must be {what}, not {value!r}")
+    return value
+
+
 def _check_strings(name: str, value: object) -> None:
     if value is None:
         return
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise ConfigurationError(name, f"must be a sequence of strings, not {value!r}")
-    for item in value:
+    for item in _check_sequence(name, value, "a sequence of strings"):
         if not isinstance(item, str) or "\0" in item:
             raise ConfigurationError(name, f"every item must be a string without NUL, not {item!r}")
 
@@ -123,23 +126,21 @@ def _check_path(name: str, value: str | os.PathLike[str] | None) -> None:
         raise ConfigurationError(name, f"must be a path, not empty and without NUL, not {path!r}")
 
 
-def _check_who(name: str, value: object) -> None:
-    """A user or a group: its name, or its number (credentials(7): -1 means none)."""
-    match value:
-        case None | bool():
-            is_one = value is None
-        case int():
-            is_one = 0 <= value < _NOBODY
-        case _:
-            is_one = isinstance(value, str) and bool(value)
-    if not is_one:
+def _check_who(name: str, values: Sequence[object]) -> None:
+    """Users or groups: names, or numbers (credentials(7): -1 means none)."""
+    for value in values:
+        match value:
+            case bool():
+                pass
+            case int() if 0 <= value < _NOBODY:
+                continue
+            case str() if value and "\0" not in value:
+                continue
         raise ConfigurationError(name, f"must be a name or a number from 0 to {_NOBODY - 1}, not {value!r}")
 
 
 def _check_descriptors(value: object) -> None:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise ConfigurationError("pass_fds", f"must be a sequence of descriptors, not {value!r}")
-    for fd in value:
+    for fd in _check_sequence("pass_fds", value, "a sequence of descriptors"):
         if isinstance(fd, bool) or not isinstance(fd, int) or fd < 0:
             raise ConfigurationError("pass_fds", f"{fd!r} is not the number of a descriptor")
         if fd < _FIRST_OTHER:
@@ -147,9 +148,7 @@ def _check_descriptors(value: object) -> None:
 
 
 def _check_addresses(value: object) -> None:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise ConfigurationError("addresses", f"must be a sequence, not {value!r}")
-    for address in value:
+    for address in _check_sequence("addresses", value, "a sequence"):
         match address:
             case (str(host), int()) if _is_numeric(host):
                 continue

@@ -409,6 +409,16 @@ def world_of(count: int, batch: int = 1) -> World:
     return world
 
 
+def world_in_full_credit() -> World:
+    """One worker, which demand has given all the credit there is, and nothing under way."""
+    world = world_of(1, batch=16)
+    while world.dispatcher.lanes[1].credit < MOST_CREDIT:
+        world.connect(50)
+        world.work(1)
+    world.settle()
+    return world
+
+
 class TestTurns:
     @pytest.mark.parametrize("count", [1, 2, 3, 8])
     def test_one_by_one_is_strictly_in_turn(self, count):
@@ -515,11 +525,7 @@ class TestCredit:
         assert world.dispatcher.lanes[1].credit == FIRST_CREDIT
 
     def test_it_falls_to_one_when_a_pick_up_was_slow(self):
-        world = world_of(1, batch=16)
-        while world.dispatcher.lanes[1].credit < MOST_CREDIT:
-            world.connect(50)
-            world.work(1)
-        world.settle()
+        world = world_in_full_credit()
         world.connect()
         world.advance(2 * SLOW_PICK_UP)
         world.work(1)
@@ -566,11 +572,7 @@ class TestCost:
         assert self.costly(world, 0.0).is_costly
 
     def test_then_credit_does_not_grow_and_what_has_grown_is_not_used(self):
-        world = world_of(1, batch=16)
-        while world.dispatcher.lanes[1].credit < MOST_CREDIT:
-            world.connect(50)
-            world.work(1)
-        world.settle()
+        world = world_in_full_credit()
         self.costly(world, 2 * COSTLY)
         world.connect(50)
         assert world.dispatcher.lanes[1].outstanding == FIRST_CREDIT

@@ -236,7 +236,7 @@ class Acceptor(ListenerHost):
 
     def _send(self, lane: Lane, share: list[tuple[int, int, Any]]) -> None:
         holder = self._holders[lane.worker]
-        size = 1 if self.dispatcher.is_costly else max(lane.batch, 1)
+        size = 1 if self.dispatcher.is_costly else lane.batch
         for start in range(0, len(share), size):
             part = share[start : start + size]
             fds = [fd for _, fd, _ in part]

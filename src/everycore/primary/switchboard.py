@@ -28,6 +28,8 @@ from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import close_all, duplicate
 from everycore.system.given import GivenListener, bind_given, is_v6only
 from everycore.system.sockets import (
+    FAMILIES,
+    KINDS,
     DatagramSocket,
     StreamListener,
     describe,
@@ -35,10 +37,6 @@ from everycore.system.sockets import (
     off_the_wire,
     on_the_wire,
 )
-
-#: Families and kinds that can be listened on through the primary.
-_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
-_KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
 
 @dataclass(slots=True)
@@ -99,7 +97,7 @@ class Switchboard:
         self.hear(worker)
         key = _key_of(request)
         what = f"descriptor {key.fd}" if key.fd is not None else describe(key.address, key.family)
-        if key.kind not in _KINDS or (key.fd is None and key.family not in _FAMILIES):
+        if key.kind not in KINDS or (key.fd is None and key.family not in FAMILIES):
             raise listen_error(errno.EOPNOTSUPP, what)
         answer = self._book.ask(worker, key, v6only=request.v6only)
         if isinstance(answer, Conflict):
@@ -140,7 +138,7 @@ class Switchboard:
         v6only = is_v6only(given)
         with contextlib.ExitStack() as stack:
             stack.callback(given.close)
-            if key.kind not in _KINDS or key.family not in _FAMILIES:
+            if key.kind not in KINDS or key.family not in FAMILIES:
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
             answer = self._book.ask(worker, key, v6only=v6only)
             if isinstance(answer, Conflict):

@@ -14,10 +14,13 @@ import os
 import socket
 import stat
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 from everycore.system.descriptors import duplicate, is_socket
 
+#: Families and kinds that can be listened on through the primary.
+FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+KINDS: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 #: sun_path of sockaddr_un (unix(7)), with its final NUL.
 _LONGEST_PATH = 108
 _LARGEST_INT = 2**31 - 1

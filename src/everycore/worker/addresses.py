@@ -10,8 +10,8 @@ import os
 import socket
 from typing import Any, Final
 
-_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
-_KINDS: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+from everycore.system import sockets
+
 #: sun_path of sockaddr_un (unix(7)), with its final NUL.
 _LONGEST_PATH: Final = 108
 #: multiprocessing's own sockets lie in folders of such names (`multiprocessing.util.get_temp_dir`). Its
@@ -24,7 +24,7 @@ def cluster_address(sock: socket.socket, address: Any) -> Any:
 
     Raises OSError, as `bind`, for a host that has no address.
     """
-    if sock.family not in _FAMILIES or sock.type not in _KINDS or _shares_its_port(sock):
+    if sock.family not in sockets.FAMILIES or sock.type not in sockets.KINDS or _shares_its_port(sock):
         return None
     if sock.family == socket.AF_UNIX:
         return _path(address)

@@ -31,13 +31,13 @@ ORPHANED: Final = 75
 #: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
 _LOOK: Final = 0.05
 #: Seconds between two signals to a main thread that has not ended by the first.
-_AGAIN: Final = 0.1
+AGAIN: Final = 0.1
 
 _DEFAULT_HANDLERS: Final = (signal.SIG_DFL, signal.default_int_handler)
 
 # As they were before gevent replaced them: a signal handler can't wait for a greenlet to start.
 start_thread: Final = _thread.start_new_thread
-_sleep: Final = time.sleep
+sleep: Final = time.sleep
 
 
 class Post:
@@ -111,13 +111,13 @@ class Terminator:
         self._post = post
         self.has_helper = False
         #: The main thread has heard that it is to end.
-        self._has_ended = False
+        self._has_heard = False
         #: Nothing is left to be waited for.
         self.is_over = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self._post.only_note:
-            self._has_ended = True
+            self._has_heard = True
             self._post.noted.append(number)
             return
         if self.is_over:
@@ -129,20 +129,20 @@ class Terminator:
 
     def end(self, frame: FrameType | None) -> None:
         """In the main thread: end the program."""
-        if not self._has_ended:
-            self._has_ended = True
+        if not self._has_heard:
+            self._has_heard = True
             raise SystemExit(0)
 
     def _leave(self, number: int) -> None:
         self.wait()
-        while not self._has_ended:  # a signal may come in the moment before a system call, and wake nobody
+        while not self._has_heard:  # a signal may come in the moment before a system call, and wake nobody
             handler = signal.getsignal(number)
             if self._post.only_note and handler in _DEFAULT_HANDLERS:
                 return  # a loop of ours has left, and its handlers with it: these are the last things
             os.kill(os.getpid(), number)
             if handler is not self:
                 return  # a loop's: it hears the first one
-            _sleep(_AGAIN)
+            sleep(AGAIN)
 
     def wait(self) -> None:
         """Tell the primary, and wait until no connection is open or grace is over."""
@@ -152,7 +152,7 @@ class Terminator:
         except (OSError, EverycoreError):
             pass  # the primary is gone, or stopped: we leave all the same
         while self._works() and time.monotonic() < deadline:
-            _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
+            sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self.is_over = True
 
     def _works(self) -> bool:

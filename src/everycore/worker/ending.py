@@ -12,21 +12,17 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from everycore.worker.boot import Post, Terminator, start_thread
+from everycore.worker.boot import AGAIN, Post, Terminator, sleep, start_thread
 
-#: Seconds between two signals to a program whose threads go on without its main thread.
-_AGAIN: Final = 0.1
 #: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
 #: in the last turns of its loop, which SystemExit would break off with a traceback. Seconds.
 _LAST_TURNS: Final = 0.5
 #: The main thread has so long to end by a signal, before it is SIGKILL. Seconds.
 _LAST_WORD: Final = 1.0
-_sleep: Final = time.sleep  # as it was before gevent replaced it
 
 
 class ProgramTerminator(Terminator):
@@ -49,9 +45,9 @@ class ProgramTerminator(Terminator):
     def end(self, frame: FrameType | None) -> None:
         """In the main thread: end the program."""
         waits = _waits_for_threads(frame)
-        if self._has_ended and not waits:
+        if self._has_heard and not waits:
             return  # it is at its last things
-        self._has_ended = True
+        self._has_heard = True
         interrupted: Any = signal.getsignal(signal.SIGINT)
         if str(getattr(interrupted, "__module__", "")).startswith("trio."):
             interrupted(signal.SIGINT, frame)  # to its main task, as KeyboardInterrupt
@@ -64,10 +60,10 @@ class ProgramTerminator(Terminator):
     def _leave(self, number: int) -> None:
         self.wait()
         if self._in_loop:
-            _sleep(_LAST_TURNS)
+            sleep(_LAST_TURNS)
         os.kill(os.getpid(), number)
         while signal.getsignal(number) is self:
-            _sleep(_AGAIN)
+            sleep(AGAIN)
             os.kill(os.getpid(), number)
 
     def is_interrupt(self, error: BaseException) -> bool:
@@ -110,11 +106,11 @@ class LastResort:
             start_thread(self._wait, (number,))
 
     def _wait(self, number: int) -> None:
-        _sleep(self._grace)
+        sleep(self._grace)
         if not self._has_heard():
             self._is_over = True
             os.kill(os.getpid(), number)
-            _sleep(_LAST_WORD)
+            sleep(_LAST_WORD)
             os.kill(os.getpid(), signal.SIGKILL)
 
 

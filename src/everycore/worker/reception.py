@@ -39,7 +39,7 @@ class Reception:
 
     __slots__ = (
         "__weakref__", "_context", "_is_short", "_loop", "_rest", "_sock", "_taken", "_told",
-         "_unacked", "_waits", "_was_single", "limit",
+        "_unacked", "_waits", "_was_single", "limit",
     )  # fmt: skip
 
     #: Turns between giving a connection to the program and acknowledging it: until the first data callback,
@@ -116,8 +116,8 @@ class Reception:
         lost = len(handover.peers) - len(fds)
         if truncated or lost or (fds and fds[-1] >= self._context.descriptor_limit):
             self._run_short(lost)
-        limit.look()
-        if self._told is not None or limit.room is not None:
+        if limit.room is not None or self._told is not None:
+            limit.look()
             self._tell()
         last = handover.first + max(len(handover.peers), 1) - 1
         self._unacked += 1

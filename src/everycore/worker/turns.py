@@ -192,7 +192,7 @@ class SharedReception:
             # fewer (measured with two workers: 1.10 times a plain shared listener's throughput, 1.04 with one
             # more); and there is no row to go to the end of.
             for _ in range(MOST_AT_ONCE - 1):
-                if self._take() < 0:
+                if self._take() < 0 or self._turn is None:  # none there, or closed by the program meanwhile
                     break
         else:
             self._yield_or_queue()
@@ -201,7 +201,9 @@ class SharedReception:
         """The program has been given the last one `turns` turns from now: back to the row."""
         if turns:
             self._loop.call_soon(self._after, turns - 1)
-        elif self._turn is not None and self._gate is None and not self._turn.is_in and self._may_be_in():
+        elif self._turn is None or self._gate is not None or self._turn.is_in or self._has_left:
+            return  # ended, or in or out of the row for another reason meanwhile
+        elif not self._limit.is_full:
             self._yield_or_queue()
 
     def _yield_or_queue(self) -> None:
@@ -212,17 +214,15 @@ class SharedReception:
         else:
             self._turn.to_the_end()
 
-    def _may_be_in(self) -> bool:
-        """Whether the socket is open, and neither limit nor descriptors keep this worker out."""
-        has_left = self._baton is not None and not self._baton.is_in
-        return self._sock.fileno() >= 0 and not has_left and not self._limit.is_full
+    @property
+    def _has_left(self) -> bool:
+        """Whether this worker is out for the baton as well: at its limit, or short of descriptors."""
+        return self._baton is not None and not self._baton.is_in
 
     def _take(self) -> int:
         """Accept one connection and give it to the program; its descriptor, or -1 if there was none."""
         if self._limit.is_full:
             self._limit.look()
-            return -1
-        if self._sock.fileno() < 0:  # closed by the program, as it was given the last one
             return -1
         try:
             fd, peer = self._sock._accept()
@@ -276,7 +276,7 @@ class SharedReception:
 
     def _reconsider(self) -> None:
         """A connection has ended: short ones would else leave this worker idle for the whole gate."""
-        if self._gate is None or (self._baton is not None and not self._baton.is_in):
+        if self._gate is None or self._has_left:
             return
         if self._board.should_yield(MOST_EXCESS):
             self._context.connections.when_fewer(self._reconsider)
@@ -286,7 +286,7 @@ class SharedReception:
 
     def _come_back(self) -> None:
         self._gate = None
-        if self._turn is None or self._sock.fileno() < 0 or self._limit.is_full:
+        if self._turn is None or self._limit.is_full:
             return
         if self._baton is not None and not self._baton.is_in:
             if not has_descriptors(self._sock.fileno(), self._context.descriptor_limit):
@@ -297,7 +297,7 @@ class SharedReception:
 
     def _on_baton(self) -> None:
         """Somebody may have swallowed a wake-up: look again, and let another have the next baton."""
-        if self._baton is not None and not self._baton.is_in:
+        if self._has_left:
             return  # told in the same turn in which this worker left the row: it is for another
         if take_baton(self._sock.baton) and self._turn is not None:
             self._open_gate()
