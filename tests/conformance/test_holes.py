@@ -15,7 +15,7 @@ import struct
 import pytest
 
 import everycore
-from everycore import BootError, Cluster, ExitStatus, Listening, Pool, Ready, Settings
+from everycore import BootError, ExitStatus, Listening, Pool, Ready, Settings
 from tests.integration.crowds import both_loops, servers
 from tests.integration.traffic import (
     NEVER,
@@ -28,10 +28,11 @@ from tests.integration.traffic import (
     free_port,
     is_refused,
     listening_sockets,
+    until_on_belt,
     within,
 )
-from tests.integration.workers import ECHO, IDLE, eventually, worker_script
-from tests.kit import open_fds, turn, wait_gone
+from tests.integration.workers import ECHO, IDLE, worker_script
+from tests.kit import open_fds, wait_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
@@ -44,16 +45,6 @@ for name in os.listdir("/proc/self/fd"):
         if (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM):
             sock.shutdown(socket.SHUT_RDWR)
 """
-
-
-async def given_to(cluster: Cluster, agent: Agent, number: int = 1) -> None:
-    """When at least `number` connections were handed to it that it has not acknowledged."""
-
-    def outstanding() -> int:
-        (found,) = [worker for worker in cluster.snapshot().workers if worker.id == agent.id]
-        return found.outstanding
-
-    await eventually(lambda: outstanding() >= number, turn)
 
 
 # 1, 5, 7: connections on their way
@@ -73,7 +64,7 @@ async def test_hole_01_on_its_way_to_a_dying_worker(tmp_path, how, loop):
         async with closing([]) as clients:
             async with one.standing_still(then=how if how != "SIGKILL" else ""):
                 clients += [await Client.open(address) for _ in range(4)]
-                await given_to(cluster, one)
+                await until_on_belt(cluster, one)
                 if how == "SIGKILL":
                     one.worker.kill(signal.SIGKILL)
                     await within(one.worker.wait())
@@ -99,7 +90,7 @@ async def test_hole_05_for_a_worker_whose_channel_is_down(tmp_path, how):
             else:
                 async with one.standing_still(then=CUT_CHANNEL + "signal.pause()"):
                     clients += [await Client.open(address) for _ in range(4)]
-                    await given_to(cluster, one)
+                    await until_on_belt(cluster, one)
             socks = [socket.create_connection(address) for _ in range(8)]
             clients += [Client(*await asyncio.open_connection(sock=sock)) for sock in socks]
             assert {await client.greeting() for client in clients} == {two.id}
@@ -120,7 +111,7 @@ async def test_hole_07_after_the_last_worker_went(tmp_path, how):
             async with closing([]) as clients:
                 async with worker.standing_still(then=how):
                     clients += [await Client.open(address) for _ in range(in_flight * 2)]
-                    await given_to(cluster, worker, in_flight)
+                    await until_on_belt(cluster, worker, in_flight)
                 if how == "me.disconnect()":  # it serves those who had come, as there is nobody else
                     assert [await client.greeting() for client in clients] == [worker.id] * len(clients)
                 else:
@@ -168,7 +159,7 @@ async def test_hole_13_back_pressure(tmp_path):
         async with closing([]) as clients:
             async with one.standing_still():
                 clients += [await Client.open(address) for _ in range(60)]
-                await given_to(cluster, one)
+                await until_on_belt(cluster, one)
                 (listener,) = cluster.snapshot().listeners
                 (sock,) = listening_sockets(address[1])
                 with sock:

@@ -28,6 +28,7 @@ from tests.integration.traffic import (
     one_by_one,
     ordinary_user,
     servers,
+    until_on_belt,
     within,
 )
 from tests.kit import open_fds, wait_gone
@@ -47,24 +48,6 @@ async def burst(address, size):
     clients = list(await asyncio.gather(*(Client.open(address) for _ in range(size))))
     await greetings(clients)
     return clients
-
-
-def outstanding(cluster, worker):
-    (snapshot,) = [one for one in cluster.snapshot().workers if one.id == worker.id]
-    return snapshot.outstanding
-
-
-async def until_on_belt(cluster, worker, number=1):
-    """When at least `number` connections were handed to `worker` and not picked up.
-
-    How many depends on how soon they came one after the other: who has one too long is passed over.
-    """
-
-    async def look():
-        while outstanding(cluster, worker) < number:  # noqa: ASYNC110 - no event says it
-            await asyncio.sleep(0.001)  # noqa: TID251 - the same
-
-    await within(look())
 
 
 # Whose turn it is

@@ -69,7 +69,7 @@ def shared_servers(tmp_path, loop, count, **options):
 async def none_open(workers):
     """Every worker has noticed that its clients left."""
     for worker in workers:
-        await worker.do("while me.connections.open: await asyncio.sleep(0.001)")
+        await worker.do("while me.connections.open: await asyncio.sleep(0)")
 
 
 class TestBalance:
@@ -616,7 +616,7 @@ except OSError:
             opened = [await Client.open(address) for _ in range(60)]
             async with closing(opened):
                 answered = [asyncio.create_task(client.greeting()) for client in opened]
-                await one.do("while me.connections.open < 10: await asyncio.sleep(0.001)")
+                await one.do("while me.connections.open < 10: await asyncio.sleep(0)")
                 await one.do("open('/dev/null').close()")
                 assert not all(task.done() for task in answered)
                 # As some leave, others are let in.

@@ -151,7 +151,7 @@ server = await asyncio.get_running_loop().create_server(Careless, "127.0.0.1", 0
             client = await Client.open(tuple(await worker.get("server.sockets[0].getsockname()")))
             try:
                 await within(
-                    worker.do("while me.connections.open:\n    gc.collect()\n    await asyncio.sleep(0.001)")
+                    worker.do("while me.connections.open:\n    gc.collect()\n    await asyncio.sleep(0)")
                 )
                 assert await client.ended() == b""
             finally:
@@ -186,7 +186,7 @@ server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0
             await first.close()
             await second.close()
             assert await worker.get("told") == ["LookupError('on purpose')"]
-            await within(worker.do("while me.connections.open: await asyncio.sleep(0.001)"))
+            await within(worker.do("while me.connections.open: await asyncio.sleep(0)"))
 
     async def test_serve_forever_ends_when_the_server_is_closed(self, tmp_path):
         async with agents(tmp_path) as (_, worker):
@@ -255,7 +255,7 @@ class TestManyConnections:
 
             async def look() -> list[list[int]]:
                 for worker in workers:
-                    await within(worker.do("while me.connections.open: await asyncio.sleep(0.001)"))
+                    await within(worker.do("while me.connections.open: await asyncio.sleep(0)"))
                 return [
                     await worker.get(
                         "[descriptors(), len(server._accepted), count()]",
@@ -300,7 +300,7 @@ opened = await asyncio.open_connection("127.0.0.1", port)
             await worker.do(self.DIAL, port=port)
             assert await worker.get("me.connections.open") == before + 2  # both ends are its own
             await worker.do("opened[1].close(); await opened[1].wait_closed()")
-            await within(worker.do("while me.connections.open: await asyncio.sleep(0.001)"))
+            await within(worker.do("while me.connections.open: await asyncio.sleep(0)"))
 
     async def test_many_that_have_ended_are_forgotten(self, tmp_path):
         async with agents(tmp_path) as (_, worker):

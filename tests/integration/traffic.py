@@ -26,7 +26,8 @@ from typing import Any, Self
 
 from everycore import Cluster, Listening, Settings, Worker
 from everycore.system import descriptors
-from tests.integration.workers import Diary, within, worker_script
+from tests.integration.workers import Diary, eventually, within, worker_script
+from tests.kit import turn
 
 #: Seconds: longer than any test.
 NEVER = 3600.0
@@ -259,12 +260,20 @@ async def acknowledged(cluster: Cluster) -> None:
 
     No event says it (an ack is none), so this looks; the primary runs in this very loop.
     """
+    await eventually(lambda: not any(worker.outstanding for worker in cluster.snapshot().workers), turn)
 
-    async def look() -> None:
-        while any(worker.outstanding for worker in cluster.snapshot().workers):  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0.001)  # noqa: TID251 - the same
 
-    await within(look())
+async def until_on_belt(cluster: Cluster, worker: Any, number: int = 1) -> None:
+    """When at least `number` connections were handed to `worker` (any object with its id) and not picked up.
+
+    How many depends on how soon they came one after the other: who has one too long is passed over.
+    """
+
+    def outstanding() -> int:
+        (found,) = [one for one in cluster.snapshot().workers if one.id == worker.id]
+        return found.outstanding
+
+    await eventually(lambda: outstanding() >= number, turn)
 
 
 async def one_by_one(cluster: Cluster, addresses: Iterable[Any]) -> list[Client]:
