@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 # From the bottom up. A module imports from its own room and from the rows below; from the other rooms of its
 # own row only where `OPEN_ROWS` says so.
 ROWS: list[set[str]] = [
-    {"errors", "events", "model", "settings", "role"},
+    {"errors", "events", "foreign", "model", "settings", "role"},
     {"core", "system"},
     {"aio"},
     {"primary", "worker"},
@@ -46,7 +46,7 @@ NOT_IN_CORE = frozenset(
     | {"datetime", "logging", "random", "secrets", "time", "uuid"}
 )
 ASYNCIO = {"asyncio", "uvloop"}
-ASYNCIO_ROOMS = {"aio", "primary", "worker", "entry", "pool", "ops", "servers"}
+ASYNCIO_ROOMS = {"foreign", "aio", "primary", "worker", "entry", "pool", "ops", "servers"}
 
 
 @dataclass(frozen=True)

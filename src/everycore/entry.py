@@ -67,14 +67,14 @@ def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
         kind = "uvloop" if context is not None and has_uvloop() else "asyncio"
     if kind == "uvloop":
         if context is not None:
-            from everycore.worker.uvloops import ClusterUvloop
+            from everycore.worker.loops.uvloop_loop import ClusterUvloop
 
             return ClusterUvloop(context)
         import uvloop
 
         return uvloop.new_event_loop()
     if context is not None:
-        from everycore.worker.loops import ClusterEventLoop
+        from everycore.worker.loops.asyncio_loop import ClusterEventLoop
 
         return ClusterEventLoop(context)
     return asyncio.new_event_loop()

@@ -5,8 +5,6 @@ from tests.integration.traffic import Client
 from tests.integration.workers import Diary, within, worker_script
 
 SERVER = """
-import everycore.worker.loops
-everycore.worker.loops.knows_asyncio = lambda: False
 
 async def greet(reader, writer):
     writer.write(b"%d\\n" % everycore.current_worker().id)

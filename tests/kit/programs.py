@@ -20,7 +20,7 @@ Stream = Literal["stdout", "stderr"]
 
 # A program under test does not inherit what the surroundings say to everycore.
 _FOREIGN = re.compile(
-    r"_?EVERYCORE_(?!TEST_)\w*|WEB_CONCURRENCY|PYTHON_CPU_COUNT|KUBERNETES_\w+|NOTIFY_SOCKET|LISTEN_\w+|PYTHON(ASYNCIODEBUG|DEVMODE|WARNINGS)"
+    r"_?EVERYCORE_(?!TEST_|WITHOUT)\w*|WEB_CONCURRENCY|PYTHON_CPU_COUNT|KUBERNETES_\w+|NOTIFY_SOCKET|LISTEN_\w+|PYTHON(ASYNCIODEBUG|DEVMODE|WARNINGS)"
 )
 _TOKEN = "EVERYCORE_TEST_PROGRAM"  # marks a program's processes wherever they go
 _PIPE_SIZE = 1 << 20

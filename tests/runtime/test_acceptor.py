@@ -712,31 +712,45 @@ async def test_no_more_are_under_way_than_a_worker_has_room_for():
 # Trouble of our own
 
 
-async def test_without_descriptors_it_pauses_and_goes_on(monkeypatch, caplog):
+def fail_to_accept(monkeypatch, *numbers):
+    """Let the next calls of accept(2) fail with these errors, one after the other."""
+    failures = iter(numbers)
+    real = acceptor_module.accept
+
+    def accept(sock):
+        if (number := next(failures, None)) is not None:
+            raise OSError(number, os.strerror(number))
+        return real(sock)
+
+    monkeypatch.setattr(acceptor_module, "accept", accept)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(errno.EMFILE, errno.ENFILE, errno.ENOBUFS), (errno.EPERM, errno.EPERM, errno.EIO)],
+    ids=["known", "unknown"],  # EPERM: what a seccomp filter answers
+)
+async def test_an_error_that_may_last_is_one_pause_and_one_line(monkeypatch, caplog, numbers):
     async with stage(1) as it:
-        real = it.listener.sock._accept
-        failures = iter([errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
-
-        class Exhausted:
-            def __getattr__(self, name):
-                return getattr(it_sock, name)
-
-            def _accept(self):
-                if (number := next(failures, None)) is not None:
-                    raise OSError(number, os.strerror(number))
-                return real()
-
-        it_sock = it.listener.sock
-        it.listener.sock = Exhausted()
+        fail_to_accept(monkeypatch, *numbers)
         with caplog.at_level(logging.WARNING, "everycore"):
             ports = await it.connect()
             for _ in range(3):
                 assert it.workers[1].take() is None
-                assert it.loop.remove_reader(it_sock) is False  # no busy loop
-                await it.loop.pass_time(acceptor_module.EXHAUSTED_PAUSE * 1.1)
+                assert it.loop.remove_reader(it.listener.sock) is False  # no busy loop
+                await it.loop.pass_time(acceptor_module.PAUSE * 1.1)
         assert it.workers[1].take_all() == ports
         assert [record.message.startswith("accept on 127.0.0.1:") for record in caplog.records] == [True] * 3
-        it.listener.sock = it_sock
+
+
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH, errno.ENETDOWN])
+async def test_an_error_of_the_connection_itself_is_skipped(monkeypatch, caplog, number):
+    async with stage(1) as it:
+        fail_to_accept(monkeypatch, *[number] * 100)
+        ports = await it.connect()
+        await it.settled()
+        assert it.workers[1].take_all() == ports
+        assert not caplog.records
 
 
 async def test_a_connection_that_failed_already_is_skipped():

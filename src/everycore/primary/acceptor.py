@@ -1,7 +1,7 @@
 """The primary accepts, asks the dispatcher, and puts connections on belts.
 
 Job: act on what `core.dispatch` decides. HOT: `_pump` and `_take_note` run once or more a connection, so
-they take the shortest road (`_accept` without a socket object, one `sendmsg` a worker and turn, `os.close` of
+they take the shortest road (no socket object, one `sendmsg` a worker and turn, `os.close` of
 the copies) and touch no event, no log and no task.
 
 Invariant: every descriptor accepted here is closed here or lies in `_queue`; a descriptor read from a belt is
@@ -12,7 +12,6 @@ side.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 from collections import deque
@@ -21,7 +20,9 @@ from typing import Any, Final
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher, Lane
 from everycore.errors import ProtocolError
+from everycore.foreign.socket_internals import accept
 from everycore.primary.host import Absence, Holder, ListenerHost, Owner
+from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener, on_the_wire
 
@@ -29,9 +30,6 @@ log = logging.getLogger("everycore")
 
 #: Connections accepted before the loop turns again: acks and exits must get their turn in a flood.
 BURST: Final = 64
-#: Out of descriptors or memory: the kernel keeps the connections; look again after this many seconds.
-EXHAUSTED_PAUSE: Final = 0.1
-EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 #: A belt took nothing (ETOOMANYREFS: too many descriptors in flight, unix(7)): try that worker again after.
 BELT_PAUSE: Final = 0.01
 #: Connections that the last worker of a listener is given when it leaves: a backlog, and no flood.
@@ -198,27 +196,32 @@ class Acceptor(ListenerHost):
 
     def _accept(self) -> tuple[int, Any] | None:
         """One connection; None: there is none now, and polling is as it should be."""
-        while True:
+        for _ in range(
+            BURST
+        ):  # connections that have failed already: no more of them at a time than of others
             try:
-                fd, peer = self.listener.sock._accept()  # type: ignore[attr-defined]
+                fd, peer = accept(self.listener.sock)
             except (BlockingIOError, InterruptedError):
                 self._start_polling()
                 return None
             except OSError as exc:
-                if exc.errno in EXHAUSTED:
+                trouble = trouble_of(exc)
+                if trouble is Trouble.CONNECTION:
+                    continue
+                if trouble is Trouble.PAUSE:
                     self._pause_accepting(exc)
-                    return None
-                if exc.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
+                else:
                     self._stop_polling()
-                    return None
-                continue  # accept(2): errors of the connection itself; the next one may be well
+                return None
             self._accepted += 1
             return fd, peer if type(peer) is tuple else on_the_wire(peer)
+        self._start_polling()
+        return None
 
     def _pause_accepting(self, exc: OSError) -> None:
         log.warning("accept on %s: %s; the backlog keeps connections", self.listener.what, exc.strerror)
         self._stop_polling()
-        self._pause = self._loop.call_later(EXHAUSTED_PAUSE, self._resume_accepting)
+        self._pause = self._loop.call_later(PAUSE, self._resume_accepting)
 
     def _resume_accepting(self) -> None:
         self._pause = None

@@ -11,24 +11,34 @@ import asyncio
 from typing import IO
 
 
+class _PipeProtocol(asyncio.StreamReaderProtocol):
+    """Remembers its transport, which closes the pipe."""
+
+    transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As `Protocol.connection_made`."""
+        self.transport = transport
+        super().connection_made(transport)
+
+
 class PipeReader(asyncio.StreamReader):
     """A worker's stdout or stderr: an `asyncio.StreamReader`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pipe: IO[bytes]) -> None:
         super().__init__(loop=loop)
         self._pipe = pipe
+        self._protocol = _PipeProtocol(self, loop=loop)
         self._connecting = loop.create_task(self._connect(loop))
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
-        protocol = asyncio.StreamReaderProtocol(self, loop=loop)
-        await loop.connect_read_pipe(lambda: protocol, self._pipe)
+        await loop.connect_read_pipe(lambda: self._protocol, self._pipe)
 
     def feed_eof(self) -> None:
         """As `StreamReader.feed_eof`. The pipe ends with it; uvloop would keep it, half open."""
         super().feed_eof()
-        transport = getattr(self, "_transport", None)
-        if transport is not None:
-            transport.close()
+        if self._protocol.transport is not None:
+            self._protocol.transport.close()
 
     def close(self) -> None:
         """Read no more."""
@@ -36,11 +46,7 @@ class PipeReader(asyncio.StreamReader):
             # Not cancelled: uvloop would then close the descriptor behind the back of the file.
             self._connecting.add_done_callback(lambda _: self.close())
             return
-        transport = getattr(self, "_transport", None)
-        if transport is not None:
-            transport.close()
-        else:
-            self._pipe.close()
+        (self._protocol.transport or self._pipe).close()
 
 
 class PipeWriter:
@@ -54,9 +60,9 @@ class PipeWriter:
         self._connecting = loop.create_task(self._connect())
 
     async def _connect(self) -> None:
-        transport, protocol = await self._loop.connect_write_pipe(
-            lambda: asyncio.streams.FlowControlMixin(self._loop), self._pipe
-        )
+        # A reader that nothing feeds: its protocol is what a StreamWriter needs for flow control.
+        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=self._loop), loop=self._loop)
+        transport, _ = await self._loop.connect_write_pipe(lambda: protocol, self._pipe)
         self._writer = asyncio.StreamWriter(transport, protocol, None, self._loop)
         self._writer.writelines(self._early)
         self._early.clear()

@@ -7,7 +7,6 @@ blocking mode belongs to the belt. Must not import asyncio, nor the primary's si
 
 from __future__ import annotations
 
-import _socket
 import contextlib
 import errno
 import os
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from everycore.core import wire
+from everycore.foreign.socket_internals import accept, keep_native_accept
 from everycore.system import belt, sockets
 from everycore.system.descriptors import duplicate
 from everycore.worker.connections import Connections
@@ -229,9 +229,10 @@ class ClusterSocket(socket.socket):
         self._give_up()
         return super().detach()
 
-    def _real_close(self, *args: Any, **kwargs: Any) -> None:
+    def close(self) -> None:
+        """As `socket.close`; the listener is given up. Nobody makes a file of it, so it is closed now."""
         self._give_up()
-        super()._real_close(*args, **kwargs)  # type: ignore[misc]
+        super().close()
 
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing."""
@@ -273,9 +274,6 @@ class SharedSocket(ClusterSocket):
     """
 
     __slots__ = ("_belt", "_timeout", "baton")
-
-    #: One connection, without waiting. The C method: `everycore run` replaces that of `socket.socket`.
-    _accept: Any = _socket.socket._accept  # type: ignore[attr-defined]
 
     def __init__(self, lease: Lease, belt_fd: int, twin_fd: int, shared_fd: int, baton_fd: int) -> None:
         super().__init__(lease, shared_fd, twin_fd)
@@ -339,7 +337,7 @@ class SharedSocket(ClusterSocket):
 
     def _try(self) -> tuple[int, Any] | None:
         try:
-            return self._accept()  # type: ignore[no-any-return]
+            return accept(self)
         except (BlockingIOError, InterruptedError):
             return None
 
@@ -374,3 +372,6 @@ class SharedSocket(ClusterSocket):
         if self.baton >= 0:
             os.close(self.baton)
             self.baton = -1
+
+
+keep_native_accept(ClusterSocket)  # `everycore run` replaces that of `socket.socket`

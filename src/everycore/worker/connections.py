@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from everycore.foreign import asyncio_internals
 from everycore.system.board import WorkerBoard
 from everycore.worker.limits import Limit
 
@@ -79,28 +80,18 @@ class Connections:
         """Remember whose `abort_clients()` to call when grace is over."""
         self._servers.add(server)
 
-    def watch_opened(self, inner: Any, transport: Any) -> None:
-        """Count a connection that the program opened, until its (innermost) transport has lost it.
+    def watch_opened(self, transport: Any) -> None:
+        """Count a connection that the program opened, until its transport has lost it.
 
-        asyncio calls `_call_connection_lost` once, last of all. A transport of uvloop can only be looked at.
+        A transport of asyncio tells. At others one has to look.
         """
         if transport.is_closing():
             return
-        lost = getattr(inner, "_call_connection_lost", None)
-        if lost is None:
+        if asyncio_internals.when_lost(transport, self._closed):
+            self._counted += 1
+            self._opened.add(transport)
+        else:
             self._look_at(transport)
-            return
-
-        def count_and_lose(exc: Exception | None) -> None:
-            del inner._call_connection_lost
-            try:
-                lost(exc)
-            finally:
-                self._closed()
-
-        inner._call_connection_lost = count_and_lose
-        self._counted += 1
-        self._opened.add(transport)
 
     def _look_at(self, transport: Any) -> None:
         """Count a transport that does not tell when it is closed, and forget those that are, now and then."""
@@ -195,9 +186,10 @@ class CountedSocket(socket.socket):
         if transport is not None:
             transport.abort()
 
-    def _real_close(self, *args: Any, **kwargs: Any) -> None:
+    def close(self) -> None:
+        """As `socket.close`. Transports make no file of it, so it is closed now."""
         self._report()
-        super()._real_close(*args, **kwargs)  # type: ignore[misc]
+        super().close()
 
     def detach(self) -> int:
         """As `socket.detach`: the connection is somebody else's from now on."""

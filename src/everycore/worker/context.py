@@ -410,11 +410,6 @@ class WorkerContext:
         """What takes connections off a belt."""
         self._receptions.add(reception)
 
-    def watch_opened(self, transport: Any) -> None:
-        """A connection that the program opened: counted until its transport is done with it."""
-        inner = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None) or transport
-        self._post.connections.watch_opened(inner, transport)
-
     # --- departure ----------------------------------------------------------------------------------------
 
     @property
@@ -461,7 +456,8 @@ class WorkerContext:
         for reception in tuple(self._receptions):
             reception.take_all()
         for server in tuple(self._servers):
-            server.close()
+            leave = getattr(server, "leave", server.close)  # what others have made can only be closed
+            leave()
 
 
 def _numbered(request: wire.Listen, number: int) -> wire.Listen:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
+from everycore.foreign.socket_internals import Accept, replace_accept
 from everycore.system.sockets import remove_stale
 from everycore.worker.addresses import cluster_address, new_file_mode
 from everycore.worker.clustersocket import SharedSocket
@@ -43,7 +44,7 @@ _lib_init: Final = socket.socket.__init__
 _lib_accept: Final = socket.socket.accept
 _lib_fromfd: Final = socket.fromfd
 _lib_dup: Final = socket.socket.dup
-_lib_real_close: Final = socket.socket._real_close  # type: ignore[attr-defined]
+_lib_close: Final = socket.socket.close
 _INT: Final = struct.Struct("i")
 #: Seconds: what poll(2) can express is not much more.
 _VERY_LONG: Final = 2_000_000.0
@@ -59,7 +60,8 @@ def install(context: WorkerContext) -> None:
     global _context
     _context = context
     registry.when_closed = context.settle
-    replace(socket.socket, *SAME, __init__, accept, dup, _real_close)
+    replace(socket.socket, *SAME, __init__, accept, dup, close)
+    replace_accept(socket.socket, accept_descriptor)
     socket.fromfd = fromfd  # type: ignore[assignment] # plain integers are all it ever gets
     os.register_at_fork(after_in_child=_forked)
 
@@ -282,11 +284,11 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
         raise
 
 
-def _accept(self: socket.socket, /) -> tuple[int, Any]:
-    """As `socket._accept`: for libraries that make socket objects of their own."""
+def accept_descriptor(native: Accept, self: Any, /) -> tuple[int, Any]:
+    """As the private method by which libraries accept that make socket objects of their own."""
     held = registry.find_any(_c.fileno(self))
     if held is None or not held.is_listening:
-        return _c._accept(self)  # type: ignore[attr-defined, no-any-return]
+        return native(self)
     conn, peer = accept(self)
     return conn.detach(), peer
 
@@ -417,17 +419,17 @@ def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket.socket:
     return copy
 
 
-def _real_close(self: socket.socket, *args: Any) -> None:
-    """As `socket._real_close`."""
+def close(self: socket.socket) -> None:
+    """As `socket.close`. A socket that a file of its own keeps open is closed with that."""
     fd = _c.fileno(self)
     held = registry.find(fd)
-    _lib_real_close(self, *args)
-    if held is not None:
+    _lib_close(self)
+    if held is not None and _c.fileno(self) < 0:
         registry.forget(fd)
 
 
 #: What is C's in `socket.socket`, and in other children of C's class.
 SAME: Final = (
-    bind, listen, _accept, getsockname, getpeername, getsockopt, setsockopt, settimeout, setblocking,
+    bind, listen, getsockname, getpeername, getsockopt, setsockopt, settimeout, setblocking,
     gettimeout, connect, connect_ex, shutdown,
 )  # fmt: skip

@@ -16,9 +16,11 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from everycore.worker import loops
+from everycore.foreign import asyncio_internals
+from everycore.foreign.asyncio_internals import Serving
 from everycore.worker.held import Held
 from everycore.worker.intercept import bind_path, is_installed, registry
+from everycore.worker.loops import asyncio_loop
 from everycore.worker.turns import StampedSelector
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _Loop: Any = asyncio.SelectorEventLoop
 
 def install_on_asyncio(context: WorkerContext) -> None:
     """Once, after `intercept.install`."""
-    if loops.knows_asyncio():
+    if asyncio_internals.capabilities().servers:  # else connections come by plain `accept`
         _replace_serving(context)
     _replace_create_unix_server()
     _replace_selector(context)
@@ -48,41 +50,23 @@ def _listener(sock: Any) -> Held | None:
 
 
 def _replace_serving(context: WorkerContext) -> None:
-    base: Any = asyncio.selector_events.BaseSelectorEventLoop
-    start, stop = base._start_serving, base._stop_serving
-
-    def _start_serving(
-        self: Any,
-        protocol_factory: Any,
-        sock: Any,
-        sslcontext: Any = None,
-        server: Any = None,
-        backlog: int = 100,
-        *times: Any,
-        **named: Any,
-    ) -> None:
-        held = _listener(sock)
+    def start(loop: Any, serving: Serving) -> bool:
+        held = _listener(serving.sock)
         if held is None:
-            start(self, protocol_factory, sock, sslcontext, server, backlog, *times, **named)
-            return
+            return False
         inner = held.inner
         assert inner is not None
-        names = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
-        given = dict(zip(names, times, strict=False)) | named
-        ssl_times = {name: given.get(name) for name in names}
-        reception = loops.AsyncioReception(
-            self, context, inner, protocol_factory, sslcontext, server, ssl_times
-        )
         inner.setblocking(False)
-        loops.receive(self, inner, context, reception)
+        asyncio_loop.receive(loop, inner, context, serving)
+        return True
 
-    def _stop_serving(self: Any, sock: Any) -> None:
+    def stop(loop: Any, sock: Any) -> None:
         held = _listener(sock)
         if held is not None and held.inner is not None and held.inner.fileno() >= 0:
-            self._remove_reader(held.inner.fileno())
-        stop(self, sock)
+            loop.remove_reader(held.inner.fileno())
 
-    base._start_serving, base._stop_serving = _start_serving, _stop_serving
+    asyncio_internals.on_start_serving(_Loop, start)
+    asyncio_internals.on_stop_serving(_Loop, stop)
 
 
 def _replace_create_unix_server() -> None:
@@ -109,12 +93,11 @@ def _replace_create_unix_server() -> None:
 
 def _replace_selector(context: WorkerContext) -> None:
     """The others see on the board whether this worker is free: for the policy `shared`."""
-    base: Any = asyncio.selector_events.BaseSelectorEventLoop
-    init = base.__init__
+    init = _Loop.__init__
 
     def __init__(self: Any, selector: Any = None) -> None:  # noqa: N807 - it is to bear that name
         if selector is None and is_installed():  # not in a forked child, which has no place on the board
-            selector = StampedSelector(context.board)
+            selector = self.stamped_selector = StampedSelector(context.board)
         init(self, selector)
 
-    base.__init__ = __init__
+    _Loop.__init__ = __init__

@@ -12,8 +12,10 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from everycore.foreign import gevent_internals
+from everycore.foreign.socket_internals import replace_accept
 from everycore.worker.hooks import after_import
-from everycore.worker.intercept import SAME, registry, replace, settimeout
+from everycore.worker.intercept import SAME, accept_descriptor, registry, replace, settimeout
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
@@ -58,7 +60,11 @@ def _install_on_ssl(context: WorkerContext, module: Any) -> None:
 
 def _install_on_gevent(module: Any) -> None:
     """Reach the sockets inside those of gevent: of a class of its own, a child of C's."""
-    replace(module.socket._gevent_sock_class, *SAME, close)
+    kind = gevent_internals.socket_class(module)
+    if kind is None:
+        return  # its sockets are plain ones then: `socket.socket` is enough
+    replace(kind, *SAME, close)
+    replace_accept(kind, accept_descriptor)
 
 
 def close(self: Any) -> None:

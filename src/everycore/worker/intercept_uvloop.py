@@ -13,31 +13,46 @@ import asyncio
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
+from everycore.foreign import uvloop_internals
 from everycore.worker import datagrams, resolving
-from everycore.worker.beltserver import BeltServer
 from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.intercept import bind_path, registry
-from everycore.worker.uvloops import ClusterUvloop, native_connect
+from everycore.worker.loops import clustered
+from everycore.worker.loops.beltserver import BeltServer
+from everycore.worker.loops.clustered import Factory, Terms
+from everycore.worker.loops.uvloop_loop import Stamping
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
 
-_Loop: Any = uvloop.Loop
-#: uvloop's own methods: `uvloop.Loop` adds nothing to its base class.
-_Native: Any = uvloop.Loop.__mro__[1]
+_Loop: Final[Any] = uvloop.Loop
+#: uvloop's own methods, as they are before ours are in their place.
+_native: dict[str, Callable[..., Any]] = {}
 
 
 def install_on_uvloop(context: WorkerContext) -> None:
     """Once, after `intercept.install`, when the program imports uvloop."""
     _Loop._everycore = context
-    _Loop.stamp = ClusterUvloop.stamp
-    _Loop.close = ClusterUvloop.close
-    for method in (create_server, create_unix_server, create_datagram_endpoint):
+    _Loop._stamps = None
+    for method in (Stamping.stamp, Stamping.end_stamps):
         setattr(_Loop, method.__name__, method)
+    ours: tuple[Any, ...] = (create_server, create_unix_server, create_datagram_endpoint, close)
+    for method in ours:
+        _native[method.__name__] = getattr(_Loop, method.__name__)
+        setattr(_Loop, method.__name__, method)
+
+
+def close(self: Any) -> None:
+    """As `loop.close`."""
+    if not self.is_running():
+        self.end_stamps()
+    _native["close"](self)
 
 
 async def create_server(
@@ -46,92 +61,91 @@ async def create_server(
     host: Any = None,
     port: Any = None,
     *,
-    family: int = socket.AF_UNSPEC,
-    flags: int = socket.AI_PASSIVE,
     sock: Any = None,
-    backlog: int = 100,
-    ssl: Any = None,
     reuse_port: Any = None,
-    start_serving: bool = True,
-    **more: Any,
+    **keywords: Any,
 ) -> Any:
     """As `loop.create_server`."""
-    opened: list[Any] = []
-    times: dict[str, float | None] = {}
-    nowhere = host is None and port is None
-    if sock is None and not reuse_port and not nowhere:
-        times = resolving.checked_ssl(ssl, dict(more))
-        opened = await _bind_all(self, host, port, family, flags)
-    elif sock is not None and nowhere and _is_ours(sock):
-        times = resolving.checked_ssl(ssl, dict(more))
-        opened = [sock]
-    if not opened:
-        return await _Native.create_server(
-            self,
-            protocol_factory,
-            host,
-            port,
-            family=family,
-            flags=flags,
-            sock=sock,
-            backlog=backlog,
-            ssl=ssl,
-            reuse_port=reuse_port,
-            start_serving=start_serving,
-            **more,
-        )
-    return _serve(self, protocol_factory, opened, backlog, ssl, times, start=start_serving)
+    return await clustered.create_server(
+        _ProgramListeners(),
+        self,
+        partial(_native["create_server"], self),
+        protocol_factory,
+        host,
+        port,
+        sock=sock,
+        reuse_port=reuse_port,
+        **keywords,
+    )
 
 
 async def create_unix_server(
-    self: Any,
-    protocol_factory: Any,
-    path: Any = None,
-    *,
-    sock: Any = None,
-    backlog: int = 100,
-    ssl: Any = None,
-    start_serving: bool = True,
-    **more: Any,
+    self: Any, protocol_factory: Any, path: Any = None, *, sock: Any = None, **keywords: Any
 ) -> Any:
     """As `loop.create_unix_server`; the file is removed by nobody but the primary."""
-    if path is not None and sock is None:
-        opened, times = _bind_unix(os.fspath(path), ssl, more)
-    elif path is None and sock is not None and _is_ours(sock):
-        opened, times = sock, _unix_times(ssl, more)
-    else:
-        return await _Native.create_unix_server(
-            self,
-            protocol_factory,
-            path,
-            sock=sock,
-            backlog=backlog,
-            ssl=ssl,
-            start_serving=start_serving,
-            **more,
-        )
-    if not _is_ours(opened):  # an address that is none of the primary's
-        return await _Native.create_unix_server(
-            self, protocol_factory, sock=opened, backlog=backlog, ssl=ssl, start_serving=start_serving, **more
-        )
-    return _serve(self, protocol_factory, [opened], backlog, ssl, times, start=start_serving)
+    native = partial(_native["create_unix_server"], self)
+    return await clustered.create_unix_server(
+        _ProgramListeners(), self, native, protocol_factory, path, sock=sock, **keywords
+    )
 
 
 async def create_datagram_endpoint(
     self: Any, protocol_factory: Any, local_addr: Any = None, remote_addr: Any = None, **more: Any
 ) -> Any:
     """As `loop.create_datagram_endpoint`: uvloop binds in C too."""
+    native = partial(_native["create_datagram_endpoint"], self)
     if not datagrams.goes_through_primary(local_addr, remote_addr, more):
-        return await _Native.create_datagram_endpoint(self, protocol_factory, local_addr, remote_addr, **more)
+        return await native(protocol_factory, local_addr, remote_addr, **more)
     family, address = await datagrams.where(self, local_addr, more)
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         sock.bind(address)
-        return await _Native.create_datagram_endpoint(self, protocol_factory, sock=sock)
+        return await native(protocol_factory, sock=sock)
     except BaseException:
         sock.close()
         raise
+
+
+class _ProgramListeners:
+    """Listeners for a program that knows nothing of a cluster: its own sockets, bound through the primary."""
+
+    def is_ours(self, sock: Any) -> bool:
+        """As `Listeners.is_ours`."""
+        return _is_ours(sock)
+
+    async def open_tcp(self, loop: Any, host: Any, port: Any, terms: Terms) -> Sequence[socket.socket]:
+        """As `Listeners.open_tcp`."""
+        return await _bind_all(loop, host, port, terms.family, terms.flags)
+
+    async def open_unix(self, loop: Any, path: Any, terms: Terms) -> Sequence[socket.socket]:
+        """As `Listeners.open_unix`."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            bind_path(sock, os.fspath(path))
+        except BaseException:
+            sock.close()
+            raise
+        return [sock]
+
+    def connect(self, loop: Any) -> Callable[..., Any]:
+        """As `Listeners.connect`: uvloop's is not replaced."""
+        return partial(_Loop.connect_accepted_socket, loop)
+
+    def serve(
+        self, loop: Any, factory: Factory, opened: Sequence[Any], terms: Terms
+    ) -> asyncio.AbstractServer:
+        """As `Listeners.serve`."""
+        return BeltServer.begin(
+            loop,
+            loop._everycore,
+            opened,
+            factory,
+            terms,
+            self.connect(loop),
+            by_hand=uvloop_internals.capabilities().connect,
+            source=_source,
+        )
 
 
 def _is_ours(sock: Any) -> bool:
@@ -186,42 +200,6 @@ def _bind(sock: socket.socket, address: Any) -> None:
         raise OSError(exc.errno, text) from None
 
 
-def _unix_times(ssl: Any, more: dict[str, Any]) -> dict[str, float | None]:
-    return resolving.checked_ssl(ssl, {name: more[name] for name in more if name != "cleanup_socket"})
-
-
-def _bind_unix(path: Any, ssl: Any, more: dict[str, Any]) -> tuple[socket.socket, dict[str, float | None]]:
-    times = _unix_times(ssl, more)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        bind_path(sock, path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock, times
-
-
 def _close_all(opened: list[socket.socket]) -> None:
     for sock in opened:
         sock.close()
-
-
-def _serve(
-    loop: Any,
-    factory: Any,
-    opened: list[Any],
-    backlog: int,
-    ssl: Any,
-    times: dict[str, float | None],
-    *,
-    start: bool,
-) -> BeltServer:
-    connect = native_connect(loop)
-    server = BeltServer(loop, loop._everycore, opened, factory, ssl, backlog, times, connect, _source)
-    if start:
-        try:
-            server._start()
-        except BaseException:
-            server.close()
-            raise
-    return server

@@ -33,25 +33,6 @@ def is_ours(sock: Any) -> TypeGuard[ClusterSocket]:
     return isinstance(sock, ClusterSocket) and sock.type == socket.SOCK_STREAM
 
 
-def checked_ssl(ssl: Any, more: dict[str, Any]) -> dict[str, float | None]:
-    """The two TLS times out of `more`; raises what asyncio raises for arguments that do not go together."""
-    if isinstance(ssl, bool):
-        raise TypeError("ssl argument must be an SSLContext or None")
-    times: dict[str, float | None] = {}
-    for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
-        times[name] = more.pop(name, None)
-        if times[name] is not None and ssl is None:
-            raise ValueError(f"{name} is only meaningful with ssl")
-    more.pop("reuse_address", None)  # the primary sets it, as asyncio does by default
-    if more.pop("keep_alive", None):
-        raise ValueError(
-            "keep_alive is not supported on a listener of the primary; set SO_KEEPALIVE on connections"
-        )
-    if more:
-        raise TypeError(f"unexpected arguments: {', '.join(more)}")
-    return times
-
-
 async def open_tcp(
     context: WorkerContext,
     host: Any,

@@ -15,14 +15,16 @@ woken. It swallows the wake-up. A threshold of the mean itself gave 1.28 times t
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import selectors
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
+from everycore.foreign import asyncio_internals
+from everycore.foreign.socket_internals import accept
 from everycore.system import belt
+from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.wakeups import Turn, take_baton
 from everycore.worker.reception import has_descriptors
 
@@ -40,9 +42,6 @@ MOST_AT_ONCE: Final = 4
 MOST_EXCESS: Final = 1.0
 #: Seconds out of the row.
 GATE: Final = 0.002
-#: Out of descriptors or memory, or not listening: look again after, in seconds.
-EXHAUSTED_PAUSE: Final = 0.1
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
 class StampedSelector(selectors.EpollSelector):
@@ -138,7 +137,7 @@ class SharedReception:
         if self._sock.baton >= 0:
             self._loop.add_reader(self._sock.baton, self._on_baton)
         self._board.serving(True)
-        if not isinstance(getattr(self._loop, "_selector", None), StampedSelector):
+        if not isinstance(_selector_of(self._loop), StampedSelector):
             # Nobody stamps for this loop. Thought to be busy, it would never be left its turn.
             self._board.idle(True)
         self._sock.when_closed(self._end)
@@ -225,17 +224,16 @@ class SharedReception:
             self._limit.look()
             return -1
         try:
-            fd, peer = self._sock._accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            fd, peer = accept(self._sock)
+        except (BlockingIOError, InterruptedError):
             return -1
         except OSError as exc:
-            if exc.errno in _EXHAUSTED:
+            trouble = trouble_of(exc)
+            if trouble is Trouble.PAUSE:
                 log.warning("accept: %s; connections wait, or go to another worker", exc.strerror)
                 self._run_short()
-            elif exc.errno == errno.EINVAL:  # it does not listen: the primary refuses for a while
-                self._stay_out(EXHAUSTED_PAUSE)
-            else:
-                raise
+            elif trouble is Trouble.LISTENER:  # it does not listen: the primary refuses for a while
+                self._stay_out(PAUSE)
             return -1
         if not self._limit.drop(fd, peer):
             self._give(fd, peer)
@@ -249,7 +247,7 @@ class SharedReception:
     def _run_short(self) -> None:
         """Out of descriptors or memory: leave the row until there are some again."""
         self._leave_row()
-        self._stay_out(EXHAUSTED_PAUSE)
+        self._stay_out(PAUSE)
 
     def _leave_row(self) -> None:
         """Be woken neither by the listener nor by the baton.
@@ -290,7 +288,7 @@ class SharedReception:
             return
         if self._baton is not None and not self._baton.is_in:
             if not has_descriptors(self._sock.fileno(), self._context.descriptor_limit):
-                self._stay_out(EXHAUSTED_PAUSE)
+                self._stay_out(PAUSE)
                 return
             self._baton.to_the_end()
         self._turn.to_the_end()
@@ -306,9 +304,16 @@ class SharedReception:
             self._turn.to_the_end()
 
 
+def _selector_of(loop: Any) -> selectors.BaseSelector | None:
+    """What a loop of asyncio waits in: one of ours has it at hand; None if that can't be told."""
+    return getattr(loop, "stamped_selector", None) or asyncio_internals.selector_of(loop)
+
+
 def _epoll_of(loop: Any) -> int | None:
     """The epoll that the loop waits on, asyncio's or libuv's; None: it waits in something else."""
-    selector = getattr(loop, "_selector", None)
-    if selector is None:
-        return int(loop._get_backend_id())
-    return int(selector.fileno()) if isinstance(selector, selectors.EpollSelector) else None
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        selector = _selector_of(loop)
+        return int(selector.fileno()) if isinstance(selector, selectors.EpollSelector) else None
+    from everycore.foreign import uvloop_internals  # the only other loops that come here
+
+    return uvloop_internals.epoll_of(loop)

@@ -1,19 +1,9 @@
-"""A server on belts for an event loop that has no hook for it: uvloop.
+"""A server on belts for an event loop that has no hook for one: uvloop, and an asyncio that is unknown.
 
-Job: keep the word of `asyncio.Server`'s documentation (`uvloop.Server` can't be built from Python). HOT:
-`BeltReception.give` and `Accepted` run for every connection.
+It keeps the word of `asyncio.Server`'s documentation, by `loop.connect_accepted_socket` alone. HOT:
+`BeltReception.give` runs for every connection.
 
-Two facts of uvloop are relied upon, both part of what a Python program sees of it:
-
-* `loop.connect_accepted_socket(factory, sock)`, a coroutine, has made the transport when it first waits. So
-  it is advanced by hand, and finished together with the acknowledgement, when what it waits for has long
-  happened. A task for each connection costs 18 us, this 7 us (measured). Should it ever wait for something
-  else, `Accepted.advance` goes on for as long as it takes.
-* it asks its `sock` for `family`, `type` and `fileno()`, and calls `close()` once the transport has closed
-  the descriptor itself; hence `Accepted` instead of a `socket.socket`, and an exact count of connections.
-
-Invariant: what is in `BeltServer._accepted` is an open connection. Must not import uvloop, nor the primary's
-side.
+Invariant: what is in `BeltServer._accepted` is an open connection.
 """
 
 from __future__ import annotations
@@ -21,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import weakref
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
@@ -30,108 +19,36 @@ from typing import TYPE_CHECKING, Any
 from everycore.core import wire
 from everycore.worker.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.limits import Limit
+from everycore.worker.loops.accepted import Accepted, AcceptedSocket, Connection
+from everycore.worker.loops.clustered import Factory, Terms
 from everycore.worker.reception import Reception
 from everycore.worker.turns import SharedReception
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
-
     from everycore.worker.context import WorkerContext
 
-
-class Accepted:
-    """An accepted connection, as the socket that uvloop's transport believes to stand on."""
-
-    __slots__ = ("_coroutine", "_fd", "_transport", "_waits", "family", "server")
-
-    type = socket.SOCK_STREAM.value
-
-    def __init__(self, fd: int, family: int, server: BeltServer) -> None:
-        self._fd = fd
-        self.family = family
-        self.server = server
-        self._coroutine: Coroutine[Any, Any, Any] | None = None
-        self._waits: Any = None
-        self._transport: Callable[[], Any] | None = None
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._fd
-
-    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Let `connect_accepted_socket` make the transport. Raises what the program's factory raises."""
-        self._waits = coroutine.send(None)
-        self._coroutine = coroutine
-
-    def advance(self, _: Any = None) -> None:
-        """Go on with it, as far as it gets now; the rest follows by itself."""
-        coroutine = self._coroutine
-        if coroutine is None:  # ended meanwhile
-            return
-        if not self._waits.done():
-            self._waits.add_done_callback(self.advance)
-            return
-        try:
-            self._waits = coroutine.send(None)
-        except StopIteration as stop:
-            self._coroutine = self._waits = None
-            self._hold(stop.value[0])
-        except Exception:  # a handshake that failed, a peer that is gone: uvloop has seen to the transport
-            self._coroutine = self._waits = None
-        else:
-            self._waits.add_done_callback(self.advance)
-
-    def _hold(self, transport: Any) -> None:
-        if self not in self.server._accepted:
-            return  # closed already
-        try:
-            # A transport that its program drops without closing it is closed by its end.
-            self._transport = weakref.ref(transport, self.close)
-        except TypeError:  # one of TLS
-            self._transport = lambda: transport
-
-    def close(self, _: Any = None) -> None:
-        """The connection is closed: called by uvloop, last of all."""
-        self._transport = None
-        self.server._ended(self)
-
-    def end(self, *, abort: bool) -> None:
-        """Close the transport, or cut it off."""
-        coroutine, self._coroutine = self._coroutine, None
-        if coroutine is not None:
-            coroutine.close()
-        transport = self._transport() if self._transport is not None else None
-        if transport is not None:
-            if abort:
-                transport.abort()
-            else:
-                transport.close()
+Connect = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class BeltReception(Reception):
     """Gives the connections of one `ClusterSocket` to one server."""
 
-    __slots__ = ("_connect", "_family", "_fresh", "_server")
-
-    #: `connection_made`, and the first data callback, which runs while libuv polls.
-    turns = 2
+    __slots__ = ("_family", "_fresh", "_server", "turns")
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        context: WorkerContext,
-        sock: ClusterSocket,
-        connect: Callable[[Accepted], Coroutine[Any, Any, Any]],
-        server: BeltServer,
+        self, loop: asyncio.AbstractEventLoop, context: WorkerContext, sock: ClusterSocket, server: BeltServer
     ) -> None:
         super().__init__(loop, context, sock, server.connection_limit)
-        self._connect = connect
+        # By hand: `connection_made`, and the first data callback, which runs while libuv polls. By a task:
+        # its first step, `connection_made`, the descriptor's registration, and the first data callback.
+        self.turns = 2 if server.by_hand else 4
         self._family = int(sock.family)
         self._server = server
-        self._fresh: list[Accepted] = []
+        #: Connections that the program was given since the last acknowledgement.
+        self._fresh: list[Connection] = []
 
     def give(self, fd: int, peer: Any) -> None:
-        """Let the program have the connection `fd`. uvloop asks the kernel for the peer's address itself."""
+        """Let the program have the connection `fd`; the loop asks for the peer's address itself."""
         accepted = self._begin(fd)
         if accepted is not None:
             self._fresh.append(accepted)
@@ -142,19 +59,27 @@ class BeltReception(Reception):
         if accepted is not None:
             accepted.advance()
 
-    def _begin(self, fd: int) -> Accepted | None:
-        accepted = Accepted(fd, self._family, self._server)
-        self._server._begun(accepted)
+    def _begin(self, fd: int) -> Connection | None:
+        server = self._server
+        accepted: Any = (Accepted if server.by_hand else AcceptedSocket)(fd, self._family, server)
+        server.begun(accepted)
         try:
-            accepted.begin(self._connect(accepted))
+            if server.by_hand:
+                accepted.begin(server.connect(server.factory, accepted))
+            else:  # what the factory raises is heard here, as by hand; the task's errors are the connection's
+                protocol = server.factory()
+                accepted.begin(server.connect(lambda: protocol, accepted))
         except BaseException as exc:
-            self._server._ended(accepted)
-            os.close(fd)
+            server.ended(accepted)
+            if server.by_hand:
+                os.close(fd)
+            else:
+                accepted.close()
             if isinstance(exc, (SystemExit, KeyboardInterrupt)):
                 raise
             self._failed(exc)
             return None
-        return accepted
+        return accepted  # type: ignore[no-any-return]
 
     def _acknowledge(self, word: wire.Acked) -> None:
         super()._acknowledge(word)
@@ -166,7 +91,7 @@ class BeltReception(Reception):
 class BeltServer(asyncio.AbstractServer):
     """As `asyncio.Server` is documented, for listeners of the primary.
 
-    `connect` is uvloop's own `connect_accepted_socket`, bound to the loop. `source` says where the
+    `connect` is the loop's own `connect_accepted_socket`, which counts nothing. `source` says where the
     connections of one of `sockets` come from, once that listens: a program that knows nothing of a cluster
     has sockets of its own in front (`everycore run`).
     """
@@ -176,11 +101,11 @@ class BeltServer(asyncio.AbstractServer):
         loop: asyncio.AbstractEventLoop,
         context: WorkerContext,
         sockets: Iterable[socket.socket],
-        factory: Callable[[], asyncio.BaseProtocol],
-        ssl: ssl_module.SSLContext | None,
-        backlog: int,
-        ssl_times: dict[str, float | None],
-        connect: Callable[..., Coroutine[Any, Any, Any]],
+        factory: Factory,
+        terms: Terms,
+        connect: Connect,
+        *,
+        by_hand: bool = False,
         source: Callable[[Any], ClusterSocket] = lambda sock: sock,
     ) -> None:
         self._loop: Any = loop
@@ -188,27 +113,56 @@ class BeltServer(asyncio.AbstractServer):
         self._sockets: list[socket.socket] | None = list(sockets)
         self._source = source
         self._read: list[ClusterSocket] = []
-        self._connect = partial(connect, factory, ssl=ssl, **ssl_times)
-        self._backlog = backlog
+        self.by_hand = by_hand
+        self.factory = factory
+        self.connect: Connect = partial(connect, ssl=terms.ssl, **terms.times, **terms.others)
+        self._backlog = terms.backlog
         self._serving = False
         self._forever: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = []
-        self._accepted: set[Accepted] = set()
+        self._accepted: set[Connection] = set()
         #: For `everycore.limit_connections`.
         self.connection_limit = Limit()
         self._connections = context.connections
+
+    @classmethod
+    def begin(
+        cls,
+        loop: asyncio.AbstractEventLoop,
+        context: WorkerContext,
+        sockets: Iterable[socket.socket],
+        factory: Factory,
+        terms: Terms,
+        connect: Connect,
+        **more: Any,
+    ) -> BeltServer:
+        """A server, which serves already if the terms say so. Raises OSError."""
+        server = cls(loop, context, sockets, factory, terms, connect, **more)
+        if terms.start:
+            try:
+                server._start()
+            except BaseException:
+                server.close()
+                raise
+        return server
 
     def __repr__(self) -> str:
         return f"<everycore.BeltServer sockets={self.sockets!r}>"
 
     # --- its connections, told by `Accepted` --------------------------------------------------------------
 
-    def _begun(self, accepted: Accepted) -> None:
+    def has(self, accepted: Connection) -> bool:
+        """Whether this connection is open."""
+        return accepted in self._accepted
+
+    def begun(self, accepted: Connection) -> None:
+        """It has been accepted."""
         self._accepted.add(accepted)
         self.connection_limit.open += 1
         self._connections.began()
 
-    def _ended(self, accepted: Accepted) -> None:
+    def ended(self, accepted: Connection) -> None:
+        """It is closed; again: nothing."""
         if accepted in self._accepted:
             self._accepted.discard(accepted)
             self._connections.ended()
@@ -257,9 +211,11 @@ class BeltServer(asyncio.AbstractServer):
 
     def _take_from(self, source: ClusterSocket) -> None:
         source.setblocking(False)
-        reception = BeltReception(self._loop, self._context, source, self._connect, self)
+        reception = BeltReception(self._loop, self._context, source, self)
         if isinstance(source, SharedSocket):
-            self._loop.stamp()
+            stamp = getattr(self._loop, "stamp", None)
+            if stamp is not None:  # asyncio's loops have a selector of ours
+                stamp()
             SharedReception(
                 self._loop,
                 source,
@@ -305,6 +261,9 @@ class BeltServer(asyncio.AbstractServer):
             self._forever.cancel()
         if not self._accepted:
             self._wake()
+
+    #: Close, for a worker that leaves: the connections that are open go on.
+    leave = close
 
     async def wait_closed(self) -> None:
         """Wait until it is closed and its connections have ended."""

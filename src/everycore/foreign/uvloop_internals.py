@@ -1,0 +1,190 @@
+"""What everycore uses of the private parts of uvloop. Imported only where uvloop is.
+
+Three parts, each with a probe:
+
+* *connect*: `loop.connect_accepted_socket(factory, sock)`, a coroutine, has made the transport when it first
+  waits. It asks `sock` for `family`, `type` and `fileno()`, and calls `sock.close()` once the transport has
+  closed the descriptor itself. So `worker.loops.beltserver` advances it by hand, and gives it no socket
+  object: 7 us a connection instead of 18 for a task (measured). Without it, a task and a socket.
+* *backend*: `_get_backend_id`, the epoll that libuv waits in. Without it the policy `shared` wakes all
+  workers for each connection.
+* *stamps*: libuv's symbols, which uvloop's wheels export, by ctypes. Without them the others can't see on the
+  board whether this worker waits for events, and believe that it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import os
+import select
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvloop
+from uvloop import loop as _module
+
+from everycore.foreign import is_allowed, try_probes
+
+#: `uv_handle_type` (uv.h), which libuv keeps for the sake of its ABI.
+_CHECK: Final = 2
+_PREPARE: Final = 9
+#: libuv's clock has whole milliseconds: what it is behind on average, in seconds.
+_HALF_TICK: Final = 0.0005
+_uvloop: Final[Any] = _module
+_Callback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Which private parts of this uvloop are as we know them."""
+
+    connect: bool
+    backend: bool
+    stamps: bool
+
+
+@functools.cache
+def capabilities() -> Capabilities:
+    """What this uvloop has. Probed once a process, by one connection over a socket pair."""
+    probes = {"connect": _probe_connect, "backend": _probe_backend, "stamps": _probe_stamps}
+    allowed = {name: probe for name, probe in probes.items() if is_allowed(f"uvloop.{name}")}
+    found = try_probes(uvloop.Loop, allowed) if allowed else frozenset()
+    return Capabilities(**{name: name in found for name in probes})
+
+
+def epoll_of(loop: Any) -> int | None:
+    """The descriptor of the epoll that a loop of uvloop waits in; None if that can't be told."""
+    return int(loop._get_backend_id()) if capabilities().backend else None
+
+
+class Stamps:
+    """Two callbacks of libuv, before it waits for events and after: `note(True)` and `note(False, since)`.
+
+    `since` is when libuv had its events, by time.monotonic() in seconds. They cost 0.5 us a turn of the loop.
+    libuv calls the handlers of descriptors while it "waits", so a loop that is blocked in one looks idle. How
+    long they took it tells all the same, since its clock stands still meanwhile.
+
+    `close` comes before `loop.close()`, which takes every handle of libuv's for uvloop's own.
+
+    Raises: OSError or AttributeError if uvloop was built without symbols.
+    """
+
+    def __init__(self, loop: Any, note: Callable[..., None]) -> None:
+        self._uv = uv = ctypes.CDLL(_uvloop.__file__)
+        uv.uv_handle_size.restype = ctypes.c_size_t
+        get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        get_pointer.restype = ctypes.c_void_p
+        get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+        at = ctypes.c_void_p(get_pointer(_uvloop.libuv_get_loop_t_ptr(loop), None))
+        now = uv.uv_now  # not `loop.time`, which sets the clock first
+        now.restype = ctypes.c_uint64
+        self._before = self._make(_PREPARE, uv.uv_prepare_init, uv.uv_prepare_start, at, lambda _: note(True))
+        self._after = self._make(
+            _CHECK,
+            uv.uv_check_init,
+            uv.uv_check_start,
+            at,
+            lambda _: note(False, now(at) * 0.001 + _HALF_TICK),
+        )
+
+    def _make(
+        self, kind: int, init: Any, start: Any, loop_at: ctypes.c_void_p, call: Callable[[Any], None]
+    ) -> tuple[Any, Any]:
+        handle = ctypes.create_string_buffer(self._uv.uv_handle_size(kind))
+        callback = _Callback(call)
+        init(loop_at, handle)
+        start(handle, callback)
+        self._uv.uv_unref(handle)  # it keeps no loop running
+        return handle, callback
+
+    def close(self) -> None:
+        """Let libuv forget them in the loop's next turn: keep this object until then."""
+        for handle, _ in (self._before, self._after):
+            self._uv.uv_close(handle, None)
+
+
+def stamps_of(loop: Any, note: Callable[..., None]) -> Stamps | None:
+    """Let `loop` call `note` as `Stamps` says; None where its libuv is out of reach."""
+    return Stamps(loop, note) if capabilities().stamps else None
+
+
+# --- the probe --------------------------------------------------------------------------------------------
+
+
+class _ProbeConnection:
+    """What stands for a socket, for uvloop."""
+
+    type = socket.SOCK_STREAM.value
+
+    def __init__(self, fd: int) -> None:
+        self.family = int(socket.AF_UNIX)
+        self.closed = 0
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class _ProbeProtocol(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def connection_made(self, transport: Any) -> None:
+        self.seen.append("made")
+
+    def data_received(self, data: bytes) -> None:
+        self.seen.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.seen.append(exc)
+        asyncio.get_running_loop().stop()
+
+
+def _probe_connect(loop: Any, near: socket.socket, far: socket.socket) -> bool:
+    protocol = _ProbeProtocol()
+    conn = _ProbeConnection(near.detach())
+    coroutine = loop.connect_accepted_socket(lambda: protocol, conn)
+    waits = coroutine.send(None)
+    far.send(b"x")
+    far.shutdown(socket.SHUT_WR)
+    loop.call_later(_PATIENCE, loop.stop)
+    loop.run_forever()
+    if not waits.done():
+        return False
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        transport = stop.value[0]
+    else:
+        return False
+    loop.run_until_complete(asyncio.sleep(0))
+    return transport.is_closing() and protocol.seen == ["made", b"x", None] and conn.closed == 1
+
+
+def _probe_backend(loop: Any, near: socket.socket, _far: socket.socket) -> bool:
+    with select.epoll.fromfd(os.dup(loop._get_backend_id())) as epoll:
+        epoll.register(near, select.EPOLLOUT | select.EPOLLEXCLUSIVE)
+        epoll.unregister(near)
+    return True
+
+
+def _probe_stamps(loop: Any, _near: socket.socket, _far: socket.socket) -> bool:
+    noted: list[tuple[Any, ...]] = []
+    stamps = Stamps(loop, lambda *what: noted.append(what))
+    loop.call_later(0.001, loop.stop)
+    loop.run_forever()
+    stamps.close()
+    loop.run_until_complete(asyncio.sleep(0))  # in which libuv forgets them
+    waited = [what for what in noted if what[0]]
+    return bool(waited) and any(what[0] is False and abs(what[1] - loop.time()) < _PATIENCE for what in noted)
+
+
+#: Seconds that a probe takes at most; it takes a thousandth of that.
+_PATIENCE: Final = 5.0

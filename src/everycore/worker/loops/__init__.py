@@ -1,0 +1,1 @@
+"""The event loops of a worker whose servers listen through the primary."""

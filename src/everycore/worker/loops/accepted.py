@@ -1,0 +1,179 @@
+"""One accepted connection of a `BeltServer`: what stands for its socket until its descriptor is closed.
+
+A connection is served in one of two ways. *By hand*, where the loop is a uvloop as we know it
+(`foreign.uvloop_internals`): `Accepted` stands for the socket and advances the loop's coroutine. That
+is finished together with the acknowledgement, when what it waits for has long happened; should it wait for
+something else, `Accepted.advance` goes on for as long as it takes. *By a task* elsewhere: `AcceptedSocket` is
+a socket, and any loop takes it.
+
+HOT: made and called for every connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+
+class Owner(Protocol):
+    """The server, as its connections know it."""
+
+    def has(self, accepted: Connection) -> bool:
+        """Whether this connection is open."""
+        ...
+
+    def ended(self, accepted: Connection) -> None:
+        """It is closed; again: nothing."""
+        ...
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop."""
+        ...
+
+
+class Connection(Protocol):
+    """One accepted connection, until its descriptor is closed."""
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Let `connect_accepted_socket` make the transport."""
+        ...
+
+    def advance(self) -> None:
+        """Go on with it, a few turns later."""
+        ...
+
+    def end(self, *, abort: bool) -> None:
+        """Close the transport, or cut it off."""
+        ...
+
+
+class Accepted:
+    """An accepted connection, as the socket that uvloop's transport believes to stand on."""
+
+    __slots__ = ("_coroutine", "_fd", "_transport", "_waits", "family", "server")
+
+    type = socket.SOCK_STREAM.value
+
+    def __init__(self, fd: int, family: int, server: Owner) -> None:
+        self._fd = fd
+        self.family = family
+        self.server = server
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._waits: Any = None
+        self._transport: Callable[[], Any] | None = None
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._fd
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Let `connect_accepted_socket` make the transport. Raises what the program's factory raises."""
+        self._waits = coroutine.send(None)
+        self._coroutine = coroutine
+
+    def advance(self, _: Any = None) -> None:
+        """Go on with it, as far as it gets now; the rest follows by itself."""
+        coroutine = self._coroutine
+        if coroutine is None:  # ended meanwhile
+            return
+        if not self._waits.done():
+            self._waits.add_done_callback(self.advance)
+            return
+        try:
+            self._waits = coroutine.send(None)
+        except StopIteration as stop:
+            self._coroutine = self._waits = None
+            self._hold(stop.value[0])
+        except Exception:  # a handshake that failed, a peer that is gone: uvloop has seen to the transport
+            self._coroutine = self._waits = None
+        else:
+            self._waits.add_done_callback(self.advance)
+
+    def _hold(self, transport: Any) -> None:
+        if not self.server.has(self):
+            return  # closed already
+        try:
+            # A transport that its program drops without closing it is closed by its end.
+            self._transport = weakref.ref(transport, self.close)
+        except TypeError:  # one of TLS
+            self._transport = lambda: transport
+
+    def close(self, _: Any = None) -> None:
+        """The connection is closed: called by uvloop, last of all."""
+        self._transport = None
+        self.server.ended(self)
+
+    def end(self, *, abort: bool) -> None:
+        """Close the transport, or cut it off."""
+        coroutine, self._coroutine = self._coroutine, None
+        if coroutine is not None:
+            coroutine.close()
+        transport = self._transport() if self._transport is not None else None
+        if transport is not None:
+            if abort:
+                transport.abort()
+            else:
+                transport.close()
+
+
+class AcceptedSocket(socket.socket):
+    """An accepted connection as a socket, which a task gives to the loop."""
+
+    __slots__ = ("_server", "_task", "_transport")
+
+    def __init__(self, fd: int, family: int, server: Owner) -> None:
+        super().__init__(family, socket.SOCK_STREAM, 0, fileno=fd)
+        self.setblocking(False)
+        self._server = server
+        self._task: asyncio.Task[Any] | None = None
+        self._transport: Callable[[], Any] | None = None
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Let `connect_accepted_socket` make the transport."""
+        self._task = self._server.get_loop().create_task(coroutine)
+        self._task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[Any]) -> None:
+        self._task = None
+        if task.cancelled() or task.exception() is not None:
+            # A handshake that failed, a peer that is gone. The loop has seen to the transport, if any.
+            self.close()
+            return
+        transport = task.result()[0]
+        try:
+            self._transport = weakref.ref(transport, self._dropped)
+        except TypeError:  # one of uvloop's TLS
+            self._transport = lambda: transport
+
+    def _dropped(self, _: Any) -> None:
+        """The program has let go of the transport without closing it: uvloop closes the descriptor."""
+        if self.fileno() >= 0:
+            self.detach()
+
+    def advance(self) -> None:
+        """The task goes on by itself."""
+
+    def end(self, *, abort: bool) -> None:
+        """Close the transport, or cut it off."""
+        if self._task is not None:
+            self._task.cancel()
+        transport = self._transport() if self._transport is not None else None
+        if transport is not None:
+            if abort:
+                transport.abort()
+            else:
+                transport.close()
+
+    def close(self) -> None:
+        """As `socket.close`."""
+        super().close()
+        self._transport = None
+        self._server.ended(self)
+
+    def detach(self) -> int:
+        """As `socket.detach`: the connection is somebody else's from now on."""
+        self._server.ended(self)
+        return super().detach()

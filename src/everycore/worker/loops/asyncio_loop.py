@@ -1,0 +1,176 @@
+"""The asyncio event loop whose servers listen through the primary.
+
+`create_server` and `create_unix_server` ask the primary and return a genuine `asyncio.Server`; connections
+come off a belt straight into transports. HOT: `AsyncioReception.give` runs for every connection; it builds
+transports without the task and the future that asyncio's own accept loop spends on each.
+
+Where `foreign.asyncio_internals` does not know this Python's asyncio, or a keyword asks for something that it
+does not know, `BeltServer` serves in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from everycore.foreign import asyncio_internals
+from everycore.foreign.asyncio_internals import Serving
+from everycore.system.descriptors import close_all
+from everycore.worker.clustersocket import ClusterSocket, SharedSocket
+from everycore.worker.limits import Limit
+from everycore.worker.loops.beltserver import BeltServer
+from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms
+from everycore.worker.reception import Reception
+from everycore.worker.turns import SharedReception, StampedSelector
+
+if TYPE_CHECKING:
+    from everycore.worker.context import WorkerContext
+
+
+class ClusterServer(asyncio.base_events.Server):
+    """An `asyncio.Server` that behaves alike on every Python, and that a worker can leave."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        #: For `everycore.limit_connections`.
+        self.connection_limit = Limit()
+        self._is_forever = False
+        self._spares_clients = False
+
+    async def wait_closed(self) -> None:
+        """Wait until the server is closed and its connections have ended."""
+        await asyncio_internals.wait_closed(self)
+
+    async def serve_forever(self) -> None:
+        """As `asyncio.Server.serve_forever`."""
+        self._is_forever = True
+        try:
+            await super().serve_forever()
+        finally:
+            self._is_forever = False
+
+    def leave(self) -> None:
+        """Close, for a worker that leaves: the connections that are open go on.
+
+        Closing ends `serve_forever`, and from Python 3.14 on that closes the clients.
+        """
+        self._spares_clients = self._is_forever
+        self.close()
+
+    def close_clients(self) -> None:
+        """Close every connection that is open (Python 3.13)."""
+        if self._spares_clients:
+            self._spares_clients = False
+            return
+        super().close_clients()  # type: ignore[misc] # not before Python 3.13
+
+
+def limit_of(server: Any) -> Limit:
+    """The limit of this server's connections, which `everycore.limit_connections` may set."""
+    if server is None:
+        return Limit()
+    limit: Limit | None = getattr(server, "connection_limit", None)
+    if limit is None:  # a server that asyncio made, for a program that knows nothing of a cluster
+        limit = server.connection_limit = Limit()
+    return limit
+
+
+class AsyncioReception(Reception):
+    """Gives the connections of one `ClusterSocket` to one server."""
+
+    __slots__ = ("_serving",)
+
+    #: The reader callback, `connection_made`, and the first data callback.
+    turns = 3
+    _loop: Any
+
+    def __init__(self, loop: Any, context: WorkerContext, sock: ClusterSocket, serving: Serving) -> None:
+        super().__init__(loop, context, sock, limit_of(serving.server))
+        self._serving = serving
+
+    def give(self, fd: int, peer: Any) -> None:
+        """Let the program have the connection `fd`."""
+        lease = self._sock.lease
+        if lease is None:
+            close_all((fd,))
+            return
+        conn = lease.connections.counted_socket(lease.family, lease.kind, lease.proto, fd, self.limit)
+        try:
+            conn.setblocking(False)
+            context = self._serving.context
+            if context is None:
+                transport = self._connect(conn, peer)
+            else:
+                context = context.copy()
+                transport = context.run(self._connect, conn, peer, context=context)
+            conn.carried_by(transport)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            conn.close()
+            self._failed(exc)
+
+    def _connect(self, conn: Any, peer: Any, **context: contextvars.Context) -> Any:
+        serving = self._serving
+        return asyncio_internals.make_transport(self._loop, conn, serving.factory(), serving, peer, **context)
+
+
+def receive(loop: Any, sock: ClusterSocket, context: WorkerContext, serving: Serving) -> None:
+    """Let the connections of `sock` come: from its belt, or from the listener that all share."""
+    reception = AsyncioReception(loop, context, sock, serving)
+    if isinstance(sock, SharedSocket):
+        SharedReception(loop, sock, context, reception.give, reception.limit, reception.turns).begin()
+    else:
+        loop.add_reader(sock.fileno(), reception.on_readable)
+        reception.begin()
+
+
+class AsyncioListeners(FromPrimary):
+    """Listeners of the primary, served by asyncio."""
+
+    def serve(
+        self, loop: ClusterEventLoop, factory: Factory, opened: Sequence[Any], terms: Terms
+    ) -> asyncio.AbstractServer:
+        """As `Listeners.serve`."""
+        if terms.others or not asyncio_internals.capabilities().servers:
+            return BeltServer.begin(loop, self._context, opened, factory, terms, self.connect(loop))
+        for sock in opened:
+            sock.setblocking(False)
+        server: ClusterServer = asyncio_internals.make_server(
+            ClusterServer, loop, opened, factory, terms.ssl, terms.backlog, terms.times
+        )
+        if terms.start:
+            try:
+                # Without the turn of the loop that `start_serving()` takes: in it we might be cancelled, and
+                # leave readers of sockets that the caller closes.
+                asyncio_internals.start_server(server)
+            except BaseException:
+                server.close()
+                raise
+        return server
+
+
+class ClusterEventLoop(ClusteredLoop, asyncio.SelectorEventLoop):
+    """asyncio's selector loop; in a worker, its servers listen through the primary."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.stamped_selector = StampedSelector(context.board)
+        super().__init__(self.stamped_selector)
+        self._everycore = context
+        self._listeners = AsyncioListeners(context)
+
+    def serve(self, serving: Serving) -> bool:
+        """Where asyncio would begin to accept: take the connections of a listener of the primary's."""
+        sock = serving.sock
+        if not isinstance(sock, ClusterSocket):
+            return False
+        receive(self, sock, self._everycore, serving)
+        if serving.server is not None:
+            self._everycore.watch_server(serving.server)
+        return True
+
+
+if asyncio_internals.capabilities().servers:
+    asyncio_internals.on_start_serving(ClusterEventLoop, ClusterEventLoop.serve)

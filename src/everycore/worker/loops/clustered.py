@@ -1,0 +1,300 @@
+"""Where the listeners of a server come from: one decision for every event loop of a worker.
+
+A loop of a worker has three ways to make a server, and `placement` chooses. The loop's own way gets every
+argument as it is, so that what a newer Python adds needs no change here. On the other two ways a keyword
+that is unknown here goes to `loop.connect_accepted_socket`, for each connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from everycore.worker import datagrams, resolving
+
+if TYPE_CHECKING:
+    from everycore.worker.context import WorkerContext
+
+Factory = Callable[[], asyncio.BaseProtocol]
+_TIMES: Final = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
+
+
+class Placement(enum.Enum):
+    """Who listens for a server."""
+
+    #: This worker, with sockets of its own: everycore is not concerned.
+    OWN = enum.auto()
+    #: The primary, already: the program passes a listener of the primary's.
+    GIVEN = enum.auto()
+    #: The primary, when it is asked.
+    PRIMARY = enum.auto()
+
+
+def placement(
+    sock: Any, is_ours: Callable[[Any], bool], *, has_address: bool, reuse_port: Any = None
+) -> Placement:
+    """Who listens for a server with these arguments.
+
+    The loop's own way is also that of arguments which do not go together, for the loop says so best.
+    """
+    if sock is not None:
+        return Placement.GIVEN if not has_address and is_ours(sock) else Placement.OWN
+    return Placement.PRIMARY if has_address and not reuse_port else Placement.OWN
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How to listen and to serve: the keywords of `create_server` that are known here, and the others.
+
+    times: the two time-outs of TLS, in seconds, by their names as arguments.
+    """
+
+    family: int
+    flags: int
+    backlog: int
+    ssl: Any
+    times: dict[str, float | None]
+    start: bool
+    others: dict[str, Any]
+
+    @classmethod
+    def of(cls, keywords: dict[str, Any], *, ignored: Sequence[str] = ()) -> Terms:
+        """Read them. Raises what asyncio raises for arguments that do not go together."""
+        rest = {name: value for name, value in keywords.items() if name not in ignored}
+        ssl = rest.pop("ssl", None)
+        if isinstance(ssl, bool):
+            raise TypeError("ssl argument must be an SSLContext or None")
+        times = {name: rest.pop(name, None) for name in _TIMES}
+        for name, seconds in times.items():
+            if seconds is not None and ssl is None:
+                raise ValueError(f"{name} is only meaningful with ssl")
+        rest.pop("reuse_address", None)  # the primary sets it, as asyncio does by default
+        if rest.pop("keep_alive", None):
+            raise ValueError(
+                "keep_alive is not supported on a listener of the primary; set SO_KEEPALIVE on connections"
+            )
+        return cls(
+            family=rest.pop("family", socket.AF_UNSPEC),
+            flags=rest.pop("flags", socket.AI_PASSIVE),
+            backlog=rest.pop("backlog", 100),
+            ssl=ssl,
+            times=times,
+            start=rest.pop("start_serving", True),
+            others=rest,
+        )
+
+    def check(self, connect: Callable[..., Any]) -> None:
+        """Raise TypeError for a keyword that the loop's `connect_accepted_socket` does not take either."""
+        if self.others:
+            connect(None, None, ssl=self.ssl, **self.times, **self.others).close()  # it only binds arguments
+
+
+class Listeners(Protocol):
+    """How a program gets listeners of the primary, and what serves on them."""
+
+    def is_ours(self, sock: Any) -> bool:
+        """Whether `sock` is a stream listener of the primary."""
+        ...
+
+    async def open_tcp(self, loop: Any, host: Any, port: Any, terms: Terms) -> Sequence[socket.socket]:
+        """A listener for every address; none if one is not for the primary. Raises OSError."""
+        ...
+
+    async def open_unix(
+        self, loop: Any, path: str | bytes | os.PathLike[str], terms: Terms
+    ) -> Sequence[socket.socket]:
+        """A socket that is bound to a path, as a list of one: the primary's or not. Raises OSError."""
+        ...
+
+    def connect(self, loop: Any) -> Callable[..., Any]:
+        """The loop's own `connect_accepted_socket`, which counts nothing."""
+        ...
+
+    def serve(
+        self, loop: Any, factory: Factory, opened: Sequence[Any], terms: Terms
+    ) -> asyncio.AbstractServer:
+        """A server on these listeners; it serves already if the terms say so."""
+        ...
+
+
+Native = Callable[..., Awaitable[Any]]
+
+
+async def create_server(
+    listeners: Listeners,
+    loop: Any,
+    native: Native,
+    factory: Factory,
+    host: Any,
+    port: Any,
+    *,
+    sock: Any,
+    reuse_port: Any,
+    **keywords: Any,
+) -> Any:
+    """As `loop.create_server`; `native` is the loop's own."""
+    has_address = host is not None or port is not None
+    where = placement(sock, listeners.is_ours, has_address=has_address, reuse_port=reuse_port)
+    if where is not Placement.OWN:
+        terms = Terms.of(keywords)
+        terms.check(listeners.connect(loop))
+        opened = [sock] if where is Placement.GIVEN else await listeners.open_tcp(loop, host, port, terms)
+        if opened:
+            return listeners.serve(loop, factory, opened, terms)
+    return await native(factory, host, port, sock=sock, reuse_port=reuse_port, **keywords)
+
+
+async def create_unix_server(
+    listeners: Listeners,
+    loop: Any,
+    native: Native,
+    factory: Factory,
+    path: Any,
+    *,
+    sock: Any,
+    **keywords: Any,
+) -> Any:
+    """As `loop.create_unix_server`; the primary binds the path, and unlinks it at the end."""
+    where = placement(sock, listeners.is_ours, has_address=path is not None)
+    if where is not Placement.OWN:
+        terms = Terms.of(keywords, ignored=("cleanup_socket",))
+        terms.check(listeners.connect(loop))
+        opened = [sock] if where is Placement.GIVEN else await listeners.open_unix(loop, path, terms)
+        if all(map(listeners.is_ours, opened)):
+            return listeners.serve(loop, factory, opened, terms)
+        path, (sock,) = None, opened  # this worker has bound it: an address that is none of the primary's
+    return await native(factory, path, sock=sock, **keywords)
+
+
+class ClusteredLoop:
+    """What the loops of a program that imports everycore have in common. Stands before the loop's own class.
+
+    A drain waits for connections that the loop opened, or was given.
+    """
+
+    _everycore: WorkerContext
+    _listeners: Listeners
+
+    async def create_server(
+        self,
+        protocol_factory: Factory,
+        host: str | Iterable[str] | None = None,
+        port: int | str | None = None,
+        *,
+        sock: socket.socket | None = None,
+        reuse_port: bool | None = None,
+        **keywords: Any,
+    ) -> Any:
+        """As `loop.create_server`; host and port are listened on by the primary.
+
+        `sock` is used as it is, and `reuse_port` makes the sockets this worker's own.
+        """
+        own: Any = super()
+        return await create_server(
+            self._listeners,
+            self,
+            own.create_server,
+            protocol_factory,
+            host,
+            port,
+            sock=sock,
+            reuse_port=reuse_port,
+            **keywords,
+        )
+
+    async def create_unix_server(
+        self,
+        protocol_factory: Factory,
+        path: str | bytes | os.PathLike[str] | None = None,
+        *,
+        sock: socket.socket | None = None,
+        **keywords: Any,
+    ) -> Any:
+        """As `loop.create_unix_server`; the path is bound by the primary, and unlinked by it at the end."""
+        own: Any = super()
+        return await create_unix_server(
+            self._listeners, self, own.create_unix_server, protocol_factory, path, sock=sock, **keywords
+        )
+
+    async def create_datagram_endpoint(
+        self, protocol_factory: Factory, local_addr: Any = None, remote_addr: Any = None, **keywords: Any
+    ) -> tuple[Any, Any]:
+        """As `loop.create_datagram_endpoint`; a bound endpoint's socket is the primary's, shared by all."""
+        own: Any = super()
+        loop: Any = self
+        if datagrams.goes_through_primary(local_addr, remote_addr, keywords):
+            return await datagrams.open_endpoint(
+                loop,
+                self._everycore,
+                own.create_datagram_endpoint,
+                protocol_factory,
+                local_addr,
+                keywords,
+            )
+        pair: tuple[Any, Any] = await own.create_datagram_endpoint(
+            protocol_factory, local_addr, remote_addr, **keywords
+        )
+        return pair
+
+    async def create_connection(self, *args: Any, **keywords: Any) -> Any:
+        """As `loop.create_connection`."""
+        own: Any = super()
+        return self._watched(await own.create_connection(*args, **keywords))
+
+    async def create_unix_connection(self, *args: Any, **keywords: Any) -> Any:
+        """As `loop.create_unix_connection`."""
+        own: Any = super()
+        return self._watched(await own.create_unix_connection(*args, **keywords))
+
+    async def connect_accepted_socket(self, *args: Any, **keywords: Any) -> Any:
+        """As `loop.connect_accepted_socket`, wherever the socket came from."""
+        own: Any = super()
+        return self._watched(await own.connect_accepted_socket(*args, **keywords))
+
+    def connect_uncounted(self, *args: Any, **keywords: Any) -> Any:
+        """As `loop.connect_accepted_socket`, for a server that counts its connections itself."""
+        own: Any = super()
+        return own.connect_accepted_socket(*args, **keywords)
+
+    def _watched(self, pair: Any) -> Any:
+        self._everycore.connections.watch_opened(pair[0])
+        return pair
+
+
+class FromPrimary:
+    """Listeners for a program that imports everycore: asked of the primary by the channel."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+
+    def is_ours(self, sock: Any) -> bool:
+        """As `Listeners.is_ours`."""
+        return resolving.is_ours(sock)
+
+    def connect(self, loop: Any) -> Callable[..., Any]:
+        """As `Listeners.connect`."""
+        connect: Callable[..., Any] = loop.connect_uncounted
+        return connect
+
+    async def open_tcp(self, loop: Any, host: Any, port: Any, terms: Terms) -> Sequence[socket.socket]:
+        """As `Listeners.open_tcp`."""
+        return await resolving.open_tcp(
+            self._context,
+            host,
+            port,
+            family=terms.family,
+            flags=terms.flags,
+            backlog=terms.backlog,
+            start=terms.start,
+        )
+
+    async def open_unix(
+        self, loop: Any, path: str | bytes | os.PathLike[str], terms: Terms
+    ) -> Sequence[socket.socket]:
+        """As `Listeners.open_unix`."""
+        return await resolving.open_unix(self._context, path, backlog=terms.backlog, start=terms.start)

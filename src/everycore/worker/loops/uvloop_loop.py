@@ -1,0 +1,66 @@
+"""The uvloop event loop whose servers listen through the primary. Imported only where uvloop is wanted.
+
+`create_server` and `create_unix_server` ask the primary and return a `BeltServer`; `create_datagram_endpoint`
+shares its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from everycore.foreign import uvloop_internals
+from everycore.worker.loops.beltserver import BeltServer
+from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms
+
+if TYPE_CHECKING:
+    from everycore.foreign.uvloop_internals import Stamps
+    from everycore.worker.context import WorkerContext
+
+
+class Stamping:
+    """A loop of uvloop that can note on the board whether it waits for events."""
+
+    _everycore: WorkerContext
+    _stamps: Stamps | None = None
+
+    def stamp(self) -> None:
+        """Note it from now on; again: nothing."""
+        if self._stamps is None:
+            self._stamps = uvloop_internals.stamps_of(self, self._everycore.board.idle)
+
+    def end_stamps(self) -> None:
+        """Before the loop is closed."""
+        stamps, self._stamps = self._stamps, None
+        if stamps is not None:
+            stamps.close()
+
+
+class UvloopListeners(FromPrimary):
+    """Listeners of the primary, served by uvloop."""
+
+    def serve(
+        self, loop: ClusterUvloop, factory: Factory, opened: Sequence[Any], terms: Terms
+    ) -> asyncio.AbstractServer:
+        """As `Listeners.serve`."""
+        by_hand = uvloop_internals.capabilities().connect
+        connect = self.connect(loop)
+        return BeltServer.begin(loop, self._context, opened, factory, terms, connect, by_hand=by_hand)
+
+
+class ClusterUvloop(Stamping, ClusteredLoop, uvloop.Loop):  # type: ignore[misc] # as uvloop types it
+    """uvloop's loop; in a worker, its servers listen through the primary."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        super().__init__()
+        self._everycore = context
+        self._listeners = UvloopListeners(context)
+
+    def close(self) -> None:
+        """As `loop.close`."""
+        if not self.is_running():
+            self.end_stamps()
+        super().close()
