@@ -10,6 +10,7 @@ Imports nothing of everycore.
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 from typing import Final
 
 import msgspec
@@ -38,7 +39,7 @@ class Ticket(msgspec.Struct, frozen=True):
     serialization: str
 
 
-def read_ticket(environ: os._Environ[str] | dict[str, str]) -> Ticket | None:
+def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
     """Take the ticket out of `environ`; None when there is none, or it is not this process's own."""
     text = environ.pop(VARIABLE, None)
     if text is None:

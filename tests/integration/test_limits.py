@@ -46,6 +46,21 @@ class TestOneIsFull:
                 answers = [await client.greeting() for client in await opened(address, 10, clients)]
                 assert sorted(answers) == [one.id] + [many.id] * 9
 
+    async def test_it_can_be_set_before_the_server_serves(self, tmp_path, policy, loop):
+        async with agents(tmp_path, policy=policy, loop=loop) as (_, one):
+            await one.do(
+                "server = await asyncio.start_server(greet, '127.0.0.1', 0, start_serving=False)\n"
+                "everycore.limit_connections(server, 1)\n"
+                "await server.start_serving()"
+            )
+            address = tuple(await one.get("server.sockets[0].getsockname()"))
+            async with closing([]) as clients:
+                first, second = await opened(address, 2, clients)
+                assert await first.greeting() == one.id
+                assert second.worker is None
+                await first.close()
+                assert await second.greeting() == one.id
+
     async def test_it_takes_one_again_when_one_ends(self, tmp_path, policy, loop):
         async with servers(tmp_path, 1, policy=policy, loop=loop) as (_, (one,), address):
             await limit(one, 2)

@@ -19,7 +19,8 @@ everycore.run(main(), loop="asyncio")
 """
 
 
-async def test_servers_take_connections_one_by_one(tmp_path):
+async def test_servers_take_connections_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVERYCORE_WITHOUT", "asyncio")
     async with Cluster(Settings(exec=worker_script(tmp_path, SERVER)), grace=5.0) as cluster:
         diary = Diary(cluster)
         workers = [cluster.fork(), cluster.fork()]

@@ -18,10 +18,12 @@ import pytest
 from everycore.core import wire
 from everycore.core.dispatch import COSTLY, LATE_AFTER, MOST_CREDIT, RECALL_AFTER, Dispatcher
 from everycore.errors import ProtocolError
+from everycore.foreign import socket_internals
 from everycore.primary import acceptor as acceptor_module
 from everycore.primary.acceptor import Acceptor
 from everycore.primary.host import Absence, Owner
 from everycore.system import belt
+from everycore.system.accepting import PAUSE
 from everycore.system.belt import Belt, make_pair
 from everycore.system.sockets import StreamListener
 from tests.kit import VirtualClock, scaled, turn
@@ -715,7 +717,7 @@ async def test_no_more_are_under_way_than_a_worker_has_room_for():
 def fail_to_accept(monkeypatch, *numbers):
     """Let the next calls of accept(2) fail with these errors, one after the other."""
     failures = iter(numbers)
-    real = acceptor_module.accept
+    real = socket_internals.accept
 
     def accept(sock):
         if (number := next(failures, None)) is not None:
@@ -738,7 +740,7 @@ async def test_an_error_that_may_last_is_one_pause_and_one_line(monkeypatch, cap
             for _ in range(3):
                 assert it.workers[1].take() is None
                 assert it.loop.remove_reader(it.listener.sock) is False  # no busy loop
-                await it.loop.pass_time(acceptor_module.PAUSE * 1.1)
+                await it.loop.pass_time(PAUSE * 1.1)
         assert it.workers[1].take_all() == ports
         assert [record.message.startswith("accept on 127.0.0.1:") for record in caplog.records] == [True] * 3
 

@@ -1,7 +1,7 @@
 """What everycore uses of the private parts of gevent.
 
 A gevent socket is a Python object around one of `_socket.socket`'s children, which `everycore run` reaches by
-its class. Its name differs between gevent's versions.
+its class. Without it a gevent program under `everycore run` listens by itself.
 """
 
 from __future__ import annotations

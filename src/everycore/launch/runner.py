@@ -120,15 +120,14 @@ def _run_module(program: list[str], namespace: dict[str, Any], ending: _Ending) 
 
 
 def _run_as_main(name: str, namespace: dict[str, Any], ending: _Ending, *, alter_argv: bool) -> None:
-    import runpy
+    from everycore.foreign import runpy_internals  # late: runpy is not what every program needs
 
     for pristine in ("__file__", "__cached__"):  # C has made no script of `__main__` when it calls this
         namespace.pop(pristine, None)
     namespace["__doc__"] = None
-    run: Any = runpy._run_module_as_main  # type: ignore[attr-defined]
-    ending.begins_at = run.__code__
+    ending.begins_at = runpy_internals.CODE
     try:
-        run(name, alter_argv)
+        runpy_internals.run_module_as_main(name, alter_argv=alter_argv)
     except BaseException as exc:
         ending.come(exc)
         raise

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Final
 
 from everycore.errors import ConfigurationError
+from everycore.foreign.signal_internals import signal_of
 from everycore.model import ExitStatus
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -81,17 +82,7 @@ def reap(pidfd: int) -> ExitStatus | None:
         return None
     if result.si_code == os.CLD_EXITED:
         return ExitStatus(code=result.si_status)
-    return ExitStatus(signal=_signal(result.si_status))
-
-
-def _signal(number: int) -> signal.Signals:
-    """The signal of that number. Of the real-time signals Python names the first and the last alone."""
-    try:
-        return signal.Signals(number)
-    except ValueError:
-        unnamed = int.__new__(signal.Signals, number)
-        unnamed._name_, unnamed._value_ = f"SIGRTMIN+{number - signal.SIGRTMIN}", number
-        return unnamed
+    return ExitStatus(signal=signal_of(result.si_status))
 
 
 def reap_strangers(ours: Collection[int]) -> bool:

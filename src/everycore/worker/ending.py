@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+from everycore.foreign.threading_internals import runs_event_loop, waits_for_threads
 from everycore.worker.boot import AGAIN, Post, Terminator, sleep, start_thread
 
 #: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
@@ -34,8 +35,8 @@ class ProgramTerminator(Terminator):
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM has come."""
-        self._in_loop = _loop_runs()
-        if not self.has_helper and _waits_for_threads(frame):
+        self._in_loop = runs_event_loop()
+        if not self.has_helper and waits_for_threads(frame):
             # Then no thread can be started any more (Python 3.12), and there is no need to.
             self.wait()
             self.end(frame)
@@ -44,7 +45,7 @@ class ProgramTerminator(Terminator):
 
     def end(self, frame: FrameType | None) -> None:
         """In the main thread: end the program."""
-        waits = _waits_for_threads(frame)
+        waits = waits_for_threads(frame)
         if self._has_heard and not waits:
             return  # it is at its last things
         self._has_heard = True
@@ -114,15 +115,6 @@ class LastResort:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _waits_for_threads(frame: FrameType | None) -> bool:
-    """Whether the main thread has come to its end, and waits for others."""
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "threading" and frame.f_code.co_name == "_shutdown":
-            return True
-        frame = frame.f_back
-    return False
-
-
 def _silent_on_exit(tell: Callable[[Any], object]) -> Callable[[Any], object]:
     return lambda what: None if what.exc_type is SystemExit else tell(what)
 
@@ -136,9 +128,3 @@ def install_terminator(post: Post) -> ProgramTerminator:
         if isinstance(signal.getsignal(signal.SIGINT), Terminator):
             signal.signal(signal.SIGINT, signal.default_int_handler)
     return terminator
-
-
-def _loop_runs() -> bool:
-    """Whether asyncio runs a loop in this thread; uvloop's is one of these."""
-    accelerated = sys.modules.get("_asyncio")
-    return accelerated is not None and accelerated._get_running_loop() is not None

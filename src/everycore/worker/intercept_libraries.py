@@ -62,7 +62,7 @@ def _install_on_gevent(module: Any) -> None:
     """Reach the sockets inside those of gevent: of a class of its own, a child of C's."""
     kind = gevent_internals.socket_class(module)
     if kind is None:
-        return  # its sockets are plain ones then: `socket.socket` is enough
+        return  # the program listens by itself
     replace(kind, *SAME, close)
     replace_accept(kind, accept_descriptor)
 

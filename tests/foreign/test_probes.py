@@ -1,0 +1,134 @@
+"""Private parts of other libraries: this Python has them as we know them, and nothing breaks without."""
+
+import asyncio
+import inspect
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+from everycore import foreign
+from everycore.foreign import asyncio_internals, socket_internals
+from tests.kit import turn
+
+PROBES = {
+    "asyncio_internals": ["servers", "losses", "selectors"],
+    "uvloop_internals": ["connect", "backend", "stamps"],
+}
+
+
+def found(module, without=""):
+    """What the probes of a module say in a process of their own."""
+    if module == "uvloop_internals":
+        pytest.importorskip("uvloop")
+    source = f"""
+        import json
+        from everycore.foreign import {module} as module
+        found = module.capabilities()
+        print(json.dumps({{name: getattr(found, name) for name in type(found).__slots__}}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(source)],
+        env=os.environ | {foreign.VARIABLE: without},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("module", PROBES)
+def test_this_python_has_all_of_them(module):
+    """A Python or a library that does not is slower: a release of ours is due."""
+    assert found(module) == dict.fromkeys(PROBES[module], True)
+
+
+@pytest.mark.parametrize("module", PROBES)
+@pytest.mark.parametrize("name", ["first", "library", "all"])
+def test_the_variable_makes_them_fail(module, name):
+    library = module.removesuffix("_internals")
+    first = PROBES[module][0]
+    said = {"first": f"{library}.{first}, socket.accept", "library": library, "all": "all"}[name]
+    expected = {part: name == "first" and part != first for part in PROBES[module]}
+    assert found(module, said) == expected
+
+
+def test_a_probe_runs_where_a_loop_runs_too():
+    async def inside():
+        return foreign.outside_any_loop(lambda: asyncio.run(turn()))
+
+    assert asyncio.run(inside()) is None
+
+
+def test_a_probe_that_raises_has_failed_and_hurts_no_other():
+    def broken(loop, near, far):
+        loop.close()
+        raise LookupError
+
+    def sound(loop, near, far):
+        far.send(b"x")
+        return near.recv(1) == b"x" and not loop.is_closed()
+
+    probes = {"one": broken, "two": sound, "three": lambda *_: False, "four": sound}
+    assert foreign.try_probes(asyncio.new_event_loop, probes) == {"two", "four"}
+
+
+class TestStartServing:
+    """The arguments of asyncio's `_start_serving`, which newer Pythons add to."""
+
+    def served(self, signature, *args, **kwargs):
+        """What is served in our way and in the loop's own, by a loop whose method has this signature."""
+        ours, own = [], []
+        namespace = {"own": own}
+        source = f"def _start_serving({signature}): own.append(sock)"
+        exec(source, namespace)
+        loop_class = type("Loop", (), {"_start_serving": namespace["_start_serving"]})
+
+        def serve(loop, serving):
+            ours.append(serving)
+            return True
+
+        asyncio_internals.on_start_serving(loop_class, serve)
+        loop: Any = loop_class()
+        loop._start_serving(*args, **kwargs)
+        return ours, own
+
+    OLD = "self, protocol_factory, sock, sslcontext=None, server=None, backlog=100"
+
+    def test_they_are_read_by_name(self):
+        (serving,), own = self.served(self.OLD, "factory", "sock", None, "server")
+        assert (serving.factory, serving.sock, serving.server, serving.context) == (
+            "factory",
+            "sock",
+            "server",
+            None,
+        )
+        assert not own
+
+    def test_python_3_15_has_a_context(self):
+        (serving,), _ = self.served(f"{self.OLD}, context=None", "factory", "sock", context="copied")
+        assert serving.context == "copied"
+
+    def test_one_that_nobody_knows_yet_is_asyncios_own_affair(self):
+        signature = f"{self.OLD}, new=None"
+        assert self.served(signature, "factory", "sock", new=1) == ([], ["sock"])
+        (serving,), own = self.served(signature, "factory", "sock", new=None)
+        assert serving.sock == "sock"
+        assert not own
+
+    def test_this_pythons_are_known(self):
+        loop_class: Any = asyncio.SelectorEventLoop
+        assert set(inspect.signature(loop_class._start_serving).parameters) <= asyncio_internals._KNOWN
+
+
+def test_accepting_without_an_object_and_with_one_are_the_same():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for accept in (socket_internals.accept, socket_internals._accept_by_object):
+            with socket.create_connection(listener.getsockname()) as client:
+                fd, peer = accept(listener)
+                with socket.socket(fileno=fd) as conn:
+                    assert peer == client.getsockname() == conn.getpeername()
