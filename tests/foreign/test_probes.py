@@ -82,7 +82,8 @@ class TestStartServing:
 
     def served(self, signature, *args, **kwargs):
         """What is served in our way and in the loop's own, by a loop whose method has this signature."""
-        ours, own = [], []
+        ours: list[Any] = []
+        own: list[Any] = []
         namespace = {"own": own}
         source = f"def _start_serving({signature}): own.append(sock)"
         exec(source, namespace)
