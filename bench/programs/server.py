@@ -23,7 +23,7 @@ async def primary() -> None:
                 port = event.address[1]
             elif isinstance(event, everycore.Ready):
                 waiting -= 1
-            else:
+            elif isinstance(event, everycore.Exited):
                 raise SystemExit(f"a worker ended: {event.status}")
             if not waiting:
                 break

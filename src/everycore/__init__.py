@@ -45,6 +45,10 @@ from everycore.role import is_primary, is_worker
 from everycore.settings import Settings
 
 if TYPE_CHECKING:
+    from everycore.aio.emitter import EventStream
+    from everycore.aio.mailbox import MessageStream
+    from everycore.aio.requests import Handler
+    from everycore.aio.subscriptions import Subscription
     from everycore.pool import Pool
     from everycore.primary.cluster import Cluster
     from everycore.primary.worker import Worker
@@ -66,13 +70,16 @@ __all__ = [
     "Descriptor",
     "Disconnected",
     "Event",
+    "EventStream",
     "EverycoreError",
     "ExitStatus",
     "Exited",
     "Forked",
+    "Handler",
     "ListenerSnapshot",
     "Listening",
     "Message",
+    "MessageStream",
     "Online",
     "Pool",
     "ProtocolError",
@@ -84,6 +91,7 @@ __all__ = [
     "Settings",
     "Snapshot",
     "State",
+    "Subscription",
     "UnsupportedPlatform",
     "Worker",
     "WorkerContext",
@@ -105,7 +113,11 @@ _LAZY = {
     "Cluster": "everycore.primary.cluster",
     "ClusterSocket": "everycore.worker.clustersocket",
     "Descriptor": "everycore.system.descriptors",
+    "EventStream": "everycore.aio.emitter",
+    "Handler": "everycore.aio.requests",
+    "MessageStream": "everycore.aio.mailbox",
     "Pool": "everycore.pool",
+    "Subscription": "everycore.aio.subscriptions",
     "Worker": "everycore.primary.worker",
     "WorkerContext": "everycore.worker.context",
     "limit_connections": "everycore.worker.limits",
@@ -113,12 +125,14 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> object:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module 'everycore' has no attribute {name!r}")
-    value = globals()[name] = getattr(_import_module(module), name)
-    return value
+if not TYPE_CHECKING:  # to a type checker, a module with `__getattr__` has every name
+
+    def __getattr__(name: str) -> object:
+        module = _LAZY.get(name)
+        if module is None:
+            raise AttributeError(f"module 'everycore' has no attribute {name!r}")
+        value = globals()[name] = getattr(_import_module(module), name)
+        return value
 
 
 def __dir__() -> list[str]:

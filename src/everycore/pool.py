@@ -12,21 +12,27 @@ import logging
 import random
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar, overload
 
+from everycore.aio.emitter import EventStream
+from everycore.aio.requests import Handler
 from everycore.aio.shutdown import current_shutdown
+from everycore.aio.subscriptions import Subscription
 from everycore.core import supervisor
 from everycore.core.restarts import Backoff
 from everycore.core.supervisor import Supervisor
 from everycore.errors import BootError, ClusterClosed
-from everycore.events import Exited, Ready
+from everycore.events import Event, Exited, Ready
+from everycore.model import Snapshot
+from everycore.primary.asking import Asking
 from everycore.primary.cluster import Cluster
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_count, check_seconds
 from everycore.system.machine import cpu_bound, memory_limit, worker_bound
 
+E = TypeVar("E", bound=Event)
 _logger = logging.getLogger("everycore")
 
 
@@ -43,8 +49,9 @@ class Pool:
     With `may_finish`, a worker that ends with status 0 before it was ready has done its work and is not
     replaced; `wait` returns when all have.
 
-    Leaving the block stops all workers, as leaving that of a `Cluster` does. The other arguments are those of
-    `Cluster`, with one other default: while no worker is ready, connections wait.
+    Leaving the block stops all workers, as leaving that of a `Cluster` does, and raises the `BootError` that
+    nobody has heard from `wait`. The other arguments are those of `Cluster`, with one other default: while no
+    worker is ready, connections wait.
     """
 
     def __init__(
@@ -56,6 +63,9 @@ class Pool:
         grace: float = 30.0,
         when_no_worker: Literal["refuse", "hold"] = "hold",
         hold_timeout: float = 30.0,
+        recall_after: float = 0.02,
+        orphan_grace: float = 0.0,
+        max_message: int = 16 * 1024 * 1024,
         boot_timeout: float | None = 60.0,
         may_finish: bool = False,
         new_group: bool = False,
@@ -70,17 +80,22 @@ class Pool:
             grace=grace,
             when_no_worker=when_no_worker,
             hold_timeout=hold_timeout,
+            recall_after=recall_after,
+            orphan_grace=orphan_grace,
+            max_message=max_message,
             new_group=new_group,
         )
         self._boot_timeout = boot_timeout
         self._inputs: deque[supervisor.Input] = deque()
         self._is_busy = False
         self._is_open = False
+        self._is_told = False
         self._ours: dict[int, Worker] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
         self._end: asyncio.Future[None]
         self._follower: asyncio.Task[None]
+        self._asking: Asking
 
     # What a user calls
 
@@ -107,7 +122,10 @@ class Pool:
     async def wait(self) -> None:
         """Wait until the pool has ended: after `stop`, or with `BootError`: the application cannot start."""
         self._check_open()
-        await asyncio.shield(self._end)
+        try:
+            await asyncio.shield(self._end)
+        finally:
+            self._is_told = self._end.done()
 
     async def disconnect(self, timeout: float | None = None) -> None:
         """`stop`, and wait until all workers are gone. Raises TimeoutError after `timeout` seconds."""
@@ -120,6 +138,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._end = self._loop.create_future()
         self._follower = self._loop.create_task(self._follow(self.cluster.events(Ready, Exited)))
+        self._asking = Asking(self.cluster)
         self._is_open = True
         if (shutdown := current_shutdown()) is not None:
             # `everycore.run` is to stop us at a signal: if it stopped the cluster, we would fork again.
@@ -141,8 +160,56 @@ class Pool:
             # The cluster has closed its events, so this ends once those left are told, and with it the pool.
             await self._follower
             self._set_timer(None)
-            if self._end.done():
-                self._end.exception()  # nobody may have waited for it
+        failure = self._end.exception() if self._end.done() else None
+        if failure is not None and kind is None and not self._is_told:
+            raise failure
+
+    # Events and messages
+
+    def on(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
+        """As `Cluster.on`."""
+        return self.cluster.on(kind, callback)
+
+    def once(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
+        """As `Cluster.once`."""
+        return self.cluster.once(kind, callback)
+
+    @overload
+    def events(self) -> EventStream[Event]: ...
+    @overload
+    def events(self, *kinds: type[E]) -> EventStream[E]: ...
+    def events(self, *kinds: type[Event]) -> EventStream[Any]:
+        """As `Cluster.events`."""
+        return self.cluster.events(*kinds)
+
+    def snapshot(self) -> Snapshot:
+        """As `Cluster.snapshot`."""
+        return self.cluster.snapshot()
+
+    async def broadcast(self, message: Any) -> int:
+        """As `Cluster.broadcast`."""
+        return await self.cluster.broadcast(message)
+
+    def answer(self, handler: Handler) -> Subscription:
+        """Let `async def handler(message, handle)` answer every worker's requests, later workers' included.
+
+        Raises: TypeError for another kind of function; RuntimeError if somebody answers already.
+        """
+        self._check_open()
+        return self._asking.answer(handler)
+
+    async def request(
+        self, message: Any, handle: Any = None, *, timeout: float | None, keep_open: bool = False
+    ) -> Any:
+        """Ask a free worker and return its reply: the ready one with the fewest of these requests open.
+
+        Waits for a worker where none is ready. `timeout`, in seconds, is for all of it; None: no limit. A
+        request is never sent twice: if its worker is lost, that is ChannelClosed, whatever it has done.
+
+        Raises: RequestFailed, RequestTimeout, ChannelClosed, and what `Worker.send` raises.
+        """
+        self._check_open()
+        return await self._asking.request(message, handle, timeout=timeout, keep_open=keep_open)
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -181,6 +248,7 @@ class Pool:
             case supervisor.Fork(slot):
                 worker = self.cluster._fork(slot=slot)
                 self._ours[worker.id] = worker
+                self._asking.forked(worker)
                 # At once: before anything that a callback may have asked for meanwhile.
                 self._supervisor.handle(supervisor.Forked(slot, worker.id), self._loop.time())
             case supervisor.Dismiss(number):

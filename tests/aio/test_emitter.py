@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everycore.aio.emitter import Emitter
-from everycore.events import Event, Forked, Message, Online, Ready, SetUp, WorkerEvent, make_message
+from everycore.events import Event, Forked, Message, Online, SetUp, WorkerEvent, make_message
 from everycore.settings import Settings
 from tests.kit import turn
 
@@ -42,8 +42,6 @@ def test_a_base_class_stands_for_all_below_it():
     emitter.emit(setup)
     emitter.emit(event := forked())
     assert calls == [setup, event, event]
-    assert emitter.listens_to(Ready)
-    assert not Emitter().listens_to(Ready)
 
 
 def test_once_is_called_once_even_if_it_emits():

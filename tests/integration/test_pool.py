@@ -8,6 +8,7 @@ import pytest
 
 from everycore import (
     BootError,
+    ChannelClosed,
     ClusterClosed,
     ConfigurationError,
     Exited,
@@ -15,9 +16,12 @@ from everycore import (
     Forked,
     Pool,
     Ready,
+    RequestFailed,
+    RequestTimeout,
     Settings,
 )
 from tests.integration.workers import ECHO, IDLE, Diary, program, within, worker_script
+from tests.kit import turn
 
 
 @pytest.fixture
@@ -242,3 +246,122 @@ def test_signal_stops_the_pool_and_replaces_nobody(start_program, tmp_path, numb
     assert running.wait() == status
     assert "3" not in running.stdout
     assert running.stdout.count("Exited") == 2
+
+
+#: A worker that answers requests with its id, once it is told to; "die" kills it.
+ANSWERING = """
+async def main():
+    me = everycore.current_worker()
+    held = asyncio.Event()
+
+    async def answer(message, handle):
+        match message:
+            case "hold":
+                await held.wait()
+            case "let go":
+                held.set()
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "ask":
+                return await me.request("who?", timeout=None)
+        return me.id
+
+    me.answer(answer)
+    everycore.ready()
+    await for_ever()
+
+everycore.run(main())
+"""
+
+
+class TestFailureThatNobodyHeard:
+    FAILS = "raise SystemExit(7)"
+
+    async def test_leaving_the_block_raises_it(self, make_pool):
+        with pytest.raises(BootError) as caught:
+            async with make_pool(1, self.FAILS) as pool:
+                await within(pool.cluster.wait())
+        assert "exit status 7" in caught.value.report
+
+    async def test_it_is_raised_once(self, make_pool):
+        async with make_pool(1, self.FAILS) as pool:
+            with pytest.raises(BootError):
+                await within(pool.wait())
+
+    async def test_what_the_block_raises_wins(self, make_pool):
+        with pytest.raises(LookupError):
+            async with make_pool(1, self.FAILS) as pool:
+                await within(pool.cluster.wait())
+                raise LookupError
+
+
+class TestMessages:
+    async def test_a_request_goes_to_the_worker_with_the_fewest_open(self, make_pool):
+        async with make_pool(3, ANSWERING) as pool:
+            await Diary(pool.cluster).until(Ready, count=3)
+            in_turn = [await pool.request("who?", timeout=None) for _ in range(6)]
+            assert sorted(in_turn[:3]) == [1, 2, 3]
+            assert in_turn[3:] == in_turn[:3]
+            held = [asyncio.create_task(pool.request("hold", timeout=None)) for _ in range(2)]
+            await turn()
+            (free,) = {await pool.request("who?", timeout=None) for _ in range(4)}
+            for number in {1, 2, 3} - {free}:
+                await pool.workers[number].request("let go", timeout=None)
+            assert {free, *await asyncio.gather(*held)} == {1, 2, 3}
+
+    async def test_a_request_waits_for_a_worker_that_is_ready(self, make_pool):
+        async with make_pool(1, ANSWERING) as pool:
+            assert await within(pool.request("who?", timeout=None)) == 1
+
+    async def test_waiting_for_a_worker_counts(self, make_pool):
+        async with make_pool(1, IDLE) as pool:
+            with pytest.raises(RequestTimeout, match="none was ready"):
+                await pool.request("who?", timeout=0.05)
+
+    async def test_a_worker_that_dies_with_a_request_is_an_error_and_the_next_gets_another(self, make_pool):
+        async with make_pool(2, ANSWERING) as pool:
+            await Diary(pool.cluster).until(Ready, count=2)
+            with pytest.raises(ChannelClosed):
+                await within(pool.request("die", timeout=None))
+            assert await within(pool.request("who?", timeout=None)) in (2, 1, 3)
+
+    async def test_one_handler_answers_all_workers_those_to_come_too(self, make_pool):
+        async def answer(message, handle):
+            return f"{message} me"
+
+        async with make_pool(1, ANSWERING) as pool:
+            diary = Diary(pool.cluster)
+            subscription = pool.answer(answer)
+            with pytest.raises(RuntimeError, match="already"):
+                pool.answer(answer)
+            assert await within(pool.request("ask", timeout=None)) == "who? me"
+            pool.workers[1].kill(signal.SIGKILL)
+            await diary.until(Ready, count=2)
+            assert await within(pool.request("ask", timeout=None)) == "who? me"
+            subscription.cancel()
+            with pytest.raises(RequestFailed, match="nobody answers"):
+                await within(pool.request("ask", timeout=None))
+            with pytest.raises(TypeError, match="coroutine function"):
+                pool.answer(print)
+
+    async def test_events_and_callbacks_are_the_clusters(self, make_pool):
+        async with make_pool(2, ANSWERING) as pool:
+            seen = []
+            pool.on(Ready, lambda event: seen.append(event.worker.id))
+            first: list[Ready] = []
+            pool.once(Ready, first.append)
+            async with pool.events(Ready) as events:
+                assert {(await within(anext(events))).worker.id for _ in range(2)} == {1, 2}
+            assert sorted(seen) == [1, 2]
+            assert len(first) == 1
+            assert await pool.broadcast("hello") == 2
+            assert len(pool.snapshot().workers) == 2
+
+
+async def test_it_takes_what_a_cluster_takes(make_pool):
+    with pytest.raises(ConfigurationError, match="recall_after"):
+        make_pool(1, recall_after=-1)
+    with pytest.raises(ConfigurationError, match="orphan_grace"):
+        make_pool(1, orphan_grace=-1)
+    with pytest.raises(ConfigurationError, match="max_message"):
+        make_pool(1, max_message=0)

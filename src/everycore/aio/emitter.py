@@ -7,13 +7,15 @@ has no bound (they are few: some per worker; messages have their own road with a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, overload
 
 from everycore.aio.streams import Feed, Stream
 from everycore.aio.subscriptions import Subscription, call_back, check_plain
 from everycore.events import Event, Message
 
-EventStream: TypeAlias = Stream[Event, Any]
+E = TypeVar("E", bound=Event)
+#: An asynchronous iterator of events.
+EventStream: TypeAlias = Stream[Event, E]
 
 
 class _Listener:
@@ -46,7 +48,11 @@ class Emitter:
         """Call `callback` with the next such event only."""
         return self._subscribe(event_type, callback, is_once=True)
 
-    def events(self, *types: type[Event]) -> EventStream:
+    @overload
+    def events(self) -> EventStream[Event]: ...
+    @overload
+    def events(self, *types: type[E]) -> EventStream[E]: ...
+    def events(self, *types: type[Event]) -> EventStream[Any]:
         """An async iterator over such events (none named: all) from now on. Messages are not among them."""
         for event_type in types:
             _check_type(event_type)
@@ -58,10 +64,6 @@ class Emitter:
         else:
             self._feeds.append((feed, types or (Event,)))
         return Stream(feed, _as_it_is, self._forget)
-
-    def listens_to(self, event_type: type[Event]) -> bool:
-        """Whether a callback would be called with such an event."""
-        return any(issubclass(event_type, listener.event_type) for listener in self._listeners)
 
     def emit(self, event: Event) -> None:
         """Deliver `event`: first to the iterators' queues, then to the callbacks.
@@ -111,5 +113,5 @@ def _check_type(event_type: Any) -> None:
         raise TypeError(f"{event_type!r} is not an event class of everycore")
 
 
-def _as_it_is(event: Event) -> Event:
+def _as_it_is(event: Any) -> Any:
     return event

@@ -39,6 +39,7 @@ from everycore.core import values, wire
 from everycore.core.frames import NOTE, encode_frame
 from everycore.core.window import Incoming, Outgoing
 from everycore.errors import ChannelClosed, ChannelFull, ProtocolError
+from everycore.events import Message
 from everycore.system.descriptors import close_all, wrap
 
 
@@ -61,7 +62,8 @@ class _Callback:
 
 
 MessageFeed: TypeAlias = Feed[Parcel]
-MessageStream: TypeAlias = Stream[Parcel, Any]
+#: An asynchronous iterator of messages.
+MessageStream: TypeAlias = Stream[Parcel, Message]
 
 
 class Mailbox:

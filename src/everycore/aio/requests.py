@@ -138,8 +138,7 @@ class Requests:
         """Answer requests with `await handler(message, handle)`, each in a task of its own; one handler a
         side.
         """
-        if not is_coroutine_function(handler):
-            raise TypeError(f"a handler must be a coroutine function (async def), not {name_of(handler)}")
+        check_handler(handler)
         if self._handler is not None:
             raise RuntimeError(f"{name_of(self._handler)} answers already; cancel it first")
         self._handler = handler
@@ -197,6 +196,12 @@ class Requests:
         """Cancel the handlers that run."""
         for task in tuple(self._handling):
             task.cancel()
+
+
+def check_handler(handler: Any) -> None:
+    """Raise TypeError unless `handler` is a coroutine function."""
+    if not is_coroutine_function(handler):
+        raise TypeError(f"a handler must be a coroutine function (async def), not {name_of(handler)}")
 
 
 def take_handle(handle: Any, *, keep_open: bool) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from everycore import role
 from everycore.aio.emitter import Emitter, EventStream
@@ -336,7 +336,11 @@ class Cluster:
             return self._on_message(callback, once=True)
         return self._emitter.once(kind, callback)
 
-    def events(self, *kinds: type[Event]) -> EventStream:
+    @overload
+    def events(self) -> EventStream[Event]: ...
+    @overload
+    def events(self, *kinds: type[E]) -> EventStream[E]: ...
+    def events(self, *kinds: type[Event]) -> EventStream[Any]:
         """Life-cycle events from the call on, as an asynchronous iterator that ends with the cluster."""
         return self._emitter.events(*kinds)
 
