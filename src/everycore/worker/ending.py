@@ -16,7 +16,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from everycore.foreign.threading_internals import runs_event_loop, waits_for_threads
 from everycore.worker.boot import AGAIN, Post, Terminator, sleep, start_thread
 
 #: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
@@ -35,8 +34,8 @@ class ProgramTerminator(Terminator):
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM has come."""
-        self._in_loop = runs_event_loop()
-        if not self.has_helper and waits_for_threads(frame):
+        self._in_loop = _runs_event_loop()
+        if not self.has_helper and _has_come_to_its_end():
             # Then no thread can be started any more (Python 3.12), and there is no need to.
             self.wait()
             self.end(frame)
@@ -45,7 +44,7 @@ class ProgramTerminator(Terminator):
 
     def end(self, frame: FrameType | None) -> None:
         """In the main thread: end the program."""
-        waits = waits_for_threads(frame)
+        waits = _has_come_to_its_end()
         if self._has_heard and not waits:
             return  # it is at its last things
         self._has_heard = True
@@ -113,6 +112,20 @@ class LastResort:
             os.kill(os.getpid(), number)
             sleep(_LAST_WORD)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _has_come_to_its_end() -> bool:
+    """Whether the main thread is done with the program and waits for other threads."""
+    return not threading.main_thread().is_alive()
+
+
+def _runs_event_loop() -> bool:
+    """Whether asyncio runs a loop in this thread; uvloop's is one of these."""
+    asyncio = sys.modules.get("asyncio")  # not imported here: this may be a signal handler
+    try:
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    except (RuntimeError, AttributeError):  # none; or asyncio is being imported
+        return False
 
 
 def _silent_on_exit(tell: Callable[[Any], object]) -> Callable[[Any], object]:
