@@ -1,6 +1,7 @@
 """The death of either side: nobody is left over, nothing is left behind, and who lives learns of it."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from everycore import (
     Settings,
     State,
 )
+from everycore.system.sockets import StreamListener
 from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 from tests.kit import children, open_fds, scaled, turn, wait_gone
 
@@ -318,6 +320,22 @@ class TestOfAWorker:
             replacement = cluster.fork()
             await diary.until(Ready, replacement)
             assert diary.all(Listening, replacement)[0].address == address
+
+    async def test_a_step_of_its_end_that_fails_keeps_none_of_the_others(self, tmp_path, monkeypatch, caplog):
+        def suspend(listener):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(StreamListener, "suspend", suspend)
+        async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
+            diary = Diary(cluster)
+            worker = cluster.fork()
+            await diary.until(Ready)
+            worker.kill(SIGKILL)
+            assert await within(worker.wait()) == ExitStatus(signal=SIGKILL)
+            assert diary.names(worker)[-2:] == ["Disconnected", "Exited"]
+            assert not cluster.workers
+            assert not cluster.snapshot().listeners[0].workers
+        assert os.strerror(errno.EIO) in caplog.text
 
     async def test_a_grandchild_that_holds_everything_open_does_not_hide_its_end(self, tmp_path):
         source = """

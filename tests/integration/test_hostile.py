@@ -56,7 +56,22 @@ def note(value, fds=0):
 def belt():
     '''A listener, and the worker's end of its belt.'''
     listener = everycore.listen(("127.0.0.1", 0))
-    return listener, socket.socket(fileno=os.dup(listener.fileno()))
+    return listener, socket.socket(fileno=os.dup(listener._voice().fileno()))
+
+def twin(listener):
+    '''The primary's end of that belt: what is written there the primary may read as its own.'''
+    return socket.socket(fileno=os.dup(listener._twin.fileno()))
+
+NOT_UTF8 = b"\\xa1\\xff"
+DEEP = b"\\x91" * 4000 + b"\\xc0"
+
+def link_request(name, field):
+    '''Its bytes; `field` is encoded already.'''
+    return b"\\x92" + msgspec.msgpack.encode(name) + field
+
+def give_back(number, peer):
+    '''Its bytes; `peer` is encoded already.'''
+    return b"\\x93" + msgspec.msgpack.encode("GiveBack") + msgspec.msgpack.encode(number) + peer
 """
 )
 
@@ -110,7 +125,24 @@ CRIMES = {
     "a descriptor with an ack": "l, b = belt(); send(body('Acked', 0), pipes(1), sock=b)",
     "wants none a message": "l, b = belt(); send(body('Serve', 0), sock=b)",
     "wants too many a message": "l, b = belt(); send(body('Serve', 17), sock=b)",
+    "no UTF-8 on a belt": "l, b = belt(); send(give_back(1, NOT_UTF8), pipes(1), sock=b)",
+    "nested too deep on a belt": "l, b = belt(); send(give_back(1, DEEP), pipes(1), sock=b)",
+    "no address with what it gives back": "l, b = belt(); send(body('GiveBack', 1, {}), pipes(1), sock=b)",
+    "a long address with what it gives back": (
+        "l, b = belt(); send(body('GiveBack', 1, 'x' * 7000), pipes(1), sock=b)"
+    ),
+    "no UTF-8 on the link": (
+        f"send({LINK_NUMBER.pack(1)!r} + link_request('Release', NOT_UTF8), sock=raw_link)"
+    ),
+    "nested too deep on the link": (
+        f"send({LINK_NUMBER.pack(1)!r} + link_request('Report', DEEP), sock=raw_link)"
+    ),
+    "no UTF-8 on the channel": "send(pack(0, b'\\x92' + msgspec.msgpack.encode('Took') + NOT_UTF8))",
+    "nested too deep on the channel": "send(pack(0, b'\\x92' + msgspec.msgpack.encode('Took') + DEEP))",
+    "shuts down its belt": "l, b = belt(); b.shutdown(socket.SHUT_RDWR)",
+    "shuts down the primary's end": "l, b = belt(); twin(l).shutdown(socket.SHUT_RDWR)",
 }
+POLICIES = ("round_robin", "shared")
 
 
 def hostile(tmp_path, crime: str, after: str = "await for_ever()") -> str:
@@ -153,9 +185,10 @@ class Good:
         await writer.wait_closed()
 
 
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("crime", CRIMES)
-async def test_it_costs_that_worker_alone(tmp_path, crime):
-    async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
+async def test_it_costs_that_worker_alone(tmp_path, crime, policy):
+    async with Cluster(Settings(exec=worker_script(tmp_path, ECHO)), policy=policy) as cluster:
         diary = Diary(cluster)
         good = await Good.start(cluster, diary)
         before = open_fds()
@@ -168,6 +201,50 @@ async def test_it_costs_that_worker_alone(tmp_path, crime):
         assert time.monotonic() - begun < scaled(1.5)
         assert diary.names(bad)[-2:] == ["Disconnected", "Exited"]
         assert not diary.all(Exited, bad)[0].voluntary
+        await good.serves()
+        assert open_fds() == before
+
+
+#: What a worker leaves behind as it dies: the primary reads it when the worker is gone, or on its way out.
+LEGACIES = {
+    "garbage on its belt": "send(b'garbage', pipes(1), sock=b)",
+    "no UTF-8 on its belt": "send(give_back(1, NOT_UTF8), pipes(1), sock=b)",
+    "garbage on the primary's end": "send(b'garbage', pipes(1), sock=twin(l))",
+    "no UTF-8 on the primary's end": (
+        "send(b'\\x93' + body('Handover', 1, None)[1:-1] + b'\\x91' + NOT_UTF8, pipes(1), sock=twin(l))"
+    ),
+    "nested too deep on the primary's end": (
+        "send(b'\\x93' + body('Handover', 1, None)[1:-1] + DEEP, pipes(1), sock=twin(l))"
+    ),
+    "a hand-over of its own": "send(body('Handover', 999, [['1.2.3.4', 5]]), pipes(1), sock=twin(l))",
+    "a hand-over without its connection": "send(body('Handover', 999, [['1.2.3.4', 5]]), sock=twin(l))",
+    "a word to rest": "send(body('Rest'), pipes(1), sock=twin(l))",
+}
+DEATHS = {
+    "by the end of its channel": "os._exit(9)",
+    # The child keeps the channel and the link open until the primary is at the end of them.
+    "by its process alone": "os.fork() or (raw_link.recv(1), os._exit(0)); os._exit(9)",
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize("legacy", LEGACIES)
+async def test_what_it_leaves_where_the_primary_reads_keeps_nobody_from_ending(
+    tmp_path, legacy, death, policy
+):
+    crime = f"l, b = belt(); {LEGACIES[legacy]}\n    {DEATHS[death]}"
+    async with Cluster(Settings(exec=worker_script(tmp_path, ECHO)), policy=policy) as cluster:
+        diary = Diary(cluster)
+        good = await Good.start(cluster, diary)
+        before = open_fds()
+        cluster.setup_primary(exec=hostile(tmp_path, crime))
+        bad = cluster.fork()
+        await within(anext(bad.messages()))
+        await bad.send("go")
+        assert await within(bad.wait()) == ExitStatus(code=9)
+        assert diary.names(bad)[-2:] == ["Disconnected", "Exited"]
+        assert set(cluster.workers) == {good.worker.id}
         await good.serves()
         assert open_fds() == before
 

@@ -634,6 +634,8 @@ async def test_only_bound_means_refused_until_start():
         ([b"\xc1"], "unreadable"),
         ([b"\x00" * 100], "unreadable"),
         ([wire.encode(wire.Handover(1, []))], "unreadable"),
+        ([b"\x93\xa8GiveBack\x01\xa1\xff"], "unreadable"),
+        ([b"\x93\xa8GiveBack\x01" + b"\x91" * 4000 + b"\xc0"], "unreadable"),
     ],
     ids=str,
 )
@@ -660,6 +662,64 @@ async def test_descriptors_that_do_not_belong_are_closed(word):
         assert any(event[0] == "violated" for event in it.events)
         assert os.read(reading, 1) == b""  # nobody has the other end any more
         os.close(reading)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        b"",
+        b"garbage",
+        b"\x93\xa8Handover\x01\x91\xa1\xff",
+        b"\x93\xa8Handover\x01" + b"\x91" * 4000 + b"\xc0",
+        wire.encode(wire.Handover(999, [["6.6.6.6", 6]])),
+        wire.encode(wire.Handover(1, [])),
+        wire.encode(wire.Handover(1, [["6.6.6.6", 6], ["6.6.6.6", 7]])),
+        wire.encode(wire.Handover(1, [{"not": "an address"}])),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("found_at", ["recall", "rest", "death", "full"])
+async def test_what_a_worker_writes_on_the_primarys_end_of_its_belt_is_not_believed(left, found_at):
+    async with stage(1, 2) as it:
+        ports = await it.connect(2)  # one each
+        it.workers[2].take_all()
+        it.workers[2].ack()
+        reading, writing = os.pipe()
+        twin = it.acceptor._holders[1].belt.ours  # the worker has a duplicate of it
+        socket.send_fds(twin, [left], [writing])
+        os.close(writing)
+        await it.settled()
+        match found_at:
+            case "recall":
+                await it.loop.pass_time(RECALL_AFTER * 1.5)
+            case "rest":
+                it.acceptor.rest(1, finishes=False)
+            case "death":
+                it.acceptor.remove(1)
+            case "full":
+                it.workers[1].say(wire.Full())
+        await it.settled()
+        assert [event[:2] for event in it.events if event[0] == "violated"] == [("violated", 1)]
+        assert os.read(reading, 1) == b""  # nobody has the other end any more
+        os.close(reading)
+        assert it.workers[2].take_all() == [ports[0]]  # what really lay there is not lost
+
+
+async def test_a_belt_that_is_shut_down_is_a_violation():
+    async with stage(1, 2) as it:
+        it.workers[1].end.shutdown(socket.SHUT_RDWR)
+        await it.settled()
+        assert [event[:2] for event in it.events if event[0] == "violated"] == [("violated", 1)]
+        ports = await it.connect(2)
+        assert it.workers[2].take_all() == ports
+
+
+async def test_the_primarys_end_shut_down_by_a_worker_is_a_violation_and_nothing_is_lost():
+    async with stage(1, 2) as it:
+        it.acceptor._holders[1].belt.ours.shutdown(socket.SHUT_WR)
+        ports = await it.connect(2)
+        assert [event[:2] for event in it.events if event[0] == "violated"] == [("violated", 1)]
+        assert sorted(it.workers[2].take_all()) == sorted(ports)
 
 
 async def test_a_given_back_number_that_was_never_sent_is_a_violation():

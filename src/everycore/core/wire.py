@@ -1,8 +1,9 @@
 """Every message that travels between the primary and a worker, for both ends, in one file.
 
 Job: frozen types and their encoding. A reader who knows this file knows the protocol.
-Invariant: the format cannot execute code; an unknown tag, a missing field or a field of another type is a
-`DecodeError`, never a guess. Must not import anything with I/O.
+Invariant: the format cannot execute code; whatever is wrong with the bytes (an unknown tag, a missing field,
+a field of another type, text that is not UTF-8, nesting without end) is a `ProtocolError`, never a guess.
+Must not import anything with I/O.
 
 Three pipes carry them (see `docs/reference/wire-protocol.md`):
 
@@ -14,16 +15,22 @@ Three pipes carry them (see `docs/reference/wire-protocol.md`):
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
+from everycore.errors import ProtocolError
 
 #: Bumped when a message changes its meaning. Both ends come from one installation, so there is no
 #: negotiation: a mismatch means that the package was replaced under a running cluster, and is an error that
 #: says so.
 VERSION = 1
 
-DecodeError = msgspec.DecodeError
+#: Characters of the longest host that `accept` returns: an IPv6 address and the name of an interface.
+_LONGEST_HOST = 64
+#: Bytes of the longest path of a unix socket.
+_LONGEST_PATH = 108
 
 
 class _Wire(msgspec.Struct, array_like=True, tag=True, gc=False):
@@ -43,6 +50,18 @@ def check_address(value: Any) -> None:
             return
     msg = "an address is [host, port], [host, port, flow, scope], a path or None"
     raise ValueError(msg)
+
+
+def check_peer(value: Any) -> None:
+    """Raise ValueError unless `value` is what `accept` returns as the address of a peer.
+
+    A worker writes it, and other workers read it: a longer one would not fit the message that they read.
+    """
+    check_address(value)
+    text = value[0] if isinstance(value, (list, tuple)) else value
+    if text is not None and len(text) > (_LONGEST_PATH if text is value else _LONGEST_HOST):
+        msg = f"a peer's address of {len(text)} characters"
+        raise ValueError(msg)
 
 
 # --- a worker's life --------------------------------------------------------------------------------------
@@ -265,10 +284,27 @@ encode_into = _encoder.encode_into
 #: A datagram of the link begins with the request's number; its reply repeats it.
 LINK_NUMBER = struct.Struct("<Q")
 
-decode_to_primary = msgspec.msgpack.Decoder(ToPrimary).decode
-decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
-decode_link_request = msgspec.msgpack.Decoder(LinkRequest).decode
-decode_link_reply = msgspec.msgpack.Decoder(LinkReply).decode
+
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    """A decoder of `kind` whose only error is ProtocolError.
+
+    Bytes can make msgspec raise more than its own DecodeError: UnicodeDecodeError, RecursionError.
+    """
+    decode = msgspec.msgpack.Decoder(kind).decode
+
+    def checked(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except Exception as exc:
+            raise ProtocolError(f"unreadable message: {exc}") from exc
+
+    return checked
+
+
+decode_to_primary = _decoder(ToPrimary)
+decode_to_worker = _decoder(ToWorker)
+decode_link_request = _decoder(LinkRequest)
+decode_link_reply = _decoder(LinkReply)
 
 
 # --- belts ------------------------------------------------------------------------------------------------
@@ -322,6 +358,9 @@ class GiveBack(_Wire):
     number: int
     peer: Any
 
+    def __post_init__(self) -> None:
+        check_peer(self.peer)
+
 
 class Full(_Wire):
     """Worker: at my limit of connections; nothing more until `Serve` is repeated."""
@@ -332,5 +371,5 @@ class Close(_Wire):
 
 
 Upstream = Serve | Acked | GiveBack | Full | Close
-decode_handover = msgspec.msgpack.Decoder(Handover).decode
-decode_upstream = msgspec.msgpack.Decoder(Upstream).decode
+decode_handover = _decoder(Handover)
+decode_upstream = _decoder(Upstream)

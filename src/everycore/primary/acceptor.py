@@ -12,6 +12,7 @@ side.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections import deque
@@ -21,7 +22,7 @@ from everycore.core import wire
 from everycore.core.dispatch import Dispatcher, Lane
 from everycore.errors import ProtocolError
 from everycore.foreign.socket_internals import accept
-from everycore.primary.host import Absence, Holder, ListenerHost, Owner
+from everycore.primary.host import LAST_WORDS, Absence, Holder, ListenerHost, Owner
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener, on_the_wire
@@ -32,6 +33,8 @@ log = logging.getLogger("everycore")
 BURST: Final = 64
 #: A belt took nothing (ETOOMANYREFS: too many descriptors in flight, unix(7)): try that worker again after.
 BELT_PAUSE: Final = 0.01
+#: A belt that never takes anything again: the worker, which has a duplicate of our end, has shut it down.
+BROKEN: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
 #: Connections that the last worker of a listener is given when it leaves: a backlog, and no flood.
 MOST_AT_THE_END: Final = 4096
 #: The shortest wait that an event loop can do, in seconds; asked for less, uvloop would spin.
@@ -246,8 +249,10 @@ class Acceptor(ListenerHost):
             message = wire.encode(wire.Handover(part[0][0], [peer for _, _, peer in part]))
             try:
                 holder.belt.send(message, fds)
-            except OSError:
+            except OSError as exc:
                 self._unsend(lane, share[start:])
+                if exc.errno in BROKEN:
+                    self._accuse(lane.worker, ProtocolError(f"its belt is broken: {exc}"))
                 return
             for fd in fds:
                 os.close(fd)
@@ -292,22 +297,42 @@ class Acceptor(ListenerHost):
     # --- connections come back ----------------------------------------------------------------------------
 
     def _read_back(self, worker: int, holder: Holder) -> None:
-        """Take from the belt what `worker` has not read. Each message goes to exactly one reader."""
-        while True:
+        """Take from the belt what `worker` has not read. Each message goes to exactly one reader.
+
+        The worker holds a duplicate of our end: what lies there may be of its own making.
+        """
+        error: ProtocolError | None = None
+        for _ in range(LAST_WORDS):
             try:
                 message = holder.belt.read_back()
             except OSError:
-                return
+                break
             if message is None:
-                return
-            data, fds, _ = message
+                break
+            try:
+                self._take_back(worker, *message)
+            except ProtocolError as exc:
+                error = exc
+        if error is not None:
+            self._accuse(worker, ProtocolError(f"read back from its belt: {error}"))
+
+    def _take_back(self, worker: int, data: bytes, fds: list[int], is_truncated: bool) -> None:
+        """Queue the connections of a message again. Raises ProtocolError, its descriptors closed."""
+        try:
             handover = wire.decode_handover(data)
-            for at, peer in enumerate(handover.peers or [None]):
-                self.dispatcher.returned(worker, handover.first + at)
-                if at < len(fds):
-                    self._queue.append((fds[at], peer))
-            if len(fds) < len(handover.peers):
-                log.error("out of descriptors: %d connections lost", len(handover.peers) - len(fds))
+            peers = handover.peers
+            if len(fds) != len(peers) and not (is_truncated and len(fds) < len(peers)):
+                raise ProtocolError(f"{len(peers)} connections with {len(fds)} descriptors")
+            for peer in peers:
+                wire.check_peer(peer)
+            for number in range(handover.first, handover.first + max(len(peers), 1)):
+                self.dispatcher.returned(worker, number)
+        except (ProtocolError, ValueError) as exc:
+            close_all(fds)
+            raise ProtocolError(str(exc)) from exc
+        self._queue.extend(zip(fds, peers, strict=False))
+        if is_truncated:
+            log.error("out of descriptors: %d connections lost", len(peers) - len(fds))
 
     def _arm(self, now: float) -> None:
         """Look again when a lane may have become late, or its belt is to be read back."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from everycore import role
 from everycore.aio.emitter import Emitter, EventStream
 from everycore.aio.shutdown import current_shutdown
+from everycore.aio.steps import take_all
 from everycore.aio.subscriptions import Subscription, check_plain, name_of
 from everycore.aio.waiting import see_through
 from everycore.errors import ChannelClosed, ClusterClosed, ConfigurationError, RoleError
@@ -188,17 +189,14 @@ class Cluster:
 
         A kill takes milliseconds, so not even a cancellation cuts this short.
         """
-        for worker in self._workers.values():
-            worker.kill(9)
+        take_all((partial(worker.kill, 9) for worker in self._workers.values()), "the end of the cluster")
         await see_through(self._gone.wait())
 
     def _close(self) -> None:
         self._state = "closed"
-        self._home.switchboard.close()
-        self._board.close()
-        for worker in self._ended:
-            worker._driver.close()
-        self._emitter.close()
+        steps = [self._home.switchboard.close, self._board.close]
+        steps += [worker._driver.close for worker in self._ended]
+        take_all([*steps, self._emitter.close], "the end of the cluster")
         if (shutdown := current_shutdown()) is not None:
             shutdown.discard(self)
 

@@ -15,14 +15,14 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from everycore import events
 from everycore.aio.channel import Channel
 from everycore.aio.mailbox import Mailbox
 from everycore.aio.outbox import NoPeer
+from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.lifecycle import Do, Input, Life
 from everycore.core.permits import Permit, permit_of
@@ -219,8 +219,7 @@ class WorkerDriver:
     # --- what is to be done -------------------------------------------------------------------------------
 
     def _perform(self, todo: list[Do]) -> None:
-        for step in todo:
-            self._steps[step](self)
+        take_all((partial(self._steps[step], self) for step in todo), f"worker {self.seat.id}")
 
     def _ask_to_leave(self) -> None:
         if not self.life.attached:
@@ -243,12 +242,12 @@ class WorkerDriver:
             self._channel.read_to_end()
 
     def _close_channel(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
         if self._link is not None:
             self._loop.remove_reader(self._link)
             self._link.close()
             self._link = None
+        if self._channel is not None:
+            self._channel.close()
 
     def _emit_online(self) -> None:
         self._home.emit(events.Online, worker=self._face)
@@ -261,14 +260,23 @@ class WorkerDriver:
         assert status is not None
         # Only now: requests that were open fail with the way the worker ended.
         self.mailbox.peer_status = status
-        self.mailbox.close()
+        steps: list[Callable[[], object]] = [
+            self.mailbox.close,
+            partial(self._home.board.release, self.seat.row),
+            partial(self._home.gone, self._face),
+            partial(
+                self._home.emit,
+                events.Exited,
+                worker=self._face,
+                status=status,
+                voluntary=self.life.voluntary,
+            ),
+        ]
         if self.stdin is not None:
-            self.stdin.abort()
-        self._home.board.release(self.seat.row)
-        self._home.gone(self._face)
-        self._home.emit(events.Exited, worker=self._face, status=status, voluntary=self.life.voluntary)
+            steps.insert(1, self.stdin.abort)
         if not self.exited.done():
-            self.exited.set_result(status)
+            steps.append(partial(self.exited.set_result, status))
+        take_all(steps, f"worker {self.seat.id}")
 
     def _kill(self) -> None:
         self.signal(signal.SIGKILL)
@@ -363,11 +371,8 @@ class WorkerDriver:
                 self._take_back_grant(number)
                 return True
             reply, out = self._answer_link(request, fds)
-        except msgspec.DecodeError as exc:
-            self.violated(ProtocolError(f"unreadable request on the link: {exc}"))
-            return False
         except ProtocolError as exc:
-            self.violated(exc)
+            self.violated(ProtocolError(f"on the link: {exc}"))
             return False
         finally:
             close_all(fds)

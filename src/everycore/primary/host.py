@@ -15,10 +15,10 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
-import msgspec
-
+from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.errors import ProtocolError
 from everycore.system.belt import MOST_BATCH, Belt
@@ -29,6 +29,8 @@ log = logging.getLogger("everycore")
 
 #: Messages read from one worker before others get their turn.
 UPSTREAM_BUDGET: Final = 64
+#: Messages read from one that is gone: more than a belt holds, unless somebody who lives on goes on writing.
+LAST_WORDS: Final = 4096
 #: Seconds between two attempts to listen again after somebody took the port meanwhile.
 RELISTEN_PAUSE: Final = 1.0
 
@@ -186,20 +188,22 @@ class ListenerHost(ABC):
             return
         holder.is_leaving = True
         self._loop.remove_reader(holder.belt.ours)
-        self._read_upstream(worker, holder, last_words=True)
-        self._holders.pop(worker, None)
-        self._abandon(worker, holder)
-        holder.belt.close()
-        self._see_who_is_there()
+        steps: list[Callable[[], object]] = [
+            partial(self._read_upstream, worker, holder, last_words=True),
+            partial(self._holders.pop, worker, None),
+            partial(self._abandon, worker, holder),
+            holder.belt.close,
+            self._see_who_is_there,
+        ]
+        take_all(steps, f"worker {worker} on {self.listener.what}")
 
     def close(self) -> None:
         """Give everything up."""
         self._is_closed = True
         self._cease()
         self._cancel_hold()
-        for worker in tuple(self._holders):
-            self.remove(worker)
-        self.listener.close()
+        steps: list[Callable[[], object]] = [partial(self.remove, worker) for worker in self._holders]
+        take_all([*steps, self.listener.close], f"the end of {self.listener.what}")
 
     # --- with nobody there --------------------------------------------------------------------------------
 
@@ -237,6 +241,10 @@ class ListenerHost(ABC):
 
     # --- what workers say ---------------------------------------------------------------------------------
 
+    def _accuse(self, worker: int, error: ProtocolError) -> None:
+        """Report that `worker` broke the protocol, once what is under way is finished."""
+        self._loop.call_soon(self._owner.violated, worker, error)
+
     def hear(self, worker: int) -> None:
         """Take note of what `worker` said on its belt up to now, before something it says elsewhere."""
         self._on_upstream(worker)
@@ -253,7 +261,7 @@ class ListenerHost(ABC):
             self._heard()
 
     def _read_upstream(self, worker: int, holder: Holder, *, last_words: bool = False) -> None:
-        for _ in range(UPSTREAM_BUDGET):
+        for _ in range(LAST_WORDS if last_words else UPSTREAM_BUDGET):
             try:
                 message = holder.belt.receive()
             except (BlockingIOError, InterruptedError):
@@ -263,7 +271,10 @@ class ListenerHost(ABC):
                     return
                 raise ProtocolError(f"its belt is broken: {exc}") from exc
             if message is None:
-                return
+                if last_words:
+                    return
+                # We hold a duplicate of its end, so only a shutdown(2) by the worker ends it.
+                raise ProtocolError("it has shut down its belt")
             try:
                 self._read_word(worker, holder, *message)
             except ProtocolError:
@@ -278,9 +289,9 @@ class ListenerHost(ABC):
     ) -> None:
         try:
             word = wire.decode_upstream(data)
-        except msgspec.DecodeError as exc:
+        except ProtocolError as exc:
             close_all(fds)
-            raise ProtocolError(f"unreadable message on a belt: {exc}") from exc
+            raise ProtocolError(f"on a belt: {exc}") from exc
         expected = 1 if type(word) is wire.GiveBack else 0
         if len(fds) != expected and not (is_truncated and expected and not fds):
             close_all(fds)

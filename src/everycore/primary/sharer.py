@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from everycore.core import wire
 from everycore.errors import ProtocolError
-from everycore.primary.host import Absence, Holder, ListenerHost, Owner
+from everycore.primary.host import LAST_WORDS, Absence, Holder, ListenerHost, Owner
 from everycore.system.belt import Belt
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener
@@ -24,6 +24,7 @@ from everycore.system.wakeups import Baton, is_readable
 
 #: Seconds between two looks at the accept queue. Found non-empty twice running, the baton is passed on.
 LOOK: Final = 0.05
+_REST: Final = wire.encode(wire.Rest())
 
 
 class Sharer(ListenerHost):
@@ -49,8 +50,22 @@ class Sharer(ListenerHost):
         """As `ListenerHost.set_ready`."""
         holder = self._holders.get(worker)
         if holder is not None and not holder.ready:
-            holder.belt.read_back()
+            self._take_rest_away(worker, holder.belt)
         super().set_ready(worker)
+
+    def _take_rest_away(self, worker: int, belt: Belt) -> None:
+        """Leave nothing on the belt. The worker, which has a copy of our end, may have put more there."""
+        for _ in range(LAST_WORDS):
+            try:
+                message = belt.read_back()
+            except OSError:  # nothing, or no more: it may not have had room for the `Rest`
+                return
+            if message is None:
+                return
+            data, fds, _ = message
+            close_all(fds)
+            if fds or data != _REST:
+                self._accuse(worker, ProtocolError("it has written on the primary's end of its belt"))
 
     def shared(self) -> tuple[int, ...]:
         """The listener, and the baton."""
@@ -110,4 +125,4 @@ class Sharer(ListenerHost):
 
 def _tell_to_rest(belt: Belt) -> None:
     with contextlib.suppress(OSError):  # out of memory for buffers: it goes on until its sockets are closed
-        belt.send(wire.encode(wire.Rest()), ())
+        belt.send(_REST, ())

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
 from everycore.core.listeners import Bind, Conflict, Entry, ListenerBook, ListenKey
@@ -235,15 +236,15 @@ class Switchboard:
     def set_ready(self, worker: int) -> None:
         """`worker` may be given connections of all it holds and will hold."""
         self._ready.add(worker)
-        for entry in self._book.held_by(worker):
-            entry.bound.set_ready(worker)
+        steps = (partial(entry.bound.set_ready, worker) for entry in self._book.held_by(worker))
+        take_all(steps, f"worker {worker}")
 
     def rest(self, worker: int, *, finishes: bool) -> None:
         """`worker` gets no more connections: it is on its way out, and finishes its work, or is gone."""
         self._ready.discard(worker)
         self._resting.add(worker)
-        for entry in self._book.held_by(worker):
-            entry.bound.rest(worker, finishes=finishes)
+        steps = (partial(entry.bound.rest, worker, finishes=finishes) for entry in self._book.held_by(worker))
+        take_all(steps, f"worker {worker}")
 
     def remove(self, worker: int, *, voluntary: bool) -> None:
         """`worker` is gone. Its listeners go with the last holder, unless it died: then the address is kept.
@@ -253,10 +254,10 @@ class Switchboard:
         self._ready.discard(worker)
         self._resting.discard(worker)
         keep = not voluntary or self._distribution.when_no_worker == "hold"
-        for entry in self._book.held_by(worker):
-            self._disconnect(worker, entry, keep=keep)
-        for entry in self._book:
-            _restore_name(entry)  # also of what its program had closed, and then removed
+        held = self._book.held_by(worker)
+        take_all((partial(self._disconnect, worker, entry, keep=keep) for entry in held), f"worker {worker}")
+        # Also of what its program had closed, and then removed.
+        take_all((partial(_restore_name, entry) for entry in self._book), f"worker {worker}")
 
     def _closed_by(self, entry: Entry, worker: int) -> None:
         # A draining worker closes its servers too: that is its departure, not the end of the listener.
@@ -287,8 +288,7 @@ class Switchboard:
 
     def close(self) -> None:
         """Close every listener."""
-        for entry in self._book:
-            self._close(entry)
+        take_all((partial(self._close, entry) for entry in self._book), "the end of the cluster")
 
     # --- looking ------------------------------------------------------------------------------------------
 
