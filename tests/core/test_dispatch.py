@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from everycore.core.dispatch import (
     COSTLY,
@@ -50,6 +50,8 @@ class Worker:
     taken: dict[int, int | None] = field(default_factory=dict)
     stands_still: bool = False
     is_full: bool = False
+    #: It is given no more, and still has what it has taken.
+    rests: bool = False
 
 
 def picture(dispatcher: Dispatcher) -> object:
@@ -60,9 +62,11 @@ def picture(dispatcher: Dispatcher) -> object:
             *(getattr(lane, name) for name in Lane.__slots__ if name != "pending"),
             tuple(lane.pending.items()),
         )
-        for worker, lane in dispatcher.lanes.items()
+        for lanes in (dispatcher.lanes, dispatcher._left)
+        for worker, lane in lanes.items()
     ]
-    return lanes, {name: value for name, value in vars(dispatcher).items() if name != "lanes"}
+    others = {name: value for name, value in vars(dispatcher).items() if name not in ("lanes", "_left")}
+    return lanes, list(dispatcher._left), others
 
 
 class World:
@@ -194,15 +198,23 @@ class World:
     def join(self, worker: int, batch: int = 1, room: int | None = None) -> None:
         self.workers.setdefault(worker, Worker(batch)).batch = batch
         self.workers[worker].is_full = False
+        self.workers[worker].rests = False
         self.dispatcher.join(worker, batch, room)
         self.pump()
+
+    def rest(self, worker: int) -> None:
+        """It is on its way out: what it has not read is taken back, what it has read is still its own."""
+        self.read_back(worker)
+        self.workers[worker].rests = True
+        self.dispatcher.leave(worker)
+        self.heard()
 
     def leave(self, worker: int) -> None:
         """It dies, or closes: what it has not read is taken back."""
         self.read_back(worker)
         gone = self.workers.pop(worker)
         lost = {connection for connection in gone.taken.values() if connection is not None}
-        assert self.dispatcher.leave(worker) == len(gone.taken)
+        assert self.dispatcher.forget(worker) == len(gone.taken)
         self.lost |= lost
         self.heard()
 
@@ -271,13 +283,16 @@ class World:
             numbers = [
                 number for message in it.belt for number in range(message.first, message.last + 1)
             ] + list(it.taken)
-            lane = self.dispatcher.lanes[worker]
+            lane = self.dispatcher.lane_of(worker)
+            assert lane is not None
             assert sorted(lane.pending) == sorted(numbers), "the account is not what lies there"
-            assert lane.full == it.is_full
+            if not it.rests:
+                assert lane.full == it.is_full
             assert 1 <= lane.credit <= MOST_CREDIT
             if lane.stalled:
                 assert lane.pending, "stalled, with nothing to be heard of"
-        assert set(self.dispatcher.lanes) == set(self.workers)
+        assert set(self.dispatcher.lanes) == {worker for worker, it in self.workers.items() if not it.rests}
+        assert set(self.dispatcher._left) == {worker for worker, it in self.workers.items() if it.rests}
 
     def settle(self, *, steps: int = 400) -> None:
         """Those who can, work; everything must be picked up."""
@@ -328,6 +343,11 @@ class Histories(RuleBasedStateMachine):
             self.world.join(worker, batch, room)
 
     @rule(worker=WORKERS)
+    def rest(self, worker):
+        if worker in self.world.workers:
+            self.world.rest(worker)
+
+    @rule(worker=WORKERS)
     def leave_or_die(self, worker):
         if worker in self.world.workers:
             self.world.leave(worker)
@@ -370,19 +390,24 @@ class Histories(RuleBasedStateMachine):
     def cost(self, cost):
         self.world.cost = cost
 
-    @rule(worker=WORKERS, beyond=st.integers(0, 5), how=st.sampled_from(["acknowledged", "returned"]))
-    @precondition(lambda self: self.world.workers)
-    def lie(self, worker, beyond, how):
-        """It acknowledges, or gives back, what it was never given."""
-        lane = self.world.dispatcher.lanes.get(worker)
-        if lane is None:
-            return
+    @rule(worker=WORKERS, beyond=st.integers(0, 5))
+    def acknowledge_what_it_was_never_given(self, worker, beyond):
+        lane = self.world.dispatcher.lane_of(worker)
+        self.refused("acknowledged", worker, 1 + beyond if lane is None else lane.next_number + beyond)
+
+    @rule(worker=WORKERS, number=st.integers(-2, 40), count=st.integers(1, 3))
+    def give_back_what_it_does_not_have(self, worker, number, count):
+        """Never given, acknowledged, given back before; all of a message, or a part of it."""
+        lane = self.world.dispatcher.lane_of(worker)
+        if lane is None or not set(range(number, number + count)) <= set(lane.pending):
+            self.refused("returned", worker, number, count)
+
+    def refused(self, how, worker, number, *arguments):
+        if how == "acknowledged":
+            arguments = (self.world.now,)
         before = picture(self.world.dispatcher)
         with pytest.raises(ProtocolError):
-            if how == "acknowledged":
-                self.world.dispatcher.acknowledged(worker, lane.next_number + beyond, self.world.now)
-            else:
-                self.world.dispatcher.returned(worker, lane.next_number + beyond)
+            getattr(self.world.dispatcher, how)(worker, number, *arguments)
         assert picture(self.world.dispatcher) == before
 
     @invariant()
@@ -392,7 +417,7 @@ class Histories(RuleBasedStateMachine):
     def teardown(self):
         """Nothing waits for ever while somebody has credit and is not blocked."""
         for worker, it in list(self.world.workers.items()):
-            if it.is_full and not it.stands_still:
+            if (it.is_full or it.rests) and not it.stands_still:
                 self.world.join(worker, it.batch)
         if self.world.alive():
             self.world.settle()
@@ -737,12 +762,38 @@ class TestComingAndGoing:
         world.settle()
         assert world.picked_up == {1, 2, 3}
 
-    def test_words_of_those_who_are_gone_are_nothing(self):
+    def test_one_that_is_given_no_more_may_give_back_what_it_has_once(self):
+        world = world_of(2)
+        world.connect(2)
+        world.read(1)
+        world.rest(1)
+        assert list(world.dispatcher._left[1].pending) == [1]
+        world.give_back(1, 0)
+        world.check()
+        with pytest.raises(ProtocolError, match="which it does not have"):
+            world.dispatcher.returned(1, 1)
+        world.settle()
+        assert world.picked_up == {1, 2}
+
+    def test_one_that_comes_back_goes_on_with_its_numbers(self):
+        """Or what it gives back from before would be taken for what it was given since."""
+        world = world_of(1)
+        world.connect()
+        world.read(1)
+        world.rest(1)
+        world.join(1)
+        world.connect()
+        assert list(world.dispatcher.lanes[1].pending) == [1, 2]
+
+    def test_words_of_those_who_are_gone_are_violations(self):
         dispatcher = Dispatcher()
-        dispatcher.acknowledged(7, 99, 0.0)
-        dispatcher.returned(7, 99)
+        with pytest.raises(ProtocolError, match="only 0 were handed over"):
+            dispatcher.acknowledged(7, 99, 0.0)
+        with pytest.raises(ProtocolError, match="which it does not have"):
+            dispatcher.returned(7, 99)
         dispatcher.fill(7)
-        assert dispatcher.leave(7) == 0
+        dispatcher.leave(7)
+        assert dispatcher.forget(7) == 0
         assert dispatcher.choose(0.0) is None
         assert dispatcher.overdue(0.0) == []
         assert dispatcher.next_look(0.0) is None

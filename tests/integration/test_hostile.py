@@ -314,8 +314,9 @@ async def test_frames_split_anywhere_are_no_crime(tmp_path):
         assert bad.is_connected()
 
 
-async def test_descriptors_that_nobody_may_inject_never_reach_another_worker(tmp_path):
-    """A connection given back under a number that was never given is no connection."""
+@pytest.mark.parametrize("number", [999, 1, 0, -1])
+async def test_descriptors_that_nobody_may_inject_never_reach_another_worker(tmp_path, number):
+    """What is given back under a number that the worker does not have is no connection."""
     source = """
     import threading
     seen = []
@@ -332,8 +333,9 @@ async def test_descriptors_that_nobody_may_inject_never_reach_another_worker(tmp
     crime = (
         "l = everycore.listen(('127.0.0.1', int(os.environ['PORT'])))\n"
         "    b = socket.socket(fileno=os.dup(l.fileno()))\n"
+        "    l.accept()[0].close()\n"  # which it had, under number 1
         "    ours, theirs = socket.socketpair()\n"
-        "    send(body('GiveBack', 999, None), [theirs.fileno()], sock=b)\n"
+        f"    send(body('GiveBack', {number}, None), [theirs.fileno()], sock=b)\n"
         "    theirs.close()\n"
         "    pid = os.fork()\n"
         "    if pid == 0:\n"
@@ -350,6 +352,11 @@ async def test_descriptors_that_nobody_may_inject_never_reach_another_worker(tmp
         bad = cluster.fork({"PORT": str(port)})
         await within(anext(bad.messages()))
         await bad.send("go")
+        await diary.until(Listening, bad)
+        for _ in range(2):  # one for each of them
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await within(reader.read())
+            writer.close()
         await within(bad.wait())
         assert (tmp_path / "received").read_bytes() == b""
 

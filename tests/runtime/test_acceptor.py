@@ -722,17 +722,63 @@ async def test_the_primarys_end_shut_down_by_a_worker_is_a_violation_and_nothing
         assert sorted(it.workers[2].take_all()) == sorted(ports)
 
 
-async def test_a_given_back_number_that_was_never_sent_is_a_violation():
+async def has(it, number, state):
+    """Worker `number` was given connections 1 and 2: it has acknowledged both, given 1 back, or has left."""
+    await it.connect(3)  # two for it, one for the other
+    worker = it.workers[number]
+    first, socks, peers = worker.take()
+    if state == "acknowledged":
+        worker.take_all()
+        worker.ack()
+    elif state == "given back":
+        worker.say(wire.Full())
+        worker.give_back(first, socks[0], peers[0])
+    else:
+        it.acceptor.rest(number, finishes=False)
+        worker.ack()
+    await it.settled()
+
+
+@pytest.mark.parametrize("way", ["as given back", "as a hand-over on the primary's end"])
+@pytest.mark.parametrize("number", [-1, 0, 1, 5, 2**63])
+@pytest.mark.parametrize("state", ["never given", "acknowledged", "given back", "left"])
+async def test_what_a_worker_does_not_have_it_cannot_give_back(state, number, way):
+    """Else any descriptor would reach other workers as a connection, and with any address for its peer."""
     async with stage(1, 2) as it:
+        if state != "never given":
+            await has(it, 1, state)
+        it.workers[2].take_all()
+        it.workers[2].ack()
+        await it.settled()
+        it.workers[2].take_all()
+        queued = it.acceptor.queued
         ours, theirs = socket.socketpair()
-        with ours:
-            it.workers[1].say(wire.GiveBack(5, None), [theirs.fileno()])
+        with ours, theirs:
+            if way == "as given back":
+                it.workers[1].say(wire.GiveBack(number, ["6.6.6.6", 6]), [theirs.fileno()])
+            else:
+                message = wire.encode(wire.Handover(number, [["6.6.6.6", 6]]))
+                socket.send_fds(it.acceptor._holders[1].belt.ours, [message], [theirs.fileno()])
             theirs.close()
             await it.settled()
-            assert any(event[0] == "violated" for event in it.events)
-            assert it.acceptor.queued == 0
+            it.acceptor.remove(1)
+            await it.settled()
+            assert [event[:2] for event in it.events if event[0] == "violated"] == [("violated", 1)]
+            assert it.acceptor.queued <= queued
             assert ours.recv(1) == b""
-            assert it.workers[2].take() is None
+            assert all(sock.getpeername() != ours.getsockname() for sock in it.workers[2].taken)
+
+
+async def test_what_it_had_not_given_to_its_program_it_may_give_back_after_it_was_relieved():
+    async with stage(1, 2) as it:
+        ports = await it.connect(2)
+        first, socks, peers = it.workers[1].take()
+        it.acceptor.rest(1, finishes=True)
+        it.workers[1].give_back(first, socks[0], peers[0])
+        await it.settled()
+        assert not any(event[0] == "violated" for event in it.events)
+        assert it.workers[2].take_all() == [ports[1], ports[0]]
+        assert it.acceptor.account(1) == (1, 0)
 
 
 async def test_an_ack_twice_or_of_what_was_recalled_is_none():

@@ -3,7 +3,8 @@
 Job: keep the account of every lane (a worker's belt from this listener) and choose.
 Invariant, the law of dispatch: each accepted connection is at every step in exactly one of *queued* (with the
 primary), *on a belt*, *picked up* (acknowledged, or lost with its worker) and *given back* (and then queued
-again). `sent - acknowledged - returned` is exact, whatever the race, because both sides only subtract.
+again). `sent - acknowledged - returned` is exact, whatever the race, because both sides only subtract; and
+whatever a worker says, because only what is outstanding can be given back, once, by the worker that has it.
 Must not import anything with I/O or a clock: `now` is an argument, in seconds.
 
 The rule (measured against seven others; `docs/explanation/how-a-connection-travels.md`):
@@ -107,6 +108,8 @@ class Dispatcher:
         self.late_after = late_after
         self.recall_after = recall_after
         self.lanes: dict[int, Lane] = {}
+        #: The lanes of workers that are given nothing any more, and may still speak of what they were given.
+        self._left: dict[int, Lane] = {}
         self._most_given = 0
         #: The credit that demand has raised lanes to: what a lane that had to go down to 1 comes back to.
         self._level = FIRST_CREDIT
@@ -143,20 +146,33 @@ class Dispatcher:
         """
         lane = self.lanes.get(worker)
         if lane is None:
-            # A newcomer stands at the end of the row: it is owed nothing for the time before.
-            lane = self.lanes[worker] = Lane(worker, batch, self._most_given)
+            # A newcomer stands at the end of the row: it is owed nothing for the time before. One that comes
+            # back goes on with its numbers.
+            lane = self._left.pop(worker, None) or Lane(worker, batch, self._most_given)
+            lane.given = self._most_given
+            self.lanes[worker] = lane
         lane.batch = batch
         lane.room = room
         lane.full = False
         return lane
 
-    def leave(self, worker: int) -> int:
+    def leave(self, worker: int) -> None:
+        """`worker` is given no more. It may still acknowledge, or give back, what it has."""
+        if lane := self.lanes.pop(worker, None):
+            self._left[worker] = lane
+
+    def forget(self, worker: int) -> int:
         """`worker` is gone or has closed; returns how many it had been given and never acknowledged.
 
-        Call `returned` first for each connection that was read back from its belt.
+        Call `returned` first for each connection that was read back from its belt: nothing comes back later.
         """
-        lane = self.lanes.pop(worker, None)
+        self.leave(worker)
+        lane = self._left.pop(worker, None)
         return 0 if lane is None else len(lane.pending)
+
+    def lane_of(self, worker: int) -> Lane | None:
+        """The account of `worker`, also if it is given no more; None once it is forgotten."""
+        return self.lanes.get(worker) or self._left.get(worker)
 
     def fill(self, worker: int) -> None:
         """`worker` said that it is full: nothing more until it joins again."""
@@ -237,12 +253,10 @@ class Dispatcher:
 
         Raises ProtocolError for one never sent.
         """
-        lane = self.lanes.get(worker)
-        if lane is None:
-            return
-        if last >= lane.next_number:
-            msg = f"acknowledged connection {last}; only {lane.next_number - 1} were handed over"
-            raise ProtocolError(msg)
+        lane = self.lanes.get(worker) or self._left.get(worker)
+        if lane is None or last >= lane.next_number:
+            handed_over = 0 if lane is None else lane.next_number - 1
+            raise ProtocolError(f"acknowledged connection {last}; only {handed_over} were handed over")
         lane.stalled = False
         slowest = -1.0
         while lane.pending:
@@ -263,15 +277,19 @@ class Dispatcher:
             # Prompt again. (Without this, one slow pick-up kept a worker at a quarter of its share for good.)
             lane.credit = min(lane.credit * 2, self._level)
 
-    def returned(self, worker: int, number: int) -> None:
-        """Connection `number` came back: read back from the belt, or given back by the worker."""
-        lane = self.lanes.get(worker)
-        if lane is None:
-            return
-        if number >= lane.next_number:
-            msg = f"gave back connection {number}; only {lane.next_number - 1} were handed over"
-            raise ProtocolError(msg)
-        lane.pending.pop(number, None)
+    def returned(self, worker: int, first: int, count: int = 1) -> None:
+        """Connections came back: read back from the belt, or given back by the worker.
+
+        Raises ProtocolError, having changed nothing, unless `worker` has each of them: a number that was
+        never handed over, or was acknowledged, or has come back before, would be a connection from nowhere.
+        """
+        lane = self.lane_of(worker)
+        for number in range(first, first + count):
+            if lane is None or number not in lane.pending:
+                raise ProtocolError(f"gave back connection {number}, which it does not have")
+        assert lane is not None
+        for number in range(first, first + count):
+            del lane.pending[number]
         lane.stalled = False  # a belt is read back before its lane is stalled: this is the worker's own word
 
     # --- recall -------------------------------------------------------------------------------------------

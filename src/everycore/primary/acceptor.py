@@ -57,8 +57,6 @@ class Acceptor(ListenerHost):
         super().__init__(loop, listener, owner, absence)
         self.dispatcher = dispatcher
         self._queue: deque[tuple[int, Any]] = deque()
-        #: What workers that hold this listener, but are given nothing any more, were given before.
-        self._given: dict[int, int] = {}
         self._accepted = 0
         self._polling = False
         self._starving = False
@@ -82,8 +80,8 @@ class Acceptor(ListenerHost):
 
     def account(self, worker: int) -> tuple[int, int]:
         """Connections handed to `worker` so far, and those it has not acknowledged."""
-        lane = self.dispatcher.lanes.get(worker)
-        return (self._given.get(worker, 0), 0) if lane is None else (lane.total, lane.outstanding)
+        lane = self.dispatcher.lane_of(worker)
+        return (0, 0) if lane is None else (lane.total, lane.outstanding)
 
     def close(self) -> None:
         """Give everything up: connections that wait here are closed."""
@@ -109,10 +107,8 @@ class Acceptor(ListenerHost):
 
     def _abandon(self, worker: int, holder: Holder) -> None:
         self._read_back(worker, holder)
-        self._given[worker] = self.account(worker)[0]
-        lost = self.dispatcher.leave(worker)
-        if worker not in self._holders:
-            del self._given[worker]
+        self.dispatcher.leave(worker)
+        lost = 0 if worker in self._holders else self.dispatcher.forget(worker)
         if lost and log.isEnabledFor(logging.DEBUG):
             log.debug("worker %d left with %d connections un-acknowledged", worker, lost)
         self._pump()
@@ -325,8 +321,7 @@ class Acceptor(ListenerHost):
                 raise ProtocolError(f"{len(peers)} connections with {len(fds)} descriptors")
             for peer in peers:
                 wire.check_peer(peer)
-            for number in range(handover.first, handover.first + max(len(peers), 1)):
-                self.dispatcher.returned(worker, number)
+            self.dispatcher.returned(worker, handover.first, max(len(peers), 1))
         except (ProtocolError, ValueError) as exc:
             close_all(fds)
             raise ProtocolError(str(exc)) from exc
@@ -358,9 +353,8 @@ class Acceptor(ListenerHost):
         holder = self._holders[lane.worker]
         self._read_back(lane.worker, holder)
         if self.dispatcher.stall(lane):
-            probe = wire.encode(wire.Handover(self.dispatcher.probe(lane, now), []))
+            number = self.dispatcher.probe(lane, now)
             try:
-                holder.belt.send(probe, ())
+                holder.belt.send(wire.encode(wire.Handover(number, [])), ())
             except OSError:  # full of what is not there any more: it will be free the next time
-                lane.pending.clear()
-                lane.stalled = False
+                self.dispatcher.returned(lane.worker, number)
