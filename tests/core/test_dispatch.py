@@ -6,7 +6,9 @@ queue, belts, a timer; its workers read, acknowledge, give back, fill up, stand 
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -22,12 +24,15 @@ from everycore.core.dispatch import (
     SLOW_PICK_UP,
     Dispatcher,
     Lane,
+    Pause,
 )
 from everycore.core.policies import MOST_ARREARS, RoundRobin
 from everycore.errors import ProtocolError
 
 #: More than the acceptor's own: what one pump takes before others get their turn does not matter here.
 BURST = 64
+#: Seconds after which a belt that took nothing is tried again.
+BELT_PAUSE = 0.01
 
 
 @dataclass
@@ -50,6 +55,9 @@ class Worker:
     taken: dict[int, int | None] = field(default_factory=dict)
     stands_still: bool = False
     is_full: bool = False
+    #: Whether its belt takes what it is sent; and if it did not, when it is tried again.
+    belt_takes: bool = True
+    try_again_at: float | None = None
     #: It is given no more, and still has what it has taken.
     rests: bool = False
 
@@ -59,8 +67,9 @@ def picture(dispatcher: Dispatcher) -> object:
     lanes = [
         (
             worker,
-            *(getattr(lane, name) for name in Lane.__slots__ if name != "pending"),
+            *(getattr(lane, name) for name in Lane.__slots__ if name not in ("pending", "pauses")),
             tuple(lane.pending.items()),
+            frozenset(lane.pauses),
         )
         for lanes in (dispatcher.lanes, dispatcher._left)
         for worker, lane in lanes.items()
@@ -126,16 +135,33 @@ class World:
         for worker, share in shares.items():
             size = 1 if self.dispatcher.is_costly else self.workers[worker].batch
             for start in range(0, len(share), size):
+                if not self.workers[worker].belt_takes:
+                    self.unsend(worker, share[start:])
+                    break
                 part = share[start : start + size]
                 message = Message(part[0][0], [connection for _, connection in part])
                 self.workers[worker].belt.append(message)
         if shares or was_starving or self.starving:
             self.arm()
 
+    def unsend(self, worker: int, share: list[tuple[int, int]]) -> None:
+        for number, connection in reversed(share):
+            self.dispatcher.returned(worker, number)
+            self.queue.appendleft(connection)
+        self.dispatcher.pause(worker, Pause.BELT)
+        it = self.workers[worker]
+        assert it.try_again_at is None, "its belt was tried while it rests"
+        it.try_again_at = self.now + BELT_PAUSE
+
+    def try_again(self, worker: int) -> None:
+        self.workers[worker].try_again_at = None
+        self.dispatcher.resume(worker, Pause.BELT)
+        self.pump()
+
     def check_choice(self, chosen: Lane) -> None:
         """Strictly in turn among those with credit that are not late; late ones only if all are."""
         limit = self.now - self.dispatcher._late_limit
-        open_lanes = [lane for lane in self.dispatcher.lanes.values() if not lane.full and not lane.stalled]
+        open_lanes = [lane for lane in self.dispatcher.lanes.values() if not lane.pauses]
         assert chosen in open_lanes
         assert chosen.has_room
         if chosen.is_late(limit):
@@ -161,9 +187,15 @@ class World:
     def look(self) -> None:
         self.alarm = None
         for lane in self.dispatcher.overdue(self.now):
-            assert not lane.stalled
+            assert not lane.is_stalled
             self.read_back(lane.worker)
-            if self.dispatcher.stall(lane):
+            if not self.dispatcher.stall(lane):
+                pass
+            elif not self.workers[lane.worker].belt_takes:
+                self.dispatcher.returned(lane.worker, self.dispatcher.probe(lane, self.now))
+                assert not lane.is_stalled
+                continue
+            else:
                 number = self.dispatcher.probe(lane, self.now)
                 self.workers[lane.worker].belt.append(Message(number, []))
             assert lane.pending, "nobody would ever hear of it again"
@@ -174,9 +206,19 @@ class World:
 
     def advance(self, seconds: float) -> None:
         until = self.now + seconds
-        while self.alarm is not None and self.alarm <= until:
-            self.now = max(self.now, self.alarm)
-            self.look()
+        while True:
+            due: list[tuple[float, Callable[[], None]]] = [
+                (it.try_again_at, partial(self.try_again, worker))
+                for worker, it in self.workers.items()
+                if it.try_again_at is not None
+            ]
+            if self.alarm is not None:
+                due.append((self.alarm, self.look))
+            at, what = min(due, key=lambda each: each[0], default=(until + 1, self.look))
+            if at > until:
+                break
+            self.now = max(self.now, at)
+            what()
         self.now = until
 
     def read_back(self, worker: int) -> None:
@@ -257,7 +299,7 @@ class World:
         it = self.workers[worker]
         if not it.stands_still:
             it.is_full = True
-            self.dispatcher.fill(worker)
+            self.dispatcher.pause(worker, Pause.FULL)
             self.read_back(worker)
             self.heard()
 
@@ -287,9 +329,11 @@ class World:
             assert lane is not None
             assert sorted(lane.pending) == sorted(numbers), "the account is not what lies there"
             if not it.rests:
-                assert lane.full == it.is_full
+                expected = {Pause.FULL} if it.is_full else set()
+                expected |= set() if it.try_again_at is None else {Pause.BELT}
+                assert lane.pauses - {Pause.STALLED} == expected, "one reason has ended another"
             assert 1 <= lane.credit <= MOST_CREDIT
-            if lane.stalled:
+            if lane.is_stalled:
                 assert lane.pending, "stalled, with nothing to be heard of"
         assert set(self.dispatcher.lanes) == {worker for worker, it in self.workers.items() if not it.rests}
         assert set(self.dispatcher._left) == {worker for worker, it in self.workers.items() if it.rests}
@@ -377,6 +421,11 @@ class Histories(RuleBasedStateMachine):
         if worker in self.world.workers:
             self.world.fill(worker)
 
+    @rule(worker=WORKERS, takes=st.booleans())
+    def belt_takes_no_more_or_again(self, worker, takes):
+        if worker in self.world.workers:
+            self.world.workers[worker].belt_takes = takes
+
     @rule(worker=WORKERS, stands_still=st.booleans())
     def stand_still_or_go_on(self, worker, stands_still):
         if worker in self.world.workers:
@@ -417,6 +466,7 @@ class Histories(RuleBasedStateMachine):
     def teardown(self):
         """Nothing waits for ever while somebody has credit and is not blocked."""
         for worker, it in list(self.world.workers.items()):
+            it.belt_takes = True
             if (it.is_full or it.rests) and not it.stands_still:
                 self.world.join(worker, it.batch)
         if self.world.alive():
@@ -646,7 +696,7 @@ class TestLateAndStalled:
         world.work(2)
         world.advance(2 * RECALL_AFTER)
         assert world.given == {1: 1, 2: 2}
-        assert world.dispatcher.lanes[1].stalled
+        assert world.dispatcher.lanes[1].is_stalled
         (probe,) = world.workers[1].belt
         assert probe.connections == []
         world.settle()
@@ -663,7 +713,7 @@ class TestLateAndStalled:
         assert world.given[1] == 1
         world.workers[1].stands_still = False
         world.work(1)
-        assert not world.dispatcher.lanes[1].stalled
+        assert not world.dispatcher.lanes[1].is_stalled
         world.connect()
         assert world.given[1] == 2
 
@@ -676,7 +726,7 @@ class TestLateAndStalled:
         before = [len(it.belt) for it in world.workers.values()]
         world.advance(1)
         assert [len(it.belt) for it in world.workers.values()] == before
-        assert not any(lane.stalled for lane in world.dispatcher.lanes.values())
+        assert not any(lane.is_stalled for lane in world.dispatcher.lanes.values())
 
     def test_one_that_has_taken_all_and_blocks_needs_no_probe(self):
         world = world_of(2)
@@ -686,12 +736,12 @@ class TestLateAndStalled:
         world.workers[1].stands_still = True
         world.advance(2 * RECALL_AFTER)
         lane = world.dispatcher.lanes[1]
-        assert lane.stalled
+        assert lane.is_stalled
         assert not world.workers[1].belt
         assert lane.outstanding == 1
         world.workers[1].stands_still = False
         world.work(1)
-        assert not lane.stalled
+        assert not lane.is_stalled
 
     def test_a_stalled_one_that_gives_back_its_last_is_heard_of_again(self):
         world = world_of(2)
@@ -699,7 +749,7 @@ class TestLateAndStalled:
         world.read(1)
         world.work(2)
         world.advance(2 * RECALL_AFTER)
-        assert world.dispatcher.lanes[1].stalled
+        assert world.dispatcher.lanes[1].is_stalled
         world.give_back(1, 0)
         world.check()
         world.settle()
@@ -762,6 +812,22 @@ class TestComingAndGoing:
         world.settle()
         assert world.picked_up == {1, 2, 3}
 
+    def test_reasons_to_rest_end_each_by_itself(self):
+        world = world_of(1)
+        world.workers[1].belt_takes = False
+        world.connect(2)  # the belt takes none
+        world.fill(1)
+        world.workers[1].belt_takes = True
+        world.advance(2 * BELT_PAUSE)
+        assert not world.workers[1].belt, "the belt's pause has ended that of the worker, which is full"
+        world.workers[1].belt_takes = False
+        world.join(1)  # it has room again, and the belt has none
+        world.join(1)
+        assert world.dispatcher.lanes[1].pauses == {Pause.BELT}
+        world.workers[1].belt_takes = True
+        world.settle()
+        assert world.picked_up == {1, 2}
+
     def test_one_that_is_given_no_more_may_give_back_what_it_has_once(self):
         world = world_of(2)
         world.connect(2)
@@ -791,7 +857,8 @@ class TestComingAndGoing:
             dispatcher.acknowledged(7, 99, 0.0)
         with pytest.raises(ProtocolError, match="which it does not have"):
             dispatcher.returned(7, 99)
-        dispatcher.fill(7)
+        dispatcher.pause(7, Pause.FULL)
+        dispatcher.resume(7, Pause.FULL)
         dispatcher.leave(7)
         assert dispatcher.forget(7) == 0
         assert dispatcher.choose(0.0) is None

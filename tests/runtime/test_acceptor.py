@@ -873,24 +873,59 @@ async def test_a_connection_that_failed_already_is_skipped():
         assert (taken + it.workers[1].take_all())[-1:] == ports
 
 
+@contextlib.contextmanager
+def blocked_belt(it, number):
+    """Within, the belt of that worker is in the state of ETOOMANYREFS."""
+    holder = it.acceptor._holders[number]
+
+    class Blocked:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def send(self, message, fds):
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+    real, holder.belt = holder.belt, Blocked()
+    try:
+        yield
+    finally:
+        holder.belt = real
+
+
+async def test_a_worker_that_fills_up_while_its_belt_rests_is_given_nothing_when_that_is_over():
+    """It has told its `Full`, and does not repeat it: what it is sent it gives back, over and over."""
+    async with stage(1) as it:
+        with blocked_belt(it, 1):
+            ports = await it.connect()
+        it.workers[1].say(wire.Full())
+        await it.settled()
+        for _ in range(3):
+            await it.loop.pass_time(acceptor_module.BELT_PAUSE * 2)
+            assert it.workers[1].take() is None
+        it.workers[1].serve(16)
+        await it.settled()
+        assert it.workers[1].take_all() == ports
+
+
+async def test_a_worker_that_has_room_again_is_given_nothing_while_its_belt_rests():
+    async with stage(1) as it:
+        it.workers[1].say(wire.Full())
+        with blocked_belt(it, 1):
+            it.workers[1].serve(16)
+            ports = await it.connect()
+        it.workers[1].serve(16)  # more or less room, or the same
+        await it.settled()
+        assert it.workers[1].take() is None
+        await it.loop.pass_time(acceptor_module.BELT_PAUSE * 2)
+        assert it.workers[1].take_all() == ports
+
+
 async def test_a_belt_that_takes_no_more_is_tried_again_and_nothing_is_lost():
     async with stage(1, 2) as it:
-        holder = it.acceptor._holders[1]
-
-        class Blocked:
-            """A belt in the state of ETOOMANYREFS."""
-
-            def __getattr__(self, name):
-                return getattr(real, name)
-
-            def send(self, message, fds):
-                raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
-
-        real, holder.belt = holder.belt, Blocked()
-        ports = await it.connect(3)
+        with blocked_belt(it, 1):
+            ports = await it.connect(3)
         got = it.workers[2].take_all()
         assert it.workers[1].take() is None
-        holder.belt = real
         it.workers[2].ack()
         await it.settled()
         got += it.workers[2].take_all()

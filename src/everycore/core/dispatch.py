@@ -22,6 +22,7 @@ The rule (measured against seven others; `docs/explanation/how-a-connection-trav
   is nothing to save, and what came in one message with a slow one could not be taken back from behind it.
 * *Nobody has credit:* connections stay in the kernel's backlog, where whoever is free first gets them (late
   binding). Node accepts without limit instead.
+* *A lane is paused for reasons.* Each is ended by its own cause, and none of them ends another.
 * *Recall.* What lies on a belt longer than `recall_after`, while another lane has credit, is taken back,
   and the lane is *stalled* until it acknowledges something. Without the mark, the recall would free credit
   and feed the blocked worker again.
@@ -29,6 +30,7 @@ The rule (measured against seven others; `docs/explanation/how-a-connection-trav
 
 from __future__ import annotations
 
+import enum
 from typing import Final
 
 from everycore.core.policies import MOST_ARREARS, Policy, RoundRobin
@@ -51,11 +53,20 @@ COSTLY: Final = 0.0005
 RECALL_AFTER: Final = 0.020
 
 
+class Pause(enum.Enum):
+    """Why a lane is given nothing for now."""
+
+    FULL = "its worker said that it is full: until the worker asks to be served again"
+    BELT = "its belt took no more: for a moment"
+    FINISHING = "its worker leaves, and has been given all who came"
+    STALLED = "its belt was read back: until its worker acknowledges something, or gives it back"
+
+
 class Lane:
     """The account of one worker's belt. The dispatcher alone writes it; a policy reads it."""
 
     __slots__ = (
-        "batch", "credit", "full", "given", "next_number", "pending", "room", "stalled", "total", "worker",
+        "batch", "credit", "given", "next_number", "pauses", "pending", "room", "total", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: int, batch: int, given: int) -> None:
@@ -66,8 +77,8 @@ class Lane:
         self.given = given
         self.total = 0
         self.credit = FIRST_CREDIT
-        self.full = False
-        self.stalled = False
+        #: Why it is given nothing; empty: it is.
+        self.pauses: set[Pause] = set()
         self.next_number = 1
         #: Number -> time of hand-over, oldest first, of what was sent and neither acknowledged nor returned.
         self.pending: dict[int, float] = {}
@@ -76,6 +87,11 @@ class Lane:
     def outstanding(self) -> int:
         """Connections handed over and not yet acknowledged."""
         return len(self.pending)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether its belt was read back, and its worker has not been heard of since."""
+        return Pause.STALLED in self.pauses
 
     @property
     def has_room(self) -> bool:
@@ -153,7 +169,7 @@ class Dispatcher:
             self.lanes[worker] = lane
         lane.batch = batch
         lane.room = room
-        lane.full = False
+        lane.pauses.discard(Pause.FULL)
         return lane
 
     def leave(self, worker: int) -> None:
@@ -174,10 +190,15 @@ class Dispatcher:
         """The account of `worker`, also if it is given no more; None once it is forgotten."""
         return self.lanes.get(worker) or self._left.get(worker)
 
-    def fill(self, worker: int) -> None:
-        """`worker` said that it is full: nothing more until it joins again."""
-        if lane := self.lanes.get(worker):
-            lane.full = True
+    def pause(self, worker: int, why: Pause) -> None:
+        """Nothing more for `worker` until this reason, like every other, has ended."""
+        if lane := self.lane_of(worker):
+            lane.pauses.add(why)
+
+    def resume(self, worker: int, why: Pause) -> None:
+        """This reason has ended. FULL ends by `join` as well, STALLED by what the worker says."""
+        if lane := self.lane_of(worker):
+            lane.pauses.discard(why)
 
     # --- choosing -----------------------------------------------------------------------------------------
 
@@ -190,7 +211,7 @@ class Dispatcher:
         late: list[Lane] = []
         all_late = True
         for lane in self.lanes.values():
-            if lane.full or lane.stalled:
+            if lane.pauses:
                 continue
             has_room = lane.has_room and len(lane.pending) < most
             if lane.is_late(limit):
@@ -235,7 +256,7 @@ class Dispatcher:
         if self.is_costly:
             return False
         limit = now - self._late_limit
-        open_lanes = [lane for lane in self.lanes.values() if not lane.full and not lane.stalled]
+        open_lanes = [lane for lane in self.lanes.values() if not lane.pauses]
         if any(lane.is_late(limit) for lane in open_lanes):
             return False
         grown = False
@@ -257,7 +278,8 @@ class Dispatcher:
         if lane is None or last >= lane.next_number:
             handed_over = 0 if lane is None else lane.next_number - 1
             raise ProtocolError(f"acknowledged connection {last}; only {handed_over} were handed over")
-        lane.stalled = False
+        if lane.pauses:
+            lane.pauses.discard(Pause.STALLED)
         slowest = -1.0
         while lane.pending:
             number = next(iter(lane.pending))
@@ -290,20 +312,20 @@ class Dispatcher:
         assert lane is not None
         for number in range(first, first + count):
             del lane.pending[number]
-        lane.stalled = False  # a belt is read back before its lane is stalled: this is the worker's own word
+        # A belt is read back before its lane is stalled: this is the worker's own word.
+        lane.pauses.discard(Pause.STALLED)
 
     # --- recall -------------------------------------------------------------------------------------------
 
     def overdue(self, now: float) -> list[Lane]:
         """The lanes whose belts should be read back: something lies there too long, and another has room."""
         limit = now - self._overdue_limit
-        overdue = [lane for lane in self.lanes.values() if not lane.stalled and lane.is_late(limit)]
+        overdue = [lane for lane in self.lanes.values() if not lane.is_stalled and lane.is_late(limit)]
         if not overdue:
             return []
         late = now - self._late_limit
         elsewhere = any(
-            lane.has_room and not lane.full and not lane.stalled and not lane.is_late(late)
-            for lane in self.lanes.values()
+            lane.has_room and not lane.pauses and not lane.is_late(late) for lane in self.lanes.values()
         )
         return overdue if elsewhere else []
 
@@ -312,7 +334,7 @@ class Dispatcher:
 
         It needs one when nothing is left for it to acknowledge.
         """
-        lane.stalled = True
+        lane.pauses.add(Pause.STALLED)
         return not lane.pending
 
     def next_look(self, now: float) -> float | None:
@@ -320,7 +342,7 @@ class Dispatcher:
         soonest: float | None = None
         for lane in self.lanes.values():
             oldest = lane.oldest()
-            if oldest is None or lane.stalled:
+            if oldest is None or lane.is_stalled:
                 continue
             for after in sorted((self._late_limit, self._overdue_limit)):
                 if not lane.is_late(now - after):

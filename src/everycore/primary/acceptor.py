@@ -19,7 +19,7 @@ from collections import deque
 from typing import Any, Final
 
 from everycore.core import wire
-from everycore.core.dispatch import Dispatcher, Lane
+from everycore.core.dispatch import Dispatcher, Lane, Pause
 from everycore.errors import ProtocolError
 from everycore.foreign.socket_internals import accept
 from everycore.primary.host import LAST_WORDS, Absence, Holder, ListenerHost, Owner
@@ -116,7 +116,7 @@ class Acceptor(ListenerHost):
     def _finish(self, worker: int, holder: Holder) -> None:
         """Its belt stays as it is; who waits here and in the backlog is put on it, whatever its credit."""
         lane = self.dispatcher.lanes.get(worker)
-        if lane is None or lane.full:
+        if lane is None or Pause.FULL in lane.pauses:
             self._abandon(worker, holder)
             return
         now = self._loop.time()
@@ -128,7 +128,7 @@ class Acceptor(ListenerHost):
                 break
             share.append((self.dispatcher.hand(lane, now), *accepted))
         self._send(lane, share)
-        self.dispatcher.fill(worker)
+        self.dispatcher.pause(worker, Pause.FINISHING)
         self._arm(now)  # should another one come meanwhile, it may have what this one is slow to take
 
     def _accept_now(self) -> tuple[int, Any] | None:
@@ -259,14 +259,12 @@ class Acceptor(ListenerHost):
         for number, fd, peer in reversed(share):
             self.dispatcher.returned(worker, number)
             self._queue.appendleft((fd, peer))
-        self.dispatcher.fill(worker)
+        self.dispatcher.pause(worker, Pause.BELT)
         self._loop.call_later(BELT_PAUSE, self._try_belt_again, worker)
 
     def _try_belt_again(self, worker: int) -> None:
-        holder = self._holders.get(worker)
-        if holder is not None and holder.ready and holder.batch:
-            self.dispatcher.join(worker, holder.batch, holder.room)
-            self._pump()
+        self.dispatcher.resume(worker, Pause.BELT)
+        self._pump()
 
     # --- what workers say ---------------------------------------------------------------------------------
 
@@ -283,7 +281,7 @@ class Acceptor(ListenerHost):
                 if fds:  # else we are out of descriptors, and the kernel dropped it
                     self._queue.append((fds[0], peer))
             case wire.Full():
-                self.dispatcher.fill(worker)
+                self.dispatcher.pause(worker, Pause.FULL)
                 self._read_back(worker, holder)
 
     def _heard(self) -> None:
