@@ -14,7 +14,7 @@ post = SimpleNamespace(
     noted=[],
     ticket=SimpleNamespace(grace=5.0),
     connections=SimpleNamespace(open=0),
-    link=SimpleNamespace(request=lambda word, timeout: answer.wait()),
+    link=SimpleNamespace(tell=lambda word: answer.wait()),
 )
 terminator = Terminator(post)
 signal.signal(NUMBER, terminator)

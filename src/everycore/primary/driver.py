@@ -84,6 +84,8 @@ class WorkerDriver:
         self._deadline: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._holds_ready = False
+        #: Its channel or its process has ended: what is still said on the link are last words.
+        self._is_ending = False
         #: The number of the last request on the link that was granted, and the listener.
         self._last_grant: tuple[bytes, int] | None = None
         self._grace = home.terms.grace
@@ -170,7 +172,9 @@ class WorkerDriver:
             raise ProtocolError(msg)
 
     def _on_channel_lost(self, error: Exception | None) -> None:
-        if error is not None:
+        if error is None:
+            self._hear_last_words()
+        else:
             log.error("worker %d: %s; giving up its channel", self.seat.id, error)
             self.life.condemn(self._loop.time())
         self._happen(Input.CHANNEL_LOST)
@@ -187,6 +191,7 @@ class WorkerDriver:
             self._end(status)
 
     def _end(self, status: ExitStatus) -> None:
+        self._hear_last_words()
         if self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -232,7 +237,9 @@ class WorkerDriver:
 
     def _leave_rotation(self) -> None:
         self.is_ready = False
-        self._home.switchboard.rest(self.seat.id, finishes=self.life.state is State.DRAINING)
+        self._home.switchboard.rest(
+            self.seat.id, finishes=self.life.state is State.DRAINING and not self._is_ending
+        )
 
     def _release(self) -> None:
         self._home.switchboard.remove(self.seat.id, voluntary=self.life.voluntary)
@@ -349,6 +356,11 @@ class WorkerDriver:
             if not self._on_link():
                 return
 
+    def _hear_last_words(self) -> None:
+        """It may have said by its link that it leaves, or why it failed, without waiting for an answer."""
+        self._is_ending = True
+        self._hear_link()
+
     def _on_link(self) -> bool:
         """Answer one request, if there is one."""
         link = self._link
@@ -367,6 +379,8 @@ class WorkerDriver:
         number, body = data[: LINK_NUMBER.size], data[LINK_NUMBER.size :]
         try:
             request = wire.decode_link_request(body)
+            if self._is_ending and not isinstance(request, (wire.Leave, wire.Report)):
+                return True
             if isinstance(request, wire.GiveUp):
                 self._take_back_grant(number)
                 return True
@@ -379,7 +393,8 @@ class WorkerDriver:
         if isinstance(reply, wire.Granted):
             self._last_grant = number, reply.listener
         try:
-            belt.Belt(link, link).send(number + wire.encode(reply), out)
+            if not self._is_ending:
+                belt.Belt(link, link).send(number + wire.encode(reply), out)
         except OSError as exc:
             log.warning("worker %d: no reply on its link: %s", self.seat.id, exc)
         finally:

@@ -25,8 +25,9 @@ from typing import Final
 MOST_BATCH: Final = 16
 _INT: Final = array.array("i").itemsize
 _ROOM_FOR_BATCH: Final = socket.CMSG_SPACE(MOST_BATCH * _INT)
-#: Seconds between two attempts to say what must not be lost.
+#: Seconds between two attempts to say what must not be lost, and for which it is attempted.
 _AGAIN: Final = 0.005
+PATIENCE: Final = 1.0
 #: A message is a number, a name and up to 16 peers; a unix peer's path may have 108 bytes each.
 _LONGEST: Final = 8192
 # Plain ints: the enums' operators cost more than the checks.
@@ -96,7 +97,7 @@ class Belt:
 
 
 def say_surely(
-    sock: socket.socket, message: bytes, fds: Sequence[int] = (), *, patience: float = 1.0
+    sock: socket.socket, message: bytes, fds: Sequence[int] = (), *, patience: float = PATIENCE
 ) -> bool:
     """As `say`, trying again for `patience` seconds: for what would be lost. It hardly ever has to."""
     deadline = time.monotonic() + patience

@@ -148,9 +148,9 @@ class Terminator:
         """Tell the primary, and wait until no connection is open or grace is over."""
         deadline = time.monotonic() + self._post.ticket.grace
         try:
-            self._post.link.request(wire.Leave(), timeout=1.0)
+            self._post.link.tell(wire.Leave())
         except (OSError, EverycoreError):
-            pass  # the primary is gone, or stopped: we leave all the same
+            pass  # the primary is gone: we leave all the same
         while self._works() and time.monotonic() < deadline:
             sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self.is_over = True

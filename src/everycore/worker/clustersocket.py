@@ -143,9 +143,11 @@ class ClusterSocket(socket.socket):
         """Tell the primary something about this listener; False if it cannot hear it."""
         return belt.say(self._voice(), wire.encode(word), fds)
 
-    def say_surely(self, word: wire.Upstream, fds: Sequence[int] = ()) -> bool:
-        """As `say`, with some patience."""
-        return belt.say_surely(self._voice(), wire.encode(word), fds)
+    def say_surely(
+        self, word: wire.Upstream, fds: Sequence[int] = (), *, patience: float = belt.PATIENCE
+    ) -> bool:
+        """As `say`, trying again for `patience` seconds."""
+        return belt.say_surely(self._voice(), wire.encode(word), fds, patience=patience)
 
     def _voice(self) -> socket.socket:
         """The worker's end of the belt."""

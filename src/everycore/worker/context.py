@@ -24,7 +24,7 @@ from everycore.aio.emitter import Emitter
 from everycore.aio.mailbox import Mailbox
 from everycore.aio.subscriptions import Subscription
 from everycore.core import values, wire
-from everycore.errors import ChannelClosed, ProtocolError
+from everycore.errors import ChannelClosed, EverycoreError, ProtocolError
 from everycore.system.descriptors import close_all
 from everycore.worker.boot import ORPHANED, Post
 from everycore.worker.clustersocket import ClusterSocket
@@ -170,13 +170,13 @@ class WorkerContext:
 
     def hold_ready(self) -> None:
         """Do not count as ready with the first listener; `ready()` will say so."""
-        self._post.link.request(wire.HoldReady())
+        self._post.link.tell(wire.HoldReady())
         self._holds_ready = not self._is_ready
 
     def ready(self) -> None:
         """Take connections from now on."""
         self.has_listened = True
-        self._post.link.request(wire.ReadyNow())
+        self._post.link.tell(wire.ReadyNow())
         self._holds_ready = False
         self._is_ready = True
         if self._when_ready and self._loop is not None:
@@ -202,7 +202,10 @@ class WorkerContext:
         if not self._leave_said and self._drain is None:
             self._leave_said = True
             # By the link, and before anything else is done: the primary knows it when the channel closes.
-            self._post.link.request(wire.Leave())
+            try:
+                self._post.link.tell(wire.Leave())
+            except (OSError, EverycoreError):
+                pass  # the primary is gone: this worker leaves all the same
             if self._loop is None:
                 os.kill(os.getpid(), signals.SIGTERM)
             else:

@@ -20,6 +20,8 @@ from everycore.system.descriptors import close_all
 
 #: Seconds to wait for a reply: the primary never blocks, so this is for one that is stopped.
 DEADLINE: Final = 30.0
+#: Seconds to wait until an order was heard: an event loop may stand still meanwhile.
+PATIENCE: Final = 1.0
 NUMBER: Final = wire.LINK_NUMBER
 
 
@@ -38,17 +40,42 @@ class Link:
 
         Raises: OSError as the primary refused; TimeoutError; ChannelClosed if the primary is gone.
         """
-        with self._lock:
+        deadline = time.monotonic() + timeout
+        if not self._lock.acquire(timeout=timeout):
+            raise _no_answer()
+        try:
             self._number += 1
             self._send(message, fd)
             try:
-                reply, fds = self._receive(time.monotonic() + timeout)
+                reply, fds = self._receive(deadline)
             except TimeoutError:
                 self._send(wire.GiveUp(), None)  # behind the request, so that a late grant is not held
                 raise
+        finally:
+            self._lock.release()
         if isinstance(reply, wire.Refused):
             raise OSError(reply.errno, reply.text)
         return reply, fds
+
+    def tell(self, order: Any) -> None:
+        """Send an order, which the primary only says `Done` to, and wait until it was heard.
+
+        A primary that is stopped (SIGSTOP, a debugger) hears it when it goes on: that is not an error, and is
+        not waited for. Raises: ChannelClosed if the primary is gone.
+        """
+        deadline = time.monotonic() + PATIENCE
+        if not self._lock.acquire(timeout=PATIENCE):
+            # Another thread waits for an answer, or this very one, if a signal handler calls.
+            self._send(order, None, number=0)
+            return
+        try:
+            self._number += 1
+            self._send(order, None)
+            self._receive(deadline)
+        except TimeoutError:
+            return
+        finally:
+            self._lock.release()
 
     def settle(self, timeout: float) -> None:
         """Wait until the primary has heard what was said on belts; at once if a request is under way.
@@ -66,8 +93,8 @@ class Link:
         finally:
             self._lock.release()
 
-    def _send(self, message: Any, fd: int | None) -> None:
-        data = NUMBER.pack(self._number) + wire.encode(message)
+    def _send(self, message: Any, fd: int | None, number: int | None = None) -> None:
+        data = NUMBER.pack(self._number if number is None else number) + wire.encode(message)
         try:
             if fd is None:
                 self._sock.send(data)
@@ -82,7 +109,7 @@ class Link:
             try:
                 received = belt.receive(self._sock, flags=socket.MSG_CMSG_CLOEXEC)
             except TimeoutError:
-                raise TimeoutError("the primary did not answer on the link") from None
+                raise _no_answer() from None
             except OSError as exc:
                 raise ChannelClosed("the primary") from exc
             if received is None:
@@ -96,6 +123,10 @@ class Link:
     def close(self) -> None:
         """Close it."""
         self._sock.close()
+
+
+def _no_answer() -> TimeoutError:
+    return TimeoutError("the primary did not answer on the link")
 
 
 def decline(fds: list[int]) -> None:

@@ -133,9 +133,11 @@ class Reception:
 
     def _give_back(self) -> None:
         """Return to the primary what the program is not to be given of the message in hand."""
+        patience = belt.PATIENCE  # for all of them: the loop stands still meanwhile
         while self._rest:
             number, fd, peer = self._rest.pop()
-            if not self._sock.say_surely(wire.GiveBack(number, peer), (fd,)):
+            if not self._sock.say_surely(wire.GiveBack(number, peer), (fd,), patience=patience):
+                patience = 0.0
                 self._failed(ConnectionAbortedError("a connection could not be given back to the primary"))
             os.close(fd)
 
