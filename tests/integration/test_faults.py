@@ -30,6 +30,7 @@ from tests.integration.traffic import (
     Diary,
     closing,
     descriptor_limit,
+    no_descriptors,
     ordinary_user,
     within,
 )
@@ -536,3 +537,38 @@ class TestTooManyDescriptorsInFlight:
                 assert sum(tally.values()) == 20
                 assert await opened.greeting() in [worker.id for worker in workers]
                 await opened.close()
+
+
+class TestNoDescriptorLeft:
+    """What came with a message is then dropped by the kernel: a refusal, and nobody's offence."""
+
+    BIND = """
+from everycore.core import wire
+sock = socket.socket()
+me.bind_socket(wire.Bind(["127.0.0.1", 0]), sock.fileno()).close()
+"""
+
+    @both_policies
+    async def test_in_the_primary_a_bind_is_refused(self, tmp_path, policy):
+        async with agents(tmp_path, 1, policy=policy) as (_, one):
+            await one.do("pass")
+            with no_descriptors():
+                assert (await one.fails(self.BIND)).errno == errno.EMFILE
+            await one.do(self.BIND)  # it has not lost its channel, and there are numbers again
+            assert one.worker.is_connected()
+
+    @both_policies
+    async def test_in_the_worker_what_it_was_granted_is_given_up(self, tmp_path, policy):
+        async with agents(tmp_path, 1, policy=policy) as (cluster, one):
+            await one.do(
+                "import resource\n"
+                "soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+                "lowest = os.dup(0)\n"
+                "os.close(lowest)\n"
+                "resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))"
+            )
+            assert (await one.fails("everycore.listen(('127.0.0.1', 0))")).errno == errno.EMFILE
+            await one.do("resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))")
+            assert [listener.workers for listener in cluster.snapshot().listeners] == []
+            await one.do("everycore.listen(('127.0.0.1', 0)).close()")
+            assert one.worker.is_connected()

@@ -375,7 +375,7 @@ class WorkerDriver:
         if received is None:
             self._loop.remove_reader(link)
             return False
-        data, fds, _ = received
+        data, fds, is_truncated = received
         number, body = data[: LINK_NUMBER.size], data[LINK_NUMBER.size :]
         try:
             request = wire.decode_link_request(body)
@@ -384,7 +384,7 @@ class WorkerDriver:
             if isinstance(request, wire.GiveUp):
                 self._take_back_grant(number)
                 return True
-            reply, out = self._answer_link(request, fds)
+            reply, out = self._answer_link(request, fds, is_truncated=is_truncated)
         except ProtocolError as exc:
             self.violated(ProtocolError(f"on the link: {exc}"))
             return False
@@ -405,22 +405,19 @@ class WorkerDriver:
         if self._last_grant is not None and self._last_grant[0] == number:
             self._home.switchboard.give_up(self.seat.id, self._last_grant[1])
 
-    def _answer_link(self, request: Any, fds: list[int]) -> tuple[Any, tuple[int, ...]]:
+    def _answer_link(
+        self, request: Any, fds: list[int], *, is_truncated: bool = False
+    ) -> tuple[Any, tuple[int, ...]]:
         """The reply, and the descriptors that go with it. `fds` came with the request: what is left of them
         is closed.
         """
-        leaving = self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD) or self.life.voluntary
         switchboard = self._home.switchboard
         try:
             match request:
                 case wire.Listen() | wire.Bind():
-                    if leaving:
-                        return wire.Refused(0, errno.ECANCELED, "the worker is leaving"), ()
-                    if isinstance(request, wire.Bind):
-                        self._check_permit(_place_of(request))
-                        grant = desk.bind(switchboard, self.seat.id, request, fds)
-                    else:
-                        grant = self._grant(request)
+                    if is_truncated:  # this process has no number left for the socket that came with it
+                        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                    grant = self._grant_on_link(request, fds)
                     return grant.message, grant.fds
                 case wire.SetOption() | wire.GetOption():
                     return desk.option(switchboard, self.seat.id, request), ()
@@ -444,6 +441,14 @@ class WorkerDriver:
         except (OverflowError, ValueError) as exc:  # numbers that fit no C type
             return wire.Refused(0, errno.EINVAL, str(exc)), ()
         return wire.Done(), ()
+
+    def _grant_on_link(self, request: wire.Listen | wire.Bind, fds: list[int]) -> Grant:
+        if self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD) or self.life.voluntary:
+            raise OSError(errno.ECANCELED, "the worker is leaving")
+        if isinstance(request, wire.Listen):
+            return self._grant(request)
+        self._check_permit(_place_of(request))
+        return desk.bind(self._home.switchboard, self.seat.id, request, fds)
 
     # --- orders -------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ primary's side.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -114,11 +115,16 @@ class Link:
                 raise ChannelClosed("the primary") from exc
             if received is None:
                 raise ChannelClosed("the primary")
-            data, fds, _ = received
+            data, fds, is_truncated = received
             reply = wire.decode_link_reply(data[NUMBER.size :])
-            if NUMBER.unpack_from(data)[0] == self._number:
+            if NUMBER.unpack_from(data)[0] != self._number:
+                decline(fds)
+            elif is_truncated:  # this process has no number left for what came with it
+                close_all(fds)
+                self._send(wire.GiveUp(), None)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            else:
                 return reply, fds
-            decline(fds)
 
     def close(self) -> None:
         """Close it."""
