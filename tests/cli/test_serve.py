@@ -5,13 +5,17 @@ import os
 import re
 import signal
 import socket
+import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect as connect_websocket
 
-from tests.cli.conftest import command, wait_serving
+from tests.cli.conftest import Served, command, wait_serving
+from tests.kit import scaled
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -286,3 +290,50 @@ def test_closed_stdout_does_not_stop_serving(start_program, tmp_path, close):
     assert served.program.finish() == 0
     assert "Broken pipe" not in served.program.stderr
     assert "BrokenPipeError" not in served.program.stderr
+
+
+@pytest.mark.parametrize("closed", [1, 2], ids=["stdout", "stderr"])
+@pytest.mark.parametrize("what", ["serve", "run"])
+def test_a_standard_stream_that_is_closed_is_no_connection_in_a_worker(start_program, tmp_path, what, closed):
+    """It is /dev/null, in the worker as well: a library that writes there would write to a client."""
+    streams = "b' '.join(os.readlink(f'/proc/self/fd/{fd}').encode() for fd in range(3))"
+    (tmp_path / "main.py").write_text(
+        "import os\n"
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] != 'http': raise RuntimeError\n"
+        "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
+        f"    await send({{'type': 'http.response.body', 'body': {streams}}})\n"
+    )
+    (tmp_path / "program.py").write_text(
+        "import os, socketserver, sys\n"
+        "class Handler(socketserver.BaseRequestHandler):\n"
+        "    def handle(self):\n"
+        "        self.request.recv(1000)\n"
+        "        self.request.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n' + " + streams + ")\n"
+        "class Server(socketserver.TCPServer):\n"
+        "    allow_reuse_address = True\n"
+        "Server(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    everycore = [sys.executable, "-P", "-m", "everycore", what, "--workers", "1"]
+    if what == "serve":
+        argv = [*everycore, "--bind", f"127.0.0.1:{port}", "main:app"]
+    else:
+        argv = [*everycore, str(tmp_path / "program.py"), str(port)]
+    program = start_program(f"import os, sys\nos.close({closed})\nos.execv(sys.argv[1], sys.argv[1:])", *argv)
+    served = Served(program, port)
+    assert until_answered(served).split()[closed] == "/dev/null"
+    assert program.finish() == 0
+
+
+def until_answered(served: Served) -> str:
+    """The answer to the first request that is not refused: with its streams closed it says nothing."""
+    deadline = time.monotonic() + scaled(20)
+    while True:
+        try:
+            return served.get()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            assert served.program.is_running
+            threading.Event().wait(0.02)

@@ -16,6 +16,7 @@ from everycore.cli.run import run
 from everycore.cli.serve import serve
 from everycore.errors import ConfigurationError, EverycoreError
 from everycore.ops.job import STATUS_FAILED, STATUS_USAGE
+from everycore.system.descriptors import fill_standard_streams
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -34,7 +35,7 @@ everycore.add_command(run)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's) and return its exit status."""
-    _fill_standard_streams()
+    fill_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         status = everycore.main(words, prog_name="everycore", standalone_mode=False)
@@ -63,15 +64,8 @@ def _say(text: str) -> None:
     click.echo(f"everycore: {text}", err=True)
 
 
-def _fill_standard_streams() -> None:
-    """A standard stream that was closed (`>&-`) must not become one of our sockets, which workers inherit."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number is `fd`
-
-
 def _forget_stdout() -> None:
     """What is left in stdout's buffer must not raise again as the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.close(nothing)
