@@ -423,15 +423,17 @@ class TestSetupPrimary:
             {"umask": 0o1000},
             {"serialization": "xml"},
             {"policy": "fastest"},
+            {"policy": "shared", "umask": -1},
+            {"umask": -1, "policy": "shared"},
         ],
-        ids=lambda wrong: str(next(iter(wrong.items()))),
+        ids=str,
     )
     async def test_what_can_not_work_is_refused_and_changes_nothing(self, wrong):
         async with Cluster() as cluster:
-            before = cluster.settings
+            before = cluster.settings, cluster.policy
             with pytest.raises(ConfigurationError):
                 cluster.setup_primary(**wrong)
-            assert cluster.settings == before
+            assert (cluster.settings, cluster.policy) == before
 
     async def test_settings_that_only_show_at_fork_are_raised_there_and_cost_nothing(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, IDLE), uid="no-such-user")) as cluster:

@@ -244,12 +244,13 @@ class Cluster:
         """
         arguments = locals()
         changes = {name: value for name, value in arguments.items() if name != "self" and value is not _UNSET}
+        settings = self._settings.merged(changes)
         if "policy" in changes:
-            chosen = choose_policy(changes["policy"], os.environ)
+            chosen = choose_policy(settings.policy, os.environ)
             if self._last_id and chosen != self._distribution.policy:
                 raise ConfigurationError("policy", "is fixed by the first fork")
             self._distribution.policy = chosen
-        self._settings = settings = self._settings.merged(changes)
+        self._settings = settings
         with contextlib.suppress(RuntimeError):  # before any loop runs nobody can be listening
             asyncio.get_running_loop().call_soon(lambda: self._emit(SetUp, settings=settings))
 
