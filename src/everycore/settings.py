@@ -24,6 +24,8 @@ POLICIES: Final = ("round_robin", "shared")
 POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
 #: The first descriptor that is no standard stream.
 _FIRST_OTHER: Final = 3
+#: The largest number that the kernel takes for a descriptor.
+_LARGEST_FD: Final = 2**31 - 1
 #: What -1 is as an unsigned number: no user and no group.
 _NOBODY: Final = 2**32 - 1
 #: What `loop=` and `--loop` know; "auto" is uvloop where it is installed, in a worker.
@@ -88,8 +90,10 @@ class Settings:
             raise ConfigurationError(
                 "serialization", f"known are 'json' and 'pickle', not {self.serialization!r}"
             )
-        if self.umask is not None and not 0 <= self.umask <= 0o777:
-            raise ConfigurationError("umask", f"must be between 0 and 0o777, not {self.umask!r}")
+        _check_umask(self.umask)
+        _check_stdio(self.stdio)
+        if not isinstance(self.silent, bool):
+            raise ConfigurationError("silent", f"must be True or False, not {self.silent!r}")
         if self.policy is not None:
             check_policy(self.policy)
 
@@ -101,6 +105,44 @@ class Settings:
                 msg = f"setup_primary() got an unexpected setting {name!r}"
                 raise TypeError(msg)
         return replace(self, **changes)
+
+
+def _check_umask(value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0o777:
+        raise ConfigurationError("umask", f"must be a number from 0 to 0o777, not {value!r}")
+
+
+def _check_stdio(value: object) -> None:
+    if isinstance(value, (list, tuple)):
+        if len(value) != 3:
+            raise ConfigurationError("stdio", f"takes one value or three, not {len(value)}")
+        for item in value:
+            _check_stream(item)
+    else:
+        _check_stream(value)
+
+
+def _check_stream(value: object) -> None:
+    match value:
+        case None | "inherit" | "pipe" | "null":
+            return
+        case bool():
+            pass
+        case int() if 0 <= value <= _LARGEST_FD:
+            return
+        case str() if os.sep in value:
+            _check_path("stdio", value)
+            return
+        case os.PathLike():
+            _check_path("stdio", value)
+            return
+        case _ if not isinstance(value, (int, str)) and hasattr(value, "fileno"):
+            return
+    raise ConfigurationError(
+        "stdio", f"must be 'inherit', 'pipe', 'null', a descriptor, a file or a path, not {value!r}"
+    )
 
 
 def _check_sequence(name: str, value: object, what: str) -> Sequence[Any]:
@@ -122,7 +164,7 @@ def _check_path(name: str, value: str | os.PathLike[str] | None) -> None:
         return
     if not isinstance(value, (str, os.PathLike)):
         raise ConfigurationError(name, f"must be a path, not {value!r}")
-    if not (path := os.fspath(value)) or "\0" in path:
+    if not (path := os.fsdecode(value)) or "\0" in path:
         raise ConfigurationError(name, f"must be a path, not empty and without NUL, not {path!r}")
 
 

@@ -425,6 +425,7 @@ class TestSetupPrimary:
             {"policy": "fastest"},
             {"policy": "shared", "umask": -1},
             {"umask": -1, "policy": "shared"},
+            {"policy": "shared", "stdio": "pipes"},
         ],
         ids=str,
     )

@@ -155,14 +155,44 @@ class TestFiles:
             assert isinstance((await within(cluster.fork().wait())).error, FileNotFoundError)
 
 
-@pytest.mark.parametrize("wrong", ["pipes", ["pipe"], ["pipe"] * 4, 1.5, True], ids=repr)
-async def test_what_is_no_stream_is_refused(tmp_path, wrong):
-    settings = Settings(exec=worker_script(tmp_path, "")).merged({})
-    async with Cluster(settings) as cluster:
-        with pytest.raises(ConfigurationError, match="stdio"):
-            cluster.setup_primary(stdio=wrong)
-            cluster.fork()
-        assert len(cluster.workers) == 0
+@pytest.mark.parametrize(
+    "wrong",
+    ["pipes", "", ["pipe"], ["pipe"] * 4, ["pipe", "pipe", "pipes"], 1.5, True, -1, -3, 2**31, "a/\0", b"/a"],
+    ids=repr,
+)
+def test_what_is_no_stream_is_refused(wrong):
+    """Where it is given: a `Settings` that exists is valid. (-1 and -3 mean something to `subprocess`.)"""
+    with pytest.raises(ConfigurationError, match=r"^stdio: "):
+        Settings(stdio=wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"umask": "022"},
+        {"umask": True},
+        {"umask": -1},
+        {"umask": 1.0},
+        {"silent": "no"},
+        {"silent": None},
+        {"silent": 1},
+    ],
+    ids=str,
+)
+def test_what_is_no_umask_or_no_bool_is_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ConfigurationError, match=f"^{name}: "):
+        Settings(**wrong)
+
+
+class TellsItsPathInBytes(os.PathLike):
+    def __fspath__(self):
+        return b"/dev/null"
+
+
+def test_a_path_may_be_bytes():
+    path = TellsItsPathInBytes()
+    assert Settings(cwd=path, stdio=path).cwd is path
 
 
 class TestPassFds:

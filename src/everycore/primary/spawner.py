@@ -168,12 +168,7 @@ def _environment(
 
 def _three_streams(settings: Settings) -> Sequence[Any]:
     stdio = settings.stdio
-    if isinstance(stdio, (list, tuple)):
-        if len(stdio) != 3:
-            raise ConfigurationError("stdio", f"takes one value or three, not {len(stdio)}")
-        streams = list(stdio)
-    else:
-        streams = [stdio] * 3
+    streams = stdio if isinstance(stdio, (list, tuple)) else [stdio] * 3
     return [streams[0], "pipe", "pipe"] if settings.silent else streams
 
 
@@ -186,14 +181,7 @@ def _stream(stack: contextlib.ExitStack, item: Any) -> Any:
             return subprocess.PIPE
         case "null":
             return subprocess.DEVNULL
-        case int() if not isinstance(item, bool):
-            return item
         case str() | os.PathLike():
-            if isinstance(item, str) and os.sep not in item:
-                raise ConfigurationError(
-                    "stdio", f"must be 'inherit', 'pipe', 'null', a file or a path, not {item!r}"
-                )
             return stack.enter_context(open(item, "ab", buffering=0))
-        case _ if hasattr(item, "fileno"):
+        case _:
             return item
-    raise ConfigurationError("stdio", f"must be 'inherit', 'pipe', 'null', a file or a path, not {item!r}")
