@@ -47,10 +47,13 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
             if context is None:
                 return runner.run(_as_primary(main))
             try:
-                return runner.run(_as_worker(main, noted))  # type: ignore[no-any-return]
+                result = runner.run(_as_worker(main, noted))
             finally:
                 # Also when SystemExit or a bug ended it: what was sent before is sent.
                 runner.run(context.finish())
+            if context.exit_code is not None:  # not in `finally`: what the program itself ends with wins
+                raise SystemExit(context.exit_code)
+            return result  # type: ignore[no-any-return]
     finally:
         main.close()
 

@@ -275,6 +275,20 @@ async def test_one_that_announced_its_departure_and_then_misbehaves_is_not_given
         assert await within(bad.wait(), 2.5) == ExitStatus(signal=SIGKILL)
 
 
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [("sys.exit(3)", 3), ("raise LookupError", 1), ("os._exit(4)", 4), ("return 5", 75)],
+)
+async def test_it_leaves_with_what_its_program_ends_with(tmp_path, loop_kind, ends, status):
+    """75 is for a program that has nothing to say about it."""
+    after = f"try:\n        await for_ever()\n    except asyncio.CancelledError:\n        {ends}"
+    async with Cluster(Settings(exec=hostile(tmp_path, "send(b'garbage')", after), silent=True)) as cluster:
+        bad = cluster.fork()
+        await within(anext(bad.messages()))
+        await bad.send("go")
+        assert await within(bad.wait()) == ExitStatus(code=status)
+
+
 async def test_its_last_good_words_are_heard(tmp_path):
     crime = "send(note('one') + note('two') + b'garbage')"
     async with Cluster(Settings(exec=hostile(tmp_path, crime))) as cluster:

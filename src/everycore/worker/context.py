@@ -445,8 +445,6 @@ class WorkerContext:
                     await self.mailbox.flush()
             except TimeoutError:
                 log.warning("the primary did not take this worker's last messages")
-        if self.exit_code is not None:
-            raise SystemExit(self.exit_code)
 
     def abandon(self) -> None:
         """In a forked child: all of this is the parent's."""
