@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from everycore.core import wire
-from everycore.system.belt import Belt, make_pair
+from everycore.system.belt import Belt, make_pair, say_surely
 from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.connections import Connections
 from everycore.worker.limits import Limit
-from everycore.worker.reception import Reception
+from everycore.worker.reception import LOOK_AGAIN, Reception
 from tests.kit import VirtualClock, turn
 
 PEER = ["127.0.0.1", 50_000]
@@ -155,3 +155,77 @@ async def test_those_taken_meanwhile_share_the_time(monkeypatch):
         reception.on_readable()
         await turn(reception.turns)
         assert acks(belt) == [(3, 300), (6, 600)]
+
+
+# The belt is full, as it gets when the primary is stopped
+
+
+def fill(sock):
+    """No more is said of this socket than its belt takes."""
+    while sock.say(wire.Full()):
+        pass
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "shared"])
+def test_the_end_of_a_listener_is_said_when_the_belt_has_room_again(monkeypatch, policy):
+    """Or the primary would go on putting connections where nobody takes them."""
+    ours, theirs = make_pair()
+    belt = Belt(ours, theirs)
+    fds = [os.dup(theirs.fileno()), os.dup(ours.fileno())]
+    if policy == "shared":
+        fds += [socket.socket().detach(), os.eventfd(0)]
+    granted = wire.Granted(1, 1, PEER, socket.AF_INET, socket.SOCK_STREAM, 0)
+    board: Any = None
+    sock = ClusterSocket.granted(granted, fds, Connections(board), lambda *_: None, started=True)
+    fill(sock)
+    heard: list[Any] = []
+    monkeypatch.setattr("everycore.system.belt.time.sleep", lambda _: heard.extend(words(belt)))
+    sock.close()
+    assert heard
+    assert words(belt) == [wire.Close()]
+    belt.close()
+
+
+async def test_an_acknowledgement_is_said_when_the_belt_has_room_again(monkeypatch):
+    """Or the primary would take this worker for one that is late, for good."""
+    async with belt_of_a_worker(monkeypatch) as (belt, reception):
+        fill(reception._sock)
+        put(belt, 1, 1)
+        reception.on_readable()
+        await turn(reception.turns)
+        assert set(map(type, words(belt))) == {wire.Full}
+        clock.advance(LOOK_AGAIN)
+        await turn(4)
+        assert [word.last for word in words(belt)] == [1]
+        clock.advance(LOOK_AGAIN)
+        await turn(4)
+        assert words(belt) == []
+
+
+def test_a_plain_accept_acknowledges_when_the_belt_has_room_again(monkeypatch):
+    ours, theirs = make_pair()
+    belt = Belt(ours, theirs)
+    granted = wire.Granted(1, 1, PEER, socket.AF_INET, socket.SOCK_STREAM, 0)
+    fds = [os.dup(theirs.fileno()), os.dup(ours.fileno())]
+    counted: Any = SimpleNamespace(watch_plain=lambda conn: None)
+    sock = ClusterSocket.granted(granted, fds, counted, lambda *_: None, started=True)
+    fill(sock)
+    put(belt, 1, 1)
+    monkeypatch.setattr("everycore.system.belt.time.sleep", lambda _: words(belt))
+    conn, _ = sock.accept()
+    conn.close()
+    assert words(belt) == [wire.Acked(1)]
+    sock.close()
+    belt.close()
+
+
+def test_what_no_patience_helps_is_not_waited_for(monkeypatch):
+    def sleep(seconds):
+        raise AssertionError("it will never be heard")
+
+    monkeypatch.setattr("everycore.system.belt.time.sleep", sleep)
+    ours, theirs = make_pair()
+    ours.close()
+    assert not say_surely(theirs, b"word")
+    theirs.close()
+    assert not say_surely(theirs, b"word")

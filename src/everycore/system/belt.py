@@ -17,6 +17,7 @@ import asyncio.
 from __future__ import annotations
 
 import array
+import errno
 import socket
 import time
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ _ROOM_FOR_BATCH: Final = socket.CMSG_SPACE(MOST_BATCH * _INT)
 #: Seconds between two attempts to say what must not be lost, and for which it is attempted.
 _AGAIN: Final = 0.005
 PATIENCE: Final = 1.0
+#: A belt that takes something again when its messages were read.
+_FULL: Final = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 #: A message is a number, a name and up to 16 peers; a unix peer's path may have 108 bytes each.
 _LONGEST: Final = 8192
 # Plain ints: the enums' operators cost more than the checks.
@@ -101,8 +104,8 @@ def say_surely(
 ) -> bool:
     """As `say`, trying again for `patience` seconds: for what would be lost. It hardly ever has to."""
     deadline = time.monotonic() + patience
-    while not say(sock, message, fds):
-        if sock.fileno() < 0 or time.monotonic() > deadline:
+    while problem := _attempt(sock, message, fds):
+        if problem not in _FULL or time.monotonic() >= deadline:
             return False
         time.sleep(_AGAIN)
     return True
@@ -113,12 +116,17 @@ def say(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
 
     False if the belt is full or gone (the primary then finds out by itself).
     """
+    return not _attempt(sock, message, fds)
+
+
+def _attempt(sock: socket.socket, message: bytes, fds: Sequence[int]) -> int:
+    """What kept the message from being sent: an errno, or 0."""
     try:
         if fds:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
             sock.sendmsg((message,), (rights,), _DONTWAIT)
         else:
             sock.send(message, _DONTWAIT)
-    except OSError:
-        return False
-    return True
+    except OSError as exc:
+        return exc.errno or errno.EIO
+    return 0

@@ -171,7 +171,7 @@ class ClusterSocket(socket.socket):
             data, fds, _ = received
             handover = wire.decode_handover(data)
             last = handover.first + max(len(handover.peers), 1) - 1
-            self.say(wire.Acked(last))
+            self.say_surely(wire.Acked(last))
             if fds:
                 break
             if handover.peers:  # the kernel dropped the descriptor: we have no number left for it
@@ -255,7 +255,7 @@ class ClusterSocket(socket.socket):
             return
         lease.users -= 1
         if lease.users == 0:
-            self.say(wire.Close())
+            self.say_surely(wire.Close())  # or connections would go on coming to a belt that nobody reads
         self._let_go()
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:

@@ -385,7 +385,7 @@ def shutdown(self: socket.socket, how: int, /) -> None:
     if held is None or not held.is_listening or held.inner is None:
         _c.shutdown(self, how)
         return
-    held.inner.say(wire.Close())
+    held.inner.say_surely(wire.Close())
     registry.when_closed()
     if held.is_shared:
         _renew(self)

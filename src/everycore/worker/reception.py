@@ -39,7 +39,7 @@ class Reception:
 
     __slots__ = (
         "__weakref__", "_context", "_is_short", "_loop", "_rest", "_sock", "_taken", "_told",
-        "_unacked", "_waits", "_was_single", "limit",
+        "_unacked", "_unsaid", "_waits", "_was_single", "limit",
     )  # fmt: skip
 
     #: Turns between giving a connection to the program and acknowledging it: until the first data callback,
@@ -59,6 +59,8 @@ class Reception:
         self._told: int | None = None
         #: Messages that were given to the program and are not acknowledged yet.
         self._unacked = 0
+        #: The last acknowledgement, if the belt did not take it.
+        self._unsaid: wire.Acked | None = None
         self._was_single = False
         #: Connections taken so far.
         self._taken = 0
@@ -154,8 +156,14 @@ class Reception:
 
     def _acknowledge(self, word: wire.Acked) -> None:
         self._unacked -= 1
-        if self._sock.lease is not None:
-            self._sock.say(word)
+        self._say(word)
+
+    def _say(self, word: wire.Acked) -> None:
+        """Say it now or, if the belt is full, later: a primary that never hears it gives us nothing more."""
+        self._unsaid = None
+        if self._sock.lease is not None and not self._sock.say(word):
+            self._unsaid = word  # it stands for all before it
+            self._look_again_later()
 
     def _failed(self, exc: BaseException) -> None:
         """The program did not want it: as asyncio's own servers say."""
@@ -174,8 +182,8 @@ class Reception:
             return
         if self._sock.say(wire.Full() if room == 0 else wire.Serve(belt.MOST_BATCH, room)):
             self._told = room
-        elif self._waits is None:
-            self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
+        else:
+            self._look_again_later()
 
     def _run_short(self, lost: int) -> None:
         """Take no more while descriptors are short.
@@ -188,6 +196,9 @@ class Reception:
             )
         self._is_short = True
         self._tell()
+        self._look_again_later()
+
+    def _look_again_later(self) -> None:
         if self._waits is None:
             self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
 
@@ -198,8 +209,10 @@ class Reception:
         if self._is_short:
             self._is_short = not has_descriptors(self._sock.fileno(), self._context.descriptor_limit)
         self._tell()
-        if self._is_short and self._waits is None:
-            self._waits = self._loop.call_later(LOOK_AGAIN, self._look_again)
+        if self._unsaid is not None:
+            self._say(self._unsaid)
+        if self._is_short:
+            self._look_again_later()
 
 
 def has_descriptors(fd: int, limit: int) -> bool:
