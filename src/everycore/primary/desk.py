@@ -1,14 +1,16 @@
 """What a worker asks by its link about sockets of its program's own making (`everycore run`).
 
-Job: `bind`, and the options of a listener, on behalf of a program that knows nothing of a cluster.
+Job: `bind`, and the options of a listener, on behalf of a program that knows nothing of a cluster; and how
+any request is refused.
 Invariant: the descriptors that came with a request are ours, and closed here unless the switchboard took
 them. Must not import the worker's side.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
-from typing import Any
+from typing import Any, Final
 
 from everycore.core import wire
 from everycore.errors import ProtocolError
@@ -16,6 +18,18 @@ from everycore.primary.switchboard import Grant, Switchboard
 
 #: The largest socket option that travels, in bytes.
 _LARGEST_OPTION = 1024
+
+
+#: What a request can be refused for: the kernel says no, or it holds what no C function takes, such as a
+#: number that is too large, or a path where a host belongs.
+REFUSABLE: Final = (OSError, OverflowError, ValueError, TypeError, IndexError)
+
+
+def refusal(request: int, exc: BaseException) -> wire.Refused:
+    """The answer to request number `request`, which one of `REFUSABLE` has ended."""
+    if isinstance(exc, OSError):
+        return wire.Refused(request, exc.errno or errno.EINVAL, exc.strerror or str(exc))
+    return wire.Refused(request, errno.EINVAL, str(exc))
 
 
 def bind(switchboard: Switchboard, worker: int, request: wire.Bind, fds: list[int]) -> Grant:

@@ -319,10 +319,8 @@ class WorkerDriver:
             return  # never granted: the worker is on its way out, and its loop waits for the end
         try:
             grant = self._grant(request)
-        except OSError as exc:
-            self._channel.post(
-                wire.Refused(request.request, exc.errno or errno.EINVAL, exc.strerror or str(exc))
-            )
+        except desk.REFUSABLE as exc:
+            self._channel.post(desk.refusal(request.request, exc))
         else:
             self._channel.post(grant.message, grant.fds)
 
@@ -436,10 +434,8 @@ class WorkerDriver:
                     self._become_ready()
                 case wire.Leave():
                     self._happen(Input.LEAVE, grace=self._grace)
-        except OSError as exc:
-            return wire.Refused(0, exc.errno or errno.EINVAL, exc.strerror or str(exc)), ()
-        except (OverflowError, ValueError) as exc:  # numbers that fit no C type
-            return wire.Refused(0, errno.EINVAL, str(exc)), ()
+        except desk.REFUSABLE as exc:
+            return desk.refusal(0, exc), ()
         return wire.Done(), ()
 
     def _grant_on_link(self, request: wire.Listen | wire.Bind, fds: list[int]) -> Grant:

@@ -109,7 +109,7 @@ class Switchboard:
             if request.start:
                 host.start()
             grant = self._connect(worker, entry, request.request, starts=request.start and makes_ready)
-        except OSError:
+        except BaseException:
             if not entry.holders:
                 self._close(entry)
             raise
@@ -154,7 +154,7 @@ class Switchboard:
                 _restore_name(entry)
         try:
             return self._connect(worker, entry, 0, starts=False)
-        except OSError:
+        except BaseException:
             if not entry.holders:
                 self._close(entry)
             raise
