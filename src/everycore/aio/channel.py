@@ -23,7 +23,7 @@ from everycore.aio.subscriptions import log
 from everycore.core import wire
 from everycore.core.frames import MAX_DESCRIPTORS, NOTE, FrameDecoder, encode_frame
 from everycore.errors import ProtocolError
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import close_all, release
 
 #: What the wire adds to a user's value, and the longest control message (a path and some numbers).
 OVERHEAD: Final = 16 * 1024
@@ -245,6 +245,15 @@ class Channel:
         self.outbox.close()
         self._sock.close()
         close_all(self._frames.abandon())
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
+        self._is_closed = True
+        self._has_reader = False
+        self.outbox.abandon()
+        close_all(self._frames.abandon())
+        if isinstance(self._sock, socket.socket):
+            release(self._sock)
 
     def _lose(self, error: Exception | None) -> None:
         if self._is_closed:

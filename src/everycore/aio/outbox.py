@@ -274,6 +274,12 @@ class Outbox:
             self._has_writer = False
             self._loop.remove_writer(self._sock)
 
+    def abandon(self) -> None:
+        """In a forked child: as `close`, but the loop is the parent's, whose registrations must stay."""
+        self.is_closed = True
+        self._has_writer = False
+        self._drop()
+
     def close(self) -> None:
         """Drop what was not sent and let everybody go who waits."""
         self.is_closed = True

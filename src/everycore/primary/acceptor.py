@@ -92,6 +92,11 @@ class Acceptor(ListenerHost):
         super().close()
         self._drop_queue()
 
+    def abandon(self) -> None:
+        """As `ListenerHost.abandon`; connections that wait here are the parent's as well."""
+        super().abandon()
+        self._drop_queue()
+
     # --- holders ------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:

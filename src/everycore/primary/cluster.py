@@ -34,7 +34,7 @@ from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
 from everycore.system import machine
 from everycore.system.board import PrimaryBoard
-from everycore.system.descriptors import close_all, fill_standard_streams
+from everycore.system.descriptors import fill_standard_streams
 
 if TYPE_CHECKING:
     from everycore.core.listeners import Entry
@@ -171,6 +171,8 @@ class Cluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        if self._state == "closed":  # in a fork: the cluster is the parent's
+            return
         self._state = "closing"
         try:
             if kind is not None and issubclass(kind, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
@@ -422,7 +424,8 @@ def _abandon(reference: weakref.ref[Cluster]) -> None:
     cluster = reference()
     if cluster is not None and cluster._state != "closed":
         cluster._state = "closed"
-        close_all(cluster._internal_descriptors())
+        steps: list[Callable[[], object]] = [cluster._home.switchboard.abandon, cluster._board.close]
+        take_all([*steps, *(worker._driver.abandon for worker in cluster._workers.values())], "a fork")
 
 
 class _MessageCallback:

@@ -34,7 +34,7 @@ from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.primary.switchboard import Grant, Switchboard
 from everycore.system import belt, processes
 from everycore.system.board import PrimaryBoard
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import close_all, release
 from everycore.system.sockets import describe, off_the_wire
 
 if TYPE_CHECKING:
@@ -484,6 +484,16 @@ class WorkerDriver:
         for pipe in (self.stdout, self.stderr):
             if pipe is not None:
                 pipe.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
+        pidfd, self._pidfd = self._pidfd, -1
+        close_all((pidfd,))
+        if self._link is not None:
+            release(self._link)
+            self._link = None
+        if self._channel is not None:
+            self._channel.abandon()
 
     def descriptors(self) -> list[int]:
         """The numbers that belong to this worker's channel, link and process."""

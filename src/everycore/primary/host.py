@@ -205,6 +205,12 @@ class ListenerHost(ABC):
         steps: list[Callable[[], object]] = [partial(self.remove, worker) for worker in self._holders]
         take_all([*steps, self.listener.close], f"the end of {self.listener.what}")
 
+    def abandon(self) -> None:
+        """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
+        self._is_closed = True
+        steps: list[Callable[[], object]] = [holder.belt.abandon for holder in self._holders.values()]
+        take_all([*steps, self.listener.abandon], f"a fork, {self.listener.what}")
+
     # --- with nobody there --------------------------------------------------------------------------------
 
     def _see_who_is_there(self) -> None:

@@ -83,6 +83,13 @@ class Sharer(ListenerHost):
             self._baton.close()
             self._baton = None
 
+    def abandon(self) -> None:
+        """As `ListenerHost.abandon`."""
+        super().abandon()
+        if self._baton is not None:
+            self._baton.close()
+            self._baton = None
+
     def _begin(self) -> None:
         if self._timer is None and self._baton is not None:
             self._timer = self._loop.call_later(LOOK, self._look)

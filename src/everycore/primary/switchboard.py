@@ -290,6 +290,10 @@ class Switchboard:
         """Close every listener."""
         take_all((partial(self._close, entry) for entry in self._book), "the end of the cluster")
 
+    def abandon(self) -> None:
+        """In a forked child: close our copies of all."""
+        take_all((entry.bound.abandon for entry in self._book), "a fork")
+
     # --- looking ------------------------------------------------------------------------------------------
 
     def descriptors(self) -> Iterator[int]:

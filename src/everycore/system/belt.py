@@ -23,6 +23,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from everycore.system.descriptors import release
+
 MOST_BATCH: Final = 16
 _INT: Final = array.array("i").itemsize
 _ROOM_FOR_BATCH: Final = socket.CMSG_SPACE(MOST_BATCH * _INT)
@@ -97,6 +99,11 @@ class Belt:
         """Close both; what still lies on the belt is closed by the kernel."""
         self.ours.close()
         self.theirs.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies of both."""
+        release(self.ours)
+        release(self.theirs)
 
 
 def say_surely(

@@ -103,7 +103,8 @@ class PrimaryBoard(Board):
     def close(self) -> None:
         """Unmap it, and close the memory file."""
         super().close()
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        os.close(fd)
 
 
 class WorkerBoard(Board):

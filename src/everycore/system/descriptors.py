@@ -82,6 +82,16 @@ def close_all(fds: Iterable[int]) -> None:
             continue
 
 
+def release(sock: socket.socket) -> None:
+    """Close the number of `sock` at once, and take it from the object.
+
+    For the copies of a forked child. `sock.close()` may wait for somebody who still uses the object, a loop
+    of the parent's for instance; and an object that kept the number would close it later, when it belongs to
+    another.
+    """
+    close_all((sock.detach(),))
+
+
 def is_socket(fd: int) -> bool:
     """Whether `fd` is a socket (fstat(2)). Raises OSError (EBADF) for a closed number."""
     return stat.S_ISSOCK(os.fstat(fd).st_mode)

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Collection
 from typing import Any, Final
 
-from everycore.system.descriptors import duplicate, is_socket
+from everycore.system.descriptors import duplicate, is_socket, release
 
 #: Families and kinds that can be listened on through the primary.
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
@@ -372,6 +372,11 @@ class StreamListener:
     def let_go(self) -> None:
         """Leave the file to whoever has the socket from now on."""
         self._file = None
+
+    def abandon(self) -> None:
+        """In a forked child: close our copy. The address and its file are the parent's."""
+        self._file = None
+        release(self.sock)
 
     def close(self) -> None:
         """Give the address up, and remove the file that we made."""

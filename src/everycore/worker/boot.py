@@ -22,7 +22,7 @@ from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
 from everycore.system import processes
 from everycore.system.board import WorkerBoard
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import release
 from everycore.worker.connections import Connections
 from everycore.worker.link import Link
 
@@ -56,8 +56,7 @@ class Post:
 
     def abandon(self) -> None:
         """In a forked child: these are the parent's."""
-        # Not `close`: uvloop holds a socket that it reads, and would put that off for ever.
-        close_all((self.channel.detach(),))
+        release(self.channel)
         self.link.close()
         self.board.close()
         _forget_handlers()

@@ -21,7 +21,7 @@ from typing import Any, Self
 from everycore.core import wire
 from everycore.foreign.socket_internals import accept, keep_native_accept
 from everycore.system import belt, sockets
-from everycore.system.descriptors import duplicate
+from everycore.system.descriptors import duplicate, release
 from everycore.worker.connections import Connections
 
 #: Seconds; what poll(2) can express is not much more.
@@ -238,9 +238,9 @@ class ClusterSocket(socket.socket):
 
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing."""
-        self._lease = None
+        self._lease = self._when_closed = None
         self._let_go()
-        self.close()
+        release(self)
 
     def _let_go(self) -> None:
         """Close what goes with this socket."""

@@ -448,6 +448,8 @@ class WorkerContext:
 
     def abandon(self) -> None:
         """In a forked child: all of this is the parent's."""
+        if self.channel is not None:
+            self.channel.abandon()
         self._post.abandon()
         for sock in tuple(self._sockets):
             sock.abandon()
