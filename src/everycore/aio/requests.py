@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from everycore.aio.channel import Channel
@@ -150,11 +151,20 @@ class Requests:
     def asked(self, ask: wire.Ask, fds: tuple[int, ...]) -> None:
         """A request came, with at most one descriptor."""
         handle = wrap(fds[0]) if fds else None
-        task = self._loop.create_task(self._handle(ask, handle))
-        if not task.done():
-            self._handling.add(task)
+        steps: list[int] = []
+        task = self._loop.create_task(self._handle(ask, handle, steps))
+        self._handling.add(task)
+        task.add_done_callback(partial(self._handled, ask, handle, steps))
 
-    async def _handle(self, ask: wire.Ask, handle: Any) -> None:
+    def _handled(self, ask: wire.Ask, handle: Any, steps: list[int], task: asyncio.Task[None]) -> None:
+        self._handling.discard(task)
+        if not steps:  # cancelled before its first step: nothing of it has run
+            if handle is not None:
+                handle.close()
+            self._finish(ask, wire.Failure(ask.number, "CancelledError", ""))
+
+    async def _handle(self, ask: wire.Ask, handle: Any, steps: list[int]) -> None:
+        steps.append(1)
         reply: wire.Answer | wire.Failure
         is_begun = False
         outbox, mailbox = self._channel.outbox, self._mailbox
@@ -177,9 +187,6 @@ class Requests:
         self._finish(ask, reply)
 
     def _finish(self, ask: wire.Ask, reply: wire.Answer | wire.Failure) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._handling.discard(task)
         self._channel.outbox.put(encode_frame(wire.encode(reply)))
         self._mailbox.taken(len(ask.body))
 
