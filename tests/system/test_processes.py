@@ -1,4 +1,14 @@
-"""Reaping, as PID 1 does it: a subreaper (prctl(2)) inherits orphans in the same way."""
+"""Starting processes, and reaping as PID 1 does it: a subreaper (prctl(2)) inherits orphans in the same way."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from everycore.system import processes
+from tests.kit import children, open_fds
 
 SUBREAPER = """
     import ctypes, os, signal
@@ -37,3 +47,25 @@ def test_strangers_are_reaped_and_nobody_elses_children(start_program):
     assert program.wait() == 0
     # Whoever stands first in the kernel's list: ours is never touched, and the orphan is gone in the end.
     assert program.stdout.splitlines()[1:] == ["ours: 7", "then: True", "nobody left"]
+
+
+def test_a_process_that_cannot_be_watched_is_not_left_behind(monkeypatch):
+    """Nobody would ever signal it, or learn of its end."""
+
+    def pidfd_open(pid):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(processes.os, "pidfd_open", pidfd_open)
+    before = open_fds()
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        processes.spawn(
+            [sys.executable, "-c", "import signal; signal.pause()"],
+            env={},
+            cwd="/",
+            stdio=[subprocess.PIPE] * 3,
+            pass_fds=(),
+            identity=processes.Identity(),
+            new_group=False,
+        )
+    assert children(os.getpid()) == []
+    assert open_fds() == before

@@ -69,10 +69,23 @@ def spawn(
         process_group=0 if new_group else None,
         bufsize=0,
     )
-    pidfd = os.pidfd_open(process.pid)
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except BaseException:  # no descriptor left: nobody would ever learn of its end
+        process.kill()
+        process.wait()
+        _close_pipes(process)
+        raise
     # We reap it ourselves; a Popen that believes it runs would warn, and might reap it first.
     process.returncode = 0
     return Spawned(process.pid, pidfd, (process.stdin, process.stdout, process.stderr))
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    """Close our ends."""
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def reap(pidfd: int) -> ExitStatus | None:
