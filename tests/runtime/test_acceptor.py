@@ -21,7 +21,7 @@ from everycore.errors import ProtocolError
 from everycore.foreign import socket_internals
 from everycore.primary import acceptor as acceptor_module
 from everycore.primary.acceptor import Acceptor
-from everycore.primary.host import Absence, Owner
+from everycore.primary.host import RELISTEN_PAUSE, Absence, Owner
 from everycore.system import belt
 from everycore.system.accepting import PAUSE
 from everycore.system.belt import Belt, make_pair
@@ -616,6 +616,30 @@ async def test_only_bound_means_refused_until_start():
         assert it.workers[1].take_all() == ports
     finally:
         it.close()
+
+
+async def test_a_port_that_was_taken_is_tried_again_once_a_second_whoever_comes_meanwhile(monkeypatch):
+    async with stage(1) as it:
+        it.acceptor.remove(1)
+        tried = 0
+
+        def listen():
+            nonlocal tried
+            tried += 1
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(it.listener, "listen", listen)
+            for number in (2, 3, 4, 5):
+                await it.worker(number)
+            for _ in range(3):
+                tried = 0
+                await it.loop.pass_time(RELISTEN_PAUSE * 1.1)
+                assert tried == 1
+        await it.loop.pass_time(RELISTEN_PAUSE * 1.1)
+        assert it.listener.is_listening
+        it.acceptor.close()
+        await it.loop.pass_time(RELISTEN_PAUSE * 1.1)
 
 
 # Violations

@@ -79,6 +79,8 @@ class ListenerHost(ABC):
         self._holders: dict[int, Holder] = {}
         self._wants = False  # to listen: False while the address is only bound
         self._hold: asyncio.TimerHandle | None = None
+        #: Until it is tried again to listen, after somebody took the port.
+        self._again: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     def descriptors(self) -> Iterator[int]:
@@ -202,6 +204,7 @@ class ListenerHost(ABC):
         self._is_closed = True
         self._cease()
         self._cancel_hold()
+        self._cancel_again()
         steps: list[Callable[[], object]] = [partial(self.remove, worker) for worker in self._holders]
         take_all([*steps, self.listener.close], f"the end of {self.listener.what}")
 
@@ -215,6 +218,7 @@ class ListenerHost(ABC):
 
     def _see_who_is_there(self) -> None:
         """Refuse, hold or listen again, as the last or the first ready worker goes or comes."""
+        self._cancel_again()
         if self._is_closed or not self._wants:
             return
         if self._somebody_is_ready():
@@ -231,6 +235,11 @@ class ListenerHost(ABC):
             self._hold.cancel()
             self._hold = None
 
+    def _cancel_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
     def _refuse(self) -> None:
         self._hold = None
         self._cease()
@@ -241,7 +250,7 @@ class ListenerHost(ABC):
             self.listener.listen()
         except OSError as exc:
             log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)  # noqa: TRY400 - the sentence says it
-            self._loop.call_later(RELISTEN_PAUSE, self._see_who_is_there)
+            self._again = self._loop.call_later(RELISTEN_PAUSE, self._see_who_is_there)
         else:
             self._begin()
 
