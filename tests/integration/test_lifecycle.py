@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import signal
+import socket
 import sys
 
 import pytest
@@ -435,6 +436,24 @@ class TestSetupPrimary:
             with pytest.raises(ConfigurationError):
                 cluster.setup_primary(**wrong)
             assert (cluster.settings, cluster.policy) == before
+
+    async def test_a_fork_without_a_second_pair_of_sockets_leaves_no_first(self, tmp_path, monkeypatch):
+        socketpair = socket.socketpair
+
+        def one_kind_alone(family, kind):
+            if kind == socket.SOCK_SEQPACKET:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return socketpair(family, kind)
+
+        async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+            before = open_fds()
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socketpair", one_kind_alone)
+                worker = cluster.fork()
+            error = (await within(worker.wait())).error
+            assert error is not None
+            assert error.errno == errno.EMFILE
+            assert open_fds() == before
 
     async def test_settings_that_only_show_at_fork_are_raised_there_and_cost_nothing(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, IDLE), uid="no-such-user")) as cluster:

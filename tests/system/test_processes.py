@@ -1,4 +1,4 @@
-"""Starting processes, and reaping as PID 1 does it: a subreaper (prctl(2)) inherits orphans in the same way."""
+"""Starting processes; and reaping as PID 1 does: a subreaper (prctl(2)) inherits orphans in the same way."""
 
 import errno
 import os
@@ -55,7 +55,7 @@ def test_a_process_that_cannot_be_watched_is_not_left_behind(monkeypatch):
     def pidfd_open(pid):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(processes.os, "pidfd_open", pidfd_open)
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
     before = open_fds()
     with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
         processes.spawn(

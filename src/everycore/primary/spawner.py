@@ -90,13 +90,9 @@ def spawn(
         )
     fill_standard_streams()
     with contextlib.ExitStack() as stack:
-        channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        link, their_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keep = stack.enter_context(contextlib.ExitStack())
-        keep.callback(channel.close)
-        keep.callback(link.close)
-        stack.callback(their_channel.close)
-        stack.callback(their_link.close)
+        channel, their_channel = _pair(keep, stack, socket.SOCK_STREAM)
+        link, their_link = _pair(keep, stack, socket.SOCK_SEQPACKET)
         ticket = role.Ticket(
             id=seat.id,
             slot=seat.slot,
@@ -124,6 +120,16 @@ def spawn(
     channel.setblocking(False)
     link.setblocking(False)
     return Child(process, channel, link, _permits(settings.addresses) if is_foreign else None)
+
+
+def _pair(
+    keep: contextlib.ExitStack, lend: contextlib.ExitStack, kind: int
+) -> tuple[socket.socket, socket.socket]:
+    """Our end, which `keep` closes, and the worker's, which `lend` does."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    keep.callback(ours.close)
+    lend.callback(theirs.close)
+    return ours, theirs
 
 
 def _check_open(fds: Sequence[int]) -> None:
