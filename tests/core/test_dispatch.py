@@ -58,6 +58,8 @@ class Worker:
     #: Whether its belt takes what it is sent; and if it did not, when it is tried again.
     belt_takes: bool = True
     try_again_at: float | None = None
+    #: It leaves, and has been given all who came; another that comes may relieve it.
+    finishes: bool = False
     #: It is given no more, and still has what it has taken.
     rests: bool = False
 
@@ -251,6 +253,20 @@ class World:
         self.dispatcher.leave(worker)
         self.heard()
 
+    def finish(self, worker: int) -> None:
+        it, lane = self.workers[worker], self.dispatcher.lanes.get(worker)
+        if lane is None or Pause.BELT in lane.pauses:
+            return
+        it.finishes = True
+        self.dispatcher.pause(worker, Pause.FINISHING)
+        share = [(self.dispatcher.hand(lane, self.now), connection) for connection in self.queue]
+        self.queue.clear()
+        if not it.belt_takes and share:
+            self.unsend(worker, share)
+        else:
+            it.belt.extend(Message(number, [connection]) for number, connection in share)
+        self.arm()
+
     def leave(self, worker: int) -> None:
         """It dies, or closes: what it has not read is taken back."""
         self.read_back(worker)
@@ -331,6 +347,7 @@ class World:
             if not it.rests:
                 expected = {Pause.FULL} if it.is_full else set()
                 expected |= set() if it.try_again_at is None else {Pause.BELT}
+                expected |= {Pause.FINISHING} if it.finishes else set()
                 assert lane.pauses - {Pause.STALLED} == expected, "one reason has ended another"
             assert 1 <= lane.credit <= MOST_CREDIT
             if lane.is_stalled:
@@ -385,6 +402,12 @@ class Histories(RuleBasedStateMachine):
         it = self.world.workers.get(worker)
         if it is None or not it.stands_still:
             self.world.join(worker, batch, room)
+
+    @rule(worker=WORKERS)
+    def finish(self, worker):
+        """Whatever its credit it is given all who wait."""
+        if worker in self.world.workers:
+            self.world.finish(worker)
 
     @rule(worker=WORKERS)
     def rest(self, worker):
@@ -466,9 +489,11 @@ class Histories(RuleBasedStateMachine):
     def teardown(self):
         """Nothing waits for ever while somebody has credit and is not blocked."""
         for worker, it in list(self.world.workers.items()):
-            it.belt_takes = True
+            it.belt_takes, it.finishes = True, False
+            self.world.dispatcher.resume(worker, Pause.FINISHING)
             if (it.is_full or it.rests) and not it.stands_still:
                 self.world.join(worker, it.batch)
+        self.world.pump()
         if self.world.alive():
             self.world.settle()
 

@@ -55,6 +55,7 @@ class FakeWorker:
         self.number = number
         self.end = end
         self.last = 0
+        self.messages = 0
         self.taken = []
 
     def say(self, word, fds=()):
@@ -73,6 +74,7 @@ class FakeWorker:
             return None
         data, fds, truncated = message
         assert not truncated
+        self.messages += 1
         handover = wire.decode_handover(data)
         self.last = handover.first + max(len(handover.peers), 1) - 1
         socks = [socket.socket(fileno=fd) for fd in fds]
@@ -113,7 +115,7 @@ class Stage:
         self.acceptor = Acceptor(
             self.loop,
             self.listener,
-            Owner(serving=self._serving, closed=self._closed, violated=self._violated),
+            Owner(self._serving, self._closed, self._finished, self._violated),
             Absence(when_no_worker, hold_timeout),
             Dispatcher(),
         )
@@ -126,6 +128,9 @@ class Stage:
     def _closed(self, worker):
         self.events.append(("closed", worker))
         self.acceptor.remove(worker)
+
+    def _finished(self, worker):
+        self.events.append(("finished", worker))
 
     def _violated(self, worker, error):
         assert isinstance(error, ProtocolError)
@@ -385,6 +390,139 @@ async def test_the_last_one_that_leaves_has_all_who_came_so_far_and_nobody_after
         it.workers[1].ack()
         await turn(4)
         assert it.acceptor.account(1) == (10, 0)
+
+
+@contextlib.contextmanager
+def short_belt(it, number, length):
+    """The belt of that worker holds so many messages, as if each were large."""
+    holder = it.acceptor._holders[number]
+    sent: list[bytes] = []
+
+    class Short:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def send(self, message, fds):
+            lie = len(sent) - it.workers[number].messages
+            if lie >= length:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            real.send(message, fds)
+            sent.append(message)
+
+    real, holder.belt = holder.belt, Short()
+    try:
+        yield
+    finally:
+        holder.belt = real
+
+
+@pytest.mark.parametrize("when_no_worker", ["refuse", "hold"])
+@pytest.mark.parametrize("batch", [1, 16])
+async def test_the_last_one_that_is_asked_to_leave_is_given_in_portions_all_who_came(batch, when_no_worker):
+    async with stage(when_no_worker=when_no_worker) as it:
+        worker = await it.worker(1, batch=batch)
+        with short_belt(it, 1, 2):
+            ports = await it.connect(100)
+            it.acceptor.finish(1)
+            got: list[int] = []
+            while it.acceptor.finishing is not None:
+                assert it.acceptor.queued <= batch  # the others wait in the backlog
+                assert ("finished", 1) not in it.events
+                got += worker.take_all()
+                worker.ack()
+                await it.settled()
+                await it.loop.pass_time(acceptor_module.BELT_PAUSE * 1.1)
+            got += worker.take_all()
+            assert got == ports
+            assert it.events[-1] == ("finished", 1)
+            assert it.acceptor.queued == 0
+            assert it.listener.is_listening == (when_no_worker == "hold")
+            assert not it.acceptor._holders[1].ready
+
+
+async def test_the_last_one_is_given_them_as_descriptors_come_free(monkeypatch, caplog):
+    async with stage(1) as it:
+        ports = await it.connect(40)
+        accepted = 0
+
+        def exhausted(sock):
+            nonlocal accepted
+            accepted += 1
+            if accepted % 10 == 0:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return socket_internals.accept(sock)
+
+        monkeypatch.setattr(acceptor_module, "accept", exhausted)
+        it.acceptor.finish(1)
+        got: list[int] = []
+        while it.acceptor.finishing is not None:
+            got += it.workers[1].take_all()
+            it.workers[1].ack()
+            await it.loop.pass_time(PAUSE * 1.1)
+        assert got + it.workers[1].take_all() == ports
+
+
+async def test_one_that_has_all_who_came_at_once_is_finished_at_once():
+    async with stage(1) as it:
+        ports = await it.connect(40)
+        it.acceptor.finish(1)
+        assert it.acceptor.finishing is None
+        assert ("finished", 1) not in it.events  # nobody had to wait for it
+        assert it.workers[1].take_all() == ports
+        assert not it.listener.is_listening
+
+
+async def test_another_one_relieves_the_last_that_is_about_to_leave():
+    async with stage(1) as it:
+        with short_belt(it, 1, 1):
+            ports = await it.connect(40)
+            it.acceptor.finish(1)
+            assert it.acceptor.finishing == 1
+            second = await it.worker(2)
+            assert it.acceptor.finishing is None
+            assert it.events[-2:] == [("serving", 2), ("finished", 1)]
+            assert it.workers[1].take() is None
+            got: list[int] = []
+            while len(got) < len(ports):
+                got += second.take_all()
+                second.ack()
+                await it.settled()
+            assert sorted(got) == sorted(ports)
+
+
+@pytest.mark.parametrize("how", ["full", "close", "death", "violation"])
+async def test_the_last_one_that_can_take_no_more_is_finished(how):
+    async with stage(1) as it:
+        with short_belt(it, 1, 1):
+            await it.connect(40)
+            it.acceptor.finish(1)
+            match how:
+                case "full":
+                    it.workers[1].say(wire.Full())
+                case "close":
+                    it.workers[1].say(wire.Close())
+                case "death":
+                    it.acceptor.remove(1)
+                case "violation":
+                    it.workers[1].say(wire.Acked(999))
+            await it.settled()
+            assert it.acceptor.finishing is None
+            assert it.events[-1] == ("finished", 1) or ("violated", 1) in [event[:2] for event in it.events]
+            assert it.acceptor.queued == 0
+            assert not it.listener.is_listening
+
+
+async def test_one_that_leaves_without_being_asked_is_given_what_its_belt_takes_at_once():
+    async with stage(1) as it:
+        with short_belt(it, 1, 2):
+            ports = await it.connect(100)
+            it.acceptor.finish(1)
+            it.acceptor.rest(1, finishes=True)  # it has said that it leaves, or its time is over
+            assert it.acceptor.finishing is None
+            got = it.workers[1].take_all()
+            assert got == ports[: len(got)]
+            assert len(got) >= 2
+            assert not it.listener.is_listening
 
 
 async def test_the_last_one_that_dies_leaves_them_to_its_replacement():

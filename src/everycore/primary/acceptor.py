@@ -63,6 +63,8 @@ class Acceptor(ListenerHost):
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = 0.0
         self._pause: asyncio.TimerHandle | None = None
+        #: How many connections will have been accepted when the last worker has its share, at most.
+        self._most = 0
 
     @property
     def accepted(self) -> int:
@@ -108,7 +110,15 @@ class Acceptor(ListenerHost):
 
     def _serve(self, worker: int, holder: Holder) -> None:
         self.dispatcher.join(worker, holder.batch, holder.room)
+        if worker != self.finishing:
+            self._relieve_finishing()
         self._pump()
+
+    def finish(self, worker: int) -> None:
+        """As `ListenerHost.finish`."""
+        super().finish(worker)
+        if self.finishing is not None:
+            self._stop_polling()  # its acknowledgements say when there is room
 
     def _abandon(self, worker: int, holder: Holder) -> None:
         self._read_back(worker, holder)
@@ -118,23 +128,34 @@ class Acceptor(ListenerHost):
             log.debug("worker %d left with %d connections un-acknowledged", worker, lost)
         self._pump()
 
-    def _finish(self, worker: int, holder: Holder) -> None:
-        """Its belt stays as it is; who waits here and in the backlog is put on it, whatever its credit."""
+    def _finish(self, worker: int, holder: Holder) -> bool:
+        """Its belt stays as it is; who waits here and in the backlog is put on it, whatever its credit.
+
+        A message at a time, so that little is accepted for which neither the belt nor a descriptor is left.
+        """
         lane = self.dispatcher.lanes.get(worker)
         if lane is None or Pause.FULL in lane.pauses:
             self._abandon(worker, holder)
-            return
+            return True
         now = self._loop.time()
-        share: list[tuple[int, int, Any]] = []
-        most = MOST_AT_THE_END if lane.room is None else lane.room - lane.outstanding
-        while len(share) < most:
-            accepted = self._queue.popleft() if self._queue else self._accept_now()
-            if accepted is None:
-                break
-            share.append((self.dispatcher.hand(lane, now), *accepted))
-        self._send(lane, share)
         self.dispatcher.pause(worker, Pause.FINISHING)
+        if self.finishing is None:
+            self._most = self._accepted + MOST_AT_THE_END
+        nobody_waits = False
+        while not nobody_waits and Pause.BELT not in lane.pauses and self._pause is None:
+            size = lane.batch if lane.room is None else min(lane.batch, lane.room - lane.outstanding)
+            if size <= 0:
+                break
+            share: list[tuple[int, int, Any]] = []
+            while len(share) < size and (waiting := self._next_waiting()) is not None:
+                share.append((self.dispatcher.hand(lane, now), *waiting))
+            self._send(lane, share)
+            nobody_waits = len(share) < size or self._accepted >= self._most
         self._arm(now)  # should another one come meanwhile, it may have what this one is slow to take
+        return nobody_waits and Pause.BELT not in lane.pauses and self._pause is None
+
+    def _next_waiting(self) -> tuple[int, Any] | None:
+        return self._queue.popleft() if self._queue else self._accept_now()
 
     def _accept_now(self) -> tuple[int, Any] | None:
         return self._accept() if self.listener.is_listening and self._pause is None else None
@@ -150,7 +171,8 @@ class Acceptor(ListenerHost):
     # --- connections go out -------------------------------------------------------------------------------
 
     def _start_polling(self) -> None:
-        if not self._polling and self.listener.is_listening and self._pause is None:
+        may_poll = self.listener.is_listening and self._pause is None and self.finishing is None
+        if may_poll and not self._polling:
             self._polling = True
             self._loop.add_reader(self.listener.sock, self._pump)
 
@@ -162,6 +184,9 @@ class Acceptor(ListenerHost):
     def _pump(self) -> None:
         """Hand over what waits, as long as somebody has credit."""
         if self._is_closed:
+            return
+        if self.finishing is not None:
+            self._go_on_finishing()
             return
         now = self._loop.time()
         choose, hand, queue = self.dispatcher.choose, self.dispatcher.hand, self._queue
@@ -288,9 +313,11 @@ class Acceptor(ListenerHost):
             case wire.Full():
                 self.dispatcher.pause(worker, Pause.FULL)
                 self._read_back(worker, holder)
+                if worker == self.finishing:
+                    self._relieve_finishing()
 
     def _heard(self) -> None:
-        if self._starving or self._queue:
+        if self._starving or self._queue or self.finishing is not None:
             self._pump()
 
     # --- connections come back ----------------------------------------------------------------------------

@@ -152,7 +152,7 @@ class Cluster:
         switchboard = Switchboard(
             loop,
             self._distribution,
-            Watcher(listening=self._on_listening, violated=self._on_violation),
+            Watcher(self._on_listening, self._on_finished, self._on_violation),
             self._internal_descriptors,
         )
         self._board = PrimaryBoard()
@@ -389,6 +389,10 @@ class Cluster:
     def _on_listening(self, worker: int, entry: Entry) -> None:
         if worker in self._workers:
             self._workers[worker]._driver.listening(entry)
+
+    def _on_finished(self, worker: int) -> None:
+        if worker in self._workers:
+            self._workers[worker]._driver.finished()
 
     def _on_violation(self, worker: int, error: ProtocolError) -> None:
         if worker in self._workers:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ from everycore.aio.mailbox import Mailbox
 from everycore.aio.outbox import NoPeer
 from everycore.aio.steps import take_all
 from everycore.core import wire
-from everycore.core.lifecycle import Do, Input, Life
+from everycore.core.lifecycle import KILL_MARGIN, Do, Input, Life
 from everycore.core.permits import Permit, permit_of
 from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
@@ -46,6 +47,8 @@ log = logging.getLogger("everycore")
 
 #: Requests on the link answered at once, before one on the channel.
 _LINK_BUDGET = 16
+#: The part of a worker's grace for which it is given those who had come before it was asked to leave.
+FINISH_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,10 @@ class WorkerDriver:
         self._holds_ready = False
         #: Its channel or its process has ended: what is still said on the link are last words.
         self._is_ending = False
+        self._leaves_by_itself = False
+        #: Until it is asked to leave, while it still serves those who had come before.
+        self._finishing: asyncio.TimerHandle | None = None
+        self._finish_by = math.inf
         #: The number of the last request on the link that was granted, and the listener.
         self._last_grant: tuple[bytes, int] | None = None
         self._grace = home.terms.grace
@@ -227,19 +234,44 @@ class WorkerDriver:
         take_all((partial(self._steps[step], self) for step in todo), f"worker {self.seat.id}")
 
     def _ask_to_leave(self) -> None:
+        """At once or, if those who have come have nobody else, when it has them."""
+        if self._home.switchboard.is_finishing(self.seat.id):
+            self._finish_by = min(self._finish_by, self._loop.time() + self._grace * FINISH_SHARE)
+            self._finishing = self._loop.call_at(self._finish_by, self.finished)
+        else:
+            self._ask()
+
+    def finished(self) -> None:
+        """It has all who had come, or half of its grace is over: it needs the rest to serve them."""
+        if self._stop_finishing() and self.life.state is State.DRAINING:
+            self._home.switchboard.rest(self.seat.id, finishes=True)
+            self._ask()
+
+    def _stop_finishing(self) -> bool:
+        timer, self._finishing = self._finishing, None
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
+
+    def _ask(self) -> None:
         if not self.life.attached:
             # No loop of ours hears a message: a program of threads and plain sockets is asked by a signal.
             # And before the message: a loop that we have not heard of yet may read that at once, leave, and
             # have taken its handlers with it when the signal comes.
             self.signal(signal.SIGTERM)
         if self._channel is not None:
-            self._channel.post(wire.Disconnect(self._grace))
+            deadline = self.life.deadline
+            left = self._grace if deadline is None else deadline - KILL_MARGIN - self._loop.time()
+            self._channel.post(wire.Disconnect(max(min(self._grace, left), 0.0)))
 
     def _leave_rotation(self) -> None:
         self.is_ready = False
-        self._home.switchboard.rest(
-            self.seat.id, finishes=self.life.state is State.DRAINING and not self._is_ending
-        )
+        self._stop_finishing()
+        finishes = self.life.state is State.DRAINING and not self._is_ending
+        if finishes and not self._leaves_by_itself:
+            self._home.switchboard.finish(self.seat.id)
+        else:
+            self._home.switchboard.rest(self.seat.id, finishes=finishes)
 
     def _release(self) -> None:
         self._home.switchboard.remove(self.seat.id, voluntary=self.life.voluntary)
@@ -433,7 +465,10 @@ class WorkerDriver:
                     self._holds_ready = False
                     self._become_ready()
                 case wire.Leave():
+                    self._leaves_by_itself = True
                     self._happen(Input.LEAVE, grace=self._grace)
+                    if self._stop_finishing():  # it leaves now, and need not be asked any more
+                        switchboard.rest(self.seat.id, finishes=True)
         except desk.REFUSABLE as exc:
             return desk.refusal(0, exc), ()
         return wire.Done(), ()
@@ -452,6 +487,8 @@ class WorkerDriver:
         """Ask the worker to finish within `grace` seconds and leave; killed a moment after that."""
         self._grace = min(self._grace, grace)
         self._happen(Input.DISCONNECT, grace=grace)
+        if self._stop_finishing():  # maybe in less time than the first time
+            self._ask_to_leave()
 
     def signal(self, number: int) -> bool:
         """Signal the process; False if it is gone."""

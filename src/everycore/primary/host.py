@@ -51,10 +51,11 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom a host tells what it learns; each gets the worker's id."""
+    """Whom a host tells what it learns; each gets the worker's id. `finished`: see `ListenerHost.finish`."""
 
     serving: Callable[[int], None]
     closed: Callable[[int], None]
+    finished: Callable[[int], None]
     violated: Callable[[int, ProtocolError], None]
 
 
@@ -81,6 +82,8 @@ class ListenerHost(ABC):
         self._hold: asyncio.TimerHandle | None = None
         #: Until it is tried again to listen, after somebody took the port.
         self._again: asyncio.TimerHandle | None = None
+        #: The last ready worker, while it serves those who had come before it was asked to leave.
+        self.finishing: int | None = None
         self._is_closed = False
 
     def descriptors(self) -> Iterator[int]:
@@ -119,9 +122,10 @@ class ListenerHost(ABC):
     def _abandon(self, worker: int, holder: Holder) -> None:
         """`worker` is to get no more: take back what it has not picked up."""
 
-    def _finish(self, worker: int, holder: Holder) -> None:
-        """`worker`, the last one, is about to leave, having served those who have come so far."""
+    def _finish(self, worker: int, holder: Holder) -> bool:
+        """Give `worker`, the last one, those who have come so far. False: it has no room for all yet."""
         self._abandon(worker, holder)
+        return True
 
     @abstractmethod
     def _take_note(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
@@ -168,17 +172,52 @@ class ListenerHost(ABC):
     def rest(self, worker: int, *, finishes: bool) -> None:
         """`worker` gets no more; what it has not picked up is taken back. It still holds the listener.
 
-        Unless it finishes its work and nobody else is ready: then it is to serve those who have come so far.
+        Unless it finishes its work and nobody else is ready: then it is to serve those who have come so far,
+        as many as its belt takes at once.
         """
         holder = self._holders.get(worker)
         if holder is None or not holder.ready:
             return
+        if self.finishing == worker:
+            self.finishing = None
         holder.ready = False
         if finishes and not self._somebody_is_ready():
             self._finish(worker, holder)
         else:
             self._abandon(worker, holder)
         self._see_who_is_there()
+
+    def finish(self, worker: int) -> None:
+        """`worker` is to be asked to leave: as `rest`, but it is given all who have come, in portions.
+
+        Until then it is `finishing`; `Owner.finished` is told of the end. It is not to leave before.
+        """
+        holder = self._holders.get(worker)
+        if holder is None or not holder.ready or self.finishing == worker:
+            return
+        if any(other.ready for other in self._holders.values() if other is not holder):
+            self.rest(worker, finishes=False)
+        elif self._finish(worker, holder):
+            holder.ready = False
+            self._see_who_is_there()
+        else:
+            self.finishing = worker
+
+    def _go_on_finishing(self) -> None:
+        """Its belt may have room again."""
+        worker = self.finishing
+        if worker is not None and self._finish(worker, self._holders[worker]):
+            self.finishing = None
+            self._holders[worker].ready = False
+            self._see_who_is_there()
+            self._owner.finished(worker)
+
+    def _relieve_finishing(self) -> None:
+        """Others serve those who have come, or the one that leaves is full."""
+        worker = self.finishing
+        if worker is not None:
+            self.rest(worker, finishes=False)
+            self._owner.finished(worker)
 
     def _somebody_is_ready(self) -> bool:
         return any(holder.ready for holder in self._holders.values())
@@ -190,6 +229,8 @@ class ListenerHost(ABC):
             return
         holder.is_leaving = True
         self._loop.remove_reader(holder.belt.ours)
+        if was_finishing := self.finishing == worker:
+            self.finishing = None
         steps: list[Callable[[], object]] = [
             partial(self._read_upstream, worker, holder, last_words=True),
             partial(self._holders.pop, worker, None),
@@ -197,6 +238,8 @@ class ListenerHost(ABC):
             holder.belt.close,
             self._see_who_is_there,
         ]
+        if was_finishing:
+            steps.append(partial(self._owner.finished, worker))
         take_all(steps, f"worker {worker} on {self.listener.what}")
 
     def close(self) -> None:

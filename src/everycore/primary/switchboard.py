@@ -63,9 +63,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """Whom the switchboard tells: a worker is served by a listener; a worker broke the protocol of a belt."""
+    """Whom the switchboard tells.
+
+    A worker is served by a listener; it has been given all who had come, and may be asked to leave; it broke
+    the protocol of a belt.
+    """
 
     listening: Callable[[int, Entry], None]
+    finished: Callable[[int], None]
     violated: Callable[[int, ProtocolError], None]
 
 
@@ -209,6 +214,7 @@ class Switchboard:
         owner = Owner(
             serving=partial(self._serving, entry),
             closed=partial(self._closed_by, entry),
+            finished=self._finished,
             violated=self._watcher.violated,
         )
         absence = Absence(self._distribution.when_no_worker, self._distribution.hold_timeout)
@@ -245,6 +251,21 @@ class Switchboard:
         self._resting.add(worker)
         steps = (partial(entry.bound.rest, worker, finishes=finishes) for entry in self._book.held_by(worker))
         take_all(steps, f"worker {worker}")
+
+    def finish(self, worker: int) -> None:
+        """As `rest`, of a worker that is to be asked to leave: once it no longer `is_finishing`."""
+        self._ready.discard(worker)
+        self._resting.add(worker)
+        steps = (partial(entry.bound.finish, worker) for entry in self._book.held_by(worker))
+        take_all(steps, f"worker {worker}")
+
+    def is_finishing(self, worker: int) -> bool:
+        """Whether it is still being given those who had come; `Watcher.finished` is told of the end."""
+        return any(entry.bound.finishing == worker for entry in self._book.held_by(worker))
+
+    def _finished(self, worker: int) -> None:
+        if not self.is_finishing(worker):
+            self._watcher.finished(worker)
 
     def remove(self, worker: int, *, voluntary: bool) -> None:
         """`worker` is gone. Its listeners go with the last holder, unless it died: then the address is kept.
