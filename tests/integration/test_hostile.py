@@ -132,10 +132,10 @@ CRIMES = {
         "l, b = belt(); send(body('GiveBack', 1, 'x' * 7000), pipes(1), sock=b)"
     ),
     "no UTF-8 on the link": (
-        f"send({LINK_NUMBER.pack(1)!r} + link_request('Release', NOT_UTF8), sock=raw_link)"
+        f"send({LINK_NUMBER.pack(1)!r} + link_request('Bind', NOT_UTF8), sock=raw_link)"
     ),
     "nested too deep on the link": (
-        f"send({LINK_NUMBER.pack(1)!r} + link_request('Report', DEEP), sock=raw_link)"
+        f"send({LINK_NUMBER.pack(1)!r} + link_request('Bind', DEEP), sock=raw_link)"
     ),
     "no UTF-8 on the channel": "send(pack(0, b'\\x92' + msgspec.msgpack.encode('Took') + NOT_UTF8))",
     "nested too deep on the channel": "send(pack(0, b'\\x92' + msgspec.msgpack.encode('Took') + DEEP))",
