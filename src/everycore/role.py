@@ -10,6 +10,7 @@ Imports nothing of everycore.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import MutableMapping
 from typing import Final
 
@@ -22,7 +23,7 @@ class Ticket(msgspec.Struct, frozen=True):
     """What the primary tells a worker before it has said a word.
 
     `channel`, `link` and `board` are [descriptor, inode]; `row` is the worker's on the board. `primary` is
-    the primary's pid. Times are seconds.
+    the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with SIGINT ignored.
     """
 
     id: int
@@ -37,6 +38,7 @@ class Ticket(msgspec.Struct, frozen=True):
     orphan_grace: float
     max_message: int
     serialization: str
+    ignores_interrupt: bool
 
 
 def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
@@ -64,6 +66,10 @@ ticket: Ticket | None = read_ticket(os.environ)
 
 #: Where everycore was imported: workers start there, so that a later `chdir` breaks no relative script.
 start_directory: str = _working_directory()
+
+#: This process was started with SIGINT ignored, as `nohup` and the `&` of a script do. A primary handles the
+#: signal all the same, and exec resets what is handled: without being told, a worker would not ignore it.
+ignores_interrupt: bool = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 #: True in a process that may open a `Cluster`. Also true under plain Python.
 is_primary: bool = ticket is None

@@ -29,7 +29,7 @@ print(sorted(names), __name__, __doc__, __package__, __file__)
 print(type(__builtins__), type(__loader__), getattr(__spec__, "name", None), sys.argv, sys.path)
 print(sys.orig_argv[1:], sys.flags, sys.warnoptions, sys._xoptions, os.getcwd())
 print(__main__.Thing is Thing, type(pickle.loads(pickle.dumps(Thing()))) is Thing)
-print(signal := __import__("signal").getsignal(2), sys.stdin.read())
+print(repr(__import__("signal").getsignal(2)), sys.stdin.read())
 '''
 
 
@@ -79,6 +79,22 @@ def test_a_program_sees_what_it_sees_under_python(start_command, folder, program
     expected = alone(folder, *program)
     started = start_command(command(*program, workers=1), cwd=folder)
     assert (started.wait(), started.stdout) == (expected[0], expected[1])
+
+
+@pytest.mark.slow
+def test_a_signal_ignored_from_the_start_is_ignored_in_the_program(start_command, folder):
+    """As by nohup, or the `&` of a script. The primary hears SIGINT all the same, and stops."""
+    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+    expected = subprocess.run(
+        [*ignoring, sys.executable, "probe.py"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert "SIG_IGN" in expected.stdout
+    started = start_command([*ignoring, *command("probe.py", workers=1)], cwd=folder)
+    assert (started.wait(), started.stdout) == (expected.returncode, expected.stdout)
 
 
 @pytest.mark.slow

@@ -106,6 +106,7 @@ def spawn(
             orphan_grace=terms.orphan_grace,
             max_message=terms.max_message,
             serialization=settings.serialization,
+            ignores_interrupt=role.ignores_interrupt,
         )
         process = processes.spawn(
             argv,

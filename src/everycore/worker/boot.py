@@ -78,7 +78,7 @@ def join(ticket: role.Ticket) -> Post:
         # Ctrl-C reaches the whole process group: without this, every worker that is still importing its
         # program would print a traceback.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, terminator)
+            signal.signal(signal.SIGINT, signal.SIG_IGN if ticket.ignores_interrupt else terminator)
     post.channel.setblocking(True)
     try:
         post.channel.sendall(encode_frame(wire.encode(wire.Joined(os.getpid()))))
