@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | deps | clean
+# make demo | test | test-newer | lint | bench | deps | clean
 #
 # Everything runs in a virtual environment made here: .venv, or .venv-3.13 for `make test PYTHON=python3.13`, or
 # where VENV= says. It is made once and brought up to date when pyproject.toml changes.
@@ -19,11 +19,15 @@ SOURCES = $(wildcard src tests examples bench tools)
 # mypy wants at least one file in a folder it is given.
 TYPED = $(foreach folder,$(SOURCES),$(if $(shell find $(folder) -name '*.py' -print -quit),$(folder)))
 
-.PHONY: help demo test lint bench deps clean check-python
+NEWER ?= 3.15
+
+.PHONY: help demo test test-newer lint bench deps clean check-python
 
 help:
 	@echo 'make demo    a server on four workers, http://127.0.0.1:8000; Ctrl-C ends it'
 	@echo 'make test    format, lint, types, tests (PYTHON=python3.13 for another interpreter, ARGS=... for pytest)'
+	@echo 'make test-newer  the tests with a Python that this system has not (NEWER=3.14, 3.15 unless said; ARGS=...);'
+	@echo '             as root, in a folder with Debian sid that is made once (tools/newer-pythons)'
 	@echo 'make lint    the first three of these'
 	@echo 'make bench   the benchmarks (ARGS=...)'
 	@echo 'make deps    installs the programs that tests and benchmarks start, by apt-get'
@@ -34,6 +38,9 @@ demo: $(VENV)/.installed
 
 test: lint
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-newer:
+	@tools/newer-pythons test $(NEWER) $(ARGS)
 
 lint: $(VENV)/.developing
 	@$(BIN)/ruff format --check $(SOURCES)
