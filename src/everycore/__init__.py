@@ -11,6 +11,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 from everycore import place as _place
+from everycore import role as _role
 from everycore.entry import new_event_loop, ready, run
 from everycore.errors import (
     BootError,
@@ -143,10 +144,10 @@ _place.take()
 
 
 def _forked() -> None:
-    """A forked child (multiprocessing) plays no part: it is neither worker nor primary."""
+    """A forked child is no worker, and no primary of a `Cluster` that its parent has opened."""
     global is_primary, is_worker
     _place.give_up()
-    is_primary = is_worker = False
+    is_primary, is_worker = _role.is_primary, _role.is_worker
 
 
 _os.register_at_fork(after_in_child=_forked)

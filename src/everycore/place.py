@@ -1,7 +1,7 @@
 """This process's place in a cluster: taken once, at import.
 
 Job: join the channel if a cluster started this process, and give up the place in a forked child.
-Invariant: at most one place a process; a fork of a worker or of a primary has none.
+Invariant: at most one place a process; a fork of a worker has none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def take() -> None:
 def give_up() -> None:
     """In a forked child, which is no worker: close what belongs to its parent."""
     global _context
-    role.forget()
+    role.forked()
     context, _context = _context, None
     if context is not None:
         context.abandon()

@@ -77,7 +77,17 @@ is_primary: bool = ticket is None
 is_worker: bool = ticket is not None
 
 
-def forget() -> None:
-    """Play no part any more: called in a forked child of a worker or a primary, which is neither."""
-    global ticket, is_primary, is_worker
-    ticket, is_primary, is_worker = None, False, False
+#: How many clusters are open in this process.
+open_clusters: int = 0
+
+
+def forked() -> None:
+    """In a forked child: a worker's, or one of a process with an open `Cluster`, plays no part any more.
+
+    The fork of a process that plays none may open a `Cluster` as its parent might have. So may a daemon
+    that forks when it starts, and the children of multiprocessing's forkserver, which since Python 3.14
+    imports the program before it forks.
+    """
+    global ticket, is_primary, is_worker, open_clusters
+    if is_worker or open_clusters:
+        ticket, is_primary, is_worker, open_clusters = None, False, False, 0

@@ -192,25 +192,50 @@ if __name__ == "__main__":
             os.close(hold)
             os.close(release)
 
-    async def test_a_fork_that_exits_in_python_does_not_speak_for_the_worker(self, tmp_path):
+    @pytest.mark.parametrize("inside", [False, True], ids=["between two runs", "in the loop"])
+    async def test_a_fork_that_exits_in_python_does_not_speak_for_the_worker(
+        self, tmp_path, inside, loop_kind
+    ):
         """Its sockets' finalizers run in the child: nothing of that reaches the primary."""
+        if inside and loop_kind == "asyncio" and sys.version_info >= (3, 14):
+            # It forgets in a forked child which loop runs, and loses the SystemExit of the child's task.
+            pytest.skip(
+                "a child forked within asyncio's loop does not end by sys.exit, with or without everycore"
+            )
         source = """
         async def echo(reader, writer):
             writer.write(await reader.readline())
             writer.close()
 
-        async def main():
+        async def begin():
+            global server, plain
             server = await asyncio.start_server(echo, "127.0.0.1", 0)
             plain = everycore.listen(("127.0.0.1", 0))
+
+        def fork():
             if os.fork() == 0:
                 server.close()
                 plain.close()
                 sys.exit(0)
             os.wait()
+
+        async def go_on():
             await everycore.current_worker().send("forked")
             await server.serve_forever()
-        everycore.run(main())
-        """
+
+        async def main():
+            await begin()
+            fork()
+            await go_on()
+
+        if INSIDE:
+            everycore.run(main())
+        else:
+            loop = everycore.new_event_loop(os.environ["EVERYCORE_TEST_LOOP"])
+            loop.run_until_complete(begin())
+            fork()
+            loop.run_until_complete(go_on())
+        """.replace("INSIDE", str(inside))
         settings = Settings(exec=worker_script(tmp_path, source), stdio=["null", "inherit", "null"])
         async with Cluster(settings) as cluster:
             diary = Diary(cluster)

@@ -246,9 +246,10 @@ class TestCommandLines:
         running.expect(r"ConfigurationError: exec: .*ipykernel_launcher.*exec=", stream="stderr")
         assert running.wait() == 1
 
-    def test_a_child_of_multiprocessing_is_refused(self, start_program):
+    @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+    def test_a_child_of_multiprocessing_is_refused(self, start_program, method):
         source = program(
-            """
+            f"""
             import multiprocessing
 
             async def main():
@@ -262,13 +263,44 @@ class TestCommandLines:
                 everycore.run(main())
 
             if __name__ == "__main__":
-                process = multiprocessing.get_context("spawn").Process(target=child)
+                process = multiprocessing.get_context({method!r}).Process(target=child)
                 process.start()
                 process.join()
             """
         )
         running = start_program(source)
         running.expect(r"refused exec: .*multiprocessing.*setup_primary\(exec=")
+        assert running.wait() == 0
+
+    @pytest.mark.parametrize("closed_before", [False, True], ids=["at once", "after a cluster of the parent"])
+    def test_a_process_forked_before_its_cluster_is_opened(self, start_program, closed_before):
+        """As a program does that makes itself a daemon."""
+        running = start_program(
+            program(
+                f"""
+                async def empty():
+                    async with everycore.Cluster():
+                        pass
+
+                async def main():
+                    async with everycore.Cluster() as cluster:
+                        say(os.getpid() == parent, "worker:", await cluster.fork().wait())
+
+                parent = os.getpid()
+                if everycore.is_worker:
+                    say("worked")
+                else:
+                    if {closed_before}:
+                        everycore.run(empty())
+                    if child := os.fork():
+                        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+                    assert everycore.is_primary
+                    everycore.run(main())
+                """
+            )
+        )
+        running.expect("worked")
+        running.expect("False worker: exit status 0")
         assert running.wait() == 0
 
     def test_a_program_may_name_another_as_its_worker(self, start_command, tmp_path):

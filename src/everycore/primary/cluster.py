@@ -162,6 +162,7 @@ class Cluster:
         self._gone = asyncio.Event()
         self._gone.set()
         self._state = "open"
+        role.open_clusters += 1
         # It can't be unregistered, hence the weak reference: a closed cluster has nothing to close.
         os.register_at_fork(after_in_child=partial(_abandon, weakref.ref(self)))
         if (shutdown := current_shutdown()) is not None:
@@ -195,6 +196,8 @@ class Cluster:
         await see_through(self._gone.wait())
 
     def _close(self) -> None:
+        if self._state != "closed":  # in a fork that leaves the block, it is closed already, and not counted
+            role.open_clusters -= 1
         self._state = "closed"
         steps = [self._home.switchboard.close, self._board.close]
         steps += [worker._driver.close for worker in self._ended]

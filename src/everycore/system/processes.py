@@ -10,6 +10,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -161,7 +162,7 @@ def own_command(exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> 
     """This process's command line again, as Node's `cluster.fork` does it.
 
     Raises ConfigurationError where there is nothing to run again (REPL, standard input, Jupyter, pytest, pdb,
-    a child of multiprocessing): judged by `sys.orig_argv`, never by environment variables.
+    a child of multiprocessing): never judged by environment variables.
     """
     flags, rest = _split_interpreter_flags(sys.orig_argv)
     problem = _why_not(rest)
@@ -219,9 +220,7 @@ def _why_not(rest: Sequence[str]) -> str | None:
         return "an interactive interpreter"
     if rest[0] == "-":
         return "a program from standard input"
-    if rest[0] == "-c" and len(rest) > 1 and "multiprocessing" in rest[1] and "spawn_main" in rest[1]:
-        return "a child of multiprocessing"
-    if "--multiprocessing-fork" in rest:
+    if _is_of_multiprocessing(rest):
         return "a child of multiprocessing"
     name = rest[1] if rest[0] == "-m" and len(rest) > 1 else os.path.basename(rest[0])
     stem = name.removesuffix(".py").removesuffix(".__main__")
@@ -230,6 +229,16 @@ def _why_not(rest: Sequence[str]) -> str | None:
     if stem == "__main__" or "/" in rest[0]:
         stem = stem if stem != "__main__" else os.path.basename(os.path.dirname(rest[0]))
     return stem if stem in _NO_SECOND_RUN else None
+
+
+def _is_of_multiprocessing(rest: Sequence[str]) -> bool:
+    """A spawned child shows by its command line from the start; a forked one is known to multiprocessing."""
+    if "--multiprocessing-fork" in rest:
+        return True
+    if rest[0] == "-c" and len(rest) > 1 and re.search(r"multiprocessing.*(spawn_main|forkserver)", rest[1]):
+        return True
+    process: Any = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
 
 
 def script_command(script: str, exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
