@@ -154,6 +154,8 @@ TRACEBACKS = {
     "raises": "def f():\n    raise ValueError('boom')\nf()",
     "syntax": "x = (",
     "import": "import no_such_module",
+    # To say what may be meant, Python 3.15 imports the package once more while it prints, which raises again.
+    "submodule": "import server.x",
     "chain": "try:\n    1 / 0\nexcept Exception as e:\n    raise RuntimeError from e",
     "group": "raise ExceptionGroup('two', [ValueError(1), TypeError(2)])",
     "asyncio": "import asyncio\nasync def main():\n    raise OSError(2, 'x')\nasyncio.run(main())",

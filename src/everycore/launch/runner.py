@@ -25,7 +25,6 @@ import io
 import os
 import pkgutil
 import sys
-import traceback
 from functools import partial
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Final, NoReturn
@@ -33,6 +32,7 @@ from typing import Any, Final, NoReturn
 from everycore import place
 from everycore.errors import EverycoreError, RoleError
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
+from everycore.ops.tracebacks import traceback_text
 from everycore.system.processes import interpreter_flags
 from everycore.worker import hooks, intercept, intercept_asyncio, intercept_libraries
 from everycore.worker.context import WorkerContext
@@ -200,8 +200,7 @@ class _Ending:
                 STATUS_USAGE,
                 at_any_time=True,
             )
-        lines = traceback.TracebackException(type(error), error, tail, compact=True).format()
-        return self._report("".join(lines).rstrip("\n"), STATUS_NO_BOOT)
+        return self._report(traceback_text(error, tail), STATUS_NO_BOOT)
 
     def _report(self, text: str, status: int, *, at_any_time: bool = False) -> bool:
         if self._context is None or (self._context.has_listened and not at_any_time):

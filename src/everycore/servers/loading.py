@@ -11,13 +11,13 @@ import difflib
 import importlib
 import inspect
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
 from everycore.ops.job import STATUS_NO_BOOT, BootReport
+from everycore.ops.tracebacks import traceback_text
 
 
 class CannotBootError(Exception):
@@ -44,9 +44,7 @@ def load_app(name: str, app_dir: str, *, factory: bool) -> Callable[..., Any]:
 
 def user_traceback(error: BaseException) -> str:
     """The traceback as the application's author wants to see it: from the first frame that is not ours."""
-    tail = _first_frame_of_user(error.__traceback__)
-    lines = traceback.TracebackException(type(error), error, tail, compact=True).format()
-    return "".join(lines).rstrip("\n")
+    return traceback_text(error, _first_frame_of_user(error.__traceback__))
 
 
 def _import(name: str, folder: str) -> ModuleType:

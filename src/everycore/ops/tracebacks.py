@@ -1,0 +1,48 @@
+"""The text of a traceback, as Python would print it.
+
+Job: format an exception from a given frame on. Invariant: formatting itself raises nothing.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+
+
+def traceback_text(error: BaseException, tail: TracebackType | None) -> str:
+    """The traceback of `error` that begins with `tail`; its causes and contexts have their own."""
+    try:
+        return _format(error, tail)
+    except BaseException:
+        # For a missing submodule Python 3.15 imports the package once more, for a hint at what may be meant,
+        # and what the package raises comes out of here. Python itself then prints the words without the hint.
+        names = [(missing, missing.name) for missing in _missing_modules(error)]
+        for missing, _ in names:
+            missing.name = None
+        try:
+            return _format(error, tail)
+        finally:
+            for missing, name in names:
+                missing.name = name
+
+
+def _format(error: BaseException, tail: TracebackType | None) -> str:
+    lines = traceback.TracebackException(type(error), error, tail, compact=True).format()
+    return "".join(lines).rstrip("\n")
+
+
+def _missing_modules(error: BaseException) -> Iterator[ModuleNotFoundError]:
+    """Those among `error`, what led to it, and what it groups."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        todo += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            todo += one.exceptions
+        if isinstance(one, ModuleNotFoundError):
+            yield one
