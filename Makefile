@@ -26,9 +26,8 @@ NEWER ?= 3.15
 help:
 	@echo 'make demo    a server on four workers, http://127.0.0.1:8000; Ctrl-C ends it'
 	@echo 'make test    format, lint, types, tests (PYTHON=python3.13 for another interpreter, ARGS=... for pytest)'
-	@echo 'make test-newer  the tests with a Python that this system has not (NEWER=3.14, 3.15 unless said; ARGS=...);'
-	@echo '             as root, in a folder with Debian sid that is made once (tools/newer-pythons)'
-	@echo 'make lint    the first three of these'
+	@echo 'make test-newer   the tests with a Python from Debian sid (NEWER=3.14; 3.15 without it), by tools/newer-pythons'
+	@echo 'make lint    what make test does before the tests'
 	@echo 'make bench   the benchmarks (ARGS=...)'
 	@echo 'make deps    installs the programs that tests and benchmarks start, by apt-get'
 	@echo 'make clean   removes what was made here'
