@@ -152,6 +152,23 @@ def test_a_test_over_its_limit_fails_with_stacks_and_the_run_goes_on(inner_run):
 
 
 @pytest.mark.slow
+def test_an_example_has_no_limit_of_its_own(inner_run, monkeypatch):
+    """Hypothesis gives each 0.2 s unless it is CI that runs it: a stalled machine is not the test's fault."""
+    monkeypatch.delenv("CI", raising=False)
+    result = inner_run(
+        """
+        import threading
+        from hypothesis import given, strategies
+
+        @given(strategies.just(0.3))
+        def test_one_that_stalls(seconds):
+            threading.Event().wait(seconds)
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.slow
 def test_a_test_that_resists_its_limit_ends_the_run_with_stacks(inner_run):
     result = inner_run(
         """

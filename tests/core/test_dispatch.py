@@ -499,7 +499,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestHistories.settings = settings(max_examples=120, stateful_step_count=40)
 
 
 def world_of(count: int, batch: int = 1) -> World:
@@ -542,7 +542,7 @@ class TestTurns:
         assert max(shares) - min(shares) <= 1
 
     @given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 6))
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     def test_what_late_binding_gives_the_quick_is_made_good(self, bursts, count):
         """In a burst who acknowledges first gets more; in the long run nobody is further ahead than that."""
         world = world_of(count)

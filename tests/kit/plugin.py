@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.kit.leaks import Surroundings
 from tests.kit.limits import Watchdog, limit_of
@@ -24,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A script's `make test &` starts us with SIGINT ignored, and so would every program be that we start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A test's time limit is the kit's: an example that meets a stall of a busy machine proves nothing.
+    settings.register_profile("everycore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("everycore")
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else ExitStack():
         last_words = os.dup(2)
