@@ -88,10 +88,14 @@ def test_a_shared_listener_in_a_loop_that_waits_in_something_else(start_command,
 
 
 @pytest.mark.slow
-def test_option_loop_gives_uvloop_to_who_leaves_the_choice(start_command, tmp_path):
+@pytest.mark.parametrize("flags", [[], ["-W", "error"]], ids=["plain", "-W error"])
+def test_option_loop_gives_uvloop_to_who_leaves_the_choice(start_command, tmp_path, flags):
+    """A warning of what everycore does itself would be an error of the program's."""
     pytest.importorskip("uvloop")
     source = ANSWER.replace('b"%d\\n" % os.getpid()', "type(asyncio.get_running_loop()).__module__.encode()")
-    running = run(start_command, tmp_path, source + "asyncio.run(main())", options=["--loop", "uvloop"])
+    running = run(
+        start_command, tmp_path, source + "asyncio.run(main())", options=["--loop", "uvloop"], flags=flags
+    )
     assert ask(running.port()) == "uvloop"
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from everycore.foreign import asyncio_internals
@@ -41,7 +42,10 @@ def use_uvloop() -> None:
     """Let asyncio make uvloop's loops, for a program that leaves the choice to asyncio."""
     import uvloop
 
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    with warnings.catch_warnings():
+        # Deprecated since Python 3.14, and the only way until 3.16. The program is not to answer for it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
 def _listener(sock: Any) -> Held | None:
