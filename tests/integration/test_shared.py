@@ -75,18 +75,13 @@ async def none_open(workers):
 class TestBalance:
     @pytest.mark.limit(120)
     async def test_kept_connections_are_spread_evenly(self, tmp_path, loop):
-        """400 over 8: one by one, and in bursts. The worst worker's share, over the mean."""
+        """400 over 8: one by one, and in bursts; also where processors are short."""
         async with shared_servers(tmp_path, loop, 8) as (_, workers, address):
             for at_once in (1, 16, 64):
-                shares: list[float] = []
-                while not shares or (min(shares) > 1.05 and len(shares) < 5):
-                    async with closing([]) as clients:
-                        tally = Counter(await keep(address, 400, clients, at_once=at_once))
-                    shares.append(max(tally.values()) / 50)
-                    await none_open(workers)
-                # A busy machine may keep those who wait from waiting: the best of some rounds is what counts.
-                assert min(shares) <= 1.05, (at_once, shares)
-                assert max(shares) <= 1.5, (at_once, shares)
+                async with closing([]) as clients:
+                    tally = Counter(await keep(address, 400, clients, at_once=at_once))
+                assert max(tally.values()) <= 1.1 * 50, (at_once, tally)
+                await none_open(workers)
 
     async def test_idle_workers_take_turns(self, tmp_path, loop):
         async with shared_servers(tmp_path, loop, 4) as (_, workers, address):
@@ -94,7 +89,7 @@ class TestBalance:
                 answered = await keep(address, 40, clients)
             tally = Counter(answered)
             assert set(tally) == {worker.id for worker in workers}
-            assert max(tally.values()) <= 15
+            assert max(tally.values()) <= 13
 
     async def test_the_board_is_level_when_all_have_left(self, tmp_path, loop):
         """Counted up and down the same, whatever way a connection ends."""
@@ -180,7 +175,7 @@ server_{name} = await asyncio.start_server({name}, "127.0.0.1", 0)
             async with closing([]) as clients:
                 tally = Counter(await keep((LOCAL, port), 80, clients))
             assert len(tally) == 4
-            assert max(tally.values()) <= 30
+            assert max(tally.values()) <= 24
 
     async def test_opening_and_closing_leaves_no_descriptor(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 2) as (cluster, one, two):

@@ -1,4 +1,4 @@
-"""How many a worker takes of a shared listener in one turn; the other workers are what the board says."""
+"""How many a worker takes of a shared listener, and when; the other workers are what the board says."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from everycore.core import wire
+from everycore.core.patience import MOST
 from everycore.system.belt import make_pair
+from everycore.system.wakeups import is_readable, take_baton
+from everycore.worker import turns
 from everycore.worker.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.limits import Limit
 from everycore.worker.turns import MOST_AT_ONCE, SharedReception
-from tests.kit import turn
+from tests.kit import VirtualClock, turn
 
 TURNS = 3
 WAITING = 3 * MOST_AT_ONCE
@@ -25,12 +28,13 @@ class Board:
 
     is_costly = False
     others_wait = False
+    holds_too_many = False
 
     def somebody_is_free(self):
         return self.others_wait
 
     def should_yield(self, margin):
-        return False
+        return self.holds_too_many
 
     def serving(self, serves):
         pass
@@ -68,10 +72,22 @@ class Stage:
         self.limit.open += 1
         os.close(fd)
 
-    async def connected(self):
-        """`WAITING` of them in the backlog, and the worker begins."""
-        for _ in range(WAITING):
-            self.ends.append(socket.create_connection(self.listener.getsockname()))
+    def connect(self):
+        """One more in the backlog."""
+        self.ends.append(socket.create_connection(self.listener.getsockname()))
+
+    def waits(self):
+        """Whether somebody does."""
+        return is_readable(self.listener.fileno())
+
+    def take_by_another(self):
+        """Another worker accepts the next one."""
+        self.listener.accept()[0].close()
+
+    async def connected(self, count=WAITING):
+        """So many of them in the backlog, and the worker begins."""
+        for _ in range(count):
+            self.connect()
         self.reception.begin()
         await turn()  # whoever counts turns does so before what happens in them
 
@@ -145,3 +161,65 @@ async def test_none_once_the_program_has_closed_the_socket():
         it.reception._give = close_then
         await it.connected()
         assert sum(await by_turns(it, 6)) == 1
+
+
+class TestWhoHoldsTooMany:
+    """It looks again in each turn, and time stands still unless the test says otherwise."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        monkeypatch.setattr(turns, "GATE", 0.0)
+        return VirtualClock()
+
+    @contextlib.asynccontextmanager
+    async def stage(self, clock):
+        async with stage() as it:
+            it.board.others_wait = it.board.holds_too_many = True
+            it.reception._now = clock
+            yield it
+
+    async def test_leaves_the_next_ones_to_others_as_long_as_they_take_them(self, clock):
+        async with self.stage(clock) as it:
+            await it.connected()
+            assert sum(await by_turns(it, 20)) == 1
+            while it.taken == 1 and it.waits():
+                it.take_by_another()
+                await turn()
+            assert it.taken == 1
+
+    async def test_comes_back_when_the_others_have_caught_up(self, clock):
+        async with self.stage(clock) as it:
+            await it.connected()
+            assert sum(await by_turns(it, 20)) == 1
+            it.board.holds_too_many = False
+            assert sum(await by_turns(it, 4)) >= 2
+
+    async def test_takes_one_when_nobody_else_does(self, clock):
+        async with self.stage(clock) as it:
+            await it.connected()
+            for taken in (1, 2, 3):
+                assert sum(await by_turns(it, 20)) == 1
+                assert it.taken == taken
+                clock.advance(MOST)
+
+    async def test_in_its_turn_it_wakes_another_instead(self, clock):
+        async with self.stage(clock) as it:
+            await it.connected(1)
+            assert sum(await by_turns(it, 5)) == 1
+            it.connect()
+            for _ in range(10):
+                await turn()
+                if take_baton(it.sock.baton):
+                    break
+            else:
+                pytest.fail("no baton was passed on")
+            it.take_by_another()
+            assert sum(await by_turns(it, 5)) == 0
+
+    async def test_takes_it_when_there_is_no_other_to_wake(self, clock):
+        """The baton comes back to it: nobody else was waiting for one."""
+        async with self.stage(clock) as it:
+            await it.connected(1)
+            assert sum(await by_turns(it, 5)) == 1
+            it.connect()
+            assert sum(await by_turns(it, 10)) == 1

@@ -66,13 +66,18 @@ class Baton:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
 
     def pass_on(self) -> None:
-        """Wake one worker to look; never more than one baton is under way."""
-        take_baton(self.fd)
-        os.eventfd_write(self.fd, 1)
+        """Wake one worker to look."""
+        pass_baton(self.fd)
 
     def close(self) -> None:
         """Close it."""
         os.close(self.fd)
+
+
+def pass_baton(fd: int) -> None:
+    """Wake the first in the baton's row; it takes the place of one that is still under way."""
+    take_baton(fd)
+    os.eventfd_write(fd, 1)
 
 
 def take_baton(fd: int) -> bool:

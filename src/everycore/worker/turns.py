@@ -1,15 +1,16 @@
 """A shared listener in a worker's event loop: accept one, go to the end of the row.
 
 Job: the worker's half of the policy `shared`. HOT: `_on_readable` runs for every connection. Invariant: the
-listener is in this loop's epoll with EPOLLEXCLUSIVE, or this worker is on purpose out of the row: for `GATE`
-seconds, or, short of descriptors or at its server's limit, until it can take one again, and then out of the
-row of those whom the baton wakes as well. Must not import the primary's side.
+listener is in this loop's epoll with EPOLLEXCLUSIVE, or this worker is on purpose out of the row: while
+others take who waits, or, short of descriptors or at its server's limit, until it can take one again, and
+then out of the row of those whom the baton wakes as well. Must not import the primary's side.
 
 asyncio's own accept loop takes up to `backlog` connections a wake-up, so the first worker to wake takes a
 whole burst. Here a worker takes one, and goes to the end of the row of those that wait (`system.wakeups`);
-one that now holds more than the others on average stays out for a moment. (Rejected: to step back when
-woken. It swallows the wake-up. A threshold of the mean itself gave 1.28 times the mean in bursts, this one
-1.02.)
+one that now holds more than the others on average stays out for a moment, for longer where processors are
+short (`core.patience`), and passes its next turn on with the baton. (Rejected: to step back when woken and
+pass nothing on. It swallows the wake-up. A threshold of the mean itself gave 1.28 times the mean in bursts,
+this one 1.02.)
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
+from everycore.core.patience import Patience
 from everycore.foreign import asyncio_internals
 from everycore.foreign.socket_internals import accept
 from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
-from everycore.system.wakeups import Turn, take_baton
+from everycore.system.wakeups import Turn, is_readable, pass_baton, take_baton
 from everycore.worker.reception import has_descriptors
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ log = logging.getLogger("everycore")
 MOST_AT_ONCE: Final = 4
 #: A worker with more than this many connections above the mean stays out of the row for a while.
 MOST_EXCESS: Final = 1.0
-#: Seconds out of the row.
+#: Seconds out of the row, until it looks again.
 GATE: Final = 0.002
 
 
@@ -96,8 +98,11 @@ class SharedReception:
         "_context",
         "_gate",
         "_give",
+        "_is_over",
         "_limit",
         "_loop",
+        "_now",
+        "_patience",
         "_sock",
         "_turn",
         "_turns",
@@ -113,6 +118,7 @@ class SharedReception:
         turns: int,
     ) -> None:
         self._loop = loop
+        self._now = loop.time
         self._sock = sock
         self._context = context
         self._board = context.board
@@ -123,6 +129,9 @@ class SharedReception:
         self._turn: Turn | Watch | None = None
         self._baton: Turn | Watch | None = None
         self._gate: asyncio.TimerHandle | None = None
+        self._patience = Patience()
+        #: Whether this worker held too many when it last took one.
+        self._is_over = False
 
     def begin(self) -> None:
         """Take part once this worker is ready: the primary can't keep a shared listener from who is not."""
@@ -175,6 +184,8 @@ class SharedReception:
         self._turn = self._baton = None
 
     def _on_readable(self) -> None:
+        if self._is_over and self._hands_on():
+            return
         fd = self._take()
         if fd < 0 or self._turn is None:
             return
@@ -207,11 +218,41 @@ class SharedReception:
 
     def _yield_or_queue(self) -> None:
         assert self._turn is not None
-        if self._board.should_yield(MOST_EXCESS):
-            self._stay_out(GATE)
-            self._context.connections.when_fewer(self._reconsider)
+        self._is_over = self._board.should_yield(MOST_EXCESS)
+        if self._is_over:
+            self._leave_to_others(waits=is_readable(self._sock.fileno()))
         else:
             self._turn.to_the_end()
+
+    def _hands_on(self) -> bool:
+        """It is this worker's turn, but it still holds too many: whether another is woken in its stead."""
+        self._is_over = self._board.should_yield(MOST_EXCESS)
+        if not self._is_over or self._turn is None or self._baton is None:
+            return False
+        if is_readable(self._sock.fileno()):
+            self._leave_to_others(waits=True)
+            self._baton.to_the_end()
+            pass_baton(self._sock.baton)
+        return True
+
+    def _leave_to_others(self, *, waits: bool) -> None:
+        """Stay out for their sake; `waits`: somebody does, in the accept queue."""
+        self._patience.begin(self._now(), waits=waits)
+        self._stay_out_on()
+
+    def _stay_out_on(self) -> None:
+        self._stay_out(GATE, self._look_again)
+        self._context.connections.when_fewer(self._reconsider)
+
+    def _look_again(self) -> None:
+        """Stay out while others are about to take who waits: to come back would be to take it from them."""
+        self._gate = None
+        waits = is_readable(self._sock.fileno())
+        if self._patience.lasts(self._now(), waits=waits) and self._board.should_yield(MOST_EXCESS):
+            self._stay_out_on()
+        else:
+            self._is_over = self._is_over and not waits  # whom nobody else takes, this one takes
+            self._come_back()
 
     @property
     def _has_left(self) -> bool:
@@ -239,10 +280,10 @@ class SharedReception:
             self._give(fd, peer)
         return int(fd)
 
-    def _stay_out(self, seconds: float) -> None:
+    def _stay_out(self, seconds: float, then: Callable[[], None] | None = None) -> None:
         if self._turn is not None and self._gate is None:
             self._turn.step_out()
-            self._gate = self._loop.call_later(seconds, self._come_back)
+            self._gate = self._loop.call_later(seconds, then or self._come_back)
 
     def _run_short(self) -> None:
         """Out of descriptors or memory: leave the row until there are some again."""
@@ -298,6 +339,8 @@ class SharedReception:
         if self._has_left:
             return  # told in the same turn in which this worker left the row: it is for another
         if take_baton(self._sock.baton) and self._turn is not None:
+            if self._gate is not None:  # left to others, who did not take it
+                self._is_over = False
             self._open_gate()
             if self._baton is not None:
                 self._baton.to_the_end()
