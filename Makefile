@@ -1,4 +1,4 @@
-# make demo | test | test-newer | lint | bench | deps | clean
+# make demo | test | test-newer | test-under-load | lint | bench | deps | clean
 #
 # Everything runs in a virtual environment made here: .venv, or .venv-3.13 for `make test PYTHON=python3.13`, or
 # where VENV= says. It is made once and brought up to date when pyproject.toml changes.
@@ -21,12 +21,14 @@ TYPED = $(foreach folder,$(SOURCES),$(if $(shell find $(folder) -name '*.py' -pr
 
 NEWER ?= 3.15
 
-.PHONY: help demo test test-newer lint bench deps clean check-python
+.PHONY: help demo test test-newer test-under-load lint bench deps clean check-python
 
 help:
 	@echo 'make demo    a server on four workers, http://127.0.0.1:8000; Ctrl-C ends it'
 	@echo 'make test    format, lint, types, tests (PYTHON=python3.13 for another interpreter, ARGS=... for pytest)'
 	@echo 'make test-newer   the tests with a Python from Debian sid (NEWER=3.14; 3.15 without it), by tools/newer-pythons'
+	@echo 'make test-under-load'
+	@echo '             the tests alone, three times (RUNS=), while four other processes compute (LOAD=)'
 	@echo 'make lint    what make test does before the tests'
 	@echo 'make bench   the benchmarks (ARGS=...)'
 	@echo 'make deps    installs the programs that tests and benchmarks start, by apt-get'
@@ -40,6 +42,12 @@ test: lint
 
 test-newer:
 	@tools/newer-pythons test $(NEWER) $(ARGS)
+
+RUNS ?= 3
+LOAD ?= 4
+test-under-load: $(VENV)/.developing
+	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; \
+		$(BIN)/python tools/under_load.py --processes $(LOAD) $(BIN)/python -m pytest $(ARGS) || exit; done
 
 lint: $(VENV)/.developing
 	@$(BIN)/ruff format --check $(SOURCES)
