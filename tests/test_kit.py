@@ -18,8 +18,10 @@ from tests.kit import (
     VirtualClock,
     children,
     descendants,
+    limits,
     open_fds,
     process_tree,
+    scaled,
     turn,
     wait_gone,
     wait_readable,
@@ -125,6 +127,25 @@ def test_the_fixture_fails_a_test_that_leaks_and_tidies_up_for_the_next(inner_ru
 # Limits
 
 
+@pytest.mark.parametrize(
+    ("line", "factor"),
+    [
+        ("0.00 0.01 0.05 1/138 4711", 1),  # idle
+        ("6.00 3.00 1.00 1/138 4711", 3),  # busy in the last minute
+        ("0.50 0.20 0.10 8/138 4711", 4),  # and busy since a moment ago
+        (None, 1),  # nobody says
+    ],
+)
+def test_a_limit_grows_with_the_load(monkeypatch, tmp_path, line, factor):
+    path = tmp_path / "loadavg"
+    if line is not None:
+        path.write_text(line + "\n")
+    monkeypatch.setattr(limits, "_LOADAVG", str(path))
+    monkeypatch.setattr(limits, "_SLOWNESS", 2.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert scaled(10) == 10 * 2 * factor
+
+
 @pytest.mark.slow
 def test_a_test_over_its_limit_fails_with_stacks_and_the_run_goes_on(inner_run):
     result = inner_run(
@@ -144,8 +165,8 @@ def test_a_test_over_its_limit_fails_with_stacks_and_the_run_goes_on(inner_run):
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
         [
-            "*time limit of 0.3 s exceeded*",
-            "*still running after 0.3 s*",
+            "*time limit of * s exceeded*",
+            "*still running after * s*",
             "*in test_blocked_in_a_system_call*",
         ]
     )

@@ -23,12 +23,27 @@ DEFAULT = 60.0
 LAST_WORD = 15.0
 INTERRUPT = signal.SIGRTMAX - 3
 
+_LOADAVG = "/proc/loadavg"
 _SLOWNESS = float(os.environ.get("EVERYCORE_TEST_SLOWNESS") or 1)
 
 
 def scaled(seconds: float) -> float:
-    """A limit in time as this machine needs it: times EVERYCORE_TEST_SLOWNESS (default 1)."""
-    return seconds * _SLOWNESS
+    """A limit in time as this machine needs it now.
+
+    It is multiplied by the number of processes that want each processor, and by EVERYCORE_TEST_SLOWNESS
+    (default 1). On an idle machine a limit is what it says.
+    """
+    return seconds * _SLOWNESS * _wanting_each_processor()
+
+
+def _wanting_each_processor() -> float:
+    """At least 1. Of the last minute, or now if that is more: load that has just begun is in no average."""
+    try:
+        with open(_LOADAVG, encoding="ascii") as file:
+            average, _, _, running, _ = file.read().split()
+    except OSError:
+        return 1.0
+    return max(1.0, max(float(average), int(running.partition("/")[0])) / (os.cpu_count() or 1))
 
 
 class TimeLimit(threading.Timer):
