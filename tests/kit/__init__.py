@@ -8,6 +8,7 @@ program and leave nothing of it behind. An `async def` test needs no mark.
 
 from tests.kit.clock import VirtualClock
 from tests.kit.limits import scaled
+from tests.kit.listeners import connected, waiting
 from tests.kit.loops import turn
 from tests.kit.processes import children, descendants, open_fds, process_tree, wait_gone, wait_readable
 from tests.kit.programs import Program, ProgramFailure
@@ -17,6 +18,7 @@ __all__ = [
     "ProgramFailure",
     "VirtualClock",
     "children",
+    "connected",
     "descendants",
     "open_fds",
     "process_tree",
@@ -24,4 +26,5 @@ __all__ = [
     "turn",
     "wait_gone",
     "wait_readable",
+    "waiting",
 ]

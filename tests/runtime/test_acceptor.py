@@ -26,7 +26,7 @@ from everycore.system import belt
 from everycore.system.accepting import PAUSE
 from everycore.system.belt import Belt, make_pair
 from everycore.system.sockets import StreamListener
-from tests.kit import VirtualClock, scaled, turn
+from tests.kit import VirtualClock, connected, scaled, turn
 
 clock = VirtualClock()
 
@@ -156,7 +156,7 @@ class Stage:
         """`count` clients; returns their ports, in the order in which the kernel will have them accepted."""
         ports = []
         for _ in range(count):
-            sock = socket.create_connection(self.listener.real, timeout=scaled(10))
+            sock = connected(self.listener.sock, self.listener.real, scaled(10))
             self.clients.append(sock)
             ports.append(sock.getsockname()[1])
         await self.settled()
@@ -217,13 +217,7 @@ async def test_a_burst_is_one_message_for_who_takes_batches_and_many_for_who_doe
         await it.worker(2, batch=1)
         for sock in it.workers.values():
             assert sock.take() is None
-        burst = [socket.socket() for _ in range(4)]
-        for sock in burst:
-            sock.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                sock.connect(it.listener.real)
-        it.clients += burst
-        await it.settled()
+        await it.connect(4)
         first = [it.workers[1].take(), it.workers[1].take()]
         assert [message and (message[0], len(message[1])) for message in first] == [(1, 2), None]
         second = [it.workers[2].take() for _ in range(3)]

@@ -17,7 +17,7 @@ from everycore.worker import turns
 from everycore.worker.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.limits import Limit
 from everycore.worker.turns import MOST_AT_ONCE, SharedReception
-from tests.kit import VirtualClock, turn
+from tests.kit import VirtualClock, connected, scaled, turn
 
 TURNS = 3
 WAITING = 3 * MOST_AT_ONCE
@@ -74,7 +74,7 @@ class Stage:
 
     def connect(self):
         """One more in the backlog."""
-        self.ends.append(socket.create_connection(self.listener.getsockname()))
+        self.ends.append(connected(self.listener, self.listener.getsockname(), scaled(10)))
 
     def waits(self):
         """Whether somebody does."""
