@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 
 from everycore.core import wire
 from everycore.core.patience import MOST
+from everycore.foreign import socket_internals
 from everycore.system.belt import make_pair
 from everycore.system.wakeups import is_readable, take_baton
 from everycore.worker import turns
@@ -223,3 +225,46 @@ class TestWhoHoldsTooMany:
             assert sum(await by_turns(it, 5)) == 1
             it.connect()
             assert sum(await by_turns(it, 10)) == 1
+
+
+class TestErrorsOfAccept:
+    """The primary's acceptor judges them alike (tests/runtime/test_acceptor.py)."""
+
+    @pytest.fixture
+    def failures(self, monkeypatch):
+        """The next calls of accept(2) fail with these errors."""
+        numbers: list[int] = []
+        real = socket_internals.accept
+
+        def accept(sock):
+            if numbers:
+                raise OSError(number := numbers.pop(0), os.strerror(number))
+            return real(sock)
+
+        monkeypatch.setattr(turns, "accept", accept)
+        return numbers
+
+    @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH])
+    async def test_one_of_the_connection_itself_is_skipped(self, failures, caplog, number):
+        async with stage() as it:
+            it.board.others_wait = True
+            failures += [number, number]
+            await it.connected()
+            assert await by_turns(it, 4) == [0, 0, 1, 1]
+            assert not caplog.records
+
+    @pytest.mark.parametrize("number", [errno.EMFILE, errno.EPERM, errno.EIO])
+    async def test_one_that_may_last_is_a_pause_and_a_line(self, failures, caplog, number):
+        async with stage() as it:
+            failures += [number]
+            await it.connected()
+            assert await by_turns(it, 5) == [0] * 5
+            assert [os.strerror(number) in record.message for record in caplog.records] == [True]
+            assert it.waits()
+
+    async def test_a_listener_that_does_not_listen_is_a_pause(self, failures, caplog):
+        async with stage() as it:
+            failures += [errno.EINVAL]
+            await it.connected()
+            assert await by_turns(it, 5) == [0] * 5
+            assert not caplog.records
