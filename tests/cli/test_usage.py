@@ -177,6 +177,14 @@ def test_help(argv, capsys):
     assert printed.err == ""
 
 
+def test_without_arguments_it_prints_its_whole_usage(capsys):
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert main(["--help"]) == 0
+    assert (out, err) == (capsys.readouterr().out, "")
+    assert "Serve an ASGI or WSGI application." in out
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("everycore 0.")

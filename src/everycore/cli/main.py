@@ -19,14 +19,22 @@ from everycore.ops.job import STATUS_FAILED, STATUS_USAGE
 from everycore.system.descriptors import fill_standard_streams
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="everycore", message="%(prog)s %(version)s")
-def everycore() -> None:
+@click.pass_context
+def everycore(context: click.Context) -> int | None:
     """Run a Python server on every core of this machine.
 
     One primary process owns the listening sockets and spreads connections evenly over worker processes.
     A worker that dies is replaced, and what it had not yet taken is given to the others.
     """
+    if context.invoked_subcommand is not None:
+        return None
+    click.echo(context.get_help())
+    return STATUS_USAGE
 
 
 everycore.add_command(serve)

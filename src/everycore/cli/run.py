@@ -74,6 +74,7 @@ class _RunCommand(click.Command):
 
 @click.command(
     cls=_RunCommand,
+    short_help="Run any Python program that listens.",
     epilog=EPILOG,
     options_metavar="[OPTIONS]",
     context_settings={

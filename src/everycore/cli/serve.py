@@ -55,7 +55,9 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 
 
 @click.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    short_help="Serve an ASGI or WSGI application.",
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.argument("app", metavar="APP")
 @click.option(
