@@ -198,7 +198,9 @@ def _own_members(cls: type) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["Cluster", "Pool", "Worker", "Descriptor", "Snapshot", "WorkerSnapshot"])
+@pytest.mark.parametrize(
+    "name", ["Cluster", "Pool", "Worker", "WorkerContext", "Descriptor", "Snapshot", "WorkerSnapshot"]
+)
 def test_api_names_every_member(name):
     section = _section((REFERENCE / "api.md").read_text(encoding="utf-8"), f"### `{name}`")
     missing = [
@@ -207,6 +209,17 @@ def test_api_names_every_member(name):
         if not re.search(rf"\b{member}\b", section)
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", ["WorkerContext"])
+def test_api_names_all_that_an_object_shows(name):
+    """What a user finds by completion is what the page has: nothing of everycore's own is among it."""
+    section = _section((REFERENCE / "api.md").read_text(encoding="utf-8"), f"### `{name}`")
+    documented = set(
+        re.findall(r"`(?:await )?([a-z_]+)\b", "\n".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE)))
+    )
+    assert {shown for shown in dir(getattr(everycore, name)) if not shown.startswith("_")} == documented
+    assert getattr(everycore, name).__slots__ == ("_session",)  # nor can an object have more than its class
 
 
 @pytest.mark.parametrize(

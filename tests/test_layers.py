@@ -160,11 +160,15 @@ def forbidden_modules(imports: list[Import]) -> list[str]:
     return wrong
 
 
-def circle(imports: list[Import]) -> list[str]:
-    """The modules of one circle of run-time imports, first and last the same; empty when there is none."""
+def circle(imports: list[Import], *, types_in: str | None = None) -> list[str]:
+    """The modules of one circle of run-time imports, first and last the same; empty when there is none.
+
+    `types_in`: a room; imports within it count also where only type checkers see them.
+    """
     graph: dict[str, set[str]] = {}
     for found in imports:
-        if not found.type_only and is_ours(found.imported):
+        is_in_room = room_of(found.importer) == room_of(found.imported) == types_in
+        if is_ours(found.imported) and (is_in_room or not found.type_only):
             graph.setdefault(found.importer, set()).add(found.imported)
     done: set[str] = set()
 
@@ -217,6 +221,10 @@ def test_core_is_pure_and_asyncio_stays_in_its_rooms(package_imports):
 
 def test_no_circles(package_imports):
     assert circle(package_imports) == []
+
+
+def test_a_worker_has_no_circles_of_types_either(package_imports):
+    assert circle(package_imports, types_in="worker") == []
 
 
 def test_no_public_name_is_a_submodule():
@@ -340,6 +348,23 @@ def test_a_type_only_import_closes_no_circle(tree):
     )
 
     assert circle(read_imports(root)) == []
+
+
+def test_finds_a_circle_of_types_in_a_room_where_they_count(tree):
+    root = tree(
+        {
+            "worker/__init__.py": "",
+            "worker/context.py": "from everycore.worker import drain",
+            "worker/drain.py": GUARDED.format("from everycore.worker.context import WorkerContext"),
+        }
+    )
+
+    imports = read_imports(root)
+    assert circle(imports) == []
+    assert circle(imports, types_in="primary") == []
+    assert circle(imports, types_in="worker") == [
+        "everycore.worker.context", "everycore.worker.drain", "everycore.worker.context",
+    ]  # fmt: skip
 
 
 def test_the_other_branch_of_type_checking_is_run_time(tree):

@@ -1,7 +1,7 @@
 """`run` and `new_event_loop`: where a program begins.
 
 Job: `asyncio.run`, with two additions. In a worker, servers listen through the primary and the worker ends
-in the order of `worker.drain`; in a primary with an open `Cluster`, INT and TERM stop it gracefully.
+in the order of `worker.departure`; in a primary with an open `Cluster`, INT and TERM stop it gracefully.
 Anywhere else it is plain `asyncio.run`. Invariant: signal handlers are restored, and what the program
 itself raises or exits with wins.
 """
@@ -12,11 +12,14 @@ import asyncio
 import signal
 import threading
 from collections.abc import Coroutine
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from everycore import place
 from everycore.aio.shutdown import SIGNALS, Shutdown, set_shutdown
 from everycore.settings import check_loop, has_uvloop
+
+if TYPE_CHECKING:
+    from everycore.worker.session import Session
 
 T = TypeVar("T")
 LoopKind = Literal["auto", "asyncio", "uvloop"]
@@ -38,21 +41,21 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     check_loop("loop", loop)
     if not asyncio.iscoroutine(main):
         raise TypeError(f"run() takes a coroutine, not {type(main).__name__}")
-    context = place.context()
+    session = place.session()
     noted: list[int] = []
-    if context is not None and threading.current_thread() is threading.main_thread():
-        noted = context.only_note_signals()
+    if session is not None and threading.current_thread() is threading.main_thread():
+        noted = session.only_note_signals()
     try:
         with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(loop)) as runner:
-            if context is None:
+            if session is None:
                 return runner.run(_as_primary(main))
             try:
-                result = runner.run(_as_worker(main, noted))
+                result = runner.run(_as_worker(session, main, noted))
             finally:
                 # Also when SystemExit or a bug ended it: what was sent before is sent.
-                runner.run(context.finish())
-            if context.exit_code is not None:  # not in `finally`: what the program itself ends with wins
-                raise SystemExit(context.exit_code)
+                runner.run(session.finish())
+            if session.departure.exit_code is not None:  # not in `finally`: the program's own end wins
+                raise SystemExit(session.departure.exit_code)
             return result  # type: ignore[no-any-return]
     finally:
         main.close()
@@ -64,22 +67,22 @@ def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
     Raises: ConfigurationError as `run`.
     """
     check_loop("loop", kind)
-    context = place.context()
+    session = place.session()
     if kind == "auto":
         # A primary gains nothing by uvloop: docs/explanation/how-a-connection-travels.md.
-        kind = "uvloop" if context is not None and has_uvloop() else "asyncio"
+        kind = "uvloop" if session is not None and has_uvloop() else "asyncio"
     if kind == "uvloop":
-        if context is not None:
+        if session is not None:
             from everycore.worker.loops.uvloop_loop import ClusterUvloop
 
-            return ClusterUvloop(context)
+            return ClusterUvloop(session)
         import uvloop
 
         return uvloop.new_event_loop()
-    if context is not None:
+    if session is not None:
         from everycore.worker.loops.asyncio_loop import ClusterEventLoop
 
-        return ClusterEventLoop(context)
+        return ClusterEventLoop(session)
     return asyncio.new_event_loop()
 
 
@@ -99,28 +102,20 @@ async def _as_primary(main: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def _as_worker(main: Coroutine[Any, Any, Any], noted: list[int]) -> Any:
-    context = place.context()
-    assert context is not None
+async def _as_worker(session: Session, main: Coroutine[Any, Any, Any], noted: list[int]) -> Any:
     loop = asyncio.get_running_loop()
-    context.attach(loop)
-    assert context.channel is not None
-    # What `main` says in its first step, `answer` above all, comes before the first message: uvloop would
-    # read the channel before it begins `main`.
-    context.channel.pause_reading()
-    task = context.main = loop.create_task(_outcome(main), name="main")
-    loop.call_soon(context.channel.resume_reading)
+    task = session.begin_main(_outcome(main))
 
     def leave(number: int) -> None:
-        if context.drain is None:
-            context.disconnect()
+        if not session.departure.has_begun:
+            session.disconnect()
         elif number == signal.SIGINT:
             task.cancel()
 
     try:
         for number in SIGNALS:
             loop.add_signal_handler(number, leave, number)
-        context.insist_on(SIGNALS)
+        session.insist_on(SIGNALS)
     except (ValueError, RuntimeError):
         pass  # not the main thread
     if noted:
@@ -129,7 +124,8 @@ async def _as_worker(main: Coroutine[Any, Any, Any], noted: list[int]) -> Any:
         result, leaving = await task
     except asyncio.CancelledError:
         # Ours, or that of a `serve_forever()` whose server a drain closed; else the program's own affair.
-        if context.drain is None or (current := asyncio.current_task()) is None or current.cancelling():
+        current = asyncio.current_task()
+        if not session.departure.has_begun or current is None or current.cancelling():
             raise
         return None
     if leaving is not None:
@@ -151,6 +147,6 @@ async def _outcome(main: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException |
 
 def ready() -> None:
     """Say that this worker takes connections from now on (after `hold_ready()`). Elsewhere: nothing."""
-    context = place.context()
-    if context is not None:
-        context.ready()
+    session = place.session()
+    if session is not None:
+        session.readiness.ready()

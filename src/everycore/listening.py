@@ -60,7 +60,7 @@ def listen(
     if fd is not None and (isinstance(fd, bool) or not isinstance(fd, int)):
         raise ConfigurationError("fd", f"must be the number of a descriptor, not {fd!r}")
     where, family = _resolve(address, family, kind) if address is not None else (None, family or 0)
-    context = place.context()
+    session = place.session()
     request = wire.Listen(
         request=0,
         address=sockets.on_the_wire(where),
@@ -72,9 +72,9 @@ def listen(
         mode=mode,
         start=True,
     )
-    if context is None or exclusive:
+    if session is None or exclusive:
         return _own(where, request)
-    return context.listen_blocking(request, timeout)
+    return session.grants.listen_blocking(request, timeout)
 
 
 def _own(where: Any, request: wire.Listen) -> socket.socket:

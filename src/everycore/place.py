@@ -13,37 +13,44 @@ from everycore.errors import RoleError
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
-_context: WorkerContext | None = None
+_session: Session | None = None
 
 
 def take() -> None:
     """Join the cluster that started this process, if one did."""
-    global _context
+    global _session
     if role.ticket is None:
         return
     from everycore.worker.boot import join
     from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
-    _context = WorkerContext(join(role.ticket))
+    _session = Session(join(role.ticket), WorkerContext)
 
 
 def give_up() -> None:
     """In a forked child, which is no worker: close what belongs to its parent."""
-    global _context
+    global _session
     role.forked()
-    context, _context = _context, None
-    if context is not None:
-        context.abandon()
+    session, _session = _session, None
+    if session is not None:
+        session.abandon()
+
+
+def session() -> Session | None:
+    """What this process has as a worker; None if it is not one."""
+    return _session
 
 
 def context() -> WorkerContext | None:
-    """The worker's view of itself; None if this process is no worker."""
-    return _context
+    """This process as its program sees it as a worker; None if it is not one."""
+    return None if _session is None else _session.face
 
 
 def current_worker() -> WorkerContext:
     """This process as a worker. Raises RoleError where it is none."""
-    if _context is None:
+    if (worker := context()) is None:
         raise RoleError("current_worker() belongs to a worker; this process is not one")
-    return _context
+    return worker

@@ -423,7 +423,7 @@ async def slow(reader, writer):
             assert await within(stayed) in (one.id, two.id)
             assert set(await burst(address, 20)) <= {one.id, two.id}
             for worker in (one, two):
-                await worker.do("while me.connections.open: await asyncio.sleep(0)")
+                await worker.do("while inside.connections.open: await asyncio.sleep(0)")
 
 
 class TestRecall:
@@ -545,7 +545,7 @@ class TestNoDescriptorLeft:
     BIND = """
 from everycore.core import wire
 sock = socket.socket()
-me.bind_socket(wire.Bind(["127.0.0.1", 0]), sock.fileno()).close()
+inside.grants.bind(wire.Bind(["127.0.0.1", 0]), sock.fileno()).close()
 """
 
     @both_policies

@@ -547,6 +547,31 @@ class TestTakers:
             assert [message async for message in messages] == []
             assert await within(worker.wait()) == ExitStatus(code=0)
 
+    async def test_in_the_worker_once_is_for_the_next_alone(self, tmp_path):
+        source = """
+        async def main():
+            me = everycore.current_worker()
+            me.once(everycore.Message, lambda message: me.send_nowait(["once", message.message]))
+            me.on(everycore.Message, lambda message: me.send_nowait(["on", message.message]))
+            me.once(everycore.Disconnected, lambda event: open("disconnected", "w").close())
+            try:
+                me.once(everycore.Message, for_ever)
+            except TypeError:
+                await me.wait_shutdown()
+        everycore.run(main())
+        """
+        settings = Settings(exec=worker_script(tmp_path, source), cwd=tmp_path)
+        async with Cluster(settings) as cluster:
+            worker = cluster.fork()
+            messages = worker.messages()
+            for number in range(2):
+                await worker.send(number)
+            answers = [(await within(anext(messages))).message for _ in range(3)]
+            assert answers == [["once", 0], ["on", 0], ["on", 1]]
+            worker.disconnect()
+            await within(worker.wait())
+            assert (tmp_path / "disconnected").exists()
+
     async def test_in_the_worker_callbacks_and_the_end(self, tmp_path):
         source = """
         async def main():

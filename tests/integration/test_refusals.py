@@ -20,8 +20,8 @@ def request(**different):
 async def ask(way, **different):
     if way == "channel":
         async with asyncio.timeout(10):
-            return await me.listen(request(**different))
-    return me.listen_blocking(request(**different), 10)
+            return await inside.listen(request(**different))
+    return inside.grants.listen_blocking(request(**different), 10)
 """
 
 WRONG = {

@@ -475,14 +475,15 @@ async def _listen_or_error(worker):
 
 async def test_a_worker_short_of_descriptors_leaves_connections_to_others_and_comes_back(tmp_path):
     async with (
-        servers(tmp_path, 2, recall_after=RECALL) as (_, (first, second), address),
+        agents(tmp_path, 2, recall_after=RECALL) as (_, first, second),
         closing([]) as clients,
     ):
         await first.do(
             "import resource\n"
-            "me.descriptor_limit = 40\n"
             "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
         )
+        address = ("127.0.0.1", await first.serve())
+        await second.serve(address[1])
         for _ in range(15):
             clients += await burst(address, 8)
         shares = collections.Counter(client.worker for client in clients)
@@ -602,7 +603,7 @@ async def test_no_descriptor_stays_behind_after_two_thousand_connections(tmp_pat
 
 async def _all_ended(workers):
     for worker in workers:
-        await within(worker.do("while me.connections.open:\n    await asyncio.sleep(0)"))
+        await within(worker.do("while inside.connections.open:\n    await asyncio.sleep(0)"))
 
 
 async def test_when_the_primary_dies_nobody_serves_the_port_any_more(tmp_path, start_program):

@@ -1,5 +1,7 @@
 """`everycore run`: programs that use asyncio or uvloop, however they make their loop."""
 
+import os
+import signal
 import socket
 
 import pytest
@@ -221,4 +223,25 @@ def test_a_port_of_its_own_is_the_programs(start_command, tmp_path):
 def test_policy_shared(start_command, tmp_path):
     running = run(start_command, tmp_path, ANSWER + "asyncio.run(main())", options=["--policy", "shared"])
     running.everybody_answers(running.port())
+    assert running.program.finish() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["round_robin", "shared"])
+@pytest.mark.parametrize("way", ["asyncio.run", "uvloop.run"])
+def test_a_program_that_holds_its_readiness_serves_once_it_says_that_it_is_ready(
+    start_command, tmp_path, policy, way
+):
+    source = f"""{ANSWER}
+import everycore, {way.partition(".")[0]}
+everycore.current_worker().hold_ready()
+signal.signal(signal.SIGUSR1, lambda *_: everycore.ready())
+print("pid", os.getpid(), flush=True)
+{way}(main())
+"""
+    running = run(start_command, tmp_path, source, workers=1, options=["--policy", policy])
+    port = int(running.listens().rpartition(":")[2])
+    os.kill(int(running.program.expect(r"pid (\d+)")[1]), signal.SIGUSR1)
+    running.ready()
+    running.everybody_answers(port)
     assert running.program.finish() == 0

@@ -69,7 +69,7 @@ def shared_servers(tmp_path, loop, count, **options):
 async def none_open(workers):
     """Every worker has noticed that its clients left."""
     for worker in workers:
-        await worker.do("while me.connections.open: await asyncio.sleep(0)")
+        await worker.do("while inside.connections.open: await asyncio.sleep(0)")
 
 
 class TestBalance:
@@ -100,7 +100,7 @@ class TestBalance:
                 client.writer.transport.abort()
             await close_all(clients[1::2])
             await none_open(workers)
-            assert [await worker.get("me.board._cells[me.board._at]") for worker in workers] == [0, 0]
+            assert [await worker.get("inside.board._cells[inside.board._at]") for worker in workers] == [0, 0]
             handed = [cluster.workers[worker.id]._driver.account()[0] for worker in workers]
             assert sum(handed) == 40
 
@@ -544,11 +544,11 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
 class TestShortOfDescriptors:
-    HOARD = """
+    FEW = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-from everycore.worker.reception import descriptor_limit
-me.descriptor_limit = descriptor_limit()
+"""
+    HOARD = f"""{FEW}
 hoard = []
 try:
     while True:
@@ -561,6 +561,7 @@ except OSError:
     async def test_a_reserve_keeps_everybody_from_being_lost(self, tmp_path, policy, loop):
         """What was handed over can only be lost: so a worker says that it is full while it has some left."""
         async with agents(tmp_path, 2, policy=policy, loop=loop) as (_, one, two):
+            await one.do(self.FEW)  # before it listens: a program sets its limit when it begins
             address = (LOCAL, await one.serve())
             await two.serve(address[1])
             await one.do(self.HOARD)
@@ -611,7 +612,7 @@ except OSError:
             opened = [await Client.open(address) for _ in range(60)]
             async with closing(opened):
                 answered = [asyncio.create_task(client.greeting()) for client in opened]
-                await one.do("while me.connections.open < 10: await asyncio.sleep(0)")
+                await one.do("while inside.connections.open < 10: await asyncio.sleep(0)")
                 await one.do("open('/dev/null').close()")
                 assert not all(task.done() for task in answered)
                 # As some leave, others are let in.

@@ -113,7 +113,7 @@ class TestServer:
                 await worker.do(f"server.close(); server.{how}()")
                 assert [await client.ended() for client in clients] == [b""] * 3
                 await within(worker.do("await server.wait_closed()"))
-            assert await worker.get("me.connections.open") == 0
+            assert await worker.get("inside.connections.open") == 0
 
     async def test_a_protocol_that_is_closed_in_connection_made_is_not_counted_for_ever(self, tmp_path):
         async with agents(tmp_path) as (_, worker):
@@ -133,7 +133,7 @@ server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0
                     assert await client.ended() == b""
                     await client.close()
                 await within(worker.do("server.close(); await server.wait_closed()"))
-                assert await worker.get("me.connections.open") == 0
+                assert await worker.get("inside.connections.open") == 0
 
     async def test_a_transport_that_the_program_drops_ends_its_connection(self, tmp_path):
         async with agents(tmp_path) as (_, worker):
@@ -152,7 +152,7 @@ server = await asyncio.get_running_loop().create_server(Careless, "127.0.0.1", 0
             client = await Client.open(tuple(await worker.get("server.sockets[0].getsockname()")))
             try:
                 await within(
-                    worker.do("while me.connections.open:\n    gc.collect()\n    await asyncio.sleep(0)")
+                    worker.do("while inside.connections.open:\n    gc.collect()\n    await asyncio.sleep(0)")
                 )
                 assert await client.ended() == b""
             finally:
@@ -187,7 +187,7 @@ server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0
             await first.close()
             await second.close()
             assert await worker.get("told") == ["LookupError('on purpose')"]
-            await within(worker.do("while me.connections.open: await asyncio.sleep(0)"))
+            await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
 
     async def test_serve_forever_ends_when_the_server_is_closed(self, tmp_path):
         async with agents(tmp_path) as (_, worker):
@@ -259,7 +259,7 @@ class TestManyConnections:
 
             async def look() -> list[list[int]]:
                 for worker in workers:
-                    await within(worker.do("while me.connections.open: await asyncio.sleep(0)"))
+                    await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
                 return [
                     await worker.get(
                         "[descriptors(), len(server._accepted), count()]",
@@ -300,11 +300,11 @@ opened = await asyncio.open_connection("127.0.0.1", port)
         async with agents(tmp_path) as (_, worker):
             port = await worker.serve()
             await worker.do("server = None")
-            before = await worker.get("me.connections.open")
+            before = await worker.get("inside.connections.open")
             await worker.do(self.DIAL, port=port)
-            assert await worker.get("me.connections.open") == before + 2  # both ends are its own
+            assert await worker.get("inside.connections.open") == before + 2  # both ends are its own
             await worker.do("opened[1].close(); await opened[1].wait_closed()")
-            await within(worker.do("while me.connections.open: await asyncio.sleep(0)"))
+            await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
 
     async def test_many_that_have_ended_are_forgotten(self, tmp_path):
         async with agents(tmp_path) as (_, worker):
@@ -320,7 +320,7 @@ for _ in range(300):
                     port=port,
                 )
             )
-            assert await worker.get("len(me.connections._looked_at)") <= 64
+            assert await worker.get("len(inside.connections._looked_at)") <= 64
 
     async def test_a_departure_waits_for_one_and_ends_with_it(self, tmp_path):
         async with agents(tmp_path, grace=20.0) as (_, worker):

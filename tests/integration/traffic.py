@@ -27,7 +27,7 @@ from typing import Any, Self
 from everycore import Cluster, Listening, Settings, Worker
 from everycore.system import descriptors
 from tests.integration.workers import Diary, eventually, within, worker_script
-from tests.kit import turn
+from tests.kit import INSIDE, turn
 
 #: Seconds: longer than any test.
 NEVER = 3600.0
@@ -85,6 +85,7 @@ async def main():
 
 everycore.run(main())
 """
+AGENT = INSIDE + AGENT
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ program and leave nothing of it behind. An `async def` test needs no mark.
 """
 
 from tests.kit.clock import VirtualClock
+from tests.kit.inside import INSIDE
 from tests.kit.limits import scaled
 from tests.kit.listeners import connected, waiting
 from tests.kit.loops import turn
@@ -14,6 +15,7 @@ from tests.kit.processes import children, descendants, open_fds, process_tree, w
 from tests.kit.programs import Program, ProgramFailure
 
 __all__ = [
+    "INSIDE",
     "Program",
     "ProgramFailure",
     "VirtualClock",

@@ -17,7 +17,7 @@ from everycore.system.belt import Belt, make_pair, say_surely
 from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.connections import Connections
 from everycore.worker.limits import Limit
-from everycore.worker.reception import LOOK_AGAIN, Reception
+from everycore.worker.reception import LOOK_AGAIN, Reception, Receptions
 from tests.kit import VirtualClock, turn
 
 PEER = ["127.0.0.1", 50_000]
@@ -47,7 +47,6 @@ async def belt_of_a_worker(monkeypatch):
     ours, theirs = make_pair()
     belt = Belt(ours, theirs)
     board: Any = None  # nothing is counted here
-    context: Any = SimpleNamespace(descriptor_limit=1_000_000, watch_reception=lambda _: None)
     granted = wire.Granted(1, 1, PEER, socket.AF_INET, socket.SOCK_STREAM, 0)
     sock = ClusterSocket.granted(
         granted,
@@ -56,7 +55,8 @@ async def belt_of_a_worker(monkeypatch):
         lambda *_: None,
         started=True,
     )
-    reception = Handlers(asyncio.get_running_loop(), context, sock, Limit())
+    loop = asyncio.get_running_loop()
+    reception = Handlers(loop, sock, Limit(), receptions=Receptions(), descriptor_limit=1_000_000)
     reception.given = []
     reception.begin()
     assert words(belt) == [wire.Serve(16)]

@@ -63,11 +63,10 @@ class Stage:
         self.board = Board()
         self.limit = Limit()
         self.taken = 0
-        context: Any = SimpleNamespace(
-            board=self.board, connections=connections, descriptor_limit=1_000_000, when_ready=lambda go: go()
-        )
+        readiness = SimpleNamespace(when_ready=lambda loop, go: go())
+        session: Any = SimpleNamespace(board=self.board, connections=connections, readiness=readiness)
         loop = asyncio.get_running_loop()
-        self.reception = SharedReception(loop, self.sock, context, self.give, self.limit, TURNS)
+        self.reception = SharedReception(loop, self.sock, session, self.give, self.limit, TURNS)
 
     def give(self, fd, peer):
         self.taken += 1

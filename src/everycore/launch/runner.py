@@ -35,8 +35,8 @@ from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
 from everycore.system.processes import interpreter_flags
 from everycore.worker import hooks, intercept, intercept_asyncio, intercept_libraries
-from everycore.worker.context import WorkerContext
 from everycore.worker.ending import ProgramTerminator
+from everycore.worker.session import Session
 
 #: What C puts into `__main__` before it runs a script; all else is the launcher's.
 _PRISTINE: Final = (
@@ -52,15 +52,15 @@ def main(namespace: dict[str, Any]) -> None:
     for name in tuple(namespace):
         if name not in _PRISTINE:
             del namespace[name]
-    context = place.context()
-    if context is not None:
-        intercept.install(context)
-        intercept_libraries.install_on_libraries(context)
-        intercept_asyncio.install_on_asyncio(context)
-        hooks.after_import("uvloop", partial(_install_on_uvloop, context))
+    session = place.session()
+    if session is not None:
+        intercept.install(session)
+        intercept_libraries.install_on_libraries(session)
+        intercept_asyncio.install_on_asyncio(session)
+        hooks.after_import("uvloop", partial(_install_on_uvloop, session))
     if loop == "uvloop":
         intercept_asyncio.use_uvloop()
-    ending = _Ending(context, program, context.run_program() if context is not None else None)
+    ending = _Ending(session, program, session.run_program() if session is not None else None)
     if program[0] == "-m":
         _run_module(program, namespace, ending)
     elif pkgutil.get_importer(path := _absolute(program[0])) is not None:
@@ -69,10 +69,10 @@ def main(namespace: dict[str, Any]) -> None:
         _run_script(path, program, namespace, ending)
 
 
-def _install_on_uvloop(context: WorkerContext, _: ModuleType) -> None:
+def _install_on_uvloop(session: Session, _: ModuleType) -> None:
     from everycore.worker.intercept_uvloop import install_on_uvloop
 
-    install_on_uvloop(context)
+    install_on_uvloop(session)
 
 
 # --- three ways to name a program ---------------------------------------------------------------------------
@@ -147,9 +147,9 @@ class _Ending:
     """What becomes of the exception that ends a program."""
 
     def __init__(
-        self, context: WorkerContext | None, program: list[str], terminator: ProgramTerminator | None
+        self, session: Session | None, program: list[str], terminator: ProgramTerminator | None
     ) -> None:
-        self._context = context
+        self._session = session
         self._terminator = terminator
         self._program = program
         #: The outermost code that a traceback shows: the program's, or runpy's as with `python -m`.
@@ -203,13 +203,13 @@ class _Ending:
         return self._report(traceback_text(error, tail), STATUS_NO_BOOT)
 
     def _report(self, text: str, status: int, *, at_any_time: bool = False) -> bool:
-        if self._context is None or (self._context.has_listened and not at_any_time):
+        if self._session is None or (self._session.readiness.has_listened and not at_any_time):
             return False
         try:
-            self._context.report(BootReport(text, status).message())
+            self._session.report(BootReport(text, status).message())
         except (OSError, EverycoreError, ValueError):
             # Told to leave before it had listened, it has said good-bye: another one's failure is told.
-            return self._context.drain is not None
+            return self._session.departure.has_begun
         return True
 
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from everycore import events
 from everycore.aio.emitter import Emitter
-from everycore.aio.subscriptions import Subscription, check_plain, name_of
+from everycore.aio.subscriptions import Subscription, once
 from everycore.aio.waiting import see_through
 from everycore.model import ExitStatus, State, WorkerSnapshot
 from everycore.primary.driver import Home, WorkerDriver
 from everycore.primary.spawner import Seat
 
 if TYPE_CHECKING:
-    from everycore.aio.mailbox import Mailbox, MessageStream
+    from everycore.aio.mailbox import MessageStream
     from everycore.aio.requests import Handler
     from everycore.primary.pipes import PipeReader, PipeWriter
     from everycore.settings import Settings
@@ -152,7 +152,7 @@ class Worker:
     def once(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
         """As `on`, for the next one alone."""
         if kind is events.Message:
-            return once_message(self._driver.mailbox, callback)
+            return once(self._driver.mailbox.on_message, callback)
         return self._emitter.once(kind, callback)
 
     # --- orders -------------------------------------------------------------------------------------------
@@ -212,16 +212,3 @@ class Worker:
             outstanding=outstanding,
             open=self._driver.open,
         )
-
-
-def once_message(mailbox: Mailbox, callback: Callable[[Any], object]) -> Subscription:
-    """Call `callback` with the next message alone."""
-    check_plain(callback)
-
-    def call(message: events.Message) -> None:
-        subscription.cancel()
-        callback(message)
-
-    call.__qualname__ = name_of(callback)
-    subscription = mailbox.on_message(call)
-    return subscription

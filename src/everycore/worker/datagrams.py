@@ -19,7 +19,7 @@ from everycore.worker import resolving
 if TYPE_CHECKING:
     import asyncio
 
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 Endpoint = Callable[..., Awaitable[tuple[Any, Any]]]
 
@@ -31,7 +31,7 @@ def goes_through_primary(local_addr: Any, remote_addr: Any, more: dict[str, Any]
 
 async def open_endpoint(
     loop: asyncio.AbstractEventLoop,
-    context: WorkerContext,
+    session: Session,
     inherited: Endpoint,
     protocol_factory: Callable[[], asyncio.BaseProtocol],
     local_addr: Any,
@@ -39,7 +39,7 @@ async def open_endpoint(
 ) -> tuple[Any, Any]:
     """The endpoint, on the primary's socket. Raises OSError as a lone process would see it."""
     family, address = await where(loop, local_addr, more)
-    listener = await resolving.ask(context, family, socket.SOCK_DGRAM, address, backlog=0, start=True)
+    listener = await resolving.ask(session, family, socket.SOCK_DGRAM, address, backlog=0, start=True)
     try:
         if more.get("allow_broadcast"):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -48,7 +48,7 @@ async def open_endpoint(
     except BaseException:
         listener.close()
         raise
-    context.watch_server(transport)
+    session.departure.watch_server(transport)
     return transport, protocol
 
 

@@ -36,7 +36,7 @@ from everycore.worker.clustersocket import SharedSocket
 from everycore.worker.held import Held, Registry
 
 if TYPE_CHECKING:
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 #: The methods as C has them: `socket.socket` inherits all but four of those replaced here.
 _c: Final = _socket.socket
@@ -51,15 +51,15 @@ _VERY_LONG: Final = 2_000_000.0
 _BACKLOG: Final = min(socket.SOMAXCONN, 128)
 
 registry: Final = Registry()
-_context: WorkerContext | None = None
+_session: Session | None = None
 _lock = threading.RLock()
 
 
-def install(context: WorkerContext) -> None:
+def install(session: Session) -> None:
     """From now on the sockets of this process go through the primary. Once."""
-    global _context
-    _context = context
-    registry.when_closed = context.settle
+    global _session
+    _session = session
+    registry.when_closed = session.grants.settle
     replace(socket.socket, *SAME, __init__, accept, dup, close)
     replace_accept(socket.socket, accept_descriptor)
     socket.fromfd = fromfd  # type: ignore[assignment] # plain integers are all it ever gets
@@ -68,12 +68,12 @@ def install(context: WorkerContext) -> None:
 
 def is_installed() -> bool:
     """Whether new sockets of this process go through the primary: not in a forked child."""
-    return _context is not None
+    return _session is not None
 
 
 def _forked() -> None:
-    global _context
-    _context = None
+    global _session
+    _session = None
     registry.when_closed = lambda: None
     registry.forked()
 
@@ -104,7 +104,7 @@ def bind(self: socket.socket, address: Any, /) -> None:
     """As `socket.bind`."""
     if registry.find_any(_c.fileno(self)) is not None:
         raise _error(errno.EINVAL)
-    where = None if _context is None else cluster_address(self, address)
+    where = None if _session is None else cluster_address(self, address)
     if where is None:
         _c.bind(self, address)
         return
@@ -162,12 +162,12 @@ def _ask(sock: socket.socket, held: Held, name: bytes | None = None) -> bool:
 
     `name`: of a unix socket, as the program has it; it is what clients see of it too.
     """
-    assert _context is not None
+    assert _session is not None
     request = wire.Bind(held.address)
     if sock.family == socket.AF_UNIX:
         request = wire.Bind(held.address, new_file_mode(), os.getcwdb(), name)
     try:
-        inner = _context.bind_socket(request, _c.fileno(sock))
+        inner = _session.grants.bind(request, _c.fileno(sock))
     except ChannelClosed:
         return False
     except OSError as exc:
@@ -188,7 +188,7 @@ def _reserve(sock: socket.socket, held: Held) -> bool:
     with _lock:
         if held.inner is not None:
             return True
-        if _context is not None and _ask(sock, held):
+        if _session is not None and _ask(sock, held):
             return True
         _become_ordinary(sock, held)
         return False
@@ -201,8 +201,8 @@ def _become_ordinary(sock: socket.socket, held: Held) -> None:
         for fd in fds:
             registry.forget(fd)
         _c.bind(sock, tuple(held.address))
-    elif _context is not None:
-        own = _context.release_socket(held.inner)
+    elif _session is not None:
+        own = _session.grants.take_back(held.inner)
         for fd in fds:
             registry.forget(fd)
             os.dup2(own, fd, os.get_inheritable(fd))
@@ -254,12 +254,12 @@ def _begin(held: Held, backlog: int) -> None:
 
 def _serves_by_itself(sock: socket.socket) -> None:
     """Tell the primary of a listener of the program's own: it does not see it, but the program serves."""
-    if _context is None or (
+    if _session is None or (
         sock.family == socket.AF_UNIX and cluster_address(sock, _c.getsockname(sock)) is None
     ):
         return
     try:
-        _context.ready()
+        _session.readiness.ready()
     except (OSError, ChannelClosed):
         return
 
@@ -312,9 +312,9 @@ def getsockopt(self: socket.socket, level: int, option: int, *size: int) -> Any:
     lease = held.inner.lease
     if level == socket.SOL_SOCKET and option == socket.SO_ERROR:
         return _c.getsockopt(self, level, option, *size)
-    if (level == socket.SOL_SOCKET and option == socket.SO_ACCEPTCONN) or lease is None or _context is None:
+    if (level == socket.SOL_SOCKET and option == socket.SO_ACCEPTCONN) or lease is None or _session is None:
         return held.inner.getsockopt(level, option, *size)
-    value = _context.listener_option(
+    value = _session.grants.option(
         wire.GetOption(lease.listener, level, option, size[0] if size else _INT.size)
     )
     if size:
@@ -329,13 +329,13 @@ def setsockopt(self: socket.socket, level: int, option: int, value: Any, *size: 
         _c.setsockopt(self, level, option, value, *size)
         return
     lease = held.inner.lease
-    if lease is None or _context is None:
+    if lease is None or _session is None:
         return
     if value is None:
         data = bytes(size[0]) if size else b""
     else:
         data = _INT.pack(value) if isinstance(value, int) else bytes(value)
-    _context.listener_option(wire.SetOption(lease.listener, level, option, data))
+    _session.grants.option(wire.SetOption(lease.listener, level, option, data))
 
 
 def settimeout(self: socket.socket, value: float | None, held: Held | None = None, /) -> None:

@@ -25,17 +25,17 @@ from everycore.worker.loops import asyncio_loop
 from everycore.worker.turns import StampedSelector
 
 if TYPE_CHECKING:
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 _Loop: Any = asyncio.SelectorEventLoop
 
 
-def install_on_asyncio(context: WorkerContext) -> None:
+def install_on_asyncio(session: Session) -> None:
     """Once, after `intercept.install`."""
     if asyncio_internals.capabilities().servers:  # else connections come by plain `accept`
-        _replace_serving(context)
+        _replace_serving(session)
     _replace_create_unix_server()
-    _replace_selector(context)
+    _replace_selector(session)
 
 
 def use_uvloop() -> None:
@@ -53,7 +53,7 @@ def _listener(sock: Any) -> Held | None:
     return held if held is not None and held.is_listening else None
 
 
-def _replace_serving(context: WorkerContext) -> None:
+def _replace_serving(session: Session) -> None:
     def start(loop: Any, serving: Serving) -> bool:
         held = _listener(serving.sock)
         if held is None:
@@ -61,7 +61,7 @@ def _replace_serving(context: WorkerContext) -> None:
         inner = held.inner
         assert inner is not None
         inner.setblocking(False)
-        asyncio_loop.receive(loop, inner, context, serving)
+        asyncio_loop.receive(loop, inner, session, serving)
         return True
 
     def stop(loop: Any, sock: Any) -> None:
@@ -95,13 +95,13 @@ def _replace_create_unix_server() -> None:
     _Loop.create_unix_server = create_unix_server
 
 
-def _replace_selector(context: WorkerContext) -> None:
+def _replace_selector(session: Session) -> None:
     """The others see on the board whether this worker is free: for the policy `shared`."""
     init = _Loop.__init__
 
     def __init__(self: Any, selector: Any = None) -> None:  # noqa: N807 - it is to bear that name
         if selector is None and is_installed():  # not in a forked child, which has no place on the board
-            selector = self.stamped_selector = StampedSelector(context.board)
+            selector = self.stamped_selector = StampedSelector(session.board)
         init(self, selector)
 
     _Loop.__init__ = __init__

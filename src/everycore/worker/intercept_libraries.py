@@ -18,18 +18,18 @@ from everycore.worker.hooks import after_import
 from everycore.worker.intercept import SAME, accept_descriptor, registry, replace, settimeout
 
 if TYPE_CHECKING:
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 _c: Final = _socket.socket
 
 
-def install_on_libraries(context: WorkerContext) -> None:
+def install_on_libraries(session: Session) -> None:
     """Once, after `intercept.install`."""
-    after_import("ssl", partial(_install_on_ssl, context))
+    after_import("ssl", partial(_install_on_ssl, session))
     after_import("gevent._socket3", _install_on_gevent)
 
 
-def _install_on_ssl(context: WorkerContext, module: Any) -> None:
+def _install_on_ssl(session: Session, module: Any) -> None:
     lib_wrap = module.SSLContext.wrap_socket
 
     def wrap_socket(self: Any, sock: socket.socket, *args: Any, **more: Any) -> Any:
@@ -38,10 +38,10 @@ def _install_on_ssl(context: WorkerContext, module: Any) -> None:
         fd = _c.fileno(sock) if is_plain else -1
         held = registry.find_any(fd)
         if held is None or held.inner is None:
-            is_counted = is_plain and context.connections.is_plain(sock)
+            is_counted = is_plain and session.connections.is_plain(sock)
             wrapped = lib_wrap(self, sock, *args, **more)
             if is_counted:
-                context.connections.watch_plain(wrapped)
+                session.connections.watch_plain(wrapped)
             return wrapped
         registry.lend(fd)
         try:

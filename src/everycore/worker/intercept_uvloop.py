@@ -29,16 +29,16 @@ from everycore.worker.loops.clustered import Factory, Terms
 from everycore.worker.loops.uvloop_loop import Stamping
 
 if TYPE_CHECKING:
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 _Loop: Final[Any] = uvloop.Loop
 #: uvloop's own methods, as they are before ours are in their place.
 _native: dict[str, Callable[..., Any]] = {}
 
 
-def install_on_uvloop(context: WorkerContext) -> None:
+def install_on_uvloop(session: Session) -> None:
     """Once, after `intercept.install`, when the program imports uvloop."""
-    _Loop._everycore = context
+    _Loop._everycore = session
     _Loop._stamps = None
     for method in (Stamping.stamp, Stamping.end_stamps):
         setattr(_Loop, method.__name__, method)

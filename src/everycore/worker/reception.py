@@ -16,16 +16,14 @@ import os
 import resource
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+import weakref
+from typing import Any, Final
 
 from everycore.core import wire
 from everycore.core.dispatch import MOST_CREDIT
 from everycore.system import belt, sockets
 from everycore.worker.clustersocket import ClusterSocket
 from everycore.worker.limits import Limit
-
-if TYPE_CHECKING:
-    from everycore.worker.context import WorkerContext
 
 #: With fewer free descriptor numbers than this (or a quarter of the limit) a worker says that it is full.
 RESERVE: Final = 32
@@ -38,8 +36,8 @@ class Reception:
     """Takes the connections of one `ClusterSocket`; a subclass says in `give` what becomes of each."""
 
     __slots__ = (
-        "__weakref__", "_context", "_is_short", "_loop", "_rest", "_sock", "_taken", "_told",
-        "_unacked", "_unsaid", "_waits", "_was_single", "limit",
+        "__weakref__", "_descriptor_limit", "_is_short", "_loop", "_receptions", "_rest", "_sock", "_taken",
+        "_told", "_unacked", "_unsaid", "_waits", "_was_single", "limit",
     )  # fmt: skip
 
     #: Turns between giving a connection to the program and acknowledging it: until the first data callback,
@@ -47,10 +45,17 @@ class Reception:
     turns: int
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, context: WorkerContext, sock: ClusterSocket, limit: Limit
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: ClusterSocket,
+        limit: Limit,
+        *,
+        receptions: Receptions,
+        descriptor_limit: int,
     ) -> None:
         self._loop = loop
-        self._context = context
+        self._receptions = receptions
+        self._descriptor_limit = descriptor_limit
         self._sock = sock
         self.limit = limit
         self._waits: asyncio.TimerHandle | None = None
@@ -70,7 +75,7 @@ class Reception:
 
     def begin(self) -> None:
         """Ask to be served, from now on whenever there is room."""
-        self._context.watch_reception(self)
+        self._receptions.add(self)
         self._sock.when_closed(self._give_back)
         self.limit.watch(self._tell)
         self._sock.say(wire.Serve(belt.MOST_BATCH))
@@ -116,7 +121,7 @@ class Reception:
             if not limit.drop(fd, peer):
                 self.give(fd, peer)
         lost = len(handover.peers) - len(fds)
-        if truncated or lost or (fds and fds[-1] >= self._context.descriptor_limit):
+        if truncated or lost or (fds and fds[-1] >= self._descriptor_limit):
             self._run_short(lost)
         if limit.room is not None or self._told is not None:
             limit.look()
@@ -207,12 +212,28 @@ class Reception:
         if self._sock.lease is None:
             return
         if self._is_short:
-            self._is_short = not has_descriptors(self._sock.fileno(), self._context.descriptor_limit)
+            self._is_short = not has_descriptors(self._sock.fileno(), self._descriptor_limit)
         self._tell()
         if self._unsaid is not None:
             self._say(self._unsaid)
         if self._is_short:
             self._look_again_later()
+
+
+class Receptions:
+    """All that take connections off a belt in this process."""
+
+    def __init__(self) -> None:
+        self._all: weakref.WeakSet[Reception] = weakref.WeakSet()
+
+    def add(self, reception: Reception) -> None:
+        """Another one."""
+        self._all.add(reception)
+
+    def take_all(self) -> None:
+        """Let each take what has come so far."""
+        for reception in tuple(self._all):
+            reception.take_all()
 
 
 def has_descriptors(fd: int, limit: int) -> bool:

@@ -21,7 +21,7 @@ from everycore.system import sockets
 from everycore.worker.clustersocket import ClusterSocket
 
 if TYPE_CHECKING:
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 #: One address of several may be none of this machine: asyncio leaves it out, since 3.13 the second kind too.
 NOT_HERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -34,7 +34,7 @@ def is_ours(sock: Any) -> TypeGuard[ClusterSocket]:
 
 
 async def open_tcp(
-    context: WorkerContext,
+    session: Session,
     host: Any,
     port: Any,
     *,
@@ -50,7 +50,7 @@ async def open_tcp(
     try:
         for left, (af, kind, address) in enumerate(infos, start=1 - len(infos)):
             try:
-                opened.append(await ask(context, af, kind, address, backlog=backlog, start=start))
+                opened.append(await ask(session, af, kind, address, backlog=backlog, start=start))
             except OSError as exc:
                 if exc.errno not in NOT_HERE or not (opened or left):
                     raise
@@ -61,11 +61,11 @@ async def open_tcp(
 
 
 async def open_unix(
-    context: WorkerContext, path: str | bytes | os.PathLike[str], *, backlog: int, start: bool
+    session: Session, path: str | bytes | os.PathLike[str], *, backlog: int, start: bool
 ) -> list[ClusterSocket]:
     """The listener on a unix socket's path, as a list of one."""
     address = sockets.absolute_path(path)
-    return [await ask(context, socket.AF_UNIX, socket.SOCK_STREAM, address, backlog=backlog, start=start)]
+    return [await ask(session, socket.AF_UNIX, socket.SOCK_STREAM, address, backlog=backlog, start=start)]
 
 
 def close_sockets(opened: list[ClusterSocket]) -> None:
@@ -105,7 +105,7 @@ async def _resolve_one(
 
 
 async def ask(
-    context: WorkerContext, family: int, kind: int, address: Any, *, backlog: int, start: bool
+    session: Session, family: int, kind: int, address: Any, *, backlog: int, start: bool
 ) -> ClusterSocket:
     """Ask the primary for a listener. An error reads as asyncio's own would."""
     request = wire.Listen(
@@ -120,7 +120,7 @@ async def ask(
         start=bool(start),
     )
     try:
-        sock = await context.listen(request)
+        sock = await session.listen(request)
     except ChannelClosed:
         raise
     except OSError as exc:

@@ -28,13 +28,13 @@ from everycore.foreign.socket_internals import accept
 from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.wakeups import Turn, is_readable, pass_baton, take_baton
-from everycore.worker.reception import has_descriptors
+from everycore.worker.reception import descriptor_limit, has_descriptors
 
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
     from everycore.worker.clustersocket import SharedSocket
-    from everycore.worker.context import WorkerContext
     from everycore.worker.limits import Limit
+    from everycore.worker.session import Session
 
 log = logging.getLogger("everycore")
 
@@ -95,7 +95,8 @@ class SharedReception:
     __slots__ = (
         "_baton",
         "_board",
-        "_context",
+        "_connections",
+        "_descriptor_limit",
         "_gate",
         "_give",
         "_is_over",
@@ -103,6 +104,7 @@ class SharedReception:
         "_loop",
         "_now",
         "_patience",
+        "_readiness",
         "_sock",
         "_turn",
         "_turns",
@@ -112,7 +114,7 @@ class SharedReception:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: SharedSocket,
-        context: WorkerContext,
+        session: Session,
         give: Callable[[int, Any], None],
         limit: Limit,
         turns: int,
@@ -120,8 +122,10 @@ class SharedReception:
         self._loop = loop
         self._now = loop.time
         self._sock = sock
-        self._context = context
-        self._board = context.board
+        self._board = session.board
+        self._connections = session.connections
+        self._readiness = session.readiness
+        self._descriptor_limit = descriptor_limit()
         self._give = give
         self._limit = limit
         #: Until a connection's handler has begun, if its data was already there.
@@ -135,7 +139,7 @@ class SharedReception:
 
     def begin(self) -> None:
         """Take part once this worker is ready: the primary can't keep a shared listener from who is not."""
-        self._context.when_ready(self._enter)
+        self._readiness.when_ready(self._loop, self._enter)
         self._sock.say(wire.Serve(belt.MOST_BATCH))
 
     def _enter(self) -> None:
@@ -189,7 +193,7 @@ class SharedReception:
         fd = self._take()
         if fd < 0 or self._turn is None:
             return
-        if fd >= self._context.descriptor_limit:
+        if fd >= self._descriptor_limit:
             self._run_short()
         elif self._limit.is_full:
             self._limit.look()
@@ -242,7 +246,7 @@ class SharedReception:
 
     def _stay_out_on(self) -> None:
         self._stay_out(GATE, self._look_again)
-        self._context.connections.when_fewer(self._reconsider)
+        self._connections.when_fewer(self._reconsider)
 
     def _look_again(self) -> None:
         """Stay out while others are about to take who waits: to come back would be to take it from them."""
@@ -318,7 +322,7 @@ class SharedReception:
         if self._gate is None or self._has_left:
             return
         if self._board.should_yield(MOST_EXCESS):
-            self._context.connections.when_fewer(self._reconsider)
+            self._connections.when_fewer(self._reconsider)
             return
         self._open_gate()
         self._come_back()
@@ -328,7 +332,7 @@ class SharedReception:
         if self._turn is None or self._limit.is_full:
             return
         if self._baton is not None and not self._baton.is_in:
-            if not has_descriptors(self._sock.fileno(), self._context.descriptor_limit):
+            if not has_descriptors(self._sock.fileno(), self._descriptor_limit):
                 self._stay_out(PAUSE)
                 return
             self._baton.to_the_end()

@@ -22,11 +22,11 @@ from everycore.worker.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.limits import Limit
 from everycore.worker.loops.beltserver import BeltServer
 from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms
-from everycore.worker.reception import Reception
+from everycore.worker.reception import Reception, descriptor_limit
 from everycore.worker.turns import SharedReception, StampedSelector
 
 if TYPE_CHECKING:
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 
 class ClusterServer(asyncio.base_events.Server):
@@ -86,8 +86,14 @@ class AsyncioReception(Reception):
     turns = 3
     _loop: Any
 
-    def __init__(self, loop: Any, context: WorkerContext, sock: ClusterSocket, serving: Serving) -> None:
-        super().__init__(loop, context, sock, limit_of(serving.server))
+    def __init__(self, loop: Any, session: Session, sock: ClusterSocket, serving: Serving) -> None:
+        super().__init__(
+            loop,
+            sock,
+            limit_of(serving.server),
+            receptions=session.receptions,
+            descriptor_limit=descriptor_limit(),
+        )
         self._serving = serving
 
     def give(self, fd: int, peer: Any) -> None:
@@ -117,11 +123,11 @@ class AsyncioReception(Reception):
         return asyncio_internals.make_transport(self._loop, conn, serving.factory(), serving, peer, **context)
 
 
-def receive(loop: Any, sock: ClusterSocket, context: WorkerContext, serving: Serving) -> None:
+def receive(loop: Any, sock: ClusterSocket, session: Session, serving: Serving) -> None:
     """Let the connections of `sock` come: from its belt, or from the listener that all share."""
-    reception = AsyncioReception(loop, context, sock, serving)
+    reception = AsyncioReception(loop, session, sock, serving)
     if isinstance(sock, SharedSocket):
-        SharedReception(loop, sock, context, reception.give, reception.limit, reception.turns).begin()
+        SharedReception(loop, sock, session, reception.give, reception.limit, reception.turns).begin()
     else:
         loop.add_reader(sock.fileno(), reception.on_readable)
         reception.begin()
@@ -135,7 +141,7 @@ class AsyncioListeners(FromPrimary):
     ) -> asyncio.AbstractServer:
         """As `Listeners.serve`."""
         if terms.others or not asyncio_internals.capabilities().servers:
-            return BeltServer.begin(loop, self._context, opened, factory, terms, self.connect(loop))
+            return BeltServer.begin(loop, self._session, opened, factory, terms, self.connect(loop))
         for sock in opened:
             sock.setblocking(False)
         server: ClusterServer = asyncio_internals.make_server(
@@ -155,11 +161,11 @@ class AsyncioListeners(FromPrimary):
 class ClusterEventLoop(ClusteredLoop, asyncio.SelectorEventLoop):
     """asyncio's selector loop; in a worker, its servers listen through the primary."""
 
-    def __init__(self, context: WorkerContext) -> None:
-        self.stamped_selector = StampedSelector(context.board)
+    def __init__(self, session: Session) -> None:
+        self.stamped_selector = StampedSelector(session.board)
         super().__init__(self.stamped_selector)
-        self._everycore = context
-        self._listeners = AsyncioListeners(context)
+        self._everycore = session
+        self._listeners = AsyncioListeners(session)
 
     def serve(self, serving: Serving) -> bool:
         """Where asyncio would begin to accept: take the connections of a listener of the primary's."""
@@ -168,7 +174,7 @@ class ClusterEventLoop(ClusteredLoop, asyncio.SelectorEventLoop):
             return False
         receive(self, sock, self._everycore, serving)
         if serving.server is not None:
-            self._everycore.watch_server(serving.server)
+            self._everycore.departure.watch_server(serving.server)
         return True
 
 

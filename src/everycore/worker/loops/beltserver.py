@@ -21,11 +21,11 @@ from everycore.worker.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.limits import Limit
 from everycore.worker.loops.accepted import Accepted, AcceptedSocket, Connection
 from everycore.worker.loops.clustered import Factory, Terms
-from everycore.worker.reception import Reception
+from everycore.worker.reception import Reception, descriptor_limit
 from everycore.worker.turns import SharedReception
 
 if TYPE_CHECKING:
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 Connect = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -36,9 +36,15 @@ class BeltReception(Reception):
     __slots__ = ("_family", "_fresh", "_server", "turns")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, context: WorkerContext, sock: ClusterSocket, server: BeltServer
+        self, loop: asyncio.AbstractEventLoop, session: Session, sock: ClusterSocket, server: BeltServer
     ) -> None:
-        super().__init__(loop, context, sock, server.connection_limit)
+        super().__init__(
+            loop,
+            sock,
+            server.connection_limit,
+            receptions=session.receptions,
+            descriptor_limit=descriptor_limit(),
+        )
         # By hand: `connection_made`, and the first data callback, which runs while libuv polls. By a task:
         # its first step, `connection_made`, the descriptor's registration, and the first data callback.
         self.turns = 2 if server.by_hand else 4
@@ -99,7 +105,7 @@ class BeltServer(asyncio.AbstractServer):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        context: WorkerContext,
+        session: Session,
         sockets: Iterable[socket.socket],
         factory: Factory,
         terms: Terms,
@@ -109,7 +115,7 @@ class BeltServer(asyncio.AbstractServer):
         source: Callable[[Any], ClusterSocket] = lambda sock: sock,
     ) -> None:
         self._loop: Any = loop
-        self._context = context
+        self._session = session
         self._sockets: list[socket.socket] | None = list(sockets)
         self._source = source
         self._read: list[ClusterSocket] = []
@@ -123,13 +129,13 @@ class BeltServer(asyncio.AbstractServer):
         self._accepted: set[Connection] = set()
         #: For `everycore.limit_connections`.
         self.connection_limit = Limit()
-        self._connections = context.connections
+        self._connections = session.connections
 
     @classmethod
     def begin(
         cls,
         loop: asyncio.AbstractEventLoop,
-        context: WorkerContext,
+        session: Session,
         sockets: Iterable[socket.socket],
         factory: Factory,
         terms: Terms,
@@ -137,7 +143,7 @@ class BeltServer(asyncio.AbstractServer):
         **more: Any,
     ) -> BeltServer:
         """A server, which serves already if the terms say so. Raises OSError."""
-        server = cls(loop, context, sockets, factory, terms, connect, **more)
+        server = cls(loop, session, sockets, factory, terms, connect, **more)
         if terms.start:
             try:
                 server._start()
@@ -206,12 +212,12 @@ class BeltServer(asyncio.AbstractServer):
         for sock in self._sockets:
             sock.listen(self._backlog)
             self._take_from(self._source(sock))
-        self._context.watch_server(self)
+        self._session.departure.watch_server(self)
         self._connections.watch_server(self)
 
     def _take_from(self, source: ClusterSocket) -> None:
         source.setblocking(False)
-        reception = BeltReception(self._loop, self._context, source, self)
+        reception = BeltReception(self._loop, self._session, source, self)
         if isinstance(source, SharedSocket):
             stamp = getattr(self._loop, "stamp", None)
             if stamp is not None:  # asyncio's loops have a selector of ours
@@ -219,7 +225,7 @@ class BeltServer(asyncio.AbstractServer):
             SharedReception(
                 self._loop,
                 source,
-                self._context,
+                self._session,
                 reception.give_at_once,
                 self.connection_limit,
                 reception.turns,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from everycore.worker import datagrams, resolving
 
 if TYPE_CHECKING:
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 Factory = Callable[[], asyncio.BaseProtocol]
 _TIMES: Final = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
@@ -177,7 +177,7 @@ class ClusteredLoop:
     A drain waits for connections that the loop opened, or was given.
     """
 
-    _everycore: WorkerContext
+    _everycore: Session
     _listeners: Listeners
 
     async def create_server(
@@ -269,8 +269,8 @@ class ClusteredLoop:
 class FromPrimary:
     """Listeners for a program that imports everycore: asked of the primary by the channel."""
 
-    def __init__(self, context: WorkerContext) -> None:
-        self._context = context
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     def is_ours(self, sock: Any) -> bool:
         """As `Listeners.is_ours`."""
@@ -284,7 +284,7 @@ class FromPrimary:
     async def open_tcp(self, loop: Any, host: Any, port: Any, terms: Terms) -> Sequence[socket.socket]:
         """As `Listeners.open_tcp`."""
         return await resolving.open_tcp(
-            self._context,
+            self._session,
             host,
             port,
             family=terms.family,
@@ -297,4 +297,4 @@ class FromPrimary:
         self, loop: Any, path: str | bytes | os.PathLike[str], terms: Terms
     ) -> Sequence[socket.socket]:
         """As `Listeners.open_unix`."""
-        return await resolving.open_unix(self._context, path, backlog=terms.backlog, start=terms.start)
+        return await resolving.open_unix(self._session, path, backlog=terms.backlog, start=terms.start)

@@ -18,13 +18,13 @@ from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary
 
 if TYPE_CHECKING:
     from everycore.foreign.uvloop_internals import Stamps
-    from everycore.worker.context import WorkerContext
+    from everycore.worker.session import Session
 
 
 class Stamping:
     """A loop of uvloop that can note on the board whether it waits for events."""
 
-    _everycore: WorkerContext
+    _everycore: Session
     _stamps: Stamps | None = None
 
     def stamp(self) -> None:
@@ -48,16 +48,16 @@ class UvloopListeners(FromPrimary):
         """As `Listeners.serve`."""
         by_hand = uvloop_internals.capabilities().connect
         connect = self.connect(loop)
-        return BeltServer.begin(loop, self._context, opened, factory, terms, connect, by_hand=by_hand)
+        return BeltServer.begin(loop, self._session, opened, factory, terms, connect, by_hand=by_hand)
 
 
 class ClusterUvloop(Stamping, ClusteredLoop, uvloop.Loop):  # type: ignore[misc] # as uvloop types it
     """uvloop's loop; in a worker, its servers listen through the primary."""
 
-    def __init__(self, context: WorkerContext) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
-        self._everycore = context
-        self._listeners = UvloopListeners(context)
+        self._everycore = session
+        self._listeners = UvloopListeners(session)
 
     def close(self) -> None:
         """As `loop.close`."""

@@ -1,0 +1,157 @@
+"""How a worker ends: the steps, in order.
+
+The worker's loop runs them. They run once, whoever asked (the primary, the program, a signal, the loss of the
+primary), and they end within the grace.
+
+1. the worker leaves the rotation (the primary takes its belts back) and `wait_shutdown()` returns;
+2. the servers that it got through the primary close;
+3. the count of open connections reaches 0, or the grace is over: then they are aborted;
+4. the worker says `Drained`, and the channel closes;
+5. the main task is cancelled, which `everycore.run` swallows. A main task that has called `wait_shutdown()`
+   may return by itself until the grace is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from everycore.system.board import WorkerBoard
+    from everycore.worker.connections import Connections
+    from everycore.worker.reception import Receptions
+
+#: After an abort the protocols still hear `connection_lost`; they get this long, in seconds.
+ABORT_TIME: Final = 0.1
+#: How often to look at connections that do not tell when they are closed, in seconds.
+LOOK: Final = 0.02
+
+Goodbye = Callable[[], Awaitable[None]]
+
+
+class Departure:
+    """The end of this worker: not asked for yet, under way, or done."""
+
+    def __init__(self, connections: Connections, board: WorkerBoard, receptions: Receptions) -> None:
+        self._connections = connections
+        self._board = board
+        self._receptions = receptions
+        self._servers: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: The status to leave with, when it is not the program's own.
+        self.exit_code: int | None = None
+        self._main: asyncio.Task[Any] | None = None
+        self._is_asked = asyncio.Event()
+        self._is_awaited = False
+        self._is_over = asyncio.Event()
+        self._deadline = 0.0
+        self._steps: asyncio.Task[None] | None = None
+
+    # --- what it ends -------------------------------------------------------------------------------------
+
+    @property
+    def has_main(self) -> bool:
+        """Whether `everycore.run` runs a main task in this worker."""
+        return self._main is not None
+
+    def watch_main(self, main: asyncio.Task[Any]) -> None:
+        """Remember the main task: it is what ends last."""
+        self._main = main
+
+    def watch_server(self, server: Any) -> None:
+        """Remember a server that is to be closed."""
+        self._servers.add(server)
+
+    # --- who waits for it ---------------------------------------------------------------------------------
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the worker is leaving, or has left."""
+        return self._steps is not None
+
+    async def asked(self) -> None:
+        """Wait until this worker is to leave. Whoever calls this ends the main task by returning from it."""
+        self._is_awaited = True
+        await self._is_asked.wait()
+
+    async def over(self) -> None:
+        """Wait for the last step."""
+        await self._is_over.wait()
+
+    # --- its beginning ------------------------------------------------------------------------------------
+
+    def begin(self, loop: asyncio.AbstractEventLoop, grace: float, goodbye: Goodbye) -> None:
+        """Leave, within `grace` seconds. Does nothing if the worker is leaving already.
+
+        `goodbye` says the last words to the primary and closes the channel, also when it is cancelled.
+        """
+        if self._steps is None:
+            self._board.serving(False)
+            self._deadline = loop.time() + grace
+            self._steps = loop.create_task(self._run(loop, goodbye))
+            self._is_asked.set()
+
+    def tell_program(self, loop: asyncio.AbstractEventLoop, grace: float) -> None:
+        """Pass the request on by SIGTERM, as a lone process is asked to leave.
+
+        At once; or, if the program waits in `wait_shutdown()`, when the grace is over.
+        """
+        self._is_asked.set()
+        loop.call_later(grace if self._is_awaited else 0.0, os.kill, os.getpid(), signal.SIGTERM)
+
+    # --- the steps ----------------------------------------------------------------------------------------
+
+    async def _run(self, loop: asyncio.AbstractEventLoop, goodbye: Goodbye) -> None:
+        def left() -> float:
+            return max(self._deadline - loop.time(), 0.0)
+
+        try:
+            self._close_servers()
+            if not await _within(self._none_open(), left()):
+                self._connections.abort()
+                await _within(self._none_open(), ABORT_TIME)
+            await _within(goodbye(), left())
+            await self._end_main(left)
+        finally:
+            self._is_over.set()
+
+    def _close_servers(self) -> None:
+        """Close them. A connection on a belt now was left there because no other worker could take it."""
+        self._receptions.take_all()
+        for server in tuple(self._servers):
+            leave = getattr(server, "leave", server.close)  # a server of another library can only be closed
+            leave()
+
+    async def _none_open(self) -> None:
+        """Return when no connection is open. Most tell when they are closed; the others are looked at."""
+        while self._connections.open:
+            told = asyncio.Event()
+            self._connections.when_none(told.set)
+            await told.wait()
+            if self._connections.open:
+                await asyncio.sleep(LOOK)
+
+    async def _end_main(self, left: Callable[[], float]) -> None:
+        main = self._main
+        if main is None:  # the program runs a loop of its own: it is told as one without a loop is
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        if main.done():
+            return
+        if self._is_awaited:
+            await _within(asyncio.wait([main]), left())
+        if not main.done():
+            main.cancel()
+
+
+async def _within(what: Awaitable[Any], seconds: float) -> bool:
+    """Whether `what` was over within `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await what
+    except TimeoutError:
+        return False
+    return True

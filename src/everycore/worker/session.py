@@ -1,0 +1,246 @@
+"""What this process has as a worker: its channel on the loop, its listeners, its readiness, its departure.
+
+`WorkerContext` is its public face. One event loop reads the channel: the first that asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal as signals
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar
+
+from everycore import events
+from everycore.aio.channel import Channel
+from everycore.aio.emitter import Emitter
+from everycore.aio.mailbox import Mailbox
+from everycore.core import values, wire
+from everycore.errors import EverycoreError, ProtocolError
+from everycore.system.descriptors import close_all
+from everycore.worker.boot import ORPHANED, Post
+from everycore.worker.clustersocket import ClusterSocket
+from everycore.worker.departure import Departure
+from everycore.worker.ending import LastResort, ProgramTerminator, install_terminator
+from everycore.worker.grants import Grants
+from everycore.worker.readiness import Readiness
+from everycore.worker.reception import Receptions
+
+T = TypeVar("T")
+log = logging.getLogger("everycore")
+
+#: How long the kernel may take from closing a dead primary's sockets to killing its workers, in seconds.
+_KERNELS_TURN: Final = 0.1
+
+
+class Session:
+    """The worker's side of its life with the primary."""
+
+    def __init__(self, post: Post, make_face: Callable[[Session], Any]) -> None:
+        self._post = post
+        self.ticket = post.ticket
+        self.board = post.board
+        #: The count of open connections.
+        self.connections = post.connections
+        self.receptions = Receptions()
+        self.readiness = Readiness(post.link)
+        self.departure = Departure(post.connections, post.board, self.receptions)
+        self.grants = Grants(post.link, post.connections, self.readiness, self.departure)
+        self.emitter = Emitter()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: Channel | None = None
+        self._mailbox: Mailbox | None = None
+        self._seq = 0
+        self._has_said_leave = False
+        self._is_program = False
+        #: What the program sees of this worker, and what events name as their `worker`.
+        self.face = make_face(self)
+
+    # --- on the loop --------------------------------------------------------------------------------------
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """The messages from and to the primary; the running loop reads the channel from now on."""
+        mailbox = self._mailbox
+        return mailbox if mailbox is not None else self._attach(asyncio.get_running_loop())[1]
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the channel is open."""
+        return self._channel is None or not self._channel.is_closed
+
+    def begin_main(self, main: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin `main` as the task that ends last, on the running loop, which reads the channel."""
+        loop = asyncio.get_running_loop()
+        channel, _ = self._attach(loop)
+        # What `main` says in its first step, `answer` above all, comes before the first message: uvloop would
+        # read the channel before it begins `main`.
+        channel.pause_reading()
+        task = loop.create_task(main, name="main")
+        self.departure.watch_main(task)
+        loop.call_soon(channel.resume_reading)
+        return task
+
+    def _attach(self, loop: asyncio.AbstractEventLoop) -> tuple[Channel, Mailbox]:
+        """Read the channel on `loop`, the first one or the same one again."""
+        if self._channel is None or self._mailbox is None:
+            self._loop = loop
+            self._channel = Channel(
+                self._post.channel,
+                loop=loop,
+                peer="the primary",
+                decode=wire.decode_to_worker,
+                max_message=self.ticket.max_message,
+                on_message=self._on_message,
+                on_lost=self._on_lost,
+            )
+            self._mailbox = Mailbox(
+                self._channel,
+                loop=loop,
+                serialization=self.ticket.serialization,
+                make_message=self._make_message,
+            )
+            self._channel.post(wire.Attached())
+        elif self._loop is not loop:
+            raise RuntimeError("the channel of this worker belongs to another event loop")
+        return self._channel, self._mailbox
+
+    def _make_message(self, value: Any, handle: Any) -> events.Message:
+        self._seq += 1
+        return events.make_message(self._seq, time.time(), self.face, value, handle)
+
+    def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
+        match message:
+            case wire.Granted():
+                self.grants.granted(message, fds)
+                return
+            case wire.Refused():
+                self.grants.refused(message)
+            case wire.Disconnect(grace):
+                assert self._loop is not None
+                if self._is_program and not self.departure.has_main:
+                    self.departure.tell_program(self._loop, grace)
+                else:
+                    self._depart(grace)
+            case _:
+                assert self._mailbox is not None
+                self._mailbox.deliver(message, fds)
+                return
+        if fds:
+            close_all(fds)
+            raise ProtocolError(f"{type(message).__name__} came with {len(fds)} descriptors")
+
+    # --- listening ----------------------------------------------------------------------------------------
+
+    async def listen(self, request: wire.Listen) -> ClusterSocket:
+        """Ask the primary for a listener, by the channel. Raises OSError as a lone process would see it."""
+        channel = self._channel or self._attach(asyncio.get_running_loop())[0]
+        return await self.grants.listen(request, channel)
+
+    def report(self, value: Any) -> None:
+        """Send a message without a loop: for a program that has none, or none any more. Raises OSError."""
+        self._post.link.request(wire.Report(values.encode_json(value)))
+
+    # --- signals ------------------------------------------------------------------------------------------
+
+    def run_program(self) -> ProgramTerminator:
+        """Let a program that knows nothing of everycore have this process (`everycore run`)."""
+        self._is_program = True
+        return install_terminator(self._post)
+
+    def insist_on(self, numbers: Iterable[int]) -> None:
+        """Let these signals, which the loop hears, end a process whose loop does not hear them."""
+        last_resort = LastResort(self.ticket.grace, lambda: self.departure.has_begun)
+        for number in numbers:
+            last_resort.install(number)
+
+    def only_note_signals(self) -> list[int]:
+        """From now on SIGTERM and SIGINT end nothing by themselves: they are added to the list returned."""
+        self._post.only_note = True
+        return self._post.noted
+
+    # --- leaving ------------------------------------------------------------------------------------------
+
+    def disconnect(self) -> None:
+        """Finish the work and leave, of this worker's own accord."""
+        if self._has_said_leave or self.departure.has_begun:
+            return
+        self._has_said_leave = True
+        # By the link, and before anything else is done: the primary knows it when the channel closes.
+        try:
+            self._post.link.tell(wire.Leave())
+        except (OSError, EverycoreError):
+            pass  # the primary is gone: this worker leaves all the same
+        if self._loop is None:
+            os.kill(os.getpid(), signals.SIGTERM)
+        else:
+            self._depart(self.ticket.grace)
+
+    async def asked_to_leave(self) -> None:
+        """Wait until this worker is to leave, whoever asks; the channel is read from now on."""
+        if self._channel is None:
+            self._attach(asyncio.get_running_loop())
+        await self.departure.asked()
+
+    def _depart(self, grace: float) -> None:
+        assert self._loop is not None
+        self.departure.begin(self._loop, grace, self._say_goodbye)
+
+    async def _say_goodbye(self) -> None:
+        """Say that this worker is drained, and close the channel."""
+        if self._channel is None or self._channel.is_closed:
+            return
+        try:
+            self._channel.post(wire.Drained())
+            await self._channel.flush()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._channel is not None and not self._channel.is_closed:
+            self._channel.close()
+            self._closed()
+
+    def _closed(self) -> None:
+        if self._mailbox is not None:
+            self._mailbox.close()
+        self._seq += 1
+        self.emitter.emit(events.Disconnected(seq=self._seq, at=time.time(), worker=self.face))
+
+    def _on_lost(self, error: Exception | None) -> None:
+        """The primary is gone, or has given this worker up."""
+        if error is not None:
+            log.error("the channel to the primary: %s", error)
+        if self.departure.exit_code is None:
+            self.departure.exit_code = ORPHANED
+        self._closed()
+        grace = self.ticket.orphan_grace
+        assert self._loop is not None
+        if grace:
+            self._depart(grace)
+        else:
+            # If the primary has died the kernel kills this process, a moment after it has closed the channel;
+            # what began to end in between would only make noise.
+            self._loop.call_later(_KERNELS_TURN, self._depart, grace)
+        # A main task that does not let itself be cancelled:
+        self._loop.call_later(grace + 1.0, os._exit, ORPHANED)
+
+    async def finish(self) -> None:
+        """The program is over: wait for a departure under way, then for the channel to take what was sent."""
+        if self.departure.has_begun:
+            await self.departure.over()
+        if self._channel is not None and not self._channel.is_closed:
+            try:
+                async with asyncio.timeout(self.ticket.grace):
+                    await self._channel.flush()
+            except TimeoutError:
+                log.warning("the primary did not take this worker's last messages")
+
+    def abandon(self) -> None:
+        """In a forked child: all of this is the parent's."""
+        if self._channel is not None:
+            self._channel.abandon()
+        self._post.abandon()
+        self.grants.abandon()
