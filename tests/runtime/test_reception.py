@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import socket
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,7 +50,7 @@ async def belt_of_a_worker(monkeypatch):
     sock = ClusterSocket.granted(
         granted,
         [os.dup(theirs.fileno()), os.dup(ours.fileno())],
-        Connections(board),
+        Connections(board).watch_plain,
         lambda *_: None,
         started=True,
     )
@@ -176,7 +175,7 @@ def test_the_end_of_a_listener_is_said_when_the_belt_has_room_again(monkeypatch,
         fds += [socket.socket().detach(), os.eventfd(0)]
     granted = wire.Granted(1, 1, PEER, socket.AF_INET, socket.SOCK_STREAM, 0)
     board: Any = None
-    sock = ClusterSocket.granted(granted, fds, Connections(board), lambda *_: None, started=True)
+    sock = ClusterSocket.granted(granted, fds, Connections(board).watch_plain, lambda *_: None, started=True)
     fill(sock)
     heard: list[Any] = []
     monkeypatch.setattr("everycore.system.belt.time.sleep", lambda _: heard.extend(words(belt)))
@@ -207,8 +206,7 @@ def test_a_plain_accept_acknowledges_when_the_belt_has_room_again(monkeypatch):
     belt = Belt(ours, theirs)
     granted = wire.Granted(1, 1, PEER, socket.AF_INET, socket.SOCK_STREAM, 0)
     fds = [os.dup(theirs.fileno()), os.dup(ours.fileno())]
-    counted: Any = SimpleNamespace(watch_plain=lambda conn: None)
-    sock = ClusterSocket.granted(granted, fds, counted, lambda *_: None, started=True)
+    sock = ClusterSocket.granted(granted, fds, lambda _: None, lambda *_: None, started=True)
     fill(sock)
     put(belt, 1, 1)
     monkeypatch.setattr("everycore.system.belt.time.sleep", lambda _: words(belt))

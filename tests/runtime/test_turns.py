@@ -56,17 +56,19 @@ class Stage:
         self.ends = [ours, theirs, self.listener]
         granted = wire.Granted(1, 1, list(self.listener.getsockname()), socket.AF_INET, socket.SOCK_STREAM, 0)
         lent = [os.dup(end.fileno()) for end in (theirs, ours, self.listener)] + [baton]
-        connections: Any = SimpleNamespace(when_fewer=lambda _: None)
-        sock = ClusterSocket.granted(granted, lent, connections, lambda *_: None, started=True)
+        sock = ClusterSocket.granted(granted, lent, lambda _: None, lambda *_: None, started=True)
         assert isinstance(sock, SharedSocket)
         self.sock = sock
         self.board = Board()
         self.limit = Limit()
         self.taken = 0
-        readiness = SimpleNamespace(when_ready=lambda loop, go: go())
-        session: Any = SimpleNamespace(board=self.board, connections=connections, readiness=readiness)
+        parts: Any = {
+            "board": self.board,
+            "connections": SimpleNamespace(when_fewer=lambda _: None),
+            "readiness": SimpleNamespace(when_ready=lambda loop, go: go()),
+        }
         loop = asyncio.get_running_loop()
-        self.reception = SharedReception(loop, self.sock, session, self.give, self.limit, TURNS)
+        self.reception = SharedReception(loop, self.sock, self.give, self.limit, TURNS, **parts)
 
     def give(self, fd, peer):
         self.taken += 1

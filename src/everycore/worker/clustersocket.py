@@ -22,7 +22,6 @@ from everycore.core import wire
 from everycore.foreign.socket_internals import accept, keep_native_accept
 from everycore.system import belt, sockets
 from everycore.system.descriptors import duplicate, release
-from everycore.worker.connections import Connections
 
 #: Seconds; what poll(2) can express is not much more.
 _VERY_LONG = 2_000_000.0
@@ -50,7 +49,8 @@ class Lease:
     family: int
     kind: int
     proto: int
-    connections: Connections
+    #: Counts a connection that `accept()` returns.
+    watch: Callable[[socket.socket], None]
     start: Callable[[int, int], None]
     started: bool
     users: int = 0
@@ -84,7 +84,7 @@ class ClusterSocket(socket.socket):
     def granted(
         message: wire.Granted,
         fds: list[int] | tuple[int, ...],
-        connections: Connections,
+        watch: Callable[[socket.socket], None],
         start: Callable[[int, int], None],
         *,
         started: bool,
@@ -97,7 +97,7 @@ class ClusterSocket(socket.socket):
             message.family,
             message.kind,
             message.proto,
-            connections,
+            watch,
             start,
             started,
         )
@@ -181,7 +181,7 @@ class ClusterSocket(socket.socket):
         conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fds[0])
         if socket.getdefaulttimeout() is None:
             conn.setblocking(True)
-        lease.connections.watch_plain(conn)
+        lease.watch(conn)
         return conn, sockets.off_the_wire(handover.peers[0])
 
     def _receive(self) -> tuple[bytes, list[int], bool] | None:
@@ -325,7 +325,7 @@ class SharedSocket(ClusterSocket):
             if not rests and (accepted := self._try()) is not None:
                 fd, peer = accepted
                 conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fd)
-                lease.connections.watch_plain(conn)
+                lease.watch(conn)
                 return conn, peer
             left = _VERY_LONG if deadline is None else deadline - _now()
             if left <= 0:

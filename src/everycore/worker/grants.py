@@ -32,7 +32,7 @@ class Grants:
         self, link: Link, connections: Connections, readiness: Readiness, departure: Departure
     ) -> None:
         self._link = link
-        self._connections = connections
+        self._watch = connections.watch_plain
         self._readiness = readiness
         self._departure = departure
         self._sockets: weakref.WeakSet[ClusterSocket] = weakref.WeakSet()
@@ -90,7 +90,7 @@ class Grants:
     def bind(self, request: wire.Bind, fd: int) -> ClusterSocket:
         """Let the primary bind the program's own socket, `fd`. Raises OSError as the system call would."""
         message, fds = self._link.request(request, fd=fd)
-        return ClusterSocket.granted(message, fds, self._connections, self._start, started=False)
+        return ClusterSocket.granted(message, fds, self._watch, self._start, started=False)
 
     def take_back(self, sock: ClusterSocket) -> int:
         """Have the program's own socket back from the primary, still bound. Raises OSError."""
@@ -113,7 +113,7 @@ class Grants:
     def _made(
         self, message: wire.Granted, fds: list[int] | tuple[int, ...], *, started: bool
     ) -> ClusterSocket:
-        sock = ClusterSocket.granted(message, fds, self._connections, self._start, started=started)
+        sock = ClusterSocket.granted(message, fds, self._watch, self._start, started=started)
         self._sockets.add(sock)
         self._readiness.has_listened = True
         return sock

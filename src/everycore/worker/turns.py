@@ -33,8 +33,9 @@ from everycore.worker.reception import descriptor_limit, has_descriptors
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
     from everycore.worker.clustersocket import SharedSocket
+    from everycore.worker.connections import Connections
     from everycore.worker.limits import Limit
-    from everycore.worker.session import Session
+    from everycore.worker.readiness import Readiness
 
 log = logging.getLogger("everycore")
 
@@ -114,17 +115,20 @@ class SharedReception:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: SharedSocket,
-        session: Session,
         give: Callable[[int, Any], None],
         limit: Limit,
         turns: int,
+        *,
+        board: WorkerBoard,
+        connections: Connections,
+        readiness: Readiness,
     ) -> None:
         self._loop = loop
         self._now = loop.time
         self._sock = sock
-        self._board = session.board
-        self._connections = session.connections
-        self._readiness = session.readiness
+        self._board = board
+        self._connections = connections
+        self._readiness = readiness
         self._descriptor_limit = descriptor_limit()
         self._give = give
         self._limit = limit

@@ -80,7 +80,7 @@ def limit_of(server: Any) -> Limit:
 class AsyncioReception(Reception):
     """Gives the connections of one `ClusterSocket` to one server."""
 
-    __slots__ = ("_serving",)
+    __slots__ = ("_connections", "_serving")
 
     #: The reader callback, `connection_made`, and the first data callback.
     turns = 3
@@ -94,6 +94,7 @@ class AsyncioReception(Reception):
             receptions=session.receptions,
             descriptor_limit=descriptor_limit(),
         )
+        self._connections = session.connections
         self._serving = serving
 
     def give(self, fd: int, peer: Any) -> None:
@@ -102,7 +103,7 @@ class AsyncioReception(Reception):
         if lease is None:
             close_all((fd,))
             return
-        conn = lease.connections.counted_socket(lease.family, lease.kind, lease.proto, fd, self.limit)
+        conn = self._connections.counted_socket(lease.family, lease.kind, lease.proto, fd, self.limit)
         try:
             conn.setblocking(False)
             context = self._serving.context
@@ -127,7 +128,16 @@ def receive(loop: Any, sock: ClusterSocket, session: Session, serving: Serving) 
     """Let the connections of `sock` come: from its belt, or from the listener that all share."""
     reception = AsyncioReception(loop, session, sock, serving)
     if isinstance(sock, SharedSocket):
-        SharedReception(loop, sock, session, reception.give, reception.limit, reception.turns).begin()
+        SharedReception(
+            loop,
+            sock,
+            reception.give,
+            reception.limit,
+            reception.turns,
+            board=session.board,
+            connections=session.connections,
+            readiness=session.readiness,
+        ).begin()
     else:
         loop.add_reader(sock.fileno(), reception.on_readable)
         reception.begin()

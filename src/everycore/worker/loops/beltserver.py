@@ -225,10 +225,12 @@ class BeltServer(asyncio.AbstractServer):
             SharedReception(
                 self._loop,
                 source,
-                self._session,
                 reception.give_at_once,
                 self.connection_limit,
                 reception.turns,
+                board=self._session.board,
+                connections=self._connections,
+                readiness=self._session.readiness,
             ).begin()
         else:
             self._loop.add_reader(source.fileno(), reception.on_readable)
