@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from everycore.primary.worker import Worker
     from everycore.system.descriptors import Descriptor
     from everycore.system.machine import cpu_count
-    from everycore.worker.clustersocket import ClusterSocket
+    from everycore.worker.connections.limits import limit_connections
     from everycore.worker.context import WorkerContext
-    from everycore.worker.limits import limit_connections
+    from everycore.worker.listening.clustersocket import ClusterSocket
 
 __all__ = [
     "BootError",
@@ -112,7 +112,7 @@ __all__ = [
 #: Imported at first use: a worker never needs the primary's side, nor a primary a worker's.
 _LAZY = {
     "Cluster": "everycore.primary.cluster",
-    "ClusterSocket": "everycore.worker.clustersocket",
+    "ClusterSocket": "everycore.worker.listening.clustersocket",
     "Descriptor": "everycore.system.descriptors",
     "EventStream": "everycore.aio.emitter",
     "Handler": "everycore.aio.requests",
@@ -121,7 +121,7 @@ _LAZY = {
     "Subscription": "everycore.aio.subscriptions",
     "Worker": "everycore.primary.worker",
     "WorkerContext": "everycore.worker.context",
-    "limit_connections": "everycore.worker.limits",
+    "limit_connections": "everycore.worker.connections.limits",
     "cpu_count": "everycore.system.machine",
 }
 

@@ -315,7 +315,7 @@ class TestAWorkerThatSwallowsAWakeUp:
         fifo, token = tmp_path / "gate", tmp_path / "token"
         os.mkfifo(fifo)
         source = f"""
-from everycore.worker.turns import SharedReception
+from everycore.worker.connections.turns import SharedReception
 accept = SharedReception._on_readable
 
 def fail_first(self):

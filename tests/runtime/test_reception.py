@@ -13,10 +13,10 @@ import pytest
 
 from everycore.core import wire
 from everycore.system.belt import Belt, make_pair, say_surely
-from everycore.worker.clustersocket import ClusterSocket
-from everycore.worker.connections import Connections
-from everycore.worker.limits import Limit
-from everycore.worker.reception import LOOK_AGAIN, Reception, Receptions
+from everycore.worker.connections.ledger import Connections
+from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.reception import LOOK_AGAIN, Reception, Receptions
+from everycore.worker.listening.clustersocket import ClusterSocket
 from tests.kit import VirtualClock, turn
 
 PEER = ["127.0.0.1", 50_000]
@@ -42,7 +42,7 @@ clock = VirtualClock()
 @contextlib.asynccontextmanager
 async def belt_of_a_worker(monkeypatch):
     """The primary's end of a belt, and the reception at the worker's."""
-    monkeypatch.setattr("everycore.worker.reception.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("everycore.worker.connections.reception.time.monotonic", lambda: clock.now)
     ours, theirs = make_pair()
     belt = Belt(ours, theirs)
     board: Any = None  # nothing is counted here

@@ -15,10 +15,10 @@ from everycore.core.patience import MOST
 from everycore.foreign import socket_internals
 from everycore.system.belt import make_pair
 from everycore.system.wakeups import is_readable, take_baton
-from everycore.worker import turns
-from everycore.worker.clustersocket import ClusterSocket, SharedSocket
-from everycore.worker.limits import Limit
-from everycore.worker.turns import MOST_AT_ONCE, SharedReception
+from everycore.worker.connections import turns
+from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.turns import MOST_AT_ONCE, SharedReception
+from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from tests.kit import VirtualClock, connected, scaled, turn
 
 TURNS = 3

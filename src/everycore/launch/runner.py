@@ -34,8 +34,8 @@ from everycore.errors import EverycoreError, RoleError
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
 from everycore.system.processes import interpreter_flags
-from everycore.worker import hooks, intercept, intercept_asyncio, intercept_libraries
 from everycore.worker.ending import ProgramTerminator
+from everycore.worker.intercept import for_asyncio, for_libraries, hooks, sockets
 from everycore.worker.session import Session
 
 #: What C puts into `__main__` before it runs a script; all else is the launcher's.
@@ -54,12 +54,12 @@ def main(namespace: dict[str, Any]) -> None:
             del namespace[name]
     session = place.session()
     if session is not None:
-        intercept.install(session)
-        intercept_libraries.install_on_libraries(session)
-        intercept_asyncio.install_on_asyncio(session)
+        sockets.install(session)
+        for_libraries.install_on_libraries(session)
+        for_asyncio.install_on_asyncio(session)
         hooks.after_import("uvloop", partial(_install_on_uvloop, session))
     if loop == "uvloop":
-        intercept_asyncio.use_uvloop()
+        for_asyncio.use_uvloop()
     ending = _Ending(session, program, session.run_program() if session is not None else None)
     if program[0] == "-m":
         _run_module(program, namespace, ending)
@@ -70,7 +70,7 @@ def main(namespace: dict[str, Any]) -> None:
 
 
 def _install_on_uvloop(session: Session, _: ModuleType) -> None:
-    from everycore.worker.intercept_uvloop import install_on_uvloop
+    from everycore.worker.intercept.for_uvloop import install_on_uvloop
 
     install_on_uvloop(session)
 

@@ -23,8 +23,8 @@ from everycore.errors import EverycoreError
 from everycore.system import processes
 from everycore.system.board import WorkerBoard
 from everycore.system.descriptors import release
-from everycore.worker.connections import Connections
-from everycore.worker.link import Link
+from everycore.worker.connections.ledger import Connections
+from everycore.worker.listening.link import Link
 
 #: The primary is gone, or has given us up: EX_TEMPFAIL of sysexits.h.
 ORPHANED: Final = 75

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
-    from everycore.worker.connections import Connections
-    from everycore.worker.reception import Receptions
+    from everycore.worker.connections.ledger import Connections
+    from everycore.worker.connections.reception import Receptions
 
 #: After an abort the protocols still hear `connection_lost`; they get this long, in seconds.
 ABORT_TIME: Final = 0.1

@@ -14,15 +14,15 @@ import msgspec
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
-from everycore.worker.clustersocket import ClusterSocket
-from everycore.worker.link import decline
+from everycore.worker.listening.clustersocket import ClusterSocket
+from everycore.worker.listening.link import decline
 
 if TYPE_CHECKING:
     from everycore.aio.channel import Channel
-    from everycore.worker.connections import Connections
+    from everycore.worker.connections.ledger import Connections
     from everycore.worker.departure import Departure
-    from everycore.worker.link import Link
-    from everycore.worker.readiness import Readiness
+    from everycore.worker.listening.link import Link
+    from everycore.worker.listening.readiness import Readiness
 
 
 class Grants:

@@ -21,12 +21,12 @@ from everycore.core import values, wire
 from everycore.errors import EverycoreError, ProtocolError
 from everycore.system.descriptors import close_all
 from everycore.worker.boot import ORPHANED, Post
-from everycore.worker.clustersocket import ClusterSocket
+from everycore.worker.connections.reception import Receptions
 from everycore.worker.departure import Departure
 from everycore.worker.ending import LastResort, ProgramTerminator, install_terminator
 from everycore.worker.grants import Grants
-from everycore.worker.readiness import Readiness
-from everycore.worker.reception import Receptions
+from everycore.worker.listening.clustersocket import ClusterSocket
+from everycore.worker.listening.readiness import Readiness
 
 T = TypeVar("T")
 log = logging.getLogger("everycore")

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from everycore.foreign import asyncio_internals
 from everycore.foreign.asyncio_internals import Serving
 from everycore.system.descriptors import close_all
-from everycore.worker.clustersocket import ClusterSocket, SharedSocket
-from everycore.worker.limits import Limit
+from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.reception import Reception, descriptor_limit
+from everycore.worker.connections.turns import SharedReception, StampedSelector
+from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.loops.beltserver import BeltServer
 from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms
-from everycore.worker.reception import Reception, descriptor_limit
-from everycore.worker.turns import SharedReception, StampedSelector
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session

@@ -17,12 +17,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from everycore.core import wire
-from everycore.worker.clustersocket import ClusterSocket, SharedSocket
-from everycore.worker.limits import Limit
+from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.reception import Reception, descriptor_limit
+from everycore.worker.connections.turns import SharedReception
+from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.loops.accepted import Accepted, AcceptedSocket, Connection
 from everycore.worker.loops.clustered import Factory, Terms
-from everycore.worker.reception import Reception, descriptor_limit
-from everycore.worker.turns import SharedReception
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session

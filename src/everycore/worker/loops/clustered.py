@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from everycore.worker import datagrams, resolving
+from everycore.worker.loops import datagrams, resolving
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 from everycore.core import wire
 from everycore.errors import ChannelClosed
 from everycore.system import sockets
-from everycore.worker.clustersocket import ClusterSocket
+from everycore.worker.listening.clustersocket import ClusterSocket
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session

@@ -22,8 +22,8 @@ from typing import Any, Final
 from everycore.core import wire
 from everycore.core.dispatch import MOST_CREDIT
 from everycore.system import belt, sockets
-from everycore.worker.clustersocket import ClusterSocket
-from everycore.worker.limits import Limit
+from everycore.worker.connections.limits import Limit
+from everycore.worker.listening.clustersocket import ClusterSocket
 
 #: With fewer free descriptor numbers than this (or a quarter of the limit) a worker says that it is full.
 RESERVE: Final = 32

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from everycore.core import wire
 
 if TYPE_CHECKING:
-    from everycore.worker.link import Link
+    from everycore.worker.listening.link import Link
 
 
 class Stage(enum.Enum):

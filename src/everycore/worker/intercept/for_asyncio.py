@@ -1,7 +1,7 @@
 """The fast road for asyncio in a program that knows nothing of a cluster.
 
 Job: replace methods of asyncio's selector loops in place, whichever way a program makes its loop, so that
-listeners that `worker.intercept` put there are read in batches and connections go straight into transports.
+listeners that `intercept.sockets` put there are read in batches and connections go straight into transports.
 Invariant: a socket that is no such listener takes asyncio's own road. Must not import the primary's side.
 
 That is all it is for: `create_server` binds and listens by plain sockets, which go through the primary
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from everycore.foreign import asyncio_internals
 from everycore.foreign.asyncio_internals import Serving
-from everycore.worker.held import Held
-from everycore.worker.intercept import bind_path, is_installed, registry
+from everycore.worker.connections.turns import StampedSelector
+from everycore.worker.intercept.held import Held
+from everycore.worker.intercept.sockets import bind_path, is_installed, registry
 from everycore.worker.loops import asyncio_loop
-from everycore.worker.turns import StampedSelector
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session
@@ -31,7 +31,7 @@ _Loop: Any = asyncio.SelectorEventLoop
 
 
 def install_on_asyncio(session: Session) -> None:
-    """Once, after `intercept.install`."""
+    """Once, after `intercept.sockets.install`."""
     if asyncio_internals.capabilities().servers:  # else connections come by plain `accept`
         _replace_serving(session)
     _replace_create_unix_server()

@@ -1,6 +1,6 @@
 """Sockets that other libraries make of those of the program: TLS listeners, gevent.
 
-Job: what `worker.intercept` does not reach. Invariant: a library that the program does not import is not
+Job: what `intercept.sockets` does not reach. Invariant: a library that the program does not import is not
 touched. Must not import asyncio, nor the primary's side.
 """
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from everycore.foreign import gevent_internals
 from everycore.foreign.socket_internals import replace_accept
-from everycore.worker.hooks import after_import
-from everycore.worker.intercept import SAME, accept_descriptor, registry, replace, settimeout
+from everycore.worker.intercept.hooks import after_import
+from everycore.worker.intercept.sockets import SAME, accept_descriptor, registry, replace, settimeout
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session
@@ -24,7 +24,7 @@ _c: Final = _socket.socket
 
 
 def install_on_libraries(session: Session) -> None:
-    """Once, after `intercept.install`."""
+    """Once, after `intercept.sockets.install`."""
     after_import("ssl", partial(_install_on_ssl, session))
     after_import("gevent._socket3", _install_on_gevent)
 

@@ -12,8 +12,8 @@ sockets are clients'. The worker's end of a belt is then put under the program's
 number, family and type stay, and readiness is the belt's; `accept` reads from it. A socket with SO_REUSEPORT,
 of another family, or a datagram socket on port 0, is the program's own affair.
 
-asyncio's selector loops, uvloop, TLS and gevent need more: `worker.intercept_asyncio`,
-`worker.intercept_uvloop`, `worker.intercept_libraries`. Must not import the primary's side.
+asyncio's selector loops, uvloop, TLS and gevent need more: `worker.intercept.for_asyncio`,
+`worker.intercept.for_uvloop`, `worker.intercept.for_libraries`. Must not import the primary's side.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from everycore.core import wire
 from everycore.errors import ChannelClosed
 from everycore.foreign.socket_internals import Accept, replace_accept
 from everycore.system.sockets import remove_stale
-from everycore.worker.addresses import cluster_address, new_file_mode
-from everycore.worker.clustersocket import SharedSocket
-from everycore.worker.held import Held, Registry
+from everycore.worker.intercept.addresses import cluster_address, new_file_mode
+from everycore.worker.intercept.held import Held, Registry
+from everycore.worker.listening.clustersocket import SharedSocket
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session

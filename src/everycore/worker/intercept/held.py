@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from everycore.core import wire
-from everycore.worker.clustersocket import ClusterSocket, SharedSocket
+from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 
 
 class Held:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from everycore.core import wire
 from everycore.system import sockets
-from everycore.worker import resolving
+from everycore.worker.loops import resolving
 
 if TYPE_CHECKING:
     import asyncio

@@ -28,14 +28,14 @@ from everycore.foreign.socket_internals import accept
 from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.wakeups import Turn, is_readable, pass_baton, take_baton
-from everycore.worker.reception import descriptor_limit, has_descriptors
+from everycore.worker.connections.reception import descriptor_limit, has_descriptors
 
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
-    from everycore.worker.clustersocket import SharedSocket
-    from everycore.worker.connections import Connections
-    from everycore.worker.limits import Limit
-    from everycore.worker.readiness import Readiness
+    from everycore.worker.connections.ledger import Connections
+    from everycore.worker.connections.limits import Limit
+    from everycore.worker.listening.clustersocket import SharedSocket
+    from everycore.worker.listening.readiness import Readiness
 
 log = logging.getLogger("everycore")
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from everycore.foreign import asyncio_internals
 from everycore.system.board import WorkerBoard
-from everycore.worker.limits import Limit
+from everycore.worker.connections.limits import Limit
 
 #: Transports to be looked at are sifted when there are this many, and twice as many as stayed the last time.
 _LOOKED_AT: Final = 64

@@ -2,7 +2,7 @@
 
 Job: replace methods of `uvloop.Loop` in place, whichever way the program makes its loop (`uvloop.run`,
 policies, uvicorn), so that its servers are ours. There is no way round it: uvloop listens and accepts in C,
-where `worker.intercept` does not reach. Invariant: the program's sockets are plain ones, which went through
+where `intercept.sockets` does not reach. Invariant: the program's sockets are plain ones, which went through
 the primary when they were bound; a socket that did not takes uvloop's own road. Nothing reads our channel
 here. Must not import the primary's side.
 """
@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from everycore.foreign import uvloop_internals
-from everycore.worker import datagrams, resolving
-from everycore.worker.clustersocket import ClusterSocket
-from everycore.worker.intercept import bind_path, registry
-from everycore.worker.loops import clustered
+from everycore.worker.intercept.sockets import bind_path, registry
+from everycore.worker.listening.clustersocket import ClusterSocket
+from everycore.worker.loops import clustered, datagrams, resolving
 from everycore.worker.loops.beltserver import BeltServer
 from everycore.worker.loops.clustered import Factory, Terms
 from everycore.worker.loops.uvloop_loop import Stamping
@@ -37,7 +36,7 @@ _native: dict[str, Callable[..., Any]] = {}
 
 
 def install_on_uvloop(session: Session) -> None:
-    """Once, after `intercept.install`, when the program imports uvloop."""
+    """Once, after `intercept.sockets.install`, when the program imports uvloop."""
     _Loop._everycore = session
     _Loop._stamps = None
     for method in (Stamping.stamp, Stamping.end_stamps):

@@ -1,0 +1,1 @@
+"""The connections of a worker: how they are taken, counted and limited."""
