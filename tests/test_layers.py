@@ -185,6 +185,28 @@ def circle(imports: list[Import], *, types_in: str | None = None) -> list[str]:
     return next((ring for module in sorted(graph) if (ring := visit(module, []))), [])
 
 
+def rooms_within(imports: list[Import], room: str) -> dict[str, set[str]]:
+    """The rooms inside a room, and which of the others each imports, for types too."""
+    rooms: dict[str, set[str]] = {}
+    for found in imports:
+        importer, imported = found.importer.split(".")[1:3], found.imported.split(".")[1:3]
+        if len(importer) == 2 and importer[0] == room:
+            others = rooms.setdefault(importer[1], set())
+            if len(imported) == 2 and imported[0] == room and imported != importer:
+                others.add(imported[1])
+    return rooms
+
+
+def floors(rooms: dict[str, set[str]]) -> list[set[str]]:
+    """The rooms from the bottom up, each above all that it imports; those of a circle are on none."""
+    found: list[set[str]] = []
+    done: set[str] = set()
+    while floor := {room for room, imported in rooms.items() if room not in done and imported <= done}:
+        found.append(floor)
+        done |= floor
+    return found
+
+
 def shadowed_modules(root: Path) -> list[str]:
     """Public names that are also submodules: `everycore.name` would be one or the other by chance."""
     modules = read_modules(root)
@@ -225,6 +247,13 @@ def test_no_circles(package_imports):
 
 def test_a_worker_has_no_circles_of_types_either(package_imports):
     assert circle(package_imports, types_in="worker") == []
+
+
+def test_a_worker_has_few_rooms_one_above_the_other(package_imports):
+    rooms = rooms_within(package_imports, "worker")
+    assert len(rooms) <= 10
+    assert set().union(*floors(rooms)) == set(rooms)
+    assert [room for room, imported in rooms.items() if "context" in imported] == []  # the public face
 
 
 def test_no_public_name_is_a_submodule():
@@ -365,6 +394,23 @@ def test_finds_a_circle_of_types_in_a_room_where_they_count(tree):
     assert circle(imports, types_in="worker") == [
         "everycore.worker.context", "everycore.worker.drain", "everycore.worker.context",
     ]  # fmt: skip
+
+
+def test_rooms_of_a_circle_are_on_no_floor(tree):
+    root = tree(
+        {
+            "worker/link.py": "import socket",
+            "worker/loops/asyncio_loop.py": "from everycore.worker.connections.turns import Turn",
+            "worker/connections/turns.py": GUARDED.format(
+                "from everycore.worker.loops.clustered import Loop"
+            ),
+            "worker/boot.py": "from everycore.worker.link import Link",
+        }
+    )
+
+    rooms = rooms_within(read_imports(root), "worker")
+    assert set(rooms) == {"link", "loops", "connections", "boot"}
+    assert floors(rooms) == [{"link"}, {"boot"}]
 
 
 def test_the_other_branch_of_type_checking_is_run_time(tree):
