@@ -138,7 +138,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._end = self._loop.create_future()
         self._follower = self._loop.create_task(self._follow(self.cluster.events(Ready, Exited)))
-        self._asking = Asking(self.cluster)
+        self._asking = Asking(self.cluster, self._end)
         self._is_open = True
         if (shutdown := current_shutdown()) is not None:
             # `everycore.run` is to stop us at a signal: if it stopped the cluster, we would fork again.
@@ -206,10 +206,15 @@ class Pool:
         Waits for a worker where none is ready. `timeout`, in seconds, is for all of it; None: no limit. A
         request is never sent twice: if its worker is lost, that is ChannelClosed, whatever it has done.
 
-        Raises: RequestFailed, RequestTimeout, ChannelClosed, and what `Worker.send` raises.
+        Raises: RequestFailed, RequestTimeout, ChannelClosed, BootError and ClusterClosed where the pool has
+        ended, and what `Worker.send` raises.
         """
         self._check_open()
-        return await self._asking.request(message, handle, timeout=timeout, keep_open=keep_open)
+        try:
+            return await self._asking.request(message, handle, timeout=timeout, keep_open=keep_open)
+        except BootError:
+            self._is_told = True
+            raise
 
     def _check_open(self) -> None:
         if not self._is_open:

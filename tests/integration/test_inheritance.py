@@ -9,12 +9,12 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGKILL, SIGTERM
 
 import pytest
 
 import everycore
-from everycore import Cluster, ExitStatus, Listening, Ready, Settings
+from everycore import Cluster, ExitStatus, Listening, Ready, Settings, State
 from tests.integration.workers import ECHO, HEAD, Diary, program, within, worker_script
 from tests.kit import open_fds, scaled, turn, wait_gone
 
@@ -426,3 +426,61 @@ def test_the_package_is_found_where_the_tests_think():
         check=True,
     )
     assert Path(found.stdout.strip()) == Path(everycore.__file__)
+
+
+class TestForksThatAreTerminated:
+    """multiprocessing ends its children by SIGTERM: it ends the child, and nobody else."""
+
+    FORKS = """
+import multiprocessing, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 says that threads and fork do not mix
+forking = multiprocessing.get_context("fork")
+
+def terminated():
+    child = forking.Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join(10)
+    return child.exitcode
+
+def pooled():
+    with forking.Pool(2) as pool:
+        return pool.map(abs, [-1, -2])
+"""
+
+    async def test_in_a_worker(self, tmp_path):
+        source = """
+async def main():
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    async for message in everycore.current_worker().messages():
+        await everycore.current_worker().send([terminated(), await asyncio.to_thread(pooled)])
+
+everycore.run(main())
+"""
+        async with Cluster(Settings(exec=worker_script(tmp_path, self.FORKS + source))) as cluster:
+            diary = Diary(cluster)
+            worker = cluster.fork()
+            await diary.until(Ready, worker)
+            async with worker.messages() as messages:
+                for _ in range(2):  # the worker has not been asked to leave by the first
+                    await worker.send("fork")
+                    assert (await within(anext(messages))).message == [-SIGTERM, [1, 2]]
+            assert worker.state is State.LISTENING
+
+    def test_in_a_primary(self, start_program, loop_kind):
+        running = start_program(
+            HEAD
+            + self.FORKS
+            + """
+async def main():
+    async with everycore.Cluster(everycore.Settings(exec="idle.py")) as cluster:
+        say(terminated(), await asyncio.to_thread(pooled))
+        await asyncio.sleep(0)
+        say("open", len(cluster.workers))
+
+everycore.run(main())
+"""
+        )
+        running.expect(r"-15 \[1, 2\]")
+        running.expect("open 0")
+        assert running.wait() == 0

@@ -318,6 +318,20 @@ class TestMessages:
             with pytest.raises(RequestTimeout, match="none was ready"):
                 await pool.request("who?", timeout=0.05)
 
+    async def test_a_request_that_waits_when_the_pool_gives_up_fails_with_it(self, make_pool):
+        async with make_pool(1, "raise SystemExit(7)") as pool:
+            for _ in range(2):  # the one that waits, and one that comes later
+                with pytest.raises(BootError):
+                    await within(pool.request("who?", timeout=None))
+
+    async def test_a_request_after_the_end_of_the_pool_fails(self, make_pool):
+        async with make_pool(1, ANSWERING) as pool:
+            await Diary(pool.cluster).until(Ready)
+            pool.stop()
+            await within(pool.wait())
+            with pytest.raises(ClusterClosed, match="has ended"):
+                await within(pool.request("who?", timeout=None))
+
     async def test_a_worker_that_dies_with_a_request_is_an_error_and_the_next_gets_another(self, make_pool):
         async with make_pool(2, ANSWERING) as pool:
             await Diary(pool.cluster).until(Ready, count=2)

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from everycore.core.stopping import StopRequests
+from everycore.system import forked_signals
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -61,6 +62,7 @@ class Shutdown:
                 self._loop.add_signal_handler(number, self._stop, number)
             except (ValueError, RuntimeError):  # not the main thread: signals are somebody else's business
                 return
+            forked_signals.own(number)
             self._previous[number] = previous
 
     def _restore(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from everycore.aio.requests import Handler, check_handler
 from everycore.aio.subscriptions import Subscription
-from everycore.errors import ChannelClosed, RequestTimeout
+from everycore.errors import ChannelClosed, ClusterClosed, RequestTimeout
 from everycore.events import Exited, Ready
 from everycore.settings import check_seconds
 
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 class Asking:
     """The requests of one cluster."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, end: asyncio.Future[None]) -> None:
+        """`end` is done when the pool has ended: then nobody answers any more."""
         self._cluster = cluster
+        self._end = end
         self._open: Counter[int] = Counter()
         self._asked: dict[int, int] = {}
         self._count = 0
@@ -34,6 +36,7 @@ class Asking:
         self._ready = asyncio.Event()
         cluster.on(Ready, lambda _: self._ready.set())
         cluster.on(Exited, self._forget)
+        end.add_done_callback(lambda _: self._ready.set())
 
     def forked(self, worker: Worker) -> None:
         """A worker was forked: its requests are answered too."""
@@ -66,6 +69,7 @@ class Asking:
             left = None if deadline is None else max(deadline - loop.time(), 0.0)
             worker = self._freest()
             if worker is None:
+                self._check_end()
                 await self._some_worker(left, timeout)
                 continue
             try:
@@ -93,6 +97,12 @@ class Asking:
             self._ready.clear()
             return None
         return min(ready, key=lambda worker: (self._open[worker.id], self._asked.get(worker.id, 0)))
+
+    def _check_end(self) -> None:
+        """Raise what ended the pool, if it has ended."""
+        if self._end.done():
+            self._end.result()
+            raise ClusterClosed("the pool has ended: no worker is left to ask")
 
     async def _some_worker(self, seconds: float | None, timeout: float | None) -> None:
         try:

@@ -20,7 +20,7 @@ from everycore import role
 from everycore.core import wire
 from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
-from everycore.system import processes
+from everycore.system import forked_signals, processes
 from everycore.system.board import WorkerBoard
 from everycore.system.descriptors import release
 from everycore.worker.connections.ledger import Connections
@@ -59,7 +59,6 @@ class Post:
         release(self.channel)
         self.link.close()
         self.board.close()
-        _forget_handlers()
 
 
 def join(ticket: role.Ticket) -> Post:
@@ -75,10 +74,13 @@ def join(ticket: role.Ticket) -> Post:
         terminator = Terminator(post)
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, terminator)
+            forked_signals.own(signal.SIGTERM)
         # Ctrl-C reaches the whole process group: without this, every worker that is still importing its
         # program would print a traceback.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_IGN if ticket.ignores_interrupt else terminator)
+            if not ticket.ignores_interrupt:
+                forked_signals.own(signal.SIGINT)
     post.channel.setblocking(True)
     try:
         post.channel.sendall(encode_frame(wire.encode(wire.Joined(os.getpid()))))
@@ -86,16 +88,6 @@ def join(ticket: role.Ticket) -> Post:
         os._exit(ORPHANED)
     post.channel.setblocking(False)
     return post
-
-
-def _forget_handlers() -> None:
-    """In a forked child: SIGTERM ends it at once, as any other process (multiprocessing relies on it)."""
-    for number, default in (
-        (signal.SIGTERM, signal.SIG_DFL),
-        (signal.SIGINT, signal.default_int_handler),
-    ):
-        if isinstance(signal.getsignal(number), Terminator):
-            signal.signal(number, default)
 
 
 class Terminator:

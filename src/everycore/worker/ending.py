@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+from everycore.system import forked_signals
 from everycore.worker.boot import AGAIN, Post, Terminator, sleep, start_thread
 
 #: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
@@ -92,6 +93,7 @@ class LastResort:
         """Come before the handler of the loop, which wakes it."""
         self._loops_own[number] = signal.getsignal(number)
         signal.signal(number, self)
+        forked_signals.own(number)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal has come."""
@@ -138,6 +140,7 @@ def install_terminator(post: Post) -> ProgramTerminator:
     if threading.current_thread() is threading.main_thread():
         if isinstance(signal.getsignal(signal.SIGTERM), Terminator):
             signal.signal(signal.SIGTERM, terminator)
+            forked_signals.own(signal.SIGTERM)
         if isinstance(signal.getsignal(signal.SIGINT), Terminator):
             signal.signal(signal.SIGINT, signal.default_int_handler)
     return terminator

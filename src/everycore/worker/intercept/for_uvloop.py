@@ -99,6 +99,8 @@ async def create_datagram_endpoint(
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
+        if more.get("allow_broadcast"):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.bind(address)
         return await native(protocol_factory, sock=sock)
     except BaseException:

@@ -121,8 +121,11 @@ class Registry:
     def forget(self, fd: int) -> None:
         """`fd` is closed; with the last one, the listener is given up."""
         held = self._by_fd.pop(fd, None)
-        if held is None:
-            return
+        if held is not None:
+            self.closed(fd, held)
+
+    def closed(self, fd: int, held: Held) -> None:
+        """`fd`, which was `held`'s and is lent, is closed."""
         held.fds.discard(fd)
         if not held.fds:
             self._by_inode.pop(held.inode, None)

@@ -423,9 +423,15 @@ def close(self: socket.socket) -> None:
     """As `socket.close`. A socket that a file of its own keeps open is closed with that."""
     fd = _c.fileno(self)
     held = registry.find(fd)
+    if held is not None:
+        registry.lend(fd)  # once it is closed, another thread may get the number
     _lib_close(self)
-    if held is not None and _c.fileno(self) < 0:
-        registry.forget(fd)
+    if held is None:
+        return
+    if _c.fileno(self) >= 0:
+        registry.add(fd, held)
+    else:
+        registry.closed(fd, held)
 
 
 #: What is C's in `socket.socket`, and in other children of C's class.

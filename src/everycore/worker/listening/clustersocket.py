@@ -123,6 +123,10 @@ class ClusterSocket(socket.socket):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._lease.address
 
+    def getpeername(self) -> Any:
+        """As that of any listener: it has none (a belt has)."""
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
     def listen(self, backlog: int = 128, /) -> None:
         """Nothing, for the primary listens already.
 

@@ -21,6 +21,8 @@ from typing import Any, Protocol
 class Owner(Protocol):
     """The server, as its connections know it."""
 
+    is_asyncio: bool
+
     def has(self, accepted: Connection) -> bool:
         """Whether this connection is open."""
         ...
@@ -57,7 +59,7 @@ class Accepted:
 
     type = socket.SOCK_STREAM.value
 
-    def __init__(self, fd: int, family: int, server: Owner) -> None:
+    def __init__(self, fd: int, family: int, _proto: int, server: Owner) -> None:
         self._fd = fd
         self.family = family
         self.server = server
@@ -124,8 +126,8 @@ class AcceptedSocket(socket.socket):
 
     __slots__ = ("_server", "_task", "_transport")
 
-    def __init__(self, fd: int, family: int, server: Owner) -> None:
-        super().__init__(family, socket.SOCK_STREAM, 0, fileno=fd)
+    def __init__(self, fd: int, family: int, proto: int, server: Owner) -> None:
+        super().__init__(family, socket.SOCK_STREAM, proto, fileno=fd)  # asyncio sets TCP_NODELAY by `proto`
         self.setblocking(False)
         self._server = server
         self._task: asyncio.Task[Any] | None = None
@@ -144,12 +146,15 @@ class AcceptedSocket(socket.socket):
             return
         transport = task.result()[0]
         try:
-            self._transport = weakref.ref(transport, self._dropped)
+            self._transport = weakref.ref(transport, None if self._server.is_asyncio else self._dropped)
         except TypeError:  # one of uvloop's TLS
             self._transport = lambda: transport
 
     def _dropped(self, _: Any) -> None:
-        """The program has let go of the transport without closing it: uvloop closes the descriptor."""
+        """The program has let go of the transport without closing it: uvloop closes the descriptor.
+
+        asyncio's transport closes its socket, this one, in such a case.
+        """
         if self.fileno() >= 0:
             self.detach()
 

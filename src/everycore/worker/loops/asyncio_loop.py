@@ -23,7 +23,7 @@ from everycore.worker.connections.reception import Reception, descriptor_limit
 from everycore.worker.connections.turns import SharedReception, StampedSelector
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.loops.beltserver import BeltServer
-from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms
+from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms, checked_protocol
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session
@@ -59,12 +59,14 @@ class ClusterServer(asyncio.base_events.Server):
         self._spares_clients = self._is_forever
         self.close()
 
-    def close_clients(self) -> None:
-        """Close every connection that is open (Python 3.13)."""
-        if self._spares_clients:
-            self._spares_clients = False
-            return
-        super().close_clients()  # type: ignore[misc] # not before Python 3.13
+    if hasattr(asyncio.base_events.Server, "close_clients"):  # Python 3.13
+
+        def close_clients(self) -> None:
+            """Close every connection that is open."""
+            if self._spares_clients:
+                self._spares_clients = False
+                return
+            super().close_clients()  # type: ignore[misc] # mypy looks at Python 3.11
 
 
 def limit_of(server: Any) -> Limit:
@@ -121,7 +123,9 @@ class AsyncioReception(Reception):
 
     def _connect(self, conn: Any, peer: Any, **context: contextvars.Context) -> Any:
         serving = self._serving
-        return asyncio_internals.make_transport(self._loop, conn, serving.factory(), serving, peer, **context)
+        return asyncio_internals.make_transport(
+            self._loop, conn, checked_protocol(serving.factory()), serving, peer, **context
+        )
 
 
 def receive(loop: Any, sock: ClusterSocket, session: Session, serving: Serving) -> None:

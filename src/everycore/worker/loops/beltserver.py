@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
 from everycore.worker.connections.limits import Limit
@@ -22,18 +23,20 @@ from everycore.worker.connections.reception import Reception, descriptor_limit
 from everycore.worker.connections.turns import SharedReception
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.loops.accepted import Accepted, AcceptedSocket, Connection
-from everycore.worker.loops.clustered import Factory, Terms
+from everycore.worker.loops.clustered import Factory, Terms, checked_protocol
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session
 
 Connect = Callable[..., Coroutine[Any, Any, Any]]
+#: `asyncio.Server.serve_forever`, when it ends, closes the connections that are open.
+_FOREVER_CLOSES_CLIENTS: Final = sys.version_info >= (3, 14)
 
 
 class BeltReception(Reception):
     """Gives the connections of one `ClusterSocket` to one server."""
 
-    __slots__ = ("_family", "_fresh", "_server", "turns")
+    __slots__ = ("_family", "_fresh", "_proto", "_server", "turns")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, session: Session, sock: ClusterSocket, server: BeltServer
@@ -48,7 +51,7 @@ class BeltReception(Reception):
         # By hand: `connection_made`, and the first data callback, which runs while libuv polls. By a task:
         # its first step, `connection_made`, the descriptor's registration, and the first data callback.
         self.turns = 2 if server.by_hand else 4
-        self._family = int(sock.family)
+        self._family, self._proto = int(sock.family), sock.proto
         self._server = server
         #: Connections that the program was given since the last acknowledgement.
         self._fresh: list[Connection] = []
@@ -67,13 +70,15 @@ class BeltReception(Reception):
 
     def _begin(self, fd: int) -> Connection | None:
         server = self._server
-        accepted: Any = (Accepted if server.by_hand else AcceptedSocket)(fd, self._family, server)
+        accepted: Any = (Accepted if server.by_hand else AcceptedSocket)(
+            fd, self._family, self._proto, server
+        )
         server.begun(accepted)
         try:
             if server.by_hand:
                 accepted.begin(server.connect(server.factory, accepted))
             else:  # what the factory raises is heard here, as by hand; the task's errors are the connection's
-                protocol = server.factory()
+                protocol = checked_protocol(server.factory())
                 accepted.begin(server.connect(lambda: protocol, accepted))
         except BaseException as exc:
             server.ended(accepted)
@@ -120,6 +125,8 @@ class BeltServer(asyncio.AbstractServer):
         self._source = source
         self._read: list[ClusterSocket] = []
         self.by_hand = by_hand
+        self.is_asyncio = isinstance(loop, asyncio.SelectorEventLoop)
+        self._leaves = False
         self.factory = factory
         self.connect: Connect = partial(connect, ssl=terms.ssl, **terms.times, **terms.others)
         self._backlog = terms.backlog
@@ -248,6 +255,8 @@ class BeltServer(asyncio.AbstractServer):
         except asyncio.CancelledError:
             try:
                 self.close()
+                if self.is_asyncio and _FOREVER_CLOSES_CLIENTS and not self._leaves:
+                    self.close_clients()
                 await self.wait_closed()
             finally:
                 raise
@@ -270,8 +279,10 @@ class BeltServer(asyncio.AbstractServer):
         if not self._accepted:
             self._wake()
 
-    #: Close, for a worker that leaves: the connections that are open go on.
-    leave = close
+    def leave(self) -> None:
+        """Close, for a worker that leaves: the connections that are open go on."""
+        self._leaves = True
+        self.close()
 
     async def wait_closed(self) -> None:
         """Wait until it is closed and its connections have ended."""

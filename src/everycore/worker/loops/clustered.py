@@ -90,8 +90,12 @@ class Terms:
 
     def check(self, connect: Callable[..., Any]) -> None:
         """Raise TypeError for a keyword that the loop's `connect_accepted_socket` does not take either."""
-        if self.others:
+        if not self.others:
+            return
+        try:
             connect(None, None, ssl=self.ssl, **self.times, **self.others).close()  # it only binds arguments
+        except TypeError:
+            raise TypeError(f"unexpected arguments: {', '.join(self.others)}") from None
 
 
 class Listeners(Protocol):
@@ -120,6 +124,17 @@ class Listeners(Protocol):
     ) -> asyncio.AbstractServer:
         """A server on these listeners; it serves already if the terms say so."""
         ...
+
+
+def checked_protocol(protocol: Any) -> Any:
+    """`protocol`, if it is one.
+
+    asyncio finds that out in the middle of making a transport, which by then is known to loop and server by
+    its descriptor: closed after that, the number would be taken for in use by the next connections.
+    """
+    if not hasattr(protocol, "connection_made"):
+        raise TypeError(f"the protocol factory returned {protocol!r}, which is not a protocol")
+    return protocol
 
 
 Native = Callable[..., Awaitable[Any]]
@@ -160,7 +175,7 @@ async def create_unix_server(
     **keywords: Any,
 ) -> Any:
     """As `loop.create_unix_server`; the primary binds the path, and unlinks it at the end."""
-    where = placement(sock, listeners.is_ours, has_address=path is not None)
+    where = placement(sock, listeners.is_ours, has_address=bool(path))
     if where is not Placement.OWN:
         terms = Terms.of(keywords, ignored=("cleanup_socket",))
         terms.check(listeners.connect(loop))

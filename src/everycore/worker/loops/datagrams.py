@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
 from everycore.system import sockets
@@ -27,6 +27,19 @@ Endpoint = Callable[..., Awaitable[tuple[Any, Any]]]
 def goes_through_primary(local_addr: Any, remote_addr: Any, more: dict[str, Any]) -> bool:
     """Whether an endpoint with these arguments is shared."""
     return bool(local_addr) and not (remote_addr or more.get("sock") is not None or more.get("reuse_port"))
+
+
+#: The keywords of `create_datagram_endpoint`; those that are not here do not reach a shared endpoint.
+_KEYWORDS: Final = frozenset({"family", "proto", "flags", "reuse_port", "allow_broadcast", "sock"})
+
+
+def check(local_addr: Any, more: dict[str, Any]) -> None:
+    """Raise TypeError for arguments that asyncio would refuse."""
+    if unknown := more.keys() - _KEYWORDS:
+        raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+    is_pair = isinstance(local_addr, (tuple, list)) and len(local_addr) == 2
+    if not is_pair and more.get("family") != socket.AF_UNIX:
+        raise TypeError("2-tuple is expected")
 
 
 async def open_endpoint(
@@ -53,7 +66,8 @@ async def open_endpoint(
 
 
 async def where(loop: asyncio.AbstractEventLoop, local_addr: Any, more: dict[str, Any]) -> tuple[int, Any]:
-    """Family and address to bind, of the arguments of `create_datagram_endpoint`."""
+    """Family and address to bind, of the arguments of `create_datagram_endpoint`. Raises TypeError."""
+    check(local_addr, more)
     family = more.get("family") or 0
     if family == socket.AF_UNIX:
         return socket.AF_UNIX, sockets.absolute_path(local_addr)
