@@ -35,7 +35,7 @@ from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
 from everycore.system.processes import interpreter_flags
 from everycore.worker.ending import ProgramTerminator
-from everycore.worker.intercept import for_asyncio, for_libraries, hooks, sockets
+from everycore.worker.intercept import for_asyncio, for_libraries, hooks, installing
 from everycore.worker.session import Session
 
 #: What C puts into `__main__` before it runs a script; all else is the launcher's.
@@ -54,7 +54,7 @@ def main(namespace: dict[str, Any]) -> None:
             del namespace[name]
     session = place.session()
     if session is not None:
-        sockets.install(session)
+        installing.install(session)
         for_libraries.install_on_libraries(session)
         for_asyncio.install_on_asyncio(session)
         hooks.after_import("uvloop", partial(_install_on_uvloop, session))

@@ -94,22 +94,9 @@ class SharedReception:
     """Takes connections from a shared listener, in turn with the other workers."""
 
     __slots__ = (
-        "_baton",
-        "_board",
-        "_connections",
-        "_descriptor_limit",
-        "_gate",
-        "_give",
-        "_is_over",
-        "_limit",
-        "_loop",
-        "_now",
-        "_patience",
-        "_readiness",
-        "_sock",
-        "_turn",
-        "_turns",
-    )
+        "_baton", "_board", "_connections", "_descriptor_limit", "_gate", "_give", "_is_over",
+        "_limit", "_loop", "_now", "_patience", "_readiness", "_sock", "_turn", "_turns",
+    )  # fmt: skip
 
     def __init__(
         self,

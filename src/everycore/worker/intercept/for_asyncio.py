@@ -31,7 +31,7 @@ _Loop: Any = asyncio.SelectorEventLoop
 
 
 def install_on_asyncio(session: Session) -> None:
-    """Once, after `intercept.sockets.install`."""
+    """Once, after `installing.install`."""
     if asyncio_internals.capabilities().servers:  # else connections come by plain `accept`
         _replace_serving(session)
     _replace_create_unix_server()

@@ -24,7 +24,7 @@ _c: Final = _socket.socket
 
 
 def install_on_libraries(session: Session) -> None:
-    """Once, after `intercept.sockets.install`."""
+    """Once, after `installing.install`."""
     after_import("ssl", partial(_install_on_ssl, session))
     after_import("gevent._socket3", _install_on_gevent)
 

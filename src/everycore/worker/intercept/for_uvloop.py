@@ -36,7 +36,7 @@ _native: dict[str, Callable[..., Any]] = {}
 
 
 def install_on_uvloop(session: Session) -> None:
-    """Once, after `intercept.sockets.install`, when the program imports uvloop."""
+    """Once, after `installing.install`, when the program imports uvloop."""
     _Loop._everycore = session
     _Loop._stamps = None
     for method in (Stamping.stamp, Stamping.end_stamps):

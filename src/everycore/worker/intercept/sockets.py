@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
-from everycore.foreign.socket_internals import Accept, replace_accept
+from everycore.foreign.socket_internals import Accept
 from everycore.system.sockets import remove_stale
 from everycore.worker.intercept.addresses import cluster_address, new_file_mode
 from everycore.worker.intercept.held import Held, Registry
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 _c: Final = _socket.socket
 _lib_init: Final = socket.socket.__init__
 _lib_accept: Final = socket.socket.accept
-_lib_fromfd: Final = socket.fromfd
-_lib_dup: Final = socket.socket.dup
-_lib_close: Final = socket.socket.close
 _INT: Final = struct.Struct("i")
 #: Seconds: what poll(2) can express is not much more.
 _VERY_LONG: Final = 2_000_000.0
@@ -55,27 +52,15 @@ _session: Session | None = None
 _lock = threading.RLock()
 
 
-def install(session: Session) -> None:
-    """From now on the sockets of this process go through the primary. Once."""
+def go_through(session: Session | None) -> None:
+    """New sockets of this process go through the primary by this session from now on; None: not any more."""
     global _session
     _session = session
-    registry.when_closed = session.grants.settle
-    replace(socket.socket, *SAME, __init__, accept, dup, close)
-    replace_accept(socket.socket, accept_descriptor)
-    socket.fromfd = fromfd  # type: ignore[assignment] # plain integers are all it ever gets
-    os.register_at_fork(after_in_child=_forked)
 
 
 def is_installed() -> bool:
     """Whether new sockets of this process go through the primary: not in a forked child."""
     return _session is not None
-
-
-def _forked() -> None:
-    global _session
-    _session = None
-    registry.when_closed = lambda: None
-    registry.forked()
 
 
 def replace(kind: type, *functions: Callable[..., Any]) -> None:
@@ -392,46 +377,6 @@ def shutdown(self: socket.socket, how: int, /) -> None:
         registry.find(fd)  # forgets it: the file is another
     else:
         _c.shutdown(self, how)
-
-
-def dup(self: socket.socket) -> socket.socket:
-    """As `socket.dup`."""
-    copy = _lib_dup(self)
-    held = registry.find(_c.fileno(self))
-    if held is not None:
-        _add_copy(copy, held)
-    return copy
-
-
-def _add_copy(copy: socket.socket, held: Held) -> None:
-    fd = _c.fileno(copy)
-    registry.add(fd, held)
-    registry.watch(copy, fd)
-    settimeout(copy, _c.gettimeout(copy), held)
-
-
-def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket.socket:
-    """As `socket.fromfd`."""
-    copy = _lib_fromfd(fd, family, type, proto)
-    held = registry.find_any(fd)
-    if held is not None:
-        _add_copy(copy, held)
-    return copy
-
-
-def close(self: socket.socket) -> None:
-    """As `socket.close`. A socket that a file of its own keeps open is closed with that."""
-    fd = _c.fileno(self)
-    held = registry.find(fd)
-    if held is not None:
-        registry.lend(fd)  # once it is closed, another thread may get the number
-    _lib_close(self)
-    if held is None:
-        return
-    if _c.fileno(self) >= 0:
-        registry.add(fd, held)
-    else:
-        registry.closed(fd, held)
 
 
 #: What is C's in `socket.socket`, and in other children of C's class.
