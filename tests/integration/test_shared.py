@@ -605,7 +605,9 @@ except OSError:
 
     async def test_it_does_not_take_its_last_descriptors(self, tmp_path, loop):
         """With few left it stays out of the row, so that its program can still open a file."""
-        async with shared_servers(tmp_path, loop, 1) as (_, (one,), address):
+        async with agents(tmp_path, 1, policy="shared", loop=loop) as (_, one):
+            await one.do(self.FEW)
+            address = (LOCAL, await one.serve())
             await one.do(self.HOARD)
             for _ in range(40):
                 await one.do("os.close(hoard.pop())")
