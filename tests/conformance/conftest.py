@@ -2,6 +2,10 @@
 
 import pytest
 
+from tests.integration.conftest import time_to_end
+
+__all__ = ["time_to_end"]  # as there: a fixture that every test has
+
 
 @pytest.fixture(params=["round_robin", pytest.param("shared", marks=pytest.mark.ci_only)])
 def policy(request: pytest.FixtureRequest) -> str:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everycore.core.lifecycle import KILL_MARGIN, TABLE, Do, Input, Life
+from everycore.core import lifecycle
+from everycore.core.lifecycle import TABLE, Do, Input, Life
 from everycore.errors import ProtocolError
 from everycore.model import State
 
@@ -111,41 +112,41 @@ class TestDeadlines:
         life = life_in(state)
         life.handle(what, NOW, grace=GRACE)
         assert life.voluntary
-        assert life.deadline == NOW + GRACE + KILL_MARGIN
+        assert life.deadline == NOW + GRACE + lifecycle.KILL_MARGIN
 
     def test_asking_again_only_shortens(self):
         life = life_in(State.LISTENING)
         life.handle(Input.DISCONNECT, NOW, grace=GRACE)
         life.handle(Input.DISCONNECT, NOW + 1, grace=1000)
-        assert life.deadline == NOW + GRACE + KILL_MARGIN
+        assert life.deadline == NOW + GRACE + lifecycle.KILL_MARGIN
         life.handle(Input.DISCONNECT, NOW + 1, grace=0.5)
-        assert life.deadline == NOW + 1.5 + KILL_MARGIN
+        assert life.deadline == NOW + 1.5 + lifecycle.KILL_MARGIN
 
     def test_a_lost_channel_leaves_the_margin_alone(self):
         life = life_in(State.LISTENING)
         life.handle(Input.CHANNEL_LOST, NOW)
         assert not life.voluntary
-        assert life.deadline == NOW + KILL_MARGIN
+        assert life.deadline == NOW + lifecycle.KILL_MARGIN
 
     def test_one_that_leaves_may_use_up_its_grace_after_its_channel_closed(self):
         life = life_in(State.LISTENING)
         life.handle(Input.LEAVE, NOW, grace=GRACE)
         life.handle(Input.CHANNEL_LOST, NOW + 1)
-        assert life.deadline == NOW + GRACE + KILL_MARGIN
+        assert life.deadline == NOW + GRACE + lifecycle.KILL_MARGIN
 
     def test_unless_it_broke_the_protocol(self):
         life = life_in(State.LISTENING)
         life.handle(Input.LEAVE, NOW, grace=GRACE)
         life.condemn(NOW + 1)
         life.handle(Input.CHANNEL_LOST, NOW + 1)
-        assert life.deadline == NOW + 1 + KILL_MARGIN
+        assert life.deadline == NOW + 1 + lifecycle.KILL_MARGIN
 
     def test_asked_before_it_is_there_it_is_told_when_it_joins(self):
         life = Life()
         assert life.handle(Input.DISCONNECT, NOW, grace=GRACE) == []
         assert life.handle(Input.JOINED, NOW + 1) == [Do.EMIT_ONLINE, Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE]
         assert life.state is State.DRAINING
-        assert life.deadline == NOW + GRACE + KILL_MARGIN
+        assert life.deadline == NOW + GRACE + lifecycle.KILL_MARGIN
 
     @pytest.mark.parametrize("state", list(State), ids=str)
     def test_the_end_of_it(self, state):

@@ -2,6 +2,9 @@
 
 import pytest
 
+from everycore.core import lifecycle
+from tests.kit import scaled
+
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -18,3 +21,12 @@ def on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every `worker_script` of the test runs on uvloop."""
     pytest.importorskip("uvloop")
     monkeypatch.setenv("EVERYCORE_TEST_LOOP", "uvloop")
+
+
+@pytest.fixture(autouse=True)
+def time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the primary allows a worker for its last steps is a limit in time as any other.
+
+    On a busy machine a second is not enough for an interpreter to end, and the status is that of SIGKILL.
+    """
+    monkeypatch.setattr(lifecycle, "KILL_MARGIN", scaled(lifecycle.KILL_MARGIN))

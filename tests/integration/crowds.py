@@ -38,11 +38,12 @@ async def counted(reader, writer):
 
 @contextlib.asynccontextmanager
 async def agents(
-    folder: Path, count: int = 1, *, loop: str = "asyncio", grace: float = 2.0, **options: Any
+    folder: Path, count: int = 1, *, loop: str = "asyncio", grace: float | None = None, **options: Any
 ) -> AsyncIterator[Any]:
     """As `traffic.agents`, on the event loop of that kind."""
     source = AGENT.replace("everycore.run(main())", f"everycore.run(main(), loop={loop!r})")
     script = worker_script(folder, source, f"agent-{loop}.py")
+    grace = scaled(2.0) if grace is None else grace
     async with Cluster(Settings(exec=script), grace=grace, **options) as cluster:
         yield cluster, *[Agent(cluster.fork()) for _ in range(count)]
 

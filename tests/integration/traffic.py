@@ -27,7 +27,7 @@ from typing import Any, Self
 from everycore import Cluster, Listening, Settings, Worker
 from everycore.system import descriptors
 from tests.integration.workers import Diary, eventually, within, worker_script
-from tests.kit import INSIDE, turn
+from tests.kit import INSIDE, scaled, turn
 
 #: Seconds: longer than any test.
 NEVER = 3600.0
@@ -175,7 +175,7 @@ class Agent:
 
 @contextlib.asynccontextmanager
 async def agents(
-    folder: Path, count: int = 1, *, grace: float = 2.0, recall_after: float = NEVER, **options: Any
+    folder: Path, count: int = 1, *, grace: float | None = None, recall_after: float = NEVER, **options: Any
 ) -> AsyncIterator[Any]:
     """A cluster of this process with `count` agents; yields the cluster and them.
 
@@ -183,6 +183,7 @@ async def agents(
     is about there are none, and it keeps what it was given.
     """
     script = worker_script(folder, AGENT, "agent.py")
+    grace = scaled(2.0) if grace is None else grace
     async with Cluster(Settings(exec=script), grace=grace, recall_after=recall_after, **options) as cluster:
         yield cluster, *[Agent(cluster.fork()) for _ in range(count)]
 
