@@ -23,8 +23,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_connections_in_turn(serve):
+    """Level but for who is late at the end: one that is passed over gets its turn later."""
     served = serve(workers=3)
-    assert set(Counter(served.get() for _ in range(12)).values()) == {4}
+    shares = Counter(served.get() for _ in range(60)).values()
+    assert len(shares) == 3
+    assert max(shares) - min(shares) <= 2
     assert served.program.finish() == 0
 
 

@@ -108,11 +108,9 @@ async def test_bursts_are_answered_to_the_last(tmp_path, start_program):
 
 async def test_a_newcomer_stands_at_the_end_of_the_row(tmp_path):
     async with servers(tmp_path, 2) as (cluster, workers, address), closing([]) as clients:
-        for _ in range(10):
-            clients.append(await Client.connect(address))
+        clients += await one_by_one(cluster, [address] * 10)
         newcomer = Agent(cluster.fork())
         await newcomer.serve(address[1])
-        await acknowledged(cluster)
         later = await one_by_one(cluster, [address] * 9)
         clients += later
         order = [client.worker for client in later]
