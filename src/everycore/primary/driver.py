@@ -74,6 +74,9 @@ class WorkerDriver:
         self._settings = settings
         self.seat = seat
         self.life = Life()
+        self._status: ExitStatus | None = None
+        #: A loop of ours reads the worker's channel.
+        self._is_attached = False
         self.is_ready = False
         self.pid: int | None = None
         self.stdin: PipeWriter | None = None
@@ -168,7 +171,7 @@ class WorkerDriver:
             case wire.Joined():
                 self._happen(Input.JOINED)
             case wire.Attached():
-                self.life.attached = True
+                self._is_attached = True
             case wire.Listen():
                 self._answer_listen(message)
             case wire.Drained():
@@ -183,7 +186,7 @@ class WorkerDriver:
             self._hear_last_words()
         else:
             log.error("worker %d: %s; giving up its channel", self.seat.id, error)
-            self.life.condemn(self._loop.time())
+            self._happen(Input.BROKE_PROTOCOL)
         self._happen(Input.CHANNEL_LOST)
 
     def violated(self, error: ProtocolError) -> None:
@@ -203,9 +206,8 @@ class WorkerDriver:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
-        self.life.status = status
-        while self.life.state is not State.DEAD:  # it may have to pass through DISCONNECTED
-            self._happen(Input.EXITED)
+        self._status = status
+        self._happen(Input.EXITED)
 
     def _happen(self, what: Input, *, grace: float = 0.0) -> None:
         self._perform(self.life.handle(what, self._loop.time(), grace=grace))
@@ -226,11 +228,11 @@ class WorkerDriver:
         self._deadline = None
         if self.life.state is not State.DEAD:
             log.warning("worker %d did not leave in time: killed", self.seat.id)
-        self._perform(self.life.expire())
+        self._happen(Input.OVERDUE)
 
     # --- what is to be done -------------------------------------------------------------------------------
 
-    def _perform(self, todo: list[Do]) -> None:
+    def _perform(self, todo: tuple[Do, ...]) -> None:
         take_all((partial(self._steps[step], self) for step in todo), f"worker {self.seat.id}")
 
     def _ask_to_leave(self) -> None:
@@ -254,7 +256,7 @@ class WorkerDriver:
         return timer is not None
 
     def _ask(self) -> None:
-        if not self.life.attached:
+        if not self._is_attached:
             # No loop of ours hears a message: a program of threads and plain sockets is asked by a signal.
             # And before the message: a loop that we have not heard of yet may read that at once, leave, and
             # have taken its handlers with it when the signal comes.
@@ -295,7 +297,7 @@ class WorkerDriver:
         self._home.emit(events.Disconnected, worker=self._face)
 
     def _emit_exited(self) -> None:
-        status = self.life.status
+        status = self._status
         assert status is not None
         # Only now: requests that were open fail with the way the worker ended.
         self.mailbox.peer_status = status
@@ -317,6 +319,9 @@ class WorkerDriver:
             steps.append(partial(self.exited.set_result, status))
         take_all(steps, f"worker {self.seat.id}")
 
+    def _die(self) -> None:
+        self.life.die()
+
     def _kill(self) -> None:
         self.signal(signal.SIGKILL)
 
@@ -326,6 +331,7 @@ class WorkerDriver:
         Do.RELEASE: _release,
         Do.CLOSE_CHANNEL: _close_channel,
         Do.READ_TO_END: _read_to_end,
+        Do.DIE: _die,
         Do.EMIT_ONLINE: _emit_online,
         Do.EMIT_DISCONNECTED: _emit_disconnected,
         Do.EMIT_EXITED: _emit_exited,
@@ -347,7 +353,7 @@ class WorkerDriver:
     def _answer_listen(self, request: wire.Listen) -> None:
         assert self._channel is not None
         self._hear_link()
-        if self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD):
+        if not self.life.may_serve:
             return  # never granted: the worker is on its way out, and its loop waits for the end
         try:
             grant = self._grant(request)
@@ -372,7 +378,7 @@ class WorkerDriver:
             self._become_ready()
 
     def _become_ready(self) -> None:
-        if self.is_ready or self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD):
+        if self.is_ready or not self.life.may_serve:
             return
         self.is_ready = True
         self._home.switchboard.set_ready(self.seat.id)
@@ -474,7 +480,7 @@ class WorkerDriver:
         return wire.Done(), ()
 
     def _grant_on_link(self, request: wire.Listen | wire.Bind, fds: list[int]) -> Grant:
-        if self.life.state in (State.DRAINING, State.DISCONNECTED, State.DEAD) or self.life.voluntary:
+        if not self.life.may_serve:
             raise OSError(errno.ECANCELED, "the worker is leaving")
         if isinstance(request, wire.Listen):
             return self._grant(request)
