@@ -231,7 +231,8 @@ def test_api_gives_signatures_with_their_defaults(name):
         else inspect.Parameter.empty
         for arg in (*args.args, *args.kwonlyargs)
     }
-    assert given == {parameter.name: parameter.default for parameter in wanted}
+    # An argument for tests, such as `_system` of `Cluster`, is not promised.
+    assert given == {item.name: item.default for item in wanted if not item.name.startswith("_")}
 
 
 def test_events_and_their_fields():

@@ -64,6 +64,21 @@ def check_plain(callback: Any) -> None:
         raise TypeError(f"a callback must be a plain function; {name_of(callback)} is a coroutine function")
 
 
+def subscribe_once(
+    subscribe: Callable[[Callable[[Any], object]], Subscription], callback: Callable[[Any], object]
+) -> Subscription:
+    """`subscribe(callback)`, for the next call alone."""
+    check_plain(callback)
+
+    def call(argument: Any) -> None:
+        subscription.cancel()
+        callback(argument)
+
+    call.__qualname__ = name_of(callback)
+    subscription = subscribe(call)
+    return subscription
+
+
 def name_of(function: Any) -> str:
     """What to call `function` in a log or an error."""
     while isinstance(function, functools.partial):
