@@ -42,7 +42,7 @@ class Input(enum.Enum):
     LEAVE = "it says that it leaves"
     BROKE_PROTOCOL = "it said what the protocol does not allow; its channel is lost next"
     CHANNEL_LOST = "its channel closed"
-    EXITED = "its process ended, or never started"
+    EXITED = "its process ended, or never started; what it had still sent was read"
     OVERDUE = "it did not leave in time"
 
 
@@ -53,7 +53,6 @@ class Do(enum.Enum):
     LEAVE_ROTATION = "no more connections for it; take back what it has not picked up"
     RELEASE = "it holds no listener any more"
     CLOSE_CHANNEL = "close the channel and the link"
-    READ_TO_END = "read what it had still sent"
     DIE = "its state is `dead` from here on: `Disconnected` was emitted in the state before"
     EMIT_ONLINE = "Online"
     EMIT_DISCONNECTED = "Disconnected"
@@ -96,8 +95,7 @@ _CONNECTED: Final[tuple[Stage, ...]] = (_NONE, _EARLY, _ONLINE, _LISTENING, _DRA
 _ENDED: Final[tuple[Stage, ...]] = (_GONE, _DEAD)
 
 _LOST: Final = (Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED)
-# The channel is still open: what the worker had sent comes before `Disconnected`.
-_EXITED: Final = (Do.LEAVE_ROTATION, Do.READ_TO_END, *_LOST[1:], Do.DIE, Do.EMIT_EXITED)
+_EXITED: Final = (*_LOST, Do.DIE, Do.EMIT_EXITED)
 _LEAVE: Final = (Do.LEAVE_ROTATION,)
 _DISCONNECT: Final = (Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE)
 

@@ -166,8 +166,11 @@ class WorkerDriver:
             self._desk.hear_last_words()
 
     def _end(self, status: ExitStatus) -> None:
-        self._hear_last_words()
         self._status = status
+        self._hear_last_words()
+        # In the state that the worker had when it said this: it may just have joined.
+        if self._channel is not None and not self._channel.is_closed:
+            self._channel.read_to_end()
         self._happen(Input.EXITED)
 
     def _happen(self, what: Input, *, grace: float = 0.0) -> None:
@@ -222,10 +225,6 @@ class WorkerDriver:
     def _release(self) -> None:
         self._switchboard.remove(self.seat.id, voluntary=self.life.voluntary)
 
-    def _read_to_end(self) -> None:
-        if self._channel is not None and not self._channel.is_closed:
-            self._channel.read_to_end()
-
     def _close_channel(self) -> None:
         if self._desk is not None:
             self._desk.close()
@@ -265,7 +264,6 @@ class WorkerDriver:
         Do.LEAVE_ROTATION: _leave_rotation,
         Do.RELEASE: _release,
         Do.CLOSE_CHANNEL: _close_channel,
-        Do.READ_TO_END: _read_to_end,
         Do.DIE: _die,
         Do.EMIT_ONLINE: _emit_online,
         Do.EMIT_DISCONNECTED: _emit_disconnected,
@@ -284,7 +282,7 @@ class WorkerDriver:
         assert self._channel is not None
         assert self._desk is not None
         self._desk.hear()
-        if self.life.may_serve:  # else its loop waits for the end, and for no answer
+        if self.life.may_serve and not self._is_ending:  # else its loop waits for no answer, but for the end
             self._channel.post(*self._desk.answer_listen(request))
 
     def on_serving(self, host: ListenerHost) -> None:
