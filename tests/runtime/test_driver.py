@@ -14,12 +14,18 @@ from everycore.events import Event
 from everycore.model import ExitStatus, State
 from everycore.primary.switchboard import Switchboard
 from everycore.system.board import PrimaryBoard
-from tests.aio.pairs import until
+from tests.aio.pairs import LOOPS, until
 from tests.kit import turn
 from tests.kit.fake_processes import FakeProcess, FakeProcesses
 
 ENDED = ExitStatus(code=0)
 INET, STREAM = 2, 1
+
+
+@pytest.fixture(params=LOOPS, ids=lambda loop: loop.__module__.split(".")[0], autouse=True)
+def loop_factory(request):
+    """Every test here runs on asyncio's loop and on uvloop's."""
+    return request.param
 
 
 class Stage:
@@ -35,11 +41,16 @@ class Stage:
     def _note(self, event: Event) -> None:
         self.told.append((type(event), event.worker.state))  # type: ignore[attr-defined]
 
+    async def quiet(self) -> None:
+        """When the loop has nothing to do: what is ready from now on, epoll(7) reports in that order."""
+        await turn(4)
+
     async def fork(self) -> tuple[Worker, FakeProcess]:
         """A worker that runs, and has said nothing."""
         worker = self.cluster.fork()
         await until(lambda: self.told)
         assert self.told == [(Forked, State.NONE)]
+        await self.quiet()
         return worker, self.processes.all[-1]
 
 
@@ -112,6 +123,7 @@ async def test_one_that_has_ended_is_granted_no_listener():
         worker, process = await on.fork()
         process.say(wire.Joined(process.pid))
         await until(lambda: worker.state is State.ONLINE)
+        await on.quiet()
         process.end(ENDED, keep_channel=True)
         process.say(listen())
         process.say_on_link(listen(0))
