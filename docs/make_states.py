@@ -6,7 +6,7 @@ python docs/make_states.py [--check]    # rewrites the page; --check only says w
 import sys
 from pathlib import Path
 
-from everycore.core.lifecycle import TABLE, Do, Input
+from everycore.core.lifecycle import STAGES, TABLE, Do, Input, Limit, Stage, Step
 from everycore.model import State
 
 PAGE = Path(__file__).parent / "explanation" / "worker-states.md"
@@ -15,17 +15,37 @@ BEGIN, END = "<!-- begin: made by docs/make_states.py -->", "<!-- end -->"
 
 def drawn() -> str:
     """What stands between the marks."""
-    arrows: dict[tuple[State, State], list[str]] = {}
-    for (before, what), after in TABLE.items():
-        arrows.setdefault((before, after), []).append(what.name)
+    arrows: dict[tuple[Stage, Stage], list[str]] = {}
+    for (before, what), step in TABLE.items():
+        if step.after is not before:
+            arrows.setdefault((before, step.after), []).append(what.name)
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {State.NONE}"]
-    lines += [f"    {a} --> {b}: {' / '.join(names)}" for (a, b), names in arrows.items()]
+    lines += [f"    {name(a)} --> {name(b)}: {' / '.join(names)}" for (a, b), names in arrows.items()]
     lines += [f"    {State.DEAD} --> [*]", "```", ""]
-    lines += ["| input | what happened |", "|---|---|"]
+    lines += ["| state | input | state after | steps, in order | limit |", "|---|---|---|---|---|"]
+    lines += [row(stage, what) for stage in STAGES for what in Input if TABLE[stage, what] != Step(stage)]
+    lines += ["", "| input | what happened |", "|---|---|"]
     lines += [f"| {what.name} | {what.value} |" for what in Input]
     lines += ["", "| step | what is done |", "|---|---|"]
     lines += [f"| {step.name} | {step.value} |" for step in Do]
+    lines += ["", "| limit | when the worker is killed |", "|---|---|"]
+    lines += [f"| {limit.name} | {limit.value} |" for limit in Limit]
     return "\n".join(lines)
+
+
+def row(stage: Stage, what: Input) -> str:
+    """One step of the table as a row of the page."""
+    step = TABLE[stage, what]
+    if step.error:
+        return f"| {name(stage)} | {what.name} | | an error: {step.error} | |"
+    actions = ", ".join(action.name for action in step.actions)
+    after = name(step.after) if step.via is None else f"{name(step.after)}, via {name(step.via)}"
+    return f"| {name(stage)} | {what.name} | {after} | {actions} | {step.limit.name if step.limit else ''} |"
+
+
+def name(stage: Stage) -> str:
+    """As mermaid takes it: one word."""
+    return stage.value.replace(" ", "_")
 
 
 def page(old: str) -> str:

@@ -244,7 +244,8 @@ def test_api_gives_signatures_with_their_defaults(name):
         else inspect.Parameter.empty
         for arg in (*args.args, *args.kwonlyargs)
     }
-    assert given == {parameter.name: parameter.default for parameter in wanted}
+    # An argument for tests, such as `_system` of `Cluster`, is not promised.
+    assert given == {item.name: item.default for item in wanted if not item.name.startswith("_")}
 
 
 def test_events_and_their_fields():
@@ -292,6 +293,7 @@ def test_settings_and_their_defaults(heading, owner):
     wanted = {
         name: {} if "factory" in repr(parameter.default) else parameter.default
         for name, parameter in inspect.signature(getattr(everycore, owner)).parameters.items()
+        if not name.startswith("_")
     }
     assert rows == wanted
 

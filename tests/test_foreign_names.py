@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tests.test_layers import SOURCE, read_modules
 
 #: Documented, or everybody's, in spite of the underscore: sys._getframe and the like would stand here.
-PUBLIC = frozenset({"_replace", "_asdict", "_fields"})
+PUBLIC = frozenset({"_replace", "_asdict", "_fields", "_exit"})
 
 
 def is_private(name: str) -> bool:

@@ -31,12 +31,15 @@ ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 # `everycore/__init__.py` gathers the public names, `__main__.py` starts the command line.
 FREE = {"__init__", "__main__"}
 
-# Events carry the face objects, `Worker` or `WorkerContext`; only type checkers need to know.
+# What only type checkers need to know. `event.worker` is a `Worker`, and `Worker.on` takes types of events:
+# two public types that name each other. A protocol in between would not do, for users pass `event.worker` on
+# to functions that take a `Worker`. A message carries a `Descriptor`.
 TYPE_ONLY_EXCEPTIONS = {
     ("everycore.events", "everycore.primary.worker"),
-    ("everycore.events", "everycore.worker.context"),
     ("everycore.events", "everycore.system.descriptors"),
 }
+# In these rooms not even imports for type checkers alone go round in a circle.
+WITHOUT_ANY_CIRCLE = {"primary"}
 
 # Core decides; input, output and the time come to it as arguments.
 NOT_IN_CORE = frozenset(
@@ -160,6 +163,11 @@ def forbidden_modules(imports: list[Import]) -> list[str]:
     return wrong
 
 
+def unused_exceptions(imports: list[Import]) -> list[str]:
+    used = {(found.importer, found.imported) for found in imports if found.type_only}
+    return [f"{importer} imports no {imported}" for importer, imported in TYPE_ONLY_EXCEPTIONS - used]
+
+
 def circle(imports: list[Import], *, types_in: str | None = None) -> list[str]:
     """The modules of one circle of run-time imports, first and last the same; empty when there is none.
 
@@ -256,6 +264,15 @@ def test_a_worker_has_few_rooms_one_above_the_other(package_imports):
     assert [room for room, imported in rooms.items() if "context" in imported] == []  # the public face
 
 
+@pytest.mark.parametrize("room", sorted(WITHOUT_ANY_CIRCLE))
+def test_no_circles_for_type_checkers_either(package_imports, room):
+    assert circle(package_imports, types_in=room) == []
+
+
+def test_every_exception_is_needed(package_imports):
+    assert unused_exceptions(package_imports) == []
+
+
 def test_no_public_name_is_a_submodule():
     assert shadowed_modules(SOURCE) == []
 
@@ -329,7 +346,7 @@ def test_finds_an_import_against_the_layers(tree, importer, statement, reason):
         ("pool.py", "from everycore.entry import run"),
         ("primary/driver.py", "import socket, asyncio\nfrom everycore.aio.channel import Channel"),
         ("events.py", GUARDED.format("from everycore.primary.worker import Worker")),
-        ("events.py", GUARDED.format("from everycore.worker.context import WorkerContext")),
+        ("events.py", GUARDED.format("from everycore.system.descriptors import Descriptor")),
         ("__init__.py", "from everycore.cli.main import main"),
         ("__main__.py", "from everycore import run"),
     ],
@@ -411,6 +428,29 @@ def test_rooms_of_a_circle_are_on_no_floor(tree):
     rooms = rooms_within(read_imports(root), "worker")
     assert set(rooms) == {"link", "loops", "connections", "boot"}
     assert floors(rooms) == [{"link"}, {"boot"}]
+
+
+def test_a_type_only_import_closes_a_circle_within_such_a_room(tree):
+    root = tree(
+        {
+            "primary/worker.py": "import everycore.primary.driver",
+            "primary/driver.py": GUARDED.format("import everycore.primary.worker"),
+            "core/wire.py": "import everycore.core.frames",
+            "core/frames.py": GUARDED.format("import everycore.core.wire"),
+        }
+    )
+
+    assert circle(read_imports(root), types_in="primary") == [
+        "everycore.primary.driver", "everycore.primary.worker", "everycore.primary.driver",
+    ]  # fmt: skip
+
+
+def test_finds_an_exception_that_nobody_needs(tree):
+    root = tree({"events.py": GUARDED.format("from everycore.primary.worker import Worker")})
+
+    assert unused_exceptions(read_imports(root)) == [
+        "everycore.events imports no everycore.system.descriptors"
+    ]
 
 
 def test_the_other_branch_of_type_checking_is_run_time(tree):

@@ -1,4 +1,4 @@
-"""Every state meets every input: what `core.lifecycle` says, and what it never says."""
+"""The table of `core.lifecycle`: that it is whole, what must hold in every step, and what a history gives."""
 
 import itertools
 
@@ -7,102 +7,118 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everycore.core import lifecycle
-from everycore.core.lifecycle import TABLE, Do, Input, Life
+from everycore.core.lifecycle import STAGES, TABLE, Do, Hidden, Input, Life, Limit
 from everycore.errors import ProtocolError
 from everycore.model import State
 
-ORDER = list(State)
 NOW = 100.0
 GRACE = 7.0
 
 #: How a life gets into each state, the shortest way, and not voluntarily where that can be.
 WAYS = {
     State.NONE: (),
+    Hidden.LEAVING_EARLY: (Input.DISCONNECT,),
     State.ONLINE: (Input.JOINED,),
     State.LISTENING: (Input.JOINED, Input.LISTENED),
     State.DRAINING: (Input.JOINED, Input.DISCONNECT),
     State.DISCONNECTED: (Input.JOINED, Input.CHANNEL_LOST),
     State.DEAD: (Input.JOINED, Input.CHANNEL_LOST, Input.EXITED),
 }
+CONNECTED = STAGES[:5]
+EVERY_STEP = pytest.mark.parametrize(
+    ("stage", "what"), list(itertools.product(STAGES, Input)), ids=lambda value: str(value.name).lower()
+)
 
 
-def life_in(state: State) -> Life:
+def life_in(stage):
     life = Life()
-    for what in WAYS[state]:
-        life.handle(what, NOW, grace=GRACE)
-    assert life.state is state
+    for what in WAYS[stage]:
+        feed(life, what)
+    assert life.stage is stage
     life.deadline = None
     return life
 
 
-#: State x input -> (new state, what is done). "raises" is a ProtocolError.
-EXPECTED = {
-    (State.NONE, Input.JOINED): (State.ONLINE, [Do.EMIT_ONLINE]),
-    (State.NONE, Input.LISTENED): (State.NONE, []),
-    (State.NONE, Input.DISCONNECT): (State.NONE, []),
-    (State.NONE, Input.LEAVE): (State.NONE, []),
-    (State.ONLINE, Input.LISTENED): (State.LISTENING, []),
-    (State.ONLINE, Input.DISCONNECT): (State.DRAINING, [Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE]),
-    (State.ONLINE, Input.LEAVE): (State.DRAINING, [Do.LEAVE_ROTATION]),
-    (State.LISTENING, Input.LISTENED): (State.LISTENING, []),
-    (State.LISTENING, Input.DISCONNECT): (State.DRAINING, [Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE]),
-    (State.LISTENING, Input.LEAVE): (State.DRAINING, [Do.LEAVE_ROTATION]),
-    (State.DRAINING, Input.LISTENED): (State.DRAINING, []),
-    (State.DRAINING, Input.DISCONNECT): (State.DRAINING, []),
-    (State.DRAINING, Input.LEAVE): (State.DRAINING, []),
-    (State.DISCONNECTED, Input.LISTENED): (State.DISCONNECTED, []),
-    (State.DISCONNECTED, Input.DISCONNECT): (State.DISCONNECTED, []),
-    (State.DISCONNECTED, Input.LEAVE): (State.DISCONNECTED, []),
-    (State.DISCONNECTED, Input.CHANNEL_LOST): (State.DISCONNECTED, []),
-    (State.DISCONNECTED, Input.EXITED): (State.DEAD, [Do.EMIT_EXITED]),
-    (State.DEAD, Input.LISTENED): (State.DEAD, []),
-    (State.DEAD, Input.DISCONNECT): (State.DEAD, []),
-    (State.DEAD, Input.LEAVE): (State.DEAD, []),
-    (State.DEAD, Input.CHANNEL_LOST): (State.DEAD, []),
-    (State.DEAD, Input.EXITED): (State.DEAD, []),
-    **{(state, Input.JOINED): (state, "raises") for state in ORDER[1:]},
-    **{
-        (state, Input.CHANNEL_LOST): (
-            State.DISCONNECTED,
-            [Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED],
+def feed(life, what, now=NOW, *, grace=GRACE):
+    """As a driver does: every action is performed before the next input. Returns (action, state at it)."""
+    done = []
+    for action in life.handle(what, now, grace=grace):
+        if action is Do.DIE:
+            life.die()
+        done.append((action, life.state))
+    return done
+
+
+class TestTheTable:
+    def test_every_stage_meets_every_input(self):
+        assert set(TABLE) == set(itertools.product(STAGES, Input))
+        assert set(STAGES) == {*State, *Hidden}
+
+    @EVERY_STEP
+    def test_the_code_runs_by_it(self, stage, what):
+        life, step = life_in(stage), TABLE[stage, what]
+        if step.error:
+            with pytest.raises(ProtocolError, match=step.error):
+                life.handle(what, NOW, grace=GRACE)
+            assert life.stage is stage
+            return
+        assert tuple(action for action, _ in feed(life, what)) == step.actions
+        assert life.stage is step.after
+        assert (
+            life.deadline
+            == {
+                None: None,
+                Limit.OFF: None,
+                Limit.MARGIN: NOW + lifecycle.KILL_MARGIN,
+                Limit.GRACE: NOW + GRACE + lifecycle.KILL_MARGIN,
+            }[step.limit]
         )
-        for state in ORDER[:4]
-    },
-    **{
-        (state, Input.EXITED): (
-            State.DISCONNECTED,
-            [Do.LEAVE_ROTATION, Do.READ_TO_END, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED],
+
+    @EVERY_STEP
+    def test_no_step_goes_back(self, stage, what):
+        step = TABLE[stage, what]
+        way = [stage, *([step.via] if step.via else []), step.after]
+        assert way == sorted(way, key=STAGES.index)
+
+    @EVERY_STEP
+    def test_what_enters_a_state_tells_of_it(self, stage, what):
+        """`Disconnected` in the state of that name, `Exited` of the dead, each where it is entered."""
+        step = TABLE[stage, what]
+        told = {} if step.error else dict(feed(life_in(stage), what))
+        passed = {step.via, step.after} - {stage}
+        assert told.get(Do.EMIT_ONLINE) is (
+            None if stage not in CONNECTED[:2] or what is not Input.JOINED else step.after
         )
-        for state in ORDER[:4]
-    },
-}
+        assert told.get(Do.EMIT_DISCONNECTED) is (
+            State.DISCONNECTED if State.DISCONNECTED in passed else None
+        )
+        assert told.get(Do.EMIT_EXITED) is (State.DEAD if State.DEAD in passed else None)
+        assert (Do.DIE in told) == (step.via is not None)
 
+    @pytest.mark.parametrize("what", [Input.CHANNEL_LOST, Input.EXITED], ids=str)
+    @pytest.mark.parametrize("stage", CONNECTED, ids=str)
+    def test_nothing_of_it_is_left_when_it_is_told_to_be_gone(self, stage, what):
+        actions = TABLE[stage, what].actions
+        before = actions[: actions.index(Do.EMIT_DISCONNECTED)]
+        assert {Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE} <= set(before)
 
-def test_every_state_and_input_is_expected_here():
-    assert set(EXPECTED) == set(itertools.product(State, Input))
+    @EVERY_STEP
+    def test_only_one_that_was_there_is_asked_to_leave_and_only_once(self, stage, what):
+        asks = Do.ASK_TO_LEAVE in TABLE[stage, what].actions
+        into_draining = TABLE[stage, what].after is State.DRAINING and stage is not State.DRAINING
+        assert asks == (into_draining and what is not Input.LEAVE)
 
+    def test_the_dead_have_nothing_to_do(self):
+        assert [TABLE[State.DEAD, what].actions for what in Input] == [()] * len(Input)
+        assert [TABLE[State.DEAD, what].limit for what in Input] == [None] * len(Input)
 
-@pytest.mark.parametrize(
-    ("state", "what"), list(itertools.product(State, Input)), ids=lambda value: str(value.name).lower()
-)
-def test_each_state_with_each_input(state, what):
-    life = life_in(state)
-    after, todo = EXPECTED[state, what]
-    if todo == "raises":
-        with pytest.raises(ProtocolError, match="joined its channel twice"):
-            life.handle(what, NOW, grace=GRACE)
-    else:
-        assert life.handle(what, NOW, grace=GRACE) == todo
-    assert life.state is after
+    @pytest.mark.parametrize("stage", STAGES, ids=str)
+    def test_who_may_serve(self, stage):
+        assert life_in(stage).may_serve == (stage in (State.NONE, State.ONLINE, State.LISTENING))
 
-
-@pytest.mark.parametrize(("state", "what"), list(TABLE), ids=lambda value: str(value.name).lower())
-def test_the_table_itself_is_what_happens(state, what):
-    """The picture in the documentation is drawn from it. (A first exit may be the channel's loss.)"""
-    life = life_in(state)
-    life.handle(what, NOW, grace=GRACE)
-    assert life.state is TABLE[state, what]
-    assert ORDER.index(life.state) > ORDER.index(state)
+    def test_one_that_leaves_early_is_none_to_the_public(self):
+        life = life_in(Hidden.LEAVING_EARLY)
+        assert (life.state, life.voluntary) == (State.NONE, True)
 
 
 class TestDeadlines:
@@ -137,31 +153,32 @@ class TestDeadlines:
     def test_unless_it_broke_the_protocol(self):
         life = life_in(State.LISTENING)
         life.handle(Input.LEAVE, NOW, grace=GRACE)
-        life.condemn(NOW + 1)
+        life.handle(Input.BROKE_PROTOCOL, NOW + 1)
         life.handle(Input.CHANNEL_LOST, NOW + 1)
         assert life.deadline == NOW + 1 + lifecycle.KILL_MARGIN
 
     def test_asked_before_it_is_there_it_is_told_when_it_joins(self):
         life = Life()
-        assert life.handle(Input.DISCONNECT, NOW, grace=GRACE) == []
-        assert life.handle(Input.JOINED, NOW + 1) == [Do.EMIT_ONLINE, Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE]
+        assert life.handle(Input.DISCONNECT, NOW, grace=GRACE) == ()
+        assert life.handle(Input.JOINED, NOW + 1) == (Do.EMIT_ONLINE, Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE)
         assert life.state is State.DRAINING
         assert life.deadline == NOW + GRACE + lifecycle.KILL_MARGIN
 
-    @pytest.mark.parametrize("state", list(State), ids=str)
-    def test_the_end_of_it(self, state):
-        life = life_in(state)
+    @pytest.mark.parametrize("stage", STAGES, ids=str)
+    def test_the_end_of_it(self, stage):
+        life = life_in(stage)
         life.deadline = NOW
-        assert life.expire() == ([] if state is State.DEAD else [Do.KILL])
-        assert life.deadline is None
+        assert life.handle(Input.OVERDUE, NOW) == (() if stage is State.DEAD else (Do.KILL,))
+        assert stage is State.DEAD or life.deadline is None
 
     def test_the_dead_have_none(self):
         life = life_in(State.LISTENING)
         life.handle(Input.DISCONNECT, NOW, grace=GRACE)
         life.handle(Input.EXITED, NOW)
-        life.handle(Input.EXITED, NOW)
+        life.handle(Input.BROKE_PROTOCOL, NOW)  # among what it had still sent
+        life.die()
         assert life.deadline is None
-        life.condemn(NOW)
+        life.handle(Input.BROKE_PROTOCOL, NOW)
         life.handle(Input.DISCONNECT, NOW, grace=GRACE)
         assert life.deadline is None
 
@@ -169,44 +186,38 @@ class TestDeadlines:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([*Input, "condemn", "expire"]),
+            st.sampled_from(Input),
             st.floats(0, 10, allow_nan=False),
             st.floats(0, 100, allow_nan=False),
         ),
         max_size=30,
     )
 )
-def test_any_history(history):
-    """No state twice, `Disconnected` and `Exited` once each and in this order, deadlines only come closer."""
+def test_any_history_ends_with_one_disconnected_and_one_exited(history):
+    """No state twice, deadlines only come closer, `Disconnected` and `Exited` once each in this order."""
     life, now = Life(), NOW
-    states, done = [life.state], []
-    for what, seconds, grace in history:
+    stages, done = [life.stage], []
+    for what, seconds, grace in [*history, (Input.EXITED, 0.0, 0.0)]:
         now += seconds
-        before, deadline = life.state, life.deadline
-        if what == "condemn":
-            life.condemn(now)
-        elif what == "expire":
-            done += life.expire()
-            continue
-        else:
-            try:
-                done += life.handle(what, now, grace=grace)
-            except ProtocolError:
-                assert what is Input.JOINED
-                assert before is not State.NONE
-        if life.state is not before:
-            states.append(life.state)
+        before, deadline, was_voluntary = life.stage, life.deadline, life.voluntary
+        try:
+            done += feed(life, what, now, grace=grace)
+        except ProtocolError:
+            assert what is Input.JOINED
+            assert before is not State.NONE
+        if life.stage is not before:
+            stages.append(life.stage)
         if life.state is State.DEAD:
             assert life.deadline is None
-        elif deadline is not None:
+        elif deadline is not None and what is not Input.OVERDUE:
             assert life.deadline is not None
             assert life.deadline <= deadline
-    assert [ORDER.index(state) for state in states] == sorted({ORDER.index(state) for state in states})
-    assert done.count(Do.EMIT_ONLINE) <= 1
-    gone = [step for step in done if step in (Do.EMIT_DISCONNECTED, Do.EMIT_EXITED)]
-    assert gone == [Do.EMIT_DISCONNECTED, Do.EMIT_EXITED][: len(gone)]
-    assert (life.state is State.DEAD) == (Do.EMIT_EXITED in gone)
-    assert (life.state in (State.DISCONNECTED, State.DEAD)) == (Do.EMIT_DISCONNECTED in gone)
-    if Do.EMIT_DISCONNECTED in done:  # nothing of it is left, and it is told only then
-        at = done.index(Do.EMIT_DISCONNECTED)
-        assert {Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE} <= set(done[:at])
+        asked = what in (Input.DISCONNECT, Input.LEAVE) and before in CONNECTED
+        assert life.voluntary == (was_voluntary or asked)
+    assert [STAGES.index(stage) for stage in stages] == sorted({STAGES.index(stage) for stage in stages})
+    actions = [action for action, _ in done]
+    assert actions.count(Do.EMIT_ONLINE) <= 1
+    gone = [(action, state) for action, state in done if action in (Do.EMIT_DISCONNECTED, Do.EMIT_EXITED)]
+    assert gone == [(Do.EMIT_DISCONNECTED, State.DISCONNECTED), (Do.EMIT_EXITED, State.DEAD)]
+    at = actions.index(Do.EMIT_DISCONNECTED)  # nothing of it is left, and it is told only then
+    assert {Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE} <= set(actions[:at])

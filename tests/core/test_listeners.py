@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from everycore.core.listeners import EADDRINUSE, Bind, Conflict, Entry, ListenerBook, ListenKey, Share
+from everycore.core.listeners import EADDRINUSE, Bind, Conflict, ListenerBook, ListenKey, Listing, Share
 
 INET, INET6, UNIX = 2, 10, 1
 STREAM, DGRAM = 1, 2
@@ -20,11 +20,23 @@ def key(port: int | str, host: str = "127.0.0.1", **more) -> ListenKey:
     return ListenKey((host, port), INET, STREAM, **more)
 
 
+class Entry:
+    """A listener, as the book knows it."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.id, self.key, self.real = listing.id, listing.key, listing.real
+        self.holders: set[int] = set()
+
+    def holds(self, worker: int) -> bool:
+        return worker in self.holders
+
+
 class Primary:
     """Binds what the book says; real ports are handed out from 40000."""
 
     def __init__(self) -> None:
-        self.book = ListenerBook()
+        self.book: ListenerBook[Entry] = ListenerBook()
         self._next_port = 40000
 
     def listen(self, worker: int, what: ListenKey, *, v6only: bool = False) -> Entry | None:
@@ -33,7 +45,7 @@ class Primary:
             assert answer.errno == errno.EADDRINUSE == EADDRINUSE
             return None
         if isinstance(answer, Share):
-            entry = answer.entry
+            entry = answer.listener
         else:
             assert isinstance(answer, Bind)
             real = answer.key.address
@@ -43,7 +55,8 @@ class Primary:
                     self._next_port += 1  # as the kernel, which knows what is taken
                 real = (real[0], self._next_port)
                 self._next_port += 1
-            entry = self.book.add(answer.key, v6only=v6only, real=real, bound=object())
+            entry = Entry(self.book.number(answer.key, v6only=v6only, real=real))
+            self.book.add(entry)
         assert worker not in entry.holders
         entry.holders.add(worker)
         return entry
@@ -119,7 +132,7 @@ class TestFixedAddresses:
         assert primary.listen(2, what, v6only=True) is first
 
     def test_asking_changes_nothing(self):
-        book = ListenerBook()
+        book: ListenerBook[Entry] = ListenerBook()
         for _ in range(3):
             assert book.ask(1, key(0)) == Bind(key(0))
             assert book.ask(1, key(8000)) == Bind(key(8000))

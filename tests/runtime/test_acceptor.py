@@ -17,11 +17,12 @@ import pytest
 
 from everycore.core import wire
 from everycore.core.dispatch import COSTLY, LATE_AFTER, MOST_CREDIT, RECALL_AFTER, Dispatcher
+from everycore.core.listeners import ListenKey, Listing
 from everycore.errors import ProtocolError
 from everycore.foreign import socket_internals
 from everycore.primary import acceptor as acceptor_module
 from everycore.primary.acceptor import Acceptor
-from everycore.primary.host import RELISTEN_PAUSE, Absence, Owner
+from everycore.primary.host import RELISTEN_PAUSE, Absence
 from everycore.system import belt
 from everycore.system.accepting import PAUSE
 from everycore.system.belt import Belt, make_pair
@@ -103,6 +104,26 @@ class FakeWorker:
         self.end.close()
 
 
+class Client:
+    """A worker as the acceptor knows it: `host.Client`."""
+
+    def __init__(self, number, stage):
+        self.id = number
+        self._stage = stage
+
+    def on_serving(self, host):
+        assert host is self._stage.acceptor
+        self._stage.events.append(("serving", self.id))
+
+    def on_finished(self):
+        self._stage.events.append(("finished", self.id))
+
+    def on_violation(self, error):
+        assert isinstance(error, ProtocolError)
+        self._stage.events.append(("violated", self.id, str(error)))
+        self._stage.acceptor.remove(self.id)
+
+
 class Stage:
     """An acceptor, its workers and its clients."""
 
@@ -115,26 +136,17 @@ class Stage:
         self.acceptor = Acceptor(
             self.loop,
             self.listener,
-            Owner(self._serving, self._closed, self._finished, self._violated),
+            Listing(1, ListenKey(self.listener.real, socket.AF_INET, socket.SOCK_STREAM), True, None),
             Absence(when_no_worker, hold_timeout),
+            self._closed,
             Dispatcher(),
         )
         self.workers = {}
         self.clients = []
 
-    def _serving(self, worker):
-        self.events.append(("serving", worker))
-
-    def _closed(self, worker):
+    def _closed(self, acceptor, worker):
+        assert acceptor is self.acceptor
         self.events.append(("closed", worker))
-        self.acceptor.remove(worker)
-
-    def _finished(self, worker):
-        self.events.append(("finished", worker))
-
-    def _violated(self, worker, error):
-        assert isinstance(error, ProtocolError)
-        self.events.append(("violated", worker, str(error)))
         self.acceptor.remove(worker)
 
     async def worker(self, number, *, ready=True, batch=16):
@@ -142,7 +154,7 @@ class Stage:
         end = socket.socket(fileno=os.dup(theirs.fileno()))
         end.setblocking(False)
         worker = self.workers[number] = FakeWorker(number, end)
-        self.acceptor.add(number, Belt(ours, theirs), ready=ready)
+        self.acceptor.add(Client(number, self), Belt(ours, theirs), ready=ready)
         if batch:
             worker.serve(batch)
             await self.settled()

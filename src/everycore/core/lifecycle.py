@@ -1,27 +1,36 @@
 """The life of one worker, as a table.
 
-Job: given what happened to a worker, say its new state and what is to be done.
-Two rules: everything that affects a worker's state lives here; and nothing here knows how anything is done.
-Must not import anything with I/O or a clock. The picture in `docs/explanation/worker-states.md` is drawn from
-`TABLE`.
+`TABLE` says for every state and every input which state comes next, what is to be done, in order, and when
+the worker is killed unless it is gone. Everything that affects a worker's state stands there, and nothing
+there knows how anything is done. The page `docs/explanation/worker-states.md` is drawn from it.
 
     none -> online -> listening -> draining -> disconnected -> dead
 
-A worker may skip states, never go back. `Disconnected` and `Exited` are emitted exactly once each, in that
-order.
+A worker may skip states, and never goes back. `Disconnected` and `Exited` are emitted exactly once each, in
+that order.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from everycore.errors import ProtocolError
-from everycore.model import ExitStatus, State
+from everycore.model import State
 
 #: A worker that should have left by itself has this long before it is killed, in seconds.
 KILL_MARGIN: Final = 1.0
+
+
+class Hidden(enum.Enum):
+    """A state that is not public: `State.NONE` stands for it."""
+
+    LEAVING_EARLY = "leaving early"
+
+
+#: Where a worker is in its life.
+Stage: TypeAlias = State | Hidden
 
 
 class Input(enum.Enum):
@@ -31,35 +40,10 @@ class Input(enum.Enum):
     LISTENED = "it holds a listener"
     DISCONNECT = "the primary asks it to leave"
     LEAVE = "it says that it leaves"
+    BROKE_PROTOCOL = "it said what the protocol does not allow; its channel is lost next"
     CHANNEL_LOST = "its channel closed"
-    #: Of a worker that still has its channel it is said twice: it loses that first, and is dead then.
-    EXITED = "its process ended, or never started"
-
-
-_NONE, _ONLINE, _LISTENING, _DRAINING, _GONE, _DEAD = (
-    State.NONE,
-    State.ONLINE,
-    State.LISTENING,
-    State.DRAINING,
-    State.DISCONNECTED,
-    State.DEAD,
-)
-
-#: State x input -> state. What is not in the table leaves the state as it is, except a second JOINED: an
-#: error.
-TABLE: Final[dict[tuple[State, Input], State]] = {
-    (_NONE, Input.JOINED): _ONLINE,
-    (_ONLINE, Input.LISTENED): _LISTENING,
-    (_ONLINE, Input.DISCONNECT): _DRAINING,
-    (_LISTENING, Input.DISCONNECT): _DRAINING,
-    (_ONLINE, Input.LEAVE): _DRAINING,
-    (_LISTENING, Input.LEAVE): _DRAINING,
-    (_NONE, Input.CHANNEL_LOST): _GONE,
-    (_ONLINE, Input.CHANNEL_LOST): _GONE,
-    (_LISTENING, Input.CHANNEL_LOST): _GONE,
-    (_DRAINING, Input.CHANNEL_LOST): _GONE,
-    (_GONE, Input.EXITED): _DEAD,
-}
+    EXITED = "its process ended, or never started; what it had still sent was read"
+    OVERDUE = "it did not leave in time"
 
 
 class Do(enum.Enum):
@@ -69,83 +53,131 @@ class Do(enum.Enum):
     LEAVE_ROTATION = "no more connections for it; take back what it has not picked up"
     RELEASE = "it holds no listener any more"
     CLOSE_CHANNEL = "close the channel and the link"
-    READ_TO_END = "read what it had still sent"
+    DIE = "its state is `dead` from here on: `Disconnected` was emitted in the state before"
     EMIT_ONLINE = "Online"
     EMIT_DISCONNECTED = "Disconnected"
     EMIT_EXITED = "Exited"
     KILL = "SIGKILL"
 
 
+class Limit(enum.Enum):
+    """When a worker is killed unless it is gone by then. A limit only comes closer."""
+
+    GRACE = "the grace that it was given, and a margin"
+    MARGIN = "the margin alone"
+    OFF = "it is not any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The state after an input, what is to be done, and the worker's limit from now on.
+
+    limit: None leaves it as it is.
+    via: the state in which the actions begin; the action `DIE` enters `after`.
+    error: the input breaks the protocol, and has no effect but this ProtocolError.
+    """
+
+    after: Stage
+    actions: tuple[Do, ...] = ()
+    limit: Limit | None = None
+    via: Stage | None = None
+    error: str = ""
+
+
+_NONE, _EARLY, _ONLINE, _LISTENING = State.NONE, Hidden.LEAVING_EARLY, State.ONLINE, State.LISTENING
+_DRAINING, _GONE, _DEAD = State.DRAINING, State.DISCONNECTED, State.DEAD
+
+#: All of them, in the order of a life.
+STAGES: Final[tuple[Stage, ...]] = (_NONE, _EARLY, _ONLINE, _LISTENING, _DRAINING, _GONE, _DEAD)
+_SERVING: Final[tuple[Stage, ...]] = (_NONE, _ONLINE, _LISTENING)
+_LEAVING: Final[tuple[Stage, ...]] = (_EARLY, _DRAINING)
+_CONNECTED: Final[tuple[Stage, ...]] = (_NONE, _EARLY, _ONLINE, _LISTENING, _DRAINING)
+_ENDED: Final[tuple[Stage, ...]] = (_GONE, _DEAD)
+
+_LOST: Final = (Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED)
+_EXITED: Final = (*_LOST, Do.DIE, Do.EMIT_EXITED)
+_LEAVE: Final = (Do.LEAVE_ROTATION,)
+_DISCONNECT: Final = (Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE)
+
+#: State x input -> step, for each of both.
+TABLE: Final[dict[tuple[Stage, Input], Step]] = {
+    (_NONE, Input.JOINED): Step(_ONLINE, (Do.EMIT_ONLINE,)),
+    # It was asked to leave before it was there to hear it.
+    (_EARLY, Input.JOINED): Step(_DRAINING, (Do.EMIT_ONLINE, *_DISCONNECT)),
+    **{(stage, Input.JOINED): Step(stage, error="a worker joined its channel twice") for stage in STAGES[2:]},
+    **{(stage, Input.LISTENED): Step(stage) for stage in STAGES},
+    (_ONLINE, Input.LISTENED): Step(_LISTENING),
+    **{(stage, Input.DISCONNECT): Step(stage) for stage in _ENDED},
+    **{(stage, Input.DISCONNECT): Step(stage, limit=Limit.GRACE) for stage in _LEAVING},
+    (_NONE, Input.DISCONNECT): Step(_EARLY, limit=Limit.GRACE),
+    (_ONLINE, Input.DISCONNECT): Step(_DRAINING, _DISCONNECT, Limit.GRACE),
+    (_LISTENING, Input.DISCONNECT): Step(_DRAINING, _DISCONNECT, Limit.GRACE),
+    **{(stage, Input.LEAVE): Step(stage) for stage in _ENDED},
+    **{(stage, Input.LEAVE): Step(stage, limit=Limit.GRACE) for stage in _LEAVING},
+    (_NONE, Input.LEAVE): Step(_EARLY, limit=Limit.GRACE),
+    (_ONLINE, Input.LEAVE): Step(_DRAINING, _LEAVE, Limit.GRACE),
+    (_LISTENING, Input.LEAVE): Step(_DRAINING, _LEAVE, Limit.GRACE),
+    # Whatever grace it was given is over.
+    **{(stage, Input.BROKE_PROTOCOL): Step(stage, limit=Limit.MARGIN) for stage in STAGES},
+    (_DEAD, Input.BROKE_PROTOCOL): Step(_DEAD),
+    **{(stage, Input.CHANNEL_LOST): Step(_GONE, _LOST, Limit.MARGIN) for stage in _SERVING},
+    # It may use up the grace that it was given: its channel closes before its program ends.
+    **{(stage, Input.CHANNEL_LOST): Step(_GONE, _LOST) for stage in _LEAVING},
+    **{(stage, Input.CHANNEL_LOST): Step(stage) for stage in _ENDED},
+    **{(stage, Input.EXITED): Step(_DEAD, _EXITED, via=_GONE) for stage in _CONNECTED},
+    (_GONE, Input.EXITED): Step(_DEAD, (Do.EMIT_EXITED,)),
+    (_DEAD, Input.EXITED): Step(_DEAD),
+    **{(stage, Input.OVERDUE): Step(stage, (Do.KILL,), Limit.OFF) for stage in STAGES},
+    (_DEAD, Input.OVERDUE): Step(_DEAD),
+}
+
+
 @dataclass(slots=True)
 class Life:
-    """One worker. `deadline` is when it is killed unless it is gone; the driver keeps a timer for it."""
+    """One worker. `deadline` is when it is killed unless it is gone; the driver keeps a timer for it.
 
-    state: State = State.NONE
+    voluntary: it was asked to leave, or said that it leaves, before its channel was lost.
+    """
+
+    stage: Stage = State.NONE
     voluntary: bool = False
-    attached: bool = False
     deadline: float | None = None
-    status: ExitStatus | None = None
 
-    def handle(self, what: Input, now: float, *, grace: float = 0.0) -> list[Do]:
+    @property
+    def state(self) -> State:
+        """The stage, as the public is told it."""
+        return self.stage if isinstance(self.stage, State) else State.NONE
+
+    @property
+    def may_serve(self) -> bool:
+        """Whether it may get listeners and connections: it is there or on its way, and stays."""
+        return self.stage in _SERVING
+
+    def handle(self, what: Input, now: float, *, grace: float = 0.0) -> tuple[Do, ...]:
         """Take note of `what`; return what is to be done. `grace` goes with DISCONNECT and LEAVE."""
-        if what is Input.JOINED and self.state is not _NONE:
-            msg = "a worker joined its channel twice"
-            raise ProtocolError(msg)
-        before, self.state = self.state, TABLE.get((self.state, what), self.state)
-        match what:
-            case Input.JOINED:
-                todo = [Do.EMIT_ONLINE]
-                if self.voluntary:  # it was asked to leave before it was there
-                    self.state = _DRAINING
-                    todo += [Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE]
-                return todo
-            case Input.DISCONNECT | Input.LEAVE:
-                return self._leave(what, before, now + grace + KILL_MARGIN)
-            case Input.CHANNEL_LOST:
-                return self._lose_channel(before, now)
-            case Input.EXITED:
-                return self._exit(before)
-            case _:
-                return []
+        step = TABLE[self.stage, what]
+        if step.error:
+            raise ProtocolError(step.error)
+        match step.limit:
+            case Limit.GRACE:
+                self._kill_by(now + grace + KILL_MARGIN)
+            case Limit.MARGIN:
+                self._kill_by(now + KILL_MARGIN)
+            case Limit.OFF:
+                self.deadline = None
+        self._enter(step.after if step.via is None else step.via)
+        return step.actions
 
-    def _leave(self, what: Input, before: State, deadline: float) -> list[Do]:
-        if before in (_GONE, _DEAD):
-            return []
-        self.voluntary = True
-        self._kill_by(deadline)
-        if before in (_NONE, _DRAINING):
-            return []  # not there yet: JOINED does it; or already told
-        return [Do.LEAVE_ROTATION] + ([Do.ASK_TO_LEAVE] if what is Input.DISCONNECT else [])
+    def die(self) -> None:
+        """Perform `Do.DIE`."""
+        self._enter(_DEAD)
 
-    def _lose_channel(self, before: State, now: float) -> list[Do]:
-        if before in (_GONE, _DEAD):
-            return []
-        if (
-            not self.voluntary
-        ):  # else it may use up the grace it was given: the channel closes before the program ends
-            self._kill_by(now + KILL_MARGIN)
-        return [Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED]
-
-    def _exit(self, before: State) -> list[Do]:
-        if before is _DEAD:
-            return []
-        if before is _GONE:
+    def _enter(self, stage: Stage) -> None:
+        self.stage = stage
+        self.voluntary = self.voluntary or stage in _LEAVING
+        if stage is _DEAD:
             self.deadline = None
-            return [Do.EMIT_EXITED]
-        # Its `Disconnected` finds it so, whichever the kernel told first; the exit is to be said once more.
-        self.state = _GONE
-        return [Do.LEAVE_ROTATION, Do.READ_TO_END, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED]
-
-    def condemn(self, now: float) -> None:
-        """It broke the protocol, and its channel is lost next: whatever grace it was given is over."""
-        if self.state is not State.DEAD:
-            self._kill_by(now + KILL_MARGIN)
-
-    def expire(self) -> list[Do]:
-        """The deadline has come."""
-        self.deadline = None
-        return [] if self.state is _DEAD else [Do.KILL]
 
     def _kill_by(self, deadline: float) -> None:
-        """Deadlines only come closer: asking again with a longer grace does not prolong."""
+        """Asking again with a longer grace does not prolong it."""
         self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)

@@ -1,15 +1,14 @@
 """Which listener answers which `listen`: the book of listeners.
 
 Job: find, number and forget listeners; say what a request should get. Invariant: a worker holds a listener
-at most once. Binding, and what the kernel says to it, is not decided here. Must not import socket or os:
-families and kinds are plain numbers.
+at most once. Binding, and what the kernel says to it, is not decided here; a listener itself knows who holds
+it. Must not import socket or os: families and kinds are plain numbers.
 
 The rules (design, section 2; Node: `lib/internal/cluster/child.js`):
 
 * workers that ask for an equal key (address, family, kind, fd, index) share one listener;
 * port 0: the n-th open `listen(0)` of each worker is the n-th port, so the index is the smallest one that
-  this worker
-  does not hold. (Node's index came from a counter and was never given back by an error.)
+  this worker does not hold. (Node's index came from a counter and was never given back by an error.)
 * a listener is also found by its real address (Node: EADDRINUSE, a known limitation);
 * the same worker twice on a fixed address: EADDRINUSE, as a lone process would see.
 """
@@ -17,8 +16,8 @@ The rules (design, section 2; Node: `lib/internal/cluster/child.js`):
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
 
 #: errno of "address already in use"; the number is the kernel's (asm-generic/errno.h).
 EADDRINUSE: Final = 98
@@ -43,28 +42,40 @@ class ListenKey:
         return isinstance(self.address, tuple) and len(self.address) > 1 and self.address[1] == 0
 
 
-@dataclass(slots=True)
-class Entry:
-    """A listener in the book. `bound` is the driver's object for it; `real` is what `getsockname` says."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the book knows a listener by. `real` is what `getsockname` says."""
 
     id: int
     key: ListenKey
     v6only: bool
     real: Hashable
-    bound: Any
-    holders: set[int] = field(default_factory=set)
+
+
+class Listed(Protocol):
+    """A listener in the book."""
+
+    @property
+    def listing(self) -> Listing:
+        """What the book knows it by."""
+
+    def holds(self, worker: int) -> bool:
+        """Whether that worker holds it."""
+
+
+L = TypeVar("L", bound=Listed)
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Share(Generic[L]):
     """Answer: this listener."""
 
-    entry: Entry
+    listener: L
 
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """Answer: bind a new one, and `add` it under this key."""
+    """Answer: bind a new one for this key, have it numbered, and `add` it."""
 
     key: ListenKey
 
@@ -76,64 +87,67 @@ class Conflict:
     errno: int
 
 
-class ListenerBook:
+class ListenerBook(Generic[L]):
     """All listeners of one cluster."""
 
     def __init__(self) -> None:
-        self._entries: dict[int, Entry] = {}
-        self._by_key: dict[ListenKey, Entry] = {}
+        self._listeners: dict[int, L] = {}
+        self._by_key: dict[ListenKey, L] = {}
         self._last_id = 0
 
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(tuple(self._entries.values()))
+    def __iter__(self) -> Iterator[L]:
+        return iter(tuple(self._listeners.values()))
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._listeners)
 
-    def get(self, listener: int) -> Entry | None:
-        """The entry with that id."""
-        return self._entries.get(listener)
+    def get(self, listener: int) -> L | None:
+        """The listener with that id."""
+        return self._listeners.get(listener)
 
-    def ask(self, worker: int, key: ListenKey, *, v6only: bool = False) -> Share | Bind | Conflict:
+    def ask(self, worker: int, key: ListenKey, *, v6only: bool = False) -> Share[L] | Bind | Conflict:
         """What `worker`, which asks for `key` (its index is ignored), should get. Changes nothing."""
         if key.any_port:
             index = 0
-            while entry := self._by_key.get(_indexed(key, index)):
-                if worker not in entry.holders and entry.v6only == v6only:
-                    return Share(entry)
+            while listener := self._by_key.get(_indexed(key, index)):
+                if not listener.holds(worker) and listener.listing.v6only == v6only:
+                    return Share(listener)
                 index += 1
             return Bind(_indexed(key, index))
         found = self._by_key.get(_indexed(key, 0)) or self._by_real_address(key)
         if found is None:
             return Bind(_indexed(key, 0))
-        if worker in found.holders or found.v6only != v6only:
+        if found.holds(worker) or found.listing.v6only != v6only:
             return Conflict(EADDRINUSE)
         return Share(found)
 
-    def _by_real_address(self, key: ListenKey) -> Entry | None:
+    def _by_real_address(self, key: ListenKey) -> L | None:
         if key.fd is not None:
             return None
-        for entry in self._entries.values():
-            if (entry.real, entry.key.family, entry.key.kind) == (key.address, key.family, key.kind):
-                return entry
+        for listener in self._listeners.values():
+            its = listener.listing
+            if (its.real, its.key.family, its.key.kind) == (key.address, key.family, key.kind):
+                return listener
         return None
 
-    def add(self, key: ListenKey, *, v6only: bool, real: Hashable, bound: Any) -> Entry:
-        """A new listener was bound for `key`."""
+    def number(self, key: ListenKey, *, v6only: bool, real: Hashable) -> Listing:
+        """What the book will know a new listener by, which was bound for `key`."""
         self._last_id += 1
-        entry = Entry(self._last_id, key, v6only, real, bound)
-        self._entries[entry.id] = entry
-        self._by_key[key] = entry
-        return entry
+        return Listing(self._last_id, key, v6only, real)
 
-    def remove(self, entry: Entry) -> None:
+    def add(self, listener: L) -> None:
+        """There is a new listener."""
+        self._listeners[listener.listing.id] = listener
+        self._by_key[listener.listing.key] = listener
+
+    def remove(self, listener: L) -> None:
         """The listener is closed."""
-        del self._entries[entry.id]
-        del self._by_key[entry.key]
+        del self._listeners[listener.listing.id]
+        del self._by_key[listener.listing.key]
 
-    def held_by(self, worker: int) -> list[Entry]:
+    def held_by(self, worker: int) -> list[L]:
         """The listeners that `worker` holds."""
-        return [entry for entry in self._entries.values() if worker in entry.holders]
+        return [listener for listener in self._listeners.values() if listener.holds(worker)]
 
 
 def _indexed(key: ListenKey, index: int) -> ListenKey:

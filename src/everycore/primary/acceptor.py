@@ -16,13 +16,15 @@ import errno
 import logging
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher, Lane, Pause
+from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
 from everycore.foreign.socket_internals import accept
-from everycore.primary.host import LAST_WORDS, Absence, Holder, ListenerHost, Owner
+from everycore.primary.host import LAST_WORDS, Absence, Holder, ListenerHost
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener, on_the_wire
@@ -50,11 +52,12 @@ class Acceptor(ListenerHost):
         self,
         loop: asyncio.AbstractEventLoop,
         listener: StreamListener,
-        owner: Owner,
+        listing: Listing,
         absence: Absence,
+        on_closed: Callable[[ListenerHost, int], None],
         dispatcher: Dispatcher,
     ) -> None:
-        super().__init__(loop, listener, owner, absence)
+        super().__init__(loop, listener, listing, absence, on_closed)
         self.dispatcher = dispatcher
         self._queue: deque[tuple[int, Any]] = deque()
         self._accepted = 0
@@ -278,7 +281,7 @@ class Acceptor(ListenerHost):
             except OSError as exc:
                 self._unsend(lane, share[start:])
                 if exc.errno in BROKEN:
-                    self._accuse(lane.worker, ProtocolError(f"its belt is broken: {exc}"))
+                    self._accuse(holder, ProtocolError(f"its belt is broken: {exc}"))
                 return
             for fd in fds:
                 os.close(fd)
@@ -340,7 +343,7 @@ class Acceptor(ListenerHost):
             except ProtocolError as exc:
                 error = exc
         if error is not None:
-            self._accuse(worker, ProtocolError(f"read back from its belt: {error}"))
+            self._accuse(holder, ProtocolError(f"read back from its belt: {error}"))
 
     def _take_back(self, worker: int, data: bytes, fds: list[int], is_truncated: bool) -> None:
         """Queue the connections of a message again. Raises ProtocolError, its descriptors closed."""

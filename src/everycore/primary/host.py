@@ -4,8 +4,8 @@ Job: hear the belts, and listen, refuse or hold connections as ready workers com
 reach the workers is a subclass's affair: `Acceptor` accepts and hands over, `Sharer` lets the workers
 accept. (Node has the same split, and the same two verbs, `add` and `remove`: `RoundRobinHandle` and
 `SharedHandle`.)
-Invariant: a holder has a belt, and a reader on it, exactly while it is in `_holders`. Must not import the
-worker's side.
+Invariant: a holder has a belt, and a reader on it, exactly while it is in `_holders`. It is known as a
+`Client`, and told what concerns it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from everycore.aio.steps import take_all
 from everycore.core import wire
+from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
 from everycore.system.belt import MOST_BATCH, Belt
 from everycore.system.descriptors import close_all
@@ -37,26 +38,34 @@ RELISTEN_PAUSE: Final = 1.0
 NoWorker = Literal["refuse", "hold"]
 
 
+class Client(Protocol):
+    """What a listener knows of a worker that holds it."""
+
+    @property
+    def id(self) -> int:
+        """The worker's number."""
+
+    def on_serving(self, host: ListenerHost) -> None:
+        """The worker is served by `host`."""
+
+    def on_finished(self) -> None:
+        """A listener of the worker is not `finishing` it any more: see `ListenerHost.finish`."""
+
+    def on_violation(self, error: ProtocolError) -> None:
+        """The worker broke the protocol of its belt."""
+
+
 @dataclass(slots=True)
 class Holder:
     """A worker that holds this listener. `batch` is 0 until it asks to be served."""
 
+    client: Client
     belt: Belt
     ready: bool
     batch: int = 0
     room: int | None = None
     #: It is being removed: its `Close` among its last words is no news, and would remove it a second time.
     is_leaving: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whom a host tells what it learns; each gets the worker's id. `finished`: see `ListenerHost.finish`."""
-
-    serving: Callable[[int], None]
-    closed: Callable[[int], None]
-    finished: Callable[[int], None]
-    violated: Callable[[int, ProtocolError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +77,21 @@ class Absence:
 
 
 class ListenerHost(ABC):
-    """One listener and its holders."""
+    """One listener and its holders. `on_closed` is told which worker says that it closed the listener."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, listener: StreamListener, owner: Owner, absence: Absence
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: StreamListener,
+        listing: Listing,
+        absence: Absence,
+        on_closed: Callable[[ListenerHost, int], None],
     ) -> None:
         self._loop = loop
         self.listener = listener
-        self._owner = owner
+        self.listing = listing
         self._absence = absence
+        self._on_closed = on_closed
         self._holders: dict[int, Holder] = {}
         self._wants = False  # to listen: False while the address is only bound
         self._hold: asyncio.TimerHandle | None = None
@@ -153,10 +168,20 @@ class ListenerHost(ABC):
         if self._holders:
             self._see_who_is_there()
 
-    def add(self, worker: int, belt: Belt, *, ready: bool) -> None:
-        """`worker` holds this listener from now on; it says on the belt when it wants to be served."""
-        self._holders[worker] = Holder(belt, ready)
-        self._loop.add_reader(belt.ours, self._on_upstream, worker)
+    def holds(self, worker: int) -> bool:
+        """Whether `worker` holds this listener, and is not being removed."""
+        holder = self._holders.get(worker)
+        return holder is not None and not holder.is_leaving
+
+    @property
+    def holders(self) -> list[int]:
+        """The workers that hold this listener, and are not being removed."""
+        return [worker for worker, holder in self._holders.items() if not holder.is_leaving]
+
+    def add(self, client: Client, belt: Belt, *, ready: bool) -> None:
+        """The worker holds this listener from now on; it says on the belt when it wants to be served."""
+        self._holders[client.id] = Holder(client, belt, ready)
+        self._loop.add_reader(belt.ours, self._on_upstream, client.id)
         self._see_who_is_there()
 
     def set_ready(self, worker: int) -> None:
@@ -190,7 +215,7 @@ class ListenerHost(ABC):
     def finish(self, worker: int) -> None:
         """`worker` is to be asked to leave: as `rest`, but it is given all who have come, in portions.
 
-        Until then it is `finishing`; `Owner.finished` is told of the end. It is not to leave before.
+        Until then it is `finishing`; `Client.on_finished` is told of the end. It is not to leave before.
         """
         holder = self._holders.get(worker)
         if holder is None or not holder.ready or self.finishing == worker:
@@ -206,18 +231,19 @@ class ListenerHost(ABC):
     def _go_on_finishing(self) -> None:
         """Its belt may have room again."""
         worker = self.finishing
-        if worker is not None and self._finish(worker, self._holders[worker]):
+        if worker is not None and self._finish(worker, holder := self._holders[worker]):
             self.finishing = None
-            self._holders[worker].ready = False
+            holder.ready = False
             self._see_who_is_there()
-            self._owner.finished(worker)
+            holder.client.on_finished()
 
     def _relieve_finishing(self) -> None:
         """Others serve those who have come, or the one that leaves is full."""
         worker = self.finishing
         if worker is not None:
+            client = self._holders[worker].client
             self.rest(worker, finishes=False)
-            self._owner.finished(worker)
+            client.on_finished()
 
     def _somebody_is_ready(self) -> bool:
         return any(holder.ready for holder in self._holders.values())
@@ -239,7 +265,7 @@ class ListenerHost(ABC):
             self._see_who_is_there,
         ]
         if was_finishing:
-            steps.append(partial(self._owner.finished, worker))
+            steps.append(holder.client.on_finished)
         take_all(steps, f"worker {worker} on {self.listener.what}")
 
     def close(self) -> None:
@@ -299,9 +325,9 @@ class ListenerHost(ABC):
 
     # --- what workers say ---------------------------------------------------------------------------------
 
-    def _accuse(self, worker: int, error: ProtocolError) -> None:
-        """Report that `worker` broke the protocol, once what is under way is finished."""
-        self._loop.call_soon(self._owner.violated, worker, error)
+    def _accuse(self, holder: Holder, error: ProtocolError) -> None:
+        """Report that `holder` broke the protocol, once what is under way is finished."""
+        self._loop.call_soon(holder.client.on_violation, error)
 
     def hear(self, worker: int) -> None:
         """Take note of what `worker` said on its belt up to now, before something it says elsewhere."""
@@ -314,7 +340,7 @@ class ListenerHost(ABC):
         try:
             self._read_upstream(worker, holder)
         except ProtocolError as exc:
-            self._owner.violated(worker, exc)
+            holder.client.on_violation(exc)
         else:
             self._heard()
 
@@ -358,7 +384,7 @@ class ListenerHost(ABC):
             self._asked(worker, holder, word)
         elif type(word) is wire.Close:
             if not holder.is_leaving:
-                self._owner.closed(worker)
+                self._on_closed(self, worker)
         else:
             self._take_note(worker, holder, word, fds)
 
@@ -369,6 +395,6 @@ class ListenerHost(ABC):
             raise ProtocolError(f"asked to be served, with room for {word.room} connections")
         is_first, holder.batch, holder.room = not holder.batch, word.batch, word.room
         if is_first:
-            self._owner.serving(worker)  # which may make it ready, and so serve it
+            holder.client.on_serving(self)  # which may make it ready, and so serve it
         if holder.ready:
             self._serve(worker, holder)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 from everycore.core import wire
+from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
-from everycore.primary.host import LAST_WORDS, Absence, Holder, ListenerHost, Owner
+from everycore.primary.host import LAST_WORDS, Absence, Client, Holder, ListenerHost
 from everycore.system.belt import Belt
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener
@@ -33,31 +35,36 @@ class Sharer(ListenerHost):
     policy = "shared"
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, listener: StreamListener, owner: Owner, absence: Absence
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: StreamListener,
+        listing: Listing,
+        absence: Absence,
+        on_closed: Callable[[ListenerHost, int], None],
     ) -> None:
-        super().__init__(loop, listener, owner, absence)
+        super().__init__(loop, listener, listing, absence, on_closed)
         self._baton = Baton() if listener.kind == socket.SOCK_STREAM else None
         self._timer: asyncio.TimerHandle | None = None
         self._waited = False
 
-    def add(self, worker: int, belt: Belt, *, ready: bool) -> None:
+    def add(self, client: Client, belt: Belt, *, ready: bool) -> None:
         """As `ListenerHost.add`."""
         if not ready:
             _tell_to_rest(belt)
-        super().add(worker, belt, ready=ready)
+        super().add(client, belt, ready=ready)
 
     def set_ready(self, worker: int) -> None:
         """As `ListenerHost.set_ready`."""
         holder = self._holders.get(worker)
         if holder is not None and not holder.ready:
-            self._take_rest_away(worker, holder.belt)
+            self._take_rest_away(holder)
         super().set_ready(worker)
 
-    def _take_rest_away(self, worker: int, belt: Belt) -> None:
+    def _take_rest_away(self, holder: Holder) -> None:
         """Leave nothing on the belt. The worker, which has a copy of our end, may have put more there."""
         for _ in range(LAST_WORDS):
             try:
-                message = belt.read_back()
+                message = holder.belt.read_back()
             except OSError:  # nothing, or no more: it may not have had room for the `Rest`
                 return
             if message is None:
@@ -65,7 +72,7 @@ class Sharer(ListenerHost):
             data, fds, _ = message
             close_all(fds)
             if fds or data != _REST:
-                self._accuse(worker, ProtocolError("it has written on the primary's end of its belt"))
+                self._accuse(holder, ProtocolError("it has written on the primary's end of its belt"))
 
     def shared(self) -> tuple[int, ...]:
         """The listener, and the baton."""

@@ -73,6 +73,7 @@ def spawn(
     terms: Terms,
     board_fd: int,
     env: Mapping[str, str | None] | None,
+    system: processes.Processes,
 ) -> Child:
     """Start a worker.
 
@@ -108,7 +109,7 @@ def spawn(
             serialization=settings.serialization,
             ignores_interrupt=role.ignores_interrupt,
         )
-        process = processes.spawn(
+        process = system.spawn(
             argv,
             env=_environment(settings.env, user_env, env, ticket),
             cwd=settings.cwd if settings.cwd is not None else role.start_directory,

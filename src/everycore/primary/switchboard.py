@@ -1,8 +1,7 @@
 """Answers every `listen`: finds or binds the listener, and connects the worker to it by a belt.
 
-Job: act on what `core.listeners` decides; own all acceptors of one cluster. Invariant: a worker is in a
-book entry's `holders` exactly while that entry's acceptor has a belt to it. Must not import the worker's
-side.
+Job: act on what `core.listeners` decides; own all listeners of one cluster. Invariant: a listener is in the
+book exactly until it is closed. Must not import the worker's side.
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ from functools import partial
 from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
-from everycore.core.listeners import Bind, Conflict, Entry, ListenerBook, ListenKey
-from everycore.errors import ProtocolError
+from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
 from everycore.primary.acceptor import Acceptor
-from everycore.primary.host import Absence, ListenerHost, NoWorker, Owner
+from everycore.primary.host import Absence, Client, ListenerHost, NoWorker
 from everycore.primary.sharer import Sharer
 from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import close_all, duplicate
@@ -61,64 +59,46 @@ class Grant:
     fds: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Watcher:
-    """Whom the switchboard tells.
-
-    A worker is served by a listener; it has been given all who had come, and may be asked to leave; it broke
-    the protocol of a belt.
-    """
-
-    listening: Callable[[int, Entry], None]
-    finished: Callable[[int], None]
-    violated: Callable[[int, ProtocolError], None]
-
-
 class Switchboard:
-    """All listeners of one cluster."""
+    """All listeners of one cluster. `internal`: the numbers of descriptors that are not to be listened on."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         distribution: Distribution,
-        watcher: Watcher,
         internal: Callable[[], Iterator[int]],
     ) -> None:
         self._loop = loop
         self._distribution = distribution
-        self._watcher = watcher
         self._internal = internal
-        self._book = ListenerBook()
+        self._book: ListenerBook[ListenerHost] = ListenerBook()
         self._ready: set[int] = set()
         self._resting: set[int] = set()
 
     # --- requests -----------------------------------------------------------------------------------------
 
-    def listen(self, worker: int, request: wire.Listen, *, makes_ready: bool) -> Grant:
-        """Give `worker` the listener it asks for. Raises OSError with the errno and text for it.
+    def listen(self, client: Client, request: wire.Listen, *, makes_ready: bool) -> Grant:
+        """Give `client` the listener it asks for. Raises OSError with the errno and text for it.
 
         `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its
         first word on the belt: who connects the moment `start_server` has returned must not be refused.
         """
-        self.hear(worker)
+        self.hear(client.id)
         key = _key_of(request)
         what = f"descriptor {key.fd}" if key.fd is not None else describe(key.address, key.family)
         if key.kind not in KINDS or (key.fd is None and key.family not in FAMILIES):
             raise listen_error(errno.EOPNOTSUPP, what)
-        answer = self._book.ask(worker, key, v6only=request.v6only)
+        answer = self._book.ask(client.id, key, v6only=request.v6only)
         if isinstance(answer, Conflict):
             raise listen_error(answer.errno, what)
-        entry = self._bound(answer.key, request) if isinstance(answer, Bind) else answer.entry
-        host: ListenerHost = entry.bound
+        host = self._bound(answer.key, request) if isinstance(answer, Bind) else answer.listener
         try:
             if request.start:
                 host.start()
-            grant = self._connect(worker, entry, request.request, starts=request.start and makes_ready)
+            return self._connect(client, host, request.request, starts=request.start and makes_ready)
         except BaseException:
-            if not entry.holders:
-                self._close(entry)
+            self._close_unheld(host)
             raise
-        return grant
 
     def start(self, worker: int, request: wire.StartListening, *, makes_ready: bool) -> None:
         """Listen on what was only bound.
@@ -126,71 +106,68 @@ class Switchboard:
         Raises OSError; ENOENT for a listener that `worker` does not hold.
         """
         self.hear(worker)
-        entry = self._book.get(request.listener)
-        if entry is None or worker not in entry.holders:
-            raise OSError(errno.ENOENT, "no such listener")
-        entry.bound.listener.backlog = request.backlog
-        entry.bound.start()
+        host = self._held(worker, request.listener)
+        host.listener.backlog = request.backlog
+        host.start()
         if makes_ready:
             self.set_ready(worker)
 
-    def bind(self, worker: int, request: wire.Bind, given: socket.socket) -> Grant:
-        """Give `worker` the listener for the address that its own socket `given` is to have.
+    def bind(self, client: Client, request: wire.Bind, given: socket.socket) -> Grant:
+        """Give `client` the listener for the address that its own socket `given` is to have.
 
         Raises OSError as bind(2) does. `given` is the listener from now on, or closed.
         """
-        self.hear(worker)
+        self.hear(client.id)
         key = ListenKey(off_the_wire(request.address), given.family, given.type)
         v6only = is_v6only(given)
         with contextlib.ExitStack() as stack:
             stack.callback(given.close)
             if key.kind not in KINDS or key.family not in FAMILIES:
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-            answer = self._book.ask(worker, key, v6only=v6only)
+            answer = self._book.ask(client.id, key, v6only=v6only)
             if isinstance(answer, Conflict):
                 raise OSError(answer.errno, os.strerror(answer.errno))
             if isinstance(answer, Bind):
                 place = (request.folder, request.name)
                 listener = bind_given(given, key.address, mode=request.mode, place=place)
                 stack.pop_all()
-                entry = self._enter(answer.key, listener, v6only=v6only)
+                host = self._host(answer.key, listener, v6only=v6only)
             else:
-                entry = answer.entry
-                _restore_name(entry)
+                host = answer.listener
+                _restore_name(host)
         try:
-            return self._connect(worker, entry, 0, starts=False)
+            return self._connect(client, host, 0, starts=False)
         except BaseException:
-            if not entry.holders:
-                self._close(entry)
+            self._close_unheld(host)
             raise
 
     def give_up(self, worker: int, listener: int) -> None:
         """`worker` did not wait for the listener that it was granted."""
-        entry = self._book.get(listener)
-        if entry is not None and worker in entry.holders:
-            self._closed_by(entry, worker)
+        host = self._book.get(listener)
+        if host is not None and host.holds(worker):
+            self._on_closed(host, worker)
 
     def release(self, worker: int, listener: int) -> int:
         """Give the listener up, and return its descriptor. Raises OSError: EADDRINUSE if others hold it."""
-        sock = self.listener_of(worker, listener)
-        entry = self._book.get(listener)
-        assert entry is not None
-        if entry.holders != {worker}:
+        host = self._held(worker, listener)
+        if host.holders != [worker]:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-        fd = duplicate(sock.fileno())
-        entry.bound.listener.let_go()
-        self._close(entry)
+        fd = duplicate(host.listener.sock.fileno())
+        host.listener.let_go()
+        self._close(host)
         return fd
 
     def listener_of(self, worker: int, listener: int) -> socket.socket:
         """The listener itself. Raises OSError: ENOENT if `worker` does not hold it."""
-        entry = self._book.get(listener)
-        if entry is None or worker not in entry.holders:
-            raise OSError(errno.ENOENT, "no such listener")
-        sock: socket.socket = entry.bound.listener.sock
-        return sock
+        return self._held(worker, listener).listener.sock
 
-    def _bound(self, key: ListenKey, request: wire.Listen) -> Entry:
+    def _held(self, worker: int, listener: int) -> ListenerHost:
+        host = self._book.get(listener)
+        if host is None or not host.holds(worker):
+            raise OSError(errno.ENOENT, "no such listener")
+        return host
+
+    def _bound(self, key: ListenKey, request: wire.Listen) -> ListenerHost:
         made = StreamListener if key.kind == socket.SOCK_STREAM else DatagramSocket
         if key.fd is not None:
             listener = made.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
@@ -202,38 +179,30 @@ class Switchboard:
                 backlog=request.backlog,
                 mode=request.mode,
             )
-        return self._enter(key, listener, v6only=request.v6only)
+        return self._host(key, listener, v6only=request.v6only)
 
-    def _enter(self, key: ListenKey, listener: StreamListener, *, v6only: bool) -> Entry:
-        entry = self._book.add(key, v6only=v6only, real=listener.real, bound=None)
-        entry.bound = self._host(entry, listener)
-        return entry
-
-    def _host(self, entry: Entry, listener: StreamListener) -> ListenerHost:
+    def _host(self, key: ListenKey, listener: StreamListener, *, v6only: bool) -> ListenerHost:
         """Datagrams are always shared, as in Node: there is no connection to hand over."""
-        owner = Owner(
-            serving=partial(self._serving, entry),
-            closed=partial(self._closed_by, entry),
-            finished=self._finished,
-            violated=self._watcher.violated,
-        )
+        listing = self._book.number(key, v6only=v6only, real=listener.real)
         absence = Absence(self._distribution.when_no_worker, self._distribution.hold_timeout)
-        if self._distribution.policy == "shared" or entry.key.kind != socket.SOCK_STREAM:
-            return Sharer(self._loop, listener, owner, absence)
-        dispatcher = Dispatcher(recall_after=self._distribution.recall_after)
-        return Acceptor(self._loop, listener, owner, absence, dispatcher)
+        host: ListenerHost
+        if self._distribution.policy == "shared" or key.kind != socket.SOCK_STREAM:
+            host = Sharer(self._loop, listener, listing, absence, self._on_closed)
+        else:
+            dispatcher = Dispatcher(recall_after=self._distribution.recall_after)
+            host = Acceptor(self._loop, listener, listing, absence, self._on_closed, dispatcher)
+        self._book.add(host)
+        return host
 
-    def _connect(self, worker: int, entry: Entry, request: int, *, starts: bool) -> Grant:
+    def _connect(self, client: Client, host: ListenerHost, request: int, *, starts: bool) -> Grant:
         """Raises OSError, having done nothing, when descriptors run out."""
-        host: ListenerHost = entry.bound
         belt, fds = _make_belt(host)
         if starts:
-            self._ready.add(worker)
-        entry.holders.add(worker)
-        host.add(worker, belt, ready=worker in self._ready)
+            self._ready.add(client.id)
+        host.add(client, belt, ready=client.id in self._ready)
         sock = host.listener.sock
         message = wire.Granted(
-            request, entry.id, on_the_wire(host.listener.real), sock.family, sock.type, sock.proto
+            request, host.listing.id, on_the_wire(host.listener.real), sock.family, sock.type, sock.proto
         )
         return Grant(message, fds)
 
@@ -242,30 +211,26 @@ class Switchboard:
     def set_ready(self, worker: int) -> None:
         """`worker` may be given connections of all it holds and will hold."""
         self._ready.add(worker)
-        steps = (partial(entry.bound.set_ready, worker) for entry in self._book.held_by(worker))
+        steps = (partial(host.set_ready, worker) for host in self._book.held_by(worker))
         take_all(steps, f"worker {worker}")
 
     def rest(self, worker: int, *, finishes: bool) -> None:
         """`worker` gets no more connections: it is on its way out, and finishes its work, or is gone."""
         self._ready.discard(worker)
         self._resting.add(worker)
-        steps = (partial(entry.bound.rest, worker, finishes=finishes) for entry in self._book.held_by(worker))
+        steps = (partial(host.rest, worker, finishes=finishes) for host in self._book.held_by(worker))
         take_all(steps, f"worker {worker}")
 
     def finish(self, worker: int) -> None:
         """As `rest`, of a worker that is to be asked to leave: once it no longer `is_finishing`."""
         self._ready.discard(worker)
         self._resting.add(worker)
-        steps = (partial(entry.bound.finish, worker) for entry in self._book.held_by(worker))
+        steps = (partial(host.finish, worker) for host in self._book.held_by(worker))
         take_all(steps, f"worker {worker}")
 
     def is_finishing(self, worker: int) -> bool:
-        """Whether it is still being given those who had come; `Watcher.finished` is told of the end."""
-        return any(entry.bound.finishing == worker for entry in self._book.held_by(worker))
-
-    def _finished(self, worker: int) -> None:
-        if not self.is_finishing(worker):
-            self._watcher.finished(worker)
+        """Whether it is still being given those who had come; `Client.on_finished` is told of the end."""
+        return any(host.finishing == worker for host in self._book.held_by(worker))
 
     def remove(self, worker: int, *, voluntary: bool) -> None:
         """`worker` is gone. Its listeners go with the last holder, unless it died: then the address is kept.
@@ -276,51 +241,51 @@ class Switchboard:
         self._resting.discard(worker)
         keep = not voluntary or self._distribution.when_no_worker == "hold"
         held = self._book.held_by(worker)
-        take_all((partial(self._disconnect, worker, entry, keep=keep) for entry in held), f"worker {worker}")
+        take_all((partial(self._disconnect, worker, host, keep=keep) for host in held), f"worker {worker}")
         # Also of what its program had closed, and then removed.
-        take_all((partial(_restore_name, entry) for entry in self._book), f"worker {worker}")
+        take_all((partial(_restore_name, host) for host in self._book), f"worker {worker}")
 
-    def _closed_by(self, entry: Entry, worker: int) -> None:
+    def _on_closed(self, host: ListenerHost, worker: int) -> None:
         # A draining worker closes its servers too: that is its departure, not the end of the listener.
         draining = worker in self._resting and self._distribution.when_no_worker == "hold"
-        self._disconnect(worker, entry, keep=draining)
+        self._disconnect(worker, host, keep=draining)
 
-    def _disconnect(self, worker: int, entry: Entry, *, keep: bool) -> None:
-        entry.holders.discard(worker)
-        entry.bound.remove(worker)
-        if not entry.holders and not keep:
-            if isinstance(entry.bound.listener, GivenListener):
-                entry.bound.listener.let_go()  # its program removes the file of a unix socket, or leaves it
-            self._close(entry)
+    def _disconnect(self, worker: int, host: ListenerHost, *, keep: bool) -> None:
+        host.remove(worker)
+        if not host.holders and not keep:
+            if isinstance(host.listener, GivenListener):
+                host.listener.let_go()  # its program removes the file of a unix socket, or leaves it
+            self._close(host)
         else:
-            _restore_name(entry)  # its program may have removed what it took for its own file
+            _restore_name(host)  # its program may have removed what it took for its own file
 
-    def _close(self, entry: Entry) -> None:
-        self._book.remove(entry)
-        entry.bound.close()
+    def _close(self, host: ListenerHost) -> None:
+        self._book.remove(host)
+        host.close()
 
-    def _serving(self, entry: Entry, worker: int) -> None:
-        self._watcher.listening(worker, entry)
+    def _close_unheld(self, host: ListenerHost) -> None:
+        if not host.holders:
+            self._close(host)
 
     def hear(self, worker: int) -> None:
         """A `Close` that the worker put on a belt before this request comes before it."""
-        for entry in self._book.held_by(worker):
-            entry.bound.hear(worker)
+        for host in self._book.held_by(worker):
+            host.hear(worker)
 
     def close(self) -> None:
         """Close every listener."""
-        take_all((partial(self._close, entry) for entry in self._book), "the end of the cluster")
+        take_all((partial(self._close, host) for host in self._book), "the end of the cluster")
 
     def abandon(self) -> None:
         """In a forked child: close our copies of all."""
-        take_all((entry.bound.abandon for entry in self._book), "a fork")
+        take_all((host.abandon for host in self._book), "a fork")
 
     # --- looking ------------------------------------------------------------------------------------------
 
     def descriptors(self) -> Iterator[int]:
         """The numbers of listeners and belts that we opened."""
-        for entry in self._book:
-            yield from entry.bound.descriptors()
+        for host in self._book:
+            yield from host.descriptors()
 
     @property
     def is_shared(self) -> bool:
@@ -329,29 +294,28 @@ class Switchboard:
 
     def account(self, worker: int) -> tuple[int, int]:
         """Connections handed to `worker` so far, and those it has not acknowledged."""
-        accounts = [entry.bound.account(worker) for entry in self._book.held_by(worker)]
+        accounts = [host.account(worker) for host in self._book.held_by(worker)]
         return sum(given for given, _ in accounts), sum(outstanding for _, outstanding in accounts)
 
     def snapshot(self) -> tuple[ListenerSnapshot, ...]:
         """Every listener now."""
         return tuple(
             ListenerSnapshot(
-                address=entry.real,
-                family=entry.bound.listener.family,
-                kind=entry.key.kind,
-                policy=entry.bound.policy,
-                workers=tuple(sorted(entry.holders)),
-                accepted=entry.bound.accepted,
-                queued=entry.bound.queued,
+                address=host.listener.real,
+                family=host.listener.family,
+                kind=host.listing.key.kind,
+                policy=host.policy,
+                workers=tuple(sorted(host.holders)),
+                accepted=host.accepted,
+                queued=host.queued,
             )
-            for entry in self._book
+            for host in self._book
         )
 
 
-def _restore_name(entry: Entry) -> None:
-    listener = entry.bound.listener
-    if isinstance(listener, GivenListener):
-        listener.restore_name()
+def _restore_name(host: ListenerHost) -> None:
+    if isinstance(host.listener, GivenListener):
+        host.listener.restore_name()
 
 
 def _make_belt(host: ListenerHost) -> tuple[Belt, tuple[int, ...]]:

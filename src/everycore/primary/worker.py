@@ -1,8 +1,7 @@
 """`Worker`: a worker as the primary sees it.
 
-Job: the public face over a `WorkerDriver`; no decision is taken here. A worker's view of itself is another
-class, `WorkerContext`: one class patched by role, as in Node, means two things by every name. Must not
-import the worker's side.
+The public face; the driver behind it made it, and decides. A worker's view of itself is another class,
+`WorkerContext`: one class patched by role, as in Node, means two things by every name.
 """
 
 from __future__ import annotations
@@ -11,23 +10,50 @@ import asyncio
 import signal as signals
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from everycore import events
 from everycore.aio.emitter import Emitter
+from everycore.aio.mailbox import Mailbox, MessageStream
+from everycore.aio.requests import Handler
 from everycore.aio.subscriptions import Subscription, once
 from everycore.aio.waiting import see_through
+from everycore.core.lifecycle import Life
+from everycore.events import Event, Message
 from everycore.model import ExitStatus, State, WorkerSnapshot
-from everycore.primary.driver import Home, WorkerDriver
+from everycore.primary.pipes import PipeReader, PipeWriter
+from everycore.primary.process import WorkerProcess
 from everycore.primary.spawner import Seat
 
-if TYPE_CHECKING:
-    from everycore.aio.mailbox import MessageStream
-    from everycore.aio.requests import Handler
-    from everycore.primary.pipes import PipeReader, PipeWriter
-    from everycore.settings import Settings
+E = TypeVar("E", bound=Event)
 
-E = TypeVar("E", bound=events.Event)
+
+class Driver(Protocol):
+    """What stands behind a `Worker`, as that knows it."""
+
+    seat: Seat
+    life: Life
+    is_ready: bool
+    process: WorkerProcess
+    mailbox: Mailbox
+    exited: asyncio.Future[ExitStatus]
+
+    @property
+    def listeners(self) -> Emitter:
+        """Those of this worker's events."""
+
+    @property
+    def grace(self) -> float:
+        """Seconds that the worker has to finish its work."""
+
+    @property
+    def open(self) -> int:
+        """Connections that the worker has now."""
+
+    def account(self) -> tuple[int, int]:
+        """Connections handed to the worker so far, and those it has not acknowledged."""
+
+    def disconnect(self, grace: float) -> None:
+        """Ask the worker to finish within `grace` seconds and leave."""
 
 
 class Worker:
@@ -36,9 +62,10 @@ class Worker:
     `async with cluster.fork() as worker:` ends it with the block.
     """
 
-    def __init__(self, home: Home, seat: Seat, settings: Settings) -> None:
-        self._emitter = Emitter()
-        self._driver = WorkerDriver(home, self, seat, settings)
+    __slots__ = ("__weakref__", "_driver")
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
 
     def __repr__(self) -> str:
         return f"<Worker {self.id} slot={self.slot} pid={self.pid} {self.state}>"
@@ -63,7 +90,7 @@ class Worker:
     @property
     def pid(self) -> int | None:
         """The process id; None if it never started."""
-        return self._driver.pid
+        return self._driver.process.pid
 
     @property
     def state(self) -> State:
@@ -91,17 +118,17 @@ class Worker:
     @property
     def stdin(self) -> PipeWriter | None:
         """Its standard input, with `stdio="pipe"`."""
-        return self._driver.stdin
+        return self._driver.process.stdin
 
     @property
     def stdout(self) -> PipeReader | None:
         """Its standard output, with `stdio="pipe"` or `silent`. It must be read, or the worker blocks."""
-        return self._driver.stdout
+        return self._driver.process.stdout
 
     @property
     def stderr(self) -> PipeReader | None:
         """Its standard error, with `stdio="pipe"` or `silent`. It must be read, or the worker blocks."""
-        return self._driver.stderr
+        return self._driver.process.stderr
 
     # --- messages -----------------------------------------------------------------------------------------
 
@@ -145,15 +172,15 @@ class Worker:
 
         Or with its messages.
         """
-        if kind is events.Message:
+        if kind is Message:
             return self._driver.mailbox.on_message(callback)
-        return self._emitter.on(kind, callback)
+        return self._driver.listeners.on(kind, callback)
 
     def once(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
         """As `on`, for the next one alone."""
-        if kind is events.Message:
+        if kind is Message:
             return once(self._driver.mailbox.on_message, callback)
-        return self._emitter.once(kind, callback)
+        return self._driver.listeners.once(kind, callback)
 
     # --- orders -------------------------------------------------------------------------------------------
 
@@ -167,7 +194,7 @@ class Worker:
 
     def kill(self, signal: int = signals.SIGTERM) -> None:
         """Send the process `signal`; nothing happens if it is gone. The exit is not voluntary by this."""
-        self._driver.signal(signal)
+        self._driver.process.signal(signal)
 
     async def wait(self) -> ExitStatus:
         """Wait until the process is gone; returns how it ended."""

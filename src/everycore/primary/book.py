@@ -1,0 +1,150 @@
+"""The workers of one cluster: by number and slot, and what is subscribed to at each of them.
+
+Invariant: a worker is in the book from its fork until just before its `Exited` is delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
+from typing import Any, Protocol
+
+from everycore.aio.mailbox import Mailbox
+from everycore.aio.subscriptions import Subscription
+from everycore.primary.spawner import Seat
+from everycore.primary.worker import Worker
+
+
+class Member(Protocol):
+    """What the book knows of a worker: its driver."""
+
+    seat: Seat
+    face: Worker
+    mailbox: Mailbox
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the streams of a dead worker were read to their end, or closed."""
+
+    def close(self) -> None:
+        """After the end: let go of the streams that nobody read to their end."""
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies, and say nothing."""
+
+    def descriptors(self) -> Iterable[int]:
+        """The numbers that belong to the worker."""
+
+
+class Workers(Mapping[int, Worker]):
+    """Worker id -> `Worker`, live; iterated as a copy, so that workers may come and go meanwhile."""
+
+    def __init__(self, members: Mapping[int, Member]) -> None:
+        self._members = members
+
+    def __getitem__(self, key: int) -> Worker:
+        return self._members[key].face
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(tuple(self._members))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def values(self) -> ValuesView[Worker]:
+        """The workers that live now; a copy."""
+        return self._copy().values()
+
+    def items(self) -> ItemsView[int, Worker]:
+        """Ids and workers that live now; a copy."""
+        return self._copy().items()
+
+    def _copy(self) -> dict[int, Worker]:
+        return {number: member.face for number, member in self._members.items()}
+
+    def __repr__(self) -> str:
+        return f"<Workers {list(self.values())}>"
+
+
+class Book:
+    """The live workers of one cluster, and the dead whose streams are still read."""
+
+    def __init__(self) -> None:
+        self._members: dict[int, Member] = {}
+        self._ended: list[Member] = []
+        self._subscribers: list[_Subscriber] = []
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        #: Of the worker that was forked last; 0: none was.
+        self.last_id = 0
+        self.workers = Workers(self._members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(tuple(self._members.values()))
+
+    def free_slot(self) -> int:
+        """The lowest slot that no worker has."""
+        taken = {member.seat.slot for member in self}
+        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def add(self, member: Member) -> None:
+        """A worker was forked."""
+        self.last_id = member.seat.id
+        self._members[member.seat.id] = member
+        self._is_empty.clear()
+        for subscriber in self._subscribers:
+            subscriber.add(member)
+
+    def remove(self, member: Member) -> None:
+        """A worker is dead. Its streams may be read to their end for a while."""
+        del self._members[member.seat.id]
+        for subscriber in self._subscribers:
+            subscriber.forget(member)
+        self._ended = [ended for ended in (*self._ended, member) if not ended.is_closed]
+        if not self._members:
+            # After the `Exited`, which is told next: whoever waits finds every event in its queue.
+            asyncio.get_running_loop().call_soon(self._check_empty)
+
+    def _check_empty(self) -> None:
+        if not self._members:
+            self._is_empty.set()
+
+    async def wait(self) -> None:
+        """Wait until there is no worker."""
+        await self._is_empty.wait()
+
+    def on_message(self, callback: Callable[[Any], object]) -> Subscription:
+        """Call `callback` with every worker's messages, those to come included."""
+        subscriber = _Subscriber(callback)
+        for member in self:
+            subscriber.add(member)
+        self._subscribers.append(subscriber)
+        return Subscription(lambda: self._forget(subscriber))
+
+    def _forget(self, subscriber: _Subscriber) -> None:
+        subscriber.cancel()
+        if subscriber in self._subscribers:
+            self._subscribers.remove(subscriber)
+
+    def ended(self) -> list[Member]:
+        """The dead whose streams were not yet read to their end."""
+        return self._ended
+
+
+class _Subscriber:
+    """One `on_message`: a subscription at each worker."""
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        self._callback = callback
+        self._subscriptions: dict[int, Subscription] = {}
+
+    def add(self, member: Member) -> None:
+        self._subscriptions[member.seat.id] = member.mailbox.on_message(self._callback)
+
+    def forget(self, member: Member) -> None:
+        self._subscriptions.pop(member.seat.id, None)
+
+    def cancel(self) -> None:
+        for subscription in self._subscriptions.values():
+            subscription.cancel()
+        self._subscriptions.clear()

@@ -1,0 +1,253 @@
+"""Answers one worker's link: its listeners, the sockets of its program's own making, and its own leaving.
+
+A worker waits for the answers, so whatever it said on the link is heard before what it said on its channel
+after it. Invariant: the descriptors that came with a request are closed here unless the switchboard took
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from typing import Any, Final, Protocol
+
+from everycore.core import wire
+from everycore.core.permits import Permit, permit_of
+from everycore.core.wire import LINK_NUMBER
+from everycore.errors import ProtocolError
+from everycore.primary.host import Client
+from everycore.primary.switchboard import Grant, Switchboard
+from everycore.system import belt
+from everycore.system.descriptors import close_all, release
+from everycore.system.sockets import describe, off_the_wire
+
+log = logging.getLogger("everycore")
+
+#: Requests answered at once, before one on the channel.
+_BUDGET: Final = 16
+#: The largest socket option that travels, in bytes.
+_LARGEST_OPTION: Final = 1024
+#: What a request can be refused for: the kernel says no, or it holds what no C function takes, such as a
+#: number that is too large, or a path where a host belongs.
+REFUSABLE: Final = (OSError, OverflowError, ValueError, TypeError, IndexError)
+
+#: A reply, and the descriptors that go with it.
+Reply = tuple[Any, tuple[int, ...]]
+
+
+class LinkClient(Client, Protocol):
+    """The worker at the other end: its driver."""
+
+    @property
+    def may_serve(self) -> bool:
+        """Whether it may get listeners: nobody has asked it to leave."""
+
+    @property
+    def holds_ready(self) -> bool:
+        """Whether listening does not make it ready."""
+
+    def on_report(self, body: bytes) -> None:
+        """It says why it failed."""
+
+    def on_hold_ready(self) -> None:
+        """It is going to say when it is ready."""
+
+    def on_ready(self) -> None:
+        """It says that it is ready."""
+
+    def on_leave(self) -> None:
+        """It says that it leaves."""
+
+
+class LinkDesk:
+    """The primary's end of one link. `permits`: what the worker may listen on; None: whatever we may."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        link: socket.socket,
+        client: LinkClient,
+        switchboard: Switchboard,
+        permits: frozenset[Permit] | None,
+    ) -> None:
+        self._loop = loop
+        self._link: socket.socket | None = link
+        self._client = client
+        self._switchboard = switchboard
+        self._permits = permits
+        #: The worker's channel or process has ended: what is still said here are last words.
+        self._is_ending = False
+        #: The number of the last request that was granted, and the listener.
+        self._last_grant: tuple[bytes, int] | None = None
+
+    # --- the link -----------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Answer from now on."""
+        if self._link is not None:
+            self._loop.add_reader(self._link, self._answer_next)
+
+    def hear(self) -> None:
+        """Answer what was said here, before what was said on the channel after it."""
+        for _ in range(_BUDGET):
+            if not self._answer_next():
+                return
+
+    def hear_last_words(self) -> None:
+        """It may have said that it leaves, or why it failed, without waiting for an answer."""
+        self._is_ending = True
+        self.hear()
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._link is not None:
+            self._loop.remove_reader(self._link)
+            self._link.close()
+            self._link = None
+
+    def abandon(self) -> None:
+        """In a forked child: close our copy. The loop is the parent's, and not touched."""
+        if self._link is not None:
+            release(self._link)
+            self._link = None
+
+    def fileno(self) -> int:
+        """The number of the link, or -1."""
+        return -1 if self._link is None else self._link.fileno()
+
+    def _answer_next(self) -> bool:
+        """Answer one request, if there is one."""
+        link = self._link
+        if link is None:
+            return False
+        try:
+            received = belt.receive(link)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            received = None
+        if received is None:
+            self._loop.remove_reader(link)
+            return False
+        data, fds, is_truncated = received
+        number, body = data[: LINK_NUMBER.size], data[LINK_NUMBER.size :]
+        try:
+            request = wire.decode_link_request(body)
+            if self._is_ending and not isinstance(request, (wire.Leave, wire.Report)):
+                return True
+            if isinstance(request, wire.GiveUp):
+                self._take_back_grant(number)
+                return True
+            reply, out = self._answer(request, fds, is_truncated=is_truncated)
+        except ProtocolError as exc:
+            self._client.on_violation(ProtocolError(f"on the link: {exc}"))
+            return False
+        finally:
+            close_all(fds)
+        if isinstance(reply, wire.Granted):
+            self._last_grant = number, reply.listener
+        try:
+            if not self._is_ending:
+                belt.Belt(link, link).send(number + wire.encode(reply), out)
+        except OSError as exc:
+            log.warning("worker %d: no reply on its link: %s", self._client.id, exc)
+        finally:
+            close_all(out)
+        return True
+
+    def _take_back_grant(self, number: bytes) -> None:
+        if self._last_grant is not None and self._last_grant[0] == number:
+            self._switchboard.give_up(self._client.id, self._last_grant[1])
+
+    # --- the answers --------------------------------------------------------------------------------------
+
+    def _answer(self, request: Any, fds: list[int], *, is_truncated: bool) -> Reply:
+        """`fds` came with the request: what is left of them is closed."""
+        client, switchboard = self._client, self._switchboard
+        try:
+            match request:
+                case wire.Listen() | wire.Bind():
+                    if is_truncated:  # this process has no number left for the socket that came with it
+                        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                    grant = self._grant(request, fds)
+                    return grant.message, grant.fds
+                case wire.SetOption() | wire.GetOption():
+                    return self._option(request), ()
+                case wire.Settle():
+                    switchboard.hear(client.id)
+                case wire.Release(listener):
+                    return wire.Done(), (switchboard.release(client.id, listener),)
+                case wire.Report(body):
+                    client.on_report(body)
+                case wire.StartListening():
+                    switchboard.start(client.id, request, makes_ready=not client.holds_ready)
+                case wire.HoldReady():
+                    client.on_hold_ready()
+                case wire.ReadyNow():
+                    client.on_ready()
+                case wire.Leave():
+                    client.on_leave()
+        except REFUSABLE as exc:
+            return _refusal(0, exc), ()
+        return wire.Done(), ()
+
+    def answer_listen(self, request: wire.Listen) -> Reply:
+        """The answer to a request that came on the channel."""
+        try:
+            grant = self._listen(request)
+        except REFUSABLE as exc:
+            return _refusal(request.request, exc), ()
+        return grant.message, grant.fds
+
+    def _grant(self, request: wire.Listen | wire.Bind, fds: list[int]) -> Grant:
+        if not self._client.may_serve:
+            raise OSError(errno.ECANCELED, "the worker is leaving")
+        return self._listen(request) if isinstance(request, wire.Listen) else self._bind(request, fds)
+
+    def _listen(self, request: wire.Listen) -> Grant:
+        self._check_permit(request.address, request.fd)
+        return self._switchboard.listen(self._client, request, makes_ready=not self._client.holds_ready)
+
+    def _bind(self, request: wire.Bind, fds: list[int]) -> Grant:
+        """Bind the socket that came with `request`. Raises OSError, or ProtocolError without exactly one."""
+        self._check_permit(_place_of(request))
+        if len(fds) != 1:
+            raise ProtocolError(f"Bind came with {len(fds)} descriptors")
+        try:
+            given = socket.socket(fileno=fds[0])
+        except OSError as exc:
+            raise ProtocolError(f"Bind came with something else than a socket: {exc}") from exc
+        fds.clear()
+        return self._switchboard.bind(self._client, request, given)
+
+    def _check_permit(self, address: Any, fd: int | None = None) -> None:
+        if self._permits is not None and permit_of(address, fd) not in self._permits:
+            what = describe(off_the_wire(address)) if fd is None else f"descriptor {fd}"
+            why = "the worker has another user than the primary, and `addresses` does not name it"
+            raise OSError(errno.EACCES, f"cannot listen on {what}: {os.strerror(errno.EACCES)} ({why})")
+
+    def _option(self, request: wire.SetOption | wire.GetOption) -> Any:
+        """Set or read an option of a listener that the worker holds. Raises OSError."""
+        sock = self._switchboard.listener_of(self._client.id, request.listener)
+        if isinstance(request, wire.SetOption):
+            sock.setsockopt(request.level, request.option, request.value)
+            return wire.Done()
+        size = min(max(request.size, 1), _LARGEST_OPTION)
+        return wire.Option(sock.getsockopt(request.level, request.option, size))
+
+
+def _refusal(request: int, exc: BaseException) -> wire.Refused:
+    """The answer to request number `request`, which one of `REFUSABLE` has ended."""
+    if isinstance(exc, OSError):
+        return wire.Refused(request, exc.errno or errno.EINVAL, exc.strerror or str(exc))
+    return wire.Refused(request, errno.EINVAL, str(exc))
+
+
+def _place_of(request: wire.Bind) -> Any:
+    """Where it will be bound: a path is reached by way of the program's folder, if that came with it."""
+    if request.folder is None or request.name is None or request.name.startswith(b"\0"):
+        return request.address if request.name is None else request.name
+    return os.path.normpath(os.path.join(request.folder, request.name))

@@ -1,0 +1,79 @@
+"""One worker's process: its number, its signals, its end and its standard streams.
+
+Invariant: it is reaped exactly once, and its pidfd is closed then; a signal never reaches another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from everycore.model import ExitStatus
+from everycore.primary.pipes import PipeReader, PipeWriter
+from everycore.system.descriptors import close_all
+from everycore.system.processes import Processes, Spawned
+
+
+class WorkerProcess:
+    """The process of a worker; without `spawned` it never started."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, processes: Processes, spawned: Spawned | None = None
+    ) -> None:
+        self._loop = loop
+        self._processes = processes
+        self._pidfd = -1
+        self._on_exit: Callable[[ExitStatus], None]
+        self.pid: int | None = None
+        self.stdin: PipeWriter | None = None
+        self.stdout: PipeReader | None = None
+        self.stderr: PipeReader | None = None
+        if spawned is not None:
+            self.pid, self._pidfd = spawned.pid, spawned.pidfd
+            stdin, stdout, stderr = spawned.pipes
+            self.stdin = PipeWriter(loop, stdin) if stdin else None
+            self.stdout = PipeReader(loop, stdout) if stdout else None
+            self.stderr = PipeReader(loop, stderr) if stderr else None
+
+    def watch(self, on_exit: Callable[[ExitStatus], None]) -> None:
+        """Reap the process when it ends, and call `on_exit` then."""
+        self._on_exit = on_exit
+        self._loop.add_reader(self._pidfd, self._on_readable)
+
+    def _on_readable(self) -> None:
+        status = self._processes.reap(self._pidfd)
+        if status is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+            self._on_exit(status)
+
+    def signal(self, number: int) -> bool:
+        """Signal the process; False if it is gone."""
+        return self._pidfd >= 0 and self._processes.send_signal(self._pidfd, number)
+
+    def abort_stdin(self) -> None:
+        """After the end: nobody reads what is written any more."""
+        if self.stdin is not None:
+            self.stdin.abort()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the streams of a dead worker were read to their end, or closed."""
+        return all(pipe is None or pipe.at_eof() for pipe in (self.stdout, self.stderr))
+
+    def close(self) -> None:
+        """After the end: let go of the streams that nobody read to their end."""
+        for pipe in (self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copy. The loop is the parent's, and not touched."""
+        pidfd, self._pidfd = self._pidfd, -1
+        close_all((pidfd,))
+
+    def fileno(self) -> int:
+        """The number of the pidfd, or -1."""
+        return self._pidfd

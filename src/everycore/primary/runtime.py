@@ -1,0 +1,56 @@
+"""What an open cluster runs on: made when its block is entered, closed when it is left.
+
+Its drivers share it. Invariant: nothing in it outlives `close`, or `abandon` in a forked child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from everycore.aio.steps import take_all
+from everycore.primary.book import Book
+from everycore.primary.eventlog import EventLog
+from everycore.primary.spawner import Terms
+from everycore.primary.switchboard import Distribution, Switchboard
+from everycore.system.board import PrimaryBoard
+from everycore.system.processes import Processes
+
+
+class Runtime:
+    """The loop, the listeners, the board and the book of one cluster."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        terms: Terms,
+        distribution: Distribution,
+        log: EventLog,
+        book: Book,
+        processes: Processes,
+    ) -> None:
+        self.loop = loop
+        self.terms = terms
+        self.log = log
+        self.book = book
+        self.processes = processes
+        self.switchboard = Switchboard(loop, distribution, self.descriptors)
+        self.board = PrimaryBoard()
+
+    def descriptors(self) -> Iterator[int]:
+        """The numbers that are ours: nobody is to listen on these."""
+        yield self.board.fd
+        yield from self.switchboard.descriptors()
+        for member in self.book:
+            yield from member.descriptors()
+
+    def close(self) -> None:
+        """After the last worker: close what is left, and end the iterators over events."""
+        steps = [self.switchboard.close, self.board.close]
+        steps += [member.close for member in self.book.ended()]
+        take_all([*steps, self.log.listeners.close], "the end of the cluster")
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies, or ports and channels outlive the primary."""
+        steps: list[Callable[[], object]] = [self.switchboard.abandon, self.board.close]
+        take_all([*steps, *(member.abandon for member in self.book)], "a fork")
