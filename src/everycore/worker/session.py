@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal as signals
@@ -52,7 +53,8 @@ class Session:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: Channel | None = None
         self._mailbox: Mailbox | None = None
-        self._seq = 0
+        #: Of events and messages, which count together.
+        self._numbers = itertools.count(1)
         self._has_said_leave = False
         self._is_program = False
         #: What the program sees of this worker, and what events name as their `worker`.
@@ -100,16 +102,17 @@ class Session:
                 self._channel,
                 loop=loop,
                 serialization=self.ticket.serialization,
-                make_message=self._make_message,
+                make_message=self._message_maker(),
             )
             self._channel.post(wire.Attached())
         elif self._loop is not loop:
             raise RuntimeError("the channel of this worker belongs to another event loop")
         return self._channel, self._mailbox
 
-    def _make_message(self, value: Any, handle: Any) -> events.Message:
-        self._seq += 1
-        return events.make_message(self._seq, time.time(), self.face, value, handle)
+    def _message_maker(self) -> Callable[[Any, Any], events.Message]:
+        """What makes a message that the program gets. HOT: it has all that it needs at hand."""
+        make, next_number, now, face = events.make_message, self._numbers.__next__, time.time, self.face
+        return lambda value, handle: make(next_number(), now(), face, value, handle)
 
     def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
         match message:
@@ -206,8 +209,8 @@ class Session:
     def _closed(self) -> None:
         if self._mailbox is not None:
             self._mailbox.close()
-        self._seq += 1
-        self.emitter.emit(events.Disconnected(seq=self._seq, at=time.time(), worker=self.face))
+        number = next(self._numbers)
+        self.emitter.emit(events.Disconnected(seq=number, at=time.time(), worker=self.face))
 
     def _on_lost(self, error: Exception | None) -> None:
         """The primary is gone, or has given this worker up."""
