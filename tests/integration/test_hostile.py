@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 #: Keeps the numbers of its sockets and joins like any worker. `raw` is its channel, `frame(...)` a frame.
 HOSTILE = (
     """\
-import json, os
+import json, os, select
 ticket = json.loads(os.environ["_EVERYCORE_WORKER"])
 """
     + HEAD
@@ -30,6 +30,15 @@ import array, msgspec
 
 raw = socket.socket(fileno=os.dup(ticket["channel"][0]))
 raw_link = socket.socket(fileno=os.dup(ticket["link"][0]))
+
+def outlive():
+    try:
+        poll = select.poll()
+        poll.register(raw_link, select.POLLIN)
+        poll.poll(30_000)
+    finally:
+        os._exit(0)
+
 
 def body(*message):
     return msgspec.msgpack.encode(list(message))
@@ -222,8 +231,9 @@ LEGACIES = {
 }
 DEATHS = {
     "by the end of its channel": "os._exit(9)",
-    # The child keeps the channel and the link open until the primary is at the end of them.
-    "by its process alone": "os.fork() or (raw_link.recv(1), os._exit(0)); os._exit(9)",
+    # The child keeps the channel and the link open until the primary is at the end of them. It must not go on
+    # in the parent's loop, whatever happens.
+    "by its process alone": "os.fork() or outlive(); os._exit(9)",
 }
 
 
