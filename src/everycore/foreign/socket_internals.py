@@ -41,11 +41,6 @@ def _probed() -> Accept | None:
         return None
 
 
-def can_accept_descriptors() -> bool:
-    """Whether `accept` makes no socket object on the way."""
-    return accept is not _accept_by_object
-
-
 #: Accept one connection: its descriptor and the peer's address. Raises OSError as `socket.accept` does.
 accept: Final[Accept] = _probed() or _accept_by_object
 
