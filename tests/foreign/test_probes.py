@@ -1,6 +1,7 @@
 """Private parts of other libraries: this Python has them as we know them, and nothing breaks without."""
 
 import asyncio
+import gc
 import inspect
 import json
 import os
@@ -75,6 +76,24 @@ def test_a_probe_that_raises_has_failed_and_hurts_no_other():
 
     probes = {"one": broken, "two": sound, "three": lambda *_: False, "four": sound}
     assert foreign.try_probes(asyncio.new_event_loop, probes) == {"two", "four"}
+
+
+def test_a_signal_in_the_middle_of_a_probe_leaves_nothing_that_needs_the_loop(capfd):
+    """As when the primary ends a worker that imports us: the handler of SIGTERM raises SystemExit."""
+
+    def interrupted(loop, near, far):
+        def end():
+            raise SystemExit(0)
+
+        task = loop.create_task(loop.connect_accepted_socket(asyncio.Protocol, near))
+        loop.call_soon(end)
+        loop.run_until_complete(task)
+        return True
+
+    with pytest.raises(SystemExit):
+        foreign.try_probes(asyncio.SelectorEventLoop, {"one": interrupted})
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 class TestStartServing:

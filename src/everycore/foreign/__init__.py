@@ -57,23 +57,35 @@ def try_probes(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> froz
 def _try_all(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozenset[str]:
     found = set()
     loop: Any = None  # making one is most of what a probe costs, so those that succeed share it
-    for name, probe in probes.items():
-        try:
-            loop = loop or new_loop()
-            near, far = socket.socketpair()
-            with near, far:
-                near.setblocking(False)
-                if probe(loop, near, far):
-                    found.add(name)
-                    continue
-        except Exception:
-            pass
+    try:
+        for name, probe in probes.items():
+            try:
+                loop = loop or new_loop()
+                near, far = socket.socketpair()
+                with near, far:
+                    near.setblocking(False)
+                    if probe(loop, near, far):
+                        found.add(name)
+                        continue
+            except Exception:
+                pass
+            _close(loop)
+            loop = None
+    finally:  # a signal's handler may end the program in the middle of a probe
         _close(loop)
-        loop = None
-    _close(loop)
     return frozenset(found)
 
 
 def _close(loop: Any) -> None:
-    if loop is not None:
+    """Close `loop`. What a probe left undone ends first: collected later, it would use a closed loop."""
+    import asyncio
+
+    if loop is None:
+        return
+    try:
+        if left := asyncio.all_tasks(loop):
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(left))
+    finally:
         loop.close()

@@ -15,6 +15,7 @@ Three parts, each with a probe:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import functools
 import os
@@ -150,20 +151,20 @@ class _ProbeProtocol(asyncio.Protocol):
 def _probe_connect(loop: Any, near: socket.socket, far: socket.socket) -> bool:
     protocol = _ProbeProtocol()
     conn = _ProbeConnection(near.detach())
-    coroutine = loop.connect_accepted_socket(lambda: protocol, conn)
-    waits = coroutine.send(None)
-    far.send(b"x")
-    far.shutdown(socket.SHUT_WR)
-    loop.call_later(_PATIENCE, loop.stop)
-    loop.run_forever()
-    if not waits.done():
-        return False
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        transport = stop.value[0]
-    else:
-        return False
+    with contextlib.closing(loop.connect_accepted_socket(lambda: protocol, conn)) as coroutine:
+        waits = coroutine.send(None)
+        far.send(b"x")
+        far.shutdown(socket.SHUT_WR)
+        loop.call_later(_PATIENCE, loop.stop)
+        loop.run_forever()
+        if not waits.done():
+            return False
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            transport = stop.value[0]
+        else:
+            return False
     loop.run_until_complete(asyncio.sleep(0))
     return transport.is_closing() and protocol.seen == ["made", b"x", None] and conn.closed == 1
 
