@@ -5,6 +5,7 @@ import gc
 import inspect
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -94,6 +95,28 @@ def test_a_signal_in_the_middle_of_a_probe_leaves_nothing_that_needs_the_loop(ca
         foreign.try_probes(asyncio.SelectorEventLoop, {"one": interrupted})
     gc.collect()
     assert capfd.readouterr().err == ""
+
+
+def test_a_signal_waits_until_a_probe_has_ended():
+    """Raised in the constructor of a loop, it would leave half a loop behind."""
+
+    def killed(loop, near, far):
+        os.kill(os.getpid(), signal.SIGTERM)
+        found.append("probed")
+        return True
+
+    def end(number, frame):
+        found.append("ended")
+        raise SystemExit(0)
+
+    found: list[str] = []
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit):
+            foreign.try_probes(asyncio.SelectorEventLoop, {"one": killed})
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == ["probed", "ended"]
 
 
 class TestStartServing:

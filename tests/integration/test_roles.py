@@ -34,10 +34,23 @@ class TestRoles:
         async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
             assert "primary" in (await within(anext(cluster.fork().messages()))).message
 
-    async def test_pytest_itself_cannot_be_started_again(self):
-        async with Cluster() as cluster:
-            with pytest.raises(ConfigurationError, match=r"setup_primary\(exec="):
-                cluster.fork()
+    def test_pytest_itself_cannot_be_started_again(self, pytester):
+        pytester.makepyfile(
+            """
+            import asyncio
+            import everycore
+
+            def test():
+                async def fork():
+                    async with everycore.Cluster() as cluster:
+                        cluster.fork()
+
+                asyncio.run(fork())
+            """
+        )
+        pytester.runpytest_subprocess("-p", "no:xdist", "-p", "no:anyio").stdout.fnmatch_lines(
+            ["*ConfigurationError: *setup_primary(exec=*"]
+        )
 
     def test_ready_outside_a_worker_does_nothing(self):
         everycore.ready()

@@ -246,7 +246,8 @@ class TestManyConnections:
                 clients += await asyncio.gather(*(Client.connect(address) for _ in range(16)))
             shares = Counter(client.worker for client in clients)
             assert set(shares) == {worker.id for worker in workers}
-            assert max(shares.values()) <= 42, shares  # 1.05 of the mean: one that is late is passed over
+            # 1.25 of the mean: one that is late, for want of a processor, is passed over.
+            assert max(shares.values()) <= 50, shares
 
     @pytest.mark.limit(60)
     @pytest.mark.parametrize("policy", ["round_robin", "shared"])

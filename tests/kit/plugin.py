@@ -34,6 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_watchdog] = Watchdog(last_words)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Three a processor pair, for tests mostly wait; 0, in this process, where single files are asked for."""
+    if config.args and all(os.path.isfile(arg.partition("::")[0]) for arg in config.args):
+        return 0
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if watchdog := config.stash.get(_watchdog, None):
         del config.stash[_watchdog]

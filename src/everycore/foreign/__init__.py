@@ -12,10 +12,12 @@ uses it when a new version of a library behaves unlike its probe.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -41,12 +43,23 @@ def outside_any_loop(probe: Callable[[], T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return probe()
+        with _deferred_signals():
+            return probe()
     found: list[T] = []
     thread = threading.Thread(target=lambda: found.append(probe()), name="everycore-probe")
     thread.start()
     thread.join()
     return found[0]
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Let signals that may end the program wait: raised in a loop's constructor, that leaves half a loop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def try_probes(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozenset[str]:
@@ -71,7 +84,7 @@ def _try_all(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozen
                 pass
             _close(loop)
             loop = None
-    finally:  # a signal's handler may end the program in the middle of a probe
+    finally:  # another thread may have been sent the signal, and this one has to run the handler
         _close(loop)
     return frozenset(found)
 

@@ -125,6 +125,8 @@ class Terminator:
             raise SystemExit(0)
 
     def _leave(self, number: int) -> None:
+        # The signal is for the main thread, which may hold it back for a moment (`everycore.foreign`).
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         self.wait()
         while not self._has_heard:  # a signal may come in the moment before a system call, and wake nobody
             handler = signal.getsignal(number)
