@@ -111,7 +111,9 @@ class _AsyncCall:
         pass
 
 
-@pytest.mark.parametrize("callback", [_coroutine, _AsyncCall(), None, 3], ids=["coroutine", "object", "None", "number"])
+@pytest.mark.parametrize(
+    "callback", [_coroutine, _AsyncCall(), None, 3], ids=["coroutine", "object", "None", "number"]
+)
 def test_callbacks_are_plain_functions(callback):
     for subscribe in (Emitter().on, Emitter().once):
         with pytest.raises(TypeError, match="a callback must be"):
