@@ -102,21 +102,21 @@ def test_a_signal_waits_until_a_probe_has_ended():
 
     def killed(loop, near, far):
         os.kill(os.getpid(), signal.SIGTERM)
-        found.append("probed")
+        seen.append("probed")
         return True
 
     def end(number, frame):
-        found.append("ended")
+        seen.append("ended")
         raise SystemExit(0)
 
-    found: list[str] = []
+    seen: list[str] = []
     before = signal.signal(signal.SIGTERM, end)
     try:
         with pytest.raises(SystemExit):
             foreign.try_probes(asyncio.SelectorEventLoop, {"one": killed})
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert found == ["probed", "ended"]
+    assert seen == ["probed", "ended"]
 
 
 class TestStartServing:
