@@ -17,7 +17,7 @@ from everycore.system.belt import make_pair
 from everycore.system.wakeups import is_readable, take_baton
 from everycore.worker.connections import turns
 from everycore.worker.connections.limits import Limit
-from everycore.worker.connections.turns import MOST_AT_ONCE, SharedReception
+from everycore.worker.connections.turns import MOST_AT_ONCE, SharedReader
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from tests.kit import VirtualClock, connected, scaled, turn
 
@@ -62,18 +62,22 @@ class Stage:
         self.board = Board()
         self.limit = Limit()
         self.taken = 0
+        self.turns = TURNS
         parts: Any = {
             "board": self.board,
             "connections": SimpleNamespace(when_fewer=lambda _: None),
             "readiness": SimpleNamespace(when_ready=lambda loop, go: go()),
         }
         loop = asyncio.get_running_loop()
-        self.reception = SharedReception(loop, self.sock, self.give, self.limit, TURNS, **parts)
+        self.reader = SharedReader(loop, self.sock, self, self.limit, **parts)
 
     def give(self, fd, peer):
         self.taken += 1
-        self.limit.open += 1
+        self.limit.opened()
         os.close(fd)
+
+    def advance(self):
+        pass
 
     def connect(self):
         """One more in the backlog."""
@@ -91,7 +95,7 @@ class Stage:
         """So many of them in the backlog, and the worker begins."""
         for _ in range(count):
             self.connect()
-        self.reception.begin()
+        self.reader.begin()
         await turn()  # whoever counts turns does so before what happens in them
 
     def close(self):
@@ -149,19 +153,19 @@ async def test_none_beyond_the_limit():
         it.limit.set(MOST_AT_ONCE + 1, None)
         await it.connected()
         assert sum(await by_turns(it, 6)) == MOST_AT_ONCE + 1
-        it.limit.ended()
+        it.limit.closed()
         assert sum(await by_turns(it, 2)) == 1
 
 
 async def test_none_once_the_program_has_closed_the_socket():
     async with stage() as it:
-        give = it.reception._give
+        give = it.give
 
         def close_then(fd, peer):
             it.sock.close()
             give(fd, peer)
 
-        it.reception._give = close_then
+        it.give = close_then
         await it.connected()
         assert sum(await by_turns(it, 6)) == 1
 
@@ -178,7 +182,7 @@ class TestWhoHoldsTooMany:
     async def stage(self, clock):
         async with stage() as it:
             it.board.others_wait = it.board.holds_too_many = True
-            it.reception._now = clock
+            it.reader._now = clock
             yield it
 
     async def test_leaves_the_next_ones_to_others_as_long_as_they_take_them(self, clock):

@@ -70,7 +70,8 @@ class Mailbox:
     """See the module. `channel` must hand Note, Ask, Answer, Failure and Took to `deliver`, and its loss to
     `lost`.
 
-    `make_message(value, handle)` makes what streams yield and callbacks get.
+    `make_message(value, handle)` makes what streams yield and callbacks get. `on_handle(handle)` is told of
+    each handle that is about to be given to the program, with a message or with a request.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Mailbox:
         *,
         loop: asyncio.AbstractEventLoop,
         make_message: Callable[[Any, Any], Any],
+        on_handle: Callable[[Any], None] | None = None,
         serialization: str = "json",
     ) -> None:
         #: How the peer ended, for `ChannelClosed`; set by the face when it learns it.
@@ -90,6 +92,7 @@ class Mailbox:
         self._max_message = channel.max_message
         self._loop = loop
         self._make_message = make_message
+        self._on_handle = on_handle
         self._is_pickle = serialization == "pickle"
         self._encode = values.encode_pickle if self._is_pickle else values.encode_json
         self._decode = values.decode_pickle if self._is_pickle else values.decode_json
@@ -347,12 +350,15 @@ class Mailbox:
     def decode(self, body: bytes, handle: Any) -> Any:
         """The value of `body`; if that fails `handle` is closed."""
         try:
-            return self._decode(body)
+            value = self._decode(body)
         except Exception as error:
             if handle is not None:
                 handle.close()
             self._undecodable(error)
             raise
+        if handle is not None and self._on_handle is not None:
+            self._on_handle(handle)
+        return value
 
     def _undecodable(self, error: Exception) -> None:
         if self._is_pickle:

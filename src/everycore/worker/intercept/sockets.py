@@ -253,7 +253,9 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
     """As `socket.accept`."""
     held = registry.find_any(_c.fileno(self))
     if held is None or not held.is_listening:
-        return _lib_accept(self)
+        conn, peer = _lib_accept(self)
+        _count(conn.fileno())
+        return conn, peer
     inner = held.inner
     assert inner is not None
     if isinstance(inner, SharedSocket):
@@ -273,9 +275,17 @@ def accept_descriptor(native: Accept, self: Any, /) -> tuple[int, Any]:
     """As the private method by which libraries accept that make socket objects of their own."""
     held = registry.find_any(_c.fileno(self))
     if held is None or not held.is_listening:
-        return native(self)
+        fd, peer = native(self)
+        _count(fd)
+        return fd, peer
     conn, peer = accept(self)
     return conn.detach(), peer
+
+
+def _count(fd: int) -> None:
+    """Count a connection of a listener that is the program's own (SO_REUSEPORT, another family)."""
+    if _session is not None:
+        _session.connections.watch_file(fd)
 
 
 # --- what listeners are asked -------------------------------------------------------------------------------

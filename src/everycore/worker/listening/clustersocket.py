@@ -49,8 +49,8 @@ class Lease:
     family: int
     kind: int
     proto: int
-    #: Counts a connection that `accept()` returns.
-    watch: Callable[[socket.socket], None]
+    #: Counts a connection that `accept()` returns, by its number.
+    watch: Callable[[int], None]
     start: Callable[[int, int], None]
     started: bool
     users: int = 0
@@ -84,7 +84,7 @@ class ClusterSocket(socket.socket):
     def granted(
         message: wire.Granted,
         fds: list[int] | tuple[int, ...],
-        watch: Callable[[socket.socket], None],
+        watch: Callable[[int], None],
         start: Callable[[int, int], None],
         *,
         started: bool,
@@ -185,7 +185,7 @@ class ClusterSocket(socket.socket):
         conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fds[0])
         if socket.getdefaulttimeout() is None:
             conn.setblocking(True)
-        lease.watch(conn)
+        lease.watch(conn.fileno())
         return conn, sockets.off_the_wire(handover.peers[0])
 
     def _receive(self) -> tuple[bytes, list[int], bool] | None:
@@ -329,7 +329,7 @@ class SharedSocket(ClusterSocket):
             if not rests and (accepted := self._try()) is not None:
                 fd, peer = accepted
                 conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fd)
-                lease.watch(conn)
+                lease.watch(conn.fileno())
                 return conn, peer
             left = _VERY_LONG if deadline is None else deadline - _now()
             if left <= 0:
