@@ -11,7 +11,7 @@ from everycore import events
 from everycore.aio.subscriptions import Subscription, once
 
 if TYPE_CHECKING:
-    from everycore.aio.mailbox import MessageStream
+    from everycore.aio.delivery import MessageStream
     from everycore.aio.requests import Handler
     from everycore.worker.session import Session
 
