@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from everycore.core import wire
+from everycore.core.dispatch import COSTLY
 from everycore.core.patience import MOST
 from everycore.foreign import socket_internals
 from everycore.system.belt import make_pair
@@ -28,7 +29,7 @@ WAITING = 3 * MOST_AT_ONCE
 class Board:
     """What this worker knows of itself and the others."""
 
-    is_costly = False
+    cost = 0.0
     others_wait = False
     holds_too_many = False
 
@@ -143,7 +144,7 @@ async def test_some_more_while_all_others_are_at_work():
 
 async def test_one_at_a_time_while_each_costs_much_and_after_its_handler_has_begun():
     async with stage() as it:
-        it.board.is_costly = True
+        it.board.cost = 2 * COSTLY
         await it.connected()
         assert await by_turns(it, 3 * (TURNS + 1)) == [1, *[0] * TURNS] * 3
 

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from everycore.errors import ProtocolError
+from everycore.kernel import LONGEST_PATH
 
 #: Bumped when a message changes its meaning. Both ends come from one installation, so there is no
 #: negotiation: a mismatch means that the package was replaced under a running cluster, and is an error that
@@ -29,8 +30,6 @@ VERSION = 1
 
 #: Characters of the longest host that `accept` returns: an IPv6 address and the name of an interface.
 _LONGEST_HOST = 64
-#: Bytes of the longest path of a unix socket.
-_LONGEST_PATH = 108
 
 
 class _Wire(msgspec.Struct, array_like=True, tag=True, gc=False):
@@ -59,7 +58,7 @@ def check_peer(value: Any) -> None:
     """
     check_address(value)
     text = value[0] if isinstance(value, (list, tuple)) else value
-    if text is not None and len(text) > (_LONGEST_PATH if text is value else _LONGEST_HOST):
+    if text is not None and len(text) > (LONGEST_PATH if text is value else _LONGEST_HOST):
         msg = f"a peer's address of {len(text)} characters"
         raise ValueError(msg)
 

@@ -21,7 +21,7 @@ from everycore.errors import ProtocolError
 from everycore.primary.host import LAST_WORDS, Absence, Client, Holder, ListenerHost
 from everycore.system.belt import Belt
 from everycore.system.descriptors import close_all
-from everycore.system.sockets import StreamListener
+from everycore.system.listeners import BoundSocket
 from everycore.system.wakeups import Baton, is_readable
 
 #: Seconds between two looks at the accept queue. Found non-empty twice running, the baton is passed on.
@@ -37,7 +37,7 @@ class Sharer(ListenerHost):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        listener: StreamListener,
+        listener: BoundSocket,
         listing: Listing,
         absence: Absence,
         on_closed: Callable[[ListenerHost, int], None],

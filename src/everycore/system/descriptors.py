@@ -12,10 +12,9 @@ import socket
 import stat
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
-#: The first descriptor that is no standard stream.
-_FIRST_OTHER: Final = 3
+from everycore.kernel import FIRST_OTHER
 
 
 class Descriptor:
@@ -63,14 +62,14 @@ def fill_standard_streams() -> None:
     What it opens next would else get that number: a client's connection, or the channel of another worker,
     which a worker then inherits as its stdin.
     """
-    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) < _FIRST_OTHER:
+    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) < FIRST_OTHER:
         os.set_inheritable(fd, True)
     os.close(fd)
 
 
 def duplicate(fd: int) -> int:
     """Another number for the same open file, close-on-exec (fcntl(2), F_DUPFD_CLOEXEC)."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_OTHER)
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OTHER)
 
 
 def close_all(fds: Iterable[int]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 from everycore.core import wire
 from everycore.core.dispatch import MOST_CREDIT
-from everycore.system import belt, sockets
+from everycore.system import belt, packets, sockets
 from everycore.worker.connections.limits import Limit
 from everycore.worker.listening.clustersocket import ClusterSocket
 
@@ -111,7 +111,7 @@ class BeltReader:
         """Take one message; whether there was one."""
         sock = self._sock
         try:
-            received = belt.receive(sock)
+            received = packets.receive(sock)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:

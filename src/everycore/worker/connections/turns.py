@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
+from everycore.core.dispatch import COSTLY
 from everycore.core.patience import Patience
 from everycore.foreign import asyncio_internals
 from everycore.foreign.socket_internals import accept
@@ -184,7 +185,7 @@ class SharedReader:
             self._run_short()
         elif self._limit.is_full:  # and has left the row
             return
-        elif self._board.is_costly:
+        elif self._board.cost > COSTLY:
             # Its handler may take long, and who is accepted before it has begun waits behind it.
             self._turn.step_out()
             self._loop.call_soon(self._after, self._giver.turns - 1)

@@ -33,7 +33,7 @@ from everycore.foreign.socket_internals import Accept
 from everycore.system.sockets import remove_stale
 from everycore.worker.intercept.addresses import cluster_address, new_file_mode
 from everycore.worker.intercept.held import Held, Registry
-from everycore.worker.listening.clustersocket import SharedSocket
+from everycore.worker.listening.clustersocket import VERY_LONG, SharedSocket
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session
@@ -43,8 +43,6 @@ _c: Final = _socket.socket
 _lib_init: Final = socket.socket.__init__
 _lib_accept: Final = socket.socket.accept
 _INT: Final = struct.Struct("i")
-#: Seconds: what poll(2) can express is not much more.
-_VERY_LONG: Final = 2_000_000.0
 _BACKLOG: Final = min(socket.SOMAXCONN, 128)
 
 registry: Final = Registry()
@@ -340,7 +338,7 @@ def settimeout(self: socket.socket, value: float | None, held: Held | None = Non
     very long time-out there.
     """
     held = held or registry.find(_c.fileno(self))
-    _c.settimeout(self, _VERY_LONG if value is None and held is not None and held.is_shared else value)
+    _c.settimeout(self, VERY_LONG if value is None and held is not None and held.is_shared else value)
 
 
 def setblocking(self: socket.socket, flag: bool, /) -> None:
@@ -351,7 +349,7 @@ def setblocking(self: socket.socket, flag: bool, /) -> None:
 def gettimeout(self: socket.socket, /) -> float | None:
     """As `socket.gettimeout`."""
     timeout = _c.gettimeout(self)
-    return None if timeout == _VERY_LONG else timeout
+    return None if timeout == VERY_LONG else timeout
 
 
 # --- other uses, and the end --------------------------------------------------------------------------------

@@ -20,11 +20,11 @@ from typing import Any, Self
 
 from everycore.core import wire
 from everycore.foreign.socket_internals import accept, keep_native_accept
-from everycore.system import belt, sockets
+from everycore.system import belt, packets, sockets
 from everycore.system.descriptors import duplicate, release
 
 #: Seconds; what poll(2) can express is not much more.
-_VERY_LONG = 2_000_000.0
+VERY_LONG = 2_000_000.0
 #: How often a program that accepts without a loop looks whether it may again, in seconds.
 _LOOK = 0.02
 #: The longest wait in one call, in seconds. A signal that comes between the interpreter's last look at
@@ -191,10 +191,10 @@ class ClusterSocket(socket.socket):
     def _receive(self) -> tuple[bytes, list[int], bool] | None:
         """The next message on the belt, waiting as this socket's mode says."""
         if self.gettimeout() is not None:
-            return belt.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
+            return packets.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
         while True:
             with contextlib.suppress(BlockingIOError, InterruptedError):
-                return belt.receive(self)
+                return packets.receive(self)
             # Not while that is handled: whatever ends the wait would be told as what happened meanwhile.
             _ready((self,), _LONGEST_WAIT)
 
@@ -294,7 +294,7 @@ class SharedSocket(ClusterSocket):
 
     def settimeout(self, value: float | None, /) -> None:
         """As `socket.settimeout`. A listener never waits in the kernel; a datagram socket waits very long."""
-        super().settimeout(_VERY_LONG if value is None else value)
+        super().settimeout(VERY_LONG if value is None else value)
         if self._lease is not None and self._lease.kind == socket.SOCK_STREAM:
             super().settimeout(0.0)
         self._timeout = value
@@ -331,7 +331,7 @@ class SharedSocket(ClusterSocket):
                 conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fd)
                 lease.watch(conn.fileno())
                 return conn, peer
-            left = _VERY_LONG if deadline is None else deadline - _now()
+            left = VERY_LONG if deadline is None else deadline - _now()
             if left <= 0:
                 if timeout == 0:
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
-from everycore.system import belt
+from everycore.system import packets
 from everycore.system.descriptors import close_all
 
 #: Seconds to wait for a reply: the primary never blocks, so this is for one that is stopped.
@@ -108,7 +108,7 @@ class Link:
         while True:
             self._sock.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
-                received = belt.receive(self._sock, flags=socket.MSG_CMSG_CLOEXEC)
+                received = packets.receive(self._sock, flags=socket.MSG_CMSG_CLOEXEC)
             except TimeoutError:
                 raise _no_answer() from None
             except OSError as exc:
