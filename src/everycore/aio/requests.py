@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final, Protocol, TypeAlias
 
 from everycore.aio.channel import Channel
@@ -111,17 +112,18 @@ class Requests:
             self._timer = self._loop.call_at(due, self._sweep)
 
     def _sweep(self) -> None:
-        """End what is overdue, and look again at the next deadline.
+        """End what is overdue, the earliest first, and look again at the next deadline.
 
         The timer stays when its request is over, so that most requests find one that is early enough.
         """
         now = max(self._loop.time(), self._timer_due)  # a timer may come a little early
-        for number, due in tuple(self._deadlines.items()):
-            if due <= now:
-                del self._deadlines[number]
-                future = self._replies.pop(number, None)
-                if future is not None and not future.done():
-                    future.set_result(TimeoutError)
+        for number, due in sorted(self._deadlines.items(), key=itemgetter(1)):
+            if due > now:
+                break
+            del self._deadlines[number]
+            future = self._replies.pop(number, None)
+            if future is not None and not future.done():
+                future.set_result(TimeoutError)
         self._set_timer(min(self._deadlines.values(), default=None))
 
     def replied(self, message: wire.Answer | wire.Failure) -> None:
