@@ -105,7 +105,7 @@ class ReadyNow(_Wire):
 # --- listening --------------------------------------------------------------------------------------------
 
 
-class Listen(_Wire):
+class Listen(_Wire, kw_only=True):
     """Worker: I want to listen.
 
     `address` is what `bind` takes, with numeric hosts: [host, port], [host, port, flow, scope], a path, or
@@ -113,15 +113,15 @@ class Listen(_Wire):
     bound and nobody can connect yet, as with `start_serving=False`.
     """
 
-    request: int
+    request: int = 0
     address: Any
     family: int
     kind: int
-    fd: int | None
+    fd: int | None = None
     backlog: int
-    v6only: bool
-    mode: int | None
-    start: bool
+    v6only: bool = True
+    mode: int | None = None
+    start: bool = True
 
     def __post_init__(self) -> None:
         check_address(self.address)

@@ -109,14 +109,10 @@ async def ask(
 ) -> ClusterSocket:
     """Ask the primary for a listener. An error reads as asyncio's own would."""
     request = wire.Listen(
-        request=0,
         address=sockets.on_the_wire(address),
         family=family,
         kind=kind,
-        fd=None,
         backlog=sockets.checked_backlog(backlog),
-        v6only=True,  # as asyncio does for host and port
-        mode=None,
         start=bool(start),
     )
     try:
