@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 from everycore.errors import ConfigurationError
 from everycore.kernel import FIRST_OTHER
@@ -104,6 +104,26 @@ class Settings:
                 msg = f"setup_primary() got an unexpected setting {name!r}"
                 raise TypeError(msg)
         return replace(self, **changes)
+
+
+class SettingsFields(TypedDict, total=False):
+    """The fields of `Settings` as keywords, for type checkers."""
+
+    exec: str | os.PathLike[str] | Sequence[str] | None
+    args: Sequence[str] | None
+    exec_argv: Sequence[str] | None
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str | None]
+    stdio: Stdio | Sequence[Stdio]
+    silent: bool
+    pass_fds: Sequence[int]
+    uid: int | str | None
+    gid: int | str | None
+    groups: Sequence[int | str] | None
+    addresses: Sequence[tuple[str, int] | str | os.PathLike[str] | int]
+    umask: int | None
+    serialization: Literal["json", "pickle"]
+    policy: str | None
 
 
 def _check_umask(value: object) -> None:
