@@ -33,7 +33,7 @@ from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
 
-_logger = logging.getLogger("everycore")
+log = logging.getLogger("everycore.cli")
 
 
 EPILOG = """
@@ -104,7 +104,7 @@ def run(**arguments: Any) -> int:
         command = [sys.executable, *interpreter_flags(), *options.program]
         os.execv(command[0], command)  # noqa: S606 - that process is the program from here on
     logs.configure("primary", options.log_level)
-    _logger.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
+    log.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
     return _run(options)
 
 

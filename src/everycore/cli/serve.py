@@ -35,7 +35,7 @@ from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
 
-_logger = logging.getLogger("everycore")
+log = logging.getLogger("everycore.cli")
 
 DEFAULT_BIND = "127.0.0.1:8000"
 
@@ -103,7 +103,7 @@ def serve(**arguments: Any) -> int:
         click.echo(f"everycore: a cluster needs Linux; serving in one process on {sys.platform}", err=True)
         os.execv(command[0], command)  # noqa: S606 - that process is this service from here on
     logs.configure("primary", options.job.log_level)
-    _logger.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
+    log.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
     return _run(options, command)
 
 

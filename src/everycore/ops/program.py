@@ -16,7 +16,7 @@ from everycore.ops.job import STATUS_FAILED
 from everycore.ops.service import Outcome, Service
 from everycore.pool import Pool
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.ops")
 
 
 def run_program(pool: Pool, name: str) -> Outcome:

@@ -28,7 +28,7 @@ from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, Boo
 from everycore.pool import Pool
 from everycore.system.processes import reap_strangers
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.ops")
 
 #: The least time between two lines of counts.
 COUNT_INTERVAL = 0.5

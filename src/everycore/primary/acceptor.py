@@ -30,7 +30,7 @@ from everycore.system.descriptors import close_all
 from everycore.system.listeners import BoundSocket
 from everycore.system.sockets import on_the_wire
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.primary")
 
 #: Connections accepted before the loop turns again: acks and exits must get their turn in a flood.
 BURST: Final = 64

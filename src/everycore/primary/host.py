@@ -26,7 +26,7 @@ from everycore.system.belt import MOST_BATCH, Belt
 from everycore.system.descriptors import close_all
 from everycore.system.listeners import BoundSocket
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.primary")
 
 #: Messages read from one worker before others get their turn.
 UPSTREAM_BUDGET: Final = 64

@@ -24,7 +24,7 @@ from everycore.system import packets
 from everycore.system.descriptors import close_all, release
 from everycore.system.sockets import describe, off_the_wire
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.primary")
 
 #: Requests answered at once, before one on the channel.
 _BUDGET: Final = 16

@@ -28,7 +28,7 @@ from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app
 from everycore.worker.context import WorkerContext
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.servers")
 
 
 def main(argv: Sequence[str], told: Sequence[int]) -> int:

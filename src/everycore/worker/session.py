@@ -32,7 +32,7 @@ from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.listening.readiness import Readiness
 
 T = TypeVar("T")
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.worker")
 
 #: How long the kernel may take from closing a dead primary's sockets to killing its workers, in seconds.
 _KERNELS_TURN: Final = 0.1

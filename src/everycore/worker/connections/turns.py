@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from everycore.worker.listening.clustersocket import SharedSocket
     from everycore.worker.listening.readiness import Readiness
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.worker")
 
 #: Connections accepted in one turn of the loop while all other workers are at work.
 MOST_AT_ONCE: Final = 4
