@@ -1,7 +1,7 @@
 """How workers are started, and the checks of single settings that every entrance shares.
 
-Job: one frozen `Settings`, its merge rule, and validators whose errors name the setting and its source.
-Invariant: a `Settings` that exists is valid.
+One frozen `Settings`, its merge rule, and validators whose errors name the setting and its source. Invariant:
+a `Settings` that exists is valid.
 """
 
 from __future__ import annotations

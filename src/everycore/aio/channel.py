@@ -1,9 +1,9 @@
 """One end of the ordered pipe between the primary and one worker, on a running event loop.
 
-Job: bytes and descriptors in and out of a non-blocking unix stream socket; whole messages to the owner.
-Invariant: nothing the peer sends raises into the loop, leaks a descriptor or makes this process grow without
-bound; `on_lost` is called exactly once unless `close()` comes first; whatever was complete before the end was
-delivered before `on_lost`. Must not import `primary` or `worker`: both stand on this.
+Bytes and descriptors in and out of a non-blocking unix stream socket; whole messages to the owner. Invariant:
+nothing the peer sends raises into the loop, leaks a descriptor or makes this process grow without bound;
+`on_lost` is called exactly once unless `close()` comes first; whatever was complete before the end was
+delivered before `on_lost`.
 
 A peer that makes us answer and never reads is held by not reading from it while more than `buffer_limit`
 bytes of control messages wait to be sent. The program's own messages do not stop the reading: two sides

@@ -1,8 +1,7 @@
 """Requests over a channel: `request` at one end, `answer` at the other.
 
-Job: match replies to those who wait; run the handler, and make an answer of whatever it does. Invariant:
-each request is answered exactly once, unless the channel ends; a handler's error is its caller's, never
-ours. Must not import `primary` or `worker`.
+Match replies to those who wait; run the handler, and make an answer of whatever it does. Invariant: each
+request is answered exactly once, unless the channel ends; a handler's error is its caller's, never ours.
 
 A request counts as taken when its answer is sent, and none is begun while the channel is full of answers:
 so a peer has at most a window of requests open, and one that asks and never reads costs no more memory.

@@ -1,7 +1,6 @@
 """Opens what `--bind` names, in a worker: through the primary, or, in a process of its own, by itself.
 
-Job: from `Bind`s to sockets, with an error that names the bind. Invariant: all of them or none. Must not
-import the engines.
+From `Bind`s to sockets, with an error that names the bind. Invariant: all of them or none.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The board: a shared page with a row of numbers for each worker.
 
-Job: let every process see how loaded the others are, also while they are blocked, for the price of a memory
-store.
-Invariant: one writer a field. Values are hints: never an index, never a divisor. Must not import asyncio.
+Let every process see how loaded the others are, also while they are blocked, for the price of a memory store.
+Invariant: one writer a field. Values are hints: never an index, never a divisor.
 
 Facts: an aligned 8-byte store through `memoryview.cast("q")` is seen whole by other processes;
 `struct.pack_into` is not, it zeroes the target first (readers saw 0 in 3 to 17 % of reads, measured). The

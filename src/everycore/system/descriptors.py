@@ -1,7 +1,7 @@
 """Descriptors on their way to another process, and what they become there.
 
-Job: duplicate at the call, tell a socket from anything else, close without fuss.
-Invariant: whoever holds a number from here closes it exactly once. Must not import asyncio.
+Duplicate at the call, tell a socket from anything else, close without fuss. Invariant: whoever holds a number
+from here closes it exactly once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Binding a socket that a worker's program has made (`everycore run`).
 
-Job: bind the very socket that came over the link, so that whatever options the program set on it hold, and
-say what a lone process would have been told. Invariant: the errors are the kernel's own, without a sentence
-of ours; after a failure no file is left behind. Must not import asyncio.
+Bind the very socket that came over the link, so that whatever options the program set on it hold, and say
+what a lone process would have been told. Invariant: the errors are the kernel's own, without a sentence of
+ours; after a failure no file is left behind.
 
 Programs remove the file of a unix socket before they bind (asyncio does) and when they end, each for itself;
 here the file is everybody's. So it has a second, hidden name, from which it is linked again.

@@ -1,7 +1,7 @@
 """Which `bind` of a program goes through the primary, and under which address.
 
-Job: from what a program passes to `bind` to what travels. Invariant: what is malformed, or none of ours, is
-left to the kernel, so that its errors are Python's own. Must not import asyncio, nor the primary's side.
+From what a program passes to `bind` to what travels. Invariant: what is malformed, or none of ours, is left
+to the kernel, so that its errors are Python's own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Sockets that other libraries make of those of the program: TLS listeners, gevent.
 
-Job: what `intercept.sockets` does not reach. Invariant: a library that the program does not import is not
-touched. Must not import asyncio, nor the primary's side.
+What `intercept.sockets` does not reach. Invariant: a library that the program does not import is not touched.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """uvloop in a program that knows nothing of a cluster: `everycore run`.
 
-Job: replace methods of `uvloop.Loop` in place, whichever way the program makes its loop (`uvloop.run`,
-policies, uvicorn), so that its servers are ours. There is no way round it: uvloop listens and accepts in C,
-where `intercept.sockets` does not reach. Invariant: the program's sockets are plain ones, which went through
-the primary when they were bound; a socket that did not takes uvloop's own road. Nothing reads our channel
-here. Must not import the primary's side.
+Replace methods of `uvloop.Loop` in place, whichever way the program makes its loop (`uvloop.run`, policies,
+uvicorn), so that its servers are ours. There is no way round it: uvloop listens and accepts in C, where
+`intercept.sockets` does not reach. Invariant: the program's sockets are plain ones, which went through the
+primary when they were bound; a socket that did not takes uvloop's own road. Nothing reads our channel here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes the plain sockets of a program listen through the primary: `everycore run`.
 
-Job: replace methods of `socket.socket`, so that a program that knows nothing of a cluster listens there.
+Replace methods of `socket.socket`, so that a program that knows nothing of a cluster listens there.
 Invariant: a socket that was not bound through the primary behaves as ever, at the price of one dictionary
 look-up a call; and no class is replaced: `isinstance`, pickling, `from socket import socket`, the ancestry of
 `SSLSocket` and trio's check of the exact type all go on to work. (Measured on a prototype: a replaced class
@@ -13,7 +13,7 @@ number, family and type stay, and readiness is the belt's; `accept` reads from i
 of another family, or a datagram socket on port 0, is the program's own affair.
 
 asyncio's selector loops, uvloop, TLS and gevent need more: `worker.intercept.for_asyncio`,
-`worker.intercept.for_uvloop`, `worker.intercept.for_libraries`. Must not import the primary's side.
+`worker.intercept.for_uvloop`, `worker.intercept.for_libraries`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`ClusterSocket`: what `listen` returns in a worker; to any server it is a listening socket.
 
-Job: look like the real listener, while the descriptor is the worker's end of a belt. Invariant: nothing
-done to it reaches other workers: `listen` and `shutdown` do nothing to the shared listener, and the
-blocking mode belongs to the belt. Must not import asyncio, nor the primary's side.
+Look like the real listener, while the descriptor is the worker's end of a belt. Invariant: nothing done to it
+reaches other workers: `listen` and `shutdown` do nothing to the shared listener, and the blocking mode
+belongs to the belt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The link: one request, one reply, blocking, for code that has no event loop.
 
-Job: ask the primary from any thread. Invariant: a reply that comes too late is never taken for the answer
-to a later request: each datagram begins with the request's number. No thread, no loop. Must not import the
-primary's side.
+Ask the primary from any thread. Invariant: a reply that comes too late is never taken for the answer to a
+later request: each datagram begins with the request's number. No thread, no loop.
 """
 
 from __future__ import annotations

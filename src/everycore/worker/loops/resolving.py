@@ -1,8 +1,8 @@
 """From the arguments of `create_server` to listeners of the primary: for every event loop of ours.
 
-Job: check, resolve, ask. Names are resolved here, in the worker, as Node does; the primary sees numeric
-addresses only, and never waits for a name server. Invariant: if one address fails, what was granted for the
-others is given up. Must not import the primary's side.
+Check, resolve, ask. Names are resolved here, in the worker, as Node does; the primary sees numeric addresses
+only, and never waits for a name server. Invariant: if one address fails, what was granted for the others is
+given up.
 """
 
 from __future__ import annotations
