@@ -22,8 +22,9 @@ from everycore.system.descriptors import close_all
 
 
 class Mailbox:
-    """See the module. `channel` must hand Note, Ask, Answer, Failure and Took to `deliver`, and its loss to
-    `lost`.
+    """See the module.
+
+    `channel` must hand Note, Ask, Answer, Failure and Took to `deliver`, and call `lost` when it is lost.
 
     `make_message` and `on_handle`: see `Delivery`.
     """

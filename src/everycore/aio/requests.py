@@ -137,8 +137,9 @@ class Requests:
         # Else its caller has given up.
 
     def answer(self, handler: Handler) -> Subscription:
-        """Answer requests with `await handler(message, handle)`, each in a task of its own; one handler a
-        side.
+        """Answer requests with `await handler(message, handle)`, each in a task of its own.
+
+        Raises: TypeError for another kind of function; RuntimeError if somebody answers already.
         """
         check_handler(handler)
         if self._handler is not None:

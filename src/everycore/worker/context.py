@@ -79,8 +79,9 @@ class WorkerContext:
     def request(
         self, message: Any, handle: Any = None, *, timeout: float | None, keep_open: bool = False
     ) -> Coroutine[Any, Any, Any]:
-        """Send `message` to the primary's `answer` handler and return its reply. `timeout` in seconds, or
-        None.
+        """Send `message` to the primary's `answer` handler and return its reply.
+
+        `timeout`, in seconds, counts from the call; None: no limit.
 
         Raises: RequestFailed, RequestTimeout, ChannelClosed, and what `send` raises.
         """
