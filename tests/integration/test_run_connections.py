@@ -91,6 +91,9 @@ async def main():
 asyncio.run(main())
 """,
 }
+PROGRAMS["of a server of its own on uvloop"] = PROGRAMS["of a server of its own"].replace(
+    "asyncio.run", "import uvloop; uvloop.run"
+)
 
 
 def ask(client):

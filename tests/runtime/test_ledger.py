@@ -296,6 +296,26 @@ class TestFiles:
         assert lost == [None]
         assert ledger.open == 0
 
+    @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["tcp", "unix"])
+    def test_those_that_a_listener_accepts_in_c_are_found(self, ledger, tmp_path, family):
+        unix = family == socket.AF_UNIX
+        with socket.socket(family) as listener, socket.socket(family) as client:
+            listener.bind(str(tmp_path / "socket") if unix else ("0.0.0.0", 0))
+            listener.listen()
+            ledger.watch_listener(listener.fileno())
+            assert ledger.open == 0
+            name = listener.getsockname()
+            client.connect(name if unix else ("127.0.0.1", name[1]))
+            assert ledger.open == 0  # the client is no connection of the listener
+            conn, _ = listener.accept()
+            assert ledger.open == 1
+            number = conn.detach()
+            assert ledger.open == 1
+            ledger.abort()
+            assert client.recv(1) == b""
+            os.close(number)
+            assert ledger.open == 0
+
     def test_those_that_have_ended_are_forgotten(self, ledger, monkeypatch):
         scans: list[int] = []
         numbers = descriptors.numbers_of_sockets

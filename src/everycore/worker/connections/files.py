@@ -7,10 +7,12 @@ number of this process stands for it. That is looked at when somebody asks.
 
 from __future__ import annotations
 
+import _socket
+import contextlib
 import os
 import socket
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from everycore.system.descriptors import SocketFile, duplicate, numbers_of_sockets, socket_file
@@ -66,6 +68,8 @@ class Files:
     def __init__(self) -> None:
         self._files: dict[SocketFile, CountedFile] = {}
         self._most = _FEW
+        #: Addresses of listeners whose connections are accepted where we do not see it, by family.
+        self._unseen: set[tuple[int, Any]] = set()
 
     def add(self, fd: int, transport: Any = None) -> None:
         """Count the file behind `fd`; once, if it is counted already."""
@@ -80,14 +84,39 @@ class Files:
         if transport is not None:
             counted.carried_by(transport)
 
+    def find_at(self, fd: int) -> None:
+        """Count, whenever somebody asks, the connections to the address that the listener `fd` has.
+
+        For a listener that accepts in C, so that nothing else tells us of them.
+        """
+        with _borrowed(fd) as sock:
+            self._unseen.add(_where(sock))
+
     def count_open(self) -> int:
         """How many are open."""
         self._look()
+        if self._unseen:
+            self._find_unseen()
         return len(self._files)
+
+    def _find_unseen(self) -> None:
+        for file, number in numbers_of_sockets().items():
+            if file not in self._files and self._is_of_unseen(number):
+                self._files[file] = CountedFile(file, number)
+
+    def _is_of_unseen(self, number: int) -> bool:
+        try:
+            with _borrowed(number) as sock:
+                if _where(sock) not in self._unseen:
+                    return False
+                sock.getpeername()  # a listener has none
+        except OSError:
+            return False
+        return True
 
     def abort(self) -> None:
         """Cut them all."""
-        self._look()
+        self.count_open()
         for counted in list(self._files.values()):
             counted.abort()
 
@@ -112,6 +141,22 @@ class Files:
             else:
                 counted.number = number
         return len(numbers)
+
+
+@contextlib.contextmanager
+def _borrowed(fd: int) -> Iterator[_socket.socket]:
+    """A socket object for a number that somebody else owns: C's class, which `everycore run` leaves alone."""
+    sock = _socket.socket(fileno=fd)
+    try:
+        yield sock
+    finally:
+        sock.detach()
+
+
+def _where(sock: _socket.socket) -> tuple[int, Any]:
+    """Family, and port or path: a listener on every host has another host than its connections."""
+    name = sock.getsockname()
+    return sock.family, name[1] if isinstance(name, tuple) else name
 
 
 def _none() -> None:

@@ -101,6 +101,10 @@ class Ledger:
         """
         self._files.add(fd, transport)
 
+    def watch_listener(self, fd: int) -> None:
+        """Count the connections that a listener of the program's own accepts in C, without our seeing it."""
+        self._files.find_at(fd)
+
     def connections_of(self, server: Limit) -> list[Connection]:
         """The open connections of one server."""
         return [entry.connection for entry in self._entries if entry.server is server]

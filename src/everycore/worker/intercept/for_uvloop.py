@@ -67,7 +67,7 @@ async def create_server(
     return await clustered.create_server(
         _ProgramListeners(),
         self,
-        partial(_native["create_server"], self),
+        partial(_serve_by_itself, "create_server", self),
         protocol_factory,
         host,
         port,
@@ -81,10 +81,18 @@ async def create_unix_server(
     self: Any, protocol_factory: Any, path: Any = None, *, sock: Any = None, **keywords: Any
 ) -> Any:
     """As `loop.create_unix_server`; the file is removed by nobody but the primary."""
-    native = partial(_native["create_unix_server"], self)
+    native = partial(_serve_by_itself, "create_unix_server", self)
     return await clustered.create_unix_server(
         _ProgramListeners(), self, native, protocol_factory, path, sock=sock, **keywords
     )
+
+
+async def _serve_by_itself(name: str, loop: Any, *args: Any, **keywords: Any) -> Any:
+    """Uvloop's own server, on a listener of the program's own: it accepts in C."""
+    server = await _native[name](loop, *args, **keywords)
+    for sock in server.sockets:
+        loop._everycore.connections.watch_listener(sock.fileno())
+    return server
 
 
 async def create_datagram_endpoint(
