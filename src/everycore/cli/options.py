@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from everycore.ops import logs, sources
+from everycore.cli import sources
+from everycore.ops import logs
 from everycore.settings import LOOPS, POLICIES
 from everycore.system.machine import Bound, cpu_bound, memory_limit, worker_bound
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import click
 
+from everycore.cli import activation, sources
+from everycore.cli.activation import activated_descriptors
 from everycore.cli.options import (
     CONTEXT,
     Values,
@@ -27,10 +29,9 @@ from everycore.cli.options import (
     workers_option,
 )
 from everycore.errors import ConfigurationError
-from everycore.ops import activation, logs, sources
-from everycore.ops.activation import activated_descriptors
-from everycore.ops.binds import parse_binds
+from everycore.ops import logs
 from everycore.ops.job import INTERFACES, Job, check_app
+from everycore.servers.binds import parse_binds
 from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from everycore.listening import listen
-from everycore.ops.binds import Bind, FdBind, TcpBind, UnixBind
 from everycore.ops.job import STATUS_FAILED
+from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind
 from everycore.servers.loading import CannotBootError
 
 
