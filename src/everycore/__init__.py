@@ -46,8 +46,8 @@ from everycore.role import is_primary, is_worker
 from everycore.settings import Settings
 
 if TYPE_CHECKING:
+    from everycore.aio.delivery import MessageStream
     from everycore.aio.emitter import EventStream
-    from everycore.aio.mailbox import MessageStream
     from everycore.aio.requests import Handler
     from everycore.aio.subscriptions import Subscription
     from everycore.pool import Pool
@@ -116,7 +116,7 @@ _LAZY = {
     "Descriptor": "everycore.system.descriptors",
     "EventStream": "everycore.aio.emitter",
     "Handler": "everycore.aio.requests",
-    "MessageStream": "everycore.aio.mailbox",
+    "MessageStream": "everycore.aio.delivery",
     "Pool": "everycore.pool",
     "Subscription": "everycore.aio.subscriptions",
     "Worker": "everycore.primary.worker",

@@ -62,7 +62,6 @@ def listen(
     where, family = _resolve(address, family, kind) if address is not None else (None, family or 0)
     session = place.session()
     request = wire.Listen(
-        request=0,
         address=sockets.on_the_wire(where),
         family=family,
         kind=kind,
@@ -70,7 +69,6 @@ def listen(
         backlog=backlog,
         v6only=v6only is not False,
         mode=mode,
-        start=True,
     )
     if session is None or exclusive:
         return _own(where, request)

@@ -33,7 +33,7 @@ from everycore.settings import Settings, check_count, check_seconds
 from everycore.system.machine import cpu_bound, memory_limit, worker_bound
 
 E = TypeVar("E", bound=Event)
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.pool")
 
 
 class Pool:

@@ -1,10 +1,9 @@
 """Which part this process plays: decided once, at import, from one environment variable.
 
-Job: read `_EVERYCORE_WORKER`, believe it only if the kernel confirms it, and remove it.
-Invariant: the only global state of the package. A grandchild is never taken for a worker: the variable is
-removed at once, and even an inherited copy is ignored unless `fstat` finds those very sockets behind the
-descriptor numbers. (Node removes `NODE_UNIQUE_ID` for the same reason, but believes it blindly.)
-Imports nothing of everycore.
+Read `_EVERYCORE_WORKER`, believe it only if the kernel confirms it, and remove it. Invariant: a grandchild is
+never taken for a worker: the variable is removed at once, and even an inherited copy is ignored unless
+`fstat` finds those very sockets behind the descriptor numbers. (Node removes `NODE_UNIQUE_ID` for the same
+reason, but believes it blindly.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How workers are started, and the checks of single settings that every entrance shares.
 
-Job: one frozen `Settings`, its merge rule, and validators whose errors name the setting and its source.
-Invariant: a `Settings` that exists is valid. Imports nothing of everycore but `errors`.
+One frozen `Settings`, its merge rule, and validators whose errors name the setting and its source. Invariant:
+a `Settings` that exists is valid.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 from everycore.errors import ConfigurationError
+from everycore.kernel import FIRST_OTHER
 
 #: One of a worker's standard streams: the primary's own, an async stream, /dev/null, a descriptor, a file.
 Stdio = Literal["inherit", "pipe", "null"] | int | os.PathLike[str] | Any
@@ -22,8 +23,6 @@ Stdio = Literal["inherit", "pipe", "null"] | int | os.PathLike[str] | Any
 #: The values `policy=`, `EVERYCORE_POLICY` and `--policy` know.
 POLICIES: Final = ("round_robin", "shared")
 POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
-#: The first descriptor that is no standard stream.
-_FIRST_OTHER: Final = 3
 #: The largest number that the kernel takes for a descriptor.
 _LARGEST_FD: Final = 2**31 - 1
 #: What -1 is as an unsigned number: no user and no group.
@@ -107,6 +106,26 @@ class Settings:
         return replace(self, **changes)
 
 
+class SettingsFields(TypedDict, total=False):
+    """The fields of `Settings` as keywords, for type checkers."""
+
+    exec: str | os.PathLike[str] | Sequence[str] | None
+    args: Sequence[str] | None
+    exec_argv: Sequence[str] | None
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str | None]
+    stdio: Stdio | Sequence[Stdio]
+    silent: bool
+    pass_fds: Sequence[int]
+    uid: int | str | None
+    gid: int | str | None
+    groups: Sequence[int | str] | None
+    addresses: Sequence[tuple[str, int] | str | os.PathLike[str] | int]
+    umask: int | None
+    serialization: Literal["json", "pickle"]
+    policy: str | None
+
+
 def _check_umask(value: object) -> None:
     if value is None:
         return
@@ -185,7 +204,7 @@ def _check_descriptors(value: object) -> None:
     for fd in _check_sequence("pass_fds", value, "a sequence of descriptors"):
         if isinstance(fd, bool) or not isinstance(fd, int) or fd < 0:
             raise ConfigurationError("pass_fds", f"{fd!r} is not the number of a descriptor")
-        if fd < _FIRST_OTHER:
+        if fd < FIRST_OTHER:
             raise ConfigurationError("pass_fds", f"{fd} is a standard stream; `stdio` is for these")
 
 

@@ -97,7 +97,7 @@ def test_a_callback_that_raises_is_logged_and_others_run(caplog):
     emitter.on(Forked, calls.append)
     emitter.emit(forked())
     assert len(calls) == 1
-    assert caplog.records[0].name == "everycore"
+    assert caplog.records[0].name == "everycore.aio"
     assert "test_a_callback_that_raises_is_logged_and_others_run.<locals>.broken" in caplog.text
     assert "LookupError: nothing here" in caplog.text
 
@@ -146,17 +146,10 @@ async def test_an_iterator_subscribes_at_the_call_and_ends_after_what_is_queued(
         await anext(stream)
 
 
-async def test_messages_are_not_events():
+def test_messages_are_not_events():
     emitter = Emitter()
-    calls: list[Any] = []
     with pytest.raises(TypeError, match="use messages"):
         emitter.events(Message)
-    stream = emitter.events()
-    emitter.on(Message, calls.append)
-    emitter.emit(Message(seq=1, at=0.0, worker=NOBODY, message=3))
-    emitter.close()
-    assert len(calls) == 1
-    assert [event async for event in stream] == []
 
 
 async def test_waiting_readers_are_woken_by_events_and_by_closing():

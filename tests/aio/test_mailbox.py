@@ -198,7 +198,7 @@ async def test_a_peer_that_takes_nothing_fills_the_window_then_the_sender(loop_f
                 await turn()
         assert sent > WINDOW
         assert caught.value.waiting >= 10_000
-        assert len(worker.mailbox._backlog) == WINDOW
+        assert len(worker.mailbox._delivery._backlog) == WINDOW
         waiting = asyncio.ensure_future(primary.mailbox.send({"n": sent}))
         await turn(20)
         assert not waiting.done()
@@ -227,7 +227,7 @@ async def test_large_messages_are_held_by_their_bytes():
         body = b"x" * 500_000
         senders = [asyncio.ensure_future(primary.mailbox.send(body)) for _ in range(30)]
         await turn(300)
-        assert WINDOW_BYTES <= worker.mailbox._incoming.size < WINDOW_BYTES + 2 * len(body)
+        assert WINDOW_BYTES <= worker.mailbox._delivery._incoming.size < WINDOW_BYTES + 2 * len(body)
         assert len(await take(worker.mailbox.messages(), 30)) == 30
         await asyncio.gather(*senders)
 
@@ -303,7 +303,7 @@ async def test_an_undecodable_value_is_a_violation_found_by_its_consumer():
     async with Raw(serialization="json") as (primary, peer):
         peer.sendall(encode_frame(b"\xc1", 0, NOTE))
         send_with(peer, encode_frame(b"\xc1", 1, NOTE), [2])
-        await until(lambda: len(primary.mailbox._backlog) == 2)
+        await until(lambda: len(primary.mailbox._delivery._backlog) == 2)
         assert [message async for message in primary.mailbox.messages()] == []
         assert isinstance(primary.losses[0], ProtocolError)
 
@@ -340,7 +340,7 @@ async def test_takers_come_and_go_between_the_messages_of_one_chunk():
 
         subscriptions = [primary.mailbox.on_message(first)]
         peer.sendall(b"".join(encode_frame(bytes([n]), 0, NOTE) for n in range(8)))
-        await until(lambda: len(primary.mailbox._backlog) == 2)
+        await until(lambda: len(primary.mailbox._delivery._backlog) == 2)
         # Who is cancelled by another during a message does not get it, who is new gets the next.
         assert heard == [("first", n) for n in (0, 1, 2)] + [("second", 2)] + [
             ("first", n) for n in (3, 4, 5)
@@ -459,7 +459,7 @@ async def test_what_is_no_handle_is_refused():
             primary.mailbox.send_nowait("x", closed)
         assert caught.value.errno == errno.EBADF
         await turn(5)
-        assert not worker.mailbox._backlog
+        assert not worker.mailbox._delivery._backlog
     writer.close()
     await writer.wait_closed()
     right.close()
@@ -479,7 +479,7 @@ async def test_a_file_that_fails_to_close_is_not_sent(tmp_path):
         with pytest.raises(OSError, match="full"):
             primary.mailbox.send("x", Failing(tmp_path / "file", "w"))
         await turn(5)
-        assert not worker.mailbox._backlog
+        assert not worker.mailbox._delivery._backlog
 
 
 async def test_a_thousand_handles_each_way_at_once(loop_factory):
@@ -540,7 +540,7 @@ async def test_a_handle_waits_with_its_message_for_a_taker():
     left, right = socket.socketpair()
     async with Boxes() as (primary, worker):
         await primary.mailbox.send("early", left)
-        await until(lambda: worker.mailbox._backlog)
+        await until(lambda: worker.mailbox._delivery._backlog)
         stream = worker.mailbox.messages()
         await turn(3)
         del stream  # never read: the message and its handle go back
@@ -555,7 +555,7 @@ async def test_handles_that_nobody_takes_are_closed_counted_and_warned_of_once(c
     async with Boxes() as (primary, worker):
         for left, _ in pairs:
             await primary.mailbox.send("x", left)
-        await until(lambda: len(worker.mailbox._backlog) == 5)
+        await until(lambda: len(worker.mailbox._delivery._backlog) == 5)
         primary.close()
         await until(lambda: worker.losses)
         assert [right.recv(1) for _, right in pairs] == [b""] * 5
@@ -877,7 +877,7 @@ async def test_pickle_is_decoded_by_its_consumer_alone(caplog):
     async with Boxes(serialization="pickle") as (primary, worker):
         for value in (Colour.RED, {1, 2}, Loaded("good"), Loaded("bad"), "end"):
             await primary.mailbox.send(value)
-        await until(lambda: len(worker.mailbox._backlog) == 5)
+        await until(lambda: len(worker.mailbox._delivery._backlog) == 5)
         stream = worker.mailbox.messages()
         await turn(5)
         assert _loads == []

@@ -19,7 +19,7 @@ from everycore.foreign import asyncio_internals, socket_internals
 from tests.kit import turn
 
 PROBES = {
-    "asyncio_internals": ["servers", "losses", "selectors"],
+    "asyncio_internals": ["servers", "selectors"],
     "uvloop_internals": ["connect", "backend", "stamps"],
 }
 

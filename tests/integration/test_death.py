@@ -20,7 +20,7 @@ from everycore import (
     Settings,
     State,
 )
-from everycore.system.sockets import StreamListener
+from everycore.system.listeners import StreamListener
 from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 from tests.kit import children, open_fds, scaled, turn, wait_gone
 

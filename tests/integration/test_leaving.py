@@ -208,42 +208,8 @@ class TestDisconnect:
             assert await within(worker.wait()) == ExitStatus(code=0)
             await client.close()
 
-    async def test_a_connection_that_the_program_opened_is_waited_for(self, tmp_path):
-        arrived: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
-        server = await asyncio.start_server(
-            lambda reader, writer: arrived.set_result(Client(reader, writer)), "127.0.0.1", 0
-        )
-        port = server.sockets[0].getsockname()[1]
-        source = """
-        async def main():
-            reader, writer = await asyncio.open_connection("127.0.0.1", int(os.environ["PORT"]))
-            asyncio.current_task().reader = reader
-            everycore.current_worker().on(everycore.Disconnected, lambda event: say(event))
-
-            async def talk():
-                async for line in reader:
-                    writer.write(line)
-                writer.close()
-            talking = asyncio.create_task(talk())
-            await for_ever()
-        everycore.run(main())
-        """
-        async with Cluster(
-            Settings(exec=worker_script(tmp_path, source), env={"PORT": str(port)})
-        ) as cluster:
-            diary = Diary(cluster)
-            worker = cluster.fork()
-            client = await within(arrived)
-            await client.talk()
-            worker.disconnect()
-            await client.talk()
-            assert diary.all(Disconnected) == []
-            await client.close()
-            assert await within(worker.wait()) == ExitStatus(code=0)
-        server.close()
-        await server.wait_closed()
-
-    async def test_a_connection_that_came_over_the_channel_is_waited_for(self, tmp_path):
+    @pytest.mark.parametrize("how", ["connect_accepted_socket(Echo, ", "create_connection(Echo, sock="])
+    async def test_a_connection_that_came_over_the_channel_is_waited_for(self, tmp_path, how):
         source = """
         class Echo(asyncio.Protocol):
             def connection_made(self, transport):
@@ -255,13 +221,13 @@ class TestDisconnect:
         async def main():
             worker = everycore.current_worker()
             async for message in worker.messages():
-                await asyncio.get_running_loop().connect_accepted_socket(Echo, message.handle)
+                await asyncio.get_running_loop().HOWmessage.handle)
                 del message
                 await worker.send("served")
 
         everycore.run(main())
         """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
+        async with Cluster(Settings(exec=worker_script(tmp_path, source.replace("HOW", how)))) as cluster:
             worker = cluster.fork()
             ours, theirs = socket.socketpair()
             await worker.send(None, theirs)

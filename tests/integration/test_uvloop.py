@@ -15,7 +15,7 @@ import everycore
 from everycore import ConfigurationError
 from everycore.foreign import is_allowed
 from everycore.settings import LOOPS, check_loop
-from tests.integration.traffic import Client, agents, closing, servers, within
+from tests.integration.traffic import NEVER, Client, agents, closing, servers, within
 from tests.kit import open_fds, scaled
 
 uvloop = pytest.importorskip("uvloop")
@@ -263,7 +263,7 @@ class TestManyConnections:
                     await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
                 return [
                     await worker.get(
-                        "[descriptors(), len(server._accepted), count()]",
+                        "[descriptors(), server.connection_limit.open, count()]",
                     )
                     for worker in workers
                 ]
@@ -291,54 +291,25 @@ class TestManyConnections:
 
 @pytest.mark.usefixtures("loop_kind")
 class TestOpenedConnections:
-    """A departure waits for what the program itself has opened, too."""
+    """What the program itself has opened is its own affair: a departure waits for accepted ones alone."""
 
     DIAL = """
 opened = await asyncio.open_connection("127.0.0.1", port)
 """
 
-    async def test_they_are_counted_until_they_are_closed(self, tmp_path):
+    async def test_accepted_ones_are_counted_until_they_are_closed(self, tmp_path):
         async with agents(tmp_path) as (_, worker):
             port = await worker.serve()
             await worker.do("server = None")
             before = await worker.get("inside.connections.open")
             await worker.do(self.DIAL, port=port)
-            assert await worker.get("inside.connections.open") == before + 2  # both ends are its own
+            await worker.do("await opened[0].readline()")
+            assert await worker.get("inside.connections.open") == before + 1  # both ends are its own
             await worker.do("opened[1].close(); await opened[1].wait_closed()")
             await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
 
-    async def test_many_that_have_ended_are_forgotten(self, tmp_path):
-        async with agents(tmp_path) as (_, worker):
-            port = await worker.serve()
-            await within(
-                worker.do(
-                    """
-for _ in range(300):
-    opened = await asyncio.open_connection("127.0.0.1", port)
-    opened[1].close()
-    await opened[1].wait_closed()
-""",
-                    port=port,
-                )
-            )
-            assert await worker.get("len(inside.connections._looked_at)") <= 64
-
-    async def test_a_departure_waits_for_one_and_ends_with_it(self, tmp_path):
-        async with agents(tmp_path, grace=20.0) as (_, worker):
-            far_end: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
-            server = await asyncio.start_server(lambda _, writer: far_end.put_nowait(writer), LOCAL, 0)
-            await worker.do(self.DIAL, port=server.sockets[0].getsockname()[1])
-            writer = await far_end.get()
-            await worker.do("opened[1].transport.set_protocol(asyncio.Protocol())")
-            worker.worker.disconnect()
-            assert not worker.worker.is_dead()
-            writer.close()
-            await writer.wait_closed()
-            assert await within(worker.worker.wait()) == everycore.ExitStatus(code=0)
-            server.close()
-
-    async def test_one_that_outlives_the_grace_is_cut(self, tmp_path):
-        async with agents(tmp_path, grace=0.2) as (_, worker):
+    async def test_a_departure_does_not_wait_for_one(self, tmp_path):
+        async with agents(tmp_path, grace=NEVER) as (_, worker):
             far_end: asyncio.Queue[Client] = asyncio.Queue()
             server = await asyncio.start_server(lambda *pair: far_end.put_nowait(Client(*pair)), LOCAL, 0)
             await worker.do(self.DIAL, port=server.sockets[0].getsockname()[1])

@@ -23,10 +23,10 @@ from everycore.foreign import socket_internals
 from everycore.primary import acceptor as acceptor_module
 from everycore.primary.acceptor import Acceptor
 from everycore.primary.host import RELISTEN_PAUSE, Absence
-from everycore.system import belt
+from everycore.system import belt, packets
 from everycore.system.accepting import PAUSE
 from everycore.system.belt import Belt, make_pair
-from everycore.system.sockets import StreamListener
+from everycore.system.listeners import StreamListener
 from tests.kit import VirtualClock, connected, scaled, turn
 
 clock = VirtualClock()
@@ -68,7 +68,7 @@ class FakeWorker:
     def take(self):
         """One message off the belt: (first number, sockets, peers), or None."""
         try:
-            message = belt.receive(self.end)
+            message = packets.receive(self.end)
         except BlockingIOError:
             return None
         if message is None:  # the other end is closed

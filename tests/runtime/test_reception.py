@@ -13,27 +13,33 @@ import pytest
 
 from everycore.core import wire
 from everycore.system.belt import Belt, make_pair, say_surely
-from everycore.worker.connections.ledger import Connections
+from everycore.worker.connections.ledger import Ledger
 from everycore.worker.connections.limits import Limit
-from everycore.worker.connections.reception import LOOK_AGAIN, Reception, Receptions
+from everycore.worker.connections.reception import LOOK_AGAIN, BeltReader, Receptions
 from everycore.worker.listening.clustersocket import ClusterSocket
 from tests.kit import VirtualClock, turn
 
 PEER = ["127.0.0.1", 50_000]
 
 
-class Handlers(Reception):
-    """A reception whose program keeps its loop busy for `cost` seconds with each connection."""
+class Program:
+    """Keeps its loop busy for `cost` seconds with each connection that it is given."""
 
     turns = 3
-    cost = 0.0
-    given: list[Any]
+
+    def __init__(self):
+        self.cost = 0.0
+        self.given: list[Any] = []
 
     def give(self, fd, peer):
         os.close(fd)
         self.given.append(peer)
         # As a program does: not when it is given the connection, but when it has read the request.
-        self._loop.call_soon(self._loop.call_soon, clock.advance, self.cost)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, clock.advance, self.cost)
+
+    def advance(self):
+        pass
 
 
 clock = VirtualClock()
@@ -41,7 +47,7 @@ clock = VirtualClock()
 
 @contextlib.asynccontextmanager
 async def belt_of_a_worker(monkeypatch):
-    """The primary's end of a belt, and the reception at the worker's."""
+    """The primary's end of a belt, what reads it at the worker's end, and who is given the connections."""
     monkeypatch.setattr("everycore.worker.connections.reception.time.monotonic", lambda: clock.now)
     ours, theirs = make_pair()
     belt = Belt(ours, theirs)
@@ -50,17 +56,17 @@ async def belt_of_a_worker(monkeypatch):
     sock = ClusterSocket.granted(
         granted,
         [os.dup(theirs.fileno()), os.dup(ours.fileno())],
-        Connections(board).watch_plain,
+        Ledger(board).watch_file,
         lambda *_: None,
         started=True,
     )
     loop = asyncio.get_running_loop()
-    reception = Handlers(loop, sock, Limit(), receptions=Receptions(), descriptor_limit=1_000_000)
-    reception.given = []
-    reception.begin()
+    program = Program()
+    reader = BeltReader(loop, sock, program, Limit(), receptions=Receptions(), descriptor_limit=1_000_000)
+    reader.begin()
     assert words(belt) == [wire.Serve(16)]
     try:
-        yield belt, reception
+        yield belt, reader, program
     finally:
         sock.close()
         belt.close()
@@ -88,26 +94,26 @@ def words(belt):
 
 
 async def test_none_is_read_while_the_last_one_alone_in_its_message_is_not_acknowledged(monkeypatch):
-    async with belt_of_a_worker(monkeypatch) as (belt, reception):
+    async with belt_of_a_worker(monkeypatch) as (belt, reader, program):
         put(belt, 1, 1)
         put(belt, 2, 1)
-        reception.on_readable()
-        for _ in range(reception.turns):
+        reader.on_readable()
+        for _ in range(program.turns):
             assert words(belt) == []
-            reception.on_readable()
-            assert len(reception.given) == 1
+            reader.on_readable()
+            assert len(program.given) == 1
             await turn()
         assert [word.last for word in words(belt)] == [1]
-        reception.on_readable()
-        assert len(reception.given) == 2
+        reader.on_readable()
+        assert len(program.given) == 2
 
 
 async def test_what_was_not_read_can_be_taken_back(monkeypatch):
-    async with belt_of_a_worker(monkeypatch) as (belt, reception):
+    async with belt_of_a_worker(monkeypatch) as (belt, reader, _):
         put(belt, 1, 1)
         put(belt, 2, 1)
-        reception.on_readable()
-        reception.on_readable()
+        reader.on_readable()
+        reader.on_readable()
         message = belt.read_back()
         assert message is not None
         data, fds, _ = message
@@ -119,14 +125,14 @@ async def test_what_was_not_read_can_be_taken_back(monkeypatch):
 
 
 async def test_batches_are_read_on_a_message_a_turn(monkeypatch):
-    async with belt_of_a_worker(monkeypatch) as (belt, reception):
+    async with belt_of_a_worker(monkeypatch) as (belt, reader, program):
         put(belt, 1, 3)
         put(belt, 4, 2)
-        reception.on_readable()
-        assert len(reception.given) == 3
-        reception.on_readable()
-        assert len(reception.given) == 5
-        await turn(reception.turns)
+        reader.on_readable()
+        assert len(program.given) == 3
+        reader.on_readable()
+        assert len(program.given) == 5
+        await turn(program.turns)
         assert [word.last for word in words(belt)] == [3, 5]
 
 
@@ -137,22 +143,22 @@ def acks(belt):
 
 @pytest.mark.parametrize(("cost", "said"), [(0.0, 0), (0.0002, 200), (0.0025, 2500)])
 async def test_an_ack_says_for_how_long_the_loop_was_busy(monkeypatch, cost, said):
-    async with belt_of_a_worker(monkeypatch) as (belt, reception):
-        reception.cost = cost
+    async with belt_of_a_worker(monkeypatch) as (belt, reader, program):
+        program.cost = cost
         put(belt, 1, 1)
-        reception.on_readable()
-        await turn(reception.turns)
+        reader.on_readable()
+        await turn(program.turns)
         assert acks(belt) == [(1, said)]
 
 
 async def test_those_taken_meanwhile_share_the_time(monkeypatch):
-    async with belt_of_a_worker(monkeypatch) as (belt, reception):
-        reception.cost = 0.0003
+    async with belt_of_a_worker(monkeypatch) as (belt, reader, program):
+        program.cost = 0.0003
         put(belt, 1, 3)
         put(belt, 4, 3)
-        reception.on_readable()
-        reception.on_readable()
-        await turn(reception.turns)
+        reader.on_readable()
+        reader.on_readable()
+        await turn(program.turns)
         assert acks(belt) == [(3, 300), (6, 600)]
 
 
@@ -175,7 +181,7 @@ def test_the_end_of_a_listener_is_said_when_the_belt_has_room_again(monkeypatch,
         fds += [socket.socket().detach(), os.eventfd(0)]
     granted = wire.Granted(1, 1, PEER, socket.AF_INET, socket.SOCK_STREAM, 0)
     board: Any = None
-    sock = ClusterSocket.granted(granted, fds, Connections(board).watch_plain, lambda *_: None, started=True)
+    sock = ClusterSocket.granted(granted, fds, Ledger(board).watch_file, lambda *_: None, started=True)
     fill(sock)
     heard: list[Any] = []
     monkeypatch.setattr("everycore.system.belt.time.sleep", lambda _: heard.extend(words(belt)))
@@ -187,11 +193,11 @@ def test_the_end_of_a_listener_is_said_when_the_belt_has_room_again(monkeypatch,
 
 async def test_an_acknowledgement_is_said_when_the_belt_has_room_again(monkeypatch):
     """Or the primary would take this worker for one that is late, for good."""
-    async with belt_of_a_worker(monkeypatch) as (belt, reception):
-        fill(reception._sock)
+    async with belt_of_a_worker(monkeypatch) as (belt, reader, program):
+        fill(reader._sock)
         put(belt, 1, 1)
-        reception.on_readable()
-        await turn(reception.turns)
+        reader.on_readable()
+        await turn(program.turns)
         assert set(map(type, words(belt))) == {wire.Full}
         clock.advance(LOOK_AGAIN)
         await turn(4)

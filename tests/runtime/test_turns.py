@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from everycore.core import wire
+from everycore.core.dispatch import COSTLY
 from everycore.core.patience import MOST
 from everycore.foreign import socket_internals
 from everycore.system.belt import make_pair
 from everycore.system.wakeups import is_readable, take_baton
 from everycore.worker.connections import turns
 from everycore.worker.connections.limits import Limit
-from everycore.worker.connections.turns import MOST_AT_ONCE, SharedReception
+from everycore.worker.connections.turns import MOST_AT_ONCE, SharedReader
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from tests.kit import VirtualClock, connected, scaled, turn
 
@@ -28,7 +29,7 @@ WAITING = 3 * MOST_AT_ONCE
 class Board:
     """What this worker knows of itself and the others."""
 
-    is_costly = False
+    cost = 0.0
     others_wait = False
     holds_too_many = False
 
@@ -62,18 +63,22 @@ class Stage:
         self.board = Board()
         self.limit = Limit()
         self.taken = 0
+        self.turns = TURNS
         parts: Any = {
             "board": self.board,
             "connections": SimpleNamespace(when_fewer=lambda _: None),
             "readiness": SimpleNamespace(when_ready=lambda loop, go: go()),
         }
         loop = asyncio.get_running_loop()
-        self.reception = SharedReception(loop, self.sock, self.give, self.limit, TURNS, **parts)
+        self.reader = SharedReader(loop, self.sock, self, self.limit, **parts)
 
     def give(self, fd, peer):
         self.taken += 1
-        self.limit.open += 1
+        self.limit.opened()
         os.close(fd)
+
+    def advance(self):
+        pass
 
     def connect(self):
         """One more in the backlog."""
@@ -91,7 +96,7 @@ class Stage:
         """So many of them in the backlog, and the worker begins."""
         for _ in range(count):
             self.connect()
-        self.reception.begin()
+        self.reader.begin()
         await turn()  # whoever counts turns does so before what happens in them
 
     def close(self):
@@ -139,7 +144,7 @@ async def test_some_more_while_all_others_are_at_work():
 
 async def test_one_at_a_time_while_each_costs_much_and_after_its_handler_has_begun():
     async with stage() as it:
-        it.board.is_costly = True
+        it.board.cost = 2 * COSTLY
         await it.connected()
         assert await by_turns(it, 3 * (TURNS + 1)) == [1, *[0] * TURNS] * 3
 
@@ -149,19 +154,19 @@ async def test_none_beyond_the_limit():
         it.limit.set(MOST_AT_ONCE + 1, None)
         await it.connected()
         assert sum(await by_turns(it, 6)) == MOST_AT_ONCE + 1
-        it.limit.ended()
+        it.limit.closed()
         assert sum(await by_turns(it, 2)) == 1
 
 
 async def test_none_once_the_program_has_closed_the_socket():
     async with stage() as it:
-        give = it.reception._give
+        give = it.give
 
         def close_then(fd, peer):
             it.sock.close()
             give(fd, peer)
 
-        it.reception._give = close_then
+        it.give = close_then
         await it.connected()
         assert sum(await by_turns(it, 6)) == 1
 
@@ -178,7 +183,7 @@ class TestWhoHoldsTooMany:
     async def stage(self, clock):
         async with stage() as it:
             it.board.others_wait = it.board.holds_too_many = True
-            it.reception._now = clock
+            it.reader._now = clock
             yield it
 
     async def test_leaves_the_next_ones_to_others_as_long_as_they_take_them(self, clock):

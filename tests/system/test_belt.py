@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from everycore.system import belt
+from everycore.system import packets
 from everycore.system.belt import MOST_BATCH, Belt, make_pair, say
 from tests.integration.traffic import descriptor_limit, no_descriptors, ordinary_user
 from tests.kit import wait_readable
@@ -37,7 +37,7 @@ def pipe():
 
 def receive(sock):
     """A message; its sender has not gone."""
-    message = belt.receive(sock)
+    message = packets.receive(sock)
     assert message is not None
     return message
 
@@ -190,7 +190,7 @@ class TestItsEnds:
         assert not wait_readable(worker.fileno(), 0)
         twin.close()
         assert wait_readable(worker.fileno(), 1)
-        assert belt.receive(worker) is None
+        assert packets.receive(worker) is None
 
     def test_the_worker_s_death_does_not_show_while_the_primary_holds_the_duplicate(self, ends):
         primary, worker, twin = ends
@@ -259,4 +259,4 @@ class TestShortOfDescriptors:
 def test_foreign_ancillary_data_is_no_descriptor(ends):
     """Credentials, timestamps: whatever else the kernel adds is left out."""
     rights = random.Random(1).randbytes(12)
-    assert belt._rights([(socket.SOL_SOCKET, 2, rights), (socket.IPPROTO_IP, 1, rights)]) == []
+    assert packets.descriptors_in([(socket.SOL_SOCKET, 2, rights), (socket.IPPROTO_IP, 1, rights)]) == []

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from everycore.core.dispatch import COSTLY
 from everycore.system import board
 from everycore.system.board import (
     ACCEPTED,
@@ -224,36 +225,36 @@ class TestCost:
         for _ in range(50):
             view.opened()
             for _ in range(3):
-                self.turn(view, board.COSTLY / 2)
-        assert view.is_costly
+                self.turn(view, COSTLY / 2)
+        assert view.cost > COSTLY
 
     def test_one_turn_for_several_does_not(self, view):
         for _ in range(50):
             for _ in range(3):
                 view.opened()
-            self.turn(view, board.COSTLY * 2)
-        assert not view.is_costly
+            self.turn(view, COSTLY * 2)
+        assert view.cost <= COSTLY
 
     def test_to_wait_costs_nothing(self, view):
         for _ in range(50):
             view.opened()
-            self.turn(view, board.COSTLY / 4)
+            self.turn(view, COSTLY / 4)
             self.clock.advance(1)
-        assert not view.is_costly
+        assert view.cost <= COSTLY
 
     def test_a_single_one_that_blocks_is_not_the_rule(self, view):
         for number in range(50):
             view.opened()
-            self.turn(view, 10.0 if number == 20 else board.COSTLY / 4)
-            assert not view.is_costly
+            self.turn(view, 10.0 if number == 20 else COSTLY / 4)
+            assert view.cost <= COSTLY
 
     def test_since_when_may_be_told(self, view):
         for _ in range(50):
             view.opened()
             self.clock.advance(1)
-            view.idle(False, since=self.clock.now - 2 * board.COSTLY)
+            view.idle(False, since=self.clock.now - 2 * COSTLY)
             view.idle(True)
-        assert view.is_costly
+        assert view.cost > COSTLY
 
 
 class TestWhoYields:

@@ -8,7 +8,8 @@ import stat
 import pytest
 
 from everycore.system import sockets
-from everycore.system.sockets import DatagramSocket, StreamListener, adopt, bind, bind_unix, describe
+from everycore.system.listeners import DatagramSocket, StreamListener
+from everycore.system.sockets import adopt, bind, bind_unix, describe
 
 LOCAL = "127.0.0.1"
 

@@ -1,9 +1,9 @@
 """One end of the ordered pipe between the primary and one worker, on a running event loop.
 
-Job: bytes and descriptors in and out of a non-blocking unix stream socket; whole messages to the owner.
-Invariant: nothing the peer sends raises into the loop, leaks a descriptor or makes this process grow without
-bound; `on_lost` is called exactly once unless `close()` comes first; whatever was complete before the end was
-delivered before `on_lost`. Must not import `primary` or `worker`: both stand on this.
+Bytes and descriptors in and out of a non-blocking unix stream socket; whole messages to the owner. Invariant:
+nothing the peer sends raises into the loop, leaks a descriptor or makes this process grow without bound;
+`on_lost` is called exactly once unless `close()` comes first; whatever was complete before the end was
+delivered before `on_lost`.
 
 A peer that makes us answer and never reads is held by not reading from it while more than `buffer_limit`
 bytes of control messages wait to be sent. The program's own messages do not stop the reading: two sides
@@ -24,6 +24,7 @@ from everycore.core import wire
 from everycore.core.frames import MAX_DESCRIPTORS, NOTE, FrameDecoder, encode_frame
 from everycore.errors import ProtocolError
 from everycore.system.descriptors import close_all, release
+from everycore.system.packets import descriptors_in
 
 #: What the wire adds to a user's value, and the longest control message (a path and some numbers).
 OVERHEAD: Final = 16 * 1024
@@ -176,7 +177,7 @@ class Channel:
         except OSError as error:
             self._lose(None if error.errno in ENDS else error)
             return False
-        fds = _descriptors(ancillary) if ancillary else ()
+        fds = tuple(descriptors_in(ancillary)) if ancillary else ()
         if not data:
             close_all(fds)
             self._lose(None)
@@ -265,11 +266,3 @@ class Channel:
             self._on_lost(error)
         except Exception:
             log.exception("the loss of the channel to %s was not handled", self.peer)
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return tuple(fds)

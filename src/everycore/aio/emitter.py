@@ -70,10 +70,9 @@ class Emitter:
 
         Those subscribed by a callback during this call don't get it, nor do those cancelled by one.
         """
-        if not isinstance(event, Message):
-            for feed, types in self._feeds:
-                if isinstance(event, types):
-                    feed.push(event)
+        for feed, types in self._feeds:
+            if isinstance(event, types):
+                feed.push(event)
         for listener in tuple(self._listeners):
             if listener.is_active and isinstance(event, listener.event_type):
                 if listener.is_once:

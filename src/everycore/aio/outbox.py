@@ -1,7 +1,7 @@
 """The sending half of a channel: what waits to go into the socket, and who waits for it.
 
-Invariant: a descriptor given to `put` is closed here exactly once, after it was sent or when it can't be
-any more; `put` never blocks and never raises. Imports nothing of `primary` or `worker`.
+Invariant: a descriptor given to `put` is closed here exactly once, after it was sent or when it can't be any
+more; `put` never blocks and never raises.
 
 When frames leave. What the messages of a chunk lead to while it is read is corked and leaves in one `send` at
 the chunk's end, without a later turn of the loop. Otherwise the first frame of a turn leaves at once and what

@@ -1,8 +1,7 @@
 """Requests over a channel: `request` at one end, `answer` at the other.
 
-Job: match replies to those who wait; run the handler, and make an answer of whatever it does. Invariant:
-each request is answered exactly once, unless the channel ends; a handler's error is its caller's, never
-ours. Must not import `primary` or `worker`.
+Match replies to those who wait; run the handler, and make an answer of whatever it does. Invariant: each
+request is answered exactly once, unless the channel ends; a handler's error is its caller's, never ours.
 
 A request counts as taken when its answer is sent, and none is begun while the channel is full of answers:
 so a peer has at most a window of requests open, and one that asks and never reads costs no more memory.
@@ -17,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final, Protocol, TypeAlias
 
 from everycore.aio.channel import Channel
@@ -111,17 +111,18 @@ class Requests:
             self._timer = self._loop.call_at(due, self._sweep)
 
     def _sweep(self) -> None:
-        """End what is overdue, and look again at the next deadline.
+        """End what is overdue, the earliest first, and look again at the next deadline.
 
         The timer stays when its request is over, so that most requests find one that is early enough.
         """
         now = max(self._loop.time(), self._timer_due)  # a timer may come a little early
-        for number, due in tuple(self._deadlines.items()):
-            if due <= now:
-                del self._deadlines[number]
-                future = self._replies.pop(number, None)
-                if future is not None and not future.done():
-                    future.set_result(TimeoutError)
+        for number, due in sorted(self._deadlines.items(), key=itemgetter(1)):
+            if due > now:
+                break
+            del self._deadlines[number]
+            future = self._replies.pop(number, None)
+            if future is not None and not future.done():
+                future.set_result(TimeoutError)
         self._set_timer(min(self._deadlines.values(), default=None))
 
     def replied(self, message: wire.Answer | wire.Failure) -> None:
@@ -136,8 +137,9 @@ class Requests:
         # Else its caller has given up.
 
     def answer(self, handler: Handler) -> Subscription:
-        """Answer requests with `await handler(message, handle)`, each in a task of its own; one handler a
-        side.
+        """Answer requests with `await handler(message, handle)`, each in a task of its own.
+
+        Raises: TypeError for another kind of function; RuntimeError if somebody answers already.
         """
         check_handler(handler)
         if self._handler is not None:

@@ -1,7 +1,6 @@
 """Ends of which each step is taken, whatever the others come to.
 
-Job: one function. Invariant: a step that raises is logged, and the steps after it are taken. Must not import
-`primary` or `worker`.
+Invariant: a step that raises is logged, and the steps after it are taken.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ keep the stream itself: one that its user dropped (`async for ...: break`) then 
 reference count, tells the publisher, and neither gathers items for ever nor holds up the others.
 
 Invariant: a stream is subscribed from the moment it exists, yields every item pushed until `end()`, then
-stops. Imports nothing of everycore.
+stops.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The small parts of listening to something: a subscription, and what may be called.
 
 Invariant: a callback that raises hurts nobody: it is logged with its name and traceback, and others still
-run. Imports nothing of everycore.
+run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
-log: Final = logging.getLogger("everycore")
+log: Final = logging.getLogger("everycore.aio")
 
 
 class Subscription:

@@ -1,7 +1,6 @@
 """Waiting for what must be seen through to its end.
 
-Job: one coroutine. Invariant: what is waited for has ended when it returns or raises. Imports nothing of
-everycore.
+Invariant: what is waited for has ended when it returns or raises.
 """
 
 from __future__ import annotations

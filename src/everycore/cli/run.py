@@ -17,14 +17,23 @@ from typing import Any, Final
 import click
 
 import everycore.launch
-from everycore.cli.serve import worker_bound_of
+from everycore.cli.options import (
+    CONTEXT,
+    Values,
+    grace_option,
+    log_level_option,
+    loop_option,
+    name_option,
+    policy_option,
+    workers_option,
+)
 from everycore.errors import ConfigurationError
-from everycore.ops import logs, sources
-from everycore.settings import LOOPS, POLICIES, Settings
+from everycore.ops import logs
+from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
 
-_logger = logging.getLogger("everycore")
+log = logging.getLogger("everycore.cli")
 
 
 EPILOG = """
@@ -77,34 +86,16 @@ class _RunCommand(click.Command):
     short_help="Run any Python program that listens.",
     epilog=EPILOG,
     options_metavar="[OPTIONS]",
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 110,
-        "allow_interspersed_args": False,
-    },
+    context_settings={**CONTEXT, "allow_interspersed_args": False},
 )
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT|-m MODULE [ARGS]...")
 @click.option(_MODULE, "is_module", is_flag=True, hidden=True)
-@click.option(
-    "--workers", metavar="N|auto", help="How many; auto: one a CPU, as memory allows.  [default: auto]"
-)
-@click.option(
-    "--policy",
-    metavar="NAME",
-    help=f"Who gets the next connection: {', '.join(POLICIES)}.  [default: {POLICIES[0]}]",
-)
-@click.option(
-    "--loop",
-    metavar="NAME",
-    help=f"The loop of a program that leaves it to asyncio: {', '.join(LOOPS)}.  [default: {LOOPS[0]}]",
-)
-@click.option(
-    "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
-)
-@click.option("--log-level", metavar="LEVEL", help=f"{', '.join(logs.LEVELS)}.  [default: info]")
-@click.option(
-    "--name", metavar="TEXT", help="What this service is called in log lines.  [default: the program]"
-)
+@workers_option
+@policy_option
+@loop_option("The loop of a program that leaves it to asyncio")
+@grace_option
+@log_level_option
+@name_option("the program")
 def run(**arguments: Any) -> int:
     """Run a Python program, a script or a module, in several processes that listen on the same addresses."""
     options = read_options(arguments, os.environ)
@@ -113,7 +104,7 @@ def run(**arguments: Any) -> int:
         command = [sys.executable, *interpreter_flags(), *options.program]
         os.execv(command[0], command)  # noqa: S606 - that process is the program from here on
     logs.configure("primary", options.log_level)
-    _logger.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
+    log.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
     return _run(options)
 
 
@@ -132,27 +123,16 @@ class Options:
 
 def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
     """From what click read and the environment. Raises ConfigurationError."""
-
-    def resolve(option: str, parse: sources.Parser[Any], default: Any, also: tuple[str, ...] = ()) -> Any:
-        argument = arguments[option.removeprefix("--").replace("-", "_")]
-        return sources.resolve(option, argument, parse, default, environ=environ, also=also)
-
-    def value(option: str, parse: sources.Parser[Any], default: Any) -> Any:
-        return resolve(option, parse, default).value
-
+    values = Values(arguments, environ)
     program = _check_program(list(arguments["program"]), is_module=arguments["is_module"])
     return Options(
         program=program,
-        workers=worker_bound_of(
-            resolve("--workers", sources.parse_workers, "auto", also=("WEB_CONCURRENCY",))
-        ),
-        policy=value("--policy", sources.parse_choice(POLICIES), None),
-        loop=value("--loop", sources.parse_loop, "auto"),
-        grace=value(
-            "--grace", sources.parse_seconds(0.0), 25.0 if "KUBERNETES_SERVICE_HOST" in environ else 30.0
-        ),
-        log_level=value("--log-level", sources.parse_choice(logs.LEVELS), "info"),
-        name=value("--name", sources.parse_text, program[1] if program[0] == "-m" else program[0]),
+        workers=values.workers(),
+        policy=values.policy(),
+        loop=values.loop(),
+        grace=values.grace(),
+        log_level=values.log_level(),
+        name=values.name(program[1] if program[0] == "-m" else program[0]),
     )
 
 

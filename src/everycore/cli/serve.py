@@ -12,20 +12,31 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import click
 
+from everycore.cli import activation, sources
+from everycore.cli.activation import activated_descriptors
+from everycore.cli.options import (
+    CONTEXT,
+    Values,
+    grace_option,
+    log_level_option,
+    loop_option,
+    name_option,
+    policy_option,
+    workers_option,
+)
 from everycore.errors import ConfigurationError
-from everycore.ops import activation, logs, sources
-from everycore.ops.activation import activated_descriptors
-from everycore.ops.binds import parse_binds
+from everycore.ops import logs
 from everycore.ops.job import INTERFACES, Job, check_app
-from everycore.settings import LOOPS, POLICIES, Settings
-from everycore.system.machine import Bound, cpu_bound, is_linux, memory_limit, worker_bound
+from everycore.servers.binds import parse_binds
+from everycore.settings import Settings
+from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
 
-_logger = logging.getLogger("everycore")
+log = logging.getLogger("everycore.cli")
 
 DEFAULT_BIND = "127.0.0.1:8000"
 
@@ -57,12 +68,10 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 @click.command(
     short_help="Serve an ASGI or WSGI application.",
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings=CONTEXT,
 )
 @click.argument("app", metavar="APP")
-@click.option(
-    "--workers", metavar="N|auto", help="How many; auto: one a CPU, as memory allows.  [default: auto]"
-)
+@workers_option
 @click.option(
     "--bind",
     "binds",
@@ -71,14 +80,8 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
     help="HOST:PORT, [V6]:PORT, unix:PATH or fd://N; may be repeated. Port 0 is any free port."
     f"  [default: systemd's sockets (LISTEN_FDS), else {DEFAULT_BIND}]",
 )
-@click.option(
-    "--policy",
-    metavar="NAME",
-    help=f"Who gets the next connection: {', '.join(POLICIES)}.  [default: {POLICIES[0]}]",
-)
-@click.option(
-    "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
-)
+@policy_option
+@grace_option
 @click.option("--boot-timeout", metavar="SECONDS", help="Time to become ready.  [default: 60]")
 @click.option("--factory", is_flag=True, help="APP makes the application: call it without arguments.")
 @click.option(
@@ -87,11 +90,11 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 @click.option(
     "--app-dir", metavar="FOLDER", default=".", help="Where to look for APP first.  [default: here]"
 )
-@click.option("--loop", metavar="NAME", help=f"The event loop: {', '.join(LOOPS)}.  [default: auto]")
-@click.option("--log-level", metavar="LEVEL", help=f"{', '.join(logs.LEVELS)}.  [default: info]")
+@loop_option("The event loop")
+@log_level_option
 @click.option("--access-log", is_flag=True, help="Log every request.")
 @click.option("--show-counts", is_flag=True, help="Show which worker took how many connections.")
-@click.option("--name", metavar="TEXT", help="What this service is called in log lines.  [default: APP]")
+@name_option("APP")
 def serve(**arguments: Any) -> int:
     """Serve the ASGI or WSGI application APP, named as MODULE:ATTRIBUTE, on every core."""
     options = read_options(arguments, os.environ)
@@ -101,7 +104,7 @@ def serve(**arguments: Any) -> int:
         click.echo(f"everycore: a cluster needs Linux; serving in one process on {sys.platform}", err=True)
         os.execv(command[0], command)  # noqa: S606 - that process is this service from here on
     logs.configure("primary", options.job.log_level)
-    _logger.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
+    log.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
     return _run(options, command)
 
 
@@ -119,14 +122,7 @@ class Options:
 
 def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
     """From what click read and the environment. Raises ConfigurationError."""
-
-    def resolve(option: str, parse: sources.Parser[Any], default: Any, also: tuple[str, ...] = ()) -> Any:
-        argument = arguments[option.removeprefix("--").replace("-", "_")]
-        return sources.resolve(option, argument, parse, default, environ=environ, also=also)
-
-    def value(option: str, parse: sources.Parser[Any], default: Any) -> Any:
-        return resolve(option, parse, default).value
-
+    values = Values(arguments, environ)
     activated = [f"fd://{fd}" for fd in activated_descriptors(environ, os.getpid())]
     binds = parse_binds(arguments["binds"] or activated or (DEFAULT_BIND,))
     job = Job(
@@ -134,32 +130,20 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         binds=[str(bind) for bind in binds],
         app_dir=_check_folder("--app-dir", arguments["app_dir"]),
         factory=arguments["factory"],
-        interface=value("--interface", sources.parse_choice(INTERFACES), "auto"),
-        loop=value("--loop", sources.parse_loop, "auto"),
-        grace=value(
-            "--grace", sources.parse_seconds(0.0), 25.0 if "KUBERNETES_SERVICE_HOST" in environ else 30.0
-        ),
-        log_level=value("--log-level", sources.parse_choice(logs.LEVELS), "info"),
+        interface=values.get("--interface", sources.parse_choice(INTERFACES), "auto"),
+        loop=values.loop(),
+        grace=values.grace(),
+        log_level=values.log_level(),
         access_log=arguments["access_log"],
     )
     return Options(
         job=job,
-        workers=worker_bound_of(
-            resolve("--workers", sources.parse_workers, "auto", also=("WEB_CONCURRENCY",))
-        ),
-        policy=value("--policy", sources.parse_choice(POLICIES), None),
-        boot_timeout=value("--boot-timeout", sources.parse_seconds(0.1), 60.0),
-        name=value("--name", sources.parse_text, job.app),
+        workers=values.workers(),
+        policy=values.policy(),
+        boot_timeout=values.get("--boot-timeout", sources.parse_seconds(0.1), 60.0),
+        name=values.name(job.app),
         show_counts=arguments["show_counts"],
     )
-
-
-def worker_bound_of(workers: sources.Resolved[int | Literal["auto"]]) -> Bound:
-    """The number of workers, and why."""
-    if workers.value == "auto":
-        bound = worker_bound(cpu_bound(), memory_limit())
-        return Bound(bound.count, f"auto: {bound.reason}")
-    return Bound(workers.value, workers.source)
 
 
 def _check_folder(option: str, folder: str) -> str:

@@ -4,9 +4,9 @@ A frame is a header (body length, protocol version, kind, number of descriptors:
 are two kinds: a message of `core.wire`, and a note, whose body is the user's value itself: the most frequent
 message does without a second encoding around the first.
 
-Invariant: a descriptor never slips to a neighbour. Either it leaves inside the one frame that declares it,
-or `abandon()` returns it to be closed. After a violation nothing more is decoded: a stream whose lengths
-can't be trusted has no next frame. Must not import anything with I/O: descriptors are mere numbers here.
+Invariant: a descriptor never slips to a neighbour. Either it leaves inside the one frame that declares it, or
+`abandon()` returns it to be closed. After a violation nothing more is decoded: a stream whose lengths can't
+be trusted has no next frame.
 
 Facts about SCM_RIGHTS on a unix stream (net/unix/af_unix.c: unix_stream_sendmsg, unix_stream_read_generic):
 

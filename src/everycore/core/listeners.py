@@ -1,8 +1,8 @@
 """Which listener answers which `listen`: the book of listeners.
 
-Job: find, number and forget listeners; say what a request should get. Invariant: a worker holds a listener
-at most once. Binding, and what the kernel says to it, is not decided here; a listener itself knows who holds
-it. Must not import socket or os: families and kinds are plain numbers.
+Find, number and forget listeners; say what a request should get. Invariant: a worker holds a listener at most
+once. Binding, and what the kernel says to it, is not decided here; a listener itself knows who holds it.
+Families and kinds are plain numbers here.
 
 The rules (design, section 2; Node: `lib/internal/cluster/child.js`):
 

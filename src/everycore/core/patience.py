@@ -1,7 +1,7 @@
 """How long a worker that holds too many connections leaves the next ones to others.
 
-Job: under `shared`, tell somebody who waits for another worker that is about to take it from somebody whom
-nobody will take. Invariant: decides from what it is told; knows no clock.
+Under `shared`, tell somebody who waits for another worker that is about to take it from somebody whom nobody
+will take. Invariant: decides from what it is told; knows no clock.
 
 A worker that was woken for a connection takes it 50 us later, if there is a processor for it. Where
 processors are short it may be 30 ms, and a worker that comes back to the row after a fixed 2 ms takes what

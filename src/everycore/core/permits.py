@@ -1,7 +1,7 @@
 """What a worker of another user may listen on.
 
-Job: one spelling for an address, whoever wrote it, so that two can be compared. Invariant: what can't be read
-is no permit. Must not import anything with I/O.
+One spelling for an address, whoever wrote it, so that two can be compared. Invariant: what can't be read is
+no permit.
 
 Why: a primary that starts as root and drops its workers' rights would else lend them its own: any of them
 could have a privileged port, a path anywhere, or a descriptor of the primary.

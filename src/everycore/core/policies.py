@@ -1,8 +1,8 @@
 """Who gets the next connection: small objects, one question each.
 
-Job: pick one lane among those that may be picked. Invariant: `pick` changes nothing, so that a connection
-which turns out not to be there (`accept` returned EAGAIN) moves no turn. (A prototype that moved the turn
-first served 8 workers 100/100/100/100/0/0/0/0.) Must not import anything with I/O.
+Pick one lane among those that may be picked. Invariant: `pick` changes nothing, so that a connection which
+turns out not to be there (`accept` returned EAGAIN) moves no turn. (A prototype that moved the turn first
+served 8 workers 100/100/100/100/0/0/0/0.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How long to wait before a worker is started again.
 
-Job: one number from the count of failures in a row. Invariant: pure; chance comes in as a number from 0 to 1.
+One number from the count of failures in a row. Invariant: pure; chance comes in as a number from 0 to 1.
 
 The curve is PM2's (first wait, growth, limit, reset after 30 s), with doubling in place of its factor 1.5
 and with jitter, so that workers felled by one cause do not come back in step. A limit in place of giving up:

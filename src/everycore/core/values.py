@@ -1,10 +1,9 @@
 """What users may send, and how it becomes bytes.
 
-Job: encode a value or say *where* in it the trouble is (`message['a'][2]: set is not a value that can be
-sent`). Invariant: "json" knows None, bool, int of 64 bits, float, str, bytes, list, dict and tuple (which
-arrives as a list), and nothing else: what comes out is equal to what went in, and reading it runs no code.
-"pickle" runs code on reading, so `decode` is called by the consumer of a message only, never by what
-carries it. Must not import anything with I/O.
+Encode a value or say *where* in it the trouble is (`message['a'][2]: set is not a value that can be sent`).
+Invariant: "json" knows None, bool, int of 64 bits, float, str, bytes, list, dict and tuple (which arrives as
+a list), and nothing else: what comes out is equal to what went in, and reading it runs no code. "pickle" runs
+code on reading, so `decode` is called by the consumer of a message only, never by what carries it.
 
 On the wire "json" is msgpack, by msgspec: JSON's model and bytes, in half the time. msgspec by itself would
 take far more (sets, datetimes, Decimals, dataclasses, Enums), each of which would arrive as something else,

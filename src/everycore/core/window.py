@@ -1,7 +1,7 @@
 """How much one side may send before the other has taken what came: the flow window of the channel.
 
-Job: two counters, one for each end. Invariant: a side that keeps to `Outgoing` never breaks `Incoming`, and
-can never be stuck: what was taken and not reported is below a quarter of the window. Pure.
+Two counters, one for each end. Invariant: a side that keeps to `Outgoing` never breaks `Incoming`, and can
+never be stuck: what was taken and not reported is below a quarter of the window. Pure.
 
 Why a window: the simple way to slow a sender down, not reading its channel, would also hold up everything
 else in there: the `Disconnect` a worker must hear, the `Drained` the primary waits for. So messages and

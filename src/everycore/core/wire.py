@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from everycore.errors import ProtocolError
+from everycore.kernel import LONGEST_PATH
 
 #: Bumped when a message changes its meaning. Both ends come from one installation, so there is no
 #: negotiation: a mismatch means that the package was replaced under a running cluster, and is an error that
@@ -29,8 +30,6 @@ VERSION = 1
 
 #: Characters of the longest host that `accept` returns: an IPv6 address and the name of an interface.
 _LONGEST_HOST = 64
-#: Bytes of the longest path of a unix socket.
-_LONGEST_PATH = 108
 
 
 class _Wire(msgspec.Struct, array_like=True, tag=True, gc=False):
@@ -59,7 +58,7 @@ def check_peer(value: Any) -> None:
     """
     check_address(value)
     text = value[0] if isinstance(value, (list, tuple)) else value
-    if text is not None and len(text) > (_LONGEST_PATH if text is value else _LONGEST_HOST):
+    if text is not None and len(text) > (LONGEST_PATH if text is value else _LONGEST_HOST):
         msg = f"a peer's address of {len(text)} characters"
         raise ValueError(msg)
 
@@ -106,7 +105,7 @@ class ReadyNow(_Wire):
 # --- listening --------------------------------------------------------------------------------------------
 
 
-class Listen(_Wire):
+class Listen(_Wire, kw_only=True):
     """Worker: I want to listen.
 
     `address` is what `bind` takes, with numeric hosts: [host, port], [host, port, flow, scope], a path, or
@@ -114,15 +113,15 @@ class Listen(_Wire):
     bound and nobody can connect yet, as with `start_serving=False`.
     """
 
-    request: int
+    request: int = 0
     address: Any
     family: int
     kind: int
-    fd: int | None
+    fd: int | None = None
     backlog: int
-    v6only: bool
-    mode: int | None
-    start: bool
+    v6only: bool = True
+    mode: int | None = None
+    start: bool = True
 
     def __post_init__(self) -> None:
         check_address(self.address)

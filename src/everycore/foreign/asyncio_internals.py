@@ -1,13 +1,11 @@
 """What everycore uses of the private parts of asyncio.
 
-Three parts, each with a probe:
+Two parts, each with a probe:
 
 * *servers*: `_start_serving` of the selector loop and of `asyncio.Server`, the constructor of the latter,
   `_make_socket_transport` and `_make_ssl_transport`. With them a connection goes from a belt straight into a
   transport of a genuine `asyncio.Server`: 16 us of CPU instead of 27 (measured). Without them
   `worker.loops.beltserver` serves, by `loop.connect_accepted_socket`.
-* *losses*: `_call_connection_lost` of a transport, which asyncio calls once, last of all. Without it a drain
-  looks at open connections again and again instead of being told.
 * *selectors*: `_selector` of a loop that the program has made. Without it the policy `shared` can't put such
   a loop's worker in the row, and wakes all workers for each connection.
 """
@@ -43,7 +41,6 @@ class Capabilities:
     """Which private parts of this Python's asyncio are as we know them."""
 
     servers: bool
-    losses: bool
     selectors: bool
 
 
@@ -66,7 +63,7 @@ class Serving:
 @functools.cache
 def capabilities() -> Capabilities:
     """What this Python's asyncio has. Probed once a process, by one connection over a socket pair."""
-    probes = {"servers": _probe_servers, "losses": _probe_losses, "selectors": _probe_selectors}
+    probes = {"servers": _probe_servers, "selectors": _probe_selectors}
     allowed = {name: probe for name, probe in probes.items() if is_allowed(f"asyncio.{name}")}
     found = try_probes(_ProbeLoop, allowed) if allowed else frozenset()
     return Capabilities(**{name: name in found for name in probes})
@@ -178,29 +175,6 @@ def make_transport(
     )
 
 
-# --- losses -----------------------------------------------------------------------------------------------
-
-
-def when_lost(transport: Any, callback: Callable[[], None]) -> bool:
-    """Call `callback` once `transport` has lost its connection; False where asyncio can't tell."""
-    if not capabilities().losses:
-        return False
-    inner = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None) or transport
-    lost = getattr(inner, "_call_connection_lost", None)
-    if lost is None:  # not a transport of asyncio's
-        return False
-
-    def lose_and_tell(exc: Exception | None) -> None:
-        del inner._call_connection_lost
-        try:
-            lost(exc)
-        finally:
-            callback()
-
-    inner._call_connection_lost = lose_and_tell
-    return True
-
-
 # --- selectors --------------------------------------------------------------------------------------------
 
 
@@ -269,24 +243,6 @@ def _probe_servers(loop: _ProbeLoop, near: socket.socket, far: socket.socket) ->
         server.close()
         loop.run_until_complete(asyncio.wait_for(wait_closed(server), _PATIENCE))
         return protocol.seen == ["peer", b"x", None] and conn.fileno() < 0
-
-
-def _probe_losses(loop: _ProbeLoop, near: socket.socket, _far: socket.socket) -> bool:
-    told: list[bool] = []
-
-    pair: tuple[Any, Any] = loop.run_until_complete(loop.connect_accepted_socket(_ProbeProtocol, near))
-    transport, protocol = pair
-    lost = transport._call_connection_lost  # without the name there is nothing to try
-
-    def lose_and_tell(exc: Exception | None) -> None:
-        lost(exc)
-        told.append(True)
-
-    transport._call_connection_lost = lose_and_tell
-    transport.abort()
-    loop.call_later(_PATIENCE, loop.stop)
-    loop.run_forever()
-    return told == [True] and protocol.seen[1:] == [None] and near.fileno() < 0
 
 
 def _probe_selectors(loop: _ProbeLoop, near: socket.socket, _far: socket.socket) -> bool:

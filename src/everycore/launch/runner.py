@@ -55,7 +55,7 @@ def main(namespace: dict[str, Any]) -> None:
     session = place.session()
     if session is not None:
         installing.install(session)
-        for_libraries.install_on_libraries(session)
+        for_libraries.install_on_libraries()
         for_asyncio.install_on_asyncio(session)
         hooks.after_import("uvloop", partial(_install_on_uvloop, session))
     if loop == "uvloop":

@@ -1,1 +1,1 @@
-"""What running a cluster as a service takes: where settings come from, what workers are told, log lines."""
+"""What running a cluster as a service takes: its signals, its log lines, what its workers are told."""

@@ -1,8 +1,8 @@
 """How the command line logs: to stderr, one line a record, with who says it.
 
-Job: set up the loggers of everycore and of the engine, the same way in the primary and in its workers.
-Invariant: the root logger stays the application's own. Not by `logging.config.dictConfig`, which closes every
-handler that others have made. Must not import cli or servers.
+Set up the loggers of everycore and of the engine, the same way in the primary and in its workers. Invariant:
+the root logger stays the application's own. Not by `logging.config.dictConfig`, which closes every handler
+that others have made.
 """
 
 from __future__ import annotations

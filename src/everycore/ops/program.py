@@ -11,12 +11,12 @@ import logging
 import socket
 
 from everycore.events import Listening
-from everycore.ops.addresses import as_url
 from everycore.ops.job import STATUS_FAILED
 from everycore.ops.service import Outcome, Service
 from everycore.pool import Pool
+from everycore.system.addresses import as_url
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.ops")
 
 
 def run_program(pool: Pool, name: str) -> Outcome:

@@ -23,12 +23,12 @@ from everycore.core.stopping import StopRequests
 from everycore.errors import BootError
 from everycore.events import Message, Ready
 from everycore.model import Snapshot
-from everycore.ops.addresses import as_url
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
+from everycore.system.addresses import as_url
 from everycore.system.processes import reap_strangers
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.ops")
 
 #: The least time between two lines of counts.
 COUNT_INTERVAL = 0.5

@@ -1,6 +1,6 @@
 """The text of a traceback, as Python would print it.
 
-Job: format an exception from a given frame on. Invariant: formatting itself raises nothing.
+Format an exception from a given frame on. Invariant: formatting itself raises nothing.
 """
 
 from __future__ import annotations

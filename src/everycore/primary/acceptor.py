@@ -27,9 +27,10 @@ from everycore.foreign.socket_internals import accept
 from everycore.primary.host import LAST_WORDS, Absence, Holder, ListenerHost
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.descriptors import close_all
-from everycore.system.sockets import StreamListener, on_the_wire
+from everycore.system.listeners import BoundSocket
+from everycore.system.sockets import on_the_wire
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.primary")
 
 #: Connections accepted before the loop turns again: acks and exits must get their turn in a flood.
 BURST: Final = 64
@@ -51,7 +52,7 @@ class Acceptor(ListenerHost):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        listener: StreamListener,
+        listener: BoundSocket,
         listing: Listing,
         absence: Absence,
         on_closed: Callable[[ListenerHost, int], None],

@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from everycore import role
 from everycore.aio.emitter import EventStream
@@ -38,19 +38,9 @@ from everycore.system import machine, processes
 from everycore.system.descriptors import fill_standard_streams
 
 if TYPE_CHECKING:
-    from everycore.settings import Stdio
+    from everycore.settings import SettingsFields
 
 E = TypeVar("E", bound=Event)
-
-
-class _Unset:
-    """Stands for an argument that was not given, where None means something."""
-
-    def __repr__(self) -> str:
-        return "<unchanged>"
-
-
-_UNSET: Any = _Unset()
 
 
 def _check_no_worker(value: NoWorker) -> NoWorker:
@@ -177,33 +167,13 @@ class Cluster:
         """How the next worker will be started."""
         return self._settings
 
-    def setup_primary(
-        self,
-        *,
-        exec: str | os.PathLike[str] | Sequence[str] | None = _UNSET,
-        args: Sequence[str] | None = _UNSET,
-        exec_argv: Sequence[str] | None = _UNSET,
-        cwd: str | os.PathLike[str] | None = _UNSET,
-        env: Mapping[str, str | None] = _UNSET,
-        stdio: Stdio | Sequence[Stdio] = _UNSET,
-        silent: bool = _UNSET,
-        uid: int | str | None = _UNSET,
-        gid: int | str | None = _UNSET,
-        groups: Sequence[int | str] | None = _UNSET,
-        addresses: Sequence[Any] = _UNSET,
-        umask: int | None = _UNSET,
-        pass_fds: Sequence[int] = _UNSET,
-        serialization: Literal["json", "pickle"] = _UNSET,
-        policy: str | None = _UNSET,
-    ) -> None:
+    def setup_primary(self, **changes: Unpack[SettingsFields]) -> None:
         """Change how later workers are started; what is not named stays. Each call emits `SetUp`.
 
         The arguments are the fields of `Settings`. `policy` is fixed by the first fork.
 
-        Raises: ConfigurationError.
+        Raises: ConfigurationError; TypeError for a name that is no field.
         """
-        arguments = locals()
-        changes = {name: value for name, value in arguments.items() if name != "self" and value is not _UNSET}
         settings = self._settings.merged(changes)
         if "policy" in changes:
             chosen = choose_policy(settings.policy, os.environ)

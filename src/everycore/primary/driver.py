@@ -35,7 +35,7 @@ from everycore.primary.worker import Worker
 from everycore.settings import Settings
 from everycore.system.descriptors import close_all
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.primary")
 
 #: The part of a worker's grace for which it is given those who had come before it was asked to leave.
 FINISH_SHARE: Final = 0.5

@@ -24,9 +24,9 @@ from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
 from everycore.system.belt import MOST_BATCH, Belt
 from everycore.system.descriptors import close_all
-from everycore.system.sockets import StreamListener
+from everycore.system.listeners import BoundSocket
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.primary")
 
 #: Messages read from one worker before others get their turn.
 UPSTREAM_BUDGET: Final = 64
@@ -82,7 +82,7 @@ class ListenerHost(ABC):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        listener: StreamListener,
+        listener: BoundSocket,
         listing: Listing,
         absence: Absence,
         on_closed: Callable[[ListenerHost, int], None],

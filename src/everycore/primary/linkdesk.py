@@ -20,11 +20,11 @@ from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
 from everycore.primary.host import Client
 from everycore.primary.switchboard import Grant, Switchboard
-from everycore.system import belt
+from everycore.system import packets
 from everycore.system.descriptors import close_all, release
 from everycore.system.sockets import describe, off_the_wire
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.primary")
 
 #: Requests answered at once, before one on the channel.
 _BUDGET: Final = 16
@@ -124,7 +124,7 @@ class LinkDesk:
         if link is None:
             return False
         try:
-            received = belt.receive(link)
+            received = packets.receive(link)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -151,7 +151,7 @@ class LinkDesk:
             self._last_grant = number, reply.listener
         try:
             if not self._is_ending:
-                belt.Belt(link, link).send(number + wire.encode(reply), out)
+                packets.send(link, number + wire.encode(reply), out)
         except OSError as exc:
             log.warning("worker %d: no reply on its link: %s", self._client.id, exc)
         finally:

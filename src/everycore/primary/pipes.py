@@ -1,8 +1,7 @@
 """A worker's standard streams as asyncio streams.
 
-Job: turn the blocking pipe ends that `subprocess` gives into a reader and a writer, at once: connecting a
-pipe to a loop is a coroutine, and `fork` is not. Invariant: `close` leaves no descriptor. Must not import
-the worker's side.
+Turn the blocking pipe ends that `subprocess` gives into a reader and a writer, at once: connecting a pipe to
+a loop is a coroutine, and `fork` is not. Invariant: `close` leaves no descriptor.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The workers accept: the listener, or the datagram socket, is shared.
 
-Job: give every worker the descriptor itself, tell those that accept without a loop of ours when they may,
-and watch that no connection waits because the worker that was woken for it died, stopped or blocked.
-Invariants: a connection lies in the accept queue for at most two looks while some worker could take it; a
-`Rest` lies on the belt of a worker exactly while it is not ready. Nothing is accepted here. Must not import
-the worker's side.
+Give every worker the descriptor itself, tell those that accept without a loop of ours when they may, and
+watch that no connection waits because the worker that was woken for it died, stopped or blocked. Invariants:
+a connection lies in the accept queue for at most two looks while some worker could take it; a `Rest` lies on
+the belt of a worker exactly while it is not ready. Nothing is accepted here.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from everycore.errors import ProtocolError
 from everycore.primary.host import LAST_WORDS, Absence, Client, Holder, ListenerHost
 from everycore.system.belt import Belt
 from everycore.system.descriptors import close_all
-from everycore.system.sockets import StreamListener
+from everycore.system.listeners import BoundSocket
 from everycore.system.wakeups import Baton, is_readable
 
 #: Seconds between two looks at the accept queue. Found non-empty twice running, the baton is passed on.
@@ -37,7 +36,7 @@ class Sharer(ListenerHost):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        listener: StreamListener,
+        listener: BoundSocket,
         listing: Listing,
         absence: Absence,
         on_closed: Callable[[ListenerHost, int], None],

@@ -26,11 +26,10 @@ from everycore.primary.sharer import Sharer
 from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import close_all, duplicate
 from everycore.system.given import GivenListener, bind_given, is_v6only
+from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
 from everycore.system.sockets import (
     FAMILIES,
     KINDS,
-    DatagramSocket,
-    StreamListener,
     describe,
     listen_error,
     off_the_wire,
@@ -181,7 +180,7 @@ class Switchboard:
             )
         return self._host(key, listener, v6only=request.v6only)
 
-    def _host(self, key: ListenKey, listener: StreamListener, *, v6only: bool) -> ListenerHost:
+    def _host(self, key: ListenKey, listener: BoundSocket, *, v6only: bool) -> ListenerHost:
         """Datagrams are always shared, as in Node: there is no connection to hand over."""
         listing = self._book.number(key, v6only=v6only, real=listener.real)
         absence = Absence(self._distribution.when_no_worker, self._distribution.hold_timeout)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from everycore.aio.delivery import MessageStream
 from everycore.aio.emitter import Emitter
-from everycore.aio.mailbox import Mailbox, MessageStream
+from everycore.aio.mailbox import Mailbox
 from everycore.aio.requests import Handler
 from everycore.aio.subscriptions import Subscription, once
 from everycore.aio.waiting import see_through

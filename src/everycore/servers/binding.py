@@ -1,7 +1,6 @@
 """Opens what `--bind` names, in a worker: through the primary, or, in a process of its own, by itself.
 
-Job: from `Bind`s to sockets, with an error that names the bind. Invariant: all of them or none. Must not
-import the engines.
+From `Bind`s to sockets, with an error that names the bind. Invariant: all of them or none.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from everycore.listening import listen
-from everycore.ops.binds import Bind, FdBind, TcpBind, UnixBind
 from everycore.ops.job import STATUS_FAILED
+from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind
 from everycore.servers.loading import CannotBootError
 
 

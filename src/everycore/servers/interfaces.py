@@ -1,7 +1,6 @@
 """Tells ASGI from WSGI, and makes of either one thing that an engine can serve.
 
-Job: `as_asgi(app, interface)`. Invariant: an application is never called to find out what it is. Must not
-import the engines.
+Invariant: an application is never called to find out what it is.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 from everycore.servers.interfaces import Asgi, Receive, Scope, Send
 from everycore.servers.loading import CannotBootError, user_traceback
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.servers")
 
 
 class Lifespan:

@@ -1,8 +1,8 @@
 """Finds the application that MODULE:ATTRIBUTE names.
 
-Job: import, look up, call the factory; tell apart what the user typed wrongly (one sentence) from what went
-wrong inside the application (its traceback). Invariant: a traceback shows the user's frames, never ours.
-Must not import the engines: this is to work before uvicorn is known to be there.
+Import, look up, call the factory; tell apart what the user typed wrongly (one sentence) from what went wrong
+inside the application (its traceback). Invariant: a traceback shows the user's frames, never ours;
+and this works before uvicorn is known to be there.
 """
 
 from __future__ import annotations

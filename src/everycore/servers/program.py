@@ -20,15 +20,15 @@ from everycore import place
 from everycore.entry import run
 from everycore.errors import ChannelClosed
 from everycore.ops import logs
-from everycore.ops.binds import parse_binds
 from everycore.ops.job import STATUS_STOPPED, BootReport, Job, read_job
 from everycore.servers.binding import open_sockets
+from everycore.servers.binds import parse_binds
 from everycore.servers.interfaces import as_asgi
 from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app
 from everycore.worker.context import WorkerContext
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.servers")
 
 
 def main(argv: Sequence[str], told: Sequence[int]) -> int:

@@ -1,8 +1,7 @@
 """The board: a shared page with a row of numbers for each worker.
 
-Job: let every process see how loaded the others are, also while they are blocked, for the price of a memory
-store.
-Invariant: one writer a field. Values are hints: never an index, never a divisor. Must not import asyncio.
+Let every process see how loaded the others are, also while they are blocked, for the price of a memory store.
+Invariant: one writer a field. Values are hints: never an index, never a divisor.
 
 Facts: an aligned 8-byte store through `memoryview.cast("q")` is seen whole by other processes;
 `struct.pack_into` is not, it zeroes the target first (readers saw 0 in 3 to 17 % of reads, measured). The
@@ -30,8 +29,6 @@ ROW: Final = 8
 CAPACITY: Final = 1024
 SIZE: Final = CAPACITY * ROW * 8
 _HIGH_WATER: Final = 0
-#: Seconds that a loop is busy for a connection, from which on a worker takes them one by one.
-COSTLY: Final = 0.0005
 #: Of the running mean: how much the last connection counts; and what a turn counts at most, in seconds.
 _WEIGHT: Final = 1 / 16
 _LONGEST_TURN: Final = 0.002
@@ -156,9 +153,9 @@ class WorkerBoard(Board):
             self._woke = _now() if since is None else since
 
     @property
-    def is_costly(self) -> bool:
-        """Whether this loop works so long for a connection that it should take them one by one."""
-        return self._cost > COSTLY
+    def cost(self) -> float:
+        """Seconds that this loop works for a connection, on average."""
+        return self._cost
 
     def somebody_is_free(self) -> bool:
         """Whether another serving worker waits for events."""

@@ -1,8 +1,8 @@
 """Binding a socket that a worker's program has made (`everycore run`).
 
-Job: bind the very socket that came over the link, so that whatever options the program set on it hold, and
-say what a lone process would have been told. Invariant: the errors are the kernel's own, without a sentence
-of ours; after a failure no file is left behind. Must not import asyncio.
+Bind the very socket that came over the link, so that whatever options the program set on it hold, and say
+what a lone process would have been told. Invariant: the errors are the kernel's own, without a sentence of
+ours; after a failure no file is left behind.
 
 Programs remove the file of a unix socket before they bind (asyncio does) and when they end, each for itself;
 here the file is everybody's. So it has a second, hidden name, from which it is linked again.
@@ -17,7 +17,8 @@ import re
 import socket
 from typing import Any, Final
 
-from everycore.system.sockets import DatagramSocket, StreamListener, remove_stale, short_name, use_mode
+from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
+from everycore.system.sockets import remove_stale, short_name, use_mode
 
 _SPARE: Final = re.compile(rb"\.everycore-(\d+)-\d+")
 #: How often a port that was free a moment ago may turn out to be taken.
@@ -30,7 +31,7 @@ def bind_given(
     *,
     mode: int | None = None,
     place: tuple[bytes | None, bytes | None] = (None, None),
-) -> StreamListener:
+) -> BoundSocket:
     """Bind `sock`, and take it over. Raises OSError as bind(2) does; `sock` is then still the caller's.
 
     `place`: a folder, and the path of a unix socket from there on, as the kernel is to have it.

@@ -1,8 +1,8 @@
 """What this machine gives us: CPUs, memory, and whether it is a Linux at all.
 
-Job: turn affinity, cgroup quotas and limits into numbers, each with the reason why it is not higher.
-Invariant: reads only; a file that is missing or odd means "no limit from here", never an error. A container
-without a quota, a kernel without cgroups and a restricted /proc are all ordinary.
+Turn affinity, cgroup quotas and limits into numbers, each with the reason why it is not higher. Invariant:
+reads only; a file that is missing or odd means "no limit from here", never an error. A container without a
+quota, a kernel without cgroups and a restricted /proc are all ordinary.
 
 Facts (cgroups(7), Documentation/admin-guide/cgroup-v2.rst):
 * /proc/self/cgroup has a line `hierarchy:controllers:path` for each hierarchy; v2's is `0::path`.
@@ -10,8 +10,6 @@ Facts (cgroups(7), Documentation/admin-guide/cgroup-v2.rst):
 * v1 in a container without a cgroup namespace: the path is the host's, while the container's own group is
   what is mounted at the root. Asking "every ancestor that exists" covers this too.
 * A path that leaves our cgroup namespace begins with `/..`: of such a group we can only see the root.
-
-Must not import asyncio.
 """
 
 from __future__ import annotations

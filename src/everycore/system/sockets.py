@@ -1,8 +1,7 @@
 """Making the sockets that the primary listens on.
 
-Job: bind, listen, suspend, resume, and adopt a descriptor; say in an `OSError` what a lone process would
-see, with the real address in the text. Invariant: a failure leaves no socket and no file behind. Must not
-import asyncio.
+Bind, listen, suspend, and adopt a descriptor; say in an `OSError` what a lone process would see, with the
+real address in the text. Invariant: a failure leaves no socket and no file behind.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ import stat
 from collections.abc import Collection
 from typing import Any, Final
 
-from everycore.system.descriptors import duplicate, is_socket, release
+from everycore.kernel import LONGEST_PATH
+from everycore.system.descriptors import duplicate, is_socket
 
 #: Families and kinds that can be listened on through the primary.
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 KINDS: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-#: sun_path of sockaddr_un (unix(7)), with its final NUL.
-_LONGEST_PATH = 108
 _LARGEST_INT = 2**31 - 1
 
 
@@ -185,13 +183,13 @@ def short_name(stack: contextlib.ExitStack, path: bytes) -> bytes:
 
     A path too long for it is reached through its folder (/proc/self/fd/N/name).
     """
-    if len(path) < _LONGEST_PATH:
+    if len(path) < LONGEST_PATH:
         return path
     folder, base = os.path.split(path)
     fd = os.open(folder or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
     name = b"/proc/self/fd/%d/%s" % (fd, base)
-    if len(name) >= _LONGEST_PATH:
+    if len(name) >= LONGEST_PATH:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     return name
 
@@ -215,7 +213,7 @@ def remove_stale(path: bytes, kind: int) -> None:
         probe.setblocking(False)
         folder, base = os.path.split(path)
         try:
-            if len(path) < _LONGEST_PATH:
+            if len(path) < LONGEST_PATH:
                 probe.connect(path)
             else:
                 fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -297,126 +295,3 @@ def _is_connected(sock: socket.socket) -> bool:
 def _is_bound(sock: socket.socket) -> bool:
     name = sock.getsockname()
     return bool(name[1]) if isinstance(name, tuple) else bool(name)
-
-
-# --- a listener that can pause ----------------------------------------------------------------------------
-
-
-class StreamListener:
-    """A stream socket of ours that listens, refuses for a while, and listens again.
-
-    `real` is what `getsockname()` says (for a unix socket: the path asked for).
-    """
-
-    def __init__(
-        self, sock: socket.socket, *, backlog: int, path: str | bytes | None, mode: int | None
-    ) -> None:
-        self.sock = sock
-        self.backlog = backlog
-        self.mode = mode
-        self.path = path
-        self.owned = True
-        self.family = sock.family
-        self.kind = sock.type
-        self.real: Any = path if path is not None else sock.getsockname()
-        self.what = describe(self.real, self.family)
-        self.is_listening = False
-        self._reuses = 0  # SO_REUSEADDR is to be set again
-        self._file = _file_of(path)
-
-    @classmethod
-    def bound(
-        cls, address: Any, *, family: int, v6only: bool, backlog: int, mode: int | None = None
-    ) -> StreamListener:
-        """Bind `address`."""
-        sock = bind(address, family=family, kind=socket.SOCK_STREAM, v6only=v6only, mode=mode)
-        sock.setblocking(False)
-        path = address if family == socket.AF_UNIX else None
-        return cls(sock, backlog=backlog, path=path, mode=mode)
-
-    @classmethod
-    def adopted(cls, fd: int, *, backlog: int, internal: Collection[int]) -> StreamListener:
-        """Take over a duplicate of `fd`. It is not ours to silence: `suspend` would stop its owner too."""
-        sock = adopt(fd, kind=socket.SOCK_STREAM, internal=internal)
-        sock.setblocking(False)
-        listener = cls(sock, backlog=backlog, path=None, mode=None)
-        listener.owned = False
-        return listener
-
-    def listen(self) -> None:
-        """Accept connections (again). Raises OSError, complete with the address."""
-        if self.is_listening:
-            return
-        if self.sock.fileno() < 0:
-            self.sock = bind_unix(self.path or "", mode=self.mode)
-            self.sock.setblocking(False)
-            self._file = _file_of(self.path)
-        if self._reuses:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        start_listening(self.sock, self.backlog, self.what)
-        self.is_listening = True
-
-    def suspend(self) -> None:
-        """Refuse new connections, and keep the address."""
-        if not self.is_listening or not self.owned:
-            return
-        self.is_listening = False
-        if self.family == socket.AF_UNIX:
-            self.sock.close()  # its file stays: connecting to it is refused, and `listen` finds it stale
-        else:
-            # While it does not listen, any socket could take the port that has SO_REUSEADDR as well.
-            self._reuses = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-            suspend(self.sock)
-
-    def let_go(self) -> None:
-        """Leave the file to whoever has the socket from now on."""
-        self._file = None
-
-    def abandon(self) -> None:
-        """In a forked child: close our copy. The address and its file are the parent's."""
-        self._file = None
-        release(self.sock)
-
-    def close(self) -> None:
-        """Give the address up, and remove the file that we made."""
-        self.is_listening = False
-        self.sock.close()
-        if self._file is not None and self.path is not None:
-            unlink_if_same(self.path, self._file)
-            self._file = None
-
-
-class DatagramSocket(StreamListener):
-    """A bound datagram socket, in the same clothes: it has no `listen`, and cannot refuse."""
-
-    @classmethod
-    def bound(
-        cls, address: Any, *, family: int, v6only: bool, backlog: int, mode: int | None = None
-    ) -> DatagramSocket:
-        """Bind `address`."""
-        sock = bind(address, family=family, kind=socket.SOCK_DGRAM, v6only=v6only, mode=mode)
-        sock.setblocking(False)
-        path = address if family == socket.AF_UNIX else None
-        return cls(sock, backlog=backlog, path=path, mode=mode)
-
-    @classmethod
-    def adopted(cls, fd: int, *, backlog: int, internal: Collection[int]) -> DatagramSocket:
-        """Take over a duplicate of `fd`."""
-        sock = adopt(fd, kind=socket.SOCK_DGRAM, internal=internal)
-        sock.setblocking(False)
-        found = cls(sock, backlog=backlog, path=None, mode=None)
-        found.owned = False
-        return found
-
-    def listen(self) -> None:
-        """A bound datagram socket receives."""
-        self.is_listening = True
-
-    def suspend(self) -> None:
-        """Datagrams wait in the socket's buffer, or are dropped by the kernel when that is full."""
-
-
-def _file_of(path: str | bytes | None) -> tuple[int, int] | None:
-    """Which file a unix listener made; None for an abstract name, and for IP."""
-    return None if path is None or os.fsencode(path)[:1] in (b"\0", b"") else file_identity(path)

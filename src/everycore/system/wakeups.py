@@ -1,6 +1,6 @@
 """Being woken one at a time: EPOLLEXCLUSIVE, taking turns, and the baton that repairs a swallowed wake-up.
 
-Job: the two kernel facilities that make a shared listener fair. Must not import asyncio.
+The two kernel facilities that make a shared listener fair.
 
 Facts (epoll_ctl(2), fs/eventpoll.c): of those registered with EPOLLEXCLUSIVE the kernel wakes the *first in
 the row* that sits in epoll_wait, always the same one; a worker that is busy does not swallow the wake-up.

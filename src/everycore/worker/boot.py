@@ -23,7 +23,7 @@ from everycore.errors import EverycoreError
 from everycore.system import forked_signals, processes
 from everycore.system.board import WorkerBoard
 from everycore.system.descriptors import release
-from everycore.worker.connections.ledger import Connections
+from everycore.worker.connections.ledger import Ledger
 from everycore.worker.listening.link import Link
 
 #: The primary is gone, or has given us up: EX_TEMPFAIL of sysexits.h.
@@ -48,7 +48,7 @@ class Post:
         self.channel = socket.socket(fileno=ticket.channel[0])
         self.link = Link(socket.socket(fileno=ticket.link[0]))
         self.board = WorkerBoard(ticket.board[0], ticket.row)
-        self.connections = Connections(self.board)
+        self.connections = Ledger(self.board)
         #: Set while a loop of ours is being made, and from then on: signals are only noted in `noted`, for
         #: SystemExit in the middle of a constructor leaves half a loop behind. The loop looks when it runs.
         self.only_note = False

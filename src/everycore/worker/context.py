@@ -11,7 +11,7 @@ from everycore import events
 from everycore.aio.subscriptions import Subscription, once
 
 if TYPE_CHECKING:
-    from everycore.aio.mailbox import MessageStream
+    from everycore.aio.delivery import MessageStream
     from everycore.aio.requests import Handler
     from everycore.worker.session import Session
 
@@ -79,8 +79,9 @@ class WorkerContext:
     def request(
         self, message: Any, handle: Any = None, *, timeout: float | None, keep_open: bool = False
     ) -> Coroutine[Any, Any, Any]:
-        """Send `message` to the primary's `answer` handler and return its reply. `timeout` in seconds, or
-        None.
+        """Send `message` to the primary's `answer` handler and return its reply.
+
+        `timeout`, in seconds, counts from the call; None: no limit.
 
         Raises: RequestFailed, RequestTimeout, ChannelClosed, and what `send` raises.
         """

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
-    from everycore.worker.connections.ledger import Connections
+    from everycore.worker.connections.ledger import Ledger
     from everycore.worker.connections.reception import Receptions
 
 #: After an abort the protocols still hear `connection_lost`; they get this long, in seconds.
@@ -36,7 +36,7 @@ Goodbye = Callable[[], Awaitable[None]]
 class Departure:
     """The end of this worker: not asked for yet, under way, or done."""
 
-    def __init__(self, connections: Connections, board: WorkerBoard, receptions: Receptions) -> None:
+    def __init__(self, connections: Ledger, board: WorkerBoard, receptions: Receptions) -> None:
         self._connections = connections
         self._board = board
         self._receptions = receptions

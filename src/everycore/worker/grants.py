@@ -19,7 +19,7 @@ from everycore.worker.listening.link import decline
 
 if TYPE_CHECKING:
     from everycore.aio.channel import Channel
-    from everycore.worker.connections.ledger import Connections
+    from everycore.worker.connections.ledger import Ledger
     from everycore.worker.departure import Departure
     from everycore.worker.listening.link import Link
     from everycore.worker.listening.readiness import Readiness
@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 class Grants:
     """What was asked for and what was granted."""
 
-    def __init__(
-        self, link: Link, connections: Connections, readiness: Readiness, departure: Departure
-    ) -> None:
+    def __init__(self, link: Link, connections: Ledger, readiness: Readiness, departure: Departure) -> None:
         self._link = link
-        self._watch = connections.watch_plain
+        self._watch = connections.watch_file
         self._readiness = readiness
         self._departure = departure
         self._sockets: weakref.WeakSet[ClusterSocket] = weakref.WeakSet()

@@ -10,7 +10,9 @@ import itertools
 import logging
 import os
 import signal as signals
+import socket
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
@@ -30,7 +32,7 @@ from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.listening.readiness import Readiness
 
 T = TypeVar("T")
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.worker")
 
 #: How long the kernel may take from closing a dead primary's sockets to killing its workers, in seconds.
 _KERNELS_TURN: Final = 0.1
@@ -46,6 +48,8 @@ class Session:
         #: The count of open connections.
         self.connections = post.connections
         self.receptions = Receptions()
+        #: Sockets that came over the channel: a transport made of one is a connection that a drain waits for.
+        self.handles: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.readiness = Readiness(post.link)
         self.departure = Departure(post.connections, post.board, self.receptions)
         self.grants = Grants(post.link, post.connections, self.readiness, self.departure)
@@ -103,6 +107,7 @@ class Session:
                 loop=loop,
                 serialization=self.ticket.serialization,
                 make_message=self._message_maker(),
+                on_handle=self._on_handle,
             )
             self._channel.post(wire.Attached())
         elif self._loop is not loop:
@@ -113,6 +118,10 @@ class Session:
         """What makes a message that the program gets. HOT: it has all that it needs at hand."""
         make, next_number, now, face = events.make_message, self._numbers.__next__, time.time, self.face
         return lambda value, handle: make(next_number(), now(), face, value, handle)
+
+    def _on_handle(self, handle: Any) -> None:
+        if isinstance(handle, socket.socket):
+            self.handles.add(handle)
 
     def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
         match message:

@@ -1,10 +1,10 @@
 """How many connections of one server may be open in this worker: `everycore.limit_connections`.
 
-Job: count a server's connections, and tell who takes them when the server becomes full and when it has room
-again. Invariant: the primary is told once that a worker is full, and how much room there is before it is; so
-it resends nothing. (Node's worker says no to every single connection, and its primary offers the same
-one again at once: 4 000 to 7 000 times a second for one that waits, measured.) Must not import asyncio, nor
-the primary's side.
+The ledger tells a limit of each connection that opens and closes; the limit tells its watchers, which take
+connections, when the server becomes full and when it has room again. So the primary is told once that a
+worker is full, and how much room there is before it is, and it resends nothing. (Node's worker says no to
+every single connection, and its primary offers the same one again at once: 4 000 to 7 000 times a second for
+one that waits, measured.)
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from everycore.settings import check_count
 
 
 class Limit:
-    """The limit of one server. Without one it only counts. HOT: `open` is touched twice a connection."""
+    """The limit of one server. Without one it only counts. HOT: called twice a connection."""
 
-    __slots__ = ("_most", "_on_change", "_on_drop", "_was_full", "open")
+    __slots__ = ("_most", "_on_drop", "_was_full", "_watchers", "open")
 
     def __init__(self) -> None:
         #: Connections that are open.
         self.open = 0
         self._most: int | None = None
         self._on_drop: Callable[[Any], object] | None = None
-        self._on_change: list[Callable[[], None]] = []
+        self._watchers: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._was_full = False
 
     def set(self, most: int | None, on_drop: Callable[[Any], object] | None) -> None:
@@ -38,7 +38,7 @@ class Limit:
             check_plain(on_drop)
         self._most, self._on_drop = most, on_drop
         self._was_full = self.is_full
-        self._say()  # also of another amount of room
+        self._tell()  # also of another amount of room
 
     @property
     def is_full(self) -> bool:
@@ -58,25 +58,33 @@ class Limit:
         call_back(self._on_drop, peer)
         return True
 
-    def ended(self) -> None:
-        """A connection is closed."""
+    def opened(self) -> None:
+        """A connection of the server was accepted. Called by the ledger alone."""
+        self.open += 1
+        if self._most is not None:
+            self._look()
+
+    def closed(self) -> None:
+        """A connection of the server has ended. Called by the ledger alone."""
         self.open -= 1
         if self._was_full:
-            self.look()
+            self._look()
 
-    def look(self) -> None:
-        """Tell the watchers if the server has become full, or has room again."""
+    def watch(self, *, on_full: Callable[[], None], on_room: Callable[[], None]) -> None:
+        """Call `on_full` when the server becomes full, `on_room` when it has room again.
+
+        After a new limit, one of them is called in any case. They are kept as long as the server.
+        """
+        self._watchers.append((on_full, on_room))
+
+    def _look(self) -> None:
         if self._was_full is not (is_full := self.is_full):
             self._was_full = is_full
-            self._say()
+            self._tell()
 
-    def _say(self) -> None:
-        for tell in tuple(self._on_change):
-            tell()
-
-    def watch(self, tell: Callable[[], None]) -> None:
-        """Call `tell` whenever `is_full` or the limit has changed. Kept as long as the server."""
-        self._on_change.append(tell)
+    def _tell(self) -> None:
+        for on_full, on_room in tuple(self._watchers):
+            (on_full if self._was_full else on_room)()
 
 
 def limit_connections(
@@ -86,9 +94,8 @@ def limit_connections(
 
     server: what `asyncio.start_server`, `loop.create_server` and their unix twins returned in a worker.
     on_drop: without it, a connection beyond the limit goes to another worker, or waits in the backlog while
-    all
-        are full. With it, it is accepted and closed here, and this plain function is called with the peer's
-        address. (Node: `server.maxConnections`; `dropMaxConnection` and its event `drop`.)
+        all are full. With it, it is accepted and closed here, and this plain function is called with the
+        peer's address. (Node: `server.maxConnections`; `dropMaxConnection` and its event `drop`.)
 
     Raises: ConfigurationError for a number below 0; TypeError for another kind of server, or a coroutine
     function.

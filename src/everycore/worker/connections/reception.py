@@ -1,11 +1,11 @@
-"""What takes connections off a belt and gives them to a server; every event loop's own class stands on it.
+"""What takes connections off a belt and gives them to a server.
 
-Job: one message a turn, the acknowledgement after the turn, and the word to the primary when this worker can
-take no more: its server is at its limit, or descriptors run short. HOT: `on_readable` runs for every batch.
+One message a turn, the acknowledgement after the turn, and the word to the primary when this worker can take
+no more: its server is at its limit, or descriptors run short. HOT: `on_readable` runs for every batch.
 
 Invariant: a connection taken off a belt is given to the program, given back, or dropped on request, in this
 very call, also if the program closes its server in the middle of a batch; and its ack leaves only after the
-turn in which the program was given it (why: `core.dispatch`). Must not import the primary's side.
+turn in which the program was given it (why: `core.dispatch`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import resource
 import sys
 import time
 import weakref
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from everycore.core import wire
 from everycore.core.dispatch import MOST_CREDIT
-from everycore.system import belt, sockets
+from everycore.system import belt, packets, sockets
 from everycore.worker.connections.limits import Limit
 from everycore.worker.listening.clustersocket import ClusterSocket
 
@@ -32,22 +32,35 @@ RESERVE: Final = 32
 LOOK_AGAIN: Final = 0.1
 
 
-class Reception:
-    """Takes the connections of one `ClusterSocket`; a subclass says in `give` what becomes of each."""
-
-    __slots__ = (
-        "__weakref__", "_descriptor_limit", "_is_short", "_loop", "_receptions", "_rest", "_sock", "_taken",
-        "_told", "_unacked", "_unsaid", "_waits", "_was_single", "limit",
-    )  # fmt: skip
+class Giver(Protocol):
+    """Gives the connections of one listener to one server: a class of each event loop's."""
 
     #: Turns between giving a connection to the program and acknowledging it: until the first data callback,
     #: if the data was already there.
     turns: int
 
+    def give(self, fd: int, peer: Any) -> None:
+        """Let the program have the connection `fd`; raises nothing but SystemExit and KeyboardInterrupt."""
+        ...
+
+    def advance(self) -> None:
+        """Go on with what was given so far: nobody waits any more to hear of it."""
+        ...
+
+
+class BeltReader:
+    """Takes the connections of one `ClusterSocket` off its belt."""
+
+    __slots__ = (
+        "__weakref__", "_descriptor_limit", "_giver", "_is_short", "_loop", "_receptions", "_rest", "_sock",
+        "_taken", "_told", "_unacked", "_unsaid", "_waits", "_was_single", "limit",
+    )  # fmt: skip
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         sock: ClusterSocket,
+        giver: Giver,
         limit: Limit,
         *,
         receptions: Receptions,
@@ -57,6 +70,7 @@ class Reception:
         self._receptions = receptions
         self._descriptor_limit = descriptor_limit
         self._sock = sock
+        self._giver = giver
         self.limit = limit
         self._waits: asyncio.TimerHandle | None = None
         self._is_short = False
@@ -77,7 +91,7 @@ class Reception:
         """Ask to be served, from now on whenever there is room."""
         self._receptions.add(self)
         self._sock.when_closed(self._give_back)
-        self.limit.watch(self._tell)
+        self.limit.watch(on_full=self._tell, on_room=self._tell)
         self._sock.say(wire.Serve(belt.MOST_BATCH))
         self._tell()
 
@@ -97,7 +111,7 @@ class Reception:
         """Take one message; whether there was one."""
         sock = self._sock
         try:
-            received = belt.receive(sock)
+            received = packets.receive(sock)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -108,7 +122,7 @@ class Reception:
         since, before = time.monotonic(), self._taken
         data, fds, truncated = received
         handover = wire.decode_handover(data)
-        limit = self.limit
+        limit, give = self.limit, self._giver.give
         self._rest = rest = list(zip(itertools.count(handover.first), fds, handover.peers))
         rest.reverse()
         while rest:  # `give` may close the socket, and so give the rest back
@@ -119,18 +133,17 @@ class Reception:
             _, fd, peer = rest.pop()
             peer = sockets.off_the_wire(peer)
             if not limit.drop(fd, peer):
-                self.give(fd, peer)
+                give(fd, peer)
         lost = len(handover.peers) - len(fds)
         if truncated or lost or (fds and fds[-1] >= self._descriptor_limit):
             self._run_short(lost)
         if limit.room is not None or self._told is not None:
-            limit.look()
             self._tell()
         last = handover.first + max(len(handover.peers), 1) - 1
         self._unacked += 1
         self._taken += len(handover.peers)
         self._was_single = len(handover.peers) == 1
-        self._loop.call_soon(self._later, self.turns - 1, last, since, before)
+        self._loop.call_soon(self._later, self._giver.turns - 1, last, since, before)
         return self._sock.lease is not None
 
     def take_all(self) -> None:
@@ -145,23 +158,18 @@ class Reception:
             number, fd, peer = self._rest.pop()
             if not self._sock.say_surely(wire.GiveBack(number, peer), (fd,), patience=patience):
                 patience = 0.0
-                self._failed(ConnectionAbortedError("a connection could not be given back to the primary"))
+                lost = ConnectionAbortedError("a connection could not be given back to the primary")
+                tell_failed(self._loop, lost)
             os.close(fd)
-
-    def give(self, fd: int, peer: Any) -> None:
-        """Give the connection to the program; raises nothing but SystemExit and KeyboardInterrupt."""
-        raise NotImplementedError
 
     def _later(self, turns: int, last: int, since: float, before: int) -> None:
         if turns:
             self._loop.call_soon(self._later, turns - 1, last, since, before)
         else:  # busy `since` then, the loop has taken that many meanwhile
             seconds = (time.monotonic() - since) / max(self._taken - before, 1)
-            self._acknowledge(wire.Acked(last, int(seconds * 1e6)))
-
-    def _acknowledge(self, word: wire.Acked) -> None:
-        self._unacked -= 1
-        self._say(word)
+            self._unacked -= 1
+            self._say(wire.Acked(last, int(seconds * 1e6)))
+            self._giver.advance()
 
     def _say(self, word: wire.Acked) -> None:
         """Say it now or, if the belt is full, later: a primary that never hears it gives us nothing more."""
@@ -169,12 +177,6 @@ class Reception:
         if self._sock.lease is not None and not self._sock.say(word):
             self._unsaid = word  # it stands for all before it
             self._look_again_later()
-
-    def _failed(self, exc: BaseException) -> None:
-        """The program did not want it: as asyncio's own servers say."""
-        self._loop.call_exception_handler(
-            {"message": "Error on transport creation for incoming connection", "exception": exc}
-        )
 
     # --- no room ------------------------------------------------------------------------------------------
 
@@ -224,16 +226,23 @@ class Receptions:
     """All that take connections off a belt in this process."""
 
     def __init__(self) -> None:
-        self._all: weakref.WeakSet[Reception] = weakref.WeakSet()
+        self._all: weakref.WeakSet[BeltReader] = weakref.WeakSet()
 
-    def add(self, reception: Reception) -> None:
+    def add(self, reader: BeltReader) -> None:
         """Another one."""
-        self._all.add(reception)
+        self._all.add(reader)
 
     def take_all(self) -> None:
         """Let each take what has come so far."""
-        for reception in tuple(self._all):
-            reception.take_all()
+        for reader in tuple(self._all):
+            reader.take_all()
+
+
+def tell_failed(loop: asyncio.AbstractEventLoop, exc: BaseException) -> None:
+    """Tell the loop that a connection did not become a transport, as asyncio's own servers do."""
+    loop.call_exception_handler(
+        {"message": "Error on transport creation for incoming connection", "exception": exc}
+    )
 
 
 def has_descriptors(fd: int, limit: int) -> bool:

@@ -1,9 +1,9 @@
 """A shared listener in a worker's event loop: accept one, go to the end of the row.
 
-Job: the worker's half of the policy `shared`. HOT: `_on_readable` runs for every connection. Invariant: the
+The worker's half of the policy `shared`. HOT: `_on_readable` runs for every connection. Invariant: the
 listener is in this loop's epoll with EPOLLEXCLUSIVE, or this worker is on purpose out of the row: while
 others take who waits, or, short of descriptors or at its server's limit, until it can take one again, and
-then out of the row of those whom the baton wakes as well. Must not import the primary's side.
+then out of the row of those whom the baton wakes as well.
 
 asyncio's own accept loop takes up to `backlog` connections a wake-up, so the first worker to wake takes a
 whole burst. Here a worker takes one, and goes to the end of the row of those that wait (`system.wakeups`);
@@ -22,22 +22,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
+from everycore.core.dispatch import COSTLY
 from everycore.core.patience import Patience
 from everycore.foreign import asyncio_internals
 from everycore.foreign.socket_internals import accept
 from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.wakeups import Turn, is_readable, pass_baton, take_baton
-from everycore.worker.connections.reception import descriptor_limit, has_descriptors
+from everycore.worker.connections.reception import Giver, descriptor_limit, has_descriptors
 
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
-    from everycore.worker.connections.ledger import Connections
+    from everycore.worker.connections.ledger import Ledger
     from everycore.worker.connections.limits import Limit
     from everycore.worker.listening.clustersocket import SharedSocket
     from everycore.worker.listening.readiness import Readiness
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.worker")
 
 #: Connections accepted in one turn of the loop while all other workers are at work.
 MOST_AT_ONCE: Final = 4
@@ -90,24 +91,23 @@ class Watch:
         """Nothing is held."""
 
 
-class SharedReception:
+class SharedReader:
     """Takes connections from a shared listener, in turn with the other workers."""
 
     __slots__ = (
-        "_baton", "_board", "_connections", "_descriptor_limit", "_gate", "_give", "_is_over",
-        "_limit", "_loop", "_now", "_patience", "_readiness", "_sock", "_turn", "_turns",
+        "_baton", "_board", "_connections", "_descriptor_limit", "_gate", "_giver", "_is_over",
+        "_limit", "_loop", "_now", "_patience", "_readiness", "_sock", "_turn",
     )  # fmt: skip
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         sock: SharedSocket,
-        give: Callable[[int, Any], None],
+        giver: Giver,
         limit: Limit,
-        turns: int,
         *,
         board: WorkerBoard,
-        connections: Connections,
+        connections: Ledger,
         readiness: Readiness,
     ) -> None:
         self._loop = loop
@@ -117,10 +117,8 @@ class SharedReception:
         self._connections = connections
         self._readiness = readiness
         self._descriptor_limit = descriptor_limit()
-        self._give = give
+        self._giver = giver
         self._limit = limit
-        #: Until a connection's handler has begun, if its data was already there.
-        self._turns = turns
         self._turn: Turn | Watch | None = None
         self._baton: Turn | Watch | None = None
         self._gate: asyncio.TimerHandle | None = None
@@ -145,7 +143,7 @@ class SharedReception:
             # Nobody stamps for this loop. Thought to be busy, it would never be left its turn.
             self._board.idle(True)
         self._sock.when_closed(self._end)
-        self._limit.watch(self._on_limit)
+        self._limit.watch(on_full=self._leave_row, on_room=self._on_room)
         self._stand_in_line()
 
     def _stand_in_line(self) -> None:
@@ -158,8 +156,7 @@ class SharedReception:
             self._loop.call_soon(self._stand_in_line)
         else:
             self._turn, self._baton = turn, baton
-            self._limit.look()  # somebody may have come before there was a row to leave
-            if self._limit.is_full:
+            if self._limit.is_full:  # somebody may have come before there was a row to leave
                 self._leave_row()
 
     def _place_of(self, fd: int, callback: Callable[[], None]) -> Turn | Watch:
@@ -186,12 +183,12 @@ class SharedReception:
             return
         if fd >= self._descriptor_limit:
             self._run_short()
-        elif self._limit.is_full:
-            self._limit.look()
-        elif self._board.is_costly:
+        elif self._limit.is_full:  # and has left the row
+            return
+        elif self._board.cost > COSTLY:
             # Its handler may take long, and who is accepted before it has begun waits behind it.
             self._turn.step_out()
-            self._loop.call_soon(self._after, self._turns - 1)
+            self._loop.call_soon(self._after, self._giver.turns - 1)
         elif not self._board.somebody_is_free():
             # All the others are at work, and nobody could take the next one sooner. A few more make turns
             # fewer (measured with two workers: 1.10 times a plain shared listener's throughput, 1.04 with one
@@ -257,7 +254,6 @@ class SharedReception:
     def _take(self) -> int:
         """Accept one connection and give it to the program; its descriptor, or -1 if there was none."""
         if self._limit.is_full:
-            self._limit.look()
             return -1
         try:
             fd, peer = accept(self._sock)
@@ -272,7 +268,8 @@ class SharedReception:
                 self._stay_out(PAUSE)
             return -1
         if not self._limit.drop(fd, peer):
-            self._give(fd, peer)
+            self._giver.give(fd, peer)
+            self._giver.advance()
         return int(fd)
 
     def _stay_out(self, seconds: float, then: Callable[[], None] | None = None) -> None:
@@ -301,11 +298,9 @@ class SharedReception:
             self._gate.cancel()
             self._gate = None
 
-    def _on_limit(self) -> None:
-        """The server has become full, or has room again."""
-        if self._limit.is_full:
-            self._leave_row()
-        elif self._gate is None:
+    def _on_room(self) -> None:
+        """The server has room again."""
+        if self._gate is None:
             self._come_back()
 
     def _reconsider(self) -> None:

@@ -1,7 +1,7 @@
 """Which `bind` of a program goes through the primary, and under which address.
 
-Job: from what a program passes to `bind` to what travels. Invariant: what is malformed, or none of ours, is
-left to the kernel, so that its errors are Python's own. Must not import asyncio, nor the primary's side.
+From what a program passes to `bind` to what travels. Invariant: what is malformed, or none of ours, is left
+to the kernel, so that its errors are Python's own.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import os
 import socket
 from typing import Any, Final
 
+from everycore.kernel import LONGEST_PATH
 from everycore.system import sockets
 
-#: sun_path of sockaddr_un (unix(7)), with its final NUL.
-_LONGEST_PATH: Final = 108
 #: multiprocessing's own sockets lie in folders of such names (`multiprocessing.util.get_temp_dir`). Its
 #: helper processes accept on them, and are no workers.
 _PLUMBING: Final = b"pymp-"
@@ -55,7 +54,7 @@ def _path(address: Any) -> str | bytes | None:
     if not isinstance(address, (str, bytes, bytearray)):
         return None
     raw = os.fsencode(bytes(address) if isinstance(address, bytearray) else address)
-    if not raw or len(raw) >= _LONGEST_PATH:
+    if not raw or len(raw) >= LONGEST_PATH:
         return None  # autobind; an error
     if raw.startswith(b"\0"):
         return raw

@@ -1,8 +1,8 @@
 """The fast road for asyncio in a program that knows nothing of a cluster.
 
-Job: replace methods of asyncio's selector loops in place, whichever way a program makes its loop, so that
+Replace methods of asyncio's selector loops in place, whichever way a program makes its loop, so that
 listeners that `intercept.sockets` put there are read in batches and connections go straight into transports.
-Invariant: a socket that is no such listener takes asyncio's own road. Must not import the primary's side.
+Invariant: a socket that is no such listener takes asyncio's own road.
 
 That is all it is for: `create_server` binds and listens by plain sockets, which go through the primary
 anyway. `create_unix_server` is another matter: it removes the file before it binds, and from Python 3.13 on

@@ -1,7 +1,6 @@
 """Sockets that other libraries make of those of the program: TLS listeners, gevent.
 
-Job: what `intercept.sockets` does not reach. Invariant: a library that the program does not import is not
-touched. Must not import asyncio, nor the primary's side.
+What `intercept.sockets` does not reach. Invariant: a library that the program does not import is not touched.
 """
 
 from __future__ import annotations
@@ -9,40 +8,31 @@ from __future__ import annotations
 import _socket
 import os
 import socket
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from everycore.foreign import gevent_internals
 from everycore.foreign.socket_internals import replace_accept
 from everycore.worker.intercept.hooks import after_import
 from everycore.worker.intercept.sockets import SAME, accept_descriptor, registry, replace, settimeout
 
-if TYPE_CHECKING:
-    from everycore.worker.session import Session
-
 _c: Final = _socket.socket
 
 
-def install_on_libraries(session: Session) -> None:
+def install_on_libraries() -> None:
     """Once, after `installing.install`."""
-    after_import("ssl", partial(_install_on_ssl, session))
+    after_import("ssl", _install_on_ssl)
     after_import("gevent._socket3", _install_on_gevent)
 
 
-def _install_on_ssl(session: Session, module: Any) -> None:
+def _install_on_ssl(module: Any) -> None:
     lib_wrap = module.SSLContext.wrap_socket
 
-    def wrap_socket(self: Any, sock: socket.socket, *args: Any, **more: Any) -> Any:
+    def wrap_socket(self: Any, sock: Any, *args: Any, **more: Any) -> Any:
         """As `SSLContext.wrap_socket`; of a listener it reads a byte, which on a belt is a connection."""
-        is_plain = isinstance(sock, socket.socket)  # others only look like one
-        fd = _c.fileno(sock) if is_plain else -1
+        fd = _c.fileno(sock) if isinstance(sock, socket.socket) else -1  # others only look like one
         held = registry.find_any(fd)
         if held is None or held.inner is None:
-            is_counted = is_plain and session.connections.is_plain(sock)
-            wrapped = lib_wrap(self, sock, *args, **more)
-            if is_counted:
-                session.connections.watch_plain(wrapped)
-            return wrapped
+            return lib_wrap(self, sock, *args, **more)
         registry.lend(fd)
         try:
             with socket.socket(sock.family, sock.type) as placeholder:

@@ -1,10 +1,9 @@
 """uvloop in a program that knows nothing of a cluster: `everycore run`.
 
-Job: replace methods of `uvloop.Loop` in place, whichever way the program makes its loop (`uvloop.run`,
-policies, uvicorn), so that its servers are ours. There is no way round it: uvloop listens and accepts in C,
-where `intercept.sockets` does not reach. Invariant: the program's sockets are plain ones, which went through
-the primary when they were bound; a socket that did not takes uvloop's own road. Nothing reads our channel
-here. Must not import the primary's side.
+Replace methods of `uvloop.Loop` in place, whichever way the program makes its loop (`uvloop.run`, policies,
+uvicorn), so that its servers are ours. There is no way round it: uvloop listens and accepts in C, where
+`intercept.sockets` does not reach. Invariant: the program's sockets are plain ones, which went through the
+primary when they were bound; a socket that did not takes uvloop's own road. Nothing reads our channel here.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ async def create_server(
     return await clustered.create_server(
         _ProgramListeners(),
         self,
-        partial(_native["create_server"], self),
+        partial(_serve_by_itself, "create_server", self),
         protocol_factory,
         host,
         port,
@@ -82,10 +81,18 @@ async def create_unix_server(
     self: Any, protocol_factory: Any, path: Any = None, *, sock: Any = None, **keywords: Any
 ) -> Any:
     """As `loop.create_unix_server`; the file is removed by nobody but the primary."""
-    native = partial(_native["create_unix_server"], self)
+    native = partial(_serve_by_itself, "create_unix_server", self)
     return await clustered.create_unix_server(
         _ProgramListeners(), self, native, protocol_factory, path, sock=sock, **keywords
     )
+
+
+async def _serve_by_itself(name: str, loop: Any, *args: Any, **keywords: Any) -> Any:
+    """Uvloop's own server, on a listener of the program's own: it accepts in C."""
+    server = await _native[name](loop, *args, **keywords)
+    for sock in server.sockets:
+        loop._everycore.connections.watch_listener(sock.fileno())
+    return server
 
 
 async def create_datagram_endpoint(

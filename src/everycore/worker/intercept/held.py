@@ -1,9 +1,8 @@
 """What stands behind a socket of the program that the primary has bound: the state of an intercepted socket.
 
-Job: find it by descriptor, keep it right through `dup`, `detach` and a number that is used again, and give
-the listener up when the last descriptor is closed. Invariant: an entry is believed only if the kernel still
-has the same file behind the number (`st_ino`), for a program may close numbers behind our back. Must not
-import asyncio, nor the primary's side.
+Find it by descriptor, keep it right through `dup`, `detach` and a number that is used again, and give the
+listener up when the last descriptor is closed. Invariant: an entry is believed only if the kernel still has
+the same file behind the number (`st_ino`), for a program may close numbers behind our back.
 
 Why by descriptor and not by object: `socket.socket` has slots, and servers hand numbers on
 (`socket.socket(fileno=sock.detach())`).

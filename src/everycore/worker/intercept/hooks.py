@@ -1,7 +1,7 @@
 """Do something to a module when, and if, the program imports it.
 
-Job: `after_import`. Invariant: who does not import the module pays nothing, and who does sees nothing:
-finder, loader and `__spec__` are the module's own. Must not import asyncio, nor the primary's side.
+Invariant: who does not import the module pays nothing, and who does sees nothing:
+finder, loader and `__spec__` are the module's own.
 """
 
 from __future__ import annotations

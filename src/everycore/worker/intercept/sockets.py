@@ -1,6 +1,6 @@
 """Makes the plain sockets of a program listen through the primary: `everycore run`.
 
-Job: replace methods of `socket.socket`, so that a program that knows nothing of a cluster listens there.
+Replace methods of `socket.socket`, so that a program that knows nothing of a cluster listens there.
 Invariant: a socket that was not bound through the primary behaves as ever, at the price of one dictionary
 look-up a call; and no class is replaced: `isinstance`, pickling, `from socket import socket`, the ancestry of
 `SSLSocket` and trio's check of the exact type all go on to work. (Measured on a prototype: a replaced class
@@ -13,7 +13,7 @@ number, family and type stay, and readiness is the belt's; `accept` reads from i
 of another family, or a datagram socket on port 0, is the program's own affair.
 
 asyncio's selector loops, uvloop, TLS and gevent need more: `worker.intercept.for_asyncio`,
-`worker.intercept.for_uvloop`, `worker.intercept.for_libraries`. Must not import the primary's side.
+`worker.intercept.for_uvloop`, `worker.intercept.for_libraries`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from everycore.foreign.socket_internals import Accept
 from everycore.system.sockets import remove_stale
 from everycore.worker.intercept.addresses import cluster_address, new_file_mode
 from everycore.worker.intercept.held import Held, Registry
-from everycore.worker.listening.clustersocket import SharedSocket
+from everycore.worker.listening.clustersocket import VERY_LONG, SharedSocket
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session
@@ -43,8 +43,6 @@ _c: Final = _socket.socket
 _lib_init: Final = socket.socket.__init__
 _lib_accept: Final = socket.socket.accept
 _INT: Final = struct.Struct("i")
-#: Seconds: what poll(2) can express is not much more.
-_VERY_LONG: Final = 2_000_000.0
 _BACKLOG: Final = min(socket.SOMAXCONN, 128)
 
 registry: Final = Registry()
@@ -253,7 +251,9 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
     """As `socket.accept`."""
     held = registry.find_any(_c.fileno(self))
     if held is None or not held.is_listening:
-        return _lib_accept(self)
+        conn, peer = _lib_accept(self)
+        _count(conn.fileno())
+        return conn, peer
     inner = held.inner
     assert inner is not None
     if isinstance(inner, SharedSocket):
@@ -273,9 +273,17 @@ def accept_descriptor(native: Accept, self: Any, /) -> tuple[int, Any]:
     """As the private method by which libraries accept that make socket objects of their own."""
     held = registry.find_any(_c.fileno(self))
     if held is None or not held.is_listening:
-        return native(self)
+        fd, peer = native(self)
+        _count(fd)
+        return fd, peer
     conn, peer = accept(self)
     return conn.detach(), peer
+
+
+def _count(fd: int) -> None:
+    """Count a connection of a listener that is the program's own (SO_REUSEPORT, another family)."""
+    if _session is not None:
+        _session.connections.watch_file(fd)
 
 
 # --- what listeners are asked -------------------------------------------------------------------------------
@@ -330,7 +338,7 @@ def settimeout(self: socket.socket, value: float | None, held: Held | None = Non
     very long time-out there.
     """
     held = held or registry.find(_c.fileno(self))
-    _c.settimeout(self, _VERY_LONG if value is None and held is not None and held.is_shared else value)
+    _c.settimeout(self, VERY_LONG if value is None and held is not None and held.is_shared else value)
 
 
 def setblocking(self: socket.socket, flag: bool, /) -> None:
@@ -341,7 +349,7 @@ def setblocking(self: socket.socket, flag: bool, /) -> None:
 def gettimeout(self: socket.socket, /) -> float | None:
     """As `socket.gettimeout`."""
     timeout = _c.gettimeout(self)
-    return None if timeout == _VERY_LONG else timeout
+    return None if timeout == VERY_LONG else timeout
 
 
 # --- other uses, and the end --------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """`ClusterSocket`: what `listen` returns in a worker; to any server it is a listening socket.
 
-Job: look like the real listener, while the descriptor is the worker's end of a belt. Invariant: nothing
-done to it reaches other workers: `listen` and `shutdown` do nothing to the shared listener, and the
-blocking mode belongs to the belt. Must not import asyncio, nor the primary's side.
+Look like the real listener, while the descriptor is the worker's end of a belt. Invariant: nothing done to it
+reaches other workers: `listen` and `shutdown` do nothing to the shared listener, and the blocking mode
+belongs to the belt.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any, Self
 
 from everycore.core import wire
 from everycore.foreign.socket_internals import accept, keep_native_accept
-from everycore.system import belt, sockets
+from everycore.system import belt, packets, sockets
 from everycore.system.descriptors import duplicate, release
 
 #: Seconds; what poll(2) can express is not much more.
-_VERY_LONG = 2_000_000.0
+VERY_LONG = 2_000_000.0
 #: How often a program that accepts without a loop looks whether it may again, in seconds.
 _LOOK = 0.02
 #: The longest wait in one call, in seconds. A signal that comes between the interpreter's last look at
@@ -49,8 +49,8 @@ class Lease:
     family: int
     kind: int
     proto: int
-    #: Counts a connection that `accept()` returns.
-    watch: Callable[[socket.socket], None]
+    #: Counts a connection that `accept()` returns, by its number.
+    watch: Callable[[int], None]
     start: Callable[[int, int], None]
     started: bool
     users: int = 0
@@ -84,7 +84,7 @@ class ClusterSocket(socket.socket):
     def granted(
         message: wire.Granted,
         fds: list[int] | tuple[int, ...],
-        watch: Callable[[socket.socket], None],
+        watch: Callable[[int], None],
         start: Callable[[int, int], None],
         *,
         started: bool,
@@ -185,16 +185,16 @@ class ClusterSocket(socket.socket):
         conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fds[0])
         if socket.getdefaulttimeout() is None:
             conn.setblocking(True)
-        lease.watch(conn)
+        lease.watch(conn.fileno())
         return conn, sockets.off_the_wire(handover.peers[0])
 
     def _receive(self) -> tuple[bytes, list[int], bool] | None:
         """The next message on the belt, waiting as this socket's mode says."""
         if self.gettimeout() is not None:
-            return belt.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
+            return packets.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
         while True:
             with contextlib.suppress(BlockingIOError, InterruptedError):
-                return belt.receive(self)
+                return packets.receive(self)
             # Not while that is handled: whatever ends the wait would be told as what happened meanwhile.
             _ready((self,), _LONGEST_WAIT)
 
@@ -294,7 +294,7 @@ class SharedSocket(ClusterSocket):
 
     def settimeout(self, value: float | None, /) -> None:
         """As `socket.settimeout`. A listener never waits in the kernel; a datagram socket waits very long."""
-        super().settimeout(_VERY_LONG if value is None else value)
+        super().settimeout(VERY_LONG if value is None else value)
         if self._lease is not None and self._lease.kind == socket.SOCK_STREAM:
             super().settimeout(0.0)
         self._timeout = value
@@ -329,9 +329,9 @@ class SharedSocket(ClusterSocket):
             if not rests and (accepted := self._try()) is not None:
                 fd, peer = accepted
                 conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fd)
-                lease.watch(conn)
+                lease.watch(conn.fileno())
                 return conn, peer
-            left = _VERY_LONG if deadline is None else deadline - _now()
+            left = VERY_LONG if deadline is None else deadline - _now()
             if left <= 0:
                 if timeout == 0:
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

@@ -1,8 +1,7 @@
 """The link: one request, one reply, blocking, for code that has no event loop.
 
-Job: ask the primary from any thread. Invariant: a reply that comes too late is never taken for the answer
-to a later request: each datagram begins with the request's number. No thread, no loop. Must not import the
-primary's side.
+Ask the primary from any thread. Invariant: a reply that comes too late is never taken for the answer to a
+later request: each datagram begins with the request's number. No thread, no loop.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
-from everycore.system import belt
+from everycore.system import packets
 from everycore.system.descriptors import close_all
 
 #: Seconds to wait for a reply: the primary never blocks, so this is for one that is stopped.
@@ -108,7 +107,7 @@ class Link:
         while True:
             self._sock.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
-                received = belt.receive(self._sock, flags=socket.MSG_CMSG_CLOEXEC)
+                received = packets.receive(self._sock, flags=socket.MSG_CMSG_CLOEXEC)
             except TimeoutError:
                 raise _no_answer() from None
             except OSError as exc:

@@ -15,20 +15,24 @@ import asyncio
 import socket
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from everycore.worker.connections.counted import CountedSocket
+
+if TYPE_CHECKING:
+    from everycore.worker.connections.ledger import Ledger
+    from everycore.worker.connections.limits import Limit
 
 
-class Owner(Protocol):
+class Server(Protocol):
     """The server, as its connections know it."""
 
     is_asyncio: bool
+    ledger: Ledger
+    connection_limit: Limit
 
-    def has(self, accepted: Connection) -> bool:
-        """Whether this connection is open."""
-        ...
-
-    def ended(self, accepted: Connection) -> None:
-        """It is closed; again: nothing."""
+    def ended(self) -> None:
+        """One of its connections has ended."""
         ...
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
@@ -36,7 +40,7 @@ class Owner(Protocol):
         ...
 
 
-class Connection(Protocol):
+class AcceptedConnection(Protocol):
     """One accepted connection, until its descriptor is closed."""
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -47,25 +51,22 @@ class Connection(Protocol):
         """Go on with it, a few turns later."""
         ...
 
-    def end(self, *, abort: bool) -> None:
-        """Close the transport, or cut it off."""
-        ...
-
 
 class Accepted:
     """An accepted connection, as the socket that uvloop's transport believes to stand on."""
 
-    __slots__ = ("_coroutine", "_fd", "_transport", "_waits", "family", "server")
+    __slots__ = ("_coroutine", "_fd", "_transport", "_waits", "entry", "family", "server")
 
     type = socket.SOCK_STREAM.value
 
-    def __init__(self, fd: int, family: int, _proto: int, server: Owner) -> None:
+    def __init__(self, fd: int, family: int, _proto: int, server: Server) -> None:
         self._fd = fd
         self.family = family
         self.server = server
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._waits: Any = None
         self._transport: Callable[[], Any] | None = None
+        self.entry = server.ledger.opened(server.connection_limit, self)
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -95,8 +96,8 @@ class Accepted:
             self._waits.add_done_callback(self.advance)
 
     def _hold(self, transport: Any) -> None:
-        if not self.server.has(self):
-            return  # closed already
+        if not self.entry.is_open:
+            return
         try:
             # A transport that its program drops without closing it is closed by its end.
             self._transport = weakref.ref(transport, self.close)
@@ -106,7 +107,8 @@ class Accepted:
     def close(self, _: Any = None) -> None:
         """The connection is closed: called by uvloop, last of all."""
         self._transport = None
-        self.server.ended(self)
+        self.entry.closed()
+        self.server.ended()
 
     def end(self, *, abort: bool) -> None:
         """Close the transport, or cut it off."""
@@ -121,17 +123,17 @@ class Accepted:
                 transport.close()
 
 
-class AcceptedSocket(socket.socket):
+class AcceptedSocket(CountedSocket):
     """An accepted connection as a socket, which a task gives to the loop."""
 
-    __slots__ = ("_server", "_task", "_transport")
+    __slots__ = ("_server", "_task")
 
-    def __init__(self, fd: int, family: int, proto: int, server: Owner) -> None:
-        super().__init__(family, socket.SOCK_STREAM, proto, fileno=fd)  # asyncio sets TCP_NODELAY by `proto`
+    def __init__(self, fd: int, family: int, proto: int, server: Server) -> None:
+        # asyncio sets TCP_NODELAY by `proto`
+        super().__init__(family, socket.SOCK_STREAM, proto, fd, server.ledger, server.connection_limit)
         self.setblocking(False)
         self._server = server
         self._task: asyncio.Task[Any] | None = None
-        self._transport: Callable[[], Any] | None = None
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Let `connect_accepted_socket` make the transport."""
@@ -146,9 +148,9 @@ class AcceptedSocket(socket.socket):
             return
         transport = task.result()[0]
         try:
-            self._transport = weakref.ref(transport, None if self._server.is_asyncio else self._dropped)
+            self._carrier = weakref.ref(transport, None if self._server.is_asyncio else self._dropped)
         except TypeError:  # one of uvloop's TLS
-            self._transport = lambda: transport
+            self._carrier = lambda: transport
 
     def _dropped(self, _: Any) -> None:
         """The program has let go of the transport without closing it: uvloop closes the descriptor.
@@ -165,20 +167,16 @@ class AcceptedSocket(socket.socket):
         """Close the transport, or cut it off."""
         if self._task is not None:
             self._task.cancel()
-        transport = self._transport() if self._transport is not None else None
-        if transport is not None:
-            if abort:
-                transport.abort()
-            else:
-                transport.close()
+        super().end(abort=abort)
 
     def close(self) -> None:
         """As `socket.close`."""
         super().close()
-        self._transport = None
-        self._server.ended(self)
+        self._carrier = None
+        self._server.ended()
 
     def detach(self) -> int:
-        """As `socket.detach`: the connection is somebody else's from now on."""
-        self._server.ended(self)
-        return super().detach()
+        """As `socket.detach`."""
+        number = super().detach()
+        self._server.ended()
+        return number

@@ -1,7 +1,7 @@
 """The asyncio event loop whose servers listen through the primary.
 
 `create_server` and `create_unix_server` ask the primary and return a genuine `asyncio.Server`; connections
-come off a belt straight into transports. HOT: `AsyncioReception.give` runs for every connection; it builds
+come off a belt straight into transports. HOT: `AsyncioGiver.give` runs for every connection; it builds
 transports without the task and the future that asyncio's own accept loop spends on each.
 
 Where `foreign.asyncio_internals` does not know this Python's asyncio, or a keyword asks for something that it
@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 from everycore.foreign import asyncio_internals
 from everycore.foreign.asyncio_internals import Serving
 from everycore.system.descriptors import close_all
+from everycore.worker.connections.counted import CountedSocket
 from everycore.worker.connections.limits import Limit
-from everycore.worker.connections.reception import Reception, descriptor_limit
-from everycore.worker.connections.turns import SharedReception, StampedSelector
-from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
+from everycore.worker.connections.reception import tell_failed
+from everycore.worker.connections.turns import StampedSelector
+from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.loops.beltserver import BeltServer
 from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms, checked_protocol
+from everycore.worker.loops.reading import begin_reading
 
 if TYPE_CHECKING:
+    from everycore.worker.connections.ledger import Ledger
     from everycore.worker.session import Session
 
 
@@ -79,33 +82,29 @@ def limit_of(server: Any) -> Limit:
     return limit
 
 
-class AsyncioReception(Reception):
-    """Gives the connections of one `ClusterSocket` to one server."""
+class AsyncioGiver:
+    """Gives the connections of one `ClusterSocket` to one server of asyncio's."""
 
-    __slots__ = ("_connections", "_serving")
+    __slots__ = ("_ledger", "_limit", "_loop", "_serving", "_sock", "turns")
 
-    #: The reader callback, `connection_made`, and the first data callback.
-    turns = 3
-    _loop: Any
-
-    def __init__(self, loop: Any, session: Session, sock: ClusterSocket, serving: Serving) -> None:
-        super().__init__(
-            loop,
-            sock,
-            limit_of(serving.server),
-            receptions=session.receptions,
-            descriptor_limit=descriptor_limit(),
-        )
-        self._connections = session.connections
+    def __init__(
+        self, loop: Any, sock: ClusterSocket, ledger: Ledger, limit: Limit, serving: Serving
+    ) -> None:
+        #: The reader callback, `connection_made`, and the first data callback.
+        self.turns = 3
+        self._loop = loop
+        self._sock = sock
+        self._ledger = ledger
+        self._limit = limit
         self._serving = serving
 
     def give(self, fd: int, peer: Any) -> None:
-        """Let the program have the connection `fd`."""
+        """As `Giver.give`."""
         lease = self._sock.lease
         if lease is None:
             close_all((fd,))
             return
-        conn = self._connections.counted_socket(lease.family, lease.kind, lease.proto, fd, self.limit)
+        conn = CountedSocket(lease.family, lease.kind, lease.proto, fd, self._ledger, self._limit)
         try:
             conn.setblocking(False)
             context = self._serving.context
@@ -119,7 +118,10 @@ class AsyncioReception(Reception):
             raise
         except BaseException as exc:
             conn.close()
-            self._failed(exc)
+            tell_failed(self._loop, exc)
+
+    def advance(self) -> None:
+        """As `Giver.advance`: a transport goes on by itself."""
 
     def _connect(self, conn: Any, peer: Any, **context: contextvars.Context) -> Any:
         serving = self._serving
@@ -129,22 +131,10 @@ class AsyncioReception(Reception):
 
 
 def receive(loop: Any, sock: ClusterSocket, session: Session, serving: Serving) -> None:
-    """Let the connections of `sock` come: from its belt, or from the listener that all share."""
-    reception = AsyncioReception(loop, session, sock, serving)
-    if isinstance(sock, SharedSocket):
-        SharedReception(
-            loop,
-            sock,
-            reception.give,
-            reception.limit,
-            reception.turns,
-            board=session.board,
-            connections=session.connections,
-            readiness=session.readiness,
-        ).begin()
-    else:
-        loop.add_reader(sock.fileno(), reception.on_readable)
-        reception.begin()
+    """Let the connections of `sock` come to a server of asyncio's."""
+    limit = limit_of(serving.server)
+    giver = AsyncioGiver(loop, sock, session.connections, limit, serving)
+    begin_reading(loop, sock, giver, limit, session)
 
 
 class AsyncioListeners(FromPrimary):

@@ -1,9 +1,7 @@
 """A server on belts for an event loop that has no hook for one: uvloop, and an asyncio that is unknown.
 
 It keeps the word of `asyncio.Server`'s documentation, by `loop.connect_accepted_socket` alone. HOT:
-`BeltReception.give` runs for every connection.
-
-Invariant: what is in `BeltServer._accepted` is an open connection.
+`BeltGiver.give` runs for every connection.
 """
 
 from __future__ import annotations
@@ -17,13 +15,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from everycore.core import wire
 from everycore.worker.connections.limits import Limit
-from everycore.worker.connections.reception import Reception, descriptor_limit
-from everycore.worker.connections.turns import SharedReception
+from everycore.worker.connections.reception import tell_failed
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
-from everycore.worker.loops.accepted import Accepted, AcceptedSocket, Connection
+from everycore.worker.loops.accepted import Accepted, AcceptedConnection, AcceptedSocket
 from everycore.worker.loops.clustered import Factory, Terms, checked_protocol
+from everycore.worker.loops.reading import begin_reading
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session
@@ -33,47 +30,26 @@ Connect = Callable[..., Coroutine[Any, Any, Any]]
 _FOREVER_CLOSES_CLIENTS: Final = sys.version_info >= (3, 14)
 
 
-class BeltReception(Reception):
-    """Gives the connections of one `ClusterSocket` to one server."""
+class BeltGiver:
+    """Gives the connections of one `ClusterSocket` to one `BeltServer`."""
 
     __slots__ = ("_family", "_fresh", "_proto", "_server", "turns")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, session: Session, sock: ClusterSocket, server: BeltServer
-    ) -> None:
-        super().__init__(
-            loop,
-            sock,
-            server.connection_limit,
-            receptions=session.receptions,
-            descriptor_limit=descriptor_limit(),
-        )
+    def __init__(self, sock: ClusterSocket, server: BeltServer) -> None:
         # By hand: `connection_made`, and the first data callback, which runs while libuv polls. By a task:
         # its first step, `connection_made`, the descriptor's registration, and the first data callback.
         self.turns = 2 if server.by_hand else 4
         self._family, self._proto = int(sock.family), sock.proto
         self._server = server
-        #: Connections that the program was given since the last acknowledgement.
-        self._fresh: list[Connection] = []
+        #: Connections that the program was given since `advance` was last called.
+        self._fresh: list[AcceptedConnection] = []
 
     def give(self, fd: int, peer: Any) -> None:
-        """Let the program have the connection `fd`; the loop asks for the peer's address itself."""
-        accepted = self._begin(fd)
-        if accepted is not None:
-            self._fresh.append(accepted)
-
-    def give_at_once(self, fd: int, peer: Any) -> None:
-        """As `give`, for a connection that nobody waits to hear of."""
-        accepted = self._begin(fd)
-        if accepted is not None:
-            accepted.advance()
-
-    def _begin(self, fd: int) -> Connection | None:
+        """As `Giver.give`; the loop asks for the peer's address itself."""
         server = self._server
         accepted: Any = (Accepted if server.by_hand else AcceptedSocket)(
             fd, self._family, self._proto, server
         )
-        server.begun(accepted)
         try:
             if server.by_hand:
                 accepted.begin(server.connect(server.factory, accepted))
@@ -81,19 +57,17 @@ class BeltReception(Reception):
                 protocol = checked_protocol(server.factory())
                 accepted.begin(server.connect(lambda: protocol, accepted))
         except BaseException as exc:
-            server.ended(accepted)
+            accepted.close()
             if server.by_hand:
                 os.close(fd)
-            else:
-                accepted.close()
             if isinstance(exc, (SystemExit, KeyboardInterrupt)):
                 raise
-            self._failed(exc)
-            return None
-        return accepted  # type: ignore[no-any-return]
+            tell_failed(server.get_loop(), exc)
+        else:
+            self._fresh.append(accepted)
 
-    def _acknowledge(self, word: wire.Acked) -> None:
-        super()._acknowledge(word)
+    def advance(self) -> None:
+        """As `Giver.advance`."""
         fresh, self._fresh = self._fresh, []
         for accepted in fresh:
             accepted.advance()
@@ -133,10 +107,9 @@ class BeltServer(asyncio.AbstractServer):
         self._serving = False
         self._forever: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = []
-        self._accepted: set[Connection] = set()
         #: For `everycore.limit_connections`.
         self.connection_limit = Limit()
-        self._connections = session.connections
+        self.ledger = session.connections
 
     @classmethod
     def begin(
@@ -162,26 +135,12 @@ class BeltServer(asyncio.AbstractServer):
     def __repr__(self) -> str:
         return f"<everycore.BeltServer sockets={self.sockets!r}>"
 
-    # --- its connections, told by `Accepted` --------------------------------------------------------------
+    # --- its end ------------------------------------------------------------------------------------------
 
-    def has(self, accepted: Connection) -> bool:
-        """Whether this connection is open."""
-        return accepted in self._accepted
-
-    def begun(self, accepted: Connection) -> None:
-        """It has been accepted."""
-        self._accepted.add(accepted)
-        self.connection_limit.open += 1
-        self._connections.began()
-
-    def ended(self, accepted: Connection) -> None:
-        """It is closed; again: nothing."""
-        if accepted in self._accepted:
-            self._accepted.discard(accepted)
-            self._connections.ended()
-            self.connection_limit.ended()
-            if self._sockets is None and not self._accepted:
-                self._wake()
+    def ended(self) -> None:
+        """One of its connections has ended."""
+        if self._sockets is None and not self.connection_limit.open:
+            self._wake()
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
@@ -220,29 +179,16 @@ class BeltServer(asyncio.AbstractServer):
             sock.listen(self._backlog)
             self._take_from(self._source(sock))
         self._session.departure.watch_server(self)
-        self._connections.watch_server(self)
 
     def _take_from(self, source: ClusterSocket) -> None:
         source.setblocking(False)
-        reception = BeltReception(self._loop, self._session, source, self)
+        stamp = getattr(self._loop, "stamp", None)
         if isinstance(source, SharedSocket):
-            stamp = getattr(self._loop, "stamp", None)
             if stamp is not None:  # asyncio's loops have a selector of ours
                 stamp()
-            SharedReception(
-                self._loop,
-                source,
-                reception.give_at_once,
-                self.connection_limit,
-                reception.turns,
-                board=self._session.board,
-                connections=self._connections,
-                readiness=self._session.readiness,
-            ).begin()
         else:
-            self._loop.add_reader(source.fileno(), reception.on_readable)
             self._read.append(source)
-            reception.begin()
+        begin_reading(self._loop, source, BeltGiver(source, self), self.connection_limit, self._session)
 
     async def serve_forever(self) -> None:
         """Take connections until it is cancelled, or closed, which cancels this. Closes the server."""
@@ -276,8 +222,7 @@ class BeltServer(asyncio.AbstractServer):
         self._serving = False
         if self._forever is not None and not self._forever.done():
             self._forever.cancel()
-        if not self._accepted:
-            self._wake()
+        self.ended()
 
     def leave(self) -> None:
         """Close, for a worker that leaves: the connections that are open go on."""
@@ -293,10 +238,12 @@ class BeltServer(asyncio.AbstractServer):
 
     def close_clients(self) -> None:
         """Close every connection that is open."""
-        for accepted in tuple(self._accepted):
-            accepted.end(abort=False)
+        self._end_clients(abort=False)
 
     def abort_clients(self) -> None:
         """Cut every connection that is open."""
-        for accepted in tuple(self._accepted):
-            accepted.end(abort=True)
+        self._end_clients(abort=True)
+
+    def _end_clients(self, *, abort: bool) -> None:
+        for connection in self.ledger.connections_of(self.connection_limit):
+            connection.end(abort=abort)

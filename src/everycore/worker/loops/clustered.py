@@ -257,28 +257,35 @@ class ClusteredLoop:
         return pair
 
     async def create_connection(self, *args: Any, **keywords: Any) -> Any:
-        """As `loop.create_connection`."""
+        """As `loop.create_connection`. A drain waits for it if the socket came over the channel."""
         own: Any = super()
-        return self._watched(await own.create_connection(*args, **keywords))
+        pair = await own.create_connection(*args, **keywords)
+        return self._counted(pair) if self._came_over_the_channel(keywords) else pair
 
     async def create_unix_connection(self, *args: Any, **keywords: Any) -> Any:
-        """As `loop.create_unix_connection`."""
+        """As `loop.create_unix_connection`. A drain waits for it if the socket came over the channel."""
         own: Any = super()
-        return self._watched(await own.create_unix_connection(*args, **keywords))
+        pair = await own.create_unix_connection(*args, **keywords)
+        return self._counted(pair) if self._came_over_the_channel(keywords) else pair
 
     async def connect_accepted_socket(self, *args: Any, **keywords: Any) -> Any:
-        """As `loop.connect_accepted_socket`, wherever the socket came from."""
+        """As `loop.connect_accepted_socket`, wherever the socket came from: a drain waits for it."""
         own: Any = super()
-        return self._watched(await own.connect_accepted_socket(*args, **keywords))
+        return self._counted(await own.connect_accepted_socket(*args, **keywords))
+
+    def _came_over_the_channel(self, keywords: dict[str, Any]) -> bool:
+        return keywords.get("sock") in self._everycore.handles
+
+    def _counted(self, pair: Any) -> Any:
+        sock = pair[0].get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            self._everycore.connections.watch_file(sock.fileno(), pair[0])
+        return pair
 
     def connect_uncounted(self, *args: Any, **keywords: Any) -> Any:
         """As `loop.connect_accepted_socket`, for a server that counts its connections itself."""
         own: Any = super()
         return own.connect_accepted_socket(*args, **keywords)
-
-    def _watched(self, pair: Any) -> Any:
-        self._everycore.connections.watch_opened(pair[0])
-        return pair
 
 
 class FromPrimary:

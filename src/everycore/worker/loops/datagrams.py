@@ -1,9 +1,8 @@
 """UDP through the primary: one socket, shared by the workers.
 
-Job: `create_datagram_endpoint` for both of our loops. Invariant: only a *bound, unconnected* endpoint is
+`create_datagram_endpoint` for both of our loops. Invariant: only a *bound, unconnected* endpoint is
 shared; what sends from a port of its own (no `local_addr`), is connected, or asks for `reuse_port` is this
-worker's alone, as Node's implicit bind is. The kernel gives each datagram to one of the readers. Must not
-import the primary's side.
+worker's alone, as Node's implicit bind is. The kernel gives each datagram to one of the readers.
 """
 
 from __future__ import annotations

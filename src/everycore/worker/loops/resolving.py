@@ -1,8 +1,8 @@
 """From the arguments of `create_server` to listeners of the primary: for every event loop of ours.
 
-Job: check, resolve, ask. Names are resolved here, in the worker, as Node does; the primary sees numeric
-addresses only, and never waits for a name server. Invariant: if one address fails, what was granted for the
-others is given up. Must not import the primary's side.
+Check, resolve, ask. Names are resolved here, in the worker, as Node does; the primary sees numeric addresses
+only, and never waits for a name server. Invariant: if one address fails, what was granted for the others is
+given up.
 """
 
 from __future__ import annotations
@@ -109,14 +109,10 @@ async def ask(
 ) -> ClusterSocket:
     """Ask the primary for a listener. An error reads as asyncio's own would."""
     request = wire.Listen(
-        request=0,
         address=sockets.on_the_wire(address),
         family=family,
         kind=kind,
-        fd=None,
         backlog=sockets.checked_backlog(backlog),
-        v6only=True,  # as asyncio does for host and port
-        mode=None,
         start=bool(start),
     )
     try:

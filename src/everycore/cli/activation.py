@@ -1,7 +1,7 @@
 """Socket activation: listening sockets that systemd, or a program that does as it does, has opened for us.
 
-Job: read LISTEN_FDS and LISTEN_PID (sd_listen_fds(3)): the descriptors begin at 3. Invariant: they are ours
-only if LISTEN_PID is this process; workers never see the variables. Must not import cli or servers.
+Read LISTEN_FDS and LISTEN_PID (sd_listen_fds(3)): the descriptors begin at 3. Invariant: they are ours only
+if LISTEN_PID is this process; workers never see the variables.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     HOST:PORT    [V6]:PORT    unix:PATH    fd://N
 
-Job: read them, refuse what is malformed or said twice, and write them out again. Invariant: pure text, no
-socket and no resolver; a `Bind` that exists is well-formed. Must not import cli or servers.
+Read them, refuse what is malformed or said twice, and write them out again. Invariant: pure text, no socket
+and no resolver; a `Bind` that exists is well-formed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Addresses as people write them.
 
-Job: from what `getsockname()` gives to text. Must not import cli or servers.
+From what `getsockname()` gives to text.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 import pytest
 
+from everycore.cli.activation import activated_descriptors
 from everycore.errors import ConfigurationError
-from everycore.ops.activation import activated_descriptors
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,7 @@
 
 import pytest
 
-from everycore.errors import ConfigurationError
-from everycore.ops.sources import (
+from everycore.cli.sources import (
     Resolved,
     parse_choice,
     parse_seconds,
@@ -12,6 +11,7 @@ from everycore.ops.sources import (
     resolve,
     variable,
 )
+from everycore.errors import ConfigurationError
 
 EVERYWHERE = {"EVERYCORE_WORKERS": "2", "WEB_CONCURRENCY": "3"}
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everycore.errors import ConfigurationError
-from everycore.ops.binds import FdBind, TcpBind, UnixBind, parse_bind, parse_binds
+from everycore.servers.binds import FdBind, TcpBind, UnixBind, parse_bind, parse_binds
 
 
 @pytest.mark.parametrize(

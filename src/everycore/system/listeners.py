@@ -1,0 +1,136 @@
+"""The sockets that the primary holds for its workers: those that listen, and those that receive datagrams."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection
+from typing import Any, ClassVar, Self
+
+from everycore.system import sockets
+from everycore.system.descriptors import release
+
+
+class BoundSocket:
+    """A socket of ours that has an address: a listener's, or one for datagrams.
+
+    `real` is what `getsockname()` says (for a unix socket: the path asked for). `owned`: nobody outside the
+    cluster has it too.
+    """
+
+    kind: ClassVar[socket.SocketKind]
+
+    def __init__(
+        self, sock: socket.socket, *, backlog: int, path: str | bytes | None, mode: int | None
+    ) -> None:
+        self.sock = sock
+        self.backlog = backlog
+        self.mode = mode
+        self.path = path
+        self.owned = True
+        self.family = sock.family
+        self.real: Any = path if path is not None else sock.getsockname()
+        self.what = sockets.describe(self.real, self.family)
+        self.is_listening = False
+        self._file = _file_of(path)
+
+    @classmethod
+    def bound(cls, address: Any, *, family: int, v6only: bool, backlog: int, mode: int | None = None) -> Self:
+        """Bind `address`. Raises OSError."""
+        sock = sockets.bind(address, family=family, kind=cls.kind, v6only=v6only, mode=mode)
+        sock.setblocking(False)
+        path = address if family == socket.AF_UNIX else None
+        return cls(sock, backlog=backlog, path=path, mode=mode)
+
+    @classmethod
+    def adopted(cls, fd: int, *, backlog: int, internal: Collection[int]) -> Self:
+        """Take over a duplicate of `fd`. It is not ours to silence: `suspend` would stop its owner too.
+
+        Raises OSError.
+        """
+        sock = sockets.adopt(fd, kind=cls.kind, internal=internal)
+        sock.setblocking(False)
+        made = cls(sock, backlog=backlog, path=None, mode=None)
+        made.owned = False
+        return made
+
+    def listen(self) -> None:
+        """Receive what comes to the address (again). Raises OSError, complete with the address."""
+        raise NotImplementedError
+
+    def suspend(self) -> None:
+        """Refuse what comes, as far as this kind of socket can, and keep the address."""
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """Leave the file to whoever has the socket from now on."""
+        self._file = None
+
+    def abandon(self) -> None:
+        """In a forked child: close our copy. The address and its file are the parent's."""
+        self._file = None
+        release(self.sock)
+
+    def close(self) -> None:
+        """Give the address up, and remove the file that we made."""
+        self.is_listening = False
+        self.sock.close()
+        if self._file is not None and self.path is not None:
+            sockets.unlink_if_same(self.path, self._file)
+            self._file = None
+
+
+class StreamListener(BoundSocket):
+    """A stream socket that listens, refuses for a while, and listens again."""
+
+    kind = socket.SOCK_STREAM
+
+    def __init__(
+        self, sock: socket.socket, *, backlog: int, path: str | bytes | None, mode: int | None
+    ) -> None:
+        super().__init__(sock, backlog=backlog, path=path, mode=mode)
+        self._reuses = 0  # SO_REUSEADDR is to be set again
+
+    def listen(self) -> None:
+        """Accept connections (again)."""
+        if self.is_listening:
+            return
+        if self.sock.fileno() < 0:
+            self.sock = sockets.bind_unix(self.path or "", mode=self.mode)
+            self.sock.setblocking(False)
+            self._file = _file_of(self.path)
+        if self._reuses:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sockets.start_listening(self.sock, self.backlog, self.what)
+        self.is_listening = True
+
+    def suspend(self) -> None:
+        """Refuse new connections, and keep the address."""
+        if not self.is_listening or not self.owned:
+            return
+        self.is_listening = False
+        if self.family == socket.AF_UNIX:
+            self.sock.close()  # its file stays: connecting to it is refused, and `listen` finds it stale
+        else:
+            # While it does not listen, any socket could take the port that has SO_REUSEADDR as well.
+            self._reuses = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            sockets.suspend(self.sock)
+
+
+class DatagramSocket(BoundSocket):
+    """A bound datagram socket: it has no listen(2), and cannot refuse."""
+
+    kind = socket.SOCK_DGRAM
+
+    def listen(self) -> None:
+        """A bound datagram socket receives."""
+        self.is_listening = True
+
+    def suspend(self) -> None:
+        """Datagrams wait in the socket's buffer, or are dropped by the kernel when that is full."""
+
+
+def _file_of(path: str | bytes | None) -> tuple[int, int] | None:
+    """Which file a unix socket has made; None for an abstract name, and for IP."""
+    return None if path is None or os.fsencode(path)[:1] in (b"\0", b"") else sockets.file_identity(path)

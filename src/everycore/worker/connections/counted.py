@@ -1,0 +1,87 @@
+"""The sockets of accepted connections that see their own end.
+
+A transport of asyncio closes its socket last of all, so the socket is what can tell. Programs see it through
+the transport alone, which lets them copy it, and the copy may outlive the transport.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everycore.worker.connections.ledger import Ledger
+    from everycore.worker.connections.limits import Limit
+
+
+class CountedSocket(socket.socket):
+    """The socket under a transport, in the ledger until it is closed.
+
+    HOT: made for every connection; a transport asks for family and type, which `socket.socket` makes into new
+    enum members each time.
+    """
+
+    __slots__ = ("_carrier", "_is_copied", "_kinds", "_ledger", "entry")
+
+    def __init__(self, family: int, kind: int, proto: int, fd: int, ledger: Ledger, server: Limit) -> None:
+        super().__init__(family, kind, proto, fd)
+        self._kinds = _kinds(family, kind)
+        self._carrier: Callable[[], Any] | None = None
+        self._is_copied = False
+        self._ledger = ledger
+        self.entry = ledger.opened(server, self)
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """As `socket.family`."""
+        return self._kinds[0]
+
+    @property
+    def type(self) -> socket.SocketKind:
+        """As `socket.type`."""
+        return self._kinds[1]
+
+    def carried_by(self, transport: Any) -> None:
+        """Remember whom to abort. Weakly: a transport that is dropped has to be found unclosed by asyncio."""
+        self._carrier = weakref.ref(transport)
+
+    def end(self, *, abort: bool) -> None:
+        """Close the transport, or cut it off."""
+        transport = None if self._carrier is None else self._carrier()
+        if transport is None:
+            return
+        if abort:
+            transport.abort()
+        else:
+            transport.close()
+
+    def close(self) -> None:
+        """As `socket.close`. Transports make no file of it, so it is closed now."""
+        self._report()
+        super().close()
+
+    def detach(self) -> int:
+        """As `socket.detach`: the number is counted by its file from now on."""
+        self._is_copied = True
+        self._report()
+        return super().detach()
+
+    def dup(self) -> socket.socket:  # type: ignore[override]
+        """As `socket.dup`: a plain socket. If it outlives this one, the connection is counted by its file."""
+        copy = socket.socket(*self._kinds, self.proto, socket.dup(self.fileno()))
+        copy.settimeout(self.gettimeout())
+        self._is_copied = True
+        return copy
+
+    def _report(self) -> None:
+        if self._is_copied and self.entry.is_open:
+            self._ledger.watch_file(self.fileno())
+        self.entry.closed()
+
+
+@functools.cache
+def _kinds(family: int, kind: int) -> tuple[socket.AddressFamily, socket.SocketKind]:
+    return socket.AddressFamily(family), socket.SocketKind(kind)

@@ -1,0 +1,27 @@
+"""What `setup_primary` takes is what `Settings` has."""
+
+import dataclasses
+
+import pytest
+
+import everycore
+from everycore.settings import Settings, SettingsFields
+
+
+def test_a_type_checker_knows_every_field_as_a_keyword():
+    fields = {field.name: field.type for field in dataclasses.fields(Settings)}
+    assert {name: hint.__forward_arg__ for name, hint in SettingsFields.__annotations__.items()} == fields
+
+
+def test_a_keyword_that_is_no_field_is_a_type_error_and_changes_nothing():
+    cluster = everycore.Cluster()
+    wrong: dict[str, object] = {"umask": 0o77, "colour": "red"}
+    with pytest.raises(TypeError, match=r"setup_primary.*'colour'"):
+        cluster.setup_primary(**wrong)  # type: ignore[arg-type]
+    assert cluster.settings == Settings()
+
+
+def test_what_is_not_named_stays():
+    cluster = everycore.Cluster(Settings(umask=0o77))
+    cluster.setup_primary(silent=True)
+    assert cluster.settings == Settings(umask=0o77, silent=True)

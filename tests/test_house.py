@@ -1,0 +1,83 @@
+"""What holds for every file of the package, whatever it does: sizes, and whose logger it writes to."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "everycore"
+
+MOST_LINES = {"file": 400, "class": 250, "function": 60}
+
+# What is larger today and is being cut. Nothing is added here, and what fits again goes.
+TOO_LARGE: dict[str, set[str]] = {
+    "file": set(),
+    "class": {
+        "pool.py:Pool",
+        "primary/acceptor.py:Acceptor",
+        "primary/driver.py:WorkerDriver",
+        "primary/host.py:ListenerHost",
+        "primary/switchboard.py:Switchboard",
+    },
+    "function": set(),
+}
+
+
+def sizes(path: Path, root: Path = SOURCE) -> Iterator[tuple[str, str, int]]:
+    """Kind, name and lines of the file and of each class and function in it, with their decorators."""
+    text = path.read_text(encoding="utf-8")
+    name = path.relative_to(root).as_posix()
+    yield "file", name, len(text.splitlines())
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            kind = "class" if isinstance(node, ast.ClassDef) else "function"
+            yield kind, f"{name}:{node.name}", (node.end_lineno or first) - first + 1
+
+
+def too_large(root: Path = SOURCE) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {"file": set(), "class": set(), "function": set()}
+    for path in sorted(root.rglob("*.py")):
+        for kind, name, lines in sizes(path, root):
+            if lines > MOST_LINES[kind]:
+                found[kind].add(name)
+    return found
+
+
+def test_no_file_class_or_function_is_too_large():
+    assert too_large() == TOO_LARGE
+
+
+@pytest.mark.parametrize("kind", MOST_LINES)
+def test_what_is_too_large_is_found(tmp_path, kind):
+    head = {"file": "", "class": "class Large:\n", "function": "class Holder:\n    async def large():\n"}[
+        kind
+    ]
+    body = {"file": "x = 1\n", "class": "    x = 1\n", "function": "        x = 1\n"}[kind]
+    most = MOST_LINES[kind] - (kind != "file")
+    path = tmp_path / "one.py"
+    path.write_text(head + body * most)
+    assert too_large(tmp_path)[kind] == set()
+    path.write_text(head + body * (most + 1))
+    name = {"file": "one.py", "class": "one.py:Large", "function": "one.py:large"}[kind]
+    assert too_large(tmp_path)[kind] == {name}
+
+
+def loggers(path: Path) -> Iterator[str]:
+    """The names of the loggers that the file asks for, as far as they are everycore's."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "logging.getLogger":
+            for argument in node.args:
+                if isinstance(argument, ast.Constant):
+                    yield str(argument.value)
+
+
+def test_each_room_writes_to_a_logger_of_its_own():
+    asked = 0
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).with_suffix("").parts[0]
+        for name in loggers(path):
+            assert name == f"everycore.{room}", path
+            asked += 1
+    assert asked
