@@ -24,6 +24,7 @@ ROWS: list[set[str]] = [
     {"entry", "listening", "place", "pool"},
     {"ops"},
     {"cli", "servers", "launch"},
+    {"testing"},  # for users' tests: it plays the workers of a primary, and nothing imports it
 ]
 OPEN_ROWS = {0, 4, 6}
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}
@@ -49,7 +50,7 @@ NOT_IN_CORE = frozenset(
     | {"datetime", "logging", "random", "secrets", "time", "uuid"}
 )
 ASYNCIO = {"asyncio", "uvloop"}
-ASYNCIO_ROOMS = {"foreign", "aio", "primary", "worker", "entry", "pool", "ops", "servers"}
+ASYNCIO_ROOMS = {"foreign", "aio", "primary", "worker", "entry", "pool", "ops", "servers", "testing"}
 
 
 @dataclass(frozen=True)
