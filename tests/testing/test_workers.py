@@ -84,6 +84,19 @@ class TestByThemselves:
             async with Cluster() as cluster:
                 assert await cluster.fork().wait() == ExitStatus(code=code)
 
+    async def test_one_that_is_killed_at_once_never_begins(self):
+        begun: list[FakeWorker] = []
+
+        async def begin(worker: FakeWorker) -> None:
+            begun.append(worker)
+
+        with FakeWorkers(begin):
+            async with Cluster() as cluster:
+                worker = cluster.fork()
+                worker.kill(signal.SIGKILL)
+                assert await worker.wait() == ExitStatus(signal=signal.SIGKILL)
+        assert begun == []
+
     async def test_an_error_of_a_life_is_the_tests_own(self):
         async def fail(worker: FakeWorker) -> None:
             worker.online()

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -137,14 +137,14 @@ class Player:
 
     # --- its life and its end -----------------------------------------------------------------------------
 
-    def live(self, life: Coroutine[Any, Any, object]) -> None:
+    def live(self, life: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Begin `life`; the worker ends with it."""
         self._life = self._loop.create_task(self._live(life), name=f"fake worker {self.process.ticket.id}")
 
-    async def _live(self, life: Coroutine[Any, Any, object]) -> None:
+    async def _live(self, life: Callable[[], Coroutine[Any, Any, object]]) -> None:
         code = 0
         try:
-            await life
+            await life()  # called here: a worker that is killed at once never began
             code = ORPHANED if self._is_orphaned else 0
         except SystemExit as left:
             code = left.code if isinstance(left.code, int) else int(left.code is not None)

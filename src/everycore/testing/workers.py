@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Token
+from functools import partial
 from signal import SIGKILL, Signals
 from types import TracebackType
 from typing import IO, Any, Self, TypeAlias
@@ -254,7 +255,7 @@ class FakeWorkers:
         worker = FakeWorker(process)
         self.all.append(worker)
         if self._life is not None:
-            worker._player.live(self._life(worker))
+            worker._player.live(partial(self._life, worker))
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
