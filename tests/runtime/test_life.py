@@ -32,6 +32,7 @@ from everycore import (
     Worker,
     WorkerEvent,
 )
+from everycore.system.sockets import StreamListener
 from everycore.testing import FakeWorker, FakeWorkers, VirtualTimeLoop, settle
 from tests.kit import open_fds, pass_time, turn
 
@@ -333,6 +334,43 @@ class TestExit:
             assert caught.value.status == ExitStatus(signal=signal.SIGKILL)
             with pytest.raises(StopAsyncIteration):
                 await listening
+
+    async def test_the_last_one_of_a_port_leaves_it_refusing_and_a_replacement_gets_it(self, workers):
+        async with Cluster() as cluster:
+            listening: list[Listening] = []
+            cluster.on(Listening, listening.append)
+            worker = cluster.fork()
+            address = (await workers[worker].listen()).getsockname()
+            await settle()
+            socket.create_connection(address).close()
+            workers[worker].die()
+            await worker.wait()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address)
+            replacement = workers[cluster.fork()]
+            assert (await replacement.listen(address)).getsockname() == address
+            await settle()
+            socket.create_connection(address).close()
+            assert [event.address for event in listening] == [address] * 2
+            replacement.exit()
+
+    async def test_a_step_of_its_end_that_fails_keeps_none_of_the_others(self, workers, monkeypatch, caplog):
+        def suspend(listener):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(StreamListener, "suspend", suspend)
+        async with Cluster() as cluster:
+            told: list[type[Event]] = []
+            cluster.on(Event, lambda event: told.append(type(event)))
+            worker = cluster.fork()
+            await workers[worker].listen()
+            await settle()
+            workers[worker].die()
+            assert await worker.wait() == ExitStatus(signal=signal.SIGKILL)
+            assert told[-2:] == [Disconnected, Exited]
+            assert not cluster.workers
+            assert not cluster.snapshot().listeners[0].workers
+        assert os.strerror(errno.EIO) in caplog.text
 
 
 class TestSetupPrimary:

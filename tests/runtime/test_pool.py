@@ -392,4 +392,4 @@ class TestMessages:
             with pytest.raises(RequestFailed, match="nobody answers"):
                 await pool.request("ask", timeout=None)
             with pytest.raises(TypeError, match="coroutine function"):
-                pool.answer(print)
+                pool.answer(print)  # type: ignore[arg-type]
