@@ -64,7 +64,7 @@ everycore.run(main())
 
 class TestValues:
     async def test_what_comes_back_is_what_went(self, tmp_path):
-        values = [
+        values: list[object] = [
             None,
             True,
             -(2**63),
