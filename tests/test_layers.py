@@ -4,6 +4,7 @@ The picture is in docs/explanation; the table below is what counts.
 """
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Import:
         return f"{self.importer}:{self.line} imports {self.imported}"
 
 
+@functools.cache
 def read_modules(root: Path) -> dict[str, tuple[ast.Module, bool]]:
     """Module name -> (its tree, whether it is a package)."""
     found = {}
