@@ -85,6 +85,7 @@ class TestTakers:
             workers[worker].exit()
             await worker.wait()
             for ours, _ in pairs:
+                ours.setblocking(False)  # it is closed by now
                 assert ours.recv(1) == b""
                 ours.close()
             assert set(open_fds()) < set(before)

@@ -80,7 +80,6 @@ class Player:
         self.online()
         if self._channel.is_closed:
             raise ChannelClosed("the primary")
-        self._channel.outbox.send_now()  # what it has said before is heard before
         self.process.link.send(wire.LINK_NUMBER.pack(next(self._requests)) + wire.encode(order))
 
     async def listen(self, request: wire.Listen) -> ClusterSocket:
