@@ -15,14 +15,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import msgspec
 import pytest
 
 import everycore
-from everycore import errors, events
+from everycore import errors, events, testing
 from everycore.cli.main import everycore as command_line
 from everycore.core import wire
 
@@ -122,6 +122,14 @@ def test_a_whole_program_runs_and_ends(block, start_command, tmp_path):
     assert "Traceback" not in program.stderr
 
 
+@pytest.mark.parametrize("block", [block for block in BLOCKS if "\ndef test_" in block.code], ids=_named)
+def test_the_tests_of_a_page_pass(block):
+    names: dict[str, Any] = {}
+    exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), names)
+    for name in [name for name in names if name.startswith("test_")]:
+        names[name]()
+
+
 @pytest.mark.slow
 def test_the_script_of_the_readme_echoes(start_program):
     port = _free_port()
@@ -181,12 +189,10 @@ def test_words(page):
 # Lists
 
 
-def _names_of_api() -> list[str]:
-    return re.findall(r"^### `(\w+)`$", (REFERENCE / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
-
-
-def test_api_has_every_public_name_once():
-    assert sorted(_names_of_api()) == sorted(everycore.__all__)
+@pytest.mark.parametrize(("page", "names"), [("api", everycore.__all__), ("testing", testing.__all__)])
+def test_a_page_of_names_has_every_public_one_once(page, names):
+    text = (REFERENCE / f"{page}.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^### `(\w+)`$", text, re.MULTILINE)) == sorted(names)
 
 
 def _own_members(cls: type) -> set[str]:
@@ -211,6 +217,14 @@ def test_api_names_every_member(name):
     assert missing == []
 
 
+@pytest.mark.parametrize("name", ["FakeWorker", "FakeWorkers", "VirtualTimeLoop"])
+def test_every_member_of_a_fake_is_named(name):
+    section = _section((REFERENCE / "testing.md").read_text(encoding="utf-8"), f"### `{name}`")
+    own = {member for member in vars(getattr(testing, name)) if not member.startswith("_")}
+    inherited = {"run_in_executor", "settle"}  # what every loop has, and the function of that name
+    assert [member for member in own - inherited if not re.search(rf"\b{member}\b", section)] == []
+
+
 @pytest.mark.parametrize("name", ["WorkerContext"])
 def test_api_names_all_that_an_object_shows(name):
     """What a user finds by completion is what the page has: nothing of everycore's own is among it."""
@@ -223,16 +237,22 @@ def test_api_names_all_that_an_object_shows(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "new_event_loop", "listen", "limit_connections", "Cluster", "Pool", "cpu_count"]
+    ("page", "name"),
+    [
+        *(("api", name) for name in ("run", "new_event_loop", "listen", "limit_connections")),
+        *(("api", name) for name in ("Cluster", "Pool", "cpu_count")),
+        *(("testing", name) for name in ("FakeWorkers", "run", "serve", "settle", "VirtualTimeLoop")),
+    ],
 )
-def test_api_gives_signatures_with_their_defaults(name):
-    section = _section((REFERENCE / "api.md").read_text(encoding="utf-8"), f"### `{name}`")
-    wanted = inspect.signature(getattr(everycore, name)).parameters.values()
-    call = re.search(rf"^    {name}\((.*?)\)(?: ->.*)?$", section, re.MULTILINE | re.DOTALL)
+def test_a_page_of_names_gives_signatures_with_their_defaults(page, name):
+    section = _section((REFERENCE / f"{page}.md").read_text(encoding="utf-8"), f"### `{name}`")
+    package = everycore if page == "api" else testing
+    wanted = inspect.signature(getattr(package, name)).parameters.values()
+    call = re.search(rf"^    (?:async )?{name}\((.*?)\)(?: ->.*)?$", section, re.MULTILINE | re.DOTALL)
     assert call, f"no signature of {name}"
     described = ast.parse(f"def it({call[1]}): ...").body[0]
     assert isinstance(described, ast.FunctionDef)
-    values = vars(everycore) | {"socket": socket}
+    values = vars(package) | {"socket": socket}
     args = described.args
     defaults = dict(zip([arg.arg for arg in args.args][::-1], args.defaults[::-1], strict=False))
     defaults |= {
@@ -244,8 +264,7 @@ def test_api_gives_signatures_with_their_defaults(name):
         else inspect.Parameter.empty
         for arg in (*args.args, *args.kwonlyargs)
     }
-    # An argument for tests, such as `_system` of `Cluster`, is not promised.
-    assert given == {item.name: item.default for item in wanted if not item.name.startswith("_")}
+    assert given == {item.name: item.default for item in wanted}
 
 
 def test_events_and_their_fields():
@@ -293,7 +312,6 @@ def test_settings_and_their_defaults(heading, owner):
     wanted = {
         name: {} if "factory" in repr(parameter.default) else parameter.default
         for name, parameter in inspect.signature(getattr(everycore, owner)).parameters.items()
-        if not name.startswith("_")
     }
     assert rows == wanted
 

@@ -4,6 +4,7 @@ The picture is in docs/explanation; the table below is what counts.
 """
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ ROWS: list[set[str]] = [
     {"entry", "listening", "place", "pool"},
     {"ops"},
     {"cli", "servers", "launch"},
+    {"testing"},  # for users' tests: it plays the workers of a primary, and nothing imports it
 ]
 OPEN_ROWS = {0, 4, 6}
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}
@@ -49,7 +51,7 @@ NOT_IN_CORE = frozenset(
     | {"datetime", "logging", "random", "secrets", "time", "uuid"}
 )
 ASYNCIO = {"asyncio", "uvloop"}
-ASYNCIO_ROOMS = {"foreign", "aio", "primary", "worker", "entry", "pool", "ops", "servers"}
+ASYNCIO_ROOMS = {"foreign", "aio", "primary", "worker", "entry", "pool", "ops", "servers", "testing"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Import:
         return f"{self.importer}:{self.line} imports {self.imported}"
 
 
+@functools.cache
 def read_modules(root: Path) -> dict[str, tuple[ast.Module, bool]]:
     """Module name -> (its tree, whether it is a package)."""
     found = {}

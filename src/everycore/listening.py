@@ -46,13 +46,31 @@ def listen(
 
     Raises: OSError as `bind` and `listen` would, ConfigurationError, TimeoutError, ChannelClosed.
     """
+    check_seconds("timeout", timeout)
+    request = request_for(address, fd=fd, family=family, kind=kind, backlog=backlog, v6only=v6only, mode=mode)
+    session = place.session()
+    if session is None or exclusive:
+        return _own(sockets.off_the_wire(request.address), request)
+    return session.grants.listen_blocking(request, timeout)
+
+
+def request_for(
+    address: tuple[Any, ...] | str | bytes | os.PathLike[str] | None = None,
+    *,
+    fd: int | None = None,
+    family: int | None = None,
+    kind: int = socket.SOCK_STREAM,
+    backlog: int = BACKLOG,
+    v6only: bool | None = None,
+    mode: int | None = None,
+) -> wire.Listen:
+    """What a worker asks the primary for. Raises OSError, ConfigurationError."""
     if (address is None) == (fd is None):
         raise ConfigurationError(
             "listen",
             "takes either an address or fd=, not both" if fd is not None else "needs an address or fd=",
         )
     backlog = sockets.checked_backlog(check_count("backlog", backlog, least=0))
-    check_seconds("timeout", timeout)
     if mode is not None and not 0 <= check_count("mode", mode, least=0) <= 0o777:
         raise ConfigurationError("mode", f"must be between 0 and 0o777, not {mode:#o}")
     for name, number in (("kind", kind), ("family", family or 0)):
@@ -60,8 +78,7 @@ def listen(
     if fd is not None and (isinstance(fd, bool) or not isinstance(fd, int)):
         raise ConfigurationError("fd", f"must be the number of a descriptor, not {fd!r}")
     where, family = _resolve(address, family, kind) if address is not None else (None, family or 0)
-    session = place.session()
-    request = wire.Listen(
+    return wire.Listen(
         address=sockets.on_the_wire(where),
         family=family,
         kind=kind,
@@ -70,9 +87,6 @@ def listen(
         v6only=v6only is not False,
         mode=mode,
     )
-    if session is None or exclusive:
-        return _own(where, request)
-    return session.grants.listen_blocking(request, timeout)
 
 
 def _own(where: Any, request: wire.Listen) -> socket.socket:

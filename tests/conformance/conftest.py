@@ -2,6 +2,7 @@
 
 import pytest
 
+from everycore.testing import VirtualTimeLoop
 from tests.integration.conftest import time_to_end
 
 __all__ = ["time_to_end"]  # as there: a fixture that every test has
@@ -15,3 +16,9 @@ def policy(request: pytest.FixtureRequest) -> str:
     """
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def loop_factory() -> type[VirtualTimeLoop]:
+    """For a test of what the primary alone decides, with fake workers: its loop runs in virtual time."""
+    return VirtualTimeLoop

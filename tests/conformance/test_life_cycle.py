@@ -20,9 +20,10 @@ from everycore import (
     Settings,
     Worker,
 )
+from everycore.testing import FakeWorkers, settle
 from tests.conformance.node import node
 from tests.integration.traffic import Client
-from tests.integration.workers import ECHO, HEAD, IDLE, Diary, within, worker_script
+from tests.integration.workers import ECHO, HEAD, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
@@ -214,22 +215,23 @@ async def test_cluster_message(tmp_path, policy):
     adapted="A `Worker` is made by `fork()` alone; id and state are not given to it. The test looks at one "
     "before its process has said a word.",
 )
-async def test_cluster_worker_constructor(tmp_path):
+async def test_cluster_worker_constructor(loop_factory):
     """Node's takes id, state and process as options, and can be called without `new`."""
     with pytest.raises(TypeError):
         Worker()  # type: ignore[call-arg]
-    async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
-        diary = Diary(cluster)
-        first, second = cluster.fork(), cluster.fork()
-        for worker, number in ((first, 1), (second, 2)):
-            assert isinstance(worker, Worker)
-            assert worker.exited_voluntarily is False
-            assert worker.state == "none"
-            assert worker.id == number
-        await diary.until(Online, second)
-        assert second.state == "online"
-        for worker in (first, second):
-            worker.kill(signal.SIGKILL)
+    with FakeWorkers(life=None) as workers:
+        async with Cluster() as cluster:
+            first, second = cluster.fork(), cluster.fork()
+            for worker, number in ((first, 1), (second, 2)):
+                assert isinstance(worker, Worker)
+                assert worker.exited_voluntarily is False
+                assert worker.state == "none"
+                assert worker.id == number
+            workers[second].online()
+            await settle()
+            assert (first.state, second.state) == ("none", "online")
+            for worker in (first, second):
+                worker.kill(signal.SIGKILL)
 
 
 @node(

@@ -17,10 +17,11 @@ from everycore import (
     Settings,
     State,
 )
+from everycore.testing import FakeWorkers, settle
 from tests.conformance.ends import End
 from tests.conformance.node import node
 from tests.integration.traffic import Client, is_refused
-from tests.integration.workers import IDLE, Diary, within, worker_script
+from tests.integration.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
@@ -120,23 +121,30 @@ async def test_cluster_disconnect(tmp_path, policy):
 
 
 @node("test-cluster-disconnect-before-exit")
-async def test_cluster_disconnect_before_exit(tmp_path):
+async def test_cluster_disconnect_before_exit(loop_factory):
     ending: list[asyncio.Task[None]] = []
     there = []
-    async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
+    with FakeWorkers(life=None) as workers:
+        async with Cluster() as cluster:
 
-        def disconnect_all(event):
-            there.append(event.worker.id in cluster.workers)
-            ending.append(asyncio.ensure_future(cluster.disconnect()))
+            def disconnect_all(event):
+                there.append(event.worker.id in cluster.workers)
+                ending.append(asyncio.ensure_future(cluster.disconnect()))
 
-        diary = Diary(cluster)
-        cluster.on(Online, lambda event: event.worker.disconnect())
-        cluster.on(Disconnected, disconnect_all)
-        worker = cluster.fork()
-        await diary.until(Disconnected)
-        await within(ending[0])
-        assert worker.is_dead()
-        assert await worker.wait() == ExitStatus(code=0)
+            diary = Diary(cluster)
+            cluster.on(Online, lambda event: event.worker.disconnect())
+            cluster.on(Disconnected, disconnect_all)
+            worker = cluster.fork()
+            workers[worker].online()
+            await workers[worker].asked_to_leave()
+            workers[worker].close_channel()
+            await diary.until(Disconnected)
+            await settle()
+            assert not ending[0].done()
+            workers[worker].exit()
+            await ending[0]
+            assert worker.is_dead()
+            assert await worker.wait() == ExitStatus(code=0)
     assert there == [True]
     assert diary.names(worker) == ["Forked", "Online", "Disconnected", "Exited"]
 
@@ -168,13 +176,14 @@ async def test_cluster_disconnect_exitedAfterDisconnect_race(tmp_path):
 
 
 @node("test-cluster-disconnect-idle-worker")
-async def test_cluster_disconnect_idle_worker(tmp_path):
-    async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
-        fork = cluster.fork
-        workers = [fork(), fork()]
-        await within(cluster.disconnect())
-        assert dict(cluster.workers) == {}
-        assert [await worker.wait() for worker in workers] == [ExitStatus(code=0)] * 2
+async def test_cluster_disconnect_idle_worker(loop_factory):
+    with FakeWorkers():
+        async with Cluster() as cluster:
+            fork = cluster.fork
+            workers = [fork(), fork()]
+            await cluster.disconnect()
+            assert dict(cluster.workers) == {}
+            assert [await worker.wait() for worker in workers] == [ExitStatus(code=0)] * 2
 
 
 @node("test-cluster-disconnect-unshared-tcp")

@@ -23,6 +23,17 @@ from tests.kit import scaled
 both_policies = pytest.mark.parametrize("policy", ["round_robin", "shared"])
 #: What a worker's `everycore.run(main(), loop=)` may be.
 both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+#: For what depends on the policy and on the loop, each by itself: every value once. The other two pairs are
+#: for continuous integration.
+each_once = pytest.mark.parametrize(
+    ("policy", "loop"),
+    [
+        ("round_robin", "uvloop"),
+        ("shared", "asyncio"),
+        pytest.param("round_robin", "asyncio", marks=pytest.mark.ci_only),
+        pytest.param("shared", "uvloop", marks=pytest.mark.ci_only),
+    ],
+)
 
 #: The agents' `greet`, counted.
 COUNTED = """

@@ -165,6 +165,15 @@ class TestPassingASocket:
         press_ctrl_c(program)
 
 
+class TestTestingAPrimary:
+    def test_its_tests_pass_and_start_no_process(self, start_program: StartProgram) -> None:
+        program = start_program(EXAMPLES / "testing_a_primary.py")
+        program.expect("^a crashed worker is replaced three times$")
+        program.expect("^a worker that never answers is killed and another one asked$")
+        program.expect("^a worker that does not leave has twenty seconds$")
+        assert program.wait() == 0
+
+
 class TestRandomPort:
     PORTS = r"^worker (\d): shared port (\d+), own port (\d+)$"
 

@@ -82,33 +82,6 @@ async def block_or_greet(reader, writer):
 
             await within(until_both_answer())
 
-    @both_policies
-    async def test_for_five_seconds_in_a_handler(self, tmp_path, policy):
-        async with agents(tmp_path, 2, policy=policy, loop="auto") as (_, one, two):
-            source = """
-async def sleepy(reader, writer):
-    writer.write(b"%d\\n" % ID)
-    if await reader.readline() == b"sleep\\n":
-        writer.write(b"asleep\\n")
-        __import__("time").sleep(5)
-    writer.write(b"awake\\n")
-    writer.close()
-"""
-            address = await serve_by([one, two], "sleepy", source)
-            sleeper = await Client.connect(address)
-            assert await sleeper.echo("sleep") == "asleep"
-
-            async def request():
-                start = time.monotonic()
-                client = await Client.connect(address)
-                assert await client.echo("go on") == "awake"
-                await client.close()
-                return time.monotonic() - start
-
-            assert max(await asyncio.gather(*(request() for _ in range(40)))) < scaled(1.0)
-            assert await within(sleeper.reader.read()) == b"awake\n"
-            await sleeper.close()
-
     @both_loops
     @both_policies
     async def test_every_worker_blocked_is_a_pause_and_no_loss(self, tmp_path, policy, loop):

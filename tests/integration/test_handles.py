@@ -1,15 +1,13 @@
 """Descriptors that travel with messages, both ways: each kind, each with its own message, none lost."""
 
 import asyncio
-import contextlib
 import os
 import socket
-import ssl
 from signal import SIGKILL
 
 import pytest
 
-from everycore import ChannelClosed, Cluster, Descriptor, ExitStatus, Message, RequestFailed, Settings
+from everycore import Cluster, Descriptor, ExitStatus, Message, RequestFailed, Settings
 from tests.integration.workers import within, worker_script
 from tests.kit import open_fds, turn, wait_readable
 
@@ -408,41 +406,6 @@ class TestStayingWithTheMessage:
 
 
 class TestTakers:
-    async def test_it_goes_to_the_first_open_stream_alone(self, tmp_path):
-        seen = []
-        async with Cluster(Settings(exec=worker_script(tmp_path, WORKER))) as cluster:
-            worker = cluster.fork()
-            worker.on(Message, lambda message: seen.append(message.handle))
-            first, second = worker.messages(), worker.messages()
-            await worker.send(["make", "unix", str(tmp_path)])
-            got = await within(anext(first))
-            assert (await within(anext(second))).handle is None
-            assert seen[0] is None
-            got.handle.setblocking(True)
-            got.handle.sendall(b"x")
-            got.handle.close()
-
-    async def test_without_a_stream_it_goes_to_the_first_callback(self, tmp_path):
-        seen: list[object] = []
-        done = asyncio.Event()
-
-        def first(message: Message) -> None:
-            if message.handle is not None:
-                seen.append("first")
-                message.handle.close()
-
-        def second(message: Message) -> None:
-            seen.append(message.handle)
-            done.set()
-
-        async with Cluster(Settings(exec=worker_script(tmp_path, WORKER))) as cluster:
-            worker = cluster.fork()
-            worker.on(Message, first)
-            worker.on(Message, second)
-            await worker.send(["make", "unix", str(tmp_path)])
-            await within(done.wait())
-        assert seen[:2] == ["first", None]
-
     async def test_what_nobody_took_is_closed_with_the_worker_and_warned_about_once(self, tmp_path, caplog):
         """A fork of the worker, which outlives it, sees the other ends close."""
         source = """
@@ -482,74 +445,6 @@ class TestTakers:
 
 
 class TestRefused:
-    async def test_a_closed_one(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, WORKER))) as cluster:
-            worker = cluster.fork()
-            box = Mailbox(worker)
-            sock = socket.socket()
-            sock.close()
-            for call in (worker.send, worker.send_nowait):
-                with pytest.raises(OSError, match="Bad file descriptor"):
-                    call("x", sock)
-            stale = socket.socket()
-            os.close(stale.fileno())
-            with pytest.raises(OSError, match="Bad file descriptor"):
-                worker.send_nowait("x", stale)
-            stale.detach()
-            await worker.send("after")
-            assert await box.text() == ["after", False]
-
-    async def test_a_transport_and_what_belongs_to_one(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, WORKER))) as cluster:
-            worker = cluster.fork()
-            ours, theirs = socket.socketpair()
-            _, writer = await asyncio.open_connection(sock=theirs)
-            with ours:
-                for handle in (writer, writer.transport, writer.get_extra_info("socket")):
-                    with pytest.raises(TypeError):
-                        worker.send_nowait("x", handle)
-                writer.write(b"still mine")
-                assert await asyncio.to_thread(ours.recv, 100) == b"still mine"
-                writer.close()
-                with contextlib.suppress(ConnectionError):
-                    await writer.wait_closed()
-
-    @pytest.mark.parametrize("handle", [1, True, "x", b"", [], object], ids=repr)
-    async def test_what_is_no_handle(self, tmp_path, handle):
-        async with Cluster(Settings(exec=worker_script(tmp_path, WORKER))) as cluster:
-            worker = cluster.fork()
-            with pytest.raises(TypeError):
-                worker.send_nowait("x", handle)
-
-    async def test_a_tls_socket(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, WORKER))) as cluster:
-            worker = cluster.fork()
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            with context.wrap_socket(socket.socket(), server_hostname="x") as wrapped:
-                with pytest.raises(TypeError, match="SSLSocket"):
-                    worker.send_nowait("x", wrapped)
-                assert usable(wrapped)
-
-    async def test_a_refused_value_leaves_the_handle_alone(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, WORKER))) as cluster:
-            worker = cluster.fork()
-            ours, theirs = socket.socketpair()
-            with ours, theirs:
-                with pytest.raises(TypeError, match="set"):
-                    worker.send_nowait({1}, theirs)
-                assert usable(theirs)
-
-    async def test_to_a_dead_worker_the_handle_stays_the_senders(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, WORKER))) as cluster:
-            worker = cluster.fork()
-            worker.kill(SIGKILL)
-            await within(worker.wait())
-            ours, theirs = socket.socketpair()
-            with ours, theirs:
-                with pytest.raises(ChannelClosed):
-                    worker.send_nowait("x", theirs)
-                assert usable(theirs)
-
     async def test_on_its_way_to_a_worker_that_dies_it_is_closed(self, tmp_path):
         """Nobody holds it any more: who waits at its other end learns that."""
         source = """

@@ -18,7 +18,10 @@ from everycore import Cluster, ExitStatus, Listening, Ready, Settings, State
 from tests.integration.workers import ECHO, HEAD, Diary, program, within, worker_script
 from tests.kit import open_fds, scaled, turn, wait_gone
 
-pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+
+#: For what a loop has a part in: one that is forked while it runs. The rest runs on `run`'s own choice.
+both_loops = pytest.mark.usefixtures("loop_kind")
 
 #: Says, in a process that is no worker, what it found: roles, variables, descriptors, and what is refused.
 LOOK = """\
@@ -60,6 +63,7 @@ ANYBODY = {"is_worker": False, "is_primary": True, "variables": [], "refused": [
 
 
 class TestOfTheWorker:
+    @both_loops
     async def test_it_inherits_stdio_and_the_cluster_s_own_descriptors_alone(self, tmp_path):
         """Whatever the primary has open, inheritable or not."""
         source = """
@@ -156,6 +160,7 @@ if __name__ == "__main__":
         running.expect("exit status 0")
         assert running.wait() == 0
 
+    @both_loops
     async def test_the_fork_of_a_worker_that_outlives_it_holds_up_nothing(self, tmp_path):
         """Neither its exit, nor its port, nor its connections' places."""
         source = """
@@ -345,6 +350,7 @@ if __name__ == "__main__":
 """
     )
 
+    @both_loops
     @pytest.mark.parametrize("policy", ["round_robin", "shared"])
     def test_a_fork_that_leaves_the_block_touches_nothing_that_is_not_its_own(self, start_program, policy):
         """The numbers of what it was freed of belong to others by then: files it has opened, processes."""
@@ -356,6 +362,7 @@ if __name__ == "__main__":
         assert after == before  # also of batons, and of the board
         assert running.wait() == 0
 
+    @both_loops
     async def test_a_fork_of_the_primary_while_it_serves_changes_nothing(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
             diary = Diary(cluster)
@@ -448,6 +455,7 @@ def pooled():
         return pool.map(abs, [-1, -2])
 """
 
+    @both_loops
     async def test_in_a_worker(self, tmp_path):
         source = """
 async def main():

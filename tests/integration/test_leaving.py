@@ -1,4 +1,7 @@
-"""How workers leave: the block's end, `disconnect`, grace, what `main` has to say about it."""
+"""How workers leave: the block's end, `disconnect`, grace, what `main` has to say about it.
+
+What the primary decides about it, in all its variety: `tests/runtime/test_life.py`, in memory.
+"""
 
 import asyncio
 import contextlib
@@ -26,7 +29,10 @@ from everycore import (
 from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 from tests.kit import scaled, turn, wait_gone
 
-pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+
+#: For what a loop has a part in: connections, servers, signals. The rest runs on `run`'s own choice.
+both_loops = pytest.mark.usefixtures("loop_kind")
 
 #: Neither TERM nor its channel is heard: its loop is blocked.
 STUBBORN = """
@@ -97,24 +103,6 @@ class TestTheBlock:
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(*address)
 
-    async def test_left_by_an_exception_workers_have_their_grace(self, tmp_path):
-        with pytest.raises(LookupError, match="on purpose"):
-            async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
-                diary = Diary(cluster)
-                worker = await start(cluster, diary)
-                raise LookupError("on purpose")
-        assert await worker.wait() == ExitStatus(code=0)
-
-    @pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
-    async def test_left_by_cancellation_workers_are_killed_at_once(self, tmp_path, error):
-        with pytest.raises(error):
-            async with Cluster(Settings(exec=worker_script(tmp_path, IDLE)), grace=1000) as cluster:
-                diary = Diary(cluster)
-                worker = await start(cluster, diary)
-                raise error
-        assert await worker.wait() == ExitStatus(signal=SIGKILL)
-        assert diary.names(worker)[-2:] == ["Disconnected", "Exited"]
-
     async def test_a_cancelled_task_takes_its_cluster_with_it_and_stays_cancelled(self, tmp_path):
         there: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
 
@@ -133,25 +121,6 @@ class TestTheBlock:
         assert task.cancelled()
         assert await worker.wait() == ExitStatus(signal=SIGKILL)
 
-    async def test_cancelling_while_it_waits_for_grace_kills_at_once(self, tmp_path):
-        leaving = asyncio.Event()
-
-        async def run_cluster() -> Worker:
-            async with Cluster(Settings(exec=worker_script(tmp_path, STUBBORN)), grace=1000) as cluster:
-                worker = cluster.fork()
-                workers.append(worker)
-                await anext(worker.messages())
-                leaving.set()
-            return worker
-
-        workers: list[Worker] = []
-        task = asyncio.create_task(run_cluster())
-        await within(leaving.wait())
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await within(task)
-        assert await workers[0].wait() == ExitStatus(signal=SIGKILL)
-
     async def test_a_worker_that_hears_nothing_is_killed_when_grace_is_over(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, STUBBORN)), grace=0.1) as cluster:
             diary = Diary(cluster)
@@ -162,26 +131,9 @@ class TestTheBlock:
         assert diary.all(Exited)[0].voluntary
         assert 0.1 <= time.monotonic() - asked < scaled(3)
 
-    async def test_a_worker_that_never_joined_has_grace_too(self, tmp_path):
-        """It is no worker of ours in any sense but that we started it: it is killed in the end."""
-        async with Cluster(Settings(exec=["/bin/sleep", "1000"]), grace=0.1) as cluster:
-            worker = cluster.fork()
-        assert await worker.wait() == ExitStatus(signal=SIGKILL)
-
 
 class TestDisconnect:
-    async def test_an_idle_worker_leaves_with_status_0(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
-            diary = Diary(cluster)
-            worker = await start(cluster, diary)
-            assert not worker.exited_voluntarily
-            assert worker.disconnect() is worker
-            assert worker.exited_voluntarily
-            assert worker.disconnect() is worker  # again: nothing
-            assert await within(worker.wait()) == ExitStatus(code=0)
-            worker.disconnect()
-            assert diary.names(worker) == ["Forked", "Online", "Disconnected", "Exited"]
-
+    @both_loops
     async def test_an_open_connection_is_waited_for(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
             diary = Diary(cluster)
@@ -198,6 +150,7 @@ class TestDisconnect:
             await client.close()
             assert await within(worker.wait()) == ExitStatus(code=0)
 
+    @both_loops
     async def test_when_grace_is_over_connections_are_cut_and_the_worker_leaves_well(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, ECHO)), grace=0.1) as cluster:
             diary = Diary(cluster)
@@ -208,6 +161,7 @@ class TestDisconnect:
             assert await within(worker.wait()) == ExitStatus(code=0)
             await client.close()
 
+    @both_loops
     @pytest.mark.parametrize("how", ["connect_accepted_socket(Echo, ", "create_connection(Echo, sock="])
     async def test_a_connection_that_came_over_the_channel_is_waited_for(self, tmp_path, how):
         source = """
@@ -261,6 +215,7 @@ class TestDisconnect:
             assert diary.names(worker) == ["Forked", "Online", "Disconnected", "Exited"]
             assert worker.exited_voluntarily
 
+    @both_loops
     @pytest.mark.race
     async def test_a_worker_told_the_moment_it_is_online(self, tmp_path):
         """Whether its loop reads the channel already, or not yet, or is just being made."""
@@ -270,49 +225,6 @@ class TestDisconnect:
             workers = [cluster.fork() for _ in range(6)]
             assert [await within(worker.wait()) for worker in workers] == [ExitStatus(code=0)] * 6
         assert all(event.voluntary for event in diary.all(Exited))
-
-    @pytest.mark.race
-    async def test_everybody_at_once_and_again_on_each_event(self, tmp_path):
-        def again(event):
-            for worker in cluster.workers.values():
-                worker.disconnect()
-
-        async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
-            diary = Diary(cluster)
-            workers = [cluster.fork() for _ in range(4)]
-            await diary.until(Ready, count=4)
-            cluster.on(Disconnected, again)
-            cluster.on(Exited, again)
-            again(None)
-            await within(cluster.wait())
-        assert [await worker.wait() for worker in workers] == [ExitStatus(code=0)] * 4
-        assert len(diary.all(Disconnected)) == len(diary.all(Exited)) == 4
-
-
-class TestClusterDisconnect:
-    async def test_it_waits_for_all_and_is_not_the_end_of_the_cluster(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
-            diary = Diary(cluster)
-            workers = [cluster.fork() for _ in range(3)]
-            await diary.until(Online, count=3)
-            await within(cluster.disconnect(timeout=scaled(10)))
-            assert len(cluster.workers) == 0
-            assert all(worker.is_dead() for worker in workers)
-            assert len(diary.all(Exited)) == 3
-            await within(cluster.disconnect())  # nobody there: at once
-            await within(cluster.wait())
-
-    async def test_its_timeout_is_an_error_and_not_a_kill(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
-            diary = Diary(cluster)
-            worker = await start(cluster, diary, until=Ready)
-            client = await Client.to(diary.all(Listening)[0].address)
-            with pytest.raises(TimeoutError):
-                await cluster.disconnect(timeout=0.02)
-            await client.talk()
-            await client.close()
-            await within(cluster.wait())
-            assert await worker.wait() == ExitStatus(code=0)
 
 
 class TestByItself:
@@ -359,6 +271,7 @@ class TestByItself:
             assert await within(cluster.fork().wait()) == ExitStatus(signal=signal.SIGUSR1)
         assert not diary.all(Exited)[0].voluntary
 
+    @both_loops
     @pytest.mark.parametrize("number", [SIGTERM, SIGINT], ids=lambda number: number.name)
     async def test_a_signal_to_a_worker_lets_it_finish_its_work(self, tmp_path, number):
         async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
@@ -392,8 +305,15 @@ class TestByItself:
 class TestABlockedLoop:
     """A signal asks the loop; one that does not hear it ends by it when the grace is over."""
 
-    @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
-    @pytest.mark.parametrize("how", ["while True: pass", "threading.Event().wait()", "signal.pause()"])
+    @both_loops
+    @pytest.mark.parametrize(
+        ("how", "number"),
+        [
+            ("while True: pass", SIGTERM),
+            ("threading.Event().wait()", SIGTERM),
+            ("signal.pause()", SIGINT),
+        ],
+    )
     async def test_it_ends_by_the_signal(self, tmp_path, how, number):
         source = f"""
         async def main():
@@ -410,6 +330,7 @@ class TestABlockedLoop:
             assert await within(worker.wait()) == ExitStatus(signal=number)
             assert not worker.exited_voluntarily
 
+    @both_loops
     async def test_one_that_turns_again_in_time_leaves_well(self, tmp_path):
         source = """
         async def main():
@@ -489,6 +410,7 @@ class TestMain:
             assert await within(worker.wait()) == ExitStatus(code=0)
         assert (tmp_path / "cleaned").exists()
 
+    @both_loops
     async def test_serve_forever_that_ends_by_it_does_not_cut_the_work_short(self, tmp_path):
         source = """
         async def handle(reader, writer):
@@ -571,6 +493,7 @@ class TestWaitShutdown:
             worker.disconnect()
             assert await within(worker.wait()) == ExitStatus(code=5)
 
+    @both_loops
     async def test_it_resolves_while_connections_are_open(self, tmp_path):
         source = """
         async def echo(reader, writer):
@@ -634,6 +557,7 @@ class TestWaitShutdown:
         assert diary.all(Exited)[0].voluntary
 
 
+@both_loops
 class TestListenAfterwards:
     async def test_start_server_is_never_granted_and_listen_is_cancelled(self, tmp_path):
         source = """
@@ -840,6 +764,7 @@ everycore.run(main())
             while True:
                 self.connect(port).close()
 
+    @both_loops
     def test_term_lets_work_finish_and_ends_with_status_0(self, start_program):
         program = start_program(self.SOURCE, "1000")
         port = int(program.expect(r"listening (\d+)")[1])
@@ -852,6 +777,7 @@ everycore.run(main())
         program.expect("exited: exit status 0")
         assert program.wait() == 0
 
+    @both_loops
     def test_int_ends_as_keyboard_interrupt(self, start_program):
         program = start_program(self.SOURCE, "1000")
         program.expect("listening")

@@ -1,8 +1,9 @@
-"""Messages and requests between a primary and real workers: order, limits, back-pressure, takers, errors."""
+"""Messages and requests between a primary and real workers, once a feature: order, limits, back-pressure.
+
+Values, takers and errors in all their variety: `tests/runtime/test_messages.py`, in memory.
+"""
 
 import asyncio
-import contextlib
-import enum
 import math
 from signal import SIGKILL, SIGSTOP, SIGUSR1
 
@@ -13,15 +14,15 @@ from everycore import (
     ChannelFull,
     Cluster,
     ExitStatus,
-    Message,
-    RequestFailed,
-    RequestTimeout,
     Settings,
 )
-from tests.integration.workers import Diary, eventually, within, worker_script
-from tests.kit import scaled, turn
+from tests.integration.workers import eventually, within, worker_script
+from tests.kit import turn
 
-pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+
+#: For what a loop has a part in: reading and writing much. The rest runs on `run`'s own choice.
+both_loops = pytest.mark.usefixtures("loop_kind")
 
 #: Sends back what it gets; "count N" counts up to N first.
 MIRROR = """
@@ -39,10 +40,6 @@ async def answer(message, handle):
     match what:
         case "echo":
             return value
-        case "raise":
-            raise LookupError(value)
-        case "bad answer":
-            return {"a": [0, {1, 2}]}
         case "hang":
             await for_ever()
         case "after":
@@ -54,8 +51,6 @@ async def answer(message, handle):
             return await me.request(value, timeout=None)
         case "exit":
             os._exit(value)
-        case "too big":
-            return b"." * value
 
 async def main():
     global events, me
@@ -67,77 +62,26 @@ everycore.run(main())
 """
 
 
-class Colour(enum.Enum):
-    RED = 1
-
-
 class TestValues:
-    @pytest.mark.parametrize(
-        "value",
-        [
+    async def test_what_comes_back_is_what_went(self, tmp_path):
+        values: list[object] = [
             None,
             True,
-            0,
             -(2**63),
             2**64 - 1,
             1.5,
             math.inf,
-            "",
             "grüße \0 \U0001f600",
-            b"",
             bytes(range(256)),
-            [],
-            {},
-            {"a": [1, {"b": [None]}], 2: "two", True: b"x"},
-            [[[[]]]],
-        ],
-        ids=ascii,
-    )
-    async def test_what_comes_back_is_what_went(self, tmp_path, value):
+            [{}],
+        ]
         async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
             worker = cluster.fork()
-            await worker.send(value)
-            back = (await within(anext(worker.messages()))).message
-            assert back == value
-            assert type(back) is type(value)
-
-    @pytest.mark.parametrize(
-        ("value", "error", "text"),
-        [
-            ({"a": [0, 1, {2}]}, TypeError, r"message\['a'\]\[2\]: set"),
-            (object(), TypeError, "message: object"),
-            ([Colour.RED], TypeError, r"message\[0\]: Colour"),
-            ({("x",): 1}, TypeError, "key"),
-            ([2**64], OverflowError, r"message\[0\]"),
-            ([[-(2**63) - 1]], OverflowError, r"message\[0\]\[0\]"),
-            ({"x": "\udc80"}, ValueError, r"message\['x'\]"),
-            (3 + 4j, TypeError, "complex"),
-        ],
-        ids=["set", "object", "enum", "key", "large", "small", "surrogate", "complex"],
-    )
-    async def test_what_can_not_be_sent_is_refused_at_the_call_naming_the_place(
-        self, tmp_path, value, error, text
-    ):
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            worker = cluster.fork()
-            for send in (
-                worker.send,
-                worker.send_nowait,
-                lambda value: worker.request(value, timeout=None),
-            ):
-                with pytest.raises(error, match=text):
-                    send(value)  # not awaited: it is raised by the call
-            with pytest.raises(error, match=text):
-                await cluster.broadcast(value)
-            await worker.send("after")
-            assert (await within(anext(worker.messages()))).message == "after"
-
-    async def test_a_list_that_contains_itself(self, tmp_path):
-        loop: list[object] = []
-        loop.append(loop)
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            with pytest.raises(ValueError, match=r"message\[0\]"):
-                await cluster.fork().send(loop)
+            messages = worker.messages()
+            for value in values:
+                await worker.send(value)
+                back = (await within(anext(messages))).message
+                assert (back, type(back)) == (value, type(value))
 
     async def test_pickle_carries_what_the_other_side_knows(self, tmp_path):
         settings = Settings(exec=worker_script(tmp_path, MIRROR), serialization="pickle")
@@ -147,16 +91,7 @@ class TestValues:
             await worker.send(value)
             assert (await within(anext(worker.messages()))).message == value
 
-    async def test_the_largest_message_and_one_byte_more(self, tmp_path):
-        settings = Settings(exec=worker_script(tmp_path, MIRROR))
-        async with Cluster(settings, max_message=100_000) as cluster:
-            worker = cluster.fork()
-            largest = b"." * (100_000 - 5)  # msgpack's own header of such bytes
-            await worker.send(largest)
-            assert (await within(anext(worker.messages()))).message == largest
-            with pytest.raises(ValueError, match="100001 bytes; at most 100000"):
-                await worker.send(largest + b".")
-
+    @both_loops
     async def test_sixteen_mebibytes_both_ways(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
             worker = cluster.fork()
@@ -166,15 +101,8 @@ class TestValues:
             assert (await within(anext(messages))).message == big
 
 
+@both_loops
 class TestOrder:
-    async def test_messages_sent_before_the_worker_is_online_wait_for_it(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            worker = cluster.fork()
-            for number in range(500):
-                worker.send_nowait(number)
-            messages = worker.messages()
-            assert [(await within(anext(messages))).message for _ in range(500)] == list(range(500))
-
     async def test_both_ways_at_once_each_in_its_order(self, tmp_path):
         source = """
         async def main():
@@ -233,6 +161,7 @@ class TestOrder:
 
 
 class TestBackPressure:
+    @both_loops
     async def test_towards_a_worker_that_does_not_take_them(self, tmp_path):
         """`send_nowait` refuses, `send` waits; when the worker goes on all arrive, in order."""
         source = """
@@ -272,6 +201,7 @@ class TestBackPressure:
             await worker.send(None)
             assert (await within(anext(messages))).message == sent
 
+    @both_loops
     async def test_towards_a_primary_that_does_not_take_them(self, tmp_path):
         source = """
         async def main():
@@ -303,22 +233,6 @@ class TestBackPressure:
             assert len(got) > 1024
             assert await within(worker.wait()) == ExitStatus(code=0)
 
-    async def test_a_worker_full_of_messages_still_hears_disconnect(self, tmp_path):
-        source = """
-        async def main():
-            await everycore.current_worker().send("here")
-            await for_ever()
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            worker = cluster.fork()
-            await within(anext(worker.messages()))
-            with contextlib.suppress(ChannelFull):
-                while True:
-                    worker.send_nowait("." * 10_000)
-            worker.disconnect()
-            assert await within(worker.wait()) == ExitStatus(code=0)
-
     async def test_a_stopped_worker_holds_up_its_own_messages_only(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
             stopped, other = cluster.fork(), cluster.fork()
@@ -346,6 +260,7 @@ class TestRequests:
             assert await within(worker.request(["echo", {"a": [1]}], timeout=None)) == {"a": [1]}
             assert await within(worker.request(["ask back", 21], timeout=None)) == 42
 
+    @both_loops
     async def test_many_at_once_answered_out_of_order(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, ANSWERS))) as cluster:
             worker = cluster.fork()
@@ -355,62 +270,6 @@ class TestRequests:
             assert await within(asyncio.gather(*waiting)) == ["a", "b", "c"]
             many = [worker.request(["echo", number], timeout=None) for number in range(3000)]
             assert await within(asyncio.gather(*many)) == list(range(3000))
-
-    async def test_what_the_handler_raises_is_its_callers(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, ANSWERS))) as cluster:
-            worker = cluster.fork()
-            with pytest.raises(RequestFailed) as caught:
-                await within(worker.request(["raise", "grüße"], timeout=None))
-            assert (caught.value.type_name, caught.value.text) == ("LookupError", "grüße")
-            with pytest.raises(RequestFailed, match=r"TypeError: message\['a'\]\[1\]"):
-                await within(worker.request(["bad answer", None], timeout=None))
-            with pytest.raises(RequestFailed, match=r"ValueError: a message of .* bytes"):
-                await within(worker.request(["too big", 17 * 1024 * 1024], timeout=None))
-            with pytest.raises(RequestFailed, match="ValueError"):
-                await within(worker.request("not two", timeout=None))
-            assert await within(worker.request(["echo", 1], timeout=None)) == 1
-
-    async def test_nobody_answers(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            worker = cluster.fork()
-            with pytest.raises(RequestFailed, match="nobody answers"):
-                await within(worker.request("anyone?", timeout=None))
-
-    async def test_one_handler_a_side_and_an_async_one(self, tmp_path):
-        async def handler(message, handle):
-            return "mine"
-
-        async with Cluster(Settings(exec=worker_script(tmp_path, ANSWERS))) as cluster:
-            worker = cluster.fork()
-            with pytest.raises(TypeError, match="async def"):
-                worker.answer(lambda message, handle: None)  # type: ignore[arg-type, return-value]
-            subscription = worker.answer(handler)
-            with pytest.raises(RuntimeError, match="answers already"):
-                worker.answer(handler)
-            assert await within(worker.request(["ask back", 1], timeout=None)) == "mine"
-            subscription.cancel()
-            with pytest.raises(RequestFailed, match="nobody answers"):
-                await within(worker.request(["ask back", 1], timeout=None))
-
-    async def test_a_timeout_is_the_callers_and_a_late_answer_is_dropped(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, ANSWERS))) as cluster:
-            worker = cluster.fork()
-            await within(worker.request(["echo", 0], timeout=None))
-            with pytest.raises(RequestTimeout) as caught:
-                await worker.request(["after", "a"], timeout=0.02)
-            assert isinstance(caught.value, TimeoutError)
-            assert (caught.value.timeout, caught.value.errno) == (0.02, None)
-            await within(worker.request(["set", "a"], timeout=None))
-            assert await within(worker.request(["echo", 1], timeout=scaled(10))) == 1
-
-    async def test_a_cancelled_caller_hurts_nobody(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, ANSWERS))) as cluster:
-            worker = cluster.fork()
-            asking = asyncio.create_task(worker.request(["after", "a"], timeout=None))
-            await turn(3)
-            asking.cancel()
-            await within(worker.request(["set", "a"], timeout=None))
-            assert await within(worker.request(["echo", 1], timeout=None)) == 1
 
     async def test_the_peers_death_is_channel_closed_with_its_status(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, ANSWERS))) as cluster:
@@ -425,128 +284,8 @@ class TestRequests:
                 await worker.request("too late", timeout=None)
             assert caught.value.status == ExitStatus(code=9)
 
-    @pytest.mark.parametrize("timeout", [-1, math.nan, math.inf, "1", True])
-    async def test_a_timeout_that_is_none(self, tmp_path, timeout):
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            with pytest.raises(ValueError, match="timeout"):
-                await cluster.fork().request("x", timeout=timeout)
-
 
 class TestTakers:
-    async def test_streams_and_callbacks_of_worker_and_cluster_all_get_each(self, tmp_path):
-        seen: list[object] = []
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            cluster.on(Message, lambda message: seen.append(("cluster", message.worker.id, message.message)))
-            worker = cluster.fork()
-            worker.on(Message, lambda message: seen.append(("worker", message.message)))
-            worker.once(Message, lambda message: seen.append(("once", message.message)))
-            messages = worker.messages()
-            for number in range(2):
-                await worker.send(number)
-            assert [(await within(anext(messages))).message for _ in range(2)] == [0, 1]
-        assert sorted(map(str, seen)) == sorted(
-            map(
-                str,
-                [
-                    ("cluster", 1, 0),
-                    ("cluster", 1, 1),
-                    ("worker", 0),
-                    ("worker", 1),
-                    ("once", 0),
-                ],
-            )
-        )
-
-    async def test_cluster_once_is_once_for_all_workers(self, tmp_path):
-        seen: list[object] = []
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            workers = [cluster.fork() for _ in range(2)]
-            cluster.once(Message, lambda message: seen.append(message.worker))
-            streams = [worker.messages() for worker in workers]
-            for worker, stream in zip(workers, streams, strict=True):
-                await worker.send("x")
-                await within(anext(stream))
-            later = cluster.fork()
-            stream = later.messages()
-            await later.send("x")
-            await within(anext(stream))
-        assert seen == [workers[0]]
-
-    async def test_a_cancelled_subscription_hears_no_more(self, tmp_path):
-        seen: list[object] = []
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            worker = cluster.fork()
-            messages = worker.messages()
-            with worker.on(Message, lambda message: seen.append(message.message)):
-                await worker.send(1)
-                await within(anext(messages))
-            await worker.send(2)
-            await within(anext(messages))
-        assert seen == [1]
-
-    async def test_messages_wait_for_the_first_taker(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            worker = cluster.fork()
-
-            async def answered() -> None:  # everything before it has arrived
-                with contextlib.suppress(RequestFailed):
-                    await worker.request("", timeout=None)
-
-            for number in range(3):
-                await worker.send(number)
-            await answered()
-            await answered()
-            first = worker.messages()
-            assert (await within(anext(first))).message == 0
-            await first.aclose()
-            second = worker.messages()
-            assert [(await within(anext(second))).message for _ in range(2)] == [1, 2]
-
-    async def test_a_callback_that_raises_is_logged_by_name_and_hurts_nobody(self, tmp_path, caplog):
-        seen: list[object] = []
-
-        def fails(message):
-            raise LookupError("on purpose")
-
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            worker = cluster.fork()
-            worker.on(Message, fails)
-            worker.on(Message, lambda message: seen.append(message.message))
-            messages = worker.messages()
-            await worker.send("x")
-            await within(anext(messages))
-        assert seen == ["x"]
-        assert "fails" in caplog.text
-        assert "on purpose" in caplog.text
-
-    async def test_a_coroutine_function_is_no_taker(self, tmp_path):
-        async def wrong(message):
-            pass
-
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            worker = cluster.fork()
-            for on in (worker.on, worker.once, cluster.on, cluster.once):
-                with pytest.raises(TypeError, match="coroutine function"):
-                    on(Message, wrong)
-        async with Cluster() as cluster:
-            with pytest.raises(TypeError, match="coroutine function"):
-                cluster.on(Message, wrong)
-
-    async def test_events_carries_no_messages(self):
-        async with Cluster() as cluster:
-            with pytest.raises(TypeError, match="messages"):
-                cluster.events(Message)
-
-    async def test_the_streams_end_with_the_worker(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            worker = cluster.fork()
-            messages = worker.messages()
-            await worker.send("one")
-            await within(anext(messages))
-            worker.disconnect()
-            assert [message async for message in messages] == []
-            assert await within(worker.wait()) == ExitStatus(code=0)
-
     async def test_in_the_worker_once_is_for_the_next_alone(self, tmp_path):
         source = """
         async def main():
@@ -591,37 +330,7 @@ class TestTakers:
             assert (tmp_path / "disconnected").exists()
 
 
-class TestBroadcast:
-    async def test_it_reaches_every_connected_worker_and_says_how_many(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            assert await cluster.broadcast("nobody") == 0
-            workers = [cluster.fork() for _ in range(3)]
-            diary = Diary(cluster)
-            streams = [worker.messages() for worker in workers]
-            assert await within(cluster.broadcast("all")) == 3
-            assert [(await within(anext(stream))).message for stream in streams] == ["all"] * 3
-            workers[1].kill(SIGKILL)
-            await within(workers[1].wait())
-            assert await within(cluster.broadcast("rest")) == 2
-            assert diary.names(workers[1])[-1] == "Exited"
-
-
 class TestDeadWorkers:
-    async def test_every_call_is_channel_closed_with_the_status(self, tmp_path):
-        async with Cluster(Settings(exec=worker_script(tmp_path, MIRROR))) as cluster:
-            worker = cluster.fork()
-            worker.kill(SIGKILL)
-            await within(worker.wait())
-            for call in (
-                worker.send,
-                worker.send_nowait,
-                lambda message: worker.request(message, timeout=None),
-            ):
-                with pytest.raises(ChannelClosed, match="SIGKILL") as caught:
-                    call("x")
-                assert caught.value.status == ExitStatus(signal=SIGKILL)
-                assert isinstance(caught.value, ConnectionError)
-
     async def test_a_worker_after_its_primary_closed_the_cluster(self, tmp_path):
         source = """
         async def main():

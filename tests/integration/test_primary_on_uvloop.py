@@ -32,12 +32,7 @@ async def test_it_is_one():
     assert type(asyncio.get_running_loop()) is uvloop.Loop
 
 
-class TestLife(test_lifecycle.TestEvents):
-    pass
-
-
-@pytest.mark.ci_only
-class TestExitStatus(test_lifecycle.TestExitStatus):
+class TestLife(test_lifecycle.TestLife):
     pass
 
 

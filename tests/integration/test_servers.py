@@ -27,7 +27,10 @@ from tests.integration.traffic import (
     within,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
+pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
+
+#: Addresses are resolved and asked for by the same code on both loops: those tests run on `run`'s own choice.
+both_loops = pytest.mark.usefixtures("loop_kind")
 
 LOCAL = "127.0.0.1"
 
@@ -35,6 +38,7 @@ LOCAL = "127.0.0.1"
 # What a server says of itself
 
 
+@both_loops
 async def test_a_server_names_its_real_address_and_serves_it(tmp_path):
     async with agents(tmp_path) as (cluster, worker):
         diary = Diary(cluster)
@@ -53,6 +57,7 @@ async def test_a_server_names_its_real_address_and_serves_it(tmp_path):
         await client.close()
 
 
+@both_loops
 async def test_a_connection_knows_both_its_ends(tmp_path):
     async with agents(tmp_path) as (_, worker):
         await worker.do(
@@ -76,6 +81,7 @@ server = await asyncio.start_server(ends, "127.0.0.1", 0)
         await writer.wait_closed()
 
 
+@both_loops
 async def test_a_protocol_by_create_server_hears_all_its_callbacks(tmp_path):
     async with agents(tmp_path) as (_, worker):
         await worker.do(
@@ -115,6 +121,7 @@ server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0
 # Closing
 
 
+@both_loops
 async def test_after_close_nobody_is_let_in_and_the_server_says_so(tmp_path):
     async with agents(tmp_path) as (cluster, worker):
         port = await worker.serve()
@@ -126,6 +133,7 @@ async def test_after_close_nobody_is_let_in_and_the_server_says_so(tmp_path):
         assert cluster.snapshot().listeners[0].workers == (worker.id,)
 
 
+@both_loops
 async def test_the_address_is_free_when_the_last_server_on_it_closed(tmp_path):
     async with servers(tmp_path, 2) as (cluster, (first, second), address):
         await first.do("server.close()")
@@ -138,6 +146,7 @@ async def test_the_address_is_free_when_the_last_server_on_it_closed(tmp_path):
         socket.create_server(address).close()
 
 
+@both_loops
 async def test_wait_closed_waits_for_the_connections(tmp_path):
     async with agents(tmp_path) as (_, worker):
         port = await worker.serve()
@@ -152,6 +161,7 @@ async def test_wait_closed_waits_for_the_connections(tmp_path):
         await within(worker.do("await closed"))
 
 
+@both_loops
 @pytest.mark.parametrize("road", ["handler", "protocol"])
 async def test_wait_closed_of_a_socket_from_listen_waits_too(tmp_path, road):
     make = {
@@ -169,6 +179,7 @@ async def test_wait_closed_of_a_socket_from_listen_waits_too(tmp_path, road):
         await within(worker.do("await closed"))
 
 
+@both_loops
 async def test_leaving_async_with_closes_and_waits(tmp_path):
     async with agents(tmp_path) as (_, worker):
         await worker.do(
@@ -199,6 +210,7 @@ await started
         assert await is_refused(address)
 
 
+@both_loops
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="new in Python 3.13")
 @pytest.mark.parametrize("how", ["close_clients", "abort_clients"])
 async def test_close_clients_and_abort_clients_end_every_connection(tmp_path, how):
@@ -214,6 +226,7 @@ async def test_close_clients_and_abort_clients_end_every_connection(tmp_path, ho
 # Serving later, serving forever
 
 
+@both_loops
 async def test_without_start_serving_nobody_is_let_in_until_it_is_called(tmp_path):
     async with agents(tmp_path) as (cluster, worker):
         diary = Diary(cluster)
@@ -233,6 +246,7 @@ async def test_without_start_serving_nobody_is_let_in_until_it_is_called(tmp_pat
         await client.close()
 
 
+@both_loops
 async def test_a_server_that_never_started_keeps_its_port_from_others_until_it_is_closed(tmp_path):
     async with agents(tmp_path) as (_, worker):
         await worker.do("server = await asyncio.start_server(greet, '127.0.0.1', 0, start_serving=False)")
@@ -245,6 +259,7 @@ async def test_a_server_that_never_started_keeps_its_port_from_others_until_it_i
             other.bind(address)
 
 
+@both_loops
 async def test_one_worker_serves_while_another_has_only_bound(tmp_path):
     async with agents(tmp_path, 2) as (cluster, first, second):
         port = await first.serve()
@@ -259,6 +274,7 @@ async def test_one_worker_serves_while_another_has_only_bound(tmp_path):
             assert {client.worker for client in clients[3:]} == {first.id, second.id}
 
 
+@both_loops
 async def test_serve_forever_serves_until_it_is_cancelled(tmp_path):
     async with agents(tmp_path) as (_, worker):
         await worker.do(
@@ -284,6 +300,7 @@ async def test_serve_forever_serves_until_it_is_cancelled(tmp_path):
 # Sockets that do not come from the primary
 
 
+@both_loops
 async def test_reuse_port_makes_sockets_of_the_workers_own(tmp_path):
     async with agents(tmp_path, 2) as (cluster, first, second):
         diary = Diary(cluster)
@@ -298,6 +315,7 @@ async def test_reuse_port_makes_sockets_of_the_workers_own(tmp_path):
         assert diary.all(Listening) == []
 
 
+@both_loops
 async def test_a_socket_passed_explicitly_is_used_as_it_is(tmp_path):
     async with agents(tmp_path) as (cluster, worker):
         await worker.do(
@@ -310,6 +328,7 @@ async def test_a_socket_passed_explicitly_is_used_as_it_is(tmp_path):
             assert cluster.snapshot().listeners == ()
 
 
+@both_loops
 async def test_a_listening_socket_received_as_a_handle_is_used_as_it_is(tmp_path):
     async with agents(tmp_path) as (cluster, worker):
         mine = socket.create_server((LOCAL, 0))
@@ -323,6 +342,7 @@ async def test_a_listening_socket_received_as_a_handle_is_used_as_it_is(tmp_path
 # A start that is given up
 
 
+@both_loops
 async def test_a_cancelled_start_gives_its_index_back_whenever_it_is_cancelled(tmp_path):
     async with agents(tmp_path, 2) as (cluster, first, second):
         diary = Diary(cluster)
@@ -348,6 +368,7 @@ async def give_up(turns):
         assert listener.workers == (first.id, second.id)
 
 
+@both_loops
 async def test_a_unix_server_cancelled_while_the_primary_is_asked_is_never_held(tmp_path):
     path = str(tmp_path / "s")
     async with agents(tmp_path) as (cluster, worker):
@@ -368,6 +389,7 @@ await asyncio.wait([starting])
         assert len(cluster.snapshot().listeners) == 1
 
 
+@both_loops
 async def test_several_servers_of_one_worker_do_not_mix(tmp_path):
     async with agents(tmp_path) as (_, worker):
         await worker.do(
@@ -565,28 +587,30 @@ socket.getaddrinfo = nothing
         assert "nobody.example" in error.text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "kind"),
-    [
-        ("'127.0.0.1', 0, ssl=True", "TypeError"),
-        ("'127.0.0.1', 0, ssl_handshake_timeout=5", "ValueError"),
-        ("'127.0.0.1', 0, ssl_shutdown_timeout=5", "ValueError"),
-        ("'127.0.0.1', 0, no_such_argument=1", "TypeError"),
-        ("'127.0.0.1', 0, sock=socket.socket()", "ValueError"),
-        ("None, None", "ValueError"),
-        ("sock=socket.socket(type=socket.SOCK_DGRAM)", "ValueError"),
-        ("'127.0.0.1', 65536", "OverflowError"),
-    ],
-)
+@both_loops
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_arguments_that_do_not_go_together_are_refused_as_asyncio_does(tmp_path, arguments, kind):
-    call = f"await asyncio.start_server(greet, {arguments})"
+async def test_arguments_that_do_not_go_together_are_refused_as_asyncio_does(tmp_path):
+    wrong = {
+        "'127.0.0.1', 0, ssl=True": "TypeError",
+        "'127.0.0.1', 0, ssl_handshake_timeout=5": "ValueError",
+        "'127.0.0.1', 0, ssl_shutdown_timeout=5": "ValueError",
+        "'127.0.0.1', 0, no_such_argument=1": "TypeError",
+        "'127.0.0.1', 0, sock=socket.socket()": "ValueError",
+        "None, None": "ValueError",
+        "sock=socket.socket(type=socket.SOCK_DGRAM)": "ValueError",
+        "'127.0.0.1', 65536": "OverflowError",
+    }
+    raised, alone = {}, {}
     async with agents(tmp_path) as (cluster, worker):
-        assert (await worker.fails(call)).classes[0] == kind
-        assert cluster.snapshot().listeners == ()
-    with pytest.raises((TypeError, ValueError, OverflowError)) as alone:
-        await eval(f"asyncio.start_server(None, {arguments})", {"asyncio": asyncio, "socket": socket})
-    assert type(alone.value).__name__ == kind
+        for arguments in wrong:
+            error = await worker.fails(f"await asyncio.start_server(greet, {arguments})")
+            raised[arguments] = error.classes[0]
+            assert cluster.snapshot().listeners == ()
+    for arguments in wrong:
+        with pytest.raises((TypeError, ValueError, OverflowError)) as caught:
+            await eval(f"asyncio.start_server(None, {arguments})", {"asyncio": asyncio, "socket": socket})
+        alone[arguments] = type(caught.value).__name__
+    assert raised == alone == wrong
 
 
 @pytest.mark.parametrize(
@@ -617,6 +641,7 @@ async def test_a_unix_path_that_is_no_text(tmp_path):
 # Programs with faults of their own
 
 
+@both_loops
 async def test_a_protocol_factory_that_raises_loses_that_connection_alone(tmp_path):
     async with agents(tmp_path) as (_, worker):
         await worker.do(
@@ -645,6 +670,7 @@ server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
         await within(worker.do("await server.wait_closed()"))  # the failed one is not counted as open
 
 
+@both_loops
 async def test_a_handler_that_raises_loses_that_connection_alone(tmp_path):
     async with agents(tmp_path) as (_, worker):
         await worker.do(
@@ -749,6 +775,7 @@ async def test_a_unix_path_that_cannot_be(tmp_path):
         assert missing in error.text
 
 
+@both_loops
 async def test_a_client_with_an_unreadable_name_is_served_as_any_other(tmp_path):
     """Its address is no text, and must not stop the primary (nor the worker)."""
     path = str(tmp_path / "s")
@@ -793,6 +820,7 @@ def trusting(cert: str) -> ssl.SSLContext:
     return context
 
 
+@both_loops
 async def test_tls_is_spoken_by_every_worker(tmp_path, certificate):
     key, cert = certificate
     async with agents(tmp_path, 2) as (_, first, second):
@@ -807,6 +835,7 @@ async def test_tls_is_spoken_by_every_worker(tmp_path, certificate):
             assert await clients[0].echo(text) == text
 
 
+@both_loops
 async def test_a_client_without_tls_or_trust_hurts_nobody(tmp_path, certificate):
     key, cert = certificate
     async with agents(tmp_path) as (_, worker):
@@ -824,6 +853,7 @@ async def test_a_client_without_tls_or_trust_hurts_nobody(tmp_path, certificate)
         await within(worker.do("await server.wait_closed()"))
 
 
+@both_loops
 async def test_a_silent_client_is_given_up_after_the_handshake_timeout(tmp_path, certificate):
     key, cert = certificate
     async with agents(tmp_path) as (_, worker):
@@ -835,6 +865,7 @@ async def test_a_silent_client_is_given_up_after_the_handshake_timeout(tmp_path,
         await silent.close()
 
 
+@both_loops
 async def test_tls_on_a_socket_from_listen_and_on_a_unix_path(tmp_path, certificate):
     key, cert = certificate
     path = str(tmp_path / "s")
@@ -855,6 +886,7 @@ async def test_tls_on_a_socket_from_listen_and_on_a_unix_path(tmp_path, certific
 # Clients of all kinds
 
 
+@both_loops
 async def test_a_client_that_leaves_at_once_hurts_nobody(tmp_path):
     async with agents(tmp_path) as (_, worker):
         port = await worker.serve()
@@ -869,6 +901,7 @@ async def test_a_client_that_leaves_at_once_hurts_nobody(tmp_path):
         await within(worker.do("await server.wait_closed()"))
 
 
+@both_loops
 async def test_servers_close_when_the_worker_leaves_and_connections_may_finish(tmp_path):
     async with servers(tmp_path, 1, grace=10.0) as (_, (worker,), address):
         client = await Client.connect(address)
@@ -878,6 +911,7 @@ async def test_servers_close_when_the_worker_leaves_and_connections_may_finish(t
         assert (await within(worker.worker.wait())).code == 0
 
 
+@both_loops
 async def test_a_thousand_bytes_at_once_and_in_order(tmp_path):
     async with agents(tmp_path) as (_, worker):
         port = await worker.serve()

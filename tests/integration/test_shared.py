@@ -58,6 +58,10 @@ def loop(request):
     return request.param
 
 
+#: For what the primary does, or a thread that accepts: the loop beside it has no part in that.
+one_loop = pytest.mark.parametrize("loop", ["asyncio"])
+
+
 def shared_agents(tmp_path, loop, count=1, **options):
     return agents(tmp_path, count, policy="shared", loop=loop, **options)
 
@@ -83,6 +87,7 @@ class TestBalance:
                 assert max(tally.values()) <= 1.1 * 50, (at_once, tally)
                 await none_open(workers)
 
+    @one_loop
     async def test_idle_workers_take_turns(self, tmp_path, loop):
         async with shared_servers(tmp_path, loop, 4) as (_, workers, address):
             async with closing([]) as clients:
@@ -162,6 +167,7 @@ server_{name} = await asyncio.start_server({name}, "127.0.0.1", 0)
                 await two.serve(address[1])
                 await until_all_answer(address, {one.id, two.id})
 
+    @one_loop
     async def test_closing_one_leaves_the_others_balanced(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 4) as (_, *workers):
             port = 0
@@ -196,6 +202,7 @@ for _ in range(20):
             assert set(open_fds()) == set(before[1])
             assert not cluster.snapshot().listeners
 
+    @one_loop
     async def test_one_that_is_bound_and_not_started_gets_nobody(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 2) as (_, one, two):
             port = await one.serve()
@@ -218,12 +225,14 @@ for _ in range(20):
             assert (await diary.until(Listening)).address == (LOCAL, port)
             assert cluster.snapshot().listeners[0].policy == "shared"
 
+    @one_loop
     async def test_a_second_listen_on_a_fixed_port_is_in_use(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop) as (_, one):
             port = await one.serve()
             error = await one.fails("everycore.listen(('127.0.0.1', port))", port=port)
             assert error.errno == errno.EADDRINUSE
 
+    @one_loop
     async def test_a_listener_of_the_primary_by_its_descriptor(self, tmp_path, loop):
         with socket.create_server((LOCAL, 0)) as given:
             async with shared_agents(tmp_path, loop, 2) as (_, one, two):
@@ -234,6 +243,7 @@ for _ in range(20):
                     )
                 await until_all_answer(given.getsockname(), {one.id, two.id})
 
+    @one_loop
     async def test_ipv6(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 2) as (_, one, two):
             port = await one.serve(host="::1")
@@ -255,6 +265,7 @@ class TestReadiness:
             await diary.until(Ready, two.worker)
             await until_all_answer((LOCAL, port), {one.id, two.id})
 
+    @one_loop
     async def test_before_the_first_is_ready_connections_are_refused(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop) as (cluster, one):
             diary = Diary(cluster)
@@ -266,6 +277,7 @@ class TestReadiness:
             await diary.until(Ready, one.worker)
             assert (await timed((LOCAL, port)))[1] < scaled(1.0)
 
+    @one_loop
     async def test_before_the_first_is_ready_connections_are_held(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, when_no_worker="hold") as (_, one):
             await one.do("me.hold_ready()")
@@ -294,6 +306,7 @@ class TestReadiness:
             assert await within(three.serve(address[1])) == address[1]
             assert {await ask(address) for _ in range(5)} == {three.id}
 
+    @one_loop
     async def test_refused_and_served_in_turns(self, tmp_path, loop):
         """The listener is suspended and resumed under a worker that is still there, but not ready."""
         async with shared_servers(tmp_path, loop, 1) as (cluster, (one,), address):
@@ -312,6 +325,7 @@ class TestReadiness:
                 assert seconds < scaled(1.0)
                 one = two
 
+    @one_loop
     async def test_held_ones_are_refused_when_their_time_is_over(self, tmp_path, loop):
         async with shared_servers(tmp_path, loop, 1, when_no_worker="hold", hold_timeout=0.2) as (
             cluster,
@@ -415,6 +429,7 @@ threading.Event().wait()
 
 
 class TestPlainPrograms:
+    @one_loop
     async def test_threads_that_accept(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 3) as (_, *workers):
             port = 0
@@ -436,6 +451,7 @@ class TestPlainPrograms:
                     answered |= set(await keep((LOCAL, port), 20, clients, at_once=20))
                 assert answered == {plain.id, looped.id}
 
+    @one_loop
     async def test_its_blocking_mode_is_its_own(self, tmp_path, loop):
         """The file is shared, so O_NONBLOCK is; what one program asks for, another must not feel."""
         async with shared_agents(tmp_path, loop, 3) as (_, blocking, timed_out, impatient):
@@ -476,6 +492,7 @@ thread.start()
             assert await blocking.get("taken") == [[name, None]]
             await client.close()
 
+    @one_loop
     async def test_socket_setdefaulttimeout_is_honoured(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop) as (_, worker):
             await worker.do(
@@ -490,6 +507,7 @@ finally:
             assert await worker.get("listener.gettimeout()") == 0.05
             assert "TimeoutError" in (await worker.fails("listener.accept()")).classes
 
+    @one_loop
     async def test_shutdown_and_listen_do_not_reach_the_others(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 2) as (_, one, two):
             port = await one.serve()
@@ -504,6 +522,7 @@ listener.close()
             )
             assert {await ask((LOCAL, port)) for _ in range(5)} == {one.id}
 
+    @one_loop
     async def test_duplicates_and_their_ends(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 2) as (cluster, one, _):
             await one.do("listener = everycore.listen(('127.0.0.1', 0)); copy = listener.dup()")
@@ -517,6 +536,7 @@ listener.close()
             await one.do("copy.close()")
             await eventually(lambda: not cluster.snapshot().listeners, lambda: one.get("0"))
 
+    @one_loop
     async def test_a_server_of_the_library(self, tmp_path, loop):
         """`socketserver` selects, then accepts: who went elsewhere meanwhile does not stop it."""
         source = """

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from everycore import Listening
-from tests.integration.crowds import agents, both_loops, both_policies
+from tests.integration.crowds import agents, both_loops, each_once
 from tests.integration.traffic import Diary, within
 from tests.kit import open_fds
 
@@ -87,8 +87,7 @@ async def only_when_the_other_stands_still(asker, address, workers):
 
 
 class TestBound:
-    @both_loops
-    @both_policies
+    @each_once
     async def test_any_port_is_the_same_in_every_worker(self, tmp_path, answering, policy, loop):
         async with agents(tmp_path, 2, policy=policy, loop=loop) as (cluster, one, two):
             await answering([one, two])
@@ -257,9 +256,8 @@ for _ in range(20):
 
 
 class TestListen:
-    @both_policies
-    async def test_a_socket_of_the_primary_s_in_every_worker(self, tmp_path, policy):
-        async with agents(tmp_path, 2, policy=policy) as (_, one, two):
+    async def test_a_socket_of_the_primary_s_in_every_worker(self, tmp_path):
+        async with agents(tmp_path, 2) as (_, one, two):
             for worker in (one, two):
                 await worker.do("sock = everycore.listen(('127.0.0.1', 0), kind=socket.SOCK_DGRAM)")
             address = await one.get("sock.getsockname()")

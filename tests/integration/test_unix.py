@@ -14,9 +14,9 @@ from everycore import Listening, Ready
 from tests.integration.crowds import (
     agents,
     ask,
-    both_loops,
     both_policies,
     burst,
+    each_once,
     timed,
     until_all_answer,
 )
@@ -63,8 +63,7 @@ def long_folder(folder):
 
 
 class TestNames:
-    @both_loops
-    @both_policies
+    @each_once
     async def test_all_serve_one_path_and_the_primary_removes_it(self, tmp_path, policy, loop):
         path = str(tmp_path / "socket")
         async with agents(tmp_path, 2, policy=policy, loop=loop) as (cluster, one, two):
@@ -83,8 +82,7 @@ class TestNames:
             assert not exists(path)
         assert not exists(path)
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_longer_than_the_kernel_has_room_for(self, tmp_path, policy, loop):
         folder = long_folder(tmp_path)
         path = str(folder / "socket")
@@ -104,12 +102,11 @@ class TestNames:
             error = await worker.fails(SERVE, path=path)
             assert error.errno == errno.ENAMETOOLONG
 
-    @both_policies
-    async def test_relative_to_the_worker_s_own_folder(self, tmp_path, policy):
+    async def test_relative_to_the_worker_s_own_folder(self, tmp_path):
         here, there = tmp_path / "here", tmp_path / "there"
         here.mkdir()
         there.mkdir()
-        async with agents(tmp_path, 2, policy=policy) as (_, one, two):
+        async with agents(tmp_path, 2) as (_, one, two):
             await one.do("os.chdir(folder)", folder=str(here))
             await two.do("os.chdir(folder)", folder=str(there))
             assert await serve(one, "socket") == str(here / "socket")
@@ -140,8 +137,7 @@ class TestNames:
             await until_all_answer(path, {one.id, two.id})
         assert not exists(path)
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_abstract_names(self, tmp_path, policy, loop):
         name = f"\0everycore-test-{os.getpid()}-{policy}-{loop}"
         async with agents(tmp_path, 2, policy=policy, loop=loop) as (_, one, two):
@@ -216,12 +212,11 @@ class TestPermissions:
 
 
 class TestWhatLiesThere:
-    @both_policies
-    async def test_a_dead_socket_of_ours_is_replaced(self, tmp_path, policy):
+    async def test_a_dead_socket_of_ours_is_replaced(self, tmp_path):
         path = str(tmp_path / "socket")
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(path)
-        async with agents(tmp_path, 2, policy=policy) as (_, one, two):
+        async with agents(tmp_path, 2) as (_, one, two):
             await serve(one, path)
             await serve(two, path)
             assert set(await burst(path, 20)) <= {one.id, two.id}
@@ -350,8 +345,7 @@ class TestTheEnd:
             path.write_text("another's")
         assert path.read_text() == "another's"
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_who_is_not_ready_yet(self, tmp_path, policy, loop):
         """A unix listener cannot be suspended as a port can, and must still come to serve."""
         path = str(tmp_path / "socket")

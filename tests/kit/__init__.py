@@ -10,7 +10,7 @@ from tests.kit.clock import VirtualClock
 from tests.kit.inside import INSIDE
 from tests.kit.limits import scaled
 from tests.kit.listeners import connected, waiting
-from tests.kit.loops import turn
+from tests.kit.loops import pass_time, turn
 from tests.kit.processes import children, descendants, open_fds, process_tree, wait_gone, wait_readable
 from tests.kit.programs import Program, ProgramFailure
 
@@ -23,6 +23,7 @@ __all__ = [
     "connected",
     "descendants",
     "open_fds",
+    "pass_time",
     "process_tree",
     "scaled",
     "turn",

@@ -6,6 +6,11 @@ from typing import Any
 
 import pytest
 
+from everycore.testing import VirtualTimeLoop
+
+#: Seconds that a test may take in virtual time: one that waits for ever takes them at once.
+VIRTUAL_LIMIT = 3600.0
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
@@ -13,6 +18,13 @@ async def turn(times: int = 1) -> None:
     """Lets all that is ready run, `times` over. Never a way to wait for another process."""
     for _ in range(times):
         await asyncio.sleep(0)  # noqa: TID251 - no time passes
+
+
+async def pass_time(seconds: float) -> None:
+    """Let `seconds` of virtual time pass, and all happen that is due meanwhile."""
+    if not isinstance(asyncio.get_running_loop(), VirtualTimeLoop):
+        raise RuntimeError("no time is to pass in this test: give it VirtualTimeLoop as its `loop_factory`")
+    await asyncio.sleep(seconds)  # noqa: TID251 - nobody waits
 
 
 def run_test(
@@ -25,7 +37,8 @@ def run_test(
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: unhandled.append(context))
         before = asyncio.all_tasks(loop)
-        await function(**arguments)
+        async with asyncio.timeout(VIRTUAL_LIMIT if isinstance(loop, VirtualTimeLoop) else None):
+            await function(**arguments)
         # What the test cancelled or let go of in its last step may need a few turns to end.
         for _ in range(10):
             if not asyncio.all_tasks(loop) - before:

@@ -16,7 +16,7 @@ from everycore.primary.switchboard import Switchboard
 from everycore.system.board import PrimaryBoard
 from tests.aio.pairs import LOOPS, until
 from tests.kit import turn
-from tests.kit.fake_processes import FakeProcess, FakeProcesses
+from tests.kit.fake_processes import FakeProcesses, RawWorker
 
 ENDED = ExitStatus(code=0)
 INET, STREAM = 2, 1
@@ -45,7 +45,7 @@ class Stage:
         """When the loop has nothing to do: what is ready from now on, epoll(7) reports in that order."""
         await turn(4)
 
-    async def fork(self) -> tuple[Worker, FakeProcess]:
+    async def fork(self) -> tuple[Worker, RawWorker]:
         """A worker that runs, and has said nothing."""
         worker = self.cluster.fork()
         await until(lambda: self.told)
@@ -56,9 +56,8 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def stage(**options) -> AsyncIterator[Stage]:
-    processes = FakeProcesses()
-    with contextlib.closing(processes):
-        async with Cluster(Settings(exec="program.py"), _system=processes, **options) as cluster:
+    with FakeProcesses() as processes:
+        async with Cluster(Settings(exec="program.py"), **options) as cluster:
             yield Stage(cluster, processes)
 
 
@@ -79,7 +78,7 @@ def listen(request: int = 1) -> wire.Listen:
 async def test_a_spawn_that_is_refused_is_an_exit_and_leaves_nothing():
     """The kernel says no when the channel and the link are there already."""
     async with stage() as on:
-        on.processes.refusal = OSError(errno.EAGAIN, "no more processes")
+        on.processes.system.refusals.append(OSError(errno.EAGAIN, "no more processes"))
         worker = on.cluster.fork()
         assert on.told == []
         status = await worker.wait()
@@ -104,7 +103,7 @@ async def test_what_was_said_is_heard_though_the_end_is_told_first(keep_channel)
     async with stage() as on:
         worker, process = await on.fork()
         process.end(ENDED, keep_channel=True)
-        process.say(wire.Joined(process.pid))
+        process.join()
         process.say_note("the last word")
         if not keep_channel:
             process.close()
@@ -121,7 +120,7 @@ async def test_what_was_said_is_heard_though_the_end_is_told_first(keep_channel)
 async def test_one_that_has_ended_is_granted_no_listener():
     async with stage() as on:
         worker, process = await on.fork()
-        process.say(wire.Joined(process.pid))
+        process.join()
         await until(lambda: worker.state is State.ONLINE)
         await on.quiet()
         process.end(ENDED, keep_channel=True)
@@ -142,7 +141,7 @@ async def test_a_step_that_fails_in_the_middle_of_an_end_holds_up_no_other(monke
 
     async with stage() as on:
         worker, process = await on.fork()
-        process.say(wire.Joined(process.pid))
+        process.join()
         await until(lambda: worker.state is State.ONLINE)
         with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL, "everycore"):
             patch.setattr(owner, step, fail)
@@ -173,7 +172,7 @@ async def test_asked_to_leave_before_it_is_there_it_is_told_when_it_joins():
         process.say_on_link(wire.ReadyNow())
         await turn(3)
         assert not worker.is_ready
-        process.say(wire.Joined(process.pid))
+        process.join()
         await until(lambda: worker.state is State.DRAINING)
         assert process.signals == [15]  # no loop of ours reads its channel
         process.end(ENDED)

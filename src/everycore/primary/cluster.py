@@ -34,7 +34,7 @@ from everycore.primary.runtime import Runtime
 from everycore.primary.switchboard import Distribution
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
-from everycore.system import machine, processes
+from everycore.system import machine, seam
 from everycore.system.descriptors import fill_standard_streams
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ class Cluster:
         orphan_grace: float = 0.0,
         max_message: int = 16 * 1024 * 1024,
         new_group: bool = False,
-        _system: processes.Processes = processes,
     ) -> None:
         if not role.is_primary:
             raise RoleError("a Cluster belongs to the primary; this process is a worker, or a fork of one")
@@ -94,7 +93,6 @@ class Cluster:
             hold_timeout=check_seconds("hold_timeout", hold_timeout),
             recall_after=check_seconds("recall_after", recall_after),
         )
-        self._system = _system
         self._log = EventLog()
         self._book = Book()
         self._state: Literal["new", "open", "closing", "closed"] = "new"
@@ -107,7 +105,9 @@ class Cluster:
             raise ClusterClosed("a Cluster is entered once; make another")
         loop = asyncio.get_running_loop()
         fill_standard_streams()
-        self._runtime = Runtime(loop, self._terms, self._distribution, self._log, self._book, self._system)
+        system = seam.current.get()
+        self._log.now = system.now
+        self._runtime = Runtime(loop, self._terms, self._distribution, self._log, self._book, system)
         self._state = "open"
         role.open_clusters += 1
         # It can't be unregistered, hence the weak reference: a closed cluster has nothing to close.

@@ -53,7 +53,7 @@ class WorkerDriver:
         self.life = Life()
         self.is_ready = False
         self.face = Worker(self)
-        self.process = WorkerProcess(runtime.loop, runtime.processes)
+        self.process = WorkerProcess(runtime.loop, runtime.system)
         self.exited: asyncio.Future[ExitStatus] = runtime.loop.create_future()
         self.mailbox: Mailbox
         self._log = WorkerLog(runtime.log, self.face)
@@ -89,13 +89,13 @@ class WorkerDriver:
         error: OSError | None = None
         try:
             child = spawner.spawn(
-                self._settings, self.seat, runtime.terms, runtime.board.fd, env, runtime.processes
+                self._settings, self.seat, runtime.terms, runtime.board.fd, env, runtime.system
             )
         except OSError as exc:
             error = exc
             self._connect(NoPeer())  # it may have been for want of descriptors
         else:
-            self.process = WorkerProcess(self._loop, runtime.processes, child.process)
+            self.process = WorkerProcess(self._loop, runtime.system, child.process)
             self._desk = LinkDesk(self._loop, child.link, self, self._switchboard, child.permits)
             self._connect(child.channel)
         # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed

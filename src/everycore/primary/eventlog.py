@@ -20,12 +20,14 @@ class EventLog:
 
     def __init__(self) -> None:
         self.listeners = Emitter()
+        #: The date, in seconds since the epoch.
+        self.now: Callable[[], float] = time.time
         self._seq = 0
 
     def next(self) -> tuple[int, float]:
         """The number and the date of the event that is made now."""
         self._seq += 1
-        return self._seq, time.time()
+        return self._seq, self.now()
 
     def emit(self, event_type: Callable[..., Event], /, **fields: Any) -> None:
         """Tell of something that concerns no single worker."""

@@ -14,6 +14,7 @@ import os
 import socket
 from typing import Any, Final, Protocol
 
+from everycore.aio.outbox import ENDS
 from everycore.core import wire
 from everycore.core.permits import Permit, permit_of
 from everycore.core.wire import LINK_NUMBER
@@ -153,7 +154,8 @@ class LinkDesk:
             if not self._is_ending:
                 packets.send(link, number + wire.encode(reply), out)
         except OSError as exc:
-            log.warning("worker %d: no reply on its link: %s", self._client.id, exc)
+            if exc.errno not in ENDS:  # one that has ended needs none
+                log.warning("worker %d: no reply on its link: %s", self._client.id, exc)
         finally:
             close_all(out)
         return True

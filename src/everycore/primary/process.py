@@ -12,17 +12,18 @@ from collections.abc import Callable
 from everycore.model import ExitStatus
 from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.system.descriptors import close_all
-from everycore.system.processes import Processes, Spawned
+from everycore.system.processes import Spawned
+from everycore.system.seam import System
 
 
 class WorkerProcess:
     """The process of a worker; without `spawned` it never started."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, processes: Processes, spawned: Spawned | None = None
+        self, loop: asyncio.AbstractEventLoop, system: System, spawned: Spawned | None = None
     ) -> None:
         self._loop = loop
-        self._processes = processes
+        self._system = system
         self._pidfd = -1
         self._on_exit: Callable[[ExitStatus], None]
         self.pid: int | None = None
@@ -42,7 +43,7 @@ class WorkerProcess:
         self._loop.add_reader(self._pidfd, self._on_readable)
 
     def _on_readable(self) -> None:
-        status = self._processes.reap(self._pidfd)
+        status = self._system.reap(self._pidfd)
         if status is not None:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -51,7 +52,7 @@ class WorkerProcess:
 
     def signal(self, number: int) -> bool:
         """Signal the process; False if it is gone."""
-        return self._pidfd >= 0 and self._processes.send_signal(self._pidfd, number)
+        return self._pidfd >= 0 and self._system.send_signal(self._pidfd, number)
 
     def abort_stdin(self) -> None:
         """After the end: nobody reads what is written any more."""

@@ -14,7 +14,7 @@ from everycore.primary.eventlog import EventLog
 from everycore.primary.spawner import Terms
 from everycore.primary.switchboard import Distribution, Switchboard
 from everycore.system.board import PrimaryBoard
-from everycore.system.processes import Processes
+from everycore.system.seam import System
 
 
 class Runtime:
@@ -27,13 +27,13 @@ class Runtime:
         distribution: Distribution,
         log: EventLog,
         book: Book,
-        processes: Processes,
+        system: System,
     ) -> None:
         self.loop = loop
         self.terms = terms
         self.log = log
         self.book = book
-        self.processes = processes
+        self.system = system
         self.switchboard = Switchboard(loop, distribution, self.descriptors)
         self.board = PrimaryBoard()
 

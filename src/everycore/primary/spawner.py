@@ -22,6 +22,7 @@ from everycore.errors import ConfigurationError
 from everycore.settings import Settings
 from everycore.system import processes
 from everycore.system.descriptors import fill_standard_streams
+from everycore.system.seam import System
 from everycore.system.sockets import absolute_path, on_the_wire
 
 
@@ -58,10 +59,10 @@ class Child:
     permits: frozenset[Permit] | None = None
 
 
-def command_line(settings: Settings) -> list[str]:
+def command_line(settings: Settings, system: System) -> list[str]:
     """The argument vector. Raises ConfigurationError if this process cannot be started again."""
     if settings.exec is None:
-        return processes.own_command(settings.exec_argv, settings.args)
+        return system.own_command(settings.exec_argv, settings.args)
     if isinstance(settings.exec, (str, os.PathLike)):
         return processes.script_command(os.fspath(settings.exec), settings.exec_argv, settings.args)
     return [*settings.exec, *(settings.args or ())]
@@ -73,13 +74,13 @@ def spawn(
     terms: Terms,
     board_fd: int,
     env: Mapping[str, str | None] | None,
-    system: processes.Processes,
+    system: System,
 ) -> Child:
     """Start a worker.
 
     Raises ConfigurationError for settings that can't work, OSError if the kernel refuses.
     """
-    argv = command_line(settings)
+    argv = command_line(settings, system)
     identity, user_env = processes.resolve_identity(
         settings.uid, settings.gid, settings.groups, settings.umask
     )

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final
 
 from everycore.errors import ConfigurationError
 from everycore.foreign.signal_internals import signal_of
@@ -42,29 +42,6 @@ class Spawned:
     pid: int
     pidfd: int
     pipes: tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]
-
-
-class Processes(Protocol):
-    """Starting, signalling and reaping processes: this module, or what a test has in its place."""
-
-    def spawn(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: str | os.PathLike[str],
-        stdio: Sequence[Any],
-        pass_fds: Sequence[int],
-        identity: Identity,
-        new_group: bool,
-    ) -> Spawned:
-        """As the function of that name."""
-
-    def reap(self, pidfd: int) -> ExitStatus | None:
-        """As the function of that name."""
-
-    def send_signal(self, pidfd: int, number: int) -> bool:
-        """As the function of that name."""
 
 
 def spawn(

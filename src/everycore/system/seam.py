@@ -1,0 +1,61 @@
+"""What a primary asks of the operating system about its workers, as one small interface.
+
+Job: let something else stand in its place: `everycore.testing` does. Invariant: who drives workers starts,
+signals and reaps them, and learns the date, through a `System` alone; how long things take it is told by its
+event loop. Must not import asyncio.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+from everycore.model import ExitStatus
+from everycore.system import processes
+from everycore.system.processes import Identity, Spawned
+
+
+class System(Protocol):
+    """An operating system, as far as workers go."""
+
+    def own_command(self, exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
+        """Return this process's command line again. Raises ConfigurationError where there is none."""
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | os.PathLike[str],
+        stdio: Sequence[Any],
+        pass_fds: Sequence[int],
+        identity: Identity,
+        new_group: bool,
+    ) -> Spawned:
+        """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind."""
+
+    def reap(self, pidfd: int) -> ExitStatus | None:
+        """Return how the process ended; None while it runs. Once: afterwards there is no such process."""
+
+    def send_signal(self, pidfd: int, number: int) -> bool:
+        """Signal the process; False if it is gone."""
+
+    def now(self) -> float:
+        """Return the date, in seconds since the epoch, as `time.time` does."""
+
+
+class Linux:
+    """The real one."""
+
+    own_command = staticmethod(processes.own_command)
+    spawn = staticmethod(processes.spawn)
+    reap = staticmethod(processes.reap)
+    send_signal = staticmethod(processes.send_signal)
+    now = staticmethod(time.time)
+
+
+#: The system of a cluster that is opened now, in this context.
+current: Final[ContextVar[System]] = ContextVar("everycore_system", default=Linux())  # noqa: B039 - no state

@@ -1,0 +1,128 @@
+"""An event loop in which waiting takes no time.
+
+Invariant: the loop's time stands still while anything can happen in this process, and jumps to the next
+timer when nothing can. (trio's `MockClock` with `autojump_threshold=0` does the same.) Whatever happens
+outside of the process, a child or a peer on the network, is not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+
+from everycore.settings import check_seconds
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class _Selector(selectors.EpollSelector):
+    """Moves the clock when it is asked to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 0.0
+        self.threads = 0
+        self.settling: list[asyncio.Future[None]] = []
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """As that of any selector. It really waits only for threads, or if there is nothing to wait for."""
+        ready = super().select(0)
+        if ready or (timeout is not None and timeout <= 0):
+            return ready
+        if self.threads:
+            return super().select(None)
+        if self.settling:
+            self._settled()
+            return []
+        if timeout is None:
+            return super().select(None)
+        self.time += timeout
+        return []
+
+    def _settled(self) -> None:
+        settling, self.settling = self.settling, []
+        for future in settling:
+            if not future.done():
+                future.set_result(None)
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop with a clock of its own, which begins at 0 and jumps over every wait.
+
+    For `asyncio.Runner(loop_factory=VirtualTimeLoop)`, and for plugins of pytest that take a loop factory.
+    `asyncio.sleep`, `asyncio.timeout` and all timers go by its clock. While a thread works for the loop
+    (`asyncio.to_thread`, the look-up of a name) the clock stands still, and the loop really waits.
+    """
+
+    def __init__(self) -> None:
+        self._clock = _Selector()
+        self._began_at = time.time()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        """Return the loop's time, in seconds."""
+        return self._clock.time
+
+    @property
+    def date(self) -> float:
+        """The loop's time as a date, in seconds since the epoch."""
+        return self._began_at + self._clock.time
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """As that of any loop; the clock stands still meanwhile."""
+        future = super().run_in_executor(executor, func, *args)
+        self._clock.threads += 1
+        future.add_done_callback(self._thread_ended)
+        return future
+
+    def _thread_ended(self, _: asyncio.Future[Any]) -> None:
+        self._clock.threads -= 1
+
+    async def settle(self) -> None:
+        """As the function of that name."""
+        future = self.create_future()
+        self._clock.settling.append(future)
+        await future
+
+
+async def settle() -> None:
+    """Return when nothing more can happen before time passes: all that was said is heard by then.
+
+    Raises: RuntimeError on any other loop than a `VirtualTimeLoop`.
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, VirtualTimeLoop):
+        raise RuntimeError(  # noqa: TRY004 - it is the running loop that does not fit, as in all of asyncio
+            "settle() needs a VirtualTimeLoop: run the test by everycore.testing.run()"
+        )
+    await loop.settle()
+
+
+def run(main: Coroutine[Any, Any, T], *, limit: float = 3600.0) -> T:
+    """As `asyncio.run(main)`, in a `VirtualTimeLoop`; returns what `main` returns.
+
+    limit: seconds of virtual time. What waits for something that never comes reaches them at once.
+
+    Raises: TimeoutError when they are over; what `main` raises.
+    """
+    check_seconds("limit", limit)
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(_within(main, limit))
+
+
+async def _within(main: Coroutine[Any, Any, T], limit: float) -> T:
+    scope = asyncio.timeout(limit)
+    try:
+        async with scope:
+            return await main
+    except TimeoutError as error:
+        if scope.expired():
+            raise TimeoutError(f"the test has not ended within {limit:g} s of virtual time") from error
+        raise

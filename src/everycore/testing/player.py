@@ -1,0 +1,201 @@
+"""What stands behind a `FakeWorker`: its process, its channel, its link, its listeners and its life.
+
+Invariant: once the worker has ended nothing of it is left: no descriptor, reader or task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from everycore.aio.channel import Channel
+from everycore.aio.mailbox import Mailbox
+from everycore.core import wire
+from everycore.errors import ChannelClosed
+from everycore.events import make_message
+from everycore.model import ExitStatus
+from everycore.system import packets
+from everycore.system.descriptors import close_all
+from everycore.testing.processes import FakeProcess
+from everycore.worker.boot import ORPHANED
+from everycore.worker.listening.clustersocket import ClusterSocket
+
+
+class Player:
+    """Plays one worker. `face` is what its messages name as their `worker`."""
+
+    def __init__(self, process: FakeProcess, loop: asyncio.AbstractEventLoop, face: Any) -> None:
+        self.process = process
+        #: What its life raised, if it did.
+        self.error: Exception | None = None
+        self.asked: asyncio.Future[float] = loop.create_future()
+        self._loop = loop
+        self._is_online = False
+        self._is_orphaned = False
+        self._listens: dict[int, asyncio.Future[ClusterSocket]] = {}
+        self._sockets: list[ClusterSocket] = []
+        self._requests = itertools.count(1)
+        self._life: asyncio.Task[None] | None = None
+        self._channel = Channel(
+            process.channel,
+            loop=loop,
+            peer="the primary",
+            decode=wire.decode_to_worker,
+            max_message=process.ticket.max_message,
+            on_message=self._on_message,
+            on_lost=self._on_lost,
+        )
+        self._channel.pause_reading()
+        numbers = itertools.count(1)
+        self.mailbox = Mailbox(
+            self._channel,
+            loop=loop,
+            serialization=process.ticket.serialization,
+            make_message=lambda value, handle: make_message(next(numbers), time.time(), face, value, handle),
+        )
+        process.on_signal = self._on_signal
+        process.on_end = self._close
+        loop.add_reader(process.link, self._hear_link)
+
+    # --- what it says -------------------------------------------------------------------------------------
+
+    def online(self) -> None:
+        """Join the channel, once."""
+        self._check_alive()
+        if not self._is_online:
+            self._is_online = True
+            self._channel.post(wire.Joined(self.process.pid))
+            self._channel.post(wire.Attached())
+            self._channel.outbox.send_now()
+            self._channel.resume_reading()
+
+    def tell(self, order: Any) -> None:
+        """Say `order` on the link. Raises ChannelClosed."""
+        self.online()
+        if self._channel.is_closed:
+            raise ChannelClosed("the primary")
+        self.process.link.send(wire.LINK_NUMBER.pack(next(self._requests)) + wire.encode(order))
+
+    async def listen(self, request: wire.Listen) -> ClusterSocket:
+        """Ask for a listener, and serve it. Raises OSError, ChannelClosed."""
+        self.online()
+        if self._channel.is_closed:
+            raise ChannelClosed("the primary")
+        number = next(self._requests)
+        granted: asyncio.Future[ClusterSocket] = self._loop.create_future()
+        self._listens[number] = granted
+        self._channel.post(msgspec.structs.replace(request, request=number))
+        sock = await granted
+        sock.say(wire.Serve(1))
+        return sock
+
+    # --- what it hears ------------------------------------------------------------------------------------
+
+    def _hear_link(self) -> None:
+        """Take the replies, which nobody waits for, so that the primary can send more."""
+        received = packets.receive(self.process.link)
+        if received is None:
+            self._loop.remove_reader(self.process.link)
+        else:
+            close_all(received[1])
+
+    def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
+        match message:
+            case wire.Granted():
+                sock = ClusterSocket.granted(message, fds, _nothing, _nothing, started=True)
+                sock.setblocking(False)
+                self._sockets.append(sock)
+                _resolve(self._listens.pop(message.request), sock)
+            case wire.Refused():
+                _resolve(self._listens.pop(message.request), OSError(message.errno, message.text))
+            case wire.Disconnect(grace):
+                self.leave(grace)
+            case _:
+                self.mailbox.deliver(message, fds)
+
+    def _on_lost(self, _: Exception | None) -> None:
+        """The primary has given it up: a real worker leaves then."""
+        self._is_orphaned = True
+        self.mailbox.lost()
+        self.leave(self.process.ticket.orphan_grace)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self.leave(self.process.ticket.grace)
+
+    def leave(self, grace: float) -> None:
+        """It is to leave within `grace` seconds."""
+        if not self.asked.done():
+            self.asked.set_result(grace)
+
+    # --- its life and its end -----------------------------------------------------------------------------
+
+    def live(self, life: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Begin `life`; the worker ends with it."""
+        self._life = self._loop.create_task(self._live(life), name=f"fake worker {self.process.ticket.id}")
+
+    async def _live(self, life: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        code = 0
+        try:
+            await life()  # called here: a worker that is killed at once never began
+            code = ORPHANED if self._is_orphaned else 0
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        except Exception as error:
+            self.error, code = error, 1
+        if self.process.status is None:
+            self._life = None
+            self.end(ExitStatus(code=code))
+
+    def end(self, status: ExitStatus) -> None:
+        """End so. Raises RuntimeError if it has ended."""
+        self._check_alive()
+        self.process.end(status)
+
+    def close_channel(self) -> None:
+        """Lose the channel and live on."""
+        self._check_alive()
+        self._hang_up()
+        self.process.close()
+
+    def _check_alive(self) -> None:
+        if self.process.status is not None:
+            raise RuntimeError(f"fake worker {self.process.ticket.id} has ended: {self.process.status}")
+
+    def _hang_up(self) -> None:
+        """Close the channel, with what was said on its way."""
+        if self.process.link.fileno() >= 0:
+            self._loop.remove_reader(self.process.link)
+        if not self._channel.is_closed:
+            self._channel.outbox.send_now()
+        self.mailbox.close()
+
+    def _close(self) -> None:
+        """It ends."""
+        if self._life is not None:
+            self._life.cancel()
+        self._hang_up()
+        for sock in self._sockets:
+            sock.abandon()
+        for granted in self._listens.values():
+            _resolve(granted, ChannelClosed("the primary"))
+
+
+def _resolve(future: asyncio.Future[ClusterSocket], result: ClusterSocket | Exception) -> None:
+    """Give `result` to whoever waits for it, if anybody does still."""
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def _nothing(*_: Any) -> None:
+    """Keep no count."""

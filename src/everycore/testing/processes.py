@@ -1,0 +1,167 @@
+"""An operating system without processes: the test says how each of them ends.
+
+Invariant: what the primary has of a process is real (a channel, a link, a board, and a pidfd that an
+eventfd(2) plays), so that its own code runs unchanged, and hears of everything in the order of
+epoll(7). Nothing is left open of a process that has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, Final
+
+import msgspec
+
+from everycore.foreign.signal_internals import signal_of
+from everycore.model import ExitStatus
+from everycore.role import VARIABLE, Ticket
+from everycore.system.processes import Identity, Spawned
+from everycore.testing.clock import VirtualTimeLoop
+
+#: The first pid: above any that Linux gives (proc(5), pid_max), so that no signal reaches somebody else.
+_FIRST_PID: Final = 5_000_000
+_numbers = itertools.count(_FIRST_PID)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a process was started with. `env` is without everycore's own variable."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    identity: Identity
+    new_group: bool
+
+
+class FakeProcess:
+    """A process that never was, from its own side.
+
+    `channel` and `link` are its ends of these; `pipes` those of its standard streams that are pipes.
+    """
+
+    def __init__(self, birth: Birth, ticket: Ticket, pipes: tuple[IO[bytes] | None, ...]) -> None:
+        self.pid = next(_numbers)
+        self.birth = birth
+        self.ticket = ticket
+        self.pipes = pipes
+        self.channel = socket.socket(fileno=os.dup(ticket.channel[0]))
+        self.link = socket.socket(fileno=os.dup(ticket.link[0]))
+        self.link.setblocking(False)
+        self.status: ExitStatus | None = None
+        #: Those that the primary sent, in order.
+        self.signals: list[signal.Signals] = []
+        #: Called with each of them but SIGKILL.
+        self.on_signal: Callable[[signal.Signals], object] = lambda _: None
+        #: Called at the end, before channel and link are closed.
+        self.on_end: Callable[[], object] = lambda: None
+        self._pidfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def open_pidfd(self) -> int:
+        """Return a descriptor that becomes readable when the process ends, as pidfd_open(2)."""
+        return os.dup(self._pidfd)
+
+    def receive(self, number: int) -> None:
+        """Take a signal of the primary. SIGKILL ends the process."""
+        named = signal_of(number)
+        self.signals.append(named)
+        if named == signal.SIGKILL:
+            self.end(ExitStatus(signal=named))
+        else:
+            self.on_signal(named)
+
+    def end(self, status: ExitStatus, *, keep_channel: bool = False) -> None:
+        """The process ends. `keep_channel`: a fork of it has channel and link still, until `close`."""
+        if self.status is not None:
+            raise RuntimeError(f"process {self.pid} has ended already: {self.status}")
+        self.status = status
+        self.on_end()
+        if not keep_channel:
+            self.close()
+        for pipe in self.pipes:
+            if pipe is not None:
+                pipe.close()
+        os.eventfd_write(self._pidfd, 1)
+        os.close(self._pidfd)
+
+    def close(self) -> None:
+        """Close channel and link."""
+        self.channel.close()
+        self.link.close()
+
+
+class FakeSystem:
+    """The operating system to a primary, as `everycore.system.seam.System`. `on_spawn` gets every process."""
+
+    def __init__(self, on_spawn: Callable[[FakeProcess], None]) -> None:
+        self._on_spawn = on_spawn
+        #: What the next spawns raise, in order.
+        self.refusals: list[OSError] = []
+        self._by_pidfd: dict[int, FakeProcess] = {}
+
+    def own_command(self, exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
+        """Return a command line like this process's. Nobody runs it, so a test runner's will do."""
+        return [sys.executable, *(exec_argv or ()), sys.argv[0], *(sys.argv[1:] if args is None else args)]
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | os.PathLike[str],
+        stdio: Sequence[Any],
+        pass_fds: Sequence[int],
+        identity: Identity,
+        new_group: bool,
+    ) -> Spawned:
+        """Make a process. Raises the next of `refusals`."""
+        if self.refusals:
+            raise self.refusals.pop(0)
+        rest = dict(env)
+        ticket = msgspec.json.decode(rest.pop(VARIABLE), type=Ticket)
+        ours, theirs = zip(*(_pipe(item, number) for number, item in enumerate(stdio)), strict=True)
+        birth = Birth(tuple(argv), rest, os.fspath(cwd), identity, new_group)
+        process = FakeProcess(birth, ticket, theirs)
+        pidfd = process.open_pidfd()
+        self._by_pidfd[pidfd] = process
+        self._on_spawn(process)
+        return Spawned(process.pid, pidfd, ours)
+
+    def reap(self, pidfd: int) -> ExitStatus | None:
+        """Return how the process ended; None while it runs."""
+        status = self._by_pidfd[pidfd].status
+        if status is not None:
+            del self._by_pidfd[pidfd]
+        return status
+
+    def send_signal(self, pidfd: int, number: int) -> bool:
+        """Let the process know of the signal; False if it has ended."""
+        process = self._by_pidfd[pidfd]
+        if process.status is not None:
+            return False
+        process.receive(number)
+        return True
+
+    def now(self) -> float:
+        """Return the date: that of the running loop, if it has one of its own."""
+        loop = asyncio.get_running_loop()
+        return loop.date if isinstance(loop, VirtualTimeLoop) else time.time()
+
+
+def _pipe(item: Any, number: int) -> tuple[IO[bytes] | None, IO[bytes] | None]:
+    """The primary's end and the process's of standard stream `number`, if that is to be a pipe."""
+    if item != subprocess.PIPE:
+        return None, None
+    read, write = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(read, False)  # both ends are of one process: neither may wait for the other
+    reader, writer = os.fdopen(read, "rb", buffering=0), os.fdopen(write, "wb", buffering=0)
+    return (writer, reader) if number == 0 else (reader, writer)
