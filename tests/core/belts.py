@@ -1,8 +1,8 @@
 """A listener's backlog, belts, workers and time, all in memory, around the real dispatcher.
 
-`World` does what a driver does and no more: it takes what the dispatcher asks for out of the backlog, puts its
-messages on belts, reads belts back, and obeys the orders. It decides nothing; it only watches that what is
-decided keeps the law. Its workers read, acknowledge, give back, fill up, stand still and die.
+`World` does what a driver does and no more: it takes what the dispatcher asks for out of the backlog, puts
+its messages on belts, reads belts back, and obeys the orders. It decides nothing; it only watches that what
+is decided keeps the law. Its workers read, acknowledge, give back, fill up, stand still and die.
 """
 
 from collections import deque
@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from everycore.core.dispatch import BELT_PAUSE, BURST, MOST_AT_THE_END, Dispatcher, NoConnection
-from everycore.core.lanes import FIRST_CREDIT, MOST_CREDIT, Lane, Lanes, Pause
-from everycore.core.policies import MOST_ARREARS
+from everycore.core.lanes import MOST_CREDIT
+from tests.core.law import check
+from tests.core.watched_lanes import WatchedLanes, picture
 
 #: Seconds that accepting pauses after it failed, as in `system.accepting`.
 ACCEPT_PAUSE = 0.1
-#: The dispatcher may look so much after a limit: see `lanes._TICK`.
-TICK = 2e-6
 
 
 @dataclass
@@ -53,61 +52,6 @@ class Worker:
     finishes: bool = False
     #: It is given no more, and still has what it has taken.
     rests: bool = False
-
-
-class WatchedLanes(Lanes):
-    """Lanes that watch what the dispatcher makes of them."""
-
-    def choose(self, now: float) -> Lane | None:
-        before = picture(self)
-        lane = super().choose(now)
-        assert picture(self) == before, "choose changed something"
-        if lane is not None:
-            self._check_choice(lane, now)
-        return lane
-
-    def hand(self, lane: Lane, now: float) -> int:
-        number = super().hand(lane, now)
-        assert lane.credit <= MOST_CREDIT
-        assert lane.outstanding <= lane.credit or Pause.FINISHING in lane.pauses
-        assert lane.room is None or lane.outstanding <= lane.room
-        assert self._most_given - lane.given <= MOST_ARREARS
-        return number
-
-    def _check_choice(self, chosen: Lane, now: float) -> None:
-        """Strictly in turn among those with credit that are not late; late ones only if all are."""
-        limit = now - self._late_limit
-        open_lanes = [lane for lane in self.lanes.values() if not lane.pauses]
-        assert chosen in open_lanes
-        if chosen.is_late(limit):
-            assert all(lane.is_late(limit) for lane in open_lanes)
-        most = FIRST_CREDIT if self.is_costly else MOST_CREDIT
-        blocked = now - self._overdue_limit
-        rivals = [
-            lane
-            for lane in open_lanes
-            if lane.has_room and lane.outstanding < most and not lane.is_late(blocked)
-            if lane.is_late(limit) == chosen.is_late(limit)
-        ]
-        assert chosen in rivals
-        assert chosen.given == min(lane.given for lane in rivals)
-        assert chosen is next(lane for lane in rivals if lane.given == chosen.given)
-
-
-def picture(lanes: Lanes) -> object:
-    """All there is to know about the lanes, to see whether something changed."""
-    each = [
-        (
-            worker,
-            *(getattr(lane, name) for name in Lane.__slots__ if name not in ("pending", "pauses")),
-            tuple(lane.pending.items()),
-            frozenset(lane.pauses),
-        )
-        for those in (lanes.lanes, lanes._left)
-        for worker, lane in those.items()
-    ]
-    others = {name: value for name, value in vars(lanes).items() if name not in ("lanes", "_left")}
-    return each, list(lanes._left), others
 
 
 class World:
@@ -253,7 +197,9 @@ class World:
         self.hear()
 
     def finish(self, worker: int, *, at_once: bool = False) -> None:
-        """It is asked to leave, and is the last one."""
+        """It is asked to leave, and is the last one; `at_once`: it leaves without being asked."""
+        if self.workers[worker].finishes and self.dispatcher.finishing != worker:
+            return  # it has been given them already
         for other, it in self.workers.items():
             if other != worker and not it.rests:
                 self.rest(other)
@@ -322,62 +268,7 @@ class World:
             pass
         self.acknowledge(worker)
 
-    # --- the law ------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        self._check_places()
-        for worker, it in self.workers.items():
-            self._check_account(worker, it)
-        at_work = {worker for worker, it in self.workers.items() if not it.rests}
-        assert set(self.lanes.lanes) == at_work
-        assert set(self.lanes._left) == set(self.workers) - at_work
-        self._check_waits()
-
-    def _check_places(self) -> None:
-        places = [
-            list(self.dispatcher.queue),
-            [c for it in self.workers.values() for message in it.belt for c in message.connections],
-            [c for it in self.workers.values() for c in it.taken.values() if c is not None],
-            list(self.picked_up),
-            list(self.lost),
-        ]
-        everywhere = [connection for place in places for connection in place]
-        assert sorted(everywhere) == sorted(self.accepted), "a connection is in two places, or in none"
-        assert self.dispatcher.accepted == len(self.accepted)
-
-    def _check_account(self, worker: int, it: Worker) -> None:
-        lane = self.lanes.lane_of(worker)
-        assert lane is not None
-        numbers = [number for message in it.belt for number, _ in message.numbered()] + list(it.taken)
-        assert sorted(lane.pending) == sorted(numbers), "the account is not what lies there"
-        if not it.rests:
-            expected = {Pause.FULL} if it.is_full else set()
-            expected |= {Pause.BELT} if self.now < it.belt_rests_until else set()
-            expected |= {Pause.FINISHING} if it.finishes else set()
-            assert lane.pauses - {Pause.STALLED} == expected, "a reason was ended by another, or not at all"
-        assert 1 <= lane.credit <= MOST_CREDIT
-        if lane.is_stalled:
-            assert lane.pending, "stalled, with nothing to be heard of"
-
-    def _check_waits(self) -> None:
-        """Nobody waits for what may be had now, and what may be had later is waited for."""
-        look_at = self.dispatcher.orders.look_at
-        assert look_at is None or look_at > self.now
-        if look_at is not None and look_at - self.now < TICK:
-            return
-        may_accept = self.listens and self.now >= self.accepts_at
-        waiting = list(self.dispatcher.queue) + (list(self.backlog) if may_accept else [])
-        finishing = self.dispatcher.finishing
-        if finishing is not None:
-            it, lane = self.workers[finishing], self.lanes.lanes[finishing]
-            is_stuck = self.now < it.belt_rests_until or not may_accept
-            assert is_stuck or (it.room is not None and lane.outstanding >= it.room)
-        elif waiting:
-            assert self.lanes.choose(self.now) is None, "somebody waits, and a worker could have it"
-        if self.now < self.accepts_at and self.listens:
-            assert look_at is not None
-        if self.lanes.overdue(self.now) and not self.lanes.is_costly:
-            assert look_at is not None, "nobody would look for what is to be recalled"
+    # --- the end --------------------------------------------------------------------------------------
 
     def settle(self, *, steps: int = 400) -> None:
         """Those who can, work; everything must be picked up."""
@@ -388,7 +279,7 @@ class World:
                 if not it.stands_still:
                     self.work(worker)
             self.advance(0.001)
-            self.check()
+            check(self)
         raise AssertionError(
             f"waiting for ever: backlog {list(self.backlog)}, queue {list(self.dispatcher.queue)},"
             f" {self.workers}, {picture(self.lanes)}"

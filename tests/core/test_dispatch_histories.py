@@ -1,7 +1,7 @@
 """Random histories of the real dispatcher, with a backlog, belts and workers in memory.
 
 The law: each accepted connection is at every step in exactly one of queued, on a belt, picked up, given back
-(and then queued again). `World` checks it after every step, and that nobody waits for what could be had.
+(and then queued again). `law` checks it after every step, and that nobody waits for what could be had.
 """
 
 import contextlib
@@ -11,9 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from everycore.core.lanes import COSTLY, LATE_AFTER, RECALL_AFTER, SLOW_PICK_UP, Pause
+from everycore.core.lanes import COSTLY, LATE_AFTER, RECALL_AFTER, SLOW_PICK_UP
 from everycore.errors import ProtocolError
-from tests.core.belts import World, picture
+from tests.core.belts import World
+from tests.core.law import check
+from tests.core.watched_lanes import picture
 
 WORKERS = st.integers(1, 4)
 
@@ -137,7 +139,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_law(self):
-        self.world.check()
+        check(self.world)
 
     def teardown(self):
         """Nothing waits for ever while somebody has credit and is not blocked."""
@@ -145,15 +147,10 @@ class Histories(RuleBasedStateMachine):
         world.accept_fails = False
         for worker, it in list(world.workers.items()):
             it.belt_takes = True
-            if it.finishes and worker != world.dispatcher.finishing:
-                it.finishes = False
-                world.lanes.resume(worker, Pause.FINISHING)
-                it.rests = True
-                world.dispatcher.leave(worker)
-            if (it.is_full or it.rests) and not it.stands_still:
+            if (it.is_full or it.rests) and not (it.stands_still or it.finishes):
                 world.join(worker, it.batch)
-        if world.alive():
-            world.settle()
+        world.join(5)
+        world.settle()
 
 
 TestHistories = Histories.TestCase

@@ -28,7 +28,7 @@ from everycore.core.lanes import Lane, Lanes, Pause
 
 #: Connections handed out before the loop turns again: acknowledgements and exits must get their turn too.
 BURST: Final = 64
-#: A belt took nothing (ETOOMANYREFS: too many descriptors in flight, unix(7)): seconds until it is tried again.
+#: Seconds until a belt is tried again that took nothing (ETOOMANYREFS: too many descriptors in flight).
 BELT_PAUSE: Final = 0.01
 #: Connections that the last worker of a listener is given when it leaves: a backlog, and no flood.
 MOST_AT_THE_END: Final = 4096
@@ -193,8 +193,8 @@ class Dispatcher(Generic[C]):
         self._turn_soon = self._is_closed = self._has_all = False
         was_starving, is_finishing = self._starving, self.finishing is not None
         shares = self._portion(now, accept) if is_finishing else self._shares(now, accept, woken=woken)
-        # When all were out of credit, the next look may have been left to an acknowledgement. What the one that
-        # is finishing is slow to take, another one that comes meanwhile may have.
+        # When all were out of credit, the next look may have been left to an acknowledgement. What the worker
+        # that is finishing is slow to take, another one that comes meanwhile may have.
         if shares or was_starving or self._starving or is_finishing:
             self._look_for_late(now)
         is_costly = self.lanes.is_costly
@@ -207,7 +207,7 @@ class Dispatcher(Generic[C]):
                     if lane.pauses and Pause.BELT in lane.pauses:
                         self._take_back(lane, first + start, share[start:])
                         break
-            shares = self._portion(now, accept) if is_finishing else None
+            shares = self._portion(now, accept) if is_finishing else {}
 
     def _shares(self, now: float, accept: Accept[C], *, woken: bool) -> dict[Lane, list[C]]:
         """What waits, as long as somebody has credit."""
@@ -245,7 +245,7 @@ class Dispatcher(Generic[C]):
         return shares
 
     def _portion(self, now: float, accept: Accept[C]) -> dict[Lane, list[C]]:
-        """One more message for the worker that is finishing, whatever its credit; nothing if it takes no more."""
+        """A message for the worker that is finishing, whatever its credit; none if it takes no more."""
         assert self.finishing is not None
         lane = self.lanes.lanes[self.finishing]
         if self._accept_at is not None or Pause.BELT in lane.pauses:
@@ -275,9 +275,10 @@ class Dispatcher(Generic[C]):
         return accepted
 
     def _take_back(self, lane: Lane, first: int, connections: list[C]) -> None:
-        """The belt refused the message with number `first`: it and what was to follow are queued again, first."""
+        """The belt refused what was sent as number `first`: it, and what was to follow, is next again."""
         self.lanes.returned(lane.worker, first, len(connections))
         self.queue.extendleft(reversed(connections))
+        self._turn_soon = self.finishing is None  # another worker may have them
 
     def refused(self, worker: int, now: float) -> None:
         """The belt of `worker` took no more of this turn's messages: it rests a moment."""

@@ -203,10 +203,7 @@ class Lanes:
             pending = lane.pending
             count = len(pending)
             has_room = count < lane.credit and count < most and (lane.room is None or count < lane.room)
-            for oldest in pending.values():
-                break
-            else:
-                oldest = now
+            oldest = next(iter(pending.values()), now)
             if oldest < limit:
                 if has_room and oldest >= now - self._overdue_limit:
                     late.append(lane)
@@ -227,9 +224,8 @@ class Lanes:
         lane.pending[number] = now
         lane.total += 1
         given, least = lane.given, self._most_given - MOST_ARREARS
-        lane.given = given = (given if given > least else least) + 1
-        if given > self._most_given:
-            self._most_given = given
+        lane.given = given = (max(least, given)) + 1
+        self._most_given = max(self._most_given, given)
         return number
 
     def probe(self, lane: Lane, now: float) -> int:
