@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from everycore.core import wire
-from everycore.core.dispatch import COSTLY
+from everycore.core.lanes import COSTLY
 from everycore.core.patience import MOST
 from everycore.foreign import socket_internals
 from everycore.system.belt import make_pair
@@ -234,7 +234,7 @@ class TestWhoHoldsTooMany:
 
 
 class TestErrorsOfAccept:
-    """The primary's acceptor judges them alike (tests/runtime/test_acceptor.py)."""
+    """The primary's acceptor judges them alike (tests/runtime/test_distributor_trouble.py)."""
 
     @pytest.fixture
     def failures(self, monkeypatch):

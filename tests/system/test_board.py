@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from everycore.core.dispatch import COSTLY
+from everycore.core.lanes import COSTLY
 from everycore.system import board
 from everycore.system.board import (
     ACCEPTED,

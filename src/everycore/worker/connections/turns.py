@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from everycore.core import wire
-from everycore.core.dispatch import COSTLY
+from everycore.core.lanes import COSTLY
 from everycore.core.patience import Patience
 from everycore.foreign import asyncio_internals
 from everycore.foreign.socket_internals import accept
