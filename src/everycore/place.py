@@ -6,10 +6,12 @@ Invariant: at most one place a process; a fork of a worker has none.
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 from everycore import role
 from everycore.errors import RoleError
+from everycore.held_signals import held
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
@@ -23,11 +25,14 @@ def take() -> None:
     global _session
     if role.ticket is None:
         return
-    from everycore.worker.boot import join
-    from everycore.worker.context import WorkerContext
-    from everycore.worker.session import Session
+    # Until there are handlers: Ctrl-C reaches the whole process group, and a worker that is asked to leave in
+    # its first moments is to leave well.
+    with held(signal.SIGINT, signal.SIGTERM):
+        from everycore.worker.boot import join
+        from everycore.worker.context import WorkerContext
+        from everycore.worker.session import Session
 
-    _session = Session(join(role.ticket), WorkerContext)
+        _session = Session(join(role.ticket), WorkerContext)
 
 
 def give_up() -> None:
@@ -42,6 +47,11 @@ def give_up() -> None:
 def session() -> Session | None:
     """What this process has as a worker; None if it is not one."""
     return _session
+
+
+def is_leaving() -> bool:
+    """Whether this process is a worker that has begun to leave."""
+    return _session is not None and _session.departure.has_begun
 
 
 def context() -> WorkerContext | None:

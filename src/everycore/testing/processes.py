@@ -23,9 +23,10 @@ import msgspec
 
 from everycore.foreign.signal_internals import signal_of
 from everycore.model import ExitStatus
-from everycore.role import VARIABLE, Ticket
+from everycore.role import VARIABLE
 from everycore.system.processes import Identity, Spawned
 from everycore.testing.clock import VirtualTimeLoop
+from everycore.ticket import Ticket
 
 #: The first pid: above any that Linux gives (proc(5), pid_max), so that no signal reaches somebody else.
 _FIRST_PID: Final = 5_000_000
