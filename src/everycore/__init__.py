@@ -22,6 +22,7 @@ from everycore.errors import (
     ConfigurationError,
     EverycoreError,
     ProtocolError,
+    ReloadFailed,
     RequestFailed,
     RequestTimeout,
     RoleError,
@@ -36,11 +37,20 @@ from everycore.events import (
     Message,
     Online,
     Ready,
+    ReloadBegan,
+    ReloadEnded,
     SetUp,
     WorkerEvent,
 )
 from everycore.listening import listen
-from everycore.model import ExitStatus, ListenerSnapshot, Snapshot, State, WorkerSnapshot
+from everycore.model import (
+    ExitStatus,
+    ListenerSnapshot,
+    ReloadSnapshot,
+    Snapshot,
+    State,
+    WorkerSnapshot,
+)
 from everycore.place import current_worker
 from everycore.role import is_primary, is_worker
 from everycore.settings import Settings
@@ -85,6 +95,10 @@ __all__ = [
     "Pool",
     "ProtocolError",
     "Ready",
+    "ReloadBegan",
+    "ReloadEnded",
+    "ReloadFailed",
+    "ReloadSnapshot",
     "RequestFailed",
     "RequestTimeout",
     "RoleError",

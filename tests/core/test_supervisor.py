@@ -7,12 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from everycore.core.supervisor import (
-    LAST_SECONDS,
+from everycore.core.orders import (
     Action,
     Dismiss,
     Exited,
-    Failure,
     Finish,
     Fork,
     Forked,
@@ -24,9 +22,10 @@ from everycore.core.supervisor import (
     ScaleTo,
     SetTimer,
     Stop,
-    Supervisor,
     TimerFired,
 )
+from everycore.core.slots import Failure
+from everycore.core.supervisor import LAST_SECONDS, Supervisor
 from everycore.model import ExitStatus
 
 BOOT_TIMEOUT = 60.0

@@ -38,6 +38,8 @@ Examples:
 \b
 Signals:
   INT (Ctrl-C), TERM  take every worker out of the rotation and send it TERM; the second one ends all at once
+  HUP                 reload: replace all workers, each new one ready before the old one leaves
+  TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
 
 \b
 Exit status:
@@ -101,6 +103,11 @@ class _RunCommand(click.Command):
 @click.option(
     "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
 )
+@click.option(
+    "--surge",
+    metavar="N",
+    help="Workers that a reload starts at a time; 0: stop the old one first.  [default: 1]",
+)
 @click.option("--log-level", metavar="LEVEL", help=f"{', '.join(logs.LEVELS)}.  [default: info]")
 @click.option(
     "--name", metavar="TEXT", help="What this service is called in log lines.  [default: the program]"
@@ -126,6 +133,7 @@ class Options:
     policy: str | None
     loop: str
     grace: float
+    surge: int
     log_level: str
     name: str
 
@@ -151,6 +159,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         grace=value(
             "--grace", sources.parse_seconds(0.0), 25.0 if "KUBERNETES_SERVICE_HOST" in environ else 30.0
         ),
+        surge=value("--surge", sources.parse_count(0), 1),
         log_level=value("--log-level", sources.parse_choice(logs.LEVELS), "info"),
         name=value("--name", sources.parse_text, program[1] if program[0] == "-m" else program[0]),
     )
@@ -181,6 +190,8 @@ def _run(options: Options) -> int:
         grace=options.grace,
         boot_timeout=None,  # a program need not listen
         may_finish=True,
+        surge=options.surge,
+        signals=True,
         new_group=True,
     )
     outcome = run_program(pool, options.name)

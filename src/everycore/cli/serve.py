@@ -21,6 +21,7 @@ from everycore.ops import activation, logs, sources
 from everycore.ops.activation import activated_descriptors
 from everycore.ops.binds import parse_binds
 from everycore.ops.job import INTERFACES, Job, check_app
+from everycore.role import working_directory
 from everycore.settings import LOOPS, POLICIES, Settings
 from everycore.system.machine import Bound, cpu_bound, is_linux, memory_limit, worker_bound
 from everycore.system.processes import interpreter_flags
@@ -39,6 +40,8 @@ Examples:
 \b
 Signals:
   INT (Ctrl-C), TERM  finish the requests at hand within the grace, then end; the second one ends at once
+  HUP                 reload: replace all workers, each new one ready before the old one leaves
+  TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
 
 \b
 Exit status:
@@ -79,6 +82,11 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 @click.option(
     "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
 )
+@click.option(
+    "--surge",
+    metavar="N",
+    help="Workers that a reload starts at a time; 0: stop the old one first.  [default: 1]",
+)
 @click.option("--boot-timeout", metavar="SECONDS", help="Time to become ready.  [default: 60]")
 @click.option("--factory", is_flag=True, help="APP makes the application: call it without arguments.")
 @click.option(
@@ -113,6 +121,7 @@ class Options:
     workers: Bound
     policy: str | None
     boot_timeout: float
+    surge: int
     name: str
     show_counts: bool
 
@@ -149,6 +158,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         ),
         policy=value("--policy", sources.parse_choice(POLICIES), None),
         boot_timeout=value("--boot-timeout", sources.parse_seconds(0.1), 60.0),
+        surge=value("--surge", sources.parse_count(0), 1),
         name=value("--name", sources.parse_text, job.app),
         show_counts=arguments["show_counts"],
     )
@@ -165,7 +175,9 @@ def worker_bound_of(workers: sources.Resolved[int | Literal["auto"]]) -> Bound:
 def _check_folder(option: str, folder: str) -> str:
     if not os.path.isdir(folder):
         raise ConfigurationError(option, f"there is no folder {folder!r}")
-    return os.path.abspath(folder)
+    # Not tidied: each worker looks where this leads when it starts.
+    here = working_directory(os.environ)
+    return here if folder == "." else os.path.join(here, folder)
 
 
 def _require_engine() -> None:
@@ -187,6 +199,8 @@ def _run(options: Options, command: list[str]) -> int:
         policy=options.policy,
         grace=options.job.grace,
         boot_timeout=options.boot_timeout,
+        surge=options.surge,
+        signals=True,
         new_group=True,
     )
     outcome = run_service(pool, options.name, sys.stdout if options.show_counts else None)
