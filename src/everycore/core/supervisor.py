@@ -71,9 +71,9 @@ class Supervisor:
     boot_timeout: float | None = 60.0
     may_finish: bool = False
     rollout: Rollout = field(default_factory=Rollout)
+    was_ever_ready: bool = False
     _slots: dict[int, Slot] = field(default_factory=dict)
     _wanted: int = 0
-    _was_ever_ready: bool = False
     _is_ending: bool = False
     _is_finished: bool = False
     _failure: Failure | None = None
@@ -177,7 +177,7 @@ class Supervisor:
         if found is None:
             return []
         slot, member = found
-        self._was_ever_ready = True
+        self.was_ever_ready = True
         member.ready_at = now
         if member.is_dismissed:  # its deadline is for leaving
             return []
@@ -210,7 +210,7 @@ class Supervisor:
             return [] if slot.is_filled else [self._fill(slot, now)]
         if self.may_finish and member.ready_at is None and given.status.code == 0:
             return [] if any(other.is_filled for other in self._slots.values()) else self._end(None)
-        if not self._was_ever_ready:
+        if not self.was_ever_ready:
             self._failure = Failure(given.worker, given.status, member.is_overdue)
             return [GiveUp(self._failure), *self._end(now + LAST_SECONDS)]
         delay = 0.0

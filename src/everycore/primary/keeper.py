@@ -132,7 +132,9 @@ class Keeper:
     def _perform(self, action: orders.Action) -> None:
         match action:
             case orders.Fork(slot, generation):
-                worker = self._cluster._fork(slot=slot, generation=generation)
+                # A pool that has run is not over for a setting that cannot work now: it is tried again.
+                raises = generation == 0 and not self._supervisor.was_ever_ready
+                worker = self._cluster._fork(slot=slot, generation=generation, raises=raises)
                 self._workers[worker.id] = worker
                 self.asking.forked(worker)
                 # At once: before anything that a callback may have asked for meanwhile.
