@@ -1,8 +1,10 @@
 """Rolling reload of `serve` and `run`: by HUP, under load, with broken code, from another release."""
 
+import contextlib
 import os
 import pty
 import signal
+import socket
 import sys
 
 import pytest
@@ -80,6 +82,36 @@ def test_run_loses_nobody(start_command, tmp_path, policy, loop, times):
     options = ["--policy", policy, "--loop", loop]
     running = run(start_command, tmp_path, PROGRAM + "\nasyncio.run(main())\n", options=options)
     reload_under_load(running.program, running.port(), LINE, times)
+
+
+def has_helper(pid: int) -> bool:
+    """Whether a worker has heard SIGTERM: a thread waits for the end of its work."""
+    return len(os.listdir(f"/proc/{pid}/task")) > 1
+
+
+@both_policies
+@both_loops
+def test_a_program_that_is_to_leave_takes_nobody_while_it_finishes(start_command, tmp_path, policy, loop):
+    options = ["--policy", policy, "--loop", loop]
+    running = run(start_command, tmp_path, PROGRAM + "\nasyncio.run(main())\n", options=options)
+    port = running.port()
+    with contextlib.ExitStack() as stack:
+
+        def hold(count: int) -> list[socket.socket]:
+            return [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(count)]
+
+        before = hold(4)
+        old = running.program.descendants()
+        reload(running.program, 1)
+        while not all(has_helper(pid) for pid in old):
+            ask(port)
+        after = hold(60)  # with a share of them each of four workers would have sixteen
+        for sock in before + after:
+            sock.sendall(LINE)
+        assert [sock.recv(100) for sock in before] == [b"0\n"] * 4
+        # Some may have been under way to an old worker when that was told.
+        assert [sock.recv(100) for sock in after].count(b"0\n") <= 8
+    assert running.program.finish() == 0
 
 
 # Code that cannot boot

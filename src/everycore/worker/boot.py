@@ -127,7 +127,7 @@ class Terminator:
     def _leave(self, number: int) -> None:
         # The signal is for the main thread, which may hold it back for a moment (`everycore.foreign`).
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-        self.wait()
+        self.wait(self.deadline())
         while not self._has_heard:  # a signal may come in the moment before a system call, and wake nobody
             handler = signal.getsignal(number)
             if self._post.only_note and handler in _DEFAULT_HANDLERS:
@@ -137,18 +137,22 @@ class Terminator:
                 return  # a loop's: it hears the first one
             sleep(AGAIN)
 
-    def wait(self) -> None:
-        """Tell the primary, and wait until no connection is open or grace is over."""
-        deadline = time.monotonic() + self._post.ticket.grace
+    def deadline(self) -> float:
+        """When the grace is over that begins now."""
+        return time.monotonic() + self._post.ticket.grace
+
+    def wait(self, deadline: float) -> None:
+        """Tell the primary, and wait until no connection is open or the grace is over."""
         try:
             self._post.link.tell(wire.Leave())
         except (OSError, EverycoreError):
             pass  # the primary is gone: we leave all the same
-        while self._works() and time.monotonic() < deadline:
+        while self.is_at_work() and time.monotonic() < deadline:
             sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self.is_over = True
 
-    def _works(self) -> bool:
+    def is_at_work(self) -> bool:
+        """Whether a connection is open."""
         try:
             return self._post.connections.open > 0
         except RuntimeError:  # another thread has just accepted one

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -38,7 +39,7 @@ class ProgramTerminator(Terminator):
         self._in_loop = _runs_event_loop()
         if not self.has_helper and _has_come_to_its_end():
             # Then no thread can be started any more (Python 3.12), and there is no need to.
-            self.wait()
+            self.wait(self.deadline())
             self.end(frame)
         else:
             super().__call__(number, frame)
@@ -59,9 +60,14 @@ class ProgramTerminator(Terminator):
         raise SystemExit(0)
 
     def _leave(self, number: int) -> None:
-        self.wait()
-        if self._in_loop:
+        deadline = self.deadline()
+        self.wait(deadline)
+        while self._in_loop:
             sleep(_LAST_TURNS)
+            if not self.is_at_work() or time.monotonic() >= deadline:
+                break
+            # It was just taking one, which was not counted yet.
+            self.wait(deadline)
         os.kill(os.getpid(), number)
         while signal.getsignal(number) is self:
             sleep(AGAIN)
