@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ConfigurationError,
         EverycoreError,
         ProtocolError,
+        ReloadFailed,
         RequestFailed,
         RequestTimeout,
         RoleError,
@@ -46,11 +47,20 @@ if TYPE_CHECKING:
         Message,
         Online,
         Ready,
+        ReloadBegan,
+        ReloadEnded,
         SetUp,
         WorkerEvent,
     )
     from everycore.listening import listen
-    from everycore.model import ExitStatus, ListenerSnapshot, Snapshot, State, WorkerSnapshot
+    from everycore.model import (
+        ExitStatus,
+        ListenerSnapshot,
+        ReloadSnapshot,
+        Snapshot,
+        State,
+        WorkerSnapshot,
+    )
     from everycore.pool import Pool
     from everycore.primary.cluster import Cluster
     from everycore.primary.worker import Worker
@@ -87,6 +97,10 @@ __all__ = [
     "Pool",
     "ProtocolError",
     "Ready",
+    "ReloadBegan",
+    "ReloadEnded",
+    "ReloadFailed",
+    "ReloadSnapshot",
     "RequestFailed",
     "RequestTimeout",
     "RoleError",
@@ -116,10 +130,11 @@ __all__ = [
 _HOMES = {
     "entry": "new_event_loop ready run",
     "errors": "BootError ChannelClosed ChannelError ChannelFull ClusterClosed ConfigurationError"
-    " EverycoreError ProtocolError RequestFailed RequestTimeout RoleError UnsupportedPlatform",
-    "events": "Disconnected Event Exited Forked Listening Message Online Ready SetUp WorkerEvent",
+    " EverycoreError ProtocolError ReloadFailed RequestFailed RequestTimeout RoleError UnsupportedPlatform",
+    "events": "Disconnected Event Exited Forked Listening Message Online Ready ReloadBegan"
+    " ReloadEnded SetUp WorkerEvent",
     "listening": "listen",
-    "model": "ExitStatus ListenerSnapshot Snapshot State WorkerSnapshot",
+    "model": "ExitStatus ListenerSnapshot ReloadSnapshot Snapshot State WorkerSnapshot",
     "settings": "Settings",
     "aio.emitter": "EventStream",
     "aio.delivery": "MessageStream",

@@ -9,6 +9,7 @@ Invariant: fields are plain values; the text is made from them. Imports nothing 
       UnsupportedPlatform     also RuntimeError: this system lacks what a cluster needs
       ClusterClosed           also RuntimeError: the cluster is not open (not yet, or no longer)
       BootError               the application could not start in a worker
+      ReloadFailed            not all workers of a pool could be replaced
       ChannelError
         ChannelClosed         also ConnectionError: the peer is gone; `.status` if it is known
         ChannelFull           `send_nowait` found no room
@@ -73,6 +74,21 @@ class BootError(EverycoreError):
 
     def __str__(self) -> str:
         return f"worker {self.worker} could not start the application"
+
+
+class ReloadFailed(EverycoreError):
+    """A reload ended before all workers were replaced: those that were not go on as they are.
+
+    `worker` is the one that did not become ready, `report` what became of it; None: the pool ends.
+    """
+
+    def __init__(self, worker: int | None, report: str) -> None:
+        super().__init__(worker, report)
+        self.worker = worker
+        self.report = report
+
+    def __str__(self) -> str:
+        return f"the reload failed: {self.report}"
 
 
 class ChannelError(EverycoreError):

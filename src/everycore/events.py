@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import signal
     import socket
 
+    from everycore.errors import ReloadFailed
     from everycore.model import Address, ExitStatus
     from everycore.primary.worker import Worker
     from everycore.settings import Settings
@@ -37,6 +38,23 @@ class SetUp(Event):
 
     worker: None = None
     settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadBegan(Event):
+    """A pool begins to replace its workers: those that it starts from here on have this `generation`."""
+
+    worker: None = None
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadEnded(Event):
+    """All workers are new and ready; or `error` says why not, and the others go on as they are."""
+
+    worker: None = None
+    generation: int
+    error: ReloadFailed | None
 
 
 # Below, who adds no field is a plain subclass: making a dataclass costs a third of a millisecond at import.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import signal
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 #: What `socket.getsockname()` returns: a tuple for IP, str or bytes for a unix socket.
 Address = Any
@@ -82,8 +82,18 @@ class ListenerSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class ReloadSnapshot:
+    """A pool's reload: the one under way, or the last one. `reason`: why it failed."""
+
+    generation: int
+    state: Literal["running", "done", "failed"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole cluster at one moment."""
+    """The whole cluster at one moment. `reload`: None if there was none, or there is no `Pool`."""
 
     workers: tuple[WorkerSnapshot, ...]
     listeners: tuple[ListenerSnapshot, ...]
+    reload: ReloadSnapshot | None = None

@@ -1,39 +1,36 @@
 """`Pool`: a cluster that keeps its number of workers.
 
-Job: drive `core.supervisor` with the events of a `Cluster`, and perform what it decides. Invariant: one input
-at a time, its actions performed in order before the next is looked at, whoever called (an event, a timer, or
-a callback that calls `scale` while we fork). Must not import cli, ops or servers.
+The public face: `core.supervisor` decides, and `primary.keeper`, which drives it, has the operations. Signals
+and whatever else commands a pool call the same ones. Must not import cli, ops or servers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
-import signal
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from everycore.aio.emitter import EventStream
+from everycore.aio.orders import obey_signals
 from everycore.aio.requests import Handler
 from everycore.aio.shutdown import current_shutdown
 from everycore.aio.subscriptions import Subscription
-from everycore.core import supervisor
 from everycore.core.restarts import Backoff
+from everycore.core.rollout import Rollout
 from everycore.core.supervisor import Supervisor
-from everycore.errors import BootError, ClusterClosed
-from everycore.events import Event, Exited, Ready
+from everycore.errors import BootError, ClusterClosed, ConfigurationError
+from everycore.events import Event
 from everycore.model import Snapshot
-from everycore.primary.asking import Asking
 from everycore.primary.cluster import Cluster
+from everycore.primary.keeper import Keeper
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_count, check_seconds
 from everycore.system.machine import cpu_bound, memory_limit, worker_bound
 
 E = TypeVar("E", bound=Event)
-_logger = logging.getLogger("everycore.pool")
 
 
 class Pool:
@@ -48,6 +45,10 @@ class Pool:
     not ready within `boot_timeout` seconds is killed; one that never listens has to call `everycore.ready()`.
     With `may_finish`, a worker that ends with status 0 before it was ready has done its work and is not
     replaced; `wait` returns when all have.
+
+    `reload` replaces all workers, `surge` at a time: a new one is ready before the old one leaves. With a
+    surge of 0 the old one leaves first, so that what is numbered by slot never has two owners. With
+    `signals`, HUP reloads, and TTIN and TTOU scale, while the block is open (`aio.orders`).
 
     Leaving the block stops all workers, as leaving that of a `Cluster` does, and raises the `BootError` that
     nobody has heard from `wait`. The other arguments are those of `Cluster`, with one other default: while no
@@ -68,12 +69,15 @@ class Pool:
         max_message: int = 16 * 1024 * 1024,
         boot_timeout: float | None = 60.0,
         may_finish: bool = False,
+        surge: int = 1,
+        signals: bool = False,
         new_group: bool = False,
     ) -> None:
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
         if boot_timeout is not None:
             boot_timeout = check_seconds("boot_timeout", boot_timeout, least=0.1)
-        self._supervisor = Supervisor(Backoff(), boot_timeout, may_finish)
+        rollout = Rollout(check_count("surge", surge, least=0))
+        self._supervisor = Supervisor(Backoff(), boot_timeout, may_finish, rollout)
         self.cluster = Cluster(
             settings,
             policy=policy,
@@ -85,17 +89,11 @@ class Pool:
             max_message=max_message,
             new_group=new_group,
         )
-        self._boot_timeout = boot_timeout
-        self._inputs: deque[supervisor.Input] = deque()
-        self._is_busy = False
+        self._obeys_signals = signals
         self._is_open = False
         self._is_told = False
-        self._ours: dict[int, Worker] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._end: asyncio.Future[None]
-        self._follower: asyncio.Task[None]
-        self._asking: Asking
+        self._keeper: Keeper
+        self._leave = contextlib.ExitStack()
 
     # What a user calls
 
@@ -107,25 +105,48 @@ class Pool:
     @property
     def size(self) -> int:
         """How many workers are to be alive: the last `scale`, and 0 once the pool ends."""
-        return self._supervisor.wanted
+        return self._keeper.size if self._is_open else 0
 
     def scale(self, count: int) -> None:
         """Keep `count` workers from now on. Those too many finish their work; the highest slots go."""
         self._check_open()
-        self._tell(supervisor.ScaleTo(check_count("workers", count)))
+        self._keeper.scale(check_count("workers", count))
+
+    async def reload(self) -> None:
+        """Replace all workers by new ones, slot by slot; returns when the last new one is ready.
+
+        The workers that were replaced finish their work meanwhile, and for the grace at most. A reload that
+        is asked for while one is under way begins when that one has ended. Cancelling this call stops
+        nothing.
+
+        Raises: ReloadFailed if a new worker did not become ready: those that were replaced stay new, the
+        others go on as they are. Until the next reload `snapshot` says so.
+        """
+        self._check_open()
+        await self._keeper.order_reload()
+
+    def drain(self, worker: int) -> None:
+        """Let the worker with that id finish its work and leave. Its slot is filled at once; surge 0: then.
+
+        Raises: ConfigurationError if it is not one of the pool's.
+        """
+        self._check_open()
+        if not self._keeper.owns(worker):
+            raise ConfigurationError("worker", f"this pool has no worker {worker!r}")
+        self._keeper.drain(worker)
 
     def stop(self) -> None:
         """Ask all workers to finish and leave, and replace none; `wait` returns when they are gone."""
         self._check_open()
-        self._tell(supervisor.Stop())
+        self._keeper.stop()
 
     async def wait(self) -> None:
         """Wait until the pool has ended: after `stop`, or with `BootError`: the application cannot start."""
         self._check_open()
         try:
-            await asyncio.shield(self._end)
+            await asyncio.shield(self._keeper.end)
         finally:
-            self._is_told = self._end.done()
+            self._is_told = self._keeper.end.done()
 
     async def disconnect(self, timeout: float | None = None) -> None:
         """`stop`, and wait until all workers are gone. Raises TimeoutError after `timeout` seconds."""
@@ -135,15 +156,14 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         await self.cluster.__aenter__()
-        self._loop = asyncio.get_running_loop()
-        self._end = self._loop.create_future()
-        self._follower = self._loop.create_task(self._follow(self.cluster.events(Ready, Exited)))
-        self._asking = Asking(self.cluster, self._end)
+        self._keeper = Keeper(self.cluster, self._supervisor)
         self._is_open = True
         if (shutdown := current_shutdown()) is not None:
             # `everycore.run` is to stop us at a signal: if it stopped the cluster, we would fork again.
             shutdown.add(self)
             shutdown.discard(self.cluster)
+        if self._obeys_signals:
+            self._leave.enter_context(obey_signals(asyncio.get_running_loop(), self._keeper))
         self.scale(self._count)
         return self
 
@@ -157,10 +177,10 @@ class Pool:
         finally:
             if (shutdown := current_shutdown()) is not None:
                 shutdown.discard(self)
-            # The cluster has closed its events, so this ends once those left are told, and with it the pool.
-            await self._follower
-            self._set_timer(None)
-        failure = self._end.exception() if self._end.done() else None
+            self._leave.close()
+            await self._keeper.close()
+        end = self._keeper.end
+        failure = end.exception() if end.done() else None
         if failure is not None and kind is None and not self._is_told:
             raise failure
 
@@ -183,8 +203,9 @@ class Pool:
         return self.cluster.events(*kinds)
 
     def snapshot(self) -> Snapshot:
-        """As `Cluster.snapshot`."""
-        return self.cluster.snapshot()
+        """As `Cluster.snapshot`, and what became of the last reload."""
+        reload = self._keeper.last_reload if self._is_open else None
+        return replace(self.cluster.snapshot(), reload=reload)
 
     async def broadcast(self, message: Any) -> int:
         """As `Cluster.broadcast`."""
@@ -196,7 +217,7 @@ class Pool:
         Raises: TypeError for another kind of function; RuntimeError if somebody answers already.
         """
         self._check_open()
-        return self._asking.answer(handler)
+        return self._keeper.asking.answer(handler)
 
     async def request(
         self, message: Any, handle: Any = None, *, timeout: float | None, keep_open: bool = False
@@ -211,7 +232,7 @@ class Pool:
         """
         self._check_open()
         try:
-            return await self._asking.request(message, handle, timeout=timeout, keep_open=keep_open)
+            return await self._keeper.asking.request(message, handle, timeout=timeout, keep_open=keep_open)
         except BootError:
             self._is_told = True
             raise
@@ -219,83 +240,6 @@ class Pool:
     def _check_open(self) -> None:
         if not self._is_open:
             raise ClusterClosed("the pool is not open: use `async with Pool() as pool:`")
-
-    # Inputs and actions
-
-    async def _follow(self, events: AsyncIterator[Any]) -> None:
-        async for event in events:
-            match event:
-                case Ready():
-                    self._tell(supervisor.Ready(event.worker.id))
-                case Exited():
-                    self._tell(supervisor.Exited(event.worker.id, event.status, random.random()))
-                    self._ours.pop(event.worker.id, None)
-
-    def _tell(self, given: supervisor.Input) -> None:
-        self._inputs.append(given)
-        if self._is_busy:
-            return
-        self._is_busy = True
-        try:
-            while self._inputs:
-                for action in self._supervisor.handle(self._inputs.popleft(), self._loop.time()):
-                    self._perform(action)
-        except Exception as error:
-            # A bug, or the cluster was closed by another hand: either way the pool is over.
-            self._inputs.clear()
-            if not self._end.done():
-                self._end.set_exception(error)
-        finally:
-            self._is_busy = False
-
-    def _perform(self, action: supervisor.Action) -> None:
-        match action:
-            case supervisor.Fork(slot):
-                worker = self.cluster._fork(slot=slot)
-                self._ours[worker.id] = worker
-                self._asking.forked(worker)
-                # At once: before anything that a callback may have asked for meanwhile.
-                self._supervisor.handle(supervisor.Forked(slot, worker.id), self._loop.time())
-            case supervisor.Dismiss(number):
-                self._ours[number].disconnect()
-            case supervisor.Kill(number):
-                self._ours[number].kill(signal.SIGKILL)
-            case supervisor.SetTimer(at):
-                self._set_timer(at)
-            case supervisor.Replace():
-                self._log_replace(action)
-            case supervisor.GiveUp(failure):
-                _logger.debug("giving up: %s", self._describe(failure))
-            case supervisor.Finish(failure):
-                self._finish(failure)
-
-    def _finish(self, failure: supervisor.Failure | None) -> None:
-        if self._end.done():
-            return
-        if failure is None:
-            self._end.set_result(None)
-        else:
-            self._end.set_exception(BootError(failure.worker, self._describe(failure)))
-
-    def _set_timer(self, at: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if at is None else self._loop.call_at(at, self._tell, supervisor.TimerFired())
-
-    def _describe(self, failure: supervisor.Failure) -> str:
-        if failure.overdue:
-            return f"worker {failure.worker} was not ready within {self._boot_timeout:g} s, and was killed"
-        return f"worker {failure.worker} ended before it was ready: {failure.status}"
-
-    def _log_replace(self, action: supervisor.Replace) -> None:
-        how = f"not ready within {self._boot_timeout:g} s, killed" if action.overdue else action.status
-        _logger.warning(
-            "worker %d (slot %d) ended: %s; its slot is filled again in %.1f s",
-            action.worker,
-            action.slot,
-            how,
-            action.delay,
-        )
 
 
 def auto_workers() -> int:

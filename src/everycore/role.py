@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -36,17 +36,28 @@ def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
     return ticket if confirmed else None
 
 
-def _working_directory() -> str:
+def working_directory(environ: Mapping[str, str]) -> str:
+    """Where we are: by the path that led here, if `PWD` still leads here, else without symbolic links.
+
+    A shell's `cd` sets PWD to the path that was asked for (POSIX).
+    """
     try:
-        return os.getcwd()
+        here = os.getcwd()
     except FileNotFoundError:  # it was removed under us
         return "/"
+    path = environ.get("PWD", "")
+    try:
+        is_here = os.path.isabs(path) and os.path.samefile(path, here)
+    except (OSError, ValueError):
+        return here
+    return path if is_here else here
 
 
 ticket: Ticket | None = read_ticket(os.environ)
 
-#: Where everycore was imported: workers start there, so that a later `chdir` breaks no relative script.
-start_directory: str = _working_directory()
+#: Where everycore was imported: workers start there, so that a later `chdir` breaks no relative script. If
+#: the path has symbolic links in it, each worker starts from where they lead at that time.
+start_directory: str = working_directory(os.environ)
 
 #: This process was started with SIGINT ignored, as `nohup` and the `&` of a script do. A primary handles the
 #: signal all the same, and exec resets what is handled: without being told, a worker would not ignore it.

@@ -1,94 +1,24 @@
 """Who is forked, dismissed and killed; when the pool gives up. No process, no clock."""
 
-import signal
-
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from everycore.core.supervisor import (
-    LAST_SECONDS,
-    Action,
+from everycore.core.orders import (
     Dismiss,
     Exited,
-    Failure,
     Finish,
     Fork,
-    Forked,
     GiveUp,
-    Input,
     Kill,
     Ready,
     Replace,
     ScaleTo,
     SetTimer,
     Stop,
-    Supervisor,
-    TimerFired,
 )
+from everycore.core.slots import Failure
+from everycore.core.supervisor import LAST_SECONDS
 from everycore.model import ExitStatus
-
-BOOT_TIMEOUT = 60.0
-CRASH = ExitStatus(signal=signal.SIGKILL)
-DONE = ExitStatus(code=0)
-
-
-class Pool:
-    """A driver whose workers are numbers: it forks, keeps the timer, and remembers all actions."""
-
-    def __init__(self) -> None:
-        self.supervisor = Supervisor(boot_timeout=BOOT_TIMEOUT)
-        self.now = 0.0
-        self.timer: float | None = None
-        self.live: dict[int, int] = {}  # id -> slot
-        self.dismissed: set[int] = set()
-        self.forks = 0
-        self.finished: Finish | None = None
-
-    def tell(self, given: Input) -> list[Action]:
-        actions = self.supervisor.handle(given, self.now)
-        for action in actions:
-            assert self.finished is None, "nothing follows Finish"
-            self.perform(action)
-        return actions
-
-    def perform(self, action: Action) -> None:
-        match action:
-            case Fork(slot):
-                assert slot not in self.live.values(), "one live worker a slot"
-                self.forks += 1
-                self.live[self.forks] = slot
-                assert self.supervisor.handle(Forked(slot, self.forks), self.now) == []
-            case Dismiss(worker):
-                assert worker in self.live
-                assert worker not in self.dismissed
-                self.dismissed.add(worker)
-            case Kill(worker):
-                assert worker in self.live
-            case SetTimer(at):
-                self.timer = at
-            case Finish():
-                self.finished = action
-
-    def ready(self, *workers: int) -> None:
-        for worker in workers:
-            self.tell(Ready(worker))
-
-    def exit(self, worker: int, status: ExitStatus = CRASH) -> list[Action]:
-        self.live.pop(worker)
-        self.dismissed.discard(worker)
-        return self.tell(Exited(worker, status))
-
-    def let_time_pass(self, seconds: float) -> list[Action]:
-        """The timer fires as often as it is due within that time."""
-        until = self.now + seconds
-        actions: list[Action] = []
-        while self.timer is not None and self.timer <= until:
-            self.now = max(self.timer, self.now)
-            actions += self.tell(TimerFired())
-        self.now = until
-        return actions
+from tests.core.pools import BOOT_TIMEOUT, CRASH, DONE, Pool
 
 
 @pytest.fixture
@@ -280,84 +210,3 @@ def test_stop_while_booting_is_no_failure(pool):
 def test_no_scaling_after_stop(running):
     running.tell(Stop())
     assert running.tell(ScaleTo(9)) == []
-
-
-# All histories
-
-
-class Histories(RuleBasedStateMachine):
-    """Whatever happens in whatever order, the module's invariants hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = Pool()
-        self.wanted = 0
-        self.ended = False
-        self.was_ready = False
-
-    @initialize(count=st.integers(1, 4))
-    def start(self, count: int) -> None:
-        self.scale(count)
-
-    @rule(count=st.integers(1, 5))
-    def scale(self, count: int) -> None:
-        self.pool.tell(ScaleTo(count))
-        if not self.ended:
-            self.wanted = count
-
-    @precondition(lambda self: self.pool.live)
-    @rule(data=st.data())
-    def become_ready(self, data: st.DataObject) -> None:
-        self.pool.ready(data.draw(st.sampled_from(sorted(self.pool.live))))
-        self.was_ready = True
-
-    @precondition(lambda self: self.pool.live)
-    @rule(data=st.data(), status=st.sampled_from([CRASH, DONE]))
-    def end_one(self, data: st.DataObject, status: ExitStatus) -> None:
-        worker = data.draw(st.sampled_from(sorted(self.pool.live)))
-        was_asked = worker in self.pool.dismissed
-        actions = self.pool.exit(worker, status)
-        gave_up = any(isinstance(action, GiveUp) for action in actions)
-        assert gave_up == (not self.ended and not was_asked and not self.was_ready)
-        self.ended = self.ended or gave_up
-
-    @rule(seconds=st.floats(0, 100))
-    def wait(self, seconds: float) -> None:
-        self.pool.let_time_pass(seconds)
-
-    @rule()
-    def wake_too_early(self) -> None:
-        self.pool.tell(TimerFired())
-
-    @rule()
-    @precondition(lambda self: self.was_ready)
-    def stop(self) -> None:
-        self.pool.tell(Stop())
-        self.ended = True
-
-    @invariant()
-    def never_too_many(self) -> None:
-        staying = {slot for worker, slot in self.pool.live.items() if worker not in self.pool.dismissed}
-        assert staying <= set(range(0 if self.ended else self.wanted))
-
-    @invariant()
-    def no_slot_is_forgotten(self) -> None:
-        if not self.ended and set(self.pool.live.values()) < set(range(self.wanted)):
-            assert self.pool.timer is not None
-            assert self.pool.timer >= self.pool.now
-
-    @invariant()
-    def ends_exactly_when_the_last_is_gone(self) -> None:
-        assert (self.pool.finished is not None) == (self.ended and not self.pool.live)
-
-    def teardown(self) -> None:
-        # From wherever it was left, enough time fills every slot that nobody blocks.
-        if not self.ended and self.was_ready:
-            for worker in list(self.pool.dismissed):
-                self.pool.exit(worker)
-            self.pool.let_time_pass(20)
-            assert set(self.pool.live.values()) == set(range(self.wanted))
-
-
-TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=200, stateful_step_count=40)

@@ -41,6 +41,15 @@ def grace_option(function: Function) -> Function:
     )(function)
 
 
+def surge_option(function: Function) -> Function:
+    """`--surge`."""
+    return click.option(
+        "--surge",
+        metavar="N",
+        help="Workers that a reload starts at a time; 0: stop the old one first.  [default: 1]",
+    )(function)
+
+
 def loop_option(what: str) -> Callable[[Function], Function]:
     """`--loop`; `what` the loop is for."""
     text = f"{what}: {', '.join(LOOPS)}.  [default: {LOOPS[0]}]"
@@ -103,6 +112,10 @@ class Values:
         """Seconds to finish. Kubernetes kills after 30."""
         default = 25.0 if "KUBERNETES_SERVICE_HOST" in self._environ else 30.0
         return self.get("--grace", sources.parse_seconds(0.0), default)
+
+    def surge(self) -> Any:
+        """How many workers a reload starts at a time."""
+        return self.get("--surge", sources.parse_count(0), 1)
 
     def log_level(self) -> Any:
         """The name of the log level."""

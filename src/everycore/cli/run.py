@@ -25,6 +25,7 @@ from everycore.cli.options import (
     loop_option,
     name_option,
     policy_option,
+    surge_option,
     workers_option,
 )
 from everycore.errors import ConfigurationError
@@ -47,6 +48,8 @@ Examples:
 \b
 Signals:
   INT (Ctrl-C), TERM  take every worker out of the rotation and send it TERM; INT after that ends all at once
+  HUP                 reload: replace all workers, each new one ready before the old one leaves
+  TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
   QUIT                end all at once, and print the stacks of every worker
 
 \b
@@ -95,6 +98,7 @@ class _RunCommand(click.Command):
 @policy_option
 @loop_option("The loop of a program that leaves it to asyncio")
 @grace_option
+@surge_option
 @log_level_option
 @name_option("the program")
 def run(**arguments: Any) -> int:
@@ -118,6 +122,7 @@ class Options:
     policy: str | None
     loop: str
     grace: float
+    surge: int
     log_level: str
     name: str
 
@@ -132,6 +137,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         policy=values.policy(),
         loop=values.loop(),
         grace=values.grace(),
+        surge=values.surge(),
         log_level=values.log_level(),
         name=values.name(program[1] if program[0] == "-m" else program[0]),
     )
@@ -162,6 +168,8 @@ def _run(options: Options) -> int:
         grace=options.grace,
         boot_timeout=None,  # a program need not listen
         may_finish=True,
+        surge=options.surge,
+        signals=True,
         new_group=True,
     )
     outcome = run_program(pool, options.name)

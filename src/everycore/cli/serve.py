@@ -26,11 +26,13 @@ from everycore.cli.options import (
     loop_option,
     name_option,
     policy_option,
+    surge_option,
     workers_option,
 )
 from everycore.errors import ConfigurationError
 from everycore.ops import logs
 from everycore.ops.job import INTERFACES, Job, check_app
+from everycore.role import working_directory
 from everycore.servers.binds import parse_binds
 from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
@@ -50,6 +52,8 @@ Examples:
 \b
 Signals:
   INT (Ctrl-C), TERM  finish the requests at hand within the grace, then end; INT after that ends at once
+  HUP                 reload: replace all workers, each new one ready before the old one leaves
+  TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
   QUIT                end at once, and print the stacks of every worker
 
 \b
@@ -83,6 +87,7 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 )
 @policy_option
 @grace_option
+@surge_option
 @click.option("--boot-timeout", metavar="SECONDS", help="Time to become ready.  [default: 60]")
 @click.option("--factory", is_flag=True, help="APP makes the application: call it without arguments.")
 @click.option(
@@ -117,6 +122,7 @@ class Options:
     workers: Bound
     policy: str | None
     boot_timeout: float
+    surge: int
     name: str
     show_counts: bool
 
@@ -142,6 +148,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         workers=values.workers(),
         policy=values.policy(),
         boot_timeout=values.get("--boot-timeout", sources.parse_seconds(0.1), 60.0),
+        surge=values.surge(),
         name=values.name(job.app),
         show_counts=arguments["show_counts"],
     )
@@ -150,7 +157,9 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
 def _check_folder(option: str, folder: str) -> str:
     if not os.path.isdir(folder):
         raise ConfigurationError(option, f"there is no folder {folder!r}")
-    return os.path.abspath(folder)
+    # Not tidied: each worker looks where this leads when it starts.
+    here = working_directory(os.environ)
+    return here if folder == "." else os.path.join(here, folder)
 
 
 def _require_engine() -> None:
@@ -172,6 +181,8 @@ def _run(options: Options, command: list[str]) -> int:
         policy=options.policy,
         grace=options.job.grace,
         boot_timeout=options.boot_timeout,
+        surge=options.surge,
+        signals=True,
         new_group=True,
     )
     outcome = run_service(pool, options.name, sys.stdout if options.show_counts else None)

@@ -67,6 +67,19 @@ def parse_workers(text: str, option: str, source: str) -> int | Literal["auto"]:
     return count
 
 
+def parse_count(least: int) -> Parser[int]:
+    """A whole number of at least `least`."""
+
+    def parse(text: str, option: str, source: str) -> int:
+        # int() alone would take "1_0", " 4" and digits of other scripts.
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            problem = f"must be a whole number of at least {least}, not {text!r}"
+            raise ConfigurationError(option, problem, source=source)
+        return int(text)
+
+    return parse
+
+
 def parse_seconds(least: float) -> Parser[float]:
     """A finite number of seconds of at least `least`."""
 

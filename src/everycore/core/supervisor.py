@@ -1,13 +1,16 @@
 """Keeps n workers alive: who is forked, dismissed, killed, and when it is hopeless.
 
-Job: `Supervisor.handle(input, now) -> actions`, its only entrance. The driver (`everycore.pool`) performs the
-actions in order and feeds back what happens; times are its clock's seconds.
+Job: `Supervisor.handle(input, now) -> actions`, its only entrance (`core.orders`). The driver
+(`primary.keeper`) performs the actions in order and feeds back what happens; times are its clock's seconds.
 
 Invariants:
-* A slot has at most one live worker; what replaces it inherits the slot. A slot that is dismissed and wanted
-  again waits for the old worker's end: whatever is numbered by slot (a file, a port) never has two owners.
+* A slot has one live worker, or two while one replaces the other (`core.slots`): in a rolling reload
+  (`core.rollout`) and when a worker is drained. With a surge of 0 it never has two, and whatever is numbered
+  by slot (a file, a port) never has two owners.
+* A slot that is dismissed and wanted again waits for the old worker's end.
 * Every wanted slot has a live worker or a time at which it gets one, until the end has begun.
 * The one timer is always set to the earliest moment at which something is due.
+* Every request for a reload is answered once.
 
 Rules:
 * A worker that ends without being asked by us, in whatever way, is replaced with back-off, counted per slot.
@@ -18,6 +21,7 @@ Rules:
   take for ever.
 * With `may_finish`, a worker that ends with status 0 before it was ready has done its work, which was not to
   serve: its slot stays empty, and when all are, the pool has ended as it should.
+* Where workers may take for ever to become ready, those of a reload have `RELOAD_SECONDS`: a reload ends.
 
 Must not import anything with I/O, a clock or chance.
 """
@@ -27,141 +31,36 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from everycore.core.orders import (
+    Action,
+    Dismiss,
+    Drain,
+    Exited,
+    Finish,
+    Fork,
+    Forked,
+    GiveUp,
+    Input,
+    Kill,
+    Ready,
+    Reload,
+    Reloaded,
+    Reloading,
+    ReloadStopped,
+    Replace,
+    ScaleTo,
+    SetTimer,
+    Stop,
+    TimerFired,
+)
 from everycore.core.restarts import Backoff
-from everycore.model import ExitStatus
+from everycore.core.rollout import Rollout
+from everycore.core.slots import Failure, Member, Slot, earliest, find
 
 #: Once we have given up, workers that still boot have this long to leave by themselves: they serve nobody.
 LAST_SECONDS: Final = 5.0
-
-# --- inputs -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ScaleTo:
-    """From now on so many workers; the first one starts the pool."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forked:
-    """The answer to `Fork(slot)`, before anything else about that worker."""
-
-    slot: int
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The worker takes connections."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """The worker is gone. `chance`, from 0 to 1, spreads the waits before restarts."""
-
-    worker: int
-    status: ExitStatus
-    chance: float = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class TimerFired:
-    """The time of the last `SetTimer` has come."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """No workers any more."""
-
-
-Input = ScaleTo | Forked | Ready | Exited | TimerFired | Stop
-
-# --- actions ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """Start a worker in `slot` and say `Forked` before anything else is said."""
-
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Dismiss:
-    """Ask the worker to leave: it may finish its work."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """SIGKILL: it did not boot in time."""
-
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class SetTimer:
-    """Say `TimerFired` at this time, in place of any earlier request; None: never."""
-
-    at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """A fact for the log: the worker ended unasked, and its slot is filled again after `delay` seconds."""
-
-    worker: int
-    slot: int
-    status: ExitStatus
-    overdue: bool
-    delay: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why we gave up: the first worker that ended before any was ready; `overdue`: by `boot_timeout`."""
-
-    worker: int
-    status: ExitStatus
-    overdue: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The application cannot boot; the end has begun."""
-
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The last worker is gone, as asked or, with a failure, because we gave up. No action follows."""
-
-    failure: Failure | None
-
-
-Action = Fork | Dismiss | Kill | SetTimer | Replace | GiveUp | Finish
-
-# --- the decisions ------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Slot:
-    number: int
-    worker: int | None = None
-    """The id of who lives here, from `Forked` to `Exited`."""
-    ready_at: float | None = None
-    dismissed: bool = False
-    overdue: bool = False
-    failures: int = 0
-    due: float | None = None
-    """When the next worker is forked."""
-    deadline: float | None = None
-    """When this worker is killed unless it is ready."""
+#: How long a reload waits for a new worker to become ready where there is no `boot_timeout`.
+RELOAD_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -171,9 +70,10 @@ class Supervisor:
     backoff: Backoff = field(default_factory=Backoff)
     boot_timeout: float | None = 60.0
     may_finish: bool = False
-    _slots: dict[int, _Slot] = field(default_factory=dict)
+    rollout: Rollout = field(default_factory=Rollout)
+    was_ever_ready: bool = False
+    _slots: dict[int, Slot] = field(default_factory=dict)
     _wanted: int = 0
-    _was_ever_ready: bool = False
     _is_ending: bool = False
     _is_finished: bool = False
     _failure: Failure | None = None
@@ -184,7 +84,9 @@ class Supervisor:
         if self._is_finished:
             return []
         actions = self._decide(given, now)
-        timer = self._earliest()
+        self._slots = {number: slot for number, slot in self._slots.items() if not slot.is_empty}
+        actions += self._go_on(now)
+        timer = earliest(self._slots.values())
         if timer != self._timer:
             self._timer = timer
             actions.append(SetTimer(timer))
@@ -203,7 +105,7 @@ class Supervisor:
             case ScaleTo(count):
                 return self._scale(count, now)
             case Forked(number, worker):
-                self._slots[number].worker = worker
+                self._slots[number].forked(worker)
                 return []
             case Ready(worker):
                 return self._ready(worker, now)
@@ -211,96 +113,191 @@ class Supervisor:
                 return self._exited(given, now)
             case TimerFired():
                 return self._timer_fired(now)
+            case Reload(request):
+                self.rollout.ask(request)
+                return self._stop_reloads() if self._is_ending else []
+            case Drain(worker):
+                return self._drain(worker, now)
             case Stop():
                 return self._end(None)
+
+    # Who is wanted
 
     def _scale(self, count: int, now: float) -> list[Action]:
         if self._is_ending:
             return []
         self._wanted = count
-        missing = [number for number in range(count) if number not in self._slots]
-        actions = [self._fork(self._vacant(number), now) for number in missing]
-        for slot in [slot for slot in self._slots.values() if slot.number >= count]:
-            actions += self._dismiss(slot, None)
-        return actions
-
-    def _ready(self, worker: int, now: float) -> list[Action]:
-        slot = self._find(worker)
-        if slot is not None:
-            slot.ready_at = now
-            # Of a worker that is on its way out, the deadline is for leaving.
-            slot.deadline = slot.deadline if slot.dismissed else None
-            self._was_ever_ready = True
-        return []
-
-    def _exited(self, given: Exited, now: float) -> list[Action]:
-        slot = self._find(given.worker)
-        if slot is None:  # not one of ours: whoever has the cluster may fork more
-            return []
-        del self._slots[slot.number]
-        if self._is_ending or slot.number >= self._wanted:
-            return []
-        if slot.dismissed:
-            return [self._fork(self._vacant(slot.number), now)]
-        if self.may_finish and slot.ready_at is None and given.status.code == 0:
-            return [] if self._slots else self._end(None)
-        if not self._was_ever_ready:
-            return self._give_up(Failure(given.worker, given.status, slot.overdue), now)
-        return [self._replace(slot, given, now)]
-
-    def _replace(self, slot: _Slot, given: Exited, now: float) -> Action:
-        healthy_for = 0.0 if slot.ready_at is None else now - slot.ready_at
-        vacant = self._vacant(slot.number)
-        vacant.failures = self.backoff.failures(slot.failures, healthy_for)
-        delay = self.backoff.delay(vacant.failures, given.chance)
-        vacant.due = now + delay
-        return Replace(given.worker, slot.number, given.status, slot.overdue, delay)
-
-    def _timer_fired(self, now: float) -> list[Action]:
-        actions: list[Action] = []
+        for number in range(count):
+            self._slots.setdefault(number, Slot(number))
+        missing = [self._slots[number] for number in range(count) if not self._slots[number].is_filled]
+        actions: list[Action] = [self._fill(slot, now) for slot in missing]
         for slot in self._slots.values():
-            if slot.due is not None and slot.due <= now:
-                actions.append(self._fork(slot, now))
-            elif slot.deadline is not None and slot.deadline <= now and slot.worker is not None:
-                slot.deadline = None
-                slot.overdue = True
-                actions.append(Kill(slot.worker))
+            if slot.number >= count:
+                actions += self._dismiss_slot(slot, None)
         return actions
-
-    def _give_up(self, failure: Failure, now: float) -> list[Action]:
-        self._failure = failure
-        return [GiveUp(failure), *self._end(now + LAST_SECONDS)]
 
     def _end(self, deadline: float | None) -> list[Action]:
         if self._is_ending:
             return []
         self._is_ending = True
         self._wanted = 0
-        return [action for slot in list(self._slots.values()) for action in self._dismiss(slot, deadline)]
+        actions = self._stop_reloads()
+        for slot in self._slots.values():
+            actions += self._dismiss_slot(slot, deadline)
+        return actions
 
-    def _dismiss(self, slot: _Slot, deadline: float | None) -> list[Action]:
-        """Ask for its end, once; how long it may take is the cluster's `grace`, or the `deadline` given."""
-        if slot.worker is None:
-            del self._slots[slot.number]
-            return []
-        slot.deadline = deadline
-        if slot.dismissed:
-            return []
-        slot.dismissed = True
-        return [Dismiss(slot.worker)]
-
-    def _fork(self, slot: _Slot, now: float) -> Action:
+    def _dismiss_slot(self, slot: Slot, deadline: float | None) -> list[Action]:
         slot.due = None
-        slot.deadline = None if self.boot_timeout is None else now + self.boot_timeout
-        return Fork(slot.number)
+        return [action for member in slot.members() for action in self._dismiss(member, deadline)]
 
-    def _vacant(self, number: int) -> _Slot:
-        self._slots[number] = slot = _Slot(number)
-        return slot
+    def _dismiss(self, member: Member, deadline: float | None) -> list[Action]:
+        """Ask for its end, once; how long it may take is the cluster's `grace`, or the `deadline` given."""
+        if deadline is not None or not member.is_dismissed:
+            member.deadline = deadline
+        if member.is_dismissed or member.worker is None:
+            return []
+        member.is_dismissed = True
+        return [Dismiss(member.worker)]
 
-    def _find(self, worker: int) -> _Slot | None:
-        return next((slot for slot in self._slots.values() if slot.worker == worker), None)
+    def _drain(self, worker: int, now: float) -> list[Action]:
+        found = find(self._slots.values(), worker)
+        if found is None or self._is_ending:
+            return []
+        slot, member = found
+        actions = self._dismiss(member, None)
+        if member is slot.occupant and slot.number < self._wanted and self.rollout.surge and slot.has_room:
+            slot.give_way()
+            actions.append(self._fill(slot, now))
+        return actions
 
-    def _earliest(self) -> float | None:
-        moments = [moment for slot in self._slots.values() for moment in (slot.due, slot.deadline)]
-        return min((moment for moment in moments if moment is not None), default=None)
+    # What happens to workers
+
+    def _ready(self, worker: int, now: float) -> list[Action]:
+        found = find(self._slots.values(), worker)
+        if found is None:
+            return []
+        slot, member = found
+        self.was_ever_ready = True
+        member.ready_at = now
+        if member.is_dismissed:  # its deadline is for leaving
+            return []
+        member.deadline = None
+        slot.renewed = max(slot.renewed, member.generation)
+        if member is slot.successor and (old := slot.take_over()) is not None:
+            slot.failures = 0
+            return self._dismiss(old, None)
+        return []
+
+    def _exited(self, given: Exited, now: float) -> list[Action]:
+        found = find(self._slots.values(), given.worker)
+        if found is None:  # not one of ours: whoever has the cluster may fork more
+            return []
+        slot, member = found
+        was_occupant = slot.remove(member)
+        actions: list[Action] = []
+        if not self._is_ending and slot.number < self._wanted:
+            if was_occupant:
+                actions += self._fill_again(slot, member, given, now)
+            if member.is_booting:
+                failure = Failure(given.worker, given.status, member.is_overdue)
+                actions += self._fail_reload(member, failure, now)
+        return actions
+
+    def _fill_again(self, slot: Slot, member: Member, given: Exited, now: float) -> list[Action]:
+        """The occupant of a wanted slot is gone."""
+        if member.is_dismissed:
+            slot.failures = 0
+            return [] if slot.is_filled else [self._fill(slot, now)]
+        if self.may_finish and member.ready_at is None and given.status.code == 0:
+            return [] if any(other.is_filled for other in self._slots.values()) else self._end(None)
+        if not self.was_ever_ready:
+            self._failure = Failure(given.worker, given.status, member.is_overdue)
+            return [GiveUp(self._failure), *self._end(now + LAST_SECONDS)]
+        delay = 0.0
+        if not slot.is_filled:
+            healthy_for = 0.0 if member.ready_at is None else now - member.ready_at
+            slot.failures = self.backoff.failures(slot.failures, healthy_for)
+            delay = self.backoff.delay(slot.failures, given.chance)
+            slot.due = now + delay
+        return [Replace(given.worker, slot.number, given.status, member.is_overdue, delay)]
+
+    def _timer_fired(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for slot in self._slots.values():
+            if slot.due is not None and slot.due <= now:
+                actions.append(self._fill(slot, now))
+            for member in slot.members():
+                if member.deadline is not None and member.deadline <= now:
+                    actions += self._overdue(slot, member, now)
+        return actions
+
+    def _overdue(self, slot: Slot, member: Member, now: float) -> list[Action]:
+        assert member.worker is not None
+        member.deadline = None
+        if self.boot_timeout is None and member is slot.occupant and not member.is_dismissed:
+            # Only the reload does not wait any longer: the worker itself may take for ever.
+            return self._fail_reload(member, Failure(member.worker, None, overdue=True), now)
+        member.is_overdue = True
+        return [Kill(member.worker)]
+
+    # Reloads
+
+    def _go_on(self, now: float) -> list[Action]:
+        """The next steps of the reload that is under way, or of the next one."""
+        actions: list[Action] = []
+        while not self._is_ending and (self.rollout.is_running or self.rollout.is_wanted):
+            if not self.rollout.is_running:
+                actions += self._begin_reload(now)
+            slots = [self._slots[number] for number in sorted(self._slots) if number < self._wanted]
+            slots = [slot for slot in slots if slot.is_filled]
+            for slot in self.rollout.next_slots(slots):
+                if self.rollout.surge:
+                    slot.successor = self._member(now)
+                    actions.append(Fork(slot.number, self.rollout.generation))
+                elif slot.occupant is not None:
+                    actions += self._dismiss(slot.occupant, None)
+            if not self.rollout.is_complete(slots):
+                break
+            actions.append(Reloaded(self.rollout.generation, self.rollout.end()))
+        return actions
+
+    def _begin_reload(self, now: float) -> list[Action]:
+        """Nobody waits for a restart any more: what it failed by may just have been mended."""
+        self.rollout.begin()
+        actions: list[Action] = [Reloading(self.rollout.generation)]
+        for slot in self._slots.values():
+            if slot.due is not None:
+                slot.failures = 0
+                actions.append(self._fill(slot, now))
+        return actions
+
+    def _fail_reload(self, member: Member, failure: Failure, now: float) -> list[Action]:
+        """`member` did not become ready: if it belongs to the reload under way, that has failed."""
+        if not self.rollout.concerns(member.generation):
+            return []
+        generation = self.rollout.generation
+        actions: list[Action] = [ReloadStopped(generation, self.rollout.end(failure), failure)]
+        for slot in self._slots.values():
+            if (other := slot.forgo() if slot.successor else None) is not None:
+                actions += self._dismiss(other, now + LAST_SECONDS)
+        return actions
+
+    def _stop_reloads(self) -> list[Action]:
+        was_running = self.rollout.is_running
+        requests = self.rollout.give_up()
+        if not requests and not was_running:
+            return []
+        return [ReloadStopped(self.rollout.generation, requests, None)]
+
+    # Bookkeeping
+
+    def _fill(self, slot: Slot, now: float) -> Action:
+        slot.due = None
+        slot.occupant = self._member(now)
+        return Fork(slot.number, self.rollout.generation)
+
+    def _member(self, now: float) -> Member:
+        seconds = self.boot_timeout
+        if seconds is None and self.rollout.is_running:
+            seconds = RELOAD_SECONDS
+        return Member(self.rollout.generation, None if seconds is None else now + seconds)

@@ -194,7 +194,12 @@ class Cluster:
         return self._fork(env)
 
     def _fork(
-        self, env: Mapping[str, str | None] | None = None, *, slot: int | None = None, generation: int = 0
+        self,
+        env: Mapping[str, str | None] | None = None,
+        *,
+        slot: int | None = None,
+        generation: int = 0,
+        raises: bool = True,
     ) -> Worker:
         if not role.is_primary:
             raise RoleError("fork() belongs to the primary; this process is a fork of it")
@@ -209,7 +214,7 @@ class Cluster:
         seat = spawner.Seat(self._book.last_id + 1, slot, generation, board.allot())
         driver = WorkerDriver(self._runtime, seat, self._settings)
         try:
-            driver.spawn(env)
+            driver.spawn(env, raises=raises)
         except BaseException:
             board.release(seat.row)
             raise

@@ -7,6 +7,7 @@ the worker is dead nothing of it is left: no process, descriptor, timer or task.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -22,7 +23,7 @@ from everycore.aio.outbox import NoPeer
 from everycore.aio.steps import take_all
 from everycore.core import lifecycle, wire
 from everycore.core.lifecycle import Do, Input, Life
-from everycore.errors import ProtocolError
+from everycore.errors import ConfigurationError, ProtocolError
 from everycore.model import ExitStatus, State
 from everycore.primary import spawner
 from everycore.primary.eventlog import WorkerLog
@@ -83,16 +84,21 @@ class WorkerDriver:
 
     # --- birth --------------------------------------------------------------------------------------------
 
-    def spawn(self, env: Mapping[str, str | None] | None) -> None:
-        """Start the process. A refusal of the kernel becomes the worker's exit; a bad setting is raised."""
+    def spawn(self, env: Mapping[str, str | None] | None, *, raises: bool = True) -> None:
+        """Start the process. A refusal of the kernel becomes the worker's exit.
+
+        A bad setting is raised, unless not `raises`: then that becomes its exit too.
+        """
         runtime = self._runtime
         error: OSError | None = None
         try:
             child = spawner.spawn(
                 self._settings, self.seat, runtime.terms, runtime.board.fd, env, runtime.system
             )
-        except OSError as exc:
-            error = exc
+        except (OSError, ConfigurationError) as exc:
+            if raises and isinstance(exc, ConfigurationError):
+                raise
+            error = exc if isinstance(exc, OSError) else OSError(errno.EINVAL, str(exc))
             self._connect(NoPeer())  # it may have been for want of descriptors
         else:
             self.process = WorkerProcess(self._loop, runtime.system, child.process)

@@ -12,7 +12,7 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +25,11 @@ from everycore.system.descriptors import fill_standard_streams
 from everycore.system.seam import System
 from everycore.system.sockets import absolute_path, on_the_wire
 from everycore.ticket import Ticket
+
+#: For programs that do not import us: which worker it is, by number, by place, by reload.
+WORKER_ID_VARIABLE: Final = "EVERYCORE_WORKER_ID"
+SLOT_VARIABLE: Final = "EVERYCORE_SLOT"
+GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ def _environment(
     fork_env: Mapping[str, str | None] | None,
     ticket: Ticket,
 ) -> dict[str, str]:
-    """This process's, then the user's, then the settings', then the fork's; None removes."""
+    """This process's, then the user's, then the settings', then the fork's; None removes. Then our own."""
     result: dict[str, str] = dict(os.environ)
     for layer in (user_env, settings_env, fork_env or {}):
         for name, value in layer.items():
@@ -172,6 +177,11 @@ def _environment(
                 result.pop(name, None)
             else:
                 result[name] = value
+    result |= {
+        WORKER_ID_VARIABLE: str(ticket.id),
+        SLOT_VARIABLE: str(ticket.slot),
+        GENERATION_VARIABLE: str(ticket.generation),
+    }
     result[role.VARIABLE] = msgspec.json.encode(ticket).decode()
     return result
 

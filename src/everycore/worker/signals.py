@@ -71,7 +71,7 @@ class WorkerSignals:
         self._loops_own: dict[int, Any] = {}
         self._steps: dict[Do, Callable[[int, FrameType | None], object]] = {
             Do.WAIT: lambda number, _: _start_helper(self._wait_and_repeat, number),
-            Do.WAIT_HERE: lambda _number, _frame: self._wait(),
+            Do.WAIT_HERE: lambda _number, _frame: self._wait(self._begin_to_leave()),
             Do.EXIT: self._exit,
             Do.GUARD: lambda number, _: _start_helper(self._guard, number),
             Do.DIE: self._die,
@@ -174,9 +174,14 @@ class WorkerSignals:
     # --- in a helper thread -------------------------------------------------------------------------------
 
     def _wait_and_repeat(self, number: int) -> None:
-        has_time = self._wait()
-        if has_time and self._machine.table is stopping.GUEST and self._runs_other_loop:
-            _sleep(_LAST_TURNS)
+        deadline = self._begin_to_leave()
+        self._wait(deadline)
+        if self._machine.table is stopping.GUEST and self._runs_other_loop:
+            while time.monotonic() < deadline:
+                _sleep(_LAST_TURNS)
+                if not self._is_at_work():
+                    break
+                self._wait(deadline)  # it was just taking one, which was not counted yet
         while stopping.is_unheard(
             self._machine.table, self._machine.stage
         ):  # a signal may come in the moment before a system call, and wake nobody
@@ -186,14 +191,17 @@ class WorkerSignals:
                 return  # a handler of the program's own: it hears the first one
             _sleep(AGAIN)
 
-    def _wait(self) -> bool:
-        """Return when no connection is open, or, False, when the grace is over."""
+    def _begin_to_leave(self) -> float:
+        """Tell the primary. Returns when the grace is over."""
         deadline = time.monotonic() + self._grace
         self._tell_primary()
+        return deadline
+
+    def _wait(self, deadline: float) -> None:
+        """Return when no connection is open, or at the deadline."""
         while self._is_at_work() and time.monotonic() < deadline:
             _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self._has_waited = True
-        return time.monotonic() < deadline
 
     def _guard(self, number: int) -> None:
         _sleep(self._grace)

@@ -30,6 +30,7 @@ from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.wakeups import Turn, is_readable, pass_baton, take_baton
 from everycore.worker.connections.reception import Giver, descriptor_limit, has_descriptors
+from everycore.worker.connections.resting import RestWatch
 
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
@@ -96,7 +97,7 @@ class SharedReader:
 
     __slots__ = (
         "_baton", "_board", "_connections", "_descriptor_limit", "_gate", "_giver", "_is_over",
-        "_limit", "_loop", "_now", "_patience", "_readiness", "_sock", "_turn",
+        "_limit", "_loop", "_now", "_patience", "_readiness", "_rest", "_sock", "_turn",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +122,7 @@ class SharedReader:
         self._limit = limit
         self._turn: Turn | Watch | None = None
         self._baton: Turn | Watch | None = None
+        self._rest: RestWatch | None = None
         self._gate: asyncio.TimerHandle | None = None
         self._patience = Patience()
         #: Whether this worker held too many when it last took one.
@@ -143,6 +145,7 @@ class SharedReader:
             # Nobody stamps for this loop. Thought to be busy, it would never be left its turn.
             self._board.idle(True)
         self._sock.when_closed(self._end)
+        self._rest = RestWatch(self._loop, self._sock, self._on_rest)
         self._limit.watch(on_full=self._leave_row, on_room=self._on_room)
         self._stand_in_line()
 
@@ -156,7 +159,7 @@ class SharedReader:
             self._loop.call_soon(self._stand_in_line)
         else:
             self._turn, self._baton = turn, baton
-            if self._limit.is_full:  # somebody may have come before there was a row to leave
+            if self._limit.is_full or self._is_resting:  # somebody may have come before there was a row
                 self._leave_row()
 
     def _place_of(self, fd: int, callback: Callable[[], None]) -> Turn | Watch:
@@ -166,6 +169,8 @@ class SharedReader:
     def _end(self) -> None:
         """The socket is about to be closed."""
         self._open_gate()
+        if self._rest is not None:
+            self._rest.close()
         self._board.serving(False)
         if self._sock.baton >= 0:
             self._loop.remove_reader(self._sock.baton)
@@ -298,6 +303,18 @@ class SharedReader:
             self._gate.cancel()
             self._gate = None
 
+    @property
+    def _is_resting(self) -> bool:
+        return self._rest is not None and self._rest.is_on
+
+    def _on_rest(self) -> None:
+        """The primary has told this worker to take nobody, for it is to leave; or has taken that back."""
+        self._board.serving(not self._is_resting)
+        if self._is_resting:
+            self._leave_row()
+        else:
+            self._come_back()
+
     def _on_room(self) -> None:
         """The server has room again."""
         if self._gate is None:
@@ -315,7 +332,7 @@ class SharedReader:
 
     def _come_back(self) -> None:
         self._gate = None
-        if self._turn is None or self._limit.is_full:
+        if self._turn is None or self._limit.is_full or self._is_resting:
             return
         if self._baton is not None and not self._baton.is_in:
             if not has_descriptors(self._sock.fileno(), self._descriptor_limit):

@@ -347,6 +347,10 @@ class SharedSocket(ClusterSocket):
         except (BlockingIOError, InterruptedError):
             return None
 
+    def belt_fileno(self) -> int:
+        """Where the primary's words to this worker come in; -1 once it is closed."""
+        return self._belt.fileno()
+
     def rests(self) -> bool:
         """Whether this worker is to take nothing now."""
         return bool(_ready((self._belt,), 0))

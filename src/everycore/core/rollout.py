@@ -1,0 +1,97 @@
+"""A rolling reload: the workers of a pool are replaced by new ones, slot by slot.
+
+Job: say which slots are next, when a reload is complete, and what became of those who asked for one.
+
+Rules:
+* A reload raises the generation by one. Whatever is forked from then on has the new generation, for it starts
+  from what is there now: successors, and also what replaces a worker that dies meanwhile.
+* A slot is *renewed* once a worker of the new generation was ready in it. The reload is complete when every
+  wanted slot is.
+* At most `surge` slots (at least one) are under way at a time. With a surge of 0 the old worker leaves first,
+  and the new one starts when it is gone.
+* A worker of the new generation that does not become ready fails the reload: what was renewed stays, and what
+  was not stays as it was.
+* One reload at a time. Those asked for meanwhile wait for its end, however it ends, and are one reload then.
+
+Must not import anything with I/O, a clock or chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from everycore.core.slots import Failure, Slot
+
+
+@dataclass(slots=True)
+class Rollout:
+    """The reloads of one pool. Requests are numbers that their owner knows."""
+
+    surge: int = 1
+    generation: int = 0
+    """How many reloads have begun."""
+    is_running: bool = False
+    failure: Failure | None = None
+    """Why the last reload failed, until the next one begins."""
+    _answers: list[int] = field(default_factory=list)
+    _waiting: list[int] = field(default_factory=list)
+
+    def ask(self, request: int) -> None:
+        """Somebody wants a reload."""
+        self._waiting.append(request)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a reload is to begin now."""
+        return bool(self._waiting) and not self.is_running
+
+    def begin(self) -> None:
+        """Begin a reload, for all who wait."""
+        self.generation += 1
+        self.is_running = True
+        self.failure = None
+        self._answers, self._waiting = self._waiting, []
+
+    def end(self, failure: Failure | None = None) -> tuple[int, ...]:
+        """The reload is over. Returns the requests that it was for."""
+        self.is_running = False
+        self.failure = failure
+        answers, self._answers = self._answers, []
+        return tuple(answers)
+
+    def give_up(self) -> tuple[int, ...]:
+        """There will be no reload any more. Returns all open requests."""
+        self.is_running = False
+        answers = (*self._answers, *self._waiting)
+        self._answers, self._waiting = [], []
+        return answers
+
+    def next_slots(self, slots: Collection[Slot]) -> list[Slot]:
+        """Those of the wanted `slots` whose turn it is now, in their order."""
+        free = max(self.surge, 1) - sum(self._is_under_way(slot) for slot in slots)
+        return [slot for slot in slots if self._may_begin(slot)][: max(free, 0)]
+
+    def is_complete(self, slots: Collection[Slot]) -> bool:
+        """Whether all of the wanted `slots` are renewed."""
+        return all(slot.renewed >= self.generation for slot in slots)
+
+    def concerns(self, generation: int) -> bool:
+        """Whether a worker of that generation belongs to the reload that is under way."""
+        return self.is_running and generation == self.generation
+
+    def _is_under_way(self, slot: Slot) -> bool:
+        """Whether the reload waits for this slot: for its new worker, or for the end of the old one."""
+        if slot.renewed >= self.generation:
+            return False
+        occupant = slot.occupant
+        leaves_first = self.surge == 0 and occupant is not None and occupant.is_dismissed
+        is_new = occupant is not None and occupant.generation == self.generation
+        return slot.successor is not None or is_new or leaves_first
+
+    def _may_begin(self, slot: Slot) -> bool:
+        occupant = slot.occupant
+        if occupant is None or occupant.is_dismissed or occupant.generation >= self.generation:
+            return False  # what is due, or wanted again, is of the new generation anyway
+        # A worker that has just been replaced still finishes its work: no third one beside the two.
+        return slot.has_room

@@ -1,0 +1,129 @@
+"""The slots of a pool, and the workers in them.
+
+Job: say which workers a slot has and what each of them is there: the occupant, who serves; the successor, who
+boots beside it and takes its place; the leaver, who was replaced and finishes its work.
+
+Invariants:
+* A slot has at most two live workers: the occupant, and one of the other two.
+* A successor is always beside an occupant: it becomes the occupant if that one ends first.
+
+Must not import anything with I/O, a clock or chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from everycore.model import ExitStatus
+
+
+@dataclass(slots=True)
+class Member:
+    """A worker, from the decision to fork it to its end. Times are in seconds, by the supervisor's clock."""
+
+    generation: int
+    deadline: float | None = None
+    """When it is killed unless it is ready, or, once it is dismissed, gone."""
+    worker: int | None = None
+    """Its id; None until the fork is done."""
+    ready_at: float | None = None
+    is_dismissed: bool = False
+    is_overdue: bool = False
+
+    @property
+    def is_booting(self) -> bool:
+        """Whether it is to become ready, and is not yet."""
+        return self.ready_at is None and not self.is_dismissed
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A worker that did not become ready.
+
+    It ended with `status`. overdue: it was not ready in time, and was killed for that; with `status` None it
+    was not.
+    """
+
+    worker: int
+    status: ExitStatus | None
+    overdue: bool
+
+
+@dataclass(slots=True)
+class Slot:
+    """One slot. `due`: when it gets its next occupant, while it has none."""
+
+    number: int
+    occupant: Member | None = None
+    successor: Member | None = None
+    leaver: Member | None = None
+    failures: int = 0
+    """How often in a row its occupant has ended without being asked."""
+    due: float | None = None
+    renewed: int = -1
+    """The highest generation of which a worker was ready here."""
+
+    def members(self) -> Iterator[Member]:
+        """The workers here."""
+        for member in (self.occupant, self.successor, self.leaver):
+            if member is not None:
+                yield member
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether it has an occupant, or gets one when its time comes."""
+        return self.occupant is not None or self.due is not None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is here, and nobody is due."""
+        return not self.is_filled and self.leaver is None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a second worker may start here."""
+        return self.successor is None and self.leaver is None
+
+    def forked(self, worker: int) -> None:
+        """The member that was decided on last is `worker`."""
+        member = next(member for member in self.members() if member.worker is None)
+        member.worker = worker
+
+    def take_over(self) -> Member | None:
+        """The successor takes the occupant's place; returns the one that has to leave."""
+        self.occupant, self.successor, self.leaver = self.successor, None, self.occupant
+        return self.leaver
+
+    def give_way(self) -> None:
+        """The occupant leaves, and the slot is free for another."""
+        self.occupant, self.leaver = None, self.occupant
+
+    def forgo(self) -> Member | None:
+        """The successor is not wanted any more; returns it."""
+        self.successor, self.leaver = None, self.successor
+        return self.leaver
+
+    def remove(self, member: Member) -> bool:
+        """`member` is gone. Returns whether it was the occupant; the successor is then."""
+        if member is self.occupant:
+            self.occupant, self.successor = self.successor, None
+            return True
+        if member is self.successor:
+            self.successor = None
+        else:
+            self.leaver = None
+        return False
+
+
+def find(slots: Iterable[Slot], worker: int) -> tuple[Slot, Member] | None:
+    """Where the worker with that id is."""
+    return next(
+        ((slot, member) for slot in slots for member in slot.members() if member.worker == worker), None
+    )
+
+
+def earliest(slots: Iterable[Slot]) -> float | None:
+    """The next moment at which something is due in one of the slots."""
+    moments = [moment for slot in slots for moment in (slot.due, *(it.deadline for it in slot.members()))]
+    return min((moment for moment in moments if moment is not None), default=None)

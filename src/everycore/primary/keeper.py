@@ -1,0 +1,238 @@
+"""The driver of `core.supervisor`: keeps the workers of one cluster as that decides.
+
+Job: tell the supervisor what happens in a `Cluster`, and perform what it orders. Invariant: one input at a
+time, its actions performed in order before the next is looked at, whoever told it (an event, a timer, or a
+callback that scales while we fork); every `reload` comes to an end with the pool. Must not import pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+from collections import deque
+from collections.abc import AsyncIterator
+from itertools import count
+from typing import Any, Final
+
+from everycore.core import orders
+from everycore.core.slots import Failure
+from everycore.core.supervisor import RELOAD_SECONDS, Supervisor
+from everycore.errors import BootError, ReloadFailed
+from everycore.events import Exited, Ready, ReloadBegan, ReloadEnded
+from everycore.model import ReloadSnapshot
+from everycore.primary.asking import Asking
+from everycore.primary.cluster import Cluster
+from everycore.primary.worker import Worker
+
+_logger = logging.getLogger("everycore")
+
+#: Why a reload did not come to its end, where no worker is to blame.
+POOL_ENDS: Final = "the pool was told to stop before all workers were replaced"
+
+
+class Keeper:
+    """Keeps the workers of an open cluster. `end` is done when the pool has ended; a BootError says why."""
+
+    def __init__(self, cluster: Cluster, supervisor: Supervisor) -> None:
+        self._cluster = cluster
+        self._supervisor = supervisor
+        self._loop = asyncio.get_running_loop()
+        self.end: asyncio.Future[None] = self._loop.create_future()
+        self.asking = Asking(cluster, self.end)
+        self._inputs: deque[orders.Input] = deque()
+        self._is_busy = False
+        self._workers: dict[int, Worker] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._requests = count(1)
+        self._reloads: dict[int, asyncio.Future[None]] = {}
+        self._reload: ReloadSnapshot | None = None
+        self._follower = self._loop.create_task(self._follow(cluster.events(Ready, Exited)))
+
+    async def close(self) -> None:
+        """The cluster has closed its events: wait until those left are told."""
+        await self._follower
+        self._set_timer(None)
+        self._end_all_reloads()
+
+    @property
+    def last_reload(self) -> ReloadSnapshot | None:
+        """The reload that is under way, or else the last one; None: there was none."""
+        return self._reload
+
+    def owns(self, worker: int) -> bool:
+        """Whether it is one of those that are kept: whoever has the cluster may fork others."""
+        return worker in self._workers
+
+    # Operations
+
+    @property
+    def size(self) -> int:
+        """How many workers are to be alive; 0 once the pool ends."""
+        return self._supervisor.wanted
+
+    def scale(self, count: int) -> None:
+        """Keep so many workers from now on."""
+        self._tell(orders.ScaleTo(count))
+
+    def drain(self, worker: int) -> None:
+        """Let a worker finish its work and leave, and fill its slot."""
+        self._tell(orders.Drain(worker))
+
+    def stop(self) -> None:
+        """Ask all workers to leave, and replace none."""
+        self._tell(orders.Stop())
+
+    def order_reload(self) -> asyncio.Future[None]:
+        """Replace all workers. The future raises ReloadFailed; nobody has to wait for it."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        # What failed is in the log: a failure that nobody waits for is not told a second time.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self.end.done():
+            future.set_exception(ReloadFailed(None, POOL_ENDS))
+        else:
+            request = next(self._requests)
+            self._reloads[request] = future
+            self._tell(orders.Reload(request))
+        return future
+
+    # Inputs
+
+    def _tell(self, given: orders.Input) -> None:
+        """Let the supervisor decide about `given`, and do what it says."""
+        self._inputs.append(given)
+        if self._is_busy:
+            return
+        self._is_busy = True
+        try:
+            while self._inputs:
+                for action in self._supervisor.handle(self._inputs.popleft(), self._loop.time()):
+                    self._perform(action)
+        except Exception as error:
+            # A bug, or the cluster was closed by another hand: either way the pool is over.
+            self._inputs.clear()
+            if not self.end.done():
+                self.end.set_exception(error)
+            self._end_all_reloads()
+        finally:
+            self._is_busy = False
+
+    async def _follow(self, events: AsyncIterator[Any]) -> None:
+        async for event in events:
+            match event:
+                case Ready():
+                    self._tell(orders.Ready(event.worker.id))
+                case Exited():
+                    self._tell(orders.Exited(event.worker.id, event.status, random.random()))
+                    self._workers.pop(event.worker.id, None)
+
+    # Actions
+
+    def _perform(self, action: orders.Action) -> None:
+        match action:
+            case orders.Fork(slot, generation):
+                # A pool that has run is not over for a setting that cannot work now: it is tried again.
+                raises = generation == 0 and not self._supervisor.was_ever_ready
+                worker = self._cluster._fork(slot=slot, generation=generation, raises=raises)
+                self._workers[worker.id] = worker
+                self.asking.forked(worker)
+                # At once: before anything that a callback may have asked for meanwhile.
+                self._supervisor.handle(orders.Forked(slot, worker.id), self._loop.time())
+            case orders.Dismiss(number):
+                self._workers[number].disconnect()
+            case orders.Kill(number):
+                self._workers[number].kill(signal.SIGKILL)
+            case orders.SetTimer(at):
+                self._set_timer(at)
+            case orders.Replace():
+                self._log_replace(action)
+            case orders.Reloading(generation):
+                self._begin_reload(generation)
+            case orders.Reloaded(generation, requests):
+                _logger.info("reload %d: all workers are new", generation)
+                self._end_reload(generation, requests, None)
+            case orders.ReloadStopped(generation, requests, failure):
+                self._stop_reload(generation, requests, failure)
+            case orders.GiveUp(failure):
+                _logger.debug("giving up: %s", self._describe(failure))
+            case orders.Finish(failure):
+                self._finish(failure)
+
+    def _finish(self, failure: Failure | None) -> None:
+        self._end_all_reloads()
+        if self.end.done():
+            return
+        if failure is None:
+            self.end.set_result(None)
+        else:
+            self.end.set_exception(BootError(failure.worker, self._describe(failure)))
+
+    def _set_timer(self, at: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if at is None else self._loop.call_at(at, self._tell, orders.TimerFired())
+
+    # Reloads
+
+    def _begin_reload(self, generation: int) -> None:
+        _logger.info("reload %d: replacing %d workers", generation, self._supervisor.wanted)
+        self._reload = ReloadSnapshot(generation, "running")
+        self._cluster._log.emit(ReloadBegan, generation=generation)
+
+    def _stop_reload(self, generation: int, requests: tuple[int, ...], failure: Failure | None) -> None:
+        if failure is None:
+            error = ReloadFailed(None, POOL_ENDS)
+        else:
+            error = ReloadFailed(failure.worker, self._describe(failure))
+            _logger.error(
+                "reload %d failed: %s; workers that were replaced stay new, the others go on as they are",
+                generation,
+                error.report,
+            )
+        self._end_reload(generation, requests, error)
+
+    def _end_reload(self, generation: int, requests: tuple[int, ...], error: ReloadFailed | None) -> None:
+        if self._reload is not None and self._reload.state == "running":
+            state: Any = "done" if error is None else "failed"
+            self._reload = ReloadSnapshot(generation, state, "" if error is None else error.report)
+            self._cluster._log.emit(ReloadEnded, generation=generation, error=error)
+        for request in requests:
+            self._answer(self._reloads.pop(request), error)
+
+    def _end_all_reloads(self) -> None:
+        """The pool has ended, in whatever way."""
+        for future in self._reloads.values():
+            self._answer(future, ReloadFailed(None, POOL_ENDS))
+        self._reloads.clear()
+
+    @staticmethod
+    def _answer(future: asyncio.Future[None], error: ReloadFailed | None) -> None:
+        if future.done():  # whoever waited was cancelled
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    # Words
+
+    def _describe(self, failure: Failure) -> str:
+        if failure.status is None:
+            return f"worker {failure.worker} was not ready within {RELOAD_SECONDS:g} s"
+        if failure.overdue:
+            return f"worker {failure.worker} was not ready within {self._limit():g} s, and was killed"
+        return f"worker {failure.worker} ended before it was ready: {failure.status}"
+
+    def _limit(self) -> float:
+        limit = self._supervisor.boot_timeout
+        return RELOAD_SECONDS if limit is None else limit
+
+    def _log_replace(self, action: orders.Replace) -> None:
+        how = f"not ready within {self._limit():g} s, killed" if action.overdue else str(action.status)
+        what = f"its slot is filled again in {action.delay:.1f} s"
+        if action.delay == 0:
+            what = "its successor boots already"
+        elif self._supervisor.rollout.failure is not None:
+            what += f", from what is there now (reload {self._supervisor.rollout.generation} failed)"
+        _logger.warning("worker %d (slot %d) ended: %s; %s", action.worker, action.slot, how, what)

@@ -1,0 +1,156 @@
+"""Whatever happens to a pool in whatever order, the invariants of its supervisor hold."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from everycore.core.orders import Dismiss, Drain, GiveUp, Reloaded, ReloadStopped, ScaleTo, Stop, TimerFired
+from everycore.model import ExitStatus
+from tests.core.pools import CRASH, DONE, Pool
+
+
+class Histories(RuleBasedStateMachine):
+    """Deaths, reloads, failures to boot, scales, stops."""
+
+    surge = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = Pool(surge=self.surge)
+        self.wanted = 0
+        self.ended = False
+        self.drained: set[int] = set()
+
+    @property
+    def was_ready(self) -> bool:
+        return bool(self.pool.is_ready)
+
+    @initialize(count=st.integers(1, 4))
+    def start(self, count: int) -> None:
+        self.scale(count)
+
+    @rule(count=st.integers(1, 5))
+    def scale(self, count: int) -> None:
+        if not self.ended:
+            self.wanted = count
+        self.pool.tell(ScaleTo(count))
+
+    @precondition(lambda self: set(self.pool.live) - self.pool.is_ready)
+    @rule(data=st.data())
+    def become_ready(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(set(self.pool.live) - self.pool.is_ready)))
+        actions = self.pool.ready(worker)
+        for action in actions:
+            if isinstance(action, Dismiss) and self.surge:
+                # The one that is replaced has its successor, and that one is ready.
+                slot = self.pool.live[action.worker]
+                there = [other for other in self.pool.staying if self.pool.live[other] == slot]
+                assert there == [worker]
+
+    @precondition(lambda self: self.pool.live)
+    @rule(data=st.data(), status=st.sampled_from([CRASH, DONE]))
+    def end_one(self, data: st.DataObject, status: ExitStatus) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.pool.live)))
+        slot = self.pool.live[worker]
+        was_asked = worker in self.pool.dismissed
+        was_alone = [other for other in self.pool.staying if self.pool.live[other] == slot][:1] == [worker]
+        actions = self.pool.exit(worker, status)
+        gave_up = any(isinstance(action, GiveUp) for action in actions)
+        assert gave_up == (not self.ended and not was_asked and not self.was_ready and was_alone)
+        self.ended = self.ended or gave_up
+
+    @rule(seconds=st.floats(0, 100))
+    def wait(self, seconds: float) -> None:
+        self.pool.let_time_pass(seconds)
+
+    @rule()
+    def wake_too_early(self) -> None:
+        self.pool.tell(TimerFired())
+
+    @precondition(lambda self: self.pool.finished is None)
+    @rule()
+    def reload(self) -> None:
+        self.pool.reload()
+
+    @precondition(lambda self: self.pool.live)
+    @rule(data=st.data())
+    def drain(self, data: st.DataObject) -> None:
+        self.pool.tell(Drain(data.draw(st.sampled_from(sorted(self.pool.live)))))
+
+    @precondition(lambda self: self.was_ready)
+    @rule()
+    def stop(self) -> None:
+        self.pool.tell(Stop())
+        self.ended = True
+
+    @invariant()
+    def nobody_unwanted_stays(self) -> None:
+        assert set(self.pool.staying.values()) <= set(range(0 if self.ended else self.wanted))
+
+    @invariant()
+    def a_slot_has_one_worker_or_two_of_which_one_replaces_the_other(self) -> None:
+        most = 2 if self.surge else 1
+        assert all(count <= most for count in Counter(self.pool.live.values()).values())
+        boots_beside = [slot for slot, count in Counter(self.pool.staying.values()).items() if count == 2]
+        assert len(boots_beside) <= (self.surge if self.pool.supervisor.rollout.is_running else 0)
+
+    @invariant()
+    def no_slot_is_forgotten(self) -> None:
+        if not self.ended and set(self.pool.live.values()) < set(range(self.wanted)):
+            assert self.pool.timer is not None
+            assert self.pool.timer >= self.pool.now
+
+    @invariant()
+    def ends_exactly_when_the_last_is_gone(self) -> None:
+        assert (self.pool.finished is not None) == (self.ended and not self.pool.live)
+
+    @invariant()
+    def a_reload_is_over_when_all_are_new_and_none_is_forgotten(self) -> None:
+        rollout = self.pool.supervisor.rollout
+        unanswered = set(range(1, self.pool.requests + 1)) - set(self.pool.answers)
+        assert bool(unanswered) == rollout.is_running
+        if not self.ended and rollout.is_running:
+            # Something is under way: somebody boots, or leaves, or is due.
+            booting = set(self.pool.live) - self.pool.is_ready
+            assert booting or self.pool.dismissed or self.pool.timer is not None
+
+    def teardown(self) -> None:
+        """From wherever it was left: all who boot become ready, all who are asked leave, and all is well."""
+        pool = self.pool
+        if self.ended:
+            for worker in list(pool.live):
+                pool.exit(worker, DONE)
+            assert pool.finished is not None
+            assert len(pool.answers) == pool.requests
+            return
+        for _ in range(20 * (2 + pool.requests)):
+            for worker in list(pool.live):
+                if worker in pool.dismissed:
+                    pool.exit(worker, DONE)
+                elif worker not in pool.is_ready:
+                    pool.ready(worker)
+            pool.let_time_pass(1)
+        assert sorted(pool.live.values()) == list(range(self.wanted))
+        assert len(pool.answers) == pool.requests
+        last = pool.answers.get(pool.requests)
+        if isinstance(last, Reloaded):
+            assert {pool.generations[worker] for worker in pool.live} == {last.generation}
+        else:
+            assert last is None or isinstance(last, ReloadStopped)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("surge", [0, 1, 2])
+def test_histories(surge):
+    machine = type("Histories", (Histories,), {"surge": surge})
+    run_state_machine_as_test(machine, settings=settings(max_examples=80, stateful_step_count=40))
