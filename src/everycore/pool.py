@@ -69,6 +69,7 @@ class Pool:
         boot_timeout: float | None = 60.0,
         may_finish: bool = False,
         new_group: bool = False,
+        shutdown_timeout: float = 0.0,
     ) -> None:
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
         if boot_timeout is not None:
@@ -84,6 +85,7 @@ class Pool:
             orphan_grace=orphan_grace,
             max_message=max_message,
             new_group=new_group,
+            shutdown_timeout=shutdown_timeout,
         )
         self._boot_timeout = boot_timeout
         self._inputs: deque[supervisor.Input] = deque()
@@ -114,9 +116,15 @@ class Pool:
         self._check_open()
         self._tell(supervisor.ScaleTo(check_count("workers", count)))
 
-    def stop(self) -> None:
-        """Ask all workers to finish and leave, and replace none; `wait` returns when they are gone."""
+    def stop(self, *, spares_idle: bool = True) -> None:
+        """Ask all workers to finish and leave, and replace none; `wait` returns when they are gone.
+
+        spares_idle: a client with an open connection that asks for nothing is given time to ask once more,
+        where the worker's server knows how (`everycore serve`); False: its connection is closed at once.
+        """
         self._check_open()
+        if not spares_idle:
+            self.cluster._close_idle()
         self._tell(supervisor.Stop())
 
     async def wait(self) -> None:

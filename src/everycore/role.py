@@ -39,6 +39,7 @@ class Ticket(msgspec.Struct, frozen=True):
     max_message: int
     serialization: str
     ignores_interrupt: bool
+    shutdown_timeout: float = 0.0
 
 
 def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:

@@ -70,6 +70,7 @@ class TestTheTable:
                 None: None,
                 Limit.OFF: None,
                 Limit.MARGIN: NOW + lifecycle.KILL_MARGIN,
+                Limit.SHUTDOWN: None,  # nothing was to be waited for, so nothing is now
                 Limit.GRACE: NOW + GRACE + lifecycle.KILL_MARGIN,
             }[step.limit]
         )

@@ -38,7 +38,9 @@ Examples:
 
 \b
 Signals:
-  INT (Ctrl-C), TERM  finish the requests at hand within the grace, then end; the second one ends at once
+  TERM          finish within the grace: requests at hand, and one more of each client that is connected
+  INT (Ctrl-C)  the same, but connections without a request are closed at once
+  a second one  ends at once
 
 \b
 Exit status:
@@ -78,6 +80,16 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 )
 @click.option(
     "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
+)
+@click.option(
+    "--shutdown-timeout",
+    metavar="SECONDS",
+    help="Time for the application's own shutdown, at least, after the grace.  [default: 10]",
+)
+@click.option(
+    "--spread",
+    metavar="SECONDS",
+    help="Over how long a stop spreads the ends of WebSockets and event streams.  [default: half the grace]",
 )
 @click.option("--boot-timeout", metavar="SECONDS", help="Time to become ready.  [default: 60]")
 @click.option("--factory", is_flag=True, help="APP makes the application: call it without arguments.")
@@ -139,6 +151,8 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         grace=value(
             "--grace", sources.parse_seconds(0.0), 25.0 if "KUBERNETES_SERVICE_HOST" in environ else 30.0
         ),
+        shutdown_timeout=value("--shutdown-timeout", sources.parse_seconds(0.0), 10.0),
+        spread=value("--spread", sources.parse_seconds(0.0), None),
         log_level=value("--log-level", sources.parse_choice(logs.LEVELS), "info"),
         access_log=arguments["access_log"],
     )
@@ -186,6 +200,7 @@ def _run(options: Options, command: list[str]) -> int:
         ),
         policy=options.policy,
         grace=options.job.grace,
+        shutdown_timeout=options.job.shutdown_timeout,
         boot_timeout=options.boot_timeout,
         new_group=True,
     )

@@ -45,75 +45,129 @@ def capabilities() -> Capabilities:
     return Capabilities("handover" in found)
 
 
-# --- looking ----------------------------------------------------------------------------------------------
+class Inside:
+    """The connections of one server, and what they do."""
 
+    def __init__(self, server: uvicorn.Server) -> None:
+        self._server = server
 
-def connections_of(server: uvicorn.Server) -> list[Any]:
-    """The protocols of the connections that are open."""
-    return list(server.server_state.connections)
+    # --- looking ------------------------------------------------------------------------------------------
 
+    def connections(self) -> list[Any]:
+        """The protocols of the connections that are open."""
+        return list(self._server.server_state.connections)
 
-def tasks_of(server: uvicorn.Server) -> list[asyncio.Task[None]]:
-    """The tasks in which the application runs."""
-    return list(server.server_state.tasks)
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The tasks in which the application runs."""
+        return list(self._server.server_state.tasks)
 
+    def is_idle(self, protocol: Any) -> bool:
+        """Whether an HTTP connection is between two requests, with nothing of the next one taken from it.
 
-def is_idle(protocol: Any) -> bool:
-    """Whether an HTTP connection is between two requests, with nothing of the next one taken from its socket.
+        Not so: a WebSocket; an answer, or part of one, that is still to be sent; a request whose answer came
+        before its body.
+        """
+        transport = getattr(protocol, "transport", None)
+        if transport is None or not hasattr(protocol, "timeout_keep_alive_task"):
+            return False
+        if transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        cycle = protocol.cycle
+        if hasattr(protocol, "pipeline"):
+            if cycle is None:
+                return protocol.scope is None
+            is_over = bool(cycle.response_complete) and not cycle.more_body and not protocol.pipeline
+            return is_over and protocol.timeout_keep_alive_task is not None
+        conn = protocol.conn
+        if conn.trailing_data != (b"", False) or (cycle is not None and not cycle.response_complete):
+            return False
+        return str(conn.our_state) == "IDLE" and str(conn.their_state) == "IDLE"
 
-    Not so: a WebSocket; an answer, or part of one, that is still to be sent; a request whose answer came
-    before its body.
-    """
-    transport = getattr(protocol, "transport", None)
-    if transport is None or not hasattr(protocol, "timeout_keep_alive_task"):
-        return False
-    if transport.is_closing() or transport.get_write_buffer_size():
-        return False
-    cycle = protocol.cycle
-    if hasattr(protocol, "pipeline"):
-        if cycle is None:
-            return protocol.scope is None
-        is_over = bool(cycle.response_complete) and not cycle.more_body and not protocol.pipeline
-        return is_over and protocol.timeout_keep_alive_task is not None
-    conn = protocol.conn
-    if conn.trailing_data != (b"", False) or (cycle is not None and not cycle.response_complete):
-        return False
-    return str(conn.our_state) == "IDLE" and str(conn.their_state) == "IDLE"
+    def is_unused(self, protocol: Any) -> bool:
+        """Whether an idle connection has not sent a request yet."""
+        return protocol.cycle is None
 
+    def has_unread(self, protocol: Any) -> bool:
+        """Whether something has come on a connection that was not read yet."""
+        return _unread(protocol.transport) > 0
 
-def is_unused(protocol: Any) -> bool:
-    """Whether an idle connection has not sent a request yet."""
-    return protocol.cycle is None
+    def request_of(self, protocol: Any) -> str:
+        """What a connection is busy with, for a log line: "GET /path of 127.0.0.1:4711"."""
+        scope = getattr(protocol, "scope", None)
+        if not scope or "path" not in scope:
+            return "a request that has not come completely"
+        client = scope.get("client")
+        whose = f" of {client[0]}:{client[1]}" if client else ""
+        return f"{scope.get('method') or 'WebSocket'} {scope['path']}{whose}"
 
+    def has_more(self, send: Any) -> bool:
+        """Whether another request has come on the connection behind this `send`, or a part of one."""
+        protocol = _protocol_of(getattr(send, "__self__", None))
+        if protocol is None:
+            return False
+        waiting = protocol.pipeline if hasattr(protocol, "pipeline") else protocol.conn.trailing_data[0]
+        return bool(waiting) or _unread(protocol.transport) > 0
 
-def request_of(protocol: Any) -> str:
-    """What a connection is busy with, for a log line: "GET /path of 127.0.0.1:4711"."""
-    scope = getattr(protocol, "scope", None)
-    if not scope:
-        return "a request that has not come completely"
-    kind = scope.get("method") or "WebSocket"
-    client = scope.get("client")
-    whose = f" of {client[0]}:{client[1]}" if client else ""
-    return f"{kind} {scope.get('path', '?')}{whose}"
+    def is_plain(self, send: Any) -> bool:
+        """Whether the connection behind this `send` is not encrypted, and both sides keep it alive."""
+        cycle: Any = getattr(send, "__self__", None)
+        protocol = _protocol_of(cycle)
+        if protocol is None or not cycle.keep_alive:
+            return False
+        return protocol.transport.get_extra_info("sslcontext") is None
 
+    def stop_accepting(self) -> None:
+        """Close the listeners."""
+        for server in self._server.servers:
+            server.close()
 
-def has_more(send: Any) -> bool:
-    """Whether another request has come on the connection behind this `send`, or a part of one."""
-    cycle = getattr(send, "__self__", None)
-    protocol = _protocol_of(cycle)
-    if protocol is None:
-        return False
-    waiting = protocol.pipeline if hasattr(protocol, "pipeline") else protocol.conn.trailing_data[0]
-    return bool(waiting) or _unread(protocol.transport) > 0
+    # --- acting -------------------------------------------------------------------------------------------
 
+    def take_away(self, protocol: Any) -> int | None:
+        """The socket of an idle connection, as a new descriptor; uvicorn forgets the connection.
 
-def is_plain(send: Any) -> bool:
-    """Whether the connection behind this `send` is not encrypted, and is kept alive by client and answer."""
-    cycle: Any = getattr(send, "__self__", None)
-    protocol = _protocol_of(cycle)
-    if protocol is None or not cycle.keep_alive:
-        return False
-    return protocol.transport.get_extra_info("sslcontext") is None
+        None, and nothing is changed, if it can't be had: an encrypted one, or no descriptor is left. What the
+        client sends from here on stays in the socket.
+        """
+        transport = protocol.transport
+        sock = transport.get_extra_info("socket")
+        if sock is None or transport.get_extra_info("sslcontext") is not None:
+            return None
+        transport.pause_reading()
+        try:
+            fd = os.dup(sock.fileno())
+        except OSError:
+            transport.resume_reading()
+            return None
+        protocol._unset_keepalive_if_required()
+        transport.abort()  # nothing is told to the client while a copy of the descriptor is open
+        return fd
+
+    def close(self, protocol: Any) -> None:
+        """End a connection as uvicorn does when it stops: a WebSocket with 1012, an idle one at once."""
+        protocol.shutdown()
+
+    def abort(self, protocol: Any) -> None:
+        """Cut a connection off."""
+        if protocol.transport is not None:
+            protocol.transport.abort()
+
+    def new(self) -> Any:
+        """What serves one more HTTP connection."""
+        make: Callable[..., Any] = self._server.config.http_protocol_class
+        return make(
+            config=self._server.config,
+            server_state=self._server.server_state,
+            app_state=self._server.lifespan.state,
+            _loop=asyncio.get_running_loop(),
+        )
+
+    def keep_alive(self, protocol: Any) -> None:
+        """Start the keep-alive time-out of a connection that has sent nothing since it was taken over."""
+        if self.is_unused(protocol) and self.is_idle(protocol):
+            protocol.timeout_keep_alive_task = protocol.loop.call_later(
+                protocol.timeout_keep_alive, protocol.timeout_keep_alive_handler
+            )
 
 
 def _protocol_of(cycle: Any) -> Any:
@@ -131,57 +185,6 @@ def _unread(transport: Any) -> int:
         return 0
 
 
-# --- acting -----------------------------------------------------------------------------------------------
-
-
-def take_away(protocol: Any) -> int | None:
-    """The socket of an idle connection, as a new descriptor; uvicorn forgets the connection.
-
-    None, and nothing is changed, if it can't be had: an encrypted one, or no descriptor is left. What the
-    client sends from here on stays in the socket.
-    """
-    transport = protocol.transport
-    sock = transport.get_extra_info("socket")
-    if sock is None or transport.get_extra_info("sslcontext") is not None:
-        return None
-    transport.pause_reading()
-    try:
-        fd = os.dup(sock.fileno())
-    except OSError:
-        transport.resume_reading()
-        return None
-    protocol._unset_keepalive_if_required()
-    transport.abort()  # nothing is told to the client while a copy of the descriptor is open
-    return fd
-
-
-def close(protocol: Any) -> None:
-    """End a connection as uvicorn does when it stops: a WebSocket with 1012, an idle one at once."""
-    protocol.shutdown()
-
-
-def abort(protocol: Any) -> None:
-    """Cut a connection off."""
-    if protocol.transport is not None:
-        protocol.transport.abort()
-
-
-def new_protocol(server: uvicorn.Server, loop: asyncio.AbstractEventLoop) -> Any:
-    """What serves one HTTP connection."""
-    make: Callable[..., Any] = server.config.http_protocol_class
-    return make(
-        config=server.config, server_state=server.server_state, app_state=server.lifespan.state, _loop=loop
-    )
-
-
-def keep_alive(protocol: Any) -> None:
-    """Start the keep-alive time-out of a connection that has sent nothing since it was taken over."""
-    if is_unused(protocol) and is_idle(protocol):
-        protocol.timeout_keep_alive_task = protocol.loop.call_later(
-            protocol.timeout_keep_alive, protocol.timeout_keep_alive_handler
-        )
-
-
 # --- the probe --------------------------------------------------------------------------------------------
 
 
@@ -195,41 +198,43 @@ def _probe_handover(loop: Any, near: socket.socket, far: socket.socket) -> bool:
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    return bool(loop.run_until_complete(asyncio.wait_for(_hand_over(loop, server, near, far), _PATIENCE)))
+    return bool(
+        loop.run_until_complete(asyncio.wait_for(_hand_over(loop, Inside(server), near, far), _PATIENCE))
+    )
 
 
-async def _hand_over(loop: Any, server: uvicorn.Server, near: socket.socket, far: socket.socket) -> bool:
+async def _hand_over(loop: Any, inside: Inside, near: socket.socket, far: socket.socket) -> bool:
     far.setblocking(False)
-    first = new_protocol(server, loop)
+    first = inside.new()
     await loop.connect_accepted_socket(lambda: first, near)
-    states = [is_idle(first), is_unused(first), connections_of(server) == [first]]
+    states = [inside.is_idle(first), inside.is_unused(first), inside.connections() == [first]]
     far.send(b"GET / HTTP/1.1\r\nhost:")
     await _turns()
-    states.append(not is_idle(first))
+    states.append(not inside.is_idle(first))
     far.send(b" x\r\n\r\n")
     states.append((await loop.sock_recv(far, 4096)).startswith(b"HTTP/1.1 204"))
     await _turns()
-    states += [is_idle(first), not is_unused(first), not tasks_of(server)]
+    states += [inside.is_idle(first), not inside.is_unused(first), not inside.tasks()]
     states += [
-        request_of(first).startswith("GET /"),
-        is_plain(first.cycle.send),
-        not has_more(first.cycle.send),
+        inside.request_of(first).startswith("GET /"),
+        inside.is_plain(first.cycle.send),
+        not inside.has_more(first.cycle.send),
     ]
-    fd = take_away(first)
+    fd = inside.take_away(first)
     if fd is None or not all(states):
         return False
     with socket.socket(fileno=fd) as taken:
         await _turns()
-        second = new_protocol(server, loop)
+        second = inside.new()
         await loop.connect_accepted_socket(lambda: second, taken)
-        keep_alive(second)
+        inside.keep_alive(second)
         armed = second.timeout_keep_alive_task is not None
         far.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         answer = await loop.sock_recv(far, 4096)
         await _turns()
-        close(second)
+        inside.close(second)
         await _turns()
-        return bool(answer.startswith(b"HTTP/1.1 204") and armed and not connections_of(server))
+        return bool(answer.startswith(b"HTTP/1.1 204") and armed and not inside.connections())
 
 
 async def _turns() -> None:

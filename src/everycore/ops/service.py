@@ -96,7 +96,8 @@ class Service:
             match requests.take(number, loop.time()):
                 case 1:
                     _logger.info("%s: finishing the work at hand; once more ends it at once", number.name)
-                    self._pool.stop()
+                    # TERM is a machine's, and spares the clients; who presses Ctrl-C waits for the prompt.
+                    self._pool.stop(spares_idle=number is not signal.SIGINT)
                 case 2:
                     task.cancel()
 
