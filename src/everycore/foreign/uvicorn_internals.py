@@ -102,8 +102,9 @@ class Inside:
 
     def has_more(self, send: Any) -> bool:
         """Whether another request has come on the connection behind this `send`, or a part of one."""
-        protocol = _protocol_of(getattr(send, "__self__", None))
-        if protocol is None:
+        cycle: Any = getattr(send, "__self__", None)
+        protocol = _protocol_of(cycle)
+        if protocol is None or cycle.more_body:  # then what comes is the rest of this request
             return False
         waiting = protocol.pipeline if hasattr(protocol, "pipeline") else protocol.conn.trailing_data[0]
         return bool(waiting) or _unread(protocol.transport) > 0
@@ -145,7 +146,10 @@ class Inside:
 
     def close(self, protocol: Any) -> None:
         """End a connection as uvicorn does when it stops: a WebSocket with 1012, an idle one at once."""
-        protocol.shutdown()
+        try:
+            protocol.shutdown()
+        except Exception:  # h11 and wsproto refuse to end what is in the middle of something
+            self.abort(protocol)
 
     def abort(self, protocol: Any) -> None:
         """Cut a connection off."""

@@ -28,6 +28,8 @@ _logger = logging.getLogger("everycore")
 
 #: How often to look at what is open, in seconds.
 LOOK: Final = 0.02
+#: The same, where nothing but time changes what is to be done.
+LOOK_AT_CLOCK: Final = 0.1
 #: Idle connections that are handed on in one look: each is a descriptor in somebody's hands.
 MOST_AT_ONCE: Final = 32
 #: The part of the grace for which a connection that could be handed on is kept alive for that.
@@ -97,7 +99,7 @@ class Departing:
         self._began = 0.0
         self._ends = 0.0
         self._looks = False
-        #: Connections that came back: nobody took them over.
+        #: Connections that this worker took over while it leaves itself.
         self._stay: set[Any] = set()
         draining.keeps = self._keeps
         draining.answered = self._look_soon
@@ -110,7 +112,7 @@ class Departing:
     def _took_over(self, connection: Any) -> None:
         assert self._inside is not None
         self._inside.keep_alive(connection)
-        if self._draining.is_on:  # it is one of ours, or its next worker leaves as well: enough of that
+        if self._draining.is_on:  # nobody who stays could take it: it ends here
             self._stay.add(connection)
 
     async def run(self) -> None:
@@ -122,10 +124,13 @@ class Departing:
         self._began, self._ends = now, self._exit.deadline - min(grace * _CUT_PART, _MOST_CUT)
         spread = grace * _SPREAD_PART if self._spread is None else min(self._spread, grace)
         self._draining.begin(spread if self._exit.spares_idle else 0.0)
-        # What was accepted in the turn in which the order came has its protocol by now.
-        await asyncio.sleep(0)
-        while self._is_busy() and self._loop.time() < self._ends:
-            self.look()
+        next_look = 0.0
+        # First: who was accepted just before the order came is no connection of the engine's yet.
+        await asyncio.sleep(LOOK)
+        while self._is_busy() and (now := self._loop.time()) < self._ends:
+            if self._may_hand_on() or now >= next_look:
+                next_look = now + LOOK_AT_CLOCK
+                self.look()
             await asyncio.sleep(LOOK)
         self._cut_off()
 
@@ -143,11 +148,14 @@ class Departing:
         if inside is None or not self._draining.is_on:
             return
         handed_on = 0
+        may_hand_on = self._may_hand_on()
         for connection in filter(inside.is_idle, inside.connections()):
-            if self._may_hand_on() and connection not in self._stay:
-                if handed_on < MOST_AT_ONCE and (fd := inside.take_away(connection)) is not None:
+            if may_hand_on and connection not in self._stay:
+                if (fd := inside.take_away(connection)) is not None:
                     self._exit.hand_on(fd)
                     handed_on += 1
+                if handed_on == MOST_AT_ONCE:
+                    return
             elif self._is_overdue(connection) and not inside.has_unread(connection):
                 inside.close(connection)
 

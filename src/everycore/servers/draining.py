@@ -89,20 +89,17 @@ class DrainingApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        exchange: HttpExchange | WebSocketExchange
         kind = scope["type"]
         if kind == "http":
             exchange = HttpExchange(self._draining, send)
             if scope["method"] not in _WITHOUT_BODY:
                 receive = exchange.watch_body(receive)
-            await self._serve(exchange, scope, receive)
         elif kind == "websocket":
-            await self._serve(WebSocketExchange(self._draining, send), scope, receive)
+            exchange = WebSocketExchange(self._draining, send)
         else:
             await self._app(scope, receive, send)
-
-    async def _serve(
-        self, exchange: HttpExchange | WebSocketExchange, scope: Scope, receive: Receive
-    ) -> None:
+            return
         try:
             await self._app(scope, receive, exchange.send)
         except (Exception, BaseExceptionGroup) as error:

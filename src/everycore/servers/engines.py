@@ -84,9 +84,11 @@ class Engine:
         )
 
         async def leave() -> None:
-            await exit.asked()
-            await departing.run()
-            server.should_exit = True
+            try:
+                await exit.asked()
+                await departing.run()
+            finally:
+                server.should_exit = True
 
         leaving = asyncio.ensure_future(leave())
         try:

@@ -30,8 +30,9 @@ ABORT_TIME: Final = 0.1
 #: How often to look at connections that do not tell when they are closed, in seconds.
 LOOK: Final = 0.02
 
-#: Turns of the loop in which it reads what the primary had sent before it knew that this worker leaves.
-_ARRIVALS: Final = 2
+#: Turns of the loop in which it takes what the primary had sent before it knew that this worker leaves: a
+#: connection that another worker has handed on is read, given to its server, and counted.
+_ARRIVALS: Final = 8
 
 Goodbye = Callable[[], Awaitable[None]]
 

@@ -51,7 +51,7 @@ class Session:
         self.departure = Departure(
             post.connections, post.board, self.receptions, post.ticket.shutdown_timeout
         )
-        self.handons = HandOns(post.connections)
+        self.handons = HandOns()
         self.grants = Grants(post.link, post.connections, self.readiness, self.departure)
         self.emitter = Emitter()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -1,8 +1,7 @@
 """Idle connections that this worker hands on when it leaves, or takes over from one that leaves.
 
 Job: the worker's half of `primary.handons`, for a server that knows which of its connections are idle.
-Invariant: a connection that was taken over is counted from the moment it is here, as one that was accepted.
-Must not import the primary's side.
+Invariant: a descriptor that comes here is served or closed. Must not import the primary's side.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from typing import Any, Final
 from everycore.core import wire
 from everycore.errors import ProtocolError
 from everycore.system.descriptors import close_all
-from everycore.worker.connections.ledger import Connections, CountedSocket
-from everycore.worker.connections.limits import Limit
 from everycore.worker.connections.reception import descriptor_limit
 
 log = logging.getLogger("everycore")
@@ -31,8 +28,7 @@ Taker = Callable[[socket.socket], None]
 class HandOns:
     """What this worker hands on and takes over."""
 
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
+    def __init__(self) -> None:
         self._post: Callable[[Any, Sequence[int]], None] | None = None
         self._taker: Taker | None = None
         #: This worker leaves, and another one takes over what it hands on.
@@ -62,21 +58,22 @@ class HandOns:
         if len(fds) != 1 or self._taker is None:
             close_all(fds)
             raise ProtocolError(f"TakeOver came with {len(fds)} descriptors, or to a worker that can't")
-        plain = socket.socket(fileno=fds[0])
-        family, kind, proto = int(plain.family), int(plain.type), plain.proto
-        sock = self._connections.counted_socket(family, kind, proto, plain.detach(), Limit())
+        sock = socket.socket(fileno=fds[0])
         sock.setblocking(False)
         self._taker(sock)
 
 
-async def connect(loop: Any, factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket) -> bool:
-    """Serve a connection that was taken over; False if that failed, as when its client has gone."""
+async def connect(
+    loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket
+) -> bool:
+    """Serve a connection that was taken over; False if that failed, as when its client has gone.
+
+    A drain waits for it, as for every connection that the loop was given.
+    """
     try:
-        transport, _ = await loop.connect_uncounted(factory, sock)
+        await loop.connect_accepted_socket(factory, sock)
     except OSError as exc:
         log.debug("a connection that was taken over has ended: %s", exc)
         sock.close()
         return False
-    if isinstance(sock, CountedSocket):
-        sock.carried_by(transport)
     return True
