@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed
@@ -18,6 +19,8 @@ from websockets.exceptions import ConnectionClosed
 from tests.kit import scaled
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+#: One client: it sets the event when it has had its first answer.
+Client = Callable[[asyncio.Event], Awaitable[None]]
 #: Who comes after the stop is refused, or comes before the listener has gone and is reset with it.
 LATE = (ConnectionRefusedError, ConnectionResetError)
 
@@ -50,20 +53,20 @@ class Crowd:
         self._tasks: list[asyncio.Task[None]] = []
         self._there: list[asyncio.Event] = []
 
-    async def __aenter__(self) -> "Crowd":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.end()
 
-    def add(self, kind: Callable[[asyncio.Event], Awaitable[None]], count: int) -> None:
+    def add(self, kind: Client, count: int) -> None:
         """So many more of one kind."""
         for _ in range(count):
             there = asyncio.Event()
             self._there.append(there)
             self._tasks.append(asyncio.ensure_future(self._be(kind, there)))
 
-    async def _be(self, kind: Callable[[asyncio.Event], Awaitable[None]], there: asyncio.Event) -> None:
+    async def _be(self, kind: Client, there: asyncio.Event) -> None:
         try:
             await kind(there)
         finally:
@@ -100,7 +103,7 @@ class Crowd:
 
     # --- kinds of clients ---------------------------------------------------------------------------------
 
-    def kept_alive(self, longest: float, request: bytes = REQUEST) -> Callable[[asyncio.Event], Awaitable[None]]:
+    def kept_alive(self, longest: float, request: bytes = REQUEST) -> Client:
         """One connection, request after request, thinking up to `longest` seconds in between."""
 
         async def client(there: asyncio.Event) -> None:
@@ -149,11 +152,11 @@ class Crowd:
             await self.think(self.random.uniform(0.0, longest))
         return False
 
-    def new_each_time(self, pause: float) -> Callable[[asyncio.Event], Awaitable[None]]:
+    def new_each_time(self, pause: float) -> Client:
         """A connection for each request, as HTTP/1.0 has it; `pause` seconds between two."""
         return self.kept_alive(pause, b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
 
-    def websocket(self) -> Callable[[asyncio.Event], Awaitable[None]]:
+    def websocket(self) -> Client:
         """A WebSocket that listens until it is closed, by whom and how is noted."""
 
         async def client(there: asyncio.Event) -> None:

@@ -20,6 +20,7 @@ from tests.kit import turn
 PROBES = {
     "asyncio_internals": ["servers", "losses", "selectors"],
     "uvloop_internals": ["connect", "backend", "stamps"],
+    "uvicorn_internals": ["handover"],
 }
 
 

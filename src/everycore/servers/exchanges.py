@@ -20,6 +20,7 @@ LINGER: Final = 5.0
 SERVICE_RESTART: Final = 1012
 #: What ends an event of a stream (the HTML standard, server-sent events): a blank line.
 _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\r\n\r\n")
+_LONGEST_END: Final = max(map(len, _EVENT_ENDS))
 _CLOSE: Final = (b"connection", b"close")
 
 
@@ -146,15 +147,15 @@ class HttpExchange:
 class EventStream:
     """An answer of type text/event-stream, which ends between two events once its time has come."""
 
-    __slots__ = ("_is_busy", "_is_due", "_is_whole", "_raw", "_worker", "is_ended")
+    __slots__ = ("_is_busy", "_is_due", "_raw", "_tail", "_worker", "is_ended")
 
     def __init__(self, worker: Worker, send: Send) -> None:
         self._worker = worker
         self._raw = send
         self._is_busy = False
         self._is_due = False
-        #: Nothing was sent of an event that is not complete.
-        self._is_whole = True
+        #: The last bytes sent: the blank line that ends an event may come in parts.
+        self._tail = b""
         self.is_ended = False
         worker.opened(self)
 
@@ -169,13 +170,18 @@ class EventStream:
             self._is_busy = False
         body = message.get("body", b"")
         if body:
-            self._is_whole = bytes(body[-4:]).endswith(_EVENT_ENDS)
+            self._tail = (self._tail + bytes(body[-_LONGEST_END:]))[-_LONGEST_END:]
         if not message.get("more_body", False):
             self._worker.ended(self)
             if self._worker.is_on:
                 self._worker.answered()
         elif self._is_due and self._is_whole:
             await self._end()
+
+    @property
+    def _is_whole(self) -> bool:
+        """Nothing was sent of an event that is not complete."""
+        return not self._tail or self._tail.endswith(_EVENT_ENDS)
 
     def end_soon(self) -> None:
         """End it now, or behind the event that is being sent."""

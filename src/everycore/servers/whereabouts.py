@@ -7,9 +7,10 @@ alone. Must not import the engines.
 from __future__ import annotations
 
 import asyncio
+import gc
 import linecache
 from collections.abc import Iterator
-from types import FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any, Final
 
 #: What a coroutine, a generator and an asynchronous generator call their frame, and what they wait for.
@@ -33,7 +34,13 @@ def _frames(awaited: Any) -> Iterator[tuple[FrameType, int]]:
                 awaited = getattr(awaited, next_name, None)
                 break
         else:
-            return
+            awaited = _behind(awaited)
+
+
+def _behind(awaited: Any) -> Any:
+    """What an awaitable without a frame stands for: `async for` and `__aexit__` await such; or None."""
+    found = gc.get_referents(awaited)
+    return next((item for item in found if isinstance(item, (AsyncGeneratorType, CoroutineType))), None)
 
 
 def _is_ours(frame: FrameType) -> bool:
