@@ -30,7 +30,7 @@ class Tally:
     """What all clients of one test have seen."""
 
     answered: int = 0
-    #: Answers that said `Connection: close`.
+    #: Answers that said `Connection: close` to one who would have kept it.
     closed: int = 0
     #: Who answered how often.
     workers: Counter[bytes] = field(default_factory=Counter)
@@ -146,7 +146,7 @@ class Crowd:
             self.tally.answered += 1
             self.tally.workers[body] += 1
             if b"connection: close" in head.lower():
-                self.tally.closed += 1
+                self.tally.closed += b"HTTP/1.0" not in request
                 return True
             self._news.set()
             await self.think(self.random.uniform(0.0, longest))

@@ -269,3 +269,57 @@ def test_a_human_does_not_wait_for_idle_connections(serve, connect):
     assert client.answer() == (b"", b"")
     assert time.monotonic() - began < KEEP_ALIVE
     assert served.program.wait() == 0
+
+
+@pytest.mark.soak
+@pytest.mark.limit(1200)
+@BOTH_POLICIES
+@BOTH_LOOPS
+async def test_ten_stops_under_load(serve, policy, loop):
+    """New connections all the time, 50 clients that are kept alive, 20 WebSockets: nobody loses anything."""
+    for number in range(10):
+        served = serve("--policy", policy, "--loop", loop, "--grace", "12", "--spread", "2", source=APP)
+        async with Crowd(served.port, seed=number) as crowd:
+            crowd.add(crowd.kept_alive(KEEP_ALIVE / 2), 50)
+            crowd.add(crowd.new_each_time(0.02), 4)
+            crowd.add(crowd.websocket(), 20)
+            await crowd.all_there()
+            await crowd.answered(crowd.random.randint(1, 100))
+            crowd.is_stopping = True
+            served.program.signal()
+            await crowd.gone()
+            assert crowd.tally.lost == []
+            assert crowd.tally.codes == {1012: 20}
+        assert served.program.wait() == 0
+
+
+@pytest.mark.soak
+@pytest.mark.limit(1200)
+@BOTH_POLICIES
+@BOTH_LOOPS
+async def test_ten_times_one_worker_leaves_under_load(serve, policy, loop):
+    """Each time the one that has answered last; its clients go on with the others, and notice nothing."""
+    served = serve("--policy", policy, "--loop", loop, "--grace", "12", source=APP)
+    async with Crowd(served.port) as crowd:
+        crowd.add(crowd.kept_alive(0.3), 50)
+        crowd.add(crowd.new_each_time(0.02), 4)
+        await crowd.all_there()
+        for _ in range(10):
+            crowd.tally.workers.clear()
+            await crowd.answered(50)
+            (busiest, _), *_ = crowd.tally.workers.most_common()
+            os.kill(int(busiest), signal.SIGTERM)
+            await gone(int(busiest))
+            await crowd.answered(50)
+            assert crowd.tally.lost == []
+            await both_serve(crowd)
+        assert crowd.tally.closed == 0
+    assert served.program.finish(signal.SIGINT) == 0
+
+
+async def both_serve(crowd):
+    """The replacement is there, and has been found by somebody."""
+    crowd.tally.workers.clear()
+    async with asyncio.timeout(scaled(30)):
+        while len(crowd.tally.workers) < 2:
+            await crowd.answered(1)
