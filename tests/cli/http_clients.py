@@ -36,6 +36,8 @@ class Tally:
     workers: Counter[bytes] = field(default_factory=Counter)
     #: Requests without an answer, and WebSockets that ended without a close frame: why.
     lost: list[str] = field(default_factory=list)
+    #: First requests of a connection, which may not have been accepted yet when the listener went.
+    unserved: list[str] = field(default_factory=list)
     #: Close codes of WebSockets.
     codes: Counter[int] = field(default_factory=Counter)
 
@@ -139,7 +141,8 @@ class Crowd:
             except (OSError, EOFError, ValueError) as error:
                 if came_late and not asked:
                     return False  # who connects after the stop may be refused
-                self.tally.lost.append(f"request {asked + 1} of a connection: {error!r}")
+                lost = self.tally.lost if asked else self.tally.unserved
+                lost.append(f"request {asked + 1} of a connection: {error!r}")
                 return False
             asked += 1
             there.set()

@@ -198,7 +198,8 @@ async def _probe_app(_scope: Any, _receive: Any, send: Any) -> None:
 
 
 def _probe_handover(loop: Any, near: socket.socket, far: socket.socket) -> bool:
-    config = uvicorn.Config(_probe_app, interface="asgi3", lifespan="off", log_config=None, access_log=False)
+    # Not `access_log=False`: that takes the handlers of uvicorn's access log away, for good.
+    config = uvicorn.Config(_probe_app, interface="asgi3", lifespan="off", log_config=None)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -209,7 +210,7 @@ def _probe_handover(loop: Any, near: socket.socket, far: socket.socket) -> bool:
 
 async def _hand_over(loop: Any, inside: Inside, near: socket.socket, far: socket.socket) -> bool:
     far.setblocking(False)
-    first = inside.new()
+    first = _quiet(inside.new())
     await loop.connect_accepted_socket(lambda: first, near)
     states = [inside.is_idle(first), inside.is_unused(first), inside.connections() == [first]]
     far.send(b"GET / HTTP/1.1\r\nhost:")
@@ -229,7 +230,7 @@ async def _hand_over(loop: Any, inside: Inside, near: socket.socket, far: socket
         return False
     with socket.socket(fileno=fd) as taken:
         await _turns()
-        second = inside.new()
+        second = _quiet(inside.new())
         await loop.connect_accepted_socket(lambda: second, taken)
         inside.keep_alive(second)
         armed = second.timeout_keep_alive_task is not None
@@ -239,6 +240,11 @@ async def _hand_over(loop: Any, inside: Inside, near: socket.socket, far: socket
         inside.close(second)
         await _turns()
         return bool(answer.startswith(b"HTTP/1.1 204") and armed and not inside.connections())
+
+
+def _quiet(protocol: Any) -> Any:
+    protocol.access_log = False  # the request of a probe is nobody's
+    return protocol
 
 
 async def _turns() -> None:
