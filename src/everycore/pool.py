@@ -72,6 +72,7 @@ class Pool:
         surge: int = 1,
         signals: bool = False,
         new_group: bool = False,
+        shutdown_timeout: float = 0.0,
     ) -> None:
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
         if boot_timeout is not None:
@@ -88,6 +89,7 @@ class Pool:
             orphan_grace=orphan_grace,
             max_message=max_message,
             new_group=new_group,
+            shutdown_timeout=shutdown_timeout,
         )
         self._obeys_signals = signals
         self._is_open = False
@@ -135,9 +137,15 @@ class Pool:
             raise ConfigurationError("worker", f"this pool has no worker {worker!r}")
         self._keeper.drain(worker)
 
-    def stop(self) -> None:
-        """Ask all workers to finish and leave, and replace none; `wait` returns when they are gone."""
+    def stop(self, *, spares_idle: bool = True) -> None:
+        """Ask all workers to finish and leave, and replace none; `wait` returns when they are gone.
+
+        spares_idle: a client with an open connection that asks for nothing is given time to ask once more,
+        where the worker's server knows how (`everycore serve`); False: its connection is closed at once.
+        """
         self._check_open()
+        if not spares_idle:
+            self.cluster._close_idle()
         self._keeper.stop()
 
     async def wait(self) -> None:

@@ -25,6 +25,7 @@ class Ticket(msgspec.Struct, frozen=True):
     max_message: int
     serialization: str
     ignores_interrupt: bool
+    shutdown_timeout: float = 0.0
 
 
 def read(text: str) -> Ticket:

@@ -34,16 +34,6 @@ def test_request_at_hand_is_finished(serve, number):
     assert sorted(served.program.stdout.splitlines()) == ["begun", "shut down 1", "shut down 2"]
 
 
-def test_idle_connection_does_not_delay_the_end(serve):
-    served = serve(workers=1)
-    connection = served.connect()
-    connection.request("GET", "/")
-    connection.getresponse().read()
-    assert served.program.finish() == 0
-    assert connection.sock.recv(1) == b""
-    connection.close()
-
-
 def test_second_signal_ends_it_at_once(serve):
     served = serve()
     with served.begin() as request:
@@ -89,7 +79,7 @@ def test_application_shut_down_after_its_last_request_even_if_that_was_cut_short
 
 
 def test_websocket_is_told(serve):
-    served = serve("--app-dir", str(EXAMPLES), app="websocket_echo:app")
+    served = serve("--app-dir", str(EXAMPLES), "--spread", "0", app="websocket_echo:app")
     with connect_websocket(f"ws://127.0.0.1:{served.port}/") as websocket:
         served.program.signal()
         with pytest.raises(ConnectionClosed):
@@ -113,6 +103,43 @@ def test_application_has_the_grace_for_its_own_shutdown(serve, tmp_path):
     served = serve(source=source)
     assert served.program.finish() == 0
     assert served.program.stdout == "done\ndone\n"
+
+
+#: Its shutdown waits; the time stands in the environment.
+SLOW_TO_END = """
+    import asyncio, os
+
+    async def flush():
+        await asyncio.sleep(float(os.environ["SHUTDOWN"]))  # the books are written here
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            os.write(1, b"begun\\n")
+            await asyncio.Event().wait()
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await flush()
+        os.write(1, b"done\\n")
+        await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+def test_application_has_a_time_of_its_own_once_the_grace_is_over(serve):
+    served = serve("--grace", "0.5", workers=1, source=SLOW_TO_END, env={"SHUTDOWN": "2"})
+    with served.begin():  # a request that never ends
+        assert served.program.finish() == 0
+    assert served.program.stdout == "begun\ndone\n"
+
+
+def test_an_application_that_is_cut_off_is_told_with_what_it_was_doing(serve):
+    limits = ("--grace", "0.2", "--shutdown-timeout", "0.2")
+    served = serve(*limits, workers=1, source=SLOW_TO_END, env={"SHUTDOWN": "3600"})
+    assert served.program.finish() == 0
+    assert "the application's shutdown was cut off: its 0.2 s are over" in served.program.stderr
+    assert "in flush" in served.program.stderr
+    assert "# the books are written here" in served.program.stderr
+    assert served.program.stdout == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

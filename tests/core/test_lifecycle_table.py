@@ -70,9 +70,31 @@ class TestTheTable:
                 None: None,
                 Limit.OFF: None,
                 Limit.MARGIN: NOW + lifecycle.KILL_MARGIN,
+                Limit.SHUTDOWN: None,  # nothing was to be waited for, so nothing is now
                 Limit.GRACE: NOW + GRACE + lifecycle.KILL_MARGIN,
             }[step.limit]
         )
+
+    @pytest.mark.parametrize(
+        ("shutdown", "later", "deadline"),
+        [
+            (10.0, 1.0, NOW + 1.0 + 10.0 + lifecycle.KILL_MARGIN),  # its own time, from then on
+            (2.0, 1.0, NOW + GRACE + lifecycle.KILL_MARGIN),  # what is left of the grace is more
+            (0.0, GRACE + 0.5, NOW + GRACE + lifecycle.KILL_MARGIN),  # none of its own
+        ],
+    )
+    def test_a_program_whose_work_is_done_has_time_for_its_own_shutdown(self, shutdown, later, deadline):
+        life = Life()
+        for what in (Input.JOINED, Input.DISCONNECT):
+            feed(life, what)
+        life.handle(Input.CHANNEL_LOST, NOW + later, shutdown=shutdown)
+        assert life.deadline == deadline
+
+    def test_not_so_one_that_was_never_asked_to_leave(self):
+        life = Life()
+        feed(life, Input.JOINED)
+        life.handle(Input.CHANNEL_LOST, NOW, shutdown=10.0)
+        assert life.deadline == NOW + lifecycle.KILL_MARGIN
 
     @EVERY_STEP
     def test_no_step_goes_back(self, stage, what):

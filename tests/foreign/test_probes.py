@@ -21,6 +21,7 @@ from tests.kit import turn
 PROBES = {
     "asyncio_internals": ["servers", "selectors"],
     "uvloop_internals": ["connect", "backend", "stamps"],
+    "uvicorn_internals": ["handover"],
 }
 
 
@@ -175,3 +176,18 @@ def test_accepting_without_an_object_and_with_one_are_the_same():
                 fd, peer = accept(listener)
                 with socket.socket(fileno=fd) as conn:
                     assert peer == client.getsockname() == conn.getpeername()
+
+
+def test_a_probe_of_uvicorn_leaves_its_loggers_alone_and_logs_nothing():
+    source = """
+        import logging
+        handler = logging.StreamHandler()
+        for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):
+            logging.getLogger(name).addHandler(handler)
+            logging.getLogger(name).setLevel(logging.INFO)
+        from everycore.foreign import uvicorn_internals
+        assert uvicorn_internals.capabilities().handover
+        assert logging.getLogger("uvicorn.access").handlers == [handler]
+    """
+    argv = [sys.executable, "-c", textwrap.dedent(source)]
+    assert subprocess.run(argv, stderr=subprocess.PIPE, check=True).stderr == b""

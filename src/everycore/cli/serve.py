@@ -51,7 +51,8 @@ Examples:
 
 \b
 Signals:
-  INT (Ctrl-C), TERM  finish the requests at hand within the grace, then end; INT after that ends at once
+  TERM                finish the requests at hand within the grace, and one more of each connected client
+  INT (Ctrl-C)        the same, but close connections without a request at once; INT again ends at once
   HUP                 reload: replace all workers, each new one ready before the old one leaves
   TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
   QUIT                end at once, and print the stacks of every worker
@@ -87,6 +88,16 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 )
 @policy_option
 @grace_option
+@click.option(
+    "--shutdown-timeout",
+    metavar="SECONDS",
+    help="Time for the application's own shutdown, at least, after the grace.  [default: 10]",
+)
+@click.option(
+    "--spread",
+    metavar="SECONDS",
+    help="Over how long a stop spreads the ends of WebSockets and event streams.  [default: half the grace]",
+)
 @surge_option
 @click.option("--boot-timeout", metavar="SECONDS", help="Time to become ready.  [default: 60]")
 @click.option("--factory", is_flag=True, help="APP makes the application: call it without arguments.")
@@ -140,6 +151,8 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         interface=values.get("--interface", sources.parse_choice(INTERFACES), "auto"),
         loop=values.loop(),
         grace=values.grace(),
+        shutdown_timeout=values.get("--shutdown-timeout", sources.parse_seconds(0.0), 10.0),
+        spread=values.get("--spread", sources.parse_seconds(0.0), None),
         log_level=values.log_level(),
         access_log=arguments["access_log"],
     )
@@ -180,6 +193,7 @@ def _run(options: Options, command: list[str]) -> int:
         ),
         policy=options.policy,
         grace=options.job.grace,
+        shutdown_timeout=options.job.shutdown_timeout,
         boot_timeout=options.boot_timeout,
         surge=options.surge,
         signals=True,

@@ -61,10 +61,11 @@ class Do(enum.Enum):
 
 
 class Limit(enum.Enum):
-    """When a worker is killed unless it is gone by then. A limit only comes closer."""
+    """When a worker is killed unless it is gone by then. A limit only comes closer, but for SHUTDOWN."""
 
     GRACE = "the grace that it was given, and a margin"
     MARGIN = "the margin alone"
+    SHUTDOWN = "the time that its program has for its own shutdown, and a margin; this limit may be later"
     OFF = "it is not any more"
 
 
@@ -121,8 +122,8 @@ TABLE: Final[dict[tuple[Stage, Input], Step]] = {
     **{(stage, Input.BROKE_PROTOCOL): Step(stage, limit=Limit.MARGIN) for stage in STAGES},
     (_DEAD, Input.BROKE_PROTOCOL): Step(_DEAD),
     **{(stage, Input.CHANNEL_LOST): Step(_GONE, _LOST, Limit.MARGIN) for stage in _SERVING},
-    # It may use up the grace that it was given: its channel closes before its program ends.
-    **{(stage, Input.CHANNEL_LOST): Step(_GONE, _LOST) for stage in _LEAVING},
+    # Its work is done, and its program ends: it may use up the grace that it was given, or the time for that.
+    **{(stage, Input.CHANNEL_LOST): Step(_GONE, _LOST, Limit.SHUTDOWN) for stage in _LEAVING},
     **{(stage, Input.CHANNEL_LOST): Step(stage) for stage in _ENDED},
     **{(stage, Input.EXITED): Step(_DEAD, _EXITED, via=_GONE) for stage in _CONNECTED},
     (_GONE, Input.EXITED): Step(_DEAD, (Do.EMIT_EXITED,)),
@@ -153,8 +154,11 @@ class Life:
         """Whether it may get listeners and connections: it is there or on its way, and stays."""
         return self.stage in _SERVING
 
-    def handle(self, what: Input, now: float, *, grace: float = 0.0) -> tuple[Do, ...]:
-        """Take note of `what`; return what is to be done. `grace` goes with DISCONNECT and LEAVE."""
+    def handle(self, what: Input, now: float, *, grace: float = 0.0, shutdown: float = 0.0) -> tuple[Do, ...]:
+        """Take note of `what`; return what is to be done.
+
+        `grace` goes with DISCONNECT and LEAVE, `shutdown` with CHANNEL_LOST; both in seconds.
+        """
         step = TABLE[self.stage, what]
         if step.error:
             raise ProtocolError(step.error)
@@ -163,6 +167,9 @@ class Life:
                 self._kill_by(now + grace + KILL_MARGIN)
             case Limit.MARGIN:
                 self._kill_by(now + KILL_MARGIN)
+            case Limit.SHUTDOWN:
+                if shutdown > 0 and self.deadline is not None:
+                    self.deadline = max(self.deadline, now + shutdown + KILL_MARGIN)
             case Limit.OFF:
                 self.deadline = None
         self._enter(step.after if step.via is None else step.via)

@@ -77,9 +77,10 @@ class Attached(_Wire):
 
 
 class Disconnect(_Wire):
-    """Primary: finish your work within `grace` seconds and leave."""
+    """Primary: finish your work within `grace` seconds and leave. `spares_idle`: idle clients have it too."""
 
     grace: float
+    spares_idle: bool = True
 
 
 class Leave(_Wire):
@@ -100,6 +101,29 @@ class GiveUp(_Wire):
 
 class ReadyNow(_Wire):
     """Worker, by the link: give me connections."""
+
+
+# --- idle connections, handed on by a worker that leaves --------------------------------------------------
+
+
+class CanHandOn(_Wire):
+    """Worker: I can hand idle connections on when I leave, and take over others', up to `most` in all."""
+
+    most: int
+
+
+class MayHandOn(_Wire):
+    """Primary, to a worker that leaves: hand your idle connections on from now on; or, no more."""
+
+    may: bool
+
+
+class HandOn(_Wire):
+    """Worker that leaves, with one descriptor: an idle connection, for somebody else."""
+
+
+class TakeOver(_Wire):
+    """Primary, with one descriptor: an idle connection of a worker that leaves. It is yours."""
 
 
 # --- listening --------------------------------------------------------------------------------------------
@@ -268,8 +292,8 @@ class Report(_Wire):
     body: bytes
 
 
-ToPrimary = Joined | Attached | Drained | Listen | Ask | Answer | Failure | Took
-ToWorker = Disconnect | Granted | Refused | Ask | Answer | Failure | Took
+ToPrimary = Joined | Attached | Drained | CanHandOn | HandOn | Listen | Ask | Answer | Failure | Took
+ToWorker = Disconnect | MayHandOn | TakeOver | Granted | Refused | Ask | Answer | Failure | Took
 LinkRequest = (
     Listen | Bind | Release | StartListening | SetOption | GetOption | Settle
     | HoldReady | ReadyNow | Leave | Report | GiveUp

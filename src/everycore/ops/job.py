@@ -37,6 +37,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interface: Literal["auto", "asgi", "wsgi"] = "auto"
     loop: LoopKind = "auto"
     grace: float = 30.0
+    shutdown_timeout: float = 10.0
+    spread: float | None = None
     log_level: str = "info"
     access_log: bool = False
 

@@ -109,6 +109,9 @@ class Service:
     def _tell_stop(self, number: signal.Signals) -> None:
         again = "once more" if number is signal.SIGINT else "SIGINT"
         _logger.info("%s: finishing the work at hand; %s ends it at once", number.name, again)
+        if number is signal.SIGINT:
+            # TERM is a machine's, and spares the clients; a human who presses Ctrl-C waits for the prompt.
+            self._pool.cluster._close_idle()
 
     def _dump_stacks(self, number: signal.Signals) -> None:
         """Let one worker after the other print its stacks: at the same time they would mix in one line.

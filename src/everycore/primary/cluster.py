@@ -59,6 +59,8 @@ class Cluster:
     recall_after: seconds after which a connection that a worker did not pick up is given to another.
     orphan_grace: seconds that workers have to finish when this process dies; 0: they are killed with it.
     max_message: the largest message, in bytes.
+    shutdown_timeout: seconds that a worker's program has at least, once its work is done or its grace over,
+        for its own shutdown: what `main` does after `wait_shutdown()`, and while it is cancelled.
 
     Raises: RoleError in a worker, UnsupportedPlatform, ConfigurationError.
     """
@@ -75,6 +77,7 @@ class Cluster:
         orphan_grace: float = 0.0,
         max_message: int = 16 * 1024 * 1024,
         new_group: bool = False,
+        shutdown_timeout: float = 0.0,
     ) -> None:
         if not role.is_primary:
             raise RoleError("a Cluster belongs to the primary; this process is a worker, or a fork of one")
@@ -86,6 +89,7 @@ class Cluster:
             orphan_grace=check_seconds("orphan_grace", orphan_grace),
             max_message=check_count("max_message", max_message),
             new_group=new_group,
+            shutdown_timeout=check_seconds("shutdown_timeout", shutdown_timeout),
         )
         self._distribution = DistributionSettings(
             policy=choose_policy(self._settings.policy, os.environ),
@@ -166,6 +170,10 @@ class Cluster:
     def settings(self) -> Settings:
         """How the next worker will be started."""
         return self._settings
+
+    def _close_idle(self) -> None:
+        """Workers that are asked to leave from now on close connections whose client asks for nothing."""
+        self._runtime.spares_idle = False
 
     def setup_primary(self, **changes: Unpack[SettingsFields]) -> None:
         """Change how later workers are started; what is not named stays. Each call emits `SetUp`.

@@ -11,7 +11,7 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -151,6 +151,11 @@ class WorkerDriver:
                 self._is_attached = True
             case wire.Listen():
                 self._listen(message)
+            case wire.CanHandOn(most):
+                self._runtime.exchange.can(self, most)
+            case wire.HandOn():
+                self._runtime.exchange.hand_on(self, fds)
+                return
             case wire.Drained():
                 pass  # the end of the channel follows, and says it all
         if fds:
@@ -164,7 +169,7 @@ class WorkerDriver:
         else:
             log.error("worker %d: %s; giving up its channel", self.seat.id, error)
             self._happen(Input.BROKE_PROTOCOL)
-        self._happen(Input.CHANNEL_LOST)
+        self._happen(Input.CHANNEL_LOST, shutdown=self._runtime.terms.shutdown_timeout)
 
     def _hear_last_words(self) -> None:
         self._is_ending = True
@@ -179,8 +184,8 @@ class WorkerDriver:
             self._channel.read_to_end()
         self._happen(Input.EXITED)
 
-    def _happen(self, what: Input, *, grace: float = 0.0) -> None:
-        self._perform(self.life.handle(what, self._loop.time(), grace=grace))
+    def _happen(self, what: Input, **seconds: float) -> None:
+        self._perform(self.life.handle(what, self._loop.time(), **seconds))
         self._keep_deadline()
 
     def _keep_deadline(self) -> None:
@@ -217,10 +222,18 @@ class WorkerDriver:
         if self._channel is not None:
             deadline = self.life.deadline
             left = self.grace if deadline is None else deadline - lifecycle.KILL_MARGIN - self._loop.time()
-            self._channel.post(wire.Disconnect(max(min(self.grace, left), 0.0)))
+            self._channel.post(wire.Disconnect(max(min(self.grace, left), 0.0), self._runtime.spares_idle))
+
+    def tell(self, message: wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()) -> None:
+        """Send a message on its channel, which owns the descriptors from here on."""
+        if self._channel is None:
+            close_all(fds)
+        else:
+            self._channel.post(message, fds)
 
     def _leave_rotation(self) -> None:
         self.is_ready = False
+        self._runtime.exchange.leaves(self)
         self._farewell.forget()
         finishes = self.life.state is State.DRAINING and not self._is_ending
         if finishes and not self._leaves_by_itself:
@@ -232,6 +245,7 @@ class WorkerDriver:
         self._switchboard.remove(self.seat.id, voluntary=self.life.voluntary)
 
     def _close_channel(self) -> None:
+        self._runtime.exchange.gone(self)
         if self._desk is not None:
             self._desk.close()
         if self._channel is not None:
@@ -309,6 +323,7 @@ class WorkerDriver:
             return
         self.is_ready = True
         self._switchboard.set_ready(self.seat.id)
+        self._runtime.exchange.ready(self)
         self._log.emit(events.Ready)
 
     # --- what listeners and the link tell -----------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from everycore.aio.steps import take_all
 from everycore.primary.book import Book
 from everycore.primary.eventlog import EventLog
+from everycore.primary.handons import Exchange
 from everycore.primary.spawner import Terms
 from everycore.primary.switchboard import DistributionSettings, Switchboard
 from everycore.system.board import PrimaryBoard
@@ -36,6 +37,9 @@ class Runtime:
         self.system = system
         self.switchboard = Switchboard(loop, distribution, self.descriptors)
         self.board = PrimaryBoard()
+        self.exchange = Exchange(loop, self.switchboard)
+        #: Workers that are asked to leave spare clients that ask for nothing; see `wire.Disconnect`.
+        self.spares_idle = True
 
     def descriptors(self) -> Iterator[int]:
         """The numbers that are ours: nobody is to listen on these."""

@@ -40,6 +40,7 @@ class Terms:
     orphan_grace: float
     max_message: int
     new_group: bool
+    shutdown_timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ def spawn(
             max_message=terms.max_message,
             serialization=settings.serialization,
             ignores_interrupt=role.ignores_interrupt,
+            shutdown_timeout=terms.shutdown_timeout,
         )
         process = system.spawn(
             argv,

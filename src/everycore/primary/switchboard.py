@@ -209,6 +209,10 @@ class Switchboard:
         )
         return Grant(message, fds)
 
+    def holders_of(self, is_it: Callable[[socket.socket], bool]) -> list[int]:
+        """The workers that hold the first listener of which `is_it` is true."""
+        return next((host.holders for host in self._book if is_it(host.listener.sock)), [])
+
     # --- workers come and go ------------------------------------------------------------------------------
 
     def set_ready(self, worker: int) -> None:

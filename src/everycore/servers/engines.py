@@ -1,7 +1,7 @@
 """uvicorn as a library: serves one ASGI application on sockets that it is given.
 
 Job: `Engine.serve`, from the first connection to the last. Invariant: no signal handler of uvicorn's is
-installed; who stops it is the worker's context. Nothing but this file knows uvicorn.
+installed; who stops it is an `Exit`. Nothing but this file and `foreign.uvicorn_internals` knows uvicorn.
 
 Facts (uvicorn 0.30 to 0.54): `Config.load` calls the application without arguments to find out whether it is
 a factory, which must fail, and does for anything with ASGI's three arguments. `Server.startup` is where the
@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
+from everycore.servers.departing import Departing, Exit
+from everycore.servers.draining import Draining, DrainingApp
 from everycore.servers.interfaces import Asgi
 from everycore.servers.loading import CannotBootError
 
@@ -23,9 +25,10 @@ try:
     import uvicorn
 except ImportError:
     raise CannotBootError("serve needs uvicorn: pip install 'everycore[standard]'") from None
+from everycore.foreign.uvicorn_internals import Inside, capabilities
 
-#: Of the grace, this part is left to the application's own shutdown once its requests were cut short.
-_LAST_PART = 0.1
+#: What uvicorn itself may wait for when it stops, in seconds: by then there is nothing left to wait for.
+_NOTHING_LEFT: Final = 0.1
 
 
 class _Server(uvicorn.Server):
@@ -46,31 +49,49 @@ class _Server(uvicorn.Server):
 
 
 class Engine:
-    """One application, served once."""
+    """One application, served once. `spread`, in seconds, as `--spread`; None: its default."""
 
-    def __init__(self, app: Asgi, *, grace: float, access_log: bool) -> None:
+    def __init__(self, app: Asgi, *, access_log: bool, spread: float | None) -> None:
+        self._draining = Draining()
+        self._spread = spread
         self._config = uvicorn.Config(
-            app,
+            DrainingApp(app, self._draining),
             interface="asgi3",
             lifespan="off",  # ours, see servers/lifespan.py
             log_config=None,
             access_log=access_log,
             workers=1,
-            timeout_graceful_shutdown=grace * (1 - _LAST_PART),  # type: ignore[arg-type] # any number will do
+            timeout_graceful_shutdown=_NOTHING_LEFT,  # type: ignore[arg-type] # any number will do
         )
 
     async def serve(
-        self, sockets: Sequence[socket.socket], on_serving: Callable[[], None], stop: Awaitable[Any]
+        self, sockets: Sequence[socket.socket], on_serving: Callable[[], None], exit: Exit
     ) -> None:
-        """Serve until `stop` is done, then let requests finish for as long as the grace allows."""
-        server = _Server(self._config, on_serving)
+        """Serve until `exit` asks for the end, then let requests finish for as long as the grace allows."""
 
-        async def stop_in_time() -> None:
-            await stop
-            server.should_exit = True
+        def serving() -> None:
+            departing.on_serving()
+            on_serving()
 
-        stopper = asyncio.ensure_future(stop_in_time())
+        server = _Server(self._config, serving)
+        inside = Inside(server) if capabilities().handover else None
+        departing = Departing(
+            exit,
+            self._draining,
+            inside,
+            keep_alive=self._config.timeout_keep_alive,
+            spread=self._spread,
+        )
+
+        async def leave() -> None:
+            try:
+                await exit.asked()
+                await departing.run()
+            finally:
+                server.should_exit = True
+
+        leaving = asyncio.ensure_future(leave())
         try:
             await server.serve(sockets=list(sockets))
         finally:
-            stopper.cancel()
+            leaving.cancel()

@@ -11,12 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Final
 
 from everycore.servers.interfaces import Asgi, Receive, Scope, Send
 from everycore.servers.loading import CannotBootError, user_traceback
+from everycore.servers.whereabouts import whereabouts
 
 _logger = logging.getLogger("everycore.servers")
+
+#: What the application may still do when it is cancelled, in seconds.
+_LAST_WORDS: Final = 0.25
 
 
 class Lifespan:
@@ -42,13 +46,31 @@ class Lifespan:
         self._events.put_nowait({"type": "lifespan.startup"})
         await self._started
 
-    async def shutdown(self) -> None:
-        """Stop the application, if it was started and listens to that."""
+    async def shutdown(self, seconds: float | None = None) -> None:
+        """Stop the application, if it was started and listens to that; cut it off after `seconds`.
+
+        That is an error, logged with the place at which the application waited: data may be lost there.
+        """
         if self._task is None:
             return
         self._events.put_nowait({"type": "lifespan.shutdown"})
-        await self._stopped
-        await asyncio.wait([self._task])
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopped
+                await asyncio.wait([self._task])
+        except TimeoutError:
+            self._cut_off(f"its {seconds:g} s are over (--shutdown-timeout)")
+            await asyncio.wait([self._task], timeout=_LAST_WORDS)
+        except asyncio.CancelledError:
+            self._cut_off("this worker was told to end at once")
+            raise
+
+    def _cut_off(self, why: str) -> None:
+        assert self._task is not None
+        if not self._task.done():
+            where = whereabouts(self._task)
+            _logger.error("the application's shutdown was cut off: %s; it was here:\n%s", why, where)
+            self._task.cancel()
 
     async def _run(self) -> None:
         scope: Scope = {

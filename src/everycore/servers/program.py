@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from everycore.ops import logs
 from everycore.ops.job import STATUS_STOPPED, BootReport, Job, read_job
 from everycore.servers.binding import open_sockets
 from everycore.servers.binds import parse_binds
+from everycore.servers.exits import LoneExit, WorkerExit
 from everycore.servers.interfaces import as_asgi
 from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app
@@ -63,15 +63,16 @@ async def _serve(job: Job, me: WorkerContext | None) -> None:
         app = Lifespan(as_asgi(load_app(job.app, job.app_dir, factory=job.factory), job.interface))
         from everycore.servers.engines import Engine  # late: without uvicorn it is a failure to boot
 
-        engine = Engine(app, grace=job.grace, access_log=job.access_log)
+        engine = Engine(app, access_log=job.access_log, spread=job.spread)
+        session = place.session()
+        way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
         await app.startup()
         try:
-            if me is not None:
-                await engine.serve(sockets, me.ready, me.wait_shutdown())
-            else:
-                await engine.serve(sockets, partial(_say_where, sockets), _signalled())
+            await engine.serve(sockets, me.ready if me else partial(_say_where, sockets), way_out)
         finally:
-            await app.shutdown()
+            # What is left of the grace, or a time of its own.
+            left = way_out.deadline - asyncio.get_running_loop().time()
+            await app.shutdown(max(left, job.shutdown_timeout))
 
 
 async def _report(report: BootReport, me: WorkerContext | None) -> None:
@@ -87,12 +88,3 @@ async def _report(report: BootReport, me: WorkerContext | None) -> None:
 def _say_where(sockets: Sequence[socket.socket]) -> None:
     for sock in sockets:
         _logger.info("serving on %s, in this one process", sock.getsockname())
-
-
-async def _signalled() -> None:
-    """Wait for INT or TERM."""
-    loop = asyncio.get_running_loop()
-    came = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, came.set)
-    await came.wait()

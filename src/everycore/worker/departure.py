@@ -30,13 +30,26 @@ ABORT_TIME: Final = 0.1
 #: How often to look at connections that do not tell when they are closed, in seconds.
 LOOK: Final = 0.02
 
+#: Turns of the loop in which it takes what the primary had sent before it knew that this worker leaves: a
+#: connection that another worker has handed on is read, given to its server, and counted.
+_ARRIVALS: Final = 8
+
 Goodbye = Callable[[], Awaitable[None]]
 
 
 class Departure:
     """The end of this worker: not asked for yet, under way, or done."""
 
-    def __init__(self, connections: Ledger, board: WorkerBoard, receptions: Receptions) -> None:
+    def __init__(
+        self,
+        connections: Ledger,
+        board: WorkerBoard,
+        receptions: Receptions,
+        shutdown_timeout: float = 0.0,
+    ) -> None:
+        self._shutdown_timeout = shutdown_timeout
+        #: Clients that ask for nothing are given time to ask once more.
+        self.spares_idle = True
         self._connections = connections
         self._board = board
         self._receptions = receptions
@@ -77,6 +90,11 @@ class Departure:
         self._is_awaited = True
         await self._is_asked.wait()
 
+    @property
+    def deadline(self) -> float:
+        """When the grace is over, by the loop's clock; 0 before it has begun."""
+        return self._deadline
+
     async def over(self) -> None:
         """Wait for the last step."""
         await self._is_over.wait()
@@ -110,11 +128,13 @@ class Departure:
 
         try:
             self._close_servers()
+            await _turns(_ARRIVALS)
             if not await _within(self._none_open(), left()):
                 self._connections.abort()
                 await _within(self._none_open(), ABORT_TIME)
             await _within(goodbye(), left())
-            await self._end_main(left)
+            # The program's own shutdown has what is left of the grace, or a time of its own.
+            await self._end_main(lambda: max(left(), self._shutdown_timeout))
         finally:
             self._is_over.set()
 
@@ -145,6 +165,11 @@ class Departure:
             await _within(asyncio.wait([main]), left())
         if not main.done():
             main.cancel()
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 async def _within(what: Awaitable[Any], seconds: float) -> bool:

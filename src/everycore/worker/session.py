@@ -24,6 +24,7 @@ from everycore.core import values, wire
 from everycore.errors import ProtocolError
 from everycore.system.descriptors import close_all
 from everycore.worker.boot import ORPHANED, Post
+from everycore.worker.connections.handons import HandOns
 from everycore.worker.connections.reception import Receptions
 from everycore.worker.departure import Departure
 from everycore.worker.grants import Grants
@@ -52,7 +53,10 @@ class Session:
         #: Sockets that came over the channel: a transport made of one is a connection that a drain waits for.
         self.handles: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.readiness = Readiness(post.link)
-        self.departure = Departure(post.connections, post.board, self.receptions)
+        self.departure = Departure(
+            post.connections, post.board, self.receptions, post.ticket.shutdown_timeout
+        )
+        self.handons = HandOns()
         self.grants = Grants(post.link, post.connections, self.readiness, self.departure)
         self.emitter = Emitter()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,6 +107,7 @@ class Session:
                 on_message=self._on_message,
                 on_lost=self._on_lost,
             )
+            self.handons.speak_by(self._channel.post)
             self._mailbox = Mailbox(
                 self._channel,
                 loop=loop,
@@ -131,8 +136,14 @@ class Session:
                 return
             case wire.Refused():
                 self.grants.refused(message)
-            case wire.Disconnect(grace):
+            case wire.TakeOver():
+                self.handons.take_over(fds)
+                return
+            case wire.MayHandOn(may):
+                self.handons.may = may
+            case wire.Disconnect(grace, spares_idle):
                 assert self._loop is not None
+                self.departure.spares_idle = spares_idle
                 if self._is_program and not self.departure.has_main:
                     self.departure.tell_program(self._loop, grace)
                 else:

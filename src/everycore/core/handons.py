@@ -1,0 +1,79 @@
+"""Who hands idle connections on when it leaves, and who takes them over.
+
+Job: keep the account of the workers that say they can, decide who may hand on, and choose who gets each.
+Invariant: a worker is told that it may hand on only while another one is ready to take over, and is told when
+that has changed. Must not import anything with I/O or a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+
+class HandOns:
+    """The account of one cluster. Workers are known by their numbers."""
+
+    def __init__(self) -> None:
+        #: Those that can take connections over, and the most connections that each of them wants to have.
+        self._most: dict[int, int] = {}
+        self._ready: set[int] = set()
+        #: Those on their way out, and whether each of them was told that it may hand on.
+        self._leaving: dict[int, bool] = {}
+        self._ever: set[int] = set()
+        #: Connections that each was given since a worker began to leave.
+        self._given: dict[int, int] = {}
+
+    def can(self, worker: int, most: int) -> None:
+        """`worker` can hand on and take over, as long as it has fewer than `most` connections."""
+        self._most[worker] = most
+
+    def ready(self, worker: int) -> None:
+        """`worker` takes connections."""
+        self._ready.add(worker)
+
+    def leaves(self, worker: int) -> None:
+        """`worker` takes no more connections, and finishes those that it has; again: nothing."""
+        self._ready.discard(worker)
+        if worker not in self._leaving:
+            self._leaving[worker] = False
+            self._given.clear()
+
+    def gone(self, worker: int) -> None:
+        """Nothing reaches `worker` any more."""
+        self._ready.discard(worker)
+        self._ever.discard(worker)
+        for book in (self._most, self._leaving, self._given):
+            book.pop(worker, None)
+
+    def news(self) -> list[tuple[int, bool]]:
+        """Who is to be told, and what, that it may hand on from now on, or may not any more."""
+        may = any(worker in self._most for worker in self._ready)
+        told = [worker for worker, was in self._leaving.items() if was is not may and worker in self._most]
+        for worker in told:
+            self._leaving[worker] = may
+            self._ever.add(worker)
+        return [(worker, may) for worker in told]
+
+    def has_been_told(self, worker: int) -> bool:
+        """Whether `worker` was ever told that it may: its word may have crossed ours that it may not."""
+        return worker in self._ever
+
+    def choose(self, giver: int, holders: Iterable[int], count: Callable[[int], int]) -> int | None:
+        """Who takes over the next connection of `giver`; None: it can go to nobody.
+
+        holders: the workers that hold the connection's listener. count: the connections that a worker has.
+        A ready worker with room comes first; else `giver` has it back; else any other that has not left.
+        """
+        among = set(holders)
+        loads = [
+            (count(worker) + self._given.get(worker, 0), worker)
+            for worker in self._ready
+            if worker in among and worker in self._most and count(worker) < self._most[worker]
+        ]
+        if loads:
+            chosen = min(loads)[1]
+            self._given[chosen] = self._given.get(chosen, 0) + 1
+            return chosen
+        if giver in self._most:
+            return giver
+        return next(iter(self._most), None)

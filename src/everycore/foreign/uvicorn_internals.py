@@ -1,0 +1,259 @@
+"""What everycore uses of the inner parts of uvicorn. Imported only where uvicorn is.
+
+None of these names is documented, though few begin with an underscore. One probe, *handover*: the constructor
+of the HTTP protocols and `server_state`; `cycle` and its `response_complete`, `more_body`, `scope` and
+`transport`; `timeout_keep_alive`, its task and its handler, `_unset_keepalive_if_required`; `pipeline` and
+`scope` of the one on httptools, `conn` of the one on h11. With them a worker that leaves sees which
+connections are idle, and gives their sockets away. Without them it goes by ASGI and by the count of open
+connections: idle connections end with their next request, or by uvicorn's keep-alive time-out.
+
+Facts (uvicorn 0.30 to 0.54): a protocol reads in the very call in which its transport does, so what it has
+not parsed is still the kernel's, but for what `is_idle` asks for. The keep-alive timer runs exactly from the
+end of an answer to the first byte of the next request. A connection that has not sent a byte has no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import functools
+import os
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvicorn
+
+from everycore.foreign import is_allowed, try_probes
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Which inner parts of this uvicorn are as we know them."""
+
+    handover: bool
+
+
+@functools.cache
+def capabilities() -> Capabilities:
+    """What this uvicorn has. Probed once a process, by one connection over a socket pair."""
+    allowed = {"handover": _probe_handover} if is_allowed("uvicorn.handover") else {}
+    found = try_probes(asyncio.new_event_loop, allowed) if allowed else frozenset()
+    return Capabilities("handover" in found)
+
+
+class Inside:
+    """The connections of one server, and what they do."""
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        self._server = server
+
+    # --- looking ------------------------------------------------------------------------------------------
+
+    def connections(self) -> list[Any]:
+        """The protocols of the connections that are open."""
+        return list(self._server.server_state.connections)
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The tasks in which the application runs."""
+        return list(self._server.server_state.tasks)
+
+    def is_idle(self, protocol: Any) -> bool:
+        """Whether an HTTP connection is between two requests, with nothing of the next one taken from it.
+
+        Not so: a WebSocket; an answer, or part of one, that is still to be sent; a request whose answer came
+        before its body.
+        """
+        transport = getattr(protocol, "transport", None)
+        if transport is None or not hasattr(protocol, "timeout_keep_alive_task"):
+            return False
+        if transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        cycle = protocol.cycle
+        if hasattr(protocol, "pipeline"):
+            if cycle is None:
+                return protocol.scope is None
+            is_over = bool(cycle.response_complete) and not cycle.more_body and not protocol.pipeline
+            return is_over and protocol.timeout_keep_alive_task is not None
+        conn = protocol.conn
+        if conn.trailing_data != (b"", False) or (cycle is not None and not cycle.response_complete):
+            return False
+        return str(conn.our_state) == "IDLE" and str(conn.their_state) == "IDLE"
+
+    def is_unused(self, protocol: Any) -> bool:
+        """Whether an idle connection has not sent a request yet."""
+        return protocol.cycle is None
+
+    def has_unread(self, protocol: Any) -> bool:
+        """Whether something has come on a connection that was not read yet."""
+        return _unread(protocol.transport) > 0
+
+    def request_of(self, protocol: Any) -> str:
+        """What a connection is busy with, for a log line: "GET /path of 127.0.0.1:4711"."""
+        scope = getattr(protocol, "scope", None)
+        if not scope or "path" not in scope:
+            return "a request that has not come completely"
+        client = scope.get("client")
+        whose = f" of {client[0]}:{client[1]}" if client else ""
+        return f"{scope.get('method') or 'WebSocket'} {scope['path']}{whose}"
+
+    def has_more(self, send: Any) -> bool:
+        """Whether another request has come on the connection behind this `send`, or a part of one."""
+        cycle: Any = getattr(send, "__self__", None)
+        protocol = _protocol_of(cycle)
+        if protocol is None or cycle.more_body:  # then what comes is the rest of this request
+            return False
+        waiting = protocol.pipeline if hasattr(protocol, "pipeline") else protocol.conn.trailing_data[0]
+        return bool(waiting) or _unread(protocol.transport) > 0
+
+    def is_plain(self, send: Any) -> bool:
+        """Whether the connection behind this `send` is not encrypted, and both sides keep it alive."""
+        cycle: Any = getattr(send, "__self__", None)
+        protocol = _protocol_of(cycle)
+        if protocol is None or not cycle.keep_alive:
+            return False
+        return protocol.transport.get_extra_info("sslcontext") is None
+
+    def stop_accepting(self) -> None:
+        """Close the listeners."""
+        for server in self._server.servers:
+            server.close()
+
+    # --- acting -------------------------------------------------------------------------------------------
+
+    def take_away(self, protocol: Any) -> int | None:
+        """The socket of an idle connection, as a new descriptor; uvicorn forgets the connection.
+
+        None, and nothing is changed, if it can't be had: an encrypted one, or no descriptor is left. What the
+        client sends from here on stays in the socket.
+        """
+        transport = protocol.transport
+        sock = transport.get_extra_info("socket")
+        if sock is None or transport.get_extra_info("sslcontext") is not None:
+            return None
+        transport.pause_reading()
+        try:
+            fd = os.dup(sock.fileno())
+        except OSError:
+            transport.resume_reading()
+            return None
+        protocol._unset_keepalive_if_required()
+        transport.abort()  # nothing is told to the client while a copy of the descriptor is open
+        return fd
+
+    def close(self, protocol: Any) -> None:
+        """End a connection as uvicorn does when it stops: a WebSocket with 1012, an idle one at once."""
+        try:
+            protocol.shutdown()
+        except Exception:  # h11 and wsproto refuse to end what is in the middle of something
+            self.abort(protocol)
+
+    def abort(self, protocol: Any) -> None:
+        """Cut a connection off."""
+        if protocol.transport is not None:
+            protocol.transport.abort()
+
+    def new(self) -> Any:
+        """What serves one more HTTP connection."""
+        make: Callable[..., Any] = self._server.config.http_protocol_class
+        return make(
+            config=self._server.config,
+            server_state=self._server.server_state,
+            app_state=self._server.lifespan.state,
+            _loop=asyncio.get_running_loop(),
+        )
+
+    def keep_alive(self, protocol: Any) -> None:
+        """Start the keep-alive time-out of a connection that has sent nothing since it was taken over."""
+        if self.is_unused(protocol) and self.is_idle(protocol):
+            protocol.timeout_keep_alive_task = protocol.loop.call_later(
+                protocol.timeout_keep_alive, protocol.timeout_keep_alive_handler
+            )
+
+
+def _protocol_of(cycle: Any) -> Any:
+    get_protocol = getattr(getattr(cycle, "transport", None), "get_protocol", None)
+    protocol = get_protocol() if get_protocol is not None else None
+    return protocol if hasattr(protocol, "timeout_keep_alive_task") else None
+
+
+def _unread(transport: Any) -> int:
+    """Bytes that have come and were not read."""
+    sock = transport.get_extra_info("socket")
+    try:
+        return int(_INT.unpack(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(_INT.size)))[0])
+    except (OSError, AttributeError, ValueError):
+        return 0
+
+
+# --- the probe --------------------------------------------------------------------------------------------
+
+
+async def _probe_app(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _probe_handover(loop: Any, near: socket.socket, far: socket.socket) -> bool:
+    # Not `access_log=False`: that takes the handlers of uvicorn's access log away, for good.
+    config = uvicorn.Config(_probe_app, interface="asgi3", lifespan="off", log_config=None)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    return bool(
+        loop.run_until_complete(asyncio.wait_for(_hand_over(loop, Inside(server), near, far), _PATIENCE))
+    )
+
+
+async def _hand_over(loop: Any, inside: Inside, near: socket.socket, far: socket.socket) -> bool:
+    far.setblocking(False)
+    first = _quiet(inside.new())
+    await loop.connect_accepted_socket(lambda: first, near)
+    states = [inside.is_idle(first), inside.is_unused(first), inside.connections() == [first]]
+    far.send(b"GET / HTTP/1.1\r\nhost:")
+    await _turns()
+    states.append(not inside.is_idle(first))
+    far.send(b" x\r\n\r\n")
+    states.append((await loop.sock_recv(far, 4096)).startswith(b"HTTP/1.1 204"))
+    await _turns()
+    states += [inside.is_idle(first), not inside.is_unused(first), not inside.tasks()]
+    states += [
+        inside.request_of(first).startswith("GET /"),
+        inside.is_plain(first.cycle.send),
+        not inside.has_more(first.cycle.send),
+    ]
+    fd = inside.take_away(first)
+    if fd is None or not all(states):
+        return False
+    with socket.socket(fileno=fd) as taken:
+        await _turns()
+        second = _quiet(inside.new())
+        await loop.connect_accepted_socket(lambda: second, taken)
+        inside.keep_alive(second)
+        armed = second.timeout_keep_alive_task is not None
+        far.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        answer = await loop.sock_recv(far, 4096)
+        await _turns()
+        inside.close(second)
+        await _turns()
+        return bool(answer.startswith(b"HTTP/1.1 204") and armed and not inside.connections())
+
+
+def _quiet(protocol: Any) -> Any:
+    protocol.access_log = False  # the request of a probe is nobody's
+    return protocol
+
+
+async def _turns() -> None:
+    for _ in range(_SOME_TURNS):
+        await asyncio.sleep(0)
+
+
+_INT: Final = struct.Struct("i")
+#: Until a loop has read what is there, run what that led to, and closed what it was told to close.
+_SOME_TURNS: Final = 6
+#: Seconds that a probe takes at most; it takes a thousandth of that.
+_PATIENCE: Final = 5.0

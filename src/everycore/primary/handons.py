@@ -1,0 +1,138 @@
+"""Idle connections on their way from a worker that leaves to one that stays.
+
+Job: act on what `core.handons` decides. Invariant: a descriptor that comes here is passed on or closed in
+this very call; and what reaches another worker is a connection of a listener that it holds. Must not import
+the worker's side.
+
+Both policies use this way, by the channels: it is rare, and a belt has accounts that this is none of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from everycore.core import wire
+from everycore.core.handons import HandOns
+from everycore.errors import ProtocolError
+from everycore.primary.switchboard import Switchboard
+from everycore.system.descriptors import close_all
+
+log = logging.getLogger("everycore")
+
+
+class Member(Protocol):
+    """What this knows of a worker: its driver."""
+
+    @property
+    def id(self) -> int:
+        """The worker's number."""
+
+    @property
+    def open(self) -> int:
+        """Connections that the worker has now."""
+
+    def tell(self, message: wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()) -> None:
+        """Send a message on its channel, which owns the descriptors from here on."""
+
+
+class Exchange:
+    """The workers of one cluster that hand on and take over."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, switchboard: Switchboard) -> None:
+        self._loop = loop
+        self._switchboard = switchboard
+        self._book = HandOns()
+        self._members: dict[int, Member] = {}
+        self._is_telling = False
+
+    def can(self, member: Member, most: int) -> None:
+        """As `HandOns.can`."""
+        self._members[member.id] = member
+        self._note(self._book.can, member.id, most)
+
+    def ready(self, member: Member) -> None:
+        """As `HandOns.ready`."""
+        self._note(self._book.ready, member.id)
+
+    def leaves(self, member: Member) -> None:
+        """As `HandOns.leaves`."""
+        self._note(self._book.leaves, member.id)
+
+    def gone(self, member: Member) -> None:
+        """As `HandOns.gone`."""
+        self._members.pop(member.id, None)
+        self._note(self._book.gone, member.id)
+
+    def _note(self, what: Callable[..., None], *args: int) -> None:
+        what(*args)
+        # In a later turn: where all workers are asked to leave one after the other, none of them stays.
+        if not self._is_telling:
+            self._is_telling = True
+            self._loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._is_telling = False
+        for worker, may in self._book.news():
+            self._members[worker].tell(wire.MayHandOn(may))
+
+    def hand_on(self, member: Member, fds: Sequence[int]) -> None:
+        """`member` hands a connection on. Raises ProtocolError, having closed it, unless that is right."""
+        try:
+            if len(fds) != 1:
+                raise ProtocolError(f"HandOn came with {len(fds)} descriptors")
+            if not self._book.has_been_told(member.id):
+                raise ProtocolError("it handed a connection on, and was not told that it may")
+            holders = self._holders(fds[0])
+        except BaseException:
+            close_all(fds)
+            raise
+        self._tell()  # a worker that is chosen because nobody else is left knows that it can't hand on
+        taker = None if holders is None else self._book.choose(member.id, holders, self._count)
+        if taker is None:
+            if holders is not None:
+                log.debug("a connection of worker %d was closed: nobody is left to take it over", member.id)
+            close_all(fds)
+            return
+        self._members[taker].tell(wire.TakeOver(), fds)
+
+    def _count(self, worker: int) -> int:
+        return self._members[worker].open
+
+    def _holders(self, fd: int) -> list[int] | None:
+        """The workers that hold the listener of this connection; None if the client has gone.
+
+        Nobody, for one that came by another address: it can only go back. Raises ProtocolError for what is
+        not a connection.
+        """
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError as exc:
+            raise ProtocolError(f"it handed on what is no socket: {exc}") from exc
+        try:
+            if sock.type != socket.SOCK_STREAM or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise ProtocolError("it handed on what is no connection")
+            here = sock.getsockname()
+            sock.getpeername()
+        except OSError as exc:
+            if exc.errno in (errno.ENOTCONN, errno.EINVAL):
+                return None
+            raise ProtocolError(f"it handed on what is no connection: {exc}") from exc
+        finally:
+            family = int(sock.family)
+            sock.detach()
+        return self._switchboard.holders_of(lambda listener: _accepts(listener, family, here))
+
+
+def _accepts(listener: socket.socket, family: int, here: Any) -> bool:
+    """Whether connections of `listener` have `here` as their own end."""
+    if listener.fileno() < 0 or listener.type != socket.SOCK_STREAM or listener.family != family:
+        return False
+    bound = listener.getsockname()
+    if not isinstance(bound, tuple):
+        return bool(bound == here)
+    return bool(bound[1] == here[1] and bound[0] in ("0.0.0.0", "::", here[0]))

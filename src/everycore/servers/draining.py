@@ -1,0 +1,109 @@
+"""What a worker that leaves owes to the clients that it still has, in ASGI alone.
+
+Job: from the moment the worker leaves, every answer says `Connection: close`, WebSockets are closed with 1012
+and event streams end, spread over time so that their clients do not all come back at once. Invariant: a
+client reads in its answer that the connection ends, before it ends. Nothing here knows an engine. Source: RFC
+9112 9.6 (who has sent `close` closes the connection in stages), RFC 6455 7.4.1 and the registry behind it
+(1012, service restart), the ASGI specification.
+
+HOT: one object, one more frame and one question a message, for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from everycore.servers.exchanges import Ending, HttpExchange, WebSocketExchange
+from everycore.servers.interfaces import Asgi, Receive, Scope, Send
+
+#: Methods whose requests have no body, as a rule: nobody has to read one to its end.
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+class Draining:
+    """Whether this worker leaves, and what it is to end meanwhile.
+
+    keeps: whether the connection behind this `send` may live on after the answer, for there is a better way.
+    answered: called after each complete answer of a worker that leaves.
+    draw: a random number of seconds, from 0 to its argument.
+    """
+
+    def __init__(
+        self,
+        keeps: Callable[[Send], bool] = lambda _send: False,
+        answered: Callable[[], None] = lambda: None,
+        draw: Callable[[float], float] = lambda seconds: random.uniform(0.0, seconds),
+    ) -> None:
+        self.is_on = False
+        self.keeps = keeps
+        self.answered = answered
+        self._draw = draw
+        self._loop = asyncio.get_running_loop()
+        self._spread_until = 0.0
+        self._open: set[Ending] = set()
+        self._timers: dict[Ending, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, spread: float) -> None:
+        """The worker leaves: from now on; the ends are spread over `spread` seconds. Again: nothing."""
+        if self.is_on:
+            return
+        self.is_on = True
+        self._spread_until = self._loop.time() + spread
+        for ending in self._open:
+            self._schedule(ending)
+
+    def opened(self, ending: Ending) -> None:
+        """Something that does not end by itself."""
+        self._open.add(ending)
+        if self.is_on:
+            self._schedule(ending)
+
+    def ended(self, ending: Ending) -> None:
+        """It has ended; again: nothing."""
+        self._open.discard(ending)
+        timer = self._timers.pop(ending, None)
+        if timer is not None:
+            timer.cancel()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that nobody waits for."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _schedule(self, ending: Ending) -> None:
+        seconds = max(self._spread_until - self._loop.time(), 0.0)
+        self._timers[ending] = self._loop.call_later(self._draw(seconds), ending.end_soon)
+
+
+class DrainingApp:
+    """An application, and the manners of a worker that leaves."""
+
+    def __init__(self, app: Asgi, draining: Draining) -> None:
+        self._app = app
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        exchange: HttpExchange | WebSocketExchange
+        kind = scope["type"]
+        if kind == "http":
+            exchange = HttpExchange(self._draining, send)
+            if scope["method"] not in _WITHOUT_BODY:
+                receive = exchange.watch_body(receive)
+        elif kind == "websocket":
+            exchange = WebSocketExchange(self._draining, send)
+        else:
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, exchange.send)
+        except (Exception, BaseExceptionGroup) as error:
+            if not exchange.explains(error):
+                raise
+        finally:
+            exchange.finish()

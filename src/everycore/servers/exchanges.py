@@ -1,0 +1,267 @@
+"""One request, or one WebSocket, in the hands of a worker that may leave: see `everycore.servers.draining`.
+
+Job: change what the application sends, where the worker leaves. Invariant: an application's message is passed
+on, or answered by an error that says why it can't be; never dropped in silence. Must not import the engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol
+
+from everycore.servers.interfaces import Receive, Send
+
+#: An answer that closes the connection waits so long for the rest of the request's body, in seconds: closed
+#: with something unread, TCP resets it, and the client may never read its answer (RFC 9112 9.6).
+LINGER: Final = 5.0
+#: RFC 6455's registry: the server restarts; come again, after a random time.
+SERVICE_RESTART: Final = 1012
+#: What ends an event of a stream (the HTML standard, server-sent events): a blank line.
+_EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\r\n\r\n")
+_LONGEST_END: Final = max(map(len, _EVENT_ENDS))
+_CLOSE: Final = (b"connection", b"close")
+
+
+class Ending(Protocol):
+    """A WebSocket or an event stream, which the worker ends by itself."""
+
+    def end_soon(self) -> None:
+        """Its time has come."""
+
+
+class Worker(Protocol):
+    """What an exchange knows of the worker: `everycore.servers.draining.Draining`."""
+
+    #: It leaves.
+    is_on: bool
+    #: Whether the connection behind this `send` may live on after the answer.
+    keeps: Callable[[Send], bool]
+    #: To be called after each complete answer of a worker that leaves.
+    answered: Callable[[], None]
+
+    def opened(self, ending: Ending) -> None:
+        """Something that does not end by itself."""
+
+    def ended(self, ending: Ending) -> None:
+        """It has ended; again: nothing."""
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that nobody waits for."""
+
+
+class EndedByLeavingError(OSError):
+    """The application sends on what this worker has ended. OSError, as ASGI 2.4 has it after a disconnect."""
+
+    def __init__(self) -> None:
+        super().__init__("this worker leaves, and has ended the stream or the WebSocket")
+
+
+class _Body:
+    """The body of a request: whether the application has read it."""
+
+    __slots__ = ("_receive", "is_read")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_read = False
+
+    async def receive(self) -> Any:
+        """The next message, as the application gets it."""
+        message = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self.is_read = True
+        return message
+
+    async def skip(self) -> None:
+        """Read what is left, for a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while not self.is_read:
+                    await self.receive()
+
+
+class HttpExchange:
+    """A request and its answer."""
+
+    __slots__ = ("_body", "_closes", "_raw", "_stream", "_worker")
+
+    def __init__(self, worker: Worker, send: Send) -> None:
+        self._worker = worker
+        self._raw = send
+        self._closes = False
+        self._body: _Body | None = None
+        self._stream: EventStream | None = None
+
+    def watch_body(self, receive: Receive) -> Receive:
+        """Take note of what the application reads."""
+        self._body = _Body(receive)
+        return self._body.receive
+
+    def send(self, message: Any) -> Awaitable[None]:
+        """As the engine's. HOT."""
+        if self._worker.is_on:
+            return self._send_last(message)
+        if self._stream is not None:
+            return self._stream.send(message)
+        if message["type"] == "http.response.start" and _is_event_stream(message):
+            self._stream = EventStream(self._worker, self._raw)
+        return self._raw(message)
+
+    async def _send_last(self, message: Any) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            if not self._worker.keeps(self._raw):
+                message = _closing(message)
+                self._closes = True
+            await self._raw(message)
+            if _is_event_stream(message):
+                self._stream = EventStream(self._worker, self._raw)
+            return
+        if self._stream is not None:
+            await self._stream.send(message)
+        elif kind == "http.response.body" and not message.get("more_body", False):
+            await self._send_end(message)
+            self._worker.answered()
+        else:
+            await self._raw(message)
+
+    async def _send_end(self, message: Any) -> None:
+        if self._closes and self._body is not None and not self._body.is_read:
+            await self._raw({**message, "more_body": True})
+            await self._body.skip()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._raw(message)
+
+    def explains(self, error: BaseException) -> bool:
+        """Whether `error` is the application's answer to what we did to it."""
+        return self._stream is not None and self._stream.is_ended and _is_ours(error)
+
+    def finish(self) -> None:
+        """The application has returned."""
+        if self._stream is not None:
+            self._worker.ended(self._stream)
+
+
+class EventStream:
+    """An answer of type text/event-stream, which ends between two events once its time has come."""
+
+    __slots__ = ("_is_busy", "_is_due", "_raw", "_tail", "_worker", "is_ended")
+
+    def __init__(self, worker: Worker, send: Send) -> None:
+        self._worker = worker
+        self._raw = send
+        self._is_busy = False
+        self._is_due = False
+        #: The last bytes sent: the blank line that ends an event may come in parts.
+        self._tail = b""
+        self.is_ended = False
+        worker.opened(self)
+
+    async def send(self, message: Any) -> None:
+        """As the engine's. Raises EndedByLeavingError."""
+        if self.is_ended:
+            raise EndedByLeavingError
+        self._is_busy = True
+        try:
+            await self._raw(message)
+        finally:
+            self._is_busy = False
+        body = message.get("body", b"")
+        if body:
+            self._tail = (self._tail + bytes(body[-_LONGEST_END:]))[-_LONGEST_END:]
+        if not message.get("more_body", False):
+            self._worker.ended(self)
+            if self._worker.is_on:
+                self._worker.answered()
+        elif self._is_due and self._is_whole:
+            await self._end()
+
+    @property
+    def _is_whole(self) -> bool:
+        """Nothing was sent of an event that is not complete."""
+        return not self._tail or self._tail.endswith(_EVENT_ENDS)
+
+    def end_soon(self) -> None:
+        """End it now, or behind the event that is being sent."""
+        self._is_due = True
+        if self._is_whole and not self._is_busy and not self.is_ended:
+            self._worker.run(self._end())
+
+    async def _end(self) -> None:
+        if self.is_ended:
+            return
+        self.is_ended = True
+        self._worker.ended(self)
+        # To the engine the answer is complete: it tells an application that waits for it.
+        await self._raw({"type": "http.response.body", "body": b"", "more_body": False})
+        self._worker.answered()
+
+
+class WebSocketExchange:
+    """A WebSocket, which is closed with 1012 once its time has come."""
+
+    __slots__ = ("_is_closed_by_app", "_raw", "_worker", "is_ended")
+
+    def __init__(self, worker: Worker, send: Send) -> None:
+        self._worker = worker
+        self._raw = send
+        self._is_closed_by_app = False
+        self.is_ended = False
+
+    async def send(self, message: Any) -> None:
+        """As the engine's. Raises EndedByLeavingError."""
+        kind = message["type"]
+        if self.is_ended:
+            if kind == "websocket.close":
+                return  # it is what the application wants
+            raise EndedByLeavingError
+        if kind == "websocket.close":
+            self._is_closed_by_app = True
+            self._worker.ended(self)
+        await self._raw(message)
+        if kind == "websocket.accept":
+            self._worker.opened(self)
+
+    def end_soon(self) -> None:
+        """Close it now."""
+        if not self.is_ended and not self._is_closed_by_app:
+            self.is_ended = True
+            self._worker.run(self._close())
+
+    async def _close(self) -> None:
+        # The client may have gone at this moment: then there is nobody to be told.
+        with contextlib.suppress(OSError, RuntimeError):
+            await self._raw({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "service restart"})
+
+    def explains(self, error: BaseException) -> bool:
+        """As that of `HttpExchange`."""
+        return self.is_ended and _is_ours(error)
+
+    def finish(self) -> None:
+        """As that of `HttpExchange`."""
+        self._worker.ended(self)
+
+
+def _is_ours(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_ours, error.exceptions))
+    while error is not None:
+        if isinstance(error, EndedByLeavingError):
+            return True
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return False
+
+
+def _is_event_stream(message: Any) -> bool:
+    for name, value in message.get("headers", ()):
+        if name == b"content-type":
+            return bytes(value[:17]).lower() == b"text/event-stream"
+    return False
+
+
+def _closing(message: Any) -> Any:
+    """The head of an answer that is the last one of its connection."""
+    headers = [header for header in message.get("headers", ()) if header[0].lower() != b"connection"]
+    return {**message, "headers": [*headers, _CLOSE]}

@@ -1,0 +1,53 @@
+"""Where a task waits: the stack of a coroutine that is not running.
+
+Job: follow what awaits what, from the task inwards. asyncio's own `Task.get_stack` shows the outermost frame
+alone. Must not import the engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import linecache
+from collections.abc import Iterator
+from types import AsyncGeneratorType, CoroutineType, FrameType
+from typing import Any, Final
+
+#: What a coroutine, a generator and an asynchronous generator call their frame, and what they wait for.
+_NAMES: Final = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
+
+
+def whereabouts(task: asyncio.Task[Any]) -> str:
+    """The lines at which `task` waits, outermost first, as a traceback shows them; without frames of ours."""
+    lines = [_line(frame, number) for frame, number in _frames(task.get_coro()) if not _is_ours(frame)]
+    return "\n".join(lines) or "  (not in Python code)"
+
+
+def _frames(awaited: Any) -> Iterator[tuple[FrameType, int]]:
+    seen = set()
+    while awaited is not None and id(awaited) not in seen:
+        seen.add(id(awaited))
+        for frame_name, next_name in _NAMES:
+            frame = getattr(awaited, frame_name, None)
+            if frame is not None:
+                yield frame, frame.f_lineno
+                awaited = getattr(awaited, next_name, None)
+                break
+        else:
+            awaited = _behind(awaited)
+
+
+def _behind(awaited: Any) -> Any:
+    """What an awaitable without a frame stands for: `async for` and `__aexit__` await such; or None."""
+    found = gc.get_referents(awaited)
+    return next((item for item in found if isinstance(item, (AsyncGeneratorType, CoroutineType))), None)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("everycore.")
+
+
+def _line(frame: FrameType, number: int) -> str:
+    code = frame.f_code
+    text = linecache.getline(code.co_filename, number, frame.f_globals).strip()
+    return f'  File "{code.co_filename}", line {number}, in {code.co_name}\n    {text}'.rstrip()
