@@ -3,34 +3,27 @@
 #: The helper thread's first look finds nothing open; then a connection is, until it was looked at some times.
 WORKER = """
 import asyncio, os, signal
-from types import SimpleNamespace
-from everycore.worker.ending import ProgramTerminator
+from everycore.worker.signals import WorkerSignals
 
-class Connections:
-    looks = 0
-    is_served = False
+looks = 0
+is_served = False
 
-    @property
-    def open(self):
-        self.looks += 1
-        return 0 if self.looks == 1 or self.is_served else 1
+def is_at_work():
+    global looks
+    looks += 1
+    return looks > 1 and not is_served
 
-connections = Connections()
-post = SimpleNamespace(
-    only_note=False,
-    noted=[],
-    ticket=SimpleNamespace(grace=30.0),
-    connections=connections,
-    link=SimpleNamespace(tell=lambda word: None),
-)
-signal.signal(signal.SIGTERM, ProgramTerminator(post))
+signals = WorkerSignals(30.0, lambda: None, is_at_work)
+signals.install(ignores_interrupt=False)
+signals.be_guest()
 
 async def main():
+    global is_served
     os.kill(os.getpid(), signal.SIGTERM)
-    while connections.looks < 5:
+    while looks < 5:
         await asyncio.sleep(0.01)
     print("served", flush=True)
-    connections.is_served = True
+    is_served = True
     await asyncio.Event().wait()
 
 asyncio.run(main())
