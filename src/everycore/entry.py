@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import threading
+import sys
 from collections.abc import Coroutine
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from everycore import place
-from everycore.aio.shutdown import SIGNALS, Shutdown, set_shutdown
+from everycore.aio.shutdown import Shutdown, set_shutdown
 from everycore.settings import check_loop, has_uvloop
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     """Run `main` and return what it returns, as `asyncio.run` does.
 
     In a worker, servers and datagram endpoints go through the primary; TERM and INT finish the
-    work and leave. In a primary, the first TERM or INT lets the workers finish, then cancels `main`; a
-    second one does so at once. After TERM the process exits with status 0, after INT with
-    KeyboardInterrupt.
+    work and leave. In a primary, the first TERM or INT lets the workers finish, then cancels `main`; INT
+    after that does so at once. After TERM the process exits with status 0, after INT with
+    KeyboardInterrupt, whose traceback Python does not print.
 
     loop: "uvloop", "asyncio", or "auto": uvloop in a worker if it is installed, else asyncio.
 
@@ -42,15 +43,14 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     if not asyncio.iscoroutine(main):
         raise TypeError(f"run() takes a coroutine, not {type(main).__name__}")
     session = place.session()
-    noted: list[int] = []
-    if session is not None and threading.current_thread() is threading.main_thread():
-        noted = session.only_note_signals()
+    if session is not None:
+        session.signals.loop_begins()
     try:
         with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(loop)) as runner:
             if session is None:
                 return runner.run(_as_primary(main))
             try:
-                result = runner.run(_as_worker(session, main, noted))
+                result = runner.run(_as_worker(session, main))
             finally:
                 # Also when SystemExit or a bug ended it: what was sent before is sent.
                 runner.run(session.finish())
@@ -59,6 +59,8 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
             return result  # type: ignore[no-any-return]
     finally:
         main.close()
+        if session is not None:
+            session.signals.loop_ends()
 
 
 def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
@@ -98,28 +100,29 @@ async def _as_primary(main: Coroutine[Any, Any, T]) -> T:
         if shutdown.signal is signal.SIGTERM:
             raise SystemExit(0) from None
         if shutdown.signal is signal.SIGINT:
-            raise KeyboardInterrupt from None
+            raise _interrupt() from None
         raise
 
 
-async def _as_worker(session: Session, main: Coroutine[Any, Any, Any], noted: list[int]) -> Any:
-    loop = asyncio.get_running_loop()
+def _interrupt() -> KeyboardInterrupt:
+    """What SIGINT ends a program with, once its workers have finished: status 130, and nothing went wrong.
+
+    So Python is not to print where in everycore it was raised. A `sys.excepthook` of the program's is told.
+    """
+    interrupt = KeyboardInterrupt()
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if error is not interrupt:
+            sys.__excepthook__(kind, error, trace)
+
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = show
+    return interrupt
+
+
+async def _as_worker(session: Session, main: Coroutine[Any, Any, Any]) -> Any:
     task = session.begin_main(_outcome(main))
-
-    def leave(number: int) -> None:
-        if not session.departure.has_begun:
-            session.disconnect()
-        elif number == signal.SIGINT:
-            task.cancel()
-
-    try:
-        for number in SIGNALS:
-            loop.add_signal_handler(number, leave, number)
-        session.insist_on(SIGNALS)
-    except (ValueError, RuntimeError):
-        pass  # not the main thread
-    if noted:
-        leave(noted[0])
+    session.signals.loop_runs(asyncio.get_running_loop(), session.disconnect, task.cancel)
     try:
         result, leaving = await task
     except asyncio.CancelledError:

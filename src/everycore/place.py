@@ -44,6 +44,11 @@ def session() -> Session | None:
     return _session
 
 
+def is_leaving() -> bool:
+    """Whether this process is a worker that has begun to leave."""
+    return _session is not None and _session.departure.has_begun
+
+
 def context() -> WorkerContext | None:
     """This process as its program sees it as a worker; None if it is not one."""
     return None if _session is None else _session.face

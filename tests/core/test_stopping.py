@@ -1,24 +1,231 @@
-"""Which request to stop a signal is."""
-
-from signal import SIGINT, SIGTERM
+"""What a signal does, for every kind of process: the tables, and one process that goes by them."""
 
 import pytest
 
-from everycore.core.stopping import SAME_REQUEST, StopRequests
+from everycore.core.stopping import (
+    COMMAND,
+    GUEST,
+    PROGRAM,
+    SAME_REQUEST,
+    WORKER,
+    Do,
+    Input,
+    Machine,
+    Primary,
+    Worker,
+    signals_of,
+)
 
 SOON, LATER = SAME_REQUEST / 2, SAME_REQUEST * 2
+TERM, INT, QUIT = Input.TERM, Input.INT, Input.QUIT
+PRIMARIES = pytest.mark.parametrize("table", [PROGRAM, COMMAND], ids=["program", "command"])
+WORKERS = pytest.mark.parametrize("table", [WORKER, GUEST], ids=["worker", "guest"])
+
+
+def run(machine, *inputs, apart=LATER):
+    """Feeds the inputs, one after the other; what is to be done by each."""
+    return [machine.take(what, 1000.0 + apart * number) for number, what in enumerate(inputs)]
+
+
+def primary(table):
+    return Machine(table, Primary.RUNNING)
+
+
+def worker(table, *before):
+    machine = Machine(table, Worker.PROGRAM)
+    run(machine, *before)
+    return machine
+
+
+# The tables as such
+
+
+@PRIMARIES
+def test_a_primary_has_a_step_for_whatever_can_happen(table):
+    # Nobody waits for the last worker before a signal has come.
+    never = {(Primary.RUNNING, Input.ALL_GONE)}
+    wanted = {(stage, what) for stage in Primary for what in (*signals_of(table), Input.ALL_GONE)}
+    assert set(table) == wanted - never
+
+
+@WORKERS
+def test_a_worker_has_a_step_for_whatever_can_happen(table):
+    inputs = set(Input) - {QUIT, Input.ALL_GONE}
+    assert set(table) == {(stage, what) for stage in Worker for what in inputs}
 
 
 @pytest.mark.parametrize(
-    ("came", "taken"),
-    [
-        ([(SIGTERM, 0.0), (SIGTERM, LATER), (SIGTERM, 2 * LATER)], [1, 2, 3]),
-        ([(SIGTERM, 0.0), (SIGTERM, SOON)], [1, 0]),
-        ([(SIGTERM, 0.0), (SIGTERM, SOON), (SIGTERM, 2 * SOON), (SIGTERM, 2 * SOON + LATER)], [1, 0, 0, 2]),
-        ([(SIGTERM, 0.0), (SIGINT, SOON)], [1, 2]),
-    ],
-    ids=["apart", "at once", "for a while", "another one"],
+    ("table", "named"),
+    [(PROGRAM, (TERM, INT)), (COMMAND, (TERM, INT, QUIT)), (WORKER, (TERM, INT)), (GUEST, (TERM, INT))],
 )
-def test_the_same_signal_at_once_is_the_same_request(came, taken):
-    requests = StopRequests()
-    assert [requests.take(number, 1000.0 + at) for number, at in came] == taken
+def test_signals_that_a_table_names(table, named):
+    assert signals_of(table) == named
+
+
+@PRIMARIES
+def test_nothing_but_a_signal_leads_a_primary_out_of_running(table):
+    assert {what for (stage, what) in table if stage is Primary.RUNNING} <= {TERM, INT, QUIT}
+
+
+@pytest.mark.parametrize("table", [PROGRAM, COMMAND, WORKER, GUEST])
+def test_a_second_term_changes_nothing(table):
+    """A supervisor may repeat it at any time."""
+    stages = {stage for stage, _ in table}
+    for stage in stages:
+        machine = Machine(table, stage)
+        machine.take(TERM, 1000.0)
+        once = machine.stage
+        assert (machine.take(TERM, 1000.0 + LATER), machine.stage) == ((), once), stage
+
+
+def test_a_worker_never_goes_back():
+    """Once it is to leave it leaves: no input leads to a stage in which it would serve on."""
+    leaving = {Worker.WAITING, Worker.ENDED, Worker.NOTED, Worker.ASKED, Worker.LEAVING, Worker.DEAF}
+    for (stage, what), step in WORKER.items():
+        assert stage not in leaving or step.after in leaving, (stage, what)
+
+
+# A primary
+
+
+@PRIMARIES
+@pytest.mark.parametrize("signal", [TERM, INT])
+def test_the_first_one_asks(table, signal):
+    machine = primary(table)
+    (actions,) = run(machine, signal)
+    assert [action for action in actions if action is not Do.TELL] == [Do.ASK]
+    assert machine.stage is Primary.STOPPING
+
+
+@PRIMARIES
+@pytest.mark.parametrize(
+    ("came", "apart", "ended"),
+    [
+        ([TERM, TERM, TERM], LATER, False),
+        ([TERM, INT], LATER, True),
+        ([TERM, INT], SOON, True),
+        ([INT, TERM], LATER, False),
+        ([INT, INT], LATER, True),
+        ([INT, INT], SOON, False),
+        ([INT, INT, INT], SOON, False),
+        ([INT, INT, INT, INT], SOON, False),
+        ([INT, TERM, INT], LATER, True),
+    ],
+)
+def test_int_ends_at_once_what_was_asked_to_stop(table, came, apart, ended):
+    machine = primary(table)
+    actions = [action for step in run(machine, *came, apart=apart) for action in step]
+    assert (Do.CANCEL in actions) is ended
+    assert actions.count(Do.ASK) == 1
+    assert machine.stage is (Primary.ENDING if ended else Primary.STOPPING)
+
+
+def test_quit_ends_at_once_with_stacks():
+    for before in ([], [TERM], [INT]):
+        machine = primary(COMMAND)
+        assert run(machine, *before, QUIT)[-1] == (Do.DUMP, Do.CANCEL)
+        assert run(machine, TERM, INT, QUIT) == [(), (), ()]
+
+
+def test_main_of_a_program_is_cancelled_when_all_are_gone():
+    assert run(primary(PROGRAM), TERM, Input.ALL_GONE)[-1] == (Do.CANCEL,)
+
+
+def test_a_command_ends_by_itself_when_all_are_gone():
+    assert run(primary(COMMAND), TERM, Input.ALL_GONE)[-1] == ()
+
+
+# A worker without our loop
+
+
+@WORKERS
+@pytest.mark.parametrize("signal", [TERM, INT])
+def test_it_waits_and_is_told_to_end(table, signal):
+    machine = worker(table)
+    assert run(machine, signal, signal, Input.WAITED) == [(Do.WAIT,), (), (Do.EXIT,)]
+    assert machine.stage is Worker.ENDED
+    assert run(machine, TERM, INT, Input.WAITED) == [(), (), ()]
+
+
+@WORKERS
+def test_no_thread_is_started_once_the_main_thread_is_done(table):
+    assert run(worker(table), Input.LATE) == [(Do.WAIT_HERE, Do.EXIT)]
+
+
+def test_a_guest_is_told_until_it_ends():
+    told = [TERM, Input.WAITED, Input.WAITED_LATE]
+    assert run(worker(GUEST), *told)[-1] == (Do.EXIT,)
+    assert run(worker(WORKER), *told)[-1] == ()
+
+
+# A worker with our loop
+
+
+@WORKERS
+@pytest.mark.parametrize("signal", [TERM, INT])
+@pytest.mark.parametrize(
+    "came", ["before the loop", "while it is made", "told to end before"], ids=lambda text: text
+)
+def test_a_signal_before_the_loop_runs_is_noted(table, signal, came):
+    match came:
+        case "before the loop":
+            machine = worker(table, signal, Input.LOOP_BEGINS)
+        case "while it is made":
+            machine = worker(table, Input.LOOP_BEGINS, signal)
+        case _:
+            machine = worker(table, signal, Input.WAITED, Input.LOOP_BEGINS)
+    assert run(machine, TERM, INT, Input.WAITED) == [(), (), ()]
+    assert run(machine, Input.LOOP_RUNS) == [(Do.LEAVE,)]
+
+
+@WORKERS
+@pytest.mark.parametrize("hears", [Input.LOOP_HEARS_TERM, Input.LOOP_HEARS_INT])
+@pytest.mark.parametrize("python_first", [True, False])
+def test_a_loop_that_hears_leaves(table, hears, python_first):
+    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS)
+    if python_first:
+        assert run(machine, TERM) == [(Do.GUARD,)]
+    assert run(machine, hears, TERM) == [(Do.LEAVE,), ()]
+    assert run(machine, Input.DEPARTS, Input.WAITED, Input.LOOP_HEARS_TERM) == [(), (), ()]
+
+
+@WORKERS
+def test_a_deaf_loop_dies(table):
+    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS)
+    assert run(machine, TERM, TERM, Input.WAITED) == [(Do.GUARD,), (), (Do.DIE,)]
+
+
+@WORKERS
+def test_a_second_int_cancels_main(table):
+    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS)
+    heard = [Input.LOOP_HEARS_INT, Input.LOOP_HEARS_INT]
+    assert run(machine, *heard) == [(Do.LEAVE,), (Do.CANCEL,)]
+
+
+@WORKERS
+@pytest.mark.parametrize(("apart", "cancels"), [(SOON, ()), (LATER, (Do.CANCEL,))])
+def test_one_ctrl_c_of_which_the_primary_tells_first_is_one_request(table, apart, cancels):
+    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS)
+    assert run(machine, Input.DEPARTS, Input.LOOP_HEARS_INT, apart=apart) == [(), cancels]
+
+
+@WORKERS
+@pytest.mark.parametrize(
+    ("before", "stage", "actions"),
+    [
+        ([], Worker.PROGRAM, (Do.WAIT,)),
+        ([TERM], Worker.ENDED, ()),
+        ([Input.DEPARTS], Worker.ENDED, ()),
+    ],
+    ids=["goes on", "was asked", "departed"],
+)
+def test_after_the_loop(table, before, stage, actions):
+    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS, *before, Input.LOOP_ENDS)
+    assert machine.stage is stage
+    assert run(machine, TERM) == [actions]
+
+
+@WORKERS
+def test_a_loop_that_could_not_be_made(table):
+    assert worker(table, Input.LOOP_BEGINS, Input.LOOP_ENDS).stage is Worker.PROGRAM
+    assert worker(table, Input.LOOP_BEGINS, TERM, Input.LOOP_ENDS).stage is Worker.ENDED

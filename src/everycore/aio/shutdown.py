@@ -1,45 +1,69 @@
-"""Stopping a primary that was asked to by a signal.
+"""A primary's edge of `core.stopping`: it hears signals, and does what the table of its kind says.
 
-Job: connect `everycore.run`, which owns the signal handlers, with the clusters opened inside it, without a
-global: a context variable that `run` sets and `Cluster` reads. Invariant: handlers are installed while a
-cluster is open and restored after the last; a process without a cluster keeps plain `asyncio.run`
-behaviour. Must not import the primary, which it only knows as `Stoppable`.
+A context variable connects `everycore.run`, or a command, with the clusters opened inside it. Invariant:
+handlers are installed while a cluster is open and taken back after the last; a process without a cluster
+keeps plain `asyncio.run` behaviour. Must not import the primary, which it only knows as `Stoppable`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
-from everycore.core.stopping import StopRequests
+from everycore.aio.subscriptions import Subscription
+from everycore.core import stopping
+from everycore.core.stopping import Do, Input, Primary
+from everycore.errors import ClusterClosed
+from everycore.events import Forked
 from everycore.system import forked_signals
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+Hook = Callable[[signal.Signals], object]
 
 
 class Stoppable(Protocol):
     """A cluster, as this module needs it."""
 
     async def disconnect(self, timeout: float | None = None) -> None:
-        """Ask everybody to leave and wait."""
+        """Ask everybody to leave and wait. Raises ClusterClosed while its block is being left."""
+
+    def on(self, kind: type[Forked], callback: Callable[[Forked], object]) -> Subscription:
+        """Call `callback` with each event of `kind`."""
 
 
 class Shutdown:
-    """What `run` does about INT and TERM.
+    """What one primary does about signals while a cluster is open.
 
-    The first one: every open cluster disconnects within its grace, then the main task is cancelled. The
-    second: the main task is cancelled at once, which kills the workers.
+    main: the task that `Do.CANCEL` cancels.
+    hooks: what `Do.TELL` and `Do.DUMP` call, with the signal.
+    is_last: nothing but the end of this process comes after the last cluster. Signals that would stop it are
+        then ignored: a supervisor's second SIGTERM must not change how it ends.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, main: asyncio.Task[Any]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        main: asyncio.Task[Any],
+        table: stopping.Table[Primary] = stopping.PROGRAM,
+        hooks: Mapping[Do, Hook] | None = None,
+        *,
+        is_last: bool = False,
+    ) -> None:
         self._loop = loop
         self._main = main
-        self._clusters: set[Stoppable] = set()
+        self._machine = stopping.Machine(table, Primary.RUNNING)
+        self._steps: Final[Mapping[Do, Hook]] = {
+            Do.ASK: self._ask,
+            Do.CANCEL: lambda _: self._main.cancel(),
+            **(hooks or {}),
+        }
+        self._is_last = is_last
+        #: The open ones, and what is set when each is left.
+        self._clusters: dict[Stoppable, asyncio.Event] = {}
         self._previous: dict[signal.Signals, Any] = {}
-        self._draining: asyncio.Task[None] | None = None
-        self._requests = StopRequests()
+        self._asking: asyncio.Task[None] | None = None
         #: The signal that stopped us.
         self.signal: signal.Signals | None = None
 
@@ -47,45 +71,71 @@ class Shutdown:
         """A cluster was entered."""
         if not self._clusters:
             self._install()
-        self._clusters.add(cluster)
+        self._clusters[cluster] = asyncio.Event()
+        if self._machine.stage is not Primary.RUNNING:
+            self._ask_later_forks(cluster)
 
     def discard(self, cluster: Stoppable) -> None:
         """A cluster was left."""
-        self._clusters.discard(cluster)
-        if not self._clusters:
-            self._restore()
+        if (left := self._clusters.pop(cluster, None)) is not None:
+            left.set()
+            if not self._clusters:
+                self._restore()
+
+    # --- handlers -----------------------------------------------------------------------------------------
 
     def _install(self) -> None:
-        for number in SIGNALS:
+        for what in stopping.signals_of(self._machine.table):
+            number = signal.Signals[f"SIG{what.name}"]
             previous = signal.getsignal(number)
+            if previous is signal.SIG_IGN and what not in stopping.HEARD_ANYWAY:
+                continue
             try:
-                self._loop.add_signal_handler(number, self._stop, number)
+                self._loop.add_signal_handler(number, self._hear, number, what)
             except (ValueError, RuntimeError):  # not the main thread: signals are somebody else's business
                 return
             forked_signals.own(number)
             self._previous[number] = previous
 
     def _restore(self) -> None:
+        # Blocked, they can't come between two of these calls, and what is ignored then is forgotten.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._previous)
         for number, previous in self._previous.items():
             self._loop.remove_signal_handler(number)
-            signal.signal(number, previous)
+            signal.signal(number, signal.SIG_IGN if self._is_last else previous)
         self._previous.clear()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-    def _stop(self, number: signal.Signals) -> None:
-        match self._requests.take(number, self._loop.time()):
-            case 0:
-                pass
-            case 1:
-                self.signal = signal.Signals(number)
-                self._draining = self._loop.create_task(self._drain())
-            case _:
-                self._main.cancel()
+    # --- decisions and what becomes of them ---------------------------------------------------------------
 
-    async def _drain(self) -> None:
+    def _hear(self, number: signal.Signals, what: Input) -> None:
+        self.signal = self.signal or number
+        self._take(what, number)
+
+    def _take(self, what: Input, number: signal.Signals | None = None) -> None:
+        number = number or self.signal
+        assert number is not None  # nothing else happens before a signal
+        for action in self._machine.take(what, self._loop.time()):
+            self._steps[action](number)
+
+    def _ask(self, _: signal.Signals) -> None:
+        for cluster in self._clusters:
+            self._ask_later_forks(cluster)
+        self._asking = self._loop.create_task(self._ask_and_wait())
+
+    def _ask_later_forks(self, cluster: Stoppable) -> None:
+        """A program that replaces a worker which has died just before would never come to its end."""
+        cluster.on(Forked, lambda event: event.worker.disconnect())
+
+    async def _ask_and_wait(self) -> None:
+        await asyncio.gather(*(self._ask_one(cluster, left) for cluster, left in self._clusters.items()))
+        self._take(Input.ALL_GONE)
+
+    async def _ask_one(self, cluster: Stoppable, left: asyncio.Event) -> None:
         try:
-            await asyncio.gather(*(cluster.disconnect() for cluster in self._clusters))
-        finally:
-            self._main.cancel()
+            await cluster.disconnect()
+        except ClusterClosed:  # its block is being left, so it has asked already
+            await left.wait()
 
 
 _current: ContextVar[Shutdown | None] = ContextVar("everycore_shutdown", default=None)

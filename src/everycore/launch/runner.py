@@ -11,7 +11,7 @@ waiting for threads, atexit) is left to C: exceptions leave this file as they ca
 How it stops: the primary takes the worker out of the rotation, then sends SIGTERM, as whoever stops a lone
 process does, and SIGKILL a second after the grace. A handler of the program's own (uvicorn has one) does what
 it does. Without one, ours waits until no accepted connection is open, for the grace at most, and raises
-SystemExit (see `worker.boot`). The event loops of the program are its own: none of them reads our channel,
+SystemExit (see `worker.signals`). The event loops of the program are its own: none of them reads our channel,
 unless the program asks for `everycore.current_worker()`.
 
 A program that ends with an exception before it has listened could not start: its traceback goes to the
@@ -34,9 +34,9 @@ from everycore.errors import EverycoreError, RoleError
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
 from everycore.system.processes import interpreter_flags
-from everycore.worker.ending import ProgramTerminator
 from everycore.worker.intercept import for_asyncio, for_libraries, hooks, installing
 from everycore.worker.session import Session
+from everycore.worker.signals import print_stacks_at_quit
 
 #: What C puts into `__main__` before it runs a script; all else is the launcher's.
 _PRISTINE: Final = (
@@ -58,9 +58,11 @@ def main(namespace: dict[str, Any]) -> None:
         for_libraries.install_on_libraries(session)
         for_asyncio.install_on_asyncio(session)
         hooks.after_import("uvloop", partial(_install_on_uvloop, session))
+        session.run_program()
+        print_stacks_at_quit()
     if loop == "uvloop":
         for_asyncio.use_uvloop()
-    ending = _Ending(session, program, session.run_program() if session is not None else None)
+    ending = _Ending(session, program)
     if program[0] == "-m":
         _run_module(program, namespace, ending)
     elif pkgutil.get_importer(path := _absolute(program[0])) is not None:
@@ -146,11 +148,8 @@ def _absolute(path: str) -> str:
 class _Ending:
     """What becomes of the exception that ends a program."""
 
-    def __init__(
-        self, session: Session | None, program: list[str], terminator: ProgramTerminator | None
-    ) -> None:
+    def __init__(self, session: Session | None, program: list[str]) -> None:
         self._session = session
-        self._terminator = terminator
         self._program = program
         #: The outermost code that a traceback shows: the program's, or runpy's as with `python -m`.
         self.begins_at: CodeType | None = None
@@ -165,7 +164,7 @@ class _Ending:
 
     def come(self, error: BaseException) -> None:
         """`error` is on its way out. C will print it, by `sys.excepthook`, and choose the exit status."""
-        if self._terminator is not None and self._terminator.is_interrupt(error):
+        if self._session is not None and self._session.signals.is_interrupt(error):
             raise SystemExit(0) from None
         if isinstance(error, SystemExit):
             if isinstance(error.code, str) and self._report(error.code, STATUS_NO_BOOT):

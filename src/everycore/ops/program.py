@@ -6,14 +6,12 @@ servers.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 
 from everycore.events import Listening
 from everycore.ops.addresses import as_url
-from everycore.ops.job import STATUS_FAILED
-from everycore.ops.service import Outcome, Service
+from everycore.ops.service import Outcome, Service, run_to_the_end
 from everycore.pool import Pool
 
 _logger = logging.getLogger("everycore")
@@ -21,10 +19,7 @@ _logger = logging.getLogger("everycore")
 
 def run_program(pool: Pool, name: str) -> Outcome:
     """Run the pool until it is told to stop, or every worker has finished. `name` is the program's."""
-    try:
-        return asyncio.run(_Program(pool, name).run())
-    except asyncio.CancelledError:
-        return Outcome(STATUS_FAILED, "killed by a second signal before the work at hand was done")
+    return run_to_the_end(_Program(pool, name))
 
 
 class _Program(Service):

@@ -1,11 +1,10 @@
 """A pool run as a program: signals, log lines, counts, exit status.
 
 Job: everything of `everycore serve` between the options, once they are read, and the exit status. Invariant:
-nothing here decides about workers. The first INT or TERM stops the pool, the second kills it. Must not import
-cli or servers.
+nothing here decides about workers, nor about stopping (`core.stopping` does). Must not import cli or servers.
 
 Exit status: 0, stopped as asked, even if work outlasted the grace and was cut short, for that was asked too;
-1, a second signal cut it short, or the workers could not listen; 3, the application could not start.
+1, a signal ended it at once, or the workers could not listen; 3, the application could not start.
 """
 
 from __future__ import annotations
@@ -14,18 +13,21 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
-from everycore.core.stopping import StopRequests
+from everycore.aio.shutdown import Shutdown, set_shutdown
+from everycore.core import stopping
 from everycore.errors import BootError
 from everycore.events import Message, Ready
 from everycore.model import Snapshot
 from everycore.ops.addresses import as_url
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
+from everycore.system.ended import wait_for_end
 from everycore.system.processes import reap_strangers
 
 _logger = logging.getLogger("everycore")
@@ -34,6 +36,9 @@ _logger = logging.getLogger("everycore")
 COUNT_INTERVAL = 0.5
 #: A worker's end, which its own driver learns of, stood before a stranger's: look again after, in seconds.
 REAP_AGAIN = 0.05
+#: How long SIGQUIT waits for the stacks of one worker, and of all, in seconds.
+STACKS_OF_ONE = 1.0
+STACKS_OF_ALL = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,15 @@ def run_service(pool: Pool, name: str, counts: TextIO | None = None) -> Outcome:
 
     `name` is what is served; `counts`, where to show which worker took how many connections.
     """
+    return run_to_the_end(Service(pool, name, counts))
+
+
+def run_to_the_end(service: Service) -> Outcome:
+    """Run the service in a loop of its own. The signals that stop it are ignored from its end on."""
     try:
-        return asyncio.run(Service(pool, name, counts).run())
+        return asyncio.run(service.run())
     except asyncio.CancelledError:
-        return Outcome(STATUS_FAILED, "killed by a second signal before the work at hand was done")
+        return Outcome(STATUS_FAILED, service.cut_short)
 
 
 class Service:
@@ -66,11 +76,14 @@ class Service:
         self._told: BootReport | None = None
         self._was_ready = False
         self._were_all_ready = False
+        #: Why workers were killed before the work at hand was done.
+        self.cut_short = "killed by a second signal before the work at hand was done"
 
     async def run(self) -> Outcome:
         self._pool.cluster.on(Message, self._on_message)
         self._pool.cluster.on(Ready, self._on_ready)
-        with self._signals(), self._orphans():
+        self._hear_signals()
+        with self._orphans():
             async with self._pool:
                 counter = asyncio.create_task(self._show_counts()) if self._counts else None
                 try:
@@ -85,28 +98,32 @@ class Service:
 
     # Signals
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
+    def _hear_signals(self) -> None:
+        """From when the pool opens until it is closed."""
         task = asyncio.current_task()
         assert task is not None
-        requests = StopRequests()
+        hooks = {stopping.Do.TELL: self._tell_stop, stopping.Do.DUMP: self._dump_stacks}
+        loop = asyncio.get_running_loop()
+        set_shutdown(Shutdown(loop, task, stopping.COMMAND, hooks, is_last=True))
 
-        def on_signal(number: signal.Signals) -> None:
-            match requests.take(number, loop.time()):
-                case 1:
-                    _logger.info("%s: finishing the work at hand; once more ends it at once", number.name)
-                    self._pool.stop()
-                case 2:
-                    task.cancel()
+    def _tell_stop(self, number: signal.Signals) -> None:
+        again = "once more" if number is signal.SIGINT else "SIGINT"
+        _logger.info("%s: finishing the work at hand; %s ends it at once", number.name, again)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal, number)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+    def _dump_stacks(self, number: signal.Signals) -> None:
+        """Let one worker after the other print its stacks: at the same time they would mix in one line.
+
+        Nothing else happens meanwhile. The loop would take the workers for dead ones, and replace them.
+        """
+        self.cut_short = "ended at once by SIGQUIT; the stacks of the workers are above"
+        _logger.info("SIGQUIT: ending at once; the stacks of %d workers follow", len(self._pool.workers))
+        left = STACKS_OF_ALL
+        for worker in self._pool.workers.values():
+            if worker.pid is not None:
+                begun = time.monotonic()
+                worker.kill(signal.SIGQUIT)
+                wait_for_end(worker.pid, min(STACKS_OF_ONE, left))
+                left = max(left - (time.monotonic() - begun), 0.0)
 
     # Strangers
 

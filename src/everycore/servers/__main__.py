@@ -1,16 +1,24 @@
 """`python -m everycore.servers JOB`: see `everycore.servers.program`.
 
-A SIGTERM is only noted until the program's event loop can take it. Otherwise it would raise SystemExit
-wherever we happen to be, in the bookkeeping of the import system and in the making of the loop too, which
-then complain about it on stderr, beside the one report that the user is to read.
+The program is sure to have an event loop. A signal is only noted until that loop can take it. Otherwise
+SystemExit would be raised wherever we happen to be, in the bookkeeping of the import system and in the making
+of the loop too, which then complain about it on stderr, beside the one report that the user is to read.
 """
 
 import signal
 import sys
 
+from everycore import place
+from everycore.worker.signals import print_stacks_at_quit
+
 if __name__ == "__main__":
     told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    session = place.session()
+    if session is not None:
+        session.signals.loop_begins()
+        print_stacks_at_quit()
+    else:
+        signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
     from everycore.servers.program import main
 
     sys.exit(main(sys.argv, told))

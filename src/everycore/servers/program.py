@@ -32,7 +32,10 @@ _logger = logging.getLogger("everycore")
 
 
 def main(argv: Sequence[str], told: Sequence[int]) -> int:
-    """Serve the job that the command line holds; return the exit status. `told`: the signals so far."""
+    """Serve the job that the command line holds; return the exit status.
+
+    `told`: the signals that have come so far to a process without a primary.
+    """
     job = read_job(argv[1])
     me = place.context()
     logs.configure(f"worker {me.id}" if me else "everycore", job.log_level, access_log=job.access_log)
@@ -41,7 +44,7 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
 
 async def _work(job: Job, me: WorkerContext | None, told: Sequence[int]) -> int:
     # Signals are the loop's by now, or, without a primary, soon `_signalled`'s.
-    if told:
+    if told or place.is_leaving():
         return STATUS_STOPPED
     try:
         await _serve(job, me)

@@ -9,9 +9,9 @@ import asyncio
 import itertools
 import logging
 import os
-import signal as signals
+import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from everycore import events
@@ -19,12 +19,11 @@ from everycore.aio.channel import Channel
 from everycore.aio.emitter import Emitter
 from everycore.aio.mailbox import Mailbox
 from everycore.core import values, wire
-from everycore.errors import EverycoreError, ProtocolError
+from everycore.errors import ProtocolError
 from everycore.system.descriptors import close_all
 from everycore.worker.boot import ORPHANED, Post
 from everycore.worker.connections.reception import Receptions
 from everycore.worker.departure import Departure
-from everycore.worker.ending import LastResort, ProgramTerminator, install_terminator
 from everycore.worker.grants import Grants
 from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.listening.readiness import Readiness
@@ -45,6 +44,8 @@ class Session:
         self.board = post.board
         #: The count of open connections.
         self.connections = post.connections
+        #: What SIGTERM and SIGINT do.
+        self.signals = post.signals
         self.receptions = Receptions()
         self.readiness = Readiness(post.link)
         self.departure = Departure(post.connections, post.board, self.receptions)
@@ -148,21 +149,10 @@ class Session:
 
     # --- signals ------------------------------------------------------------------------------------------
 
-    def run_program(self) -> ProgramTerminator:
+    def run_program(self) -> None:
         """Let a program that knows nothing of everycore have this process (`everycore run`)."""
         self._is_program = True
-        return install_terminator(self._post)
-
-    def insist_on(self, numbers: Iterable[int]) -> None:
-        """Let these signals, which the loop hears, end a process whose loop does not hear them."""
-        last_resort = LastResort(self.ticket.grace, lambda: self.departure.has_begun)
-        for number in numbers:
-            last_resort.install(number)
-
-    def only_note_signals(self) -> list[int]:
-        """From now on SIGTERM and SIGINT end nothing by themselves: they are added to the list returned."""
-        self._post.only_note = True
-        return self._post.noted
+        self.signals.be_guest()
 
     # --- leaving ------------------------------------------------------------------------------------------
 
@@ -172,12 +162,9 @@ class Session:
             return
         self._has_said_leave = True
         # By the link, and before anything else is done: the primary knows it when the channel closes.
-        try:
-            self._post.link.tell(wire.Leave())
-        except (OSError, EverycoreError):
-            pass  # the primary is gone: this worker leaves all the same
+        self._post.say_leave()
         if self._loop is None:
-            os.kill(os.getpid(), signals.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
         else:
             self._depart(self.ticket.grace)
 
@@ -189,6 +176,7 @@ class Session:
 
     def _depart(self, grace: float) -> None:
         assert self._loop is not None
+        self.signals.departs()
         self.departure.begin(self._loop, grace, self._say_goodbye)
 
     async def _say_goodbye(self) -> None:

@@ -1,0 +1,258 @@
+"""A worker's edge of `core.stopping`: it hears SIGTERM and SIGINT, and does what the table of its kind says.
+
+Python runs a handler in the main thread. It can't wait there, for the connection that is open may be served
+by that very thread, nor use the link, which that thread may be using. So a helper thread waits, and repeats
+the signal. Invariant: the stage changes in the main thread alone. Must not import asyncio (a program of
+threads needs none), nor the primary's side.
+"""
+
+from __future__ import annotations
+
+import _thread
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final, Protocol
+
+from everycore.core import stopping
+from everycore.core.stopping import Do, Input, Worker
+from everycore.system import forked_signals
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+#: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
+_LOOK: Final = 0.05
+#: Seconds between two signals to a main thread that has not ended by the first.
+AGAIN: Final = 0.1
+#: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
+#: in the last turns of its loop, which SystemExit would break off with a traceback. Seconds.
+_LAST_TURNS: Final = 0.5
+#: A main thread whose loop is deaf has so long to end by the signal, before it is SIGKILL. Seconds.
+_LAST_WORD: Final = 1.0
+
+# As they were before gevent replaced them: a signal handler can't wait for a greenlet to start.
+_start_thread: Final = _thread.start_new_thread
+_sleep: Final = time.sleep
+
+_LOOP_HEARS: Final = {signal.SIGTERM: Input.LOOP_HEARS_TERM, signal.SIGINT: Input.LOOP_HEARS_INT}
+
+
+class Loop(Protocol):
+    """An event loop, as this module needs it."""
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], /, *args: Any) -> None:
+        """Call `callback` when the loop turns after a signal. Raises ValueError or RuntimeError elsewhere
+        than in the main thread.
+        """
+
+
+class WorkerSignals:
+    """What one worker does about SIGTERM and SIGINT.
+
+    grace: seconds that its work may take. tell_primary: says that it leaves, from any thread, and never
+    raises. is_at_work: whether a connection is open.
+    """
+
+    def __init__(
+        self, grace: float, tell_primary: Callable[[], None], is_at_work: Callable[[], bool]
+    ) -> None:
+        self._machine = stopping.Machine(stopping.WORKER, Worker.PROGRAM)
+        self._grace = grace
+        self._tell_primary = tell_primary
+        self._is_at_work = is_at_work
+        #: A helper thread is done with waiting: the signal that comes is its own.
+        self._has_waited = False
+        self._runs_other_loop = False
+        #: Handlers from before the loop of `everycore.run`, and that loop's own.
+        self._previous: dict[int, Any] = {}
+        self._loops_own: dict[int, Any] = {}
+        self._steps: dict[Do, Callable[[int, FrameType | None], object]] = {
+            Do.WAIT: lambda number, _: _start_thread(self._wait_and_repeat, (number,)),
+            Do.WAIT_HERE: lambda _number, _frame: self._wait(),
+            Do.EXIT: self._exit,
+            Do.GUARD: lambda number, _: _start_thread(self._guard, (number,)),
+            Do.DIE: self._die,
+        }
+
+    # --- what happens to the process ----------------------------------------------------------------------
+
+    def install(self, *, ignores_interrupt: bool) -> None:
+        """Hear the signals that nobody hears yet. `ignores_interrupt`: SIGINT is to be ignored."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            self._hear(signal.SIGTERM)
+        # Ctrl-C reaches the whole process group: without this, every worker that is still importing its
+        # program would print a traceback.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            if ignores_interrupt:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            else:
+                self._hear(signal.SIGINT)
+
+    def be_guest(self) -> None:
+        """This is a worker of `everycore run`.
+
+        SIGINT is Python's own there, as for a lone process: such workers are not in the terminal's process
+        group.
+        """
+        self._machine.table = stopping.GUEST
+        if signal.getsignal(signal.SIGINT) is self:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def loop_begins(self) -> None:
+        """`everycore.run`, or a program that is sure to call it, has this process from now on."""
+        if threading.current_thread() is threading.main_thread():
+            self._take(Input.LOOP_BEGINS)
+
+    def loop_runs(self, loop: Loop, leave: Callable[[], object], cancel: Callable[[], object]) -> None:
+        """`everycore.run` has begun `main` on `loop`: leave by `leave`, and cancel `main` by `cancel`."""
+        self._steps[Do.LEAVE] = lambda _number, _frame: leave()
+        self._steps[Do.CANCEL] = lambda _number, _frame: cancel()
+        try:
+            for number in SIGNALS:
+                previous = signal.getsignal(number)
+                loop.add_signal_handler(number, self._take, _LOOP_HEARS[number])
+                self._previous[number] = previous
+                # Come before the handler of the loop, which wakes it: a loop that is blocked in Python would
+                # outlive every signal but SIGKILL.
+                self._loops_own[number] = signal.getsignal(number)
+                self._hear(number)
+        except (ValueError, RuntimeError):
+            return  # not the main thread
+        self._take(Input.LOOP_RUNS)
+
+    def departs(self) -> None:
+        """The worker has begun to leave, whoever asked."""
+        self._take(Input.DEPARTS)
+
+    def loop_ends(self) -> None:
+        """The loop of `everycore.run` is closed, and its handlers with it."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        self._previous.clear()
+        self._loops_own.clear()
+        self._take(Input.LOOP_ENDS)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The handler of Python's, in the main thread."""
+        if callable(loops_own := self._loops_own.get(number)):
+            loops_own(number, frame)
+        self._runs_other_loop = _runs_event_loop()
+        self._take(self._meaning_of(number), number, frame)
+
+    def is_interrupt(self, error: BaseException) -> bool:
+        """Whether `error` is what has become of `Do.EXIT`."""
+        if isinstance(error, BaseExceptionGroup):
+            return all(map(self.is_interrupt, error.exceptions))
+        return self._has_waited and isinstance(error, KeyboardInterrupt)
+
+    # --- decisions ----------------------------------------------------------------------------------------
+
+    def _hear(self, number: int) -> None:
+        signal.signal(number, self)
+        forked_signals.own(number)
+
+    def _meaning_of(self, number: int) -> Input:
+        if self._has_waited:
+            return Input.WAITED_LATE if _has_come_to_its_end() else Input.WAITED
+        if _has_come_to_its_end():
+            return Input.LATE
+        return Input.INT if number == signal.SIGINT else Input.TERM
+
+    def _take(self, what: Input, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+        for action in self._machine.take(what, time.monotonic()):
+            self._steps[action](number, frame)
+
+    # --- in a helper thread -------------------------------------------------------------------------------
+
+    def _wait_and_repeat(self, number: int) -> None:
+        _leave_signals_to_the_main_thread()
+        has_time = self._wait()
+        if has_time and self._machine.table is stopping.GUEST and self._runs_other_loop:
+            _sleep(_LAST_TURNS)
+        while self._is_to_be_told():  # a signal may come in the moment before a system call, and wake nobody
+            handler = signal.getsignal(number)
+            os.kill(os.getpid(), number)
+            if handler is not self:
+                return  # a handler of the program's own: it hears the first one
+            _sleep(AGAIN)
+
+    def _is_to_be_told(self) -> bool:
+        """Whether the signal, repeated, would do anything."""
+        stage, what = self._machine.stage, Input.WAITED_LATE
+        return bool(stopping.Machine(self._machine.table, stage).take(what, 0.0))
+
+    def _wait(self) -> bool:
+        """Return when no connection is open, or, False, when the grace is over."""
+        deadline = time.monotonic() + self._grace
+        self._tell_primary()
+        while self._is_at_work() and time.monotonic() < deadline:
+            _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
+        self._has_waited = True
+        return time.monotonic() < deadline
+
+    def _guard(self, number: int) -> None:
+        _leave_signals_to_the_main_thread()
+        _sleep(self._grace)
+        if self._machine.stage is not Worker.ASKED:
+            return
+        self._has_waited = True
+        os.kill(os.getpid(), number)
+        _sleep(_LAST_WORD)
+        if self._machine.stage in (Worker.ASKED, Worker.DEAF):  # the main thread stands still in C
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    # --- in the main thread -------------------------------------------------------------------------------
+
+    def _exit(self, _: int, frame: FrameType | None) -> None:
+        interrupted: Any = signal.getsignal(signal.SIGINT)
+        if str(getattr(interrupted, "__module__", "")).startswith("trio."):
+            interrupted(signal.SIGINT, frame)  # to its main task, as KeyboardInterrupt
+            return
+        if _has_come_to_its_end():
+            # SystemExit ends the waiting, but not without a traceback.
+            sys.unraisablehook = _silent_on_exit(sys.unraisablehook)
+        raise SystemExit(0)
+
+    def _die(self, number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def print_stacks_at_quit() -> None:
+    """Let SIGQUIT, which ends this process, print the stacks of all its threads first, even of a blocked one.
+
+    A program under `everycore run` finds the signal as it would alone: Python knows nothing of this handler.
+    """
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL:
+        faulthandler.register(signal.SIGQUIT, file=2, all_threads=True, chain=True)
+
+
+def _has_come_to_its_end() -> bool:
+    """Whether the main thread is done with the program and waits for other threads."""
+    return not threading.main_thread().is_alive()
+
+
+def _leave_signals_to_the_main_thread() -> None:
+    """It may hold them back for a moment (`everycore.foreign`)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _runs_event_loop() -> bool:
+    """Whether asyncio runs a loop in this thread; uvloop's is one of these."""
+    asyncio = sys.modules.get("asyncio")  # not imported here: this may be a signal handler
+    try:
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    except (RuntimeError, AttributeError):  # none; or asyncio is being imported
+        return False
+
+
+def _silent_on_exit(tell: Callable[[Any], object]) -> Callable[[Any], object]:
+    return lambda what: None if what.exc_type is SystemExit else tell(what)

@@ -1,0 +1,136 @@
+"""Signals to a worker, without its primary: the main thread hears each once, and none comes too late."""
+
+from signal import SIGINT, SIGTERM
+
+import pytest
+
+#: A primary that answers when `answer` is set, and a worker at its import. The main thread goes on.
+WORKER = """
+import asyncio, os, signal, sys, threading
+import everycore
+from everycore.worker.signals import WorkerSignals
+
+answer = threading.Event()
+signals = WorkerSignals(grace=GRACE, tell_primary=answer.wait, is_at_work=lambda: False)
+signals.install(ignores_interrupt=False)
+
+def send():
+    os.kill(os.getpid(), NUMBER)
+
+def live_on():
+    "Longer than it takes for a signal to be sent again."
+    threading.Event().wait(0.35)
+    print("lives", flush=True)
+
+def until(what):
+    while not what():
+        threading.Event().wait(0.001)
+
+def run(main):
+    "As `everycore.run` does in a worker."
+    signals.loop_begins()
+    try:
+        asyncio.run(main())
+    finally:
+        signals.loop_ends()
+"""
+
+MADE_MEANWHILE = """
+send()
+heard = []
+async def main():
+    signals.loop_runs(asyncio.get_running_loop(), lambda: heard.append("leave"), None)
+    answer.set()
+    await asyncio.sleep(0.35)
+run(main)
+assert heard == ["leave"]
+live_on()
+"""
+
+WHILE_IT_IS_MADE = """
+signals.loop_begins()
+send()
+heard = []
+async def main():
+    signals.loop_runs(asyncio.get_running_loop(), lambda: heard.append("leave"), None)
+run(main)
+assert heard == ["leave"]
+send()  # a supervisor repeats it
+live_on()
+"""
+
+HEARD_BY_THE_LOOP = """
+heard = []
+async def main():
+    signals.loop_runs(asyncio.get_running_loop(), lambda: heard.append("leave"), None)
+    send()
+    while not heard:
+        await asyncio.sleep(0)
+    send()
+run(main)
+assert heard == ["leave"]
+live_on()
+"""
+
+NUMBERS = pytest.mark.parametrize("number", [SIGTERM, SIGINT], ids=["TERM", "INT"])
+
+
+def program(source, number, grace="5.0"):
+    return (WORKER + source).replace("NUMBER", f"signal.{number.name}").replace("GRACE", grace)
+
+
+@NUMBERS
+@pytest.mark.parametrize("source", [MADE_MEANWHILE, WHILE_IT_IS_MADE, HEARD_BY_THE_LOOP])
+def test_a_loop_hears_it_once_and_nobody_else(start_program, source, number):
+    running = start_program(program(source, number))
+    running.expect("^lives$")
+    assert running.wait() == 0
+
+
+@NUMBERS
+def test_a_program_without_a_loop_ends_with_0(start_program, number):
+    source = "answer.set()\nsend()\nthreading.Event().wait()"
+    assert start_program(program(source, number)).wait() == 0
+
+
+@NUMBERS
+def test_a_program_that_goes_on_after_its_loop_is_one_without_a_loop(start_program, number):
+    source = """
+async def main():
+    signals.loop_runs(asyncio.get_running_loop(), None, None)
+run(main)
+answer.set()
+send()
+threading.Event().wait()
+"""
+    assert start_program(program(source, number)).wait() == 0
+
+
+@NUMBERS
+def test_a_loop_that_is_deaf_ends_by_the_signal(start_program, number):
+    source = """
+async def main():
+    signals.loop_runs(asyncio.get_running_loop(), None, None)
+    send()
+    threading.Event().wait()
+run(main)
+"""
+    running = start_program(program(source, number, grace="0.1"))
+    assert running.wait() == -number
+
+
+def test_a_main_thread_that_waits_for_others_is_ended(start_program):
+    """No thread can be started any more then, from Python 3.12 on."""
+    source = """
+answer.set()
+def stay():
+    until(lambda: not threading.main_thread().is_alive())
+    print("waits", flush=True)
+    threading.Event().wait()
+threading.Thread(target=stay).start()
+"""
+    running = start_program(program(source, SIGTERM))
+    running.expect("^waits$")
+    running.signal()
+    assert running.wait() == 0
+    assert running.stderr == ""
