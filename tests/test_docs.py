@@ -373,8 +373,9 @@ def test_wire_messages_and_their_fields():
 # Drawings
 
 
-def test_the_page_of_states_is_current():
-    script = ROOT / "docs" / "make_states.py"
+@pytest.mark.parametrize("name", ["make_states.py", "make_signals.py"])
+def test_drawn_pages_are_current(name):
+    script = ROOT / "docs" / name
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0, (
-        "run python docs/make_states.py"
+        f"run python docs/{name}"
     )

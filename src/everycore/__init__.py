@@ -7,52 +7,54 @@ worker that is free for it. Start with the README, then `docs/`.
 from __future__ import annotations
 
 import os as _os
+import signal as _signal
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
 from everycore import place as _place
 from everycore import role as _role
-from everycore.entry import new_event_loop, ready, run
-from everycore.errors import (
-    BootError,
-    ChannelClosed,
-    ChannelError,
-    ChannelFull,
-    ClusterClosed,
-    ConfigurationError,
-    EverycoreError,
-    ProtocolError,
-    RequestFailed,
-    RequestTimeout,
-    RoleError,
-    UnsupportedPlatform,
-)
-from everycore.events import (
-    Disconnected,
-    Event,
-    Exited,
-    Forked,
-    Listening,
-    Message,
-    Online,
-    Ready,
-    SetUp,
-    WorkerEvent,
-)
-from everycore.listening import listen
-from everycore.model import ExitStatus, ListenerSnapshot, Snapshot, State, WorkerSnapshot
 from everycore.place import current_worker
 from everycore.role import is_primary, is_worker
-from everycore.settings import Settings
+from everycore.system.held_signals import held as _held
 
 if TYPE_CHECKING:
     from everycore.aio.emitter import EventStream
     from everycore.aio.mailbox import MessageStream
     from everycore.aio.requests import Handler
     from everycore.aio.subscriptions import Subscription
+    from everycore.entry import new_event_loop, ready, run
+    from everycore.errors import (
+        BootError,
+        ChannelClosed,
+        ChannelError,
+        ChannelFull,
+        ClusterClosed,
+        ConfigurationError,
+        EverycoreError,
+        ProtocolError,
+        RequestFailed,
+        RequestTimeout,
+        RoleError,
+        UnsupportedPlatform,
+    )
+    from everycore.events import (
+        Disconnected,
+        Event,
+        Exited,
+        Forked,
+        Listening,
+        Message,
+        Online,
+        Ready,
+        SetUp,
+        WorkerEvent,
+    )
+    from everycore.listening import listen
+    from everycore.model import ExitStatus, ListenerSnapshot, Snapshot, State, WorkerSnapshot
     from everycore.pool import Pool
     from everycore.primary.cluster import Cluster
     from everycore.primary.worker import Worker
+    from everycore.settings import Settings
     from everycore.system.descriptors import Descriptor
     from everycore.system.machine import cpu_count
     from everycore.worker.connections.limits import limit_connections
@@ -109,21 +111,30 @@ __all__ = [
     "run",
 ]
 
-#: Imported at first use: a worker never needs the primary's side, nor a primary a worker's.
-_LAZY = {
-    "Cluster": "everycore.primary.cluster",
-    "ClusterSocket": "everycore.worker.listening.clustersocket",
-    "Descriptor": "everycore.system.descriptors",
-    "EventStream": "everycore.aio.emitter",
-    "Handler": "everycore.aio.requests",
-    "MessageStream": "everycore.aio.mailbox",
-    "Pool": "everycore.pool",
-    "Subscription": "everycore.aio.subscriptions",
-    "Worker": "everycore.primary.worker",
-    "WorkerContext": "everycore.worker.context",
-    "limit_connections": "everycore.worker.connections.limits",
-    "cpu_count": "everycore.system.machine",
+#: Where each name is, of those that are imported at first use: a worker never needs the primary's side, nor a
+#: primary a worker's, and a program that begins, or the command line, is to be interruptible at once.
+_HOMES = {
+    "entry": "new_event_loop ready run",
+    "errors": "BootError ChannelClosed ChannelError ChannelFull ClusterClosed ConfigurationError"
+    " EverycoreError ProtocolError RequestFailed RequestTimeout RoleError UnsupportedPlatform",
+    "events": "Disconnected Event Exited Forked Listening Message Online Ready SetUp WorkerEvent",
+    "listening": "listen",
+    "model": "ExitStatus ListenerSnapshot Snapshot State WorkerSnapshot",
+    "settings": "Settings",
+    "aio.emitter": "EventStream",
+    "aio.mailbox": "MessageStream",
+    "aio.requests": "Handler",
+    "aio.subscriptions": "Subscription",
+    "pool": "Pool",
+    "primary.cluster": "Cluster",
+    "primary.worker": "Worker",
+    "system.descriptors": "Descriptor",
+    "system.machine": "cpu_count",
+    "worker.connections.limits": "limit_connections",
+    "worker.context": "WorkerContext",
+    "worker.listening.clustersocket": "ClusterSocket",
 }
+_LAZY = {name: f"everycore.{module}" for module, names in _HOMES.items() for name in names.split()}
 
 
 if not TYPE_CHECKING:  # to a type checker, a module with `__getattr__` has every name
@@ -132,7 +143,9 @@ if not TYPE_CHECKING:  # to a type checker, a module with `__getattr__` has ever
         module = _LAZY.get(name)
         if module is None:
             raise AttributeError(f"module 'everycore' has no attribute {name!r}")
-        value = globals()[name] = getattr(_import_module(module), name)
+        # KeyboardInterrupt in the midst of it would leave half a module behind, and makes msgspec crash.
+        with _held(_signal.SIGINT):
+            value = globals()[name] = getattr(_import_module(module), name)
         return value
 
 

@@ -6,10 +6,12 @@ Invariant: at most one place a process; a fork of a worker has none.
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 from everycore import role
 from everycore.errors import RoleError
+from everycore.system.held_signals import held
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext
@@ -23,11 +25,14 @@ def take() -> None:
     global _session
     if role.ticket is None:
         return
-    from everycore.worker.boot import join
-    from everycore.worker.context import WorkerContext
-    from everycore.worker.session import Session
+    # Until there are handlers: Ctrl-C reaches the whole process group, and a worker that is asked to leave in
+    # its first moments is to leave well.
+    with held(signal.SIGINT, signal.SIGTERM):
+        from everycore.worker.boot import join
+        from everycore.worker.context import WorkerContext
+        from everycore.worker.session import Session
 
-    _session = Session(join(role.ticket), WorkerContext)
+        _session = Session(join(role.ticket), WorkerContext)
 
 
 def give_up() -> None:

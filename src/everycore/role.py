@@ -4,7 +4,7 @@ Job: read `_EVERYCORE_WORKER`, believe it only if the kernel confirms it, and re
 Invariant: the only global state of the package. A grandchild is never taken for a worker: the variable is
 removed at once, and even an inherited copy is ignored unless `fstat` finds those very sockets behind the
 descriptor numbers. (Node removes `NODE_UNIQUE_ID` for the same reason, but believes it blindly.)
-Imports nothing of everycore.
+Imports nothing of everycore where there is no ticket: a program that begins is not to wait.
 """
 
 from __future__ import annotations
@@ -12,33 +12,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import MutableMapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
+if TYPE_CHECKING:
+    from everycore.ticket import Ticket
 
 VARIABLE: Final = "_EVERYCORE_WORKER"
-
-
-class Ticket(msgspec.Struct, frozen=True):
-    """What the primary tells a worker before it has said a word.
-
-    `channel`, `link` and `board` are [descriptor, inode]; `row` is the worker's on the board. `primary` is
-    the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with SIGINT ignored.
-    """
-
-    id: int
-    slot: int
-    generation: int
-    primary: int
-    channel: tuple[int, int]
-    link: tuple[int, int]
-    board: tuple[int, int]
-    row: int
-    grace: float
-    orphan_grace: float
-    max_message: int
-    serialization: str
-    ignores_interrupt: bool
 
 
 def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
@@ -46,11 +25,13 @@ def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
     text = environ.pop(VARIABLE, None)
     if text is None:
         return None
+    from everycore import ticket as tickets
+
     try:
-        ticket = msgspec.json.decode(text, type=Ticket)
+        ticket = tickets.read(text)
         named = (ticket.channel, ticket.link, ticket.board)
         confirmed = all(os.fstat(fd).st_ino == inode for fd, inode in named)
-    except (msgspec.DecodeError, OSError, ValueError, OverflowError):  # no JSON, not UTF-8, no descriptor
+    except (OSError, ValueError, OverflowError):  # no JSON, not UTF-8, no descriptor
         return None
     return ticket if confirmed else None
 

@@ -17,8 +17,9 @@ import msgspec
 from everycore.core import values, wire
 from everycore.core.frames import NOTE, encode_frame
 from everycore.model import ExitStatus
-from everycore.role import VARIABLE, Ticket
+from everycore.role import VARIABLE
 from everycore.system.processes import Identity, Spawned
+from everycore.ticket import Ticket
 
 
 class FakeProcess:

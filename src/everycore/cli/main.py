@@ -7,8 +7,10 @@ never raises for what a user can do wrong, and it can be called in a process tha
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
@@ -43,8 +45,26 @@ everycore.add_command(run)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's) and return its exit status."""
+    if argv is not None:
+        with _living_on():
+            return _run(list(argv))
+    return _run(sys.argv[1:])
+
+
+@contextmanager
+def _living_on() -> Iterator[None]:
+    """A command that has ended ignores the signals that would have stopped it, for its process ends."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+
+def _run(words: list[str]) -> int:
     fill_standard_streams()
-    words = list(sys.argv[1:] if argv is None else argv)
     try:
         status = everycore.main(words, prog_name="everycore", standalone_mode=False)
     except click.UsageError as error:

@@ -37,7 +37,8 @@ Examples:
 
 \b
 Signals:
-  INT (Ctrl-C), TERM  take every worker out of the rotation and send it TERM; the second one ends all at once
+  INT (Ctrl-C), TERM  take every worker out of the rotation and send it TERM; INT after that ends all at once
+  QUIT                end all at once, and print the stacks of every worker
 
 \b
 Exit status:

@@ -38,7 +38,8 @@ Examples:
 
 \b
 Signals:
-  INT (Ctrl-C), TERM  finish the requests at hand within the grace, then end; the second one ends at once
+  INT (Ctrl-C), TERM  finish the requests at hand within the grace, then end; INT after that ends at once
+  QUIT                end at once, and print the stacks of every worker
 
 \b
 Exit status:

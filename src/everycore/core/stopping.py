@@ -27,15 +27,15 @@ class Input(enum.Enum):
     INT = "SIGINT"
     QUIT = "SIGQUIT"
     ALL_GONE = "the last worker is gone"
-    LATE = "SIGTERM or SIGINT, once the main thread is done and waits for other threads"
-    WAITED = "the waiting thread repeats the signal: no connection is open, or the grace is over"
-    WAITED_LATE = "the same, once the main thread is done and waits for other threads"
-    LOOP_BEGINS = "`everycore.run` begins to make its loop"
-    LOOP_RUNS = "the loop of `everycore.run` runs"
-    LOOP_HEARS_TERM = "that loop turns, and hears SIGTERM"
-    LOOP_HEARS_INT = "that loop turns, and hears SIGINT"
+    LATE = "SIGTERM or SIGINT, when the main thread is done and waits for other threads"
+    WAITED = "the thread that has waited repeats the signal"
+    WAITED_LATE = "that thread repeats it when the main thread is done and waits for other threads"
+    LOOP_BEGINS = "`everycore.run` is called"
+    LOOP_RUNS = "its loop runs"
+    LOOP_HEARS_TERM = "its loop hears SIGTERM"
+    LOOP_HEARS_INT = "its loop hears SIGINT"
     DEPARTS = "the worker begins to leave, whoever asked"
-    LOOP_ENDS = "the loop of `everycore.run` is closed"
+    LOOP_ENDS = "its loop is closed"
 
 
 #: The inputs that are a signal to the process.
@@ -56,14 +56,14 @@ class Worker(enum.Enum):
     """Where a worker is."""
 
     PROGRAM = "its program runs, and no loop of `everycore.run`"
-    WAITING = "the primary knows that it leaves, and a thread waits for its connections"
+    WAITING = "it leaves, and a thread waits for its connections"
     ENDED = "its main thread was told to end"
-    MAKING = "a loop of `everycore.run` is being made"
+    MAKING = "a loop of `everycore.run` is being made; a signal is noted until it runs"
     NOTED = "the same, and a signal has come"
     LOOP = "a loop of `everycore.run` runs"
-    ASKED = "a signal has come, and the loop has not heard it"
+    ASKED = "a signal has come, and that loop has not heard it yet"
     LEAVING = "it leaves, within the grace"
-    DEAF = "the grace is over, and the loop has not heard the signal"
+    DEAF = "the grace is over, and that loop has not heard the signal: something blocks it"
 
 
 class Do(enum.Enum):
@@ -72,12 +72,12 @@ class Do(enum.Enum):
     TELL = "a log line says so, and how to end it at once"
     ASK = "all workers are asked to finish and leave, and so is each that is forked from now on"
     DUMP = "one after the other, the workers print the stacks of their threads and end"
-    CANCEL = "`main` is cancelled; a block that is left by this kills its workers"
-    WAIT = "a thread tells the primary, and waits until no connection is open, or the grace is over"
-    WAIT_HERE = "the same, in the main thread: no thread can be started any more"
+    CANCEL = "`main` is cancelled (in a primary, this kills all workers)"
+    WAIT = "a thread tells the primary, and waits until no connection is open or the grace is over"
+    WAIT_HERE = "the main thread does so, for no thread can be started any more"
     EXIT = "`SystemExit(0)` is raised in the main thread"
-    GUARD = "a thread waits for the grace, lest the loop does not hear"
-    LEAVE = "the worker leaves by its own accord: it finishes its work"
+    GUARD = "a thread waits for the grace, in case the loop does not hear"
+    LEAVE = "the worker tells the primary, finishes its work and leaves"
     DIE = "the process dies by the signal, or a second later by SIGKILL"
 
 

@@ -24,7 +24,9 @@ import importlib.machinery
 import io
 import os
 import pkgutil
+import signal
 import sys
+from collections.abc import Collection
 from functools import partial
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Final, NoReturn
@@ -45,8 +47,11 @@ _PRISTINE: Final = (
 )  # fmt: skip
 
 
-def main(namespace: dict[str, Any]) -> None:
-    """Run what the command line names. `namespace` is that of `__main__`."""
+def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
+    """Run what the command line names.
+
+    `namespace` is that of `__main__`, `mask` the signals that the program is to find blocked.
+    """
     loop, *program = sys.argv[1:]
     sys.orig_argv[:] = [sys.executable, *interpreter_flags(), *program]
     for name in tuple(namespace):
@@ -63,6 +68,7 @@ def main(namespace: dict[str, Any]) -> None:
     if loop == "uvloop":
         for_asyncio.use_uvloop()
     ending = _Ending(session, program)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if program[0] == "-m":
         _run_module(program, namespace, ending)
     elif pkgutil.get_importer(path := _absolute(program[0])) is not None:

@@ -23,6 +23,7 @@ from everycore.settings import Settings
 from everycore.system import processes
 from everycore.system.descriptors import fill_standard_streams
 from everycore.system.sockets import absolute_path, on_the_wire
+from everycore.ticket import Ticket
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def spawn(
         keep = stack.enter_context(contextlib.ExitStack())
         channel, their_channel = _pair(keep, stack, socket.SOCK_STREAM)
         link, their_link = _pair(keep, stack, socket.SOCK_SEQPACKET)
-        ticket = role.Ticket(
+        ticket = Ticket(
             id=seat.id,
             slot=seat.slot,
             generation=seat.generation,
@@ -160,7 +161,7 @@ def _environment(
     settings_env: Mapping[str, str | None],
     user_env: Mapping[str, str],
     fork_env: Mapping[str, str | None] | None,
-    ticket: role.Ticket,
+    ticket: Ticket,
 ) -> dict[str, str]:
     """This process's, then the user's, then the settings', then the fork's; None removes."""
     result: dict[str, str] = dict(os.environ)

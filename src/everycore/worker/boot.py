@@ -11,13 +11,13 @@ import os
 import socket
 from typing import Final
 
-from everycore import role
 from everycore.core import wire
 from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
 from everycore.system import processes
 from everycore.system.board import WorkerBoard
 from everycore.system.descriptors import release
+from everycore.ticket import Ticket
 from everycore.worker.connections.ledger import Connections
 from everycore.worker.listening.link import Link
 from everycore.worker.signals import WorkerSignals
@@ -29,7 +29,7 @@ ORPHANED: Final = 75
 class Post:
     """This process's place in the cluster: its sockets, as they were inherited."""
 
-    def __init__(self, ticket: role.Ticket) -> None:
+    def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
         self.channel = socket.socket(fileno=ticket.channel[0])
         self.link = Link(socket.socket(fileno=ticket.link[0]))
@@ -57,7 +57,7 @@ class Post:
         self.board.close()
 
 
-def join(ticket: role.Ticket) -> Post:
+def join(ticket: Ticket) -> Post:
     """Take the place that `ticket` names."""
     if ticket.orphan_grace == 0 and not processes.die_with_parent(ticket.primary):
         os._exit(ORPHANED)

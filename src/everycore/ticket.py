@@ -1,0 +1,35 @@
+"""What the primary tells a worker before it has said a word. Imports nothing of everycore."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """A worker's place in its cluster, as it travels in the environment.
+
+    `channel`, `link` and `board` are [descriptor, inode]; `row` is the worker's on the board. `primary` is
+    the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with SIGINT ignored.
+    """
+
+    id: int
+    slot: int
+    generation: int
+    primary: int
+    channel: tuple[int, int]
+    link: tuple[int, int]
+    board: tuple[int, int]
+    row: int
+    grace: float
+    orphan_grace: float
+    max_message: int
+    serialization: str
+    ignores_interrupt: bool
+
+
+def read(text: str) -> Ticket:
+    """The ticket that `text` is. Raises ValueError."""
+    try:
+        return msgspec.json.decode(text, type=Ticket)
+    except msgspec.DecodeError as exc:
+        raise ValueError(str(exc)) from exc
