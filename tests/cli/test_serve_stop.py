@@ -1,16 +1,25 @@
 """How `everycore serve` ends: work at hand is finished, unless grace or patience is over first."""
 
+import os
 import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_websocket
 
-from tests.cli.conftest import APP, finish
+from everycore.core.stopping import SAME_REQUEST
+from tests.cli.conftest import APP, command, finish, wait_serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def beyond_one_request() -> None:
+    """The same signal from now on is another request."""
+    threading.Event().wait(2 * SAME_REQUEST)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -121,3 +130,103 @@ def test_primary_killed_takes_its_workers_along(serve):
     served.program.signal(signal.SIGKILL)
     assert served.program.wait() == -signal.SIGKILL
     # Leaving the test fails if a worker is left.
+
+
+def test_a_second_sigterm_changes_nothing(serve):
+    """Supervisors repeat it."""
+    served = serve()
+    request = served.begin()
+    served.program.signal()
+    served.program.expect("finishing", stream="stderr")
+    for _ in range(3):
+        beyond_one_request()
+        served.program.signal()
+    assert finish(request).endswith(b"\r\n\r\nok")
+    assert served.program.wait() == 0
+
+
+def test_a_second_ctrl_c_ends_it_at_once(serve):
+    served = serve()
+    with served.begin() as request:
+        served.program.signal(signal.SIGINT)
+        served.program.expect("finishing", stream="stderr")
+        beyond_one_request()
+        served.program.signal(signal.SIGINT)
+        assert served.program.wait() == 1
+        assert request.recv(1) == b""
+
+
+BLOCKED = """
+import os, time
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        os.write(1, b"begun\\n")
+        block()
+
+def block():
+    while True:
+        time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("before", [[], [signal.SIGTERM]], ids=["at first", "while it stops"])
+def test_sigquit_ends_it_at_once_with_the_stacks_of_all_workers(serve, before):
+    served = serve(source=BLOCKED)
+    with served.begin(), served.begin():
+        for number in before:
+            served.program.signal(number)
+            served.program.expect("finishing", stream="stderr")
+        served.program.signal(signal.SIGQUIT)
+        assert served.program.wait() == 1
+    lines = served.program.stderr.splitlines()
+    assert "SIGQUIT" in lines[-1]
+    # Whole lines: workers print one after the other.
+    assert sum(line.endswith(" in block") and line.startswith('  File "') for line in lines) == 2
+    assert not any("replaced" in line or "filled again" in line for line in lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_ignored_from_the_start_stays_ignored(start_command, tmp_path, number):
+    """As HUP under nohup, of the primary and of its workers."""
+    (tmp_path / "main.py").write_text(APP)
+    ignoring = ["sh", "-c", f"trap '' {number.name.removeprefix('SIG')}; exec \"$@\"", "sh"]
+    served = wait_serving(start_command([*ignoring, *command("--workers", "1")]))
+    served.program.signal(number)
+    for pid in served.program.descendants():
+        os.kill(pid, number)
+    assert served.get() == "1"
+    assert served.program.finish() == 0
+
+
+FIRST_MOMENT = """
+import os, signal, sys
+import everycore.__main__ as command
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == WHERE:
+            os.kill(os.getpid(), NUMBER)
+
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = ["serve", "--workers", "1", "main:app"]
+sys.exit(command.main())
+"""
+
+
+@pytest.mark.parametrize("where", ["everycore.cli.main", "everycore.ops.service", "everycore.core.wire"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 0)])
+def test_a_signal_in_the_first_moments(start_command, where, number, status):
+    source = FIRST_MOMENT.replace("WHERE", repr(where)).replace("NUMBER", str(int(number)))
+    program = start_command([sys.executable, "-c", source])
+    assert program.wait() == status
+    assert program.stdout == ""
+    assert "Traceback" not in program.stderr
+
+
+def test_there_is_little_before_the_first_moments():
+    source = (
+        "import sys, everycore.__main__; print(sorted({'asyncio', 'msgspec', 'click'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"

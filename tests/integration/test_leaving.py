@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import threading
 import time
 from signal import SIGINT, SIGKILL, SIGTERM
 
@@ -23,6 +24,7 @@ from everycore import (
     State,
     Worker,
 )
+from everycore.core.stopping import SAME_REQUEST
 from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 from tests.kit import scaled, turn, wait_gone
 
@@ -892,6 +894,57 @@ everycore.run(main())
         program.signal(SIGINT)
         program.expect("exited: exit status 0")
         assert program.wait() == -SIGINT
+        assert program.stderr == ""
+
+    def test_an_excepthook_of_the_programs_own_is_told(self, start_program):
+        hook = "sys.excepthook = lambda kind, error, trace: say('hook:', kind.__name__)\n"
+        program = start_program(
+            self.SOURCE.replace("everycore.run(main())", hook + "everycore.run(main())"), "1"
+        )
+        program.expect("listening")
+        program.signal(SIGINT)
+        program.expect("^hook: KeyboardInterrupt$")
+        assert program.wait() == -SIGINT
+
+    def test_what_else_ends_a_program_has_its_traceback(self, start_program):
+        ends = (
+            "try:\n    everycore.run(main())\nexcept KeyboardInterrupt as it:\n    raise SystemError from it"
+        )
+        program = start_program(self.SOURCE.replace("everycore.run(main())", ends), "1")
+        program.expect("listening")
+        program.signal(SIGINT)
+        assert program.wait() == 1
+        assert program.stderr.endswith("\nSystemError\n")
+
+    def test_a_second_term_changes_nothing(self, start_program):
+        program = start_program(self.SOURCE, "1000")
+        port = int(program.expect(r"listening (\d+)")[1])
+        with self.connect(port) as client:
+            program.signal(SIGTERM)
+            self.wait_refused(port)
+            for _ in range(3):
+                threading.Event().wait(2 * SAME_REQUEST)
+                program.signal(SIGTERM)
+            client.sendall(b"echo\n")
+            assert client.recv(5) == b"echo\n"
+        program.expect("exited: exit status 0")
+        assert program.wait() == 0
+
+    def test_a_worker_that_is_forked_while_it_stops_is_asked_to_leave(self, start_program):
+        """A program replaces a worker that has died just before: it would never come to its end."""
+        fork = "asyncio.get_running_loop().add_reader(0, lambda: os.read(0, 1) and cluster.fork())"
+        program = start_program(
+            self.SOURCE.replace("await for_ever()", f"{fork}\n            await for_ever()"), "1000"
+        )
+        port = int(program.expect(r"listening (\d+)")[1])
+        with self.connect(port):
+            program.signal(SIGTERM)
+            self.wait_refused(port)
+            program.write("x")
+            program.expect("exited: exit status 0")
+            assert program.is_running
+        program.expect("exited: exit status 0")
+        assert program.wait() == 0
 
     def test_a_second_signal_kills_at_once(self, start_program):
         program = start_program(self.SOURCE, "1000")
@@ -909,3 +962,31 @@ everycore.run(main())
         program.signal_group(SIGINT)
         program.expect("exited: exit status 0")
         assert program.wait() == -SIGINT
+
+
+class TestBeforeItsProgram:
+    """A worker hears signals from its first moment on: Ctrl-C reaches the terminal's whole process group."""
+
+    @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+    @pytest.mark.parametrize("where", ["worker.boot", "core.wire", "worker.session"])
+    async def test_a_signal_while_it_joins(self, tmp_path, number, where):
+        path = tmp_path / "worker.py"
+        path.write_text(f"""
+import os, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "everycore.{where}":
+            os.kill(os.getpid(), {int(number)})
+
+sys.meta_path.insert(0, Finder())
+import everycore
+raise SystemExit(everycore.run(__import__("asyncio").sleep(1000)))
+""")
+        async with Cluster(Settings(exec=path, silent=True)) as cluster:
+            diary = Diary(cluster)
+            worker = cluster.fork()
+            assert worker.stderr is not None
+            assert await within(worker.stderr.read()) == b""
+            assert await within(worker.wait()) == ExitStatus(code=0)
+        assert diary.all(Exited)[0].voluntary
