@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 
+import everycore.launch
 from everycore.cli.main import main
 from tests.cli.conftest import complaint
 from tests.integration.running import ANSWER, ask, command, run
@@ -351,6 +352,64 @@ def test_python_itself_kills_it_when_nothing_else_helps(start_command, tmp_path)
     running.port()
     assert running.program.finish() == 0
     assert "did not leave in time: killed" in running.program.stderr
+
+
+@pytest.mark.slow
+def test_sigquit_ends_a_deaf_program_at_once_with_its_stacks(start_command, tmp_path):
+    source = """
+        import signal, socket
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sock = socket.create_server(("127.0.0.1", 0))
+        def stay():
+            while True:
+                signal.pause()
+        stay()
+    """
+    running = run(start_command, tmp_path, source)
+    running.port()
+    running.program.signal(signal.SIGQUIT)
+    assert running.program.wait() == 1
+    assert "SIGQUIT" in complaint(running.program)[-1]
+    assert sum(line.endswith(" in stay") for line in running.program.stderr.splitlines()) == 2
+    assert len(re.findall(r"worker [12] \(pid \d+\) ends; its stacks:\n", running.program.stderr)) == 2
+
+
+@pytest.mark.slow
+def test_a_programs_own_handler_of_sigquit_is_what_it_would_be_alone(start_command, tmp_path):
+    source = """
+        import os, signal, socket
+        assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
+        signal.signal(signal.SIGQUIT, lambda *_: (os.write(1, b"its own\\n"), os._exit(0)))
+        sock = socket.create_server(("127.0.0.1", 0))
+        while True:
+            signal.pause()
+    """
+    running = run(start_command, tmp_path, source)
+    running.port()
+    running.program.signal(signal.SIGQUIT)
+    assert running.program.wait() == 1
+    assert running.program.stdout == "its own\nits own\n"
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_program_begins_is_not_told_of(start_program, tmp_path):
+    """SystemExit in what `everycore run` prepares would end as a complaint of whatever it hits."""
+    launcher = os.path.join(os.path.dirname(everycore.launch.__file__), "__main__.py")
+    (tmp_path / "worker.py").write_text("import os, signal\nos.write(1, b'begun\\n')\nsignal.pause()\n")
+    source = f"""
+        import asyncio, sys, everycore
+        async def main():
+            command = [sys.executable, {launcher!r}, "auto", "worker.py"]
+            async with everycore.Cluster(everycore.Settings(exec=command)) as cluster:
+                cluster.on(everycore.Online, lambda event: event.worker.kill())
+                print(await cluster.fork().wait())
+        everycore.run(main())
+    """
+    primary = start_program(source)
+    assert primary.wait() == 0
+    # The program may have come to its first line: the signal is that of its first moment.
+    assert primary.stdout.splitlines()[-1] == "exit status 0"
+    assert primary.stderr == ""
 
 
 @pytest.mark.slow

@@ -119,6 +119,29 @@ run(main)
     assert running.wait() == -number
 
 
+@pytest.mark.parametrize(("is_at_work", "waits"), [(False, True), (True, False)])
+def test_a_loops_last_turns_are_not_taken_from_its_second_after_the_grace(start_program, is_at_work, waits):
+    """Who has needed all of the grace has a second until it is killed, and needs it to clean up."""
+    source = """
+import everycore.worker.signals as module
+slept = []
+module._sleep = slept.append
+signals._is_at_work = lambda: AT_WORK
+signals.be_guest()
+answer.set()
+async def main():
+    send()
+    await asyncio.Event().wait()
+try:
+    run(main)
+except SystemExit:
+    print("waited:", module._LAST_TURNS in slept)
+""".replace("AT_WORK", str(is_at_work)).replace("run(main)", "asyncio.run(main())")
+    running = start_program(program(source, SIGTERM, grace="0.1"))
+    running.expect(f"^waited: {waits}$")
+    assert running.wait() == 0
+
+
 def test_a_main_thread_that_waits_for_others_is_ended(start_program):
     """No thread can be started any more then, from Python 3.12 on."""
     source = """

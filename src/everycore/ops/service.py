@@ -116,11 +116,14 @@ class Service:
         Nothing else happens meanwhile. The loop would take the workers for dead ones, and replace them.
         """
         self.cut_short = "ended at once by SIGQUIT; the stacks of the workers are above"
-        _logger.info("SIGQUIT: ending at once; the stacks of %d workers follow", len(self._pool.workers))
+        _logger.info(
+            "%s: ending at once, after the stacks of %d workers", number.name, len(self._pool.workers)
+        )
         left = STACKS_OF_ALL
         for worker in self._pool.workers.values():
             if worker.pid is not None:
                 begun = time.monotonic()
+                _logger.warning("worker %d (pid %d) ends; its stacks:", worker.id, worker.pid)
                 worker.kill(signal.SIGQUIT)
                 wait_for_end(worker.pid, min(STACKS_OF_ONE, left))
                 left = max(left - (time.monotonic() - begun), 0.0)
