@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 
 import pytest
 
@@ -945,6 +945,32 @@ everycore.run(main())
             assert program.is_running
         program.expect("exited: exit status 0")
         assert program.wait() == 0
+
+    def test_a_pool_whose_block_is_being_left_keeps_its_grace(self, start_program):
+        pool = self.SOURCE.replace("everycore.Cluster(", "everycore.Pool(1, ").replace(
+            "cluster.fork()", "pass"
+        )
+        leave = """loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGUSR1, say, "heard")
+            asked = asyncio.Event()
+            loop.add_reader(0, lambda: os.read(0, 1) and asked.set())
+            await asked.wait()
+            say("leaves")
+        say("left")"""
+        program = start_program(pool.replace("await for_ever()", leave), "1000")
+        port = int(program.expect(r"listening (\d+)")[1])
+        with self.connect(port) as client:
+            program.write("x")
+            program.expect("leaves")
+            program.signal(SIGTERM)
+            program.signal(SIGUSR1)
+            program.expect("heard")
+            client.sendall(b"echo\n")
+            assert client.recv(5) == b"echo\n"
+        program.expect("exited: exit status 0")
+        program.expect("left")
+        assert program.wait() == 0
+        assert program.stderr == ""
 
     def test_a_second_signal_kills_at_once(self, start_program):
         program = start_program(self.SOURCE, "1000")
