@@ -13,6 +13,7 @@ from everycore.core.stopping import (
     Machine,
     Primary,
     Worker,
+    is_unheard,
     signals_of,
 )
 
@@ -150,6 +151,33 @@ def test_it_waits_and_is_told_to_end(table, signal):
 @WORKERS
 def test_no_thread_is_started_once_the_main_thread_is_done(table):
     assert run(worker(table), Input.LATE) == [(Do.WAIT_HERE, Do.EXIT)]
+
+
+@WORKERS
+def test_a_signal_in_the_moment_in_which_the_loop_begins_is_noted(table):
+    """The thread that waits repeats it, if the stage that it led to was overwritten."""
+    machine = Machine(table, Worker.MAKING)
+    assert is_unheard(table, machine.stage)
+    run(machine, Input.WAITED)
+    assert machine.stage is Worker.NOTED
+    assert not is_unheard(table, machine.stage)
+
+
+def test_a_step_that_stays_does_not_undo_a_signal_that_comes_meanwhile():
+    class Interrupted(dict):
+        def __getitem__(self, key):
+            machine.stage = Worker.WAITING  # as a handler of Python's does, between two instructions
+            return super().__getitem__(key)
+
+    machine = Machine(Interrupted(WORKER), Worker.PROGRAM)
+    machine.take(Input.DEPARTS, 1000.0)
+    assert machine.stage is Worker.WAITING
+
+
+@pytest.mark.parametrize(("table", "ended"), [(WORKER, False), (GUEST, True)])
+def test_where_a_repeated_signal_is_to_be_heard(table, ended):
+    unheard = {stage for stage in Worker if is_unheard(table, stage)}
+    assert unheard == {Worker.WAITING, Worker.MAKING} | ({Worker.ENDED} if ended else set())
 
 
 def test_a_guest_is_told_until_it_ends():

@@ -151,6 +151,7 @@ WORKER: Final[Table[Worker]] = {
     # SystemExit in the middle of a constructor would leave half a loop behind.
     (_MAKING, Input.TERM): Step(_NOTED),
     (_MAKING, Input.INT): Step(_NOTED),
+    (_MAKING, Input.WAITED): Step(_NOTED),  # it came in the very moment in which the making began
     (_MAKING, Input.LOOP_RUNS): Step(_LOOP),
     (_MAKING, Input.LOOP_ENDS): Step(_PROGRAM),
     (_NOTED, Input.LOOP_RUNS): Step(_LEAVING, (Do.LEAVE,)),
@@ -202,9 +203,18 @@ class Machine(Generic[S]):
         self._last[what] = now
         if is_echo:
             return ()
-        step = self.table[self.stage, what]
-        self.stage = step.after
+        before = self.stage
+        step = self.table[before, what]
+        if step.after is not before:  # else a signal that comes between these lines would be undone
+            self.stage = step.after
         return step.actions
+
+
+def is_unheard(table: Table[Worker], stage: Worker) -> bool:
+    """Whether the signal of a thread that has waited is still to be heard in this stage."""
+    if stage is Worker.ENDED:
+        return table[stage, Input.WAITED_LATE] != Step(stage)
+    return stage in (Worker.WAITING, Worker.MAKING)
 
 
 def signals_of(table: Table[S]) -> tuple[Input, ...]:

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 from everycore.core import stopping
 from everycore.core.stopping import Do, Input, Worker
 from everycore.system import forked_signals
+from everycore.system.held_signals import held
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 #: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
@@ -45,9 +46,7 @@ class Loop(Protocol):
     """An event loop, as this module needs it."""
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], /, *args: Any) -> None:
-        """Call `callback` when the loop turns after a signal. Raises ValueError or RuntimeError elsewhere
-        than in the main thread.
-        """
+        """Call `callback` when the loop turns after a signal."""
 
 
 class WorkerSignals:
@@ -82,7 +81,7 @@ class WorkerSignals:
 
     def install(self, *, ignores_interrupt: bool) -> None:
         """Hear the signals that nobody hears yet. `ignores_interrupt`: SIGINT is to be ignored."""
-        if threading.current_thread() is not threading.main_thread():
+        if not _is_main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             self._hear(signal.SIGTERM)
@@ -106,39 +105,41 @@ class WorkerSignals:
 
     def loop_begins(self) -> None:
         """`everycore.run`, or a program that is sure to call it, has this process from now on."""
-        if threading.current_thread() is threading.main_thread():
-            self._take(Input.LOOP_BEGINS)
+        if _is_main_thread():
+            with held(*SIGNALS):
+                self._take(Input.LOOP_BEGINS)
 
     def loop_runs(self, loop: Loop, leave: Callable[[], object], cancel: Callable[[], object]) -> None:
         """`everycore.run` has begun `main` on `loop`: leave by `leave`, and cancel `main` by `cancel`."""
         self._steps[Do.LEAVE] = lambda _number, _frame: leave()
         self._steps[Do.CANCEL] = lambda _number, _frame: cancel()
-        try:
+        if not _is_main_thread():
+            return
+        with held(*SIGNALS):
             for number in SIGNALS:
-                previous = signal.getsignal(number)
+                self._previous[number] = signal.getsignal(number)
                 loop.add_signal_handler(number, self._take, _LOOP_HEARS[number])
-                self._previous[number] = previous
                 # Come before the handler of the loop, which wakes it: a loop that is blocked in Python would
                 # outlive every signal but SIGKILL.
                 self._loops_own[number] = signal.getsignal(number)
                 self._hear(number)
-        except (ValueError, RuntimeError):
-            return  # not the main thread
-        self._take(Input.LOOP_RUNS)
+            self._take(Input.LOOP_RUNS)
 
     def departs(self) -> None:
         """The worker has begun to leave, whoever asked."""
-        self._take(Input.DEPARTS)
+        if _is_main_thread():
+            self._take(Input.DEPARTS)
 
     def loop_ends(self) -> None:
         """The loop of `everycore.run` is closed, and its handlers with it."""
-        if threading.current_thread() is not threading.main_thread():
+        if not _is_main_thread():
             return
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-        self._previous.clear()
-        self._loops_own.clear()
-        self._take(Input.LOOP_ENDS)
+        with held(*SIGNALS):
+            for number, previous in self._previous.items():
+                signal.signal(number, previous)
+            self._previous.clear()
+            self._loops_own.clear()
+            self._take(Input.LOOP_ENDS)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler of Python's, in the main thread."""
@@ -177,17 +178,14 @@ class WorkerSignals:
         has_time = self._wait()
         if has_time and self._machine.table is stopping.GUEST and self._runs_other_loop:
             _sleep(_LAST_TURNS)
-        while self._is_to_be_told():  # a signal may come in the moment before a system call, and wake nobody
+        while stopping.is_unheard(
+            self._machine.table, self._machine.stage
+        ):  # a signal may come in the moment before a system call, and wake nobody
             handler = signal.getsignal(number)
             os.kill(os.getpid(), number)
             if handler is not self:
                 return  # a handler of the program's own: it hears the first one
             _sleep(AGAIN)
-
-    def _is_to_be_told(self) -> bool:
-        """Whether the signal, repeated, would do anything."""
-        stage, what = self._machine.stage, Input.WAITED_LATE
-        return bool(stopping.Machine(self._machine.table, stage).take(what, 0.0))
 
     def _wait(self) -> bool:
         """Return when no connection is open, or, False, when the grace is over."""
@@ -233,6 +231,10 @@ def print_stacks_at_quit() -> None:
     """
     if signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL:
         faulthandler.register(signal.SIGQUIT, file=2, all_threads=True, chain=True)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _has_come_to_its_end() -> bool:
