@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 # From the bottom up. A module imports from its own room and from the rows below; from the other rooms of its
 # own row only where `OPEN_ROWS` says so.
 ROWS: list[set[str]] = [
-    {"errors", "events", "foreign", "model", "settings", "role", "ticket"},
+    {"errors", "events", "foreign", "model", "settings", "role", "ticket", "held_signals"},
     {"core", "system"},
     {"aio"},
     {"primary", "worker"},

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from everycore import place as _place
 from everycore import role as _role
+from everycore.held_signals import held as _held
 from everycore.place import current_worker
 from everycore.role import is_primary, is_worker
-from everycore.system.held_signals import held as _held
 
 if TYPE_CHECKING:
     from everycore.aio.emitter import EventStream

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from everycore import role
 from everycore.errors import RoleError
-from everycore.system.held_signals import held
+from everycore.held_signals import held
 
 if TYPE_CHECKING:
     from everycore.worker.context import WorkerContext

@@ -12,13 +12,14 @@ uses it when a new version of a library behaves unlike its probe.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
+
+from everycore.held_signals import held
 
 T = TypeVar("T")
 #: A probe of one part: an event loop that runs nothing else, and the two ends of a socket pair.
@@ -43,23 +44,14 @@ def outside_any_loop(probe: Callable[[], T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        with _deferred_signals():
+        # Raised in a loop's constructor, what ends the program would leave half a loop.
+        with held(signal.SIGINT, signal.SIGTERM):
             return probe()
     found: list[T] = []
     thread = threading.Thread(target=lambda: found.append(probe()), name="everycore-probe")
     thread.start()
     thread.join()
     return found[0]
-
-
-@contextlib.contextmanager
-def _deferred_signals() -> Iterator[None]:
-    """Let signals that may end the program wait: raised in a loop's constructor, that leaves half a loop."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def try_probes(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozenset[str]:

@@ -21,8 +21,8 @@ from typing import Any, Final, Protocol
 
 from everycore.core import stopping
 from everycore.core.stopping import Do, Input, Worker
+from everycore.held_signals import held
 from everycore.system import forked_signals
-from everycore.system.held_signals import held
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 #: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
