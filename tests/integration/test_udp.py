@@ -328,32 +328,33 @@ class TestListen:
 
 
 class TestAWorkersOwn:
-    @both_loops
-    @pytest.mark.parametrize(
-        "options",
-        [
-            pytest.param("remote_addr=address", id="connected"),
-            pytest.param("family=socket.AF_INET", id="implicit"),
-            pytest.param("local=('127.0.0.1', 0), remote_addr=address", id="bound-and-connected"),
-            pytest.param("local=('127.0.0.1', 0), reuse_port=True", id="reuse-port"),
-        ],
+    #: What makes an endpoint a client's, or its program's own.
+    OPTIONS = (
+        "remote_addr=address",
+        "family=socket.AF_INET",
+        "local=('127.0.0.1', 0), remote_addr=address",
+        "local=('127.0.0.1', 0), reuse_port=True",
     )
-    async def test_it_is_not_the_primary_s(self, tmp_path, answering, loop, options):
+
+    @both_loops
+    async def test_it_is_not_the_primary_s(self, tmp_path, answering, loop):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
             server.bind((LOCAL, 0))
             server.setblocking(False)
             async with agents(tmp_path, 2, loop=loop) as (cluster, one, two):
                 await answering([one, two])
                 diary = Diary(cluster)
-                peers = []
-                for worker in (one, two):
-                    await worker.do("address = tuple(address)", address=list(server.getsockname()))
-                    await worker.get(f"await bind({options})")
-                    target = "" if "remote" in options else ", address"
-                    await worker.do(f"endpoint.sendto(b'x'{target})")
-                    peers.append((await within(asyncio.get_running_loop().sock_recvfrom(server, 100)))[1])
-                assert peers[0] != peers[1]
-                assert not cluster.snapshot().listeners
+                for options in self.OPTIONS:
+                    peers = []
+                    for worker in (one, two):
+                        await worker.do("address = tuple(address)", address=list(server.getsockname()))
+                        await worker.get(f"await bind({options})")
+                        target = "" if "remote" in options else ", address"
+                        await worker.do(f"endpoint.sendto(b'x'{target})")
+                        received = asyncio.get_running_loop().sock_recvfrom(server, 100)
+                        peers.append((await within(received))[1])
+                    assert peers[0] != peers[1], options
+                    assert not cluster.snapshot().listeners, options
                 assert not diary.all(Listening)
 
     async def test_an_explicit_socket_is_used_as_it_is(self, tmp_path, answering):

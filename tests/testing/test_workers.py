@@ -111,11 +111,13 @@ class TestByThemselves:
         async def fail(worker: FakeWorker) -> None:
             raise AssertionError("a mistake in the test")
 
-        with pytest.raises(LookupError):
+        with pytest.raises(LookupError) as caught:
             with FakeWorkers(fail):
                 async with Cluster() as cluster:
                     await cluster.fork().wait()
                     raise LookupError
+        (note,) = caught.value.__notes__
+        assert note == "The life of fake worker 1 has failed: AssertionError('a mistake in the test')"
 
 
 class TestByTheTest:
@@ -273,6 +275,7 @@ class TestByTheTest:
             worker = cluster.fork()
             worker.kill(signal.SIGUSR1)
             worker.kill(signal.SIGRTMIN + 5)
+            worker.kill(0)  # asks whether it is there
             assert workers[worker].signals == (signal.SIGUSR1, signal.SIGRTMIN + 5)
             assert not worker.is_dead()
             workers[worker].exit()

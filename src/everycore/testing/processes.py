@@ -149,7 +149,8 @@ class FakeSystem:
         process = self._by_pidfd[pidfd]
         if process.status is not None:
             return False
-        process.receive(number)
+        if number:  # kill(2): 0 asks whether it is there
+            process.receive(number)
         return True
 
     def now(self) -> float:

@@ -205,7 +205,8 @@ class FakeWorkers:
 
     life: what each of them does by itself, `serve` or a coroutine function of yours; None: nothing, so that
     the test says and does everything. If it returns, the worker exits with 0; `SystemExit` is its status. Any
-    other error ends the worker with 1, and is raised when the block is left: it is the test's own mistake.
+    other error ends the worker with 1, and is raised when the block is left: it is the test's own mistake. If
+    the block itself raises, that error has a note of it.
     """
 
     def __init__(self, life: Life | None = serve) -> None:
@@ -228,8 +229,11 @@ class FakeWorkers:
             seam.current.reset(self._token)
             self._token = None
         for worker in self.all:
-            if exc is None and worker._player.error is not None:
-                raise worker._player.error
+            error = worker._player.error
+            if error is not None and exc is None:
+                raise error
+            if error is not None and exc is not None:  # which may well come of it
+                exc.add_note(f"The life of fake worker {worker.id} has failed: {error!r}")
 
     def __getitem__(self, worker: Worker) -> FakeWorker:
         """Return who plays `worker`. Raises KeyError for one that was forked elsewhere, or never started."""
