@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from everycore.foreign import uvloop_internals
-from everycore.worker.intercept.sockets import bind_path, registry
+from everycore.worker.intercept.sockets import bind_path, registry, serves_by_itself
 from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.loops import clustered, datagrams, resolving
 from everycore.worker.loops.beltserver import BeltServer
@@ -92,6 +92,8 @@ async def _serve_by_itself(name: str, loop: Any, *args: Any, **keywords: Any) ->
     server = await _native[name](loop, *args, **keywords)
     for sock in server.sockets:
         loop._everycore.connections.watch_listener(sock.fileno())
+        if server.is_serving() and sock.family != socket.AF_UNIX:
+            serves_by_itself(sock)
     return server
 
 

@@ -217,7 +217,7 @@ def listen(self: socket.socket, backlog: int = _BACKLOG, /) -> None:
     held = registry.find_any(_c.fileno(self))
     if held is None or (held.inner is None and not _reserve(self, held)):
         _c.listen(self, backlog)
-        _serves_by_itself(self)
+        serves_by_itself(self)
         return
     if not -(1 << 31) <= backlog < 1 << 31:
         _c.listen(self, backlog)  # which says so
@@ -235,7 +235,7 @@ def _begin(held: Held, backlog: int) -> None:
         raise _error(exc.errno or errno.EINVAL) from None
 
 
-def _serves_by_itself(sock: socket.socket) -> None:
+def serves_by_itself(sock: Any) -> None:
     """Tell the primary of a listener of the program's own: it does not see it, but the program serves."""
     if _session is None or (
         sock.family == socket.AF_UNIX and cluster_address(sock, _c.getsockname(sock)) is None
