@@ -158,6 +158,15 @@ def test_broken_program_leaves_the_old_workers(start_command, tmp_path):
     assert running.program.finish() == 0
 
 
+def test_stopped_while_a_new_worker_boots(serve, tmp_path):
+    program = serve("--grace", "1", source=APP).program
+    (tmp_path / "main.py").write_text("import os, signal\nos.write(1, b'booting\\n')\nsignal.pause()")
+    program.signal(signal.SIGHUP)
+    program.expect("booting")
+    assert program.finish() == 0
+    assert "failed" not in program.stderr
+
+
 # Stop first
 
 
