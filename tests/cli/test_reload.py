@@ -220,9 +220,9 @@ def test_one_more_and_one_fewer(serve):
     program.signal(signal.SIGTTOU)
     program.expect("SIGTTOU: there is one worker, and not fewer than that", stream="stderr")
     program.signal(signal.SIGTTIN)
-    program.expect("SIGTTIN: 2 workers from now on", stream="stderr")
+    program.expect("SIGTTIN: scaling from 1 to 2", stream="stderr")
     program.signal(signal.SIGTTOU)
-    program.expect("SIGTTOU: 1 workers from now on", stream="stderr")
+    program.expect("SIGTTOU: scaling from 2 to 1", stream="stderr")
     assert program.finish() == 0
 
 
