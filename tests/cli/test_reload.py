@@ -158,6 +158,15 @@ def test_broken_program_leaves_the_old_workers(start_command, tmp_path):
     assert running.program.finish() == 0
 
 
+def test_stopped_while_a_new_worker_boots(serve, tmp_path):
+    program = serve("--grace", "1", source=APP).program
+    (tmp_path / "main.py").write_text("import os, signal\nos.write(1, b'booting\\n')\nsignal.pause()")
+    program.signal(signal.SIGHUP)
+    program.expect("booting")
+    assert program.finish() == 0
+    assert "failed" not in program.stderr
+
+
 # Stop first
 
 
@@ -211,9 +220,9 @@ def test_one_more_and_one_fewer(serve):
     program.signal(signal.SIGTTOU)
     program.expect("SIGTTOU: there is one worker, and not fewer than that", stream="stderr")
     program.signal(signal.SIGTTIN)
-    program.expect("SIGTTIN: 2 workers from now on", stream="stderr")
+    program.expect("SIGTTIN: scaling from 1 to 2", stream="stderr")
     program.signal(signal.SIGTTOU)
-    program.expect("SIGTTOU: 1 workers from now on", stream="stderr")
+    program.expect("SIGTTOU: scaling from 2 to 1", stream="stderr")
     assert program.finish() == 0
 
 

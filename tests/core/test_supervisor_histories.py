@@ -29,7 +29,6 @@ class Histories(RuleBasedStateMachine):
         self.pool = Pool(surge=self.surge)
         self.wanted = 0
         self.ended = False
-        self.drained: set[int] = set()
 
     @property
     def was_ready(self) -> bool:

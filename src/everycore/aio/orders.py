@@ -97,7 +97,7 @@ def _scale(pool: Commanded, number: signal.Signals, by: int) -> None:
     if count < 1:
         _logger.warning("%s: there is one worker, and not fewer than that", number.name)
         return
-    _logger.info("%s: %d workers from now on", number.name, count)
+    _logger.info("%s: scaling from %d to %d", number.name, pool.size, count)
     pool.scale(count)
 
 

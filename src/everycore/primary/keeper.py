@@ -176,7 +176,7 @@ class Keeper:
     # Reloads
 
     def _begin_reload(self, generation: int) -> None:
-        _logger.info("reload %d: replacing %d workers", generation, self._supervisor.wanted)
+        _logger.info("reload %d: replacing the workers (%d)", generation, self._supervisor.wanted)
         self._reload = ReloadSnapshot(generation, "running")
         self._cluster._log.emit(ReloadBegan, generation=generation)
 
