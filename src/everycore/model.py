@@ -92,8 +92,13 @@ class ReloadSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole cluster at one moment. `reload`: None if there was none, or there is no `Pool`."""
+    """The whole cluster at one moment.
+
+    reload: None if there was none, or there is no `Pool`.
+    is_stopping: it was told to stop. With a stop delay, newcomers are still served.
+    """
 
     workers: tuple[WorkerSnapshot, ...]
     listeners: tuple[ListenerSnapshot, ...]
     reload: ReloadSnapshot | None = None
+    is_stopping: bool = False

@@ -158,7 +158,8 @@ class TestByTheTest:
             assert fake.argv[0] == sys.executable
             assert fake.cwd == "/"
             assert (workers[first].env["B"], fake.env["A"], "B" in fake.env) == ("2", "1", False)
-            assert not any("EVERYCORE_WORKER" in name for name in fake.env)
+            assert (fake.env["EVERYCORE_WORKER_ID"], fake.env["EVERYCORE_SLOT"]) == ("2", "1")
+            assert "_EVERYCORE_WORKER" not in fake.env  # which is the primary's affair
             assert repr(fake) == f"<FakeWorker 2 slot=1 pid={fake.pid} alive>"
             for each in workers.all:
                 each.exit()

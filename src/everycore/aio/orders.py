@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from everycore.system import forked_signals
 from everycore.system.terminal import has_terminal
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.aio")
 
 
 class Commanded(Protocol):

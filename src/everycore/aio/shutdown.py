@@ -26,6 +26,12 @@ Hook = Callable[[signal.Signals], object]
 class Stoppable(Protocol):
     """A cluster, as this module needs it."""
 
+    def _announce_stop(self) -> None:
+        """A snapshot says from now on that it is being stopped."""
+
+    def _shut(self) -> None:
+        """Serve everybody who has come, and refuse newcomers: all workers are going to leave for good."""
+
     async def disconnect(self, timeout: float | None = None) -> None:
         """Ask everybody to leave and wait. Raises ClusterClosed while its block is being left."""
 
@@ -38,6 +44,8 @@ class Shutdown:
 
     main: the task that `Do.CANCEL` cancels.
     hooks: what `Do.TELL` and `Do.DUMP` call, with the signal.
+    delay: seconds from the signal until the workers are asked. Load balancers hear of a stop late: until then
+        newcomers are served, and workers that die are replaced.
     is_last: nothing but the end of this process comes after the last cluster. Signals that would stop it are
         then ignored: a supervisor's second SIGTERM must not change how it ends.
     """
@@ -50,6 +58,7 @@ class Shutdown:
         hooks: Mapping[Do, Hook] | None = None,
         *,
         is_last: bool = False,
+        delay: float = 0.0,
     ) -> None:
         self._loop = loop
         self._main = main
@@ -60,6 +69,8 @@ class Shutdown:
             **(hooks or {}),
         }
         self._is_last = is_last
+        self._delay = delay
+        self._delayed: asyncio.TimerHandle | None = None
         #: The open ones, and what is set when each is left.
         self._clusters: dict[Stoppable, asyncio.Event] = {}
         self._previous: dict[signal.Signals, Any] = {}
@@ -80,6 +91,8 @@ class Shutdown:
         if (left := self._clusters.pop(cluster, None)) is not None:
             left.set()
             if not self._clusters:
+                if self._delayed is not None:
+                    self._delayed.cancel()
                 self._restore()
 
     # --- handlers -----------------------------------------------------------------------------------------
@@ -120,6 +133,14 @@ class Shutdown:
 
     def _ask(self, _: signal.Signals) -> None:
         for cluster in self._clusters:
+            cluster._announce_stop()
+        if self._delay > 0:
+            self._delayed = self._loop.call_later(self._delay, self._ask_all)
+        else:
+            self._ask_all()
+
+    def _ask_all(self) -> None:
+        for cluster in self._clusters:
             self._ask_later_forks(cluster)
         self._asking = self._loop.create_task(self._ask_and_wait())
 
@@ -133,6 +154,7 @@ class Shutdown:
 
     async def _ask_one(self, cluster: Stoppable, left: asyncio.Event) -> None:
         try:
+            cluster._shut()
             await cluster.disconnect()
         except ClusterClosed:  # its block is being left, so it has asked already
             await left.wait()

@@ -41,6 +41,15 @@ def grace_option(function: Function) -> Function:
     )(function)
 
 
+def stop_delay_option(function: Function) -> Function:
+    """`--stop-delay`."""
+    return click.option(
+        "--stop-delay",
+        metavar="SECONDS",
+        help="After TERM or INT, serve on for so long: load balancers hear of a stop late.  [default: 0]",
+    )(function)
+
+
 def surge_option(function: Function) -> Function:
     """`--surge`."""
     return click.option(
@@ -112,6 +121,10 @@ class Values:
         """Seconds to finish. Kubernetes kills after 30."""
         default = 25.0 if "KUBERNETES_SERVICE_HOST" in self._environ else 30.0
         return self.get("--grace", sources.parse_seconds(0.0), default)
+
+    def stop_delay(self) -> Any:
+        """Seconds from the signal that stops the service until its workers are asked to leave."""
+        return self.get("--stop-delay", sources.parse_seconds(0.0), 0.0)
 
     def surge(self) -> Any:
         """How many workers a reload starts at a time."""

@@ -25,6 +25,7 @@ from everycore.cli.options import (
     loop_option,
     name_option,
     policy_option,
+    stop_delay_option,
     surge_option,
     workers_option,
 )
@@ -98,6 +99,7 @@ class _RunCommand(click.Command):
 @policy_option
 @loop_option("The loop of a program that leaves it to asyncio")
 @grace_option
+@stop_delay_option
 @surge_option
 @log_level_option
 @name_option("the program")
@@ -122,6 +124,7 @@ class Options:
     policy: str | None
     loop: str
     grace: float
+    stop_delay: float
     surge: int
     log_level: str
     name: str
@@ -137,6 +140,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         policy=values.policy(),
         loop=values.loop(),
         grace=values.grace(),
+        stop_delay=values.stop_delay(),
         surge=values.surge(),
         log_level=values.log_level(),
         name=values.name(program[1] if program[0] == "-m" else program[0]),
@@ -172,7 +176,7 @@ def _run(options: Options) -> int:
         signals=True,
         new_group=True,
     )
-    outcome = run_program(pool, options.name)
+    outcome = run_program(pool, options.name, options.stop_delay)
     if outcome.text:
         click.echo(f"everycore: {outcome.text}", err=True)
     return outcome.status

@@ -26,6 +26,7 @@ from everycore.cli.options import (
     loop_option,
     name_option,
     policy_option,
+    stop_delay_option,
     surge_option,
     workers_option,
 )
@@ -88,6 +89,7 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 )
 @policy_option
 @grace_option
+@stop_delay_option
 @click.option(
     "--shutdown-timeout",
     metavar="SECONDS",
@@ -132,6 +134,7 @@ class Options:
     job: Job
     workers: Bound
     policy: str | None
+    stop_delay: float
     boot_timeout: float
     surge: int
     name: str
@@ -160,6 +163,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         job=job,
         workers=values.workers(),
         policy=values.policy(),
+        stop_delay=values.stop_delay(),
         boot_timeout=values.get("--boot-timeout", sources.parse_seconds(0.1), 60.0),
         surge=values.surge(),
         name=values.name(job.app),
@@ -199,7 +203,8 @@ def _run(options: Options, command: list[str]) -> int:
         signals=True,
         new_group=True,
     )
-    outcome = run_service(pool, options.name, sys.stdout if options.show_counts else None)
+    counts = sys.stdout if options.show_counts else None
+    outcome = run_service(pool, options.name, counts, options.stop_delay)
     if outcome.text:
         click.echo(f"everycore: {outcome.text}", err=True)
     return outcome.status

@@ -15,6 +15,10 @@ Invariants:
 
 The last worker that leaves is *finishing*: it is given all who had come, whatever its credit. It is given
 them a message at a time, so that little is accepted for which neither its belt nor a descriptor is left.
+
+Where all workers are to leave, the dispatcher *shuts* first: it takes in everybody who has come, whatever
+anybody's credit, until the backlog is empty. The driver closes the listener in that very moment. The workers
+leave when nobody waits here or lies on a belt unread (`is_idle`).
 """
 
 from __future__ import annotations
@@ -75,6 +79,8 @@ class Dispatcher(Generic[C]):
         #: Nobody has credit: the listener is not polled until somebody has.
         self._starving = False
         self._is_closed = False
+        #: Nobody who comes later is served: everybody in the backlog is being taken in.
+        self.is_shutting = False
         self._turn_soon = False
         self._look_at: float | None = None
         #: When accepting, and belts, are tried again.
@@ -95,6 +101,7 @@ class Dispatcher(Generic[C]):
             and not self._is_closed
             and self._accept_at is None
             and self.finishing is None
+            and not self.is_shutting
         )
         orders = (poll, self._look_at, self._turn_soon)
         if self._orders != orders:
@@ -104,16 +111,28 @@ class Dispatcher(Generic[C]):
     @property
     def needs_turn(self) -> bool:
         """Whether what has come in may let a connection go out without the listener being readable."""
-        return self._starving or bool(self.queue) or self.finishing is not None
+        return self._starving or bool(self.queue) or self.finishing is not None or self.is_shutting
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits here, and no worker that was heard of lately has one on its belt."""
+        lanes = self.lanes.lanes.values()
+        return not self.queue and not any(lane.pending and not lane.is_stalled for lane in lanes)
 
     # --- the listener -------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """It listens, and a worker is ready."""
         self._flows = True
+        self.is_shutting = False
 
     def cease(self) -> None:
         """It does not listen, or no worker is ready: accept nothing."""
+        self._flows = False
+
+    def shut(self) -> None:
+        """Take in everybody who has come, and then nobody any more, until it begins again."""
+        self.is_shutting = self._flows
         self._flows = False
 
     def resume_accepting_at(self, at: float) -> None:
@@ -191,6 +210,8 @@ class Dispatcher(Generic[C]):
         `woken`: the listener was found readable. HOT: runs once or more a connection.
         """
         self._turn_soon = self._is_closed = self._has_all = False
+        if self.is_shutting and self._accept_at is None:
+            self._take_in(accept)
         was_starving, is_finishing = self._starving, self.finishing is not None
         shares = self._portion(now, accept) if is_finishing else self._shares(now, accept, woken=woken)
         # When all were out of credit, the next look may have been left to an acknowledgement. What the worker
@@ -208,6 +229,16 @@ class Dispatcher(Generic[C]):
                         self._take_back(lane, first + start, share[start:])
                         break
             shares = self._portion(now, accept) if is_finishing else {}
+
+    def _take_in(self, accept: Accept[C]) -> None:
+        for _ in range(BURST):
+            accepted = accept()
+            if isinstance(accepted, NoConnection):
+                self.is_shutting = accepted is NoConnection.TROUBLE
+                return
+            self.accepted += 1
+            self.queue.append(accepted)
+        self._turn_soon = True
 
     def _shares(self, now: float, accept: Accept[C], *, woken: bool) -> dict[Lane, list[C]]:
         """What waits, as long as somebody has credit."""
@@ -241,7 +272,7 @@ class Dispatcher(Generic[C]):
             else:
                 shares[lane] = [connection]
         else:
-            self._turn_soon = bool(queue)  # its turn comes without any readiness of the listener
+            self._turn_soon |= bool(queue)  # its turn comes without any readiness of the listener
         return shares
 
     def _portion(self, now: float, accept: Accept[C]) -> dict[Lane, list[C]]:

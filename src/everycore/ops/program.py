@@ -17,14 +17,17 @@ from everycore.system.addresses import as_url
 _logger = logging.getLogger("everycore.ops")
 
 
-def run_program(pool: Pool, name: str) -> Outcome:
-    """Run the pool until it is told to stop, or every worker has finished. `name` is the program's."""
-    return run_to_the_end(_Program(pool, name))
+def run_program(pool: Pool, name: str, stop_delay: float = 0.0) -> Outcome:
+    """Run the pool until it is told to stop, or every worker has finished. `name` is the program's.
+
+    stop_delay: seconds from the signal until the workers are asked to leave.
+    """
+    return run_to_the_end(_Program(pool, name, stop_delay))
 
 
 class _Program(Service):
-    def __init__(self, pool: Pool, name: str) -> None:
-        super().__init__(pool, name, None)
+    def __init__(self, pool: Pool, name: str, stop_delay: float) -> None:
+        super().__init__(pool, name, None, stop_delay)
         self._known: set[str] = set()
 
     async def run(self) -> Outcome:

@@ -49,12 +49,13 @@ class Outcome:
     text: str = ""
 
 
-def run_service(pool: Pool, name: str, counts: TextIO | None = None) -> Outcome:
+def run_service(pool: Pool, name: str, counts: TextIO | None = None, stop_delay: float = 0.0) -> Outcome:
     """Run the pool until it is told to stop.
 
-    `name` is what is served; `counts`, where to show which worker took how many connections.
+    `name` is what is served; `counts`, where to show which worker took how many connections. `stop_delay`:
+    seconds from the signal until the workers are asked to leave.
     """
-    return run_to_the_end(Service(pool, name, counts))
+    return run_to_the_end(Service(pool, name, counts, stop_delay))
 
 
 def run_to_the_end(service: Service) -> Outcome:
@@ -68,7 +69,8 @@ def run_to_the_end(service: Service) -> Outcome:
 class Service:
     """One run of a pool: its signals, what it tells, and how it ends. `ops.program` is another kind of it."""
 
-    def __init__(self, pool: Pool, name: str, counts: TextIO | None) -> None:
+    def __init__(self, pool: Pool, name: str, counts: TextIO | None, stop_delay: float = 0.0) -> None:
+        self._stop_delay = stop_delay
         self._pool = pool
         self._name = name
         self._counts = counts
@@ -104,11 +106,20 @@ class Service:
         assert task is not None
         hooks = {stopping.Do.TELL: self._tell_stop, stopping.Do.DUMP: self._dump_stacks}
         loop = asyncio.get_running_loop()
-        set_shutdown(Shutdown(loop, task, stopping.COMMAND, hooks, is_last=True))
+        delay = self._stop_delay
+        set_shutdown(Shutdown(loop, task, stopping.COMMAND, hooks, is_last=True, delay=delay))
 
     def _tell_stop(self, number: signal.Signals) -> None:
         again = "once more" if number is signal.SIGINT else "SIGINT"
-        _logger.info("%s: finishing the work at hand; %s ends it at once", number.name, again)
+        if self._stop_delay > 0:
+            _logger.info(
+                "%s: stopping in %g s (--stop-delay), serving until then; %s ends it at once",
+                number.name,
+                self._stop_delay,
+                again,
+            )
+        else:
+            _logger.info("%s: finishing the work at hand; %s ends it at once", number.name, again)
         if number is signal.SIGINT:
             # TERM is a machine's, and spares the clients; a human who presses Ctrl-C waits for the prompt.
             self._pool.cluster._close_idle()

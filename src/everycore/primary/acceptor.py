@@ -53,6 +53,8 @@ class Acceptor:
         #: Those that asked to be served: who has a lane, or may still speak of what it was given.
         self._served: dict[int, Holder] = {}
         self._then: Callable[[], None] | None = None
+        #: What to call when everybody who had come before the listener shut was picked up.
+        self._on_shut: Callable[[], None] | None = None
         self._polls = False
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at: float | None = None  # the handle does not tell, on uvloop
@@ -112,6 +114,21 @@ class Acceptor:
     def _drop_queue(self) -> None:
         close_all(fd for fd, _ in self.dispatcher.drop())
 
+    def shut(self, then: Callable[[], None]) -> None:
+        """As `Distribution.shut`."""
+        self._on_shut = then
+        if self._listener.owned:
+            self._listener.turn_away()
+            self.dispatcher.shut()
+        else:
+            self.dispatcher.cease()
+        self._turn()
+
+    def _end_shutting(self) -> None:
+        if self._on_shut is not None and not self.dispatcher.is_shutting and self.dispatcher.is_idle:
+            then, self._on_shut = self._on_shut, None
+            then()
+
     def serve(self, holder: Holder) -> None:
         """As `Distribution.serve`."""
         if holder.batch:
@@ -157,6 +174,7 @@ class Acceptor:
         self._hand_over(woken=woken)
         if was_finishing and self.dispatcher.finishing is None:
             self._end_finishing()
+        self._end_shutting()
 
     def _end_finishing(self) -> None:
         then, self._then = self._then, None
@@ -200,12 +218,16 @@ class Acceptor:
             try:
                 fd, peer = accept(self._listener.sock)
             except (BlockingIOError, InterruptedError):
+                if self.dispatcher.is_shutting:
+                    self._listener.suspend()  # here: nobody is to come in between
                 return NoConnection.EMPTY
             except OSError as exc:
                 trouble = trouble_of(exc)
                 if trouble is Trouble.CONNECTION:
                     continue
                 if trouble is Trouble.LISTENER:
+                    if self.dispatcher.is_shutting:
+                        self._listener.suspend()
                     return NoConnection.CLOSED
                 what = self._listener.what
                 log.warning("accept on %s: %s; the backlog keeps connections", what, exc.strerror)
@@ -253,6 +275,8 @@ class Acceptor:
         """As `Distribution.heard`."""
         if self.dispatcher.needs_turn:
             self._turn()
+        elif self._on_shut is not None:
+            self._end_shutting()
 
     # --- connections come back ----------------------------------------------------------------------------
 
@@ -306,3 +330,4 @@ class Acceptor:
             self._turn()
         else:
             self._obey()
+            self._end_shutting()

@@ -99,6 +99,7 @@ class Cluster:
         )
         self._log = EventLog()
         self._book = Book()
+        self._is_stopping = False
         self._state: Literal["new", "open", "closing", "closed"] = "new"
         self._runtime: Runtime
 
@@ -130,6 +131,7 @@ class Cluster:
             if kind is not None and issubclass(kind, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
                 await self._kill_all()
             else:
+                self._shut()
                 try:
                     await self.disconnect()
                 except BaseException:
@@ -170,6 +172,16 @@ class Cluster:
     def settings(self) -> Settings:
         """How the next worker will be started."""
         return self._settings
+
+    def _announce_stop(self) -> None:
+        """A snapshot says from now on that the cluster is being stopped."""
+        self._is_stopping = True
+
+    def _shut(self) -> None:
+        """All workers are to leave. First the listeners go: everybody who has come is served."""
+        self._is_stopping = True
+        if self._state != "new":
+            self._runtime.switchboard.shut()
 
     def _close_idle(self) -> None:
         """Workers that are asked to leave from now on close connections whose client asks for nothing."""
@@ -247,6 +259,8 @@ class Cluster:
         Raises: TimeoutError after `timeout` seconds; workers are killed when their grace is over, not by
         this.
         """
+        if self._distribution.when_no_worker == "refuse":
+            self._shut()  # else a cluster that goes on has those wait who come meanwhile
         for worker in self.workers.values():
             worker.disconnect()
         async with asyncio.timeout(timeout):
@@ -285,6 +299,7 @@ class Cluster:
         return Snapshot(
             workers=tuple(worker.snapshot() for worker in self.workers.values()),
             listeners=self._runtime.switchboard.snapshot() if self._state != "new" else (),
+            is_stopping=self._is_stopping,
         )
 
 

@@ -49,6 +49,13 @@ class Distribution(Protocol):
         Returns whether the listener may stop listening.
         """
 
+    def shut(self, then: Callable[[], None]) -> None:
+        """Nobody who comes from now on is served, and all who have come are: the listener stops listening.
+
+        `then` is called when all of those have been picked up, maybe at once. A listener that others have too
+        is left alone: those who have come wait there for whoever serves it next. Ends by `set_flowing`.
+        """
+
     def serve(self, holder: Holder) -> None:
         """`holder` is ready. Once it has asked to be served (`batch`), it may be given connections."""
 

@@ -22,7 +22,7 @@ from everycore.errors import ProtocolError
 from everycore.primary.switchboard import Switchboard
 from everycore.system.descriptors import close_all
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.primary")
 
 
 class Member(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
+from everycore.primary.barring import Barring
 from everycore.primary.distribution import LAST_WORDS, Distribution
 from everycore.primary.holder import Client, Holder
 from everycore.system.belt import MOST_BATCH, Belt
@@ -33,6 +35,14 @@ UPSTREAM_BUDGET: Final = 64
 RELISTEN_PAUSE: Final = 1.0
 
 NoWorker = Literal["refuse", "hold"]
+
+
+class Doors(enum.Enum):
+    """Whether newcomers are served."""
+
+    OPEN = "they are, by whoever is ready"
+    CLOSING = "all workers are to leave: those who have come are, others are refused as soon as can be"
+    CLOSED = "they are refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,10 @@ class ListenerHost:
         #: Until it is tried again to listen, after somebody took the port.
         self._again: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._doors = Doors.OPEN
+        self._barring: Barring | None = None
+        #: Workers that are to be asked to leave once everybody who had come was picked up.
+        self._leavers: set[int] = set()
 
     def descriptors(self) -> Iterator[int]:
         """The numbers of the listener and the belts."""
@@ -99,8 +113,13 @@ class ListenerHost:
         """The last ready worker, while it is given those who had come before it was asked to leave."""
         return self.distribution.finishing
 
+    def is_finishing(self, worker: int) -> bool:
+        """Whether `worker`, which is to leave, may still be given those who had come before it was asked."""
+        return worker in self._leavers or self.finishing == worker
+
     def add(self, client: Client, belt: Belt, *, ready: bool) -> None:
         """The worker holds this listener from now on; it says on the belt when it wants to be served."""
+        self._reopen()
         holder = self._holders[client.id] = Holder(client, belt, ready)
         if not ready:
             self.distribution.withdraw(holder)
@@ -127,6 +146,7 @@ class ListenerHost:
         Unless it finishes its work and nobody else is ready: then it is to serve those who have come so far,
         as many as its belt takes at once.
         """
+        self._leavers.discard(worker)
         holder = self._holders.get(worker)
         if holder is None or not holder.ready:
             return
@@ -143,9 +163,11 @@ class ListenerHost:
         Until then it is `finishing`; `Client.on_finished` is told of the end. It is not to leave before.
         """
         holder = self._holders.get(worker)
-        if holder is None or not holder.ready or self.finishing == worker:
+        if holder is None or not holder.ready or self.is_finishing(worker):
             return
-        if any(other.ready for other in self._holders.values() if other is not holder):
+        if self._doors is Doors.CLOSING:
+            self._leavers.add(worker)
+        elif any(other.ready for other in self._holders.values() if other is not holder):
             self.rest(worker, finishes=False)
         elif self.distribution.finish(holder, partial(self._on_finished, holder)):
             holder.ready = False
@@ -173,7 +195,8 @@ class ListenerHost:
             return
         holder.is_leaving = True
         self._loop.remove_reader(holder.belt.ours)
-        was_finishing = self.finishing == worker
+        was_finishing = self.is_finishing(worker)
+        self._leavers.discard(worker)
         steps: list[Callable[[], object]] = [
             partial(self._read_last_words, holder),
             partial(self.distribution.withdraw, holder),
@@ -188,6 +211,7 @@ class ListenerHost:
     def close(self) -> None:
         """Give everything up."""
         self._is_closed = True
+        self._end_barring()
         self._cancel_hold()
         self._cancel_again()
         steps: list[Callable[[], object]] = [self.distribution.close]
@@ -201,6 +225,44 @@ class ListenerHost:
         steps += [self.listener.abandon, self.distribution.abandon]
         take_all(steps, f"a fork, {self.listener.what}")
 
+    # --- when all workers are to leave --------------------------------------------------------------------
+
+    def shut(self) -> None:
+        """All workers are to leave: serve everybody who has come, and refuse who comes later.
+
+        Workers that are to be asked to leave `finish` until everybody was picked up. Ends when a worker comes
+        to hold the listener.
+        """
+        if self._is_closed or self._doors is not Doors.OPEN or not self._wants:
+            return
+        self._doors = Doors.CLOSING
+        if not self._somebody_is_ready():
+            self._on_shut()
+        elif self.listener.bar():
+            self._barring = Barring(self._loop, self.listener, partial(self.distribution.shut, self._on_shut))
+        else:
+            self.distribution.shut(self._on_shut)
+
+    def _on_shut(self) -> None:
+        """Everybody who had come was picked up."""
+        self._doors = Doors.CLOSED
+        leavers, self._leavers = self._leavers, set()
+        for worker in leavers:
+            self.rest(worker, finishes=True)
+            self._holders[worker].client.on_finished()
+        self._see_who_is_there()
+
+    def _reopen(self) -> None:
+        self._end_barring()
+        if self._doors is not Doors.OPEN:
+            self._on_shut()
+            self._doors = Doors.OPEN
+
+    def _end_barring(self) -> None:
+        if self._barring is not None:
+            self._barring.cancel()
+            self._barring = None
+
     # --- with nobody there --------------------------------------------------------------------------------
 
     def _see_who_is_there(self) -> None:
@@ -210,8 +272,9 @@ class ListenerHost:
             return
         if self._somebody_is_ready():
             self._cancel_hold()
-            self._listen_again()
-        elif self._absence.when_no_worker == "refuse":
+            if self._doors is Doors.OPEN:
+                self._listen_again()
+        elif self._absence.when_no_worker == "refuse" or self._doors is not Doors.OPEN:
             self._refuse()
         elif self._hold is None and self.listener.is_listening:
             self.distribution.set_flowing(False)

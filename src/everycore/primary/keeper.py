@@ -26,7 +26,7 @@ from everycore.primary.asking import Asking
 from everycore.primary.cluster import Cluster
 from everycore.primary.worker import Worker
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.primary")
 
 #: Why a reload did not come to its end, where no worker is to blame.
 POOL_ENDS: Final = "the pool was told to stop before all workers were replaced"

@@ -24,6 +24,8 @@ from everycore.system.wakeups import Baton, is_readable
 
 #: Seconds between two looks at the accept queue. Found non-empty twice running, the baton is passed on.
 LOOK: Final = 0.05
+#: The same, of a listener that is to stop listening as soon as nobody waits there.
+LOOK_SHUTTING: Final = 0.005
 _REST: Final = wire.encode(wire.Rest())
 
 
@@ -41,6 +43,9 @@ class Sharer:
         self._baton = Baton() if listener.kind == socket.SOCK_STREAM else None
         self._timer: asyncio.TimerHandle | None = None
         self._waited = False
+        #: What to call when everybody who had come before the listener shut was taken.
+        self._on_shut: Callable[[], None] | None = None
+        self._shut_timer: asyncio.TimerHandle | None = None
 
     def shared(self) -> tuple[int, ...]:
         """The listener, and the baton."""
@@ -113,7 +118,9 @@ class Sharer:
         if not flows and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        elif flows and self._timer is None and self._baton is not None:
+        if flows:
+            self._stop_shutting()
+        if flows and self._timer is None and self._baton is not None:
             self._timer = self._loop.call_later(LOOK, self._look)
 
     def refuse(self, *, is_held: bool) -> bool:
@@ -123,6 +130,31 @@ class Sharer:
         bound again. With those that are not ready there, connections wait for them in the backlog.
         """
         return self._listener.family != socket.AF_UNIX or not is_held
+
+    def shut(self, then: Callable[[], None]) -> None:
+        """As `Distribution.shut`: the workers take those who have come."""
+        self._on_shut = then
+        self._see_if_empty()
+
+    def _see_if_empty(self) -> None:
+        """Close the listener when nobody waits there: whoever is in its queue then is reset."""
+        self._shut_timer = None
+        listener = self._listener
+        if listener.owned and listener.kind == socket.SOCK_STREAM and listener.is_listening:
+            if is_readable(listener.sock.fileno()):
+                self._shut_timer = self._loop.call_later(LOOK_SHUTTING, self._see_if_empty)
+                return
+            listener.turn_away()
+            listener.suspend()
+        then, self._on_shut = self._on_shut, None
+        if then is not None:
+            then()
+
+    def _stop_shutting(self) -> None:
+        self._on_shut = None
+        if self._shut_timer is not None:
+            self._shut_timer.cancel()
+            self._shut_timer = None
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(LOOK, self._look)

@@ -237,7 +237,11 @@ class Switchboard:
 
     def is_finishing(self, worker: int) -> bool:
         """Whether it is still being given those who had come; `Client.on_finished` is told of the end."""
-        return any(host.finishing == worker for host in self._book.held_by(worker))
+        return any(host.is_finishing(worker) for host in self._book.held_by(worker))
+
+    def shut(self) -> None:
+        """All workers are to leave: see `ListenerHost.shut`."""
+        take_all((host.shut for host in self._book), "the stop of all workers")
 
     def remove(self, worker: int, *, voluntary: bool) -> None:
         """`worker` is gone. Its listeners go with the last holder, unless it died: then the address is kept.

@@ -24,7 +24,7 @@ from everycore.servers.interfaces import Send
 if TYPE_CHECKING:
     from everycore.foreign.uvicorn_internals import Inside
 
-_logger = logging.getLogger("everycore")
+_logger = logging.getLogger("everycore.servers")
 
 #: How often to look at what is open, in seconds.
 LOOK: Final = 0.02

@@ -119,6 +119,10 @@ class GivenListener(StreamListener):
         if self.family == socket.AF_UNIX and not self.is_listening:
             self._drop_spare()
 
+    def bar(self) -> bool:
+        """As `BoundSocket.bar`: it can't be had, for programs may have kept the socket that they made."""
+        return False
+
     def let_go(self) -> None:
         """Leave the file to whoever has the socket from now on."""
         self._drop_spare()

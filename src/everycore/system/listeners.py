@@ -7,7 +7,7 @@ import socket
 from collections.abc import Collection
 from typing import Any, ClassVar, Self
 
-from everycore.system import sockets
+from everycore.system import closing, sockets
 from everycore.system.descriptors import release
 
 
@@ -62,6 +62,13 @@ class BoundSocket:
         """Refuse what comes, as far as this kind of socket can, and keep the address."""
         raise NotImplementedError
 
+    def bar(self) -> bool:
+        """Let no handshake begin any more, until it listens again. False if that can't be had."""
+        return False
+
+    def turn_away(self) -> None:
+        """If this kind of socket can: refuse newcomers from now on, and keep those who wait."""
+
     def let_go(self) -> None:
         """Leave the file to whoever has the socket from now on."""
         self._file = None
@@ -90,6 +97,7 @@ class StreamListener(BoundSocket):
     ) -> None:
         super().__init__(sock, backlog=backlog, path=path, mode=mode)
         self._reuses = 0  # SO_REUSEADDR is to be set again
+        self._is_barred = False
 
     def listen(self) -> None:
         """Accept connections (again)."""
@@ -101,6 +109,9 @@ class StreamListener(BoundSocket):
             self._file = _file_of(self.path)
         if self._reuses:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._is_barred:
+            closing.unbar(self.sock)
+            self._is_barred = False
         sockets.start_listening(self.sock, self.backlog, self.what)
         self.is_listening = True
 
@@ -116,6 +127,17 @@ class StreamListener(BoundSocket):
             self._reuses = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             sockets.suspend(self.sock)
+
+    def bar(self) -> bool:
+        """As `BoundSocket.bar`: of a TCP listener that nobody else has, for the filter is everybody's."""
+        if self.owned and self.is_listening and self.family != socket.AF_UNIX and not self._is_barred:
+            self._is_barred = closing.bar(self.sock)
+        return self._is_barred
+
+    def turn_away(self) -> None:
+        """As `BoundSocket.turn_away`: a unix listener can. With TCP it would reset those who wait."""
+        if self.owned and self.is_listening and self.family == socket.AF_UNIX:
+            self.sock.shutdown(socket.SHUT_RD)
 
 
 class DatagramSocket(BoundSocket):

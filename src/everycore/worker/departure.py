@@ -30,6 +30,10 @@ ABORT_TIME: Final = 0.1
 #: How often to look at connections that do not tell when they are closed, in seconds.
 LOOK: Final = 0.02
 
+#: A program that keeps its time for the shutdown itself, as `everycore serve` does, is to be the first to say
+#: that it is over. Seconds; less than `core.lifecycle.KILL_MARGIN`.
+_LATER: Final = 0.3
+
 #: Turns of the loop in which it takes what the primary had sent before it knew that this worker leaves: a
 #: connection that another worker has handed on is read, given to its server, and counted.
 _ARRIVALS: Final = 8
@@ -134,7 +138,8 @@ class Departure:
                 await _within(self._none_open(), ABORT_TIME)
             await _within(goodbye(), left())
             # The program's own shutdown has what is left of the grace, or a time of its own.
-            await self._end_main(lambda: max(left(), self._shutdown_timeout))
+            own = self._shutdown_timeout + _LATER if self._shutdown_timeout else 0.0
+            await self._end_main(lambda: max(left(), own))
         finally:
             self._is_over.set()
 

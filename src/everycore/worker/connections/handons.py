@@ -17,7 +17,7 @@ from everycore.errors import ProtocolError
 from everycore.system.descriptors import close_all
 from everycore.worker.connections.reception import descriptor_limit
 
-log = logging.getLogger("everycore")
+log = logging.getLogger("everycore.worker")
 
 #: Descriptors that are kept for what else a worker has open.
 _SPARE: Final = 64

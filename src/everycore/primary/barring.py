@@ -1,0 +1,63 @@
+"""Keeping new clients from a TCP listener until the handshakes under way have ended.
+
+What is closed after that has nobody on the way to it: see `system.closing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from everycore.system import closing
+from everycore.system.listeners import BoundSocket
+
+#: Seconds until a handshake under way has ended: on loopback, and elsewhere. SYN cookies are not counted.
+LEAST: Final = 0.005
+LEAST_ELSEWHERE: Final = 0.1
+#: After so many seconds a client sends its SYN again, so nothing that was under way still is.
+MOST: Final = 1.0
+
+
+class Barring:
+    """Calls `then` when nobody is on the way to `listener`, which is barred."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, listener: BoundSocket, then: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._then = then
+        self._least = LEAST if _is_loopback(listener) else LEAST_ELSEWHERE
+        self._ends_by = loop.time() + MOST
+        #: The last look found no handshake.
+        self._was_clear = False
+        self._timer: asyncio.TimerHandle | None = loop.call_later(self._least, self._look)
+
+    def cancel(self) -> None:
+        """Do not call `then`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        is_clear = _count(self._listener.sock) == 0
+        if (is_clear and self._was_clear) or self._loop.time() >= self._ends_by:
+            self._then()
+            return
+        self._was_clear = is_clear
+        self._timer = self._loop.call_later(LEAST, self._look)
+
+
+def _count(sock: socket.socket) -> int:
+    try:
+        return closing.count_handshakes(sock)
+    except OSError:  # no sock_diag in this kernel: the least time has to do
+        return 0
+
+
+def _is_loopback(listener: BoundSocket) -> bool:
+    host = str(listener.real[0])
+    return host.startswith("127.") or host == "::1"
