@@ -16,7 +16,8 @@ import struct
 import pytest
 
 from everycore.core import wire
-from everycore.core.dispatch import COSTLY, LATE_AFTER, MOST_CREDIT, RECALL_AFTER, Dispatcher
+from everycore.core.dispatch import BELT_PAUSE, Dispatcher
+from everycore.core.lanes import COSTLY, LATE_AFTER, MOST_CREDIT, RECALL_AFTER
 from everycore.core.listeners import ListenKey, Listing
 from everycore.errors import ProtocolError
 from everycore.foreign import socket_internals
@@ -301,7 +302,7 @@ async def test_where_connections_cost_much_they_go_out_one_by_one():
     async with stage(1, 2) as it:
         costly_once = False
         for cost in [int(COSTLY * 2e6)] * 60 + [int(COSTLY * 1e5)] * 60:
-            was_costly = it.acceptor.dispatcher.is_costly
+            was_costly = it.acceptor.dispatcher.lanes.is_costly
             await it.connect(4)
             for worker in it.workers.values():
                 _, socks, _ = worker.take()
@@ -313,7 +314,7 @@ async def test_where_connections_cost_much_they_go_out_one_by_one():
             if cost > COSTLY * 1e6:
                 costly_once = was_costly
         assert costly_once
-        assert not it.acceptor.dispatcher.is_costly
+        assert not it.acceptor.dispatcher.lanes.is_costly
 
 
 async def test_a_slow_pick_up_takes_credit_away():
@@ -437,7 +438,7 @@ async def test_the_last_one_that_is_asked_to_leave_is_given_in_portions_all_who_
                 got += worker.take_all()
                 worker.ack()
                 await it.settled()
-                await it.loop.pass_time(acceptor_module.BELT_PAUSE * 1.1)
+                await it.loop.pass_time(BELT_PAUSE * 1.1)
             got += worker.take_all()
             assert got == ports
             assert it.events[-1] == ("finished", 1)
@@ -1068,7 +1069,7 @@ async def test_a_worker_that_fills_up_while_its_belt_rests_is_given_nothing_when
         it.workers[1].say(wire.Full())
         await it.settled()
         for _ in range(3):
-            await it.loop.pass_time(acceptor_module.BELT_PAUSE * 2)
+            await it.loop.pass_time(BELT_PAUSE * 2)
             assert it.workers[1].take() is None
         it.workers[1].serve(16)
         await it.settled()
@@ -1084,7 +1085,7 @@ async def test_a_worker_that_has_room_again_is_given_nothing_while_its_belt_rest
         it.workers[1].serve(16)  # more or less room, or the same
         await it.settled()
         assert it.workers[1].take() is None
-        await it.loop.pass_time(acceptor_module.BELT_PAUSE * 2)
+        await it.loop.pass_time(BELT_PAUSE * 2)
         assert it.workers[1].take_all() == ports
 
 
@@ -1097,7 +1098,7 @@ async def test_a_belt_that_takes_no_more_is_tried_again_and_nothing_is_lost():
         it.workers[2].ack()
         await it.settled()
         got += it.workers[2].take_all()
-        await it.loop.pass_time(acceptor_module.BELT_PAUSE * 2)
+        await it.loop.pass_time(BELT_PAUSE * 2)
         got += it.workers[1].take_all() + it.workers[2].take_all()
         assert sorted(got) == sorted(ports)
 

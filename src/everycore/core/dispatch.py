@@ -1,358 +1,329 @@
-"""Who gets the next connection of one listener, and when nobody should.
+"""Which connection goes on which belt, and when: the whole flow of one listener that the primary distributes.
 
-Job: keep the account of every lane (a worker's belt from this listener) and choose.
-Invariant, the law of dispatch: each accepted connection is at every step in exactly one of *queued* (with the
-primary), *on a belt*, *picked up* (acknowledged, or lost with its worker) and *given back* (and then queued
-again). `sent - acknowledged - returned` is exact, whatever the race, because both sides only subtract; and
-whatever a worker says, because only what is outstanding can be given back, once, by the worker that has it.
-Must not import anything with I/O or a clock: `now` is an argument, in seconds.
+It takes in what happened (a worker joined, acknowledged, gave back; a belt took no more; time has passed) and
+says what to do: put these messages on those belts, read those belts back, watch the listener or do not, look
+again then. `primary.acceptor` does it. Connections are opaque here. `now` is an argument, in seconds, and so
+is the backlog: a function that takes one connection out of it.
 
-The rule (measured against seven others; `docs/explanation/how-a-connection-travels.md`):
+Invariants:
 
-* *Acknowledge after the turn.* A worker acks when the program was given the connection and the turn of its
-  loop is over, not before: an early ack invites the next connection onto a worker that is about to block.
-* *In turn, late ones skipped.* A lane is late when its oldest un-acknowledged connection is older than
-  `late_after`, or than four typical pick-ups. Late lanes are chosen only if all are late, and then only
-  those that are not overdue (below): on a belt behind a blocked worker nobody is better off than in the
-  backlog.
-* *Credit.* A lane may have `credit` connections un-acknowledged. It doubles, up to `MOST_CREDIT`, only when
-  the dispatcher ran out of credit with the backlog not empty and nobody late; it falls to 1 when a pick-up
-  was slow, and comes back, doubling, with prompt ones.
-* *Batches and more credit are for cheap connections.* Where a connection costs its worker over `COSTLY` there
-  is nothing to save, and what came in one message with a slow one could not be taken back from behind it.
-* *Nobody has credit:* connections stay in the kernel's backlog, where whoever is free first gets them (late
-  binding). Node accepts without limit instead.
-* *A lane is paused for reasons.* Each is ended by its own cause, and none of them ends another.
-* *Recall.* What lies on a belt longer than `recall_after`, while another lane has credit, is taken back,
-  and the lane is *stalled* until it acknowledges something. Without the mark, the recall would free credit
-  and feed the blocked worker again.
+* An accepted connection is in `queue`, or in the account of one lane (`core.lanes`), or acknowledged.
+* Every wait ends: as long as a connection is queued, or the backlog may have one, the orders say `poll` or
+  `look_at`, or an acknowledgement is outstanding that ends it (`needs_turn`).
+* When no worker has credit, connections stay in the kernel's backlog, where whoever is free first gets them
+  (late binding), and the listener is not even polled. (Node accepts without limit instead.)
+
+The last worker that leaves is *finishing*: it is given all who had come, whatever its credit. It is given
+them a message at a time, so that little is accepted for which neither its belt nor a descriptor is left.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Final
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from everycore.core.policies import MOST_ARREARS, Policy, RoundRobin
-from everycore.errors import ProtocolError
+from everycore.core.lanes import Lane, Lanes, Pause
 
-FIRST_CREDIT: Final = 2
-#: How much longer than the typical pick-up makes a lane late; and how much longer than that, overdue.
-LATE_FACTOR: Final = 4.0
-OVERDUE_FACTOR: Final = 2.0
-#: How fast the estimate of the typical pick-up follows.
-_STEP: Final = 1.2
-_SMALLEST: Final = 20e-6
-#: Who looks exactly when a limit is reached (uvloop's clock has whole milliseconds) looks too early.
-_TICK: Final = 1e-6
-MOST_CREDIT: Final = 16
-LATE_AFTER: Final = 0.003
-SLOW_PICK_UP: Final = 0.010
-#: Seconds that a worker spends on a connection, from which on it is given them one by one.
-COSTLY: Final = 0.0005
-RECALL_AFTER: Final = 0.020
+#: Connections handed out before the loop turns again: acknowledgements and exits must get their turn too.
+BURST: Final = 64
+#: Seconds until a belt is tried again that took nothing (ETOOMANYREFS: too many descriptors in flight).
+BELT_PAUSE: Final = 0.01
+#: Connections that the last worker of a listener is given when it leaves: a backlog, and no flood.
+MOST_AT_THE_END: Final = 4096
+
+C = TypeVar("C")
 
 
-class Pause(enum.Enum):
-    """Why a lane is given nothing for now."""
+class NoConnection(enum.Enum):
+    """Why the backlog gave none."""
 
-    FULL = "its worker said that it is full: until the worker asks to be served again"
-    BELT = "its belt took no more: for a moment"
-    FINISHING = "its worker leaves, and has been given all who came"
-    STALLED = "its belt was read back: until its worker acknowledges something, or gives it back"
-
-
-class Lane:
-    """The account of one worker's belt. The dispatcher alone writes it; a policy reads it."""
-
-    __slots__ = (
-        "batch", "credit", "given", "next_number", "pauses", "pending", "room", "total", "worker",
-    )  # fmt: skip
-
-    def __init__(self, worker: int, batch: int, given: int) -> None:
-        self.worker = worker
-        self.batch = batch
-        #: Its server's limit lets it have so many un-acknowledged; None: as many as its credit.
-        self.room: int | None = None
-        self.given = given
-        self.total = 0
-        self.credit = FIRST_CREDIT
-        #: Why it is given nothing; empty: it is.
-        self.pauses: set[Pause] = set()
-        self.next_number = 1
-        #: Number -> time of hand-over, oldest first, of what was sent and neither acknowledged nor returned.
-        self.pending: dict[int, float] = {}
-
-    @property
-    def outstanding(self) -> int:
-        """Connections handed over and not yet acknowledged."""
-        return len(self.pending)
-
-    @property
-    def is_stalled(self) -> bool:
-        """Whether its belt was read back, and its worker has not been heard of since."""
-        return Pause.STALLED in self.pauses
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more may be handed over."""
-        count = len(self.pending)
-        return count < self.credit and (self.room is None or count < self.room)
-
-    def oldest(self) -> float | None:
-        """When the oldest un-acknowledged connection was handed over."""
-        return next(iter(self.pending.values()), None)
-
-    def is_late(self, limit: float) -> bool:
-        """Whether the oldest un-acknowledged connection was handed over before `limit`."""
-        for at in self.pending.values():
-            return at < limit
-        return False
+    EMPTY = "nobody waits; the listener is readable when somebody does"
+    TROUBLE = "accepting fails, and may go on failing (no descriptors): until `resume_accepting_at`"
+    CLOSED = "the socket does not listen"
 
 
-class Dispatcher:
-    """The account of one listener. Every method is O(lanes) or better."""
+#: What to put on a belt: the worker, the number of the first connection, and the connections.
+Message: TypeAlias = tuple[int, int, list[C]]
+#: Takes one connection out of the backlog.
+Accept: TypeAlias = Callable[[], C | NoConnection]
 
-    def __init__(
-        self,
-        policy: Policy | None = None,
-        *,
-        late_after: float = LATE_AFTER,
-        recall_after: float = RECALL_AFTER,
-    ) -> None:
-        self.policy = policy or RoundRobin()
-        self.late_after = late_after
-        self.recall_after = recall_after
-        self.lanes: dict[int, Lane] = {}
-        #: The lanes of workers that are given nothing any more, and may still speak of what they were given.
-        self._left: dict[int, Lane] = {}
-        self._most_given = 0
-        #: The credit that demand has raised lanes to: what a lane that had to go down to 1 comes back to.
-        self._level = FIRST_CREDIT
-        #: A running median of pick-up times: one step up for a longer one, one down for a shorter.
-        self._typical = 0.0
-        #: A running median of the seconds that a connection keeps a worker busy, as the workers say.
-        self._cost = 0.0
 
-    # On a machine that has no time for anybody, a worker that waits for a processor is no worse than others:
-    # with fixed limits the few that run would get everything (measured: 4.4 times the mean in bursts of 16).
-    # So both limits stretch with the pick-up time that is typical at present.
+class Orders(NamedTuple):
+    """What the driver is to do until the next input."""
+
+    #: Watch the listener, and have a turn, `woken`, when it is readable.
+    poll: bool
+    #: Call `look` then.
+    look_at: float | None
+    #: Have another turn as soon as the loop has turned.
+    turn_soon: bool
+
+
+class Dispatcher(Generic[C]):
+    """The flow of one listener. After any input that `needs_turn`, have a `turn`; then obey `orders`."""
+
+    def __init__(self, lanes: Lanes | None = None) -> None:
+        self.lanes = lanes or Lanes()
+        #: Accepted and waiting for a worker, the next one first.
+        self.queue: deque[C] = deque()
+        self.accepted = 0
+        #: The last worker, as long as it is being given all who had come.
+        self.finishing: int | None = None
+        self._flows = False
+        #: Nobody has credit: the listener is not polled until somebody has.
+        self._starving = False
+        self._is_closed = False
+        self._turn_soon = False
+        self._look_at: float | None = None
+        #: When accepting, and belts, are tried again.
+        self._accept_at: float | None = None
+        self._belts_at: dict[int, float] = {}
+        #: How many connections will have been accepted when the last worker has its share, at most.
+        self._most = 0
+        #: In this turn it was given all who wait, unless its belt refuses them.
+        self._has_all = False
+        self._orders = Orders(poll=False, look_at=None, turn_soon=False)
 
     @property
-    def _late_limit(self) -> float:
-        """Seconds after which a lane is late."""
-        return max(self.late_after, LATE_FACTOR * self._typical)
+    def orders(self) -> Orders:
+        """What to do until the next input."""
+        poll = (
+            self._flows
+            and not self._starving
+            and not self._is_closed
+            and self._accept_at is None
+            and self.finishing is None
+        )
+        orders = (poll, self._look_at, self._turn_soon)
+        if self._orders != orders:
+            self._orders = Orders(*orders)
+        return self._orders
 
     @property
-    def _overdue_limit(self) -> float:
-        """Seconds after which what lies on a belt is taken back."""
-        return max(self.recall_after, OVERDUE_FACTOR * LATE_FACTOR * self._typical)
+    def needs_turn(self) -> bool:
+        """Whether what has come in may let a connection go out without the listener being readable."""
+        return self._starving or bool(self.queue) or self.finishing is not None
 
-    @property
-    def is_costly(self) -> bool:
-        """Whether connections are to go out one by one."""
-        return self._cost > COSTLY
+    # --- the listener -------------------------------------------------------------------------------------
 
-    # --- lanes come and go --------------------------------------------------------------------------------
+    def begin(self) -> None:
+        """It listens, and a worker is ready."""
+        self._flows = True
 
-    def join(self, worker: int, batch: int = 1, room: int | None = None) -> Lane:
-        """`worker` takes connections from now on, up to `batch` a message, up to `room` un-acknowledged.
+    def cease(self) -> None:
+        """It does not listen, or no worker is ready: accept nothing."""
+        self._flows = False
 
-        Again: it has room once more, or more or less of it.
-        """
-        lane = self.lanes.get(worker)
-        if lane is None:
-            # A newcomer stands at the end of the row: it is owed nothing for the time before. One that comes
-            # back goes on with its numbers.
-            lane = self._left.pop(worker, None) or Lane(worker, batch, self._most_given)
-            lane.given = self._most_given
-            self.lanes[worker] = lane
-        lane.batch = batch
-        lane.room = room
-        lane.pauses.discard(Pause.FULL)
-        return lane
+    def resume_accepting_at(self, at: float) -> None:
+        """Accepting has failed: it is not tried again before `at`."""
+        self._accept_at = at
+        self._wake(at)
+
+    def drop(self) -> list[C]:
+        """Give the queue up: the connections that were in it."""
+        dropped = list(self.queue)
+        self.queue.clear()
+        return dropped
+
+    # --- workers come and go ------------------------------------------------------------------------------
+
+    def join(self, worker: int, batch: int = 1, room: int | None = None) -> None:
+        """`worker` takes connections from now on, or has room once more: see `Lanes.join`."""
+        self.lanes.join(worker, batch, room)
 
     def leave(self, worker: int) -> None:
         """`worker` is given no more. It may still acknowledge, or give back, what it has."""
-        if lane := self.lanes.pop(worker, None):
-            self._left[worker] = lane
+        self.end_finishing(worker)
+        self.lanes.leave(worker)
 
     def forget(self, worker: int) -> int:
-        """`worker` is gone or has closed; returns how many it had been given and never acknowledged.
+        """`worker` is gone and its belt is read back; returns how many it had and never acknowledged."""
+        self.end_finishing(worker)
+        self._belts_at.pop(worker, None)
+        return self.lanes.forget(worker)
 
-        Call `returned` first for each connection that was read back from its belt: nothing comes back later.
+    def finish(self, worker: int) -> bool:
+        """Give `worker`, the last one, all who have come, a portion a turn until `finishing` is None again.
+
+        Returns False, having done nothing, if it takes none: it is full, or never asked for any.
         """
-        self.leave(worker)
-        lane = self._left.pop(worker, None)
-        return 0 if lane is None else len(lane.pending)
-
-    def lane_of(self, worker: int) -> Lane | None:
-        """The account of `worker`, also if it is given no more; None once it is forgotten."""
-        return self.lanes.get(worker) or self._left.get(worker)
-
-    def pause(self, worker: int, why: Pause) -> None:
-        """Nothing more for `worker` until this reason, like every other, has ended."""
-        if lane := self.lane_of(worker):
-            lane.pauses.add(why)
-
-    def resume(self, worker: int, why: Pause) -> None:
-        """This reason has ended. FULL ends by `join` as well, STALLED by what the worker says."""
-        if lane := self.lane_of(worker):
-            lane.pauses.discard(why)
-
-    # --- choosing -----------------------------------------------------------------------------------------
-
-    def choose(self, now: float) -> Lane | None:
-        """The lane that should get the next connection; None: leave it in the backlog. Changes nothing."""
-        limit = now - self._late_limit
-        blocked = now - self._overdue_limit
-        most = FIRST_CREDIT if self.is_costly else MOST_CREDIT
-        candidates: list[Lane] = []
-        late: list[Lane] = []
-        all_late = True
-        for lane in self.lanes.values():
-            if lane.pauses:
-                continue
-            has_room = lane.has_room and len(lane.pending) < most
-            if lane.is_late(limit):
-                if has_room and not lane.is_late(blocked):
-                    late.append(lane)
-                continue
-            all_late = False
-            if has_room:
-                candidates.append(lane)
-        if candidates:
-            return self.policy.pick(candidates)
-        if all_late and late:
-            return self.policy.pick(late)
-        return None
-
-    def hand(self, lane: Lane, now: float) -> int:
-        """Commit: `lane` is being handed a connection; returns its number on the belt."""
-        number = self._number(lane, now)
-        lane.total += 1
-        lane.given = max(lane.given, self._most_given - MOST_ARREARS) + 1
-        self._most_given = max(self._most_given, lane.given)
-        return number
-
-    def probe(self, lane: Lane, now: float) -> int:
-        """A message without a connection is being sent.
-
-        Numbered and acknowledged like one, but nobody's turn.
-        """
-        return self._number(lane, now)
-
-    def _number(self, lane: Lane, now: float) -> int:
-        number = lane.next_number
-        lane.next_number += 1
-        lane.pending[number] = now
-        return number
-
-    def starved(self, now: float) -> bool:
-        """Out of credit with the backlog not empty: let lanes take more, unless somebody is late.
-
-        Returns whether anybody may take more now.
-        """
-        if self.is_costly:
+        lane = self.lanes.lanes.get(worker)
+        if lane is None or Pause.FULL in lane.pauses:
             return False
-        limit = now - self._late_limit
-        open_lanes = [lane for lane in self.lanes.values() if not lane.pauses]
-        if any(lane.is_late(limit) for lane in open_lanes):
-            return False
-        grown = False
-        for lane in open_lanes:
-            if lane.credit < MOST_CREDIT:
-                lane.credit = min(lane.credit * 2, MOST_CREDIT)
-                self._level = max(self._level, lane.credit)
-                grown = True
-        return grown
+        self.lanes.pause(worker, Pause.FINISHING)
+        if self.finishing is None:
+            self._most = self.accepted + MOST_AT_THE_END
+        self.finishing = worker
+        return True
 
-    # --- what comes back ----------------------------------------------------------------------------------
+    def end_finishing(self, worker: int) -> None:
+        """If `worker` is finishing, what it has is to be enough."""
+        if self.finishing == worker:
+            self.finishing = None
+
+    # --- what workers say ---------------------------------------------------------------------------------
 
     def acknowledged(self, worker: int, last: int, now: float, cost: float = 0.0) -> None:
-        """`worker` picked up every connection up to number `last`; each cost it `cost` seconds (0: unknown).
+        """`worker` picked up all up to number `last`. See `Lanes.acknowledged`, also for ProtocolError."""
+        self.lanes.acknowledged(worker, last, now, cost)
 
-        Raises ProtocolError for one never sent.
+    def came_back(self, worker: int, first: int, count: int, connections: list[C]) -> None:
+        """Numbers `first` and following were given back, or read back from the belt; queue them again.
+
+        `connections` are fewer than `count` if the kernel dropped some, or for a probe. Raises ProtocolError,
+        having changed nothing, if `worker` does not have them.
         """
-        lane = self.lanes.get(worker) or self._left.get(worker)
-        if lane is None or last >= lane.next_number:
-            handed_over = 0 if lane is None else lane.next_number - 1
-            raise ProtocolError(f"acknowledged connection {last}; only {handed_over} were handed over")
-        if lane.pauses:
-            lane.pauses.discard(Pause.STALLED)
-        slowest = -1.0
-        while lane.pending:
-            number = next(iter(lane.pending))
-            if number > last:
+        self.lanes.returned(worker, first, count)
+        self.queue.extend(connections)
+
+    def fill(self, worker: int) -> None:
+        """`worker` is full, until it joins again. Read its belt back."""
+        self.lanes.pause(worker, Pause.FULL)
+        self.end_finishing(worker)
+
+    # --- connections go out -------------------------------------------------------------------------------
+
+    def turn(self, now: float, accept: Accept[C], *, woken: bool = False) -> Iterator[Message[C]]:
+        """The messages to put on belts now. Before the next one is asked for, say if this was `refused`.
+
+        `woken`: the listener was found readable. HOT: runs once or more a connection.
+        """
+        self._turn_soon = self._is_closed = self._has_all = False
+        was_starving, is_finishing = self._starving, self.finishing is not None
+        shares = self._portion(now, accept) if is_finishing else self._shares(now, accept, woken=woken)
+        # When all were out of credit, the next look may have been left to an acknowledgement. What the worker
+        # that is finishing is slow to take, another one that comes meanwhile may have.
+        if shares or was_starving or self._starving or is_finishing:
+            self._look_for_late(now)
+        is_costly = self.lanes.is_costly
+        while shares:
+            for lane, share in shares.items():
+                first = lane.next_number - len(share)
+                size = 1 if is_costly else lane.batch
+                for start in range(0, len(share), size):
+                    yield lane.worker, first + start, share[start : start + size]
+                    if lane.pauses and Pause.BELT in lane.pauses:
+                        self._take_back(lane, first + start, share[start:])
+                        break
+            shares = self._portion(now, accept) if is_finishing else {}
+
+    def _shares(self, now: float, accept: Accept[C], *, woken: bool) -> dict[Lane, list[C]]:
+        """What waits, as long as somebody has credit."""
+        was_starving, self._starving = self._starving, False
+        queue, choose, hand = self.queue, self.lanes.choose, self.lanes.hand
+        may_accept = self._flows and self._accept_at is None
+        shares: dict[Lane, list[C]] = {}
+        for taken in range(BURST):
+            lane = choose(now)
+            if lane is None:
+                self._starving = True
+                # The backlog was not empty when credit ran out if the listener woke us and we could take
+                # nothing, or if, starving, we found somebody there after all.
+                if queue or (was_starving if taken else woken):
+                    self.lanes.starved(now)
                 break
-            slowest = max(slowest, now - lane.pending.pop(number))
-        if slowest < 0:
-            return
-        self._typical = _stepped(self._typical, slowest)
-        # Not the time until the ack: where processors are short most of that is waiting for one (measured:
-        # with it, workers with nothing to do were given their connections one by one, and unevenly).
-        if cost > 0:
-            self._cost = _stepped(self._cost, cost)
-        if slowest > max(SLOW_PICK_UP, self._late_limit):
-            lane.credit = 1
-        elif slowest <= self._late_limit and lane.credit < self._level:
-            # Prompt again. (Without this, one slow pick-up kept a worker at a quarter of its share for good.)
-            lane.credit = min(lane.credit * 2, self._level)
-
-    def returned(self, worker: int, first: int, count: int = 1) -> None:
-        """Connections came back: read back from the belt, or given back by the worker.
-
-        Raises ProtocolError, having changed nothing, unless `worker` has each of them: a number that was
-        never handed over, or was acknowledged, or has come back before, would be a connection from nowhere.
-        """
-        lane = self.lane_of(worker)
-        for number in range(first, first + count):
-            if lane is None or number not in lane.pending:
-                raise ProtocolError(f"gave back connection {number}, which it does not have")
-        assert lane is not None
-        for number in range(first, first + count):
-            del lane.pending[number]
-        # A belt is read back before its lane is stalled: this is the worker's own word.
-        lane.pauses.discard(Pause.STALLED)
-
-    # --- recall -------------------------------------------------------------------------------------------
-
-    def overdue(self, now: float) -> list[Lane]:
-        """The lanes whose belts should be read back: something lies there too long, and another has room."""
-        limit = now - self._overdue_limit
-        overdue = [lane for lane in self.lanes.values() if not lane.is_stalled and lane.is_late(limit)]
-        if not overdue:
-            return []
-        late = now - self._late_limit
-        elsewhere = any(
-            lane.has_room and not lane.pauses and not lane.is_late(late) for lane in self.lanes.values()
-        )
-        return overdue if elsewhere else []
-
-    def stall(self, lane: Lane) -> bool:
-        """Its belt was read back: nothing for `lane` until it acknowledges. Returns whether it needs a probe.
-
-        It needs one when nothing is left for it to acknowledge.
-        """
-        lane.pauses.add(Pause.STALLED)
-        return not lane.pending
-
-    def next_look(self, now: float) -> float | None:
-        """When, without any input, the answer of `choose` or `overdue` may change; None: not by waiting."""
-        soonest: float | None = None
-        for lane in self.lanes.values():
-            oldest = lane.oldest()
-            if oldest is None or lane.is_stalled:
-                continue
-            for after in sorted((self._late_limit, self._overdue_limit)):
-                if not lane.is_late(now - after):
-                    at = max(oldest + after, now) + _TICK
-                    if soonest is None or at < soonest:
-                        soonest = at
+            if queue:
+                connection = queue.popleft()
+            elif may_accept:
+                accepted = accept()
+                if isinstance(accepted, NoConnection):
+                    self._is_closed = accepted is NoConnection.CLOSED
                     break
-        return soonest
+                self.accepted += 1
+                connection = accepted
+            else:
+                break
+            hand(lane, now)
+            if lane in shares:
+                shares[lane].append(connection)
+            else:
+                shares[lane] = [connection]
+        else:
+            self._turn_soon = bool(queue)  # its turn comes without any readiness of the listener
+        return shares
 
+    def _portion(self, now: float, accept: Accept[C]) -> dict[Lane, list[C]]:
+        """A message for the worker that is finishing, whatever its credit; none if it takes no more."""
+        assert self.finishing is not None
+        lane = self.lanes.lanes[self.finishing]
+        if self._accept_at is not None or Pause.BELT in lane.pauses:
+            return {}
+        if self._has_all:
+            self.finishing = None
+            return {}
+        size = lane.batch if lane.room is None else min(lane.batch, lane.room - lane.outstanding)
+        if size <= 0:
+            return {}
+        share: list[C] = []
+        while len(share) < size and not isinstance(waiting := self._waiting(accept), NoConnection):
+            self.lanes.hand(lane, now)
+            share.append(waiting)
+        self._has_all = len(share) < size or self.accepted >= self._most
+        return {lane: share} if share else self._portion(now, accept)
 
-def _stepped(median: float, sample: float) -> float:
-    """A running median after one more sample: a step up for a longer one, a step down for a shorter."""
-    return max(median * _STEP, _SMALLEST) if sample > median else median / _STEP
+    def _waiting(self, accept: Accept[C]) -> C | NoConnection:
+        """Who is next in the queue or the backlog."""
+        if self.queue:
+            return self.queue.popleft()
+        if not self._flows or self._accept_at is not None:
+            return NoConnection.EMPTY
+        accepted = accept()
+        if not isinstance(accepted, NoConnection):
+            self.accepted += 1
+        return accepted
+
+    def _take_back(self, lane: Lane, first: int, connections: list[C]) -> None:
+        """The belt refused what was sent as number `first`: it, and what was to follow, is next again."""
+        self.lanes.returned(lane.worker, first, len(connections))
+        self.queue.extendleft(reversed(connections))
+        self._turn_soon = self.finishing is None  # another worker may have them
+
+    def refused(self, worker: int, now: float) -> None:
+        """The belt of `worker` took no more of this turn's messages: it rests a moment."""
+        self.lanes.pause(worker, Pause.BELT)
+        self._belts_at[worker] = now + BELT_PAUSE
+        self._wake(now + BELT_PAUSE)
+
+    # --- time passes --------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> list[int]:
+        """End the pauses that are over. Returns the workers whose belts are to be read back.
+
+        For each of them call `came_back` for what lay there, and then `recalled`.
+        """
+        self._look_at = None
+        for worker, at in list(self._belts_at.items()):
+            if at <= now:
+                del self._belts_at[worker]
+                self.lanes.resume(worker, Pause.BELT)
+            else:
+                self._wake(at)
+        if self._accept_at is not None:
+            if self._accept_at <= now:
+                self._accept_at = None
+            else:
+                self._wake(self._accept_at)
+        if any(lane.pending for lane in self.lanes.lanes.values()):
+            self._look_for_late(now)
+        return [lane.worker for lane in self.lanes.overdue(now)]
+
+    def recalled(self, worker: int, now: float) -> int | None:
+        """Its belt was read back: nothing more for `worker` until it is heard of.
+
+        Returns the number of the probe to put on its belt, a message without connections, or None. If the
+        belt refuses it, the probe `came_back`.
+        """
+        lane = self.lanes.lanes[worker]
+        return self.lanes.probe(lane, now) if self.lanes.stall(lane) else None
+
+    def _look_for_late(self, now: float) -> None:
+        """Look again when a lane may have become late, or its belt is to be read back."""
+        at = self.lanes.next_look(now) if self._starving else now + self.lanes.recall_after
+        if at is not None:
+            self._wake(at)
+
+    def _wake(self, at: float) -> None:
+        if self._look_at is None or at < self._look_at:
+            self._look_at = at

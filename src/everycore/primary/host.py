@@ -97,8 +97,6 @@ class ListenerHost(ABC):
         self._hold: asyncio.TimerHandle | None = None
         #: Until it is tried again to listen, after somebody took the port.
         self._again: asyncio.TimerHandle | None = None
-        #: The last ready worker, while it serves those who had come before it was asked to leave.
-        self.finishing: int | None = None
         self._is_closed = False
 
     def descriptors(self) -> Iterator[int]:
@@ -137,10 +135,18 @@ class ListenerHost(ABC):
     def _abandon(self, worker: int, holder: Holder) -> None:
         """`worker` is to get no more: take back what it has not picked up."""
 
-    def _finish(self, worker: int, holder: Holder) -> bool:
-        """Give `worker`, the last one, those who have come so far. False: it has no room for all yet."""
+    def _finish(self, worker: int, holder: Holder, *, at_once: bool) -> bool:
+        """Give `worker`, the last one, those who have come so far; `at_once`, as many as its belt takes.
+
+        False: it has no room for all yet, and is `finishing`; `_on_finished` is called at the end.
+        """
         self._abandon(worker, holder)
         return True
+
+    @property
+    def finishing(self) -> int | None:
+        """The last ready worker, while it is given those who had come before it was asked to leave."""
+        return None
 
     @abstractmethod
     def _take_note(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
@@ -192,7 +198,12 @@ class ListenerHost(ABC):
         holder.ready = True
         self._see_who_is_there()
         if holder.batch:
-            self._serve(worker, holder)
+            self._let_serve(worker, holder)
+
+    def _let_serve(self, worker: int, holder: Holder) -> None:
+        if worker != self.finishing:
+            self._relieve_finishing()
+        self._serve(worker, holder)
 
     def rest(self, worker: int, *, finishes: bool) -> None:
         """`worker` gets no more; what it has not picked up is taken back. It still holds the listener.
@@ -203,11 +214,9 @@ class ListenerHost(ABC):
         holder = self._holders.get(worker)
         if holder is None or not holder.ready:
             return
-        if self.finishing == worker:
-            self.finishing = None
         holder.ready = False
         if finishes and not self._somebody_is_ready():
-            self._finish(worker, holder)
+            self._finish(worker, holder, at_once=True)
         else:
             self._abandon(worker, holder)
         self._see_who_is_there()
@@ -222,23 +231,19 @@ class ListenerHost(ABC):
             return
         if any(other.ready for other in self._holders.values() if other is not holder):
             self.rest(worker, finishes=False)
-        elif self._finish(worker, holder):
+        elif self._finish(worker, holder, at_once=False):
             holder.ready = False
             self._see_who_is_there()
-        else:
-            self.finishing = worker
 
-    def _go_on_finishing(self) -> None:
-        """Its belt may have room again."""
-        worker = self.finishing
-        if worker is not None and self._finish(worker, holder := self._holders[worker]):
-            self.finishing = None
-            holder.ready = False
-            self._see_who_is_there()
-            holder.client.on_finished()
+    def _on_finished(self, worker: int) -> None:
+        """It has all who had come, or can take no more."""
+        holder = self._holders[worker]
+        holder.ready = False
+        self._see_who_is_there()
+        holder.client.on_finished()
 
     def _relieve_finishing(self) -> None:
-        """Others serve those who have come, or the one that leaves is full."""
+        """Another one serves those who have come."""
         worker = self.finishing
         if worker is not None:
             client = self._holders[worker].client
@@ -255,8 +260,7 @@ class ListenerHost(ABC):
             return
         holder.is_leaving = True
         self._loop.remove_reader(holder.belt.ours)
-        if was_finishing := self.finishing == worker:
-            self.finishing = None
+        was_finishing = self.finishing == worker
         steps: list[Callable[[], object]] = [
             partial(self._read_upstream, worker, holder, last_words=True),
             partial(self._holders.pop, worker, None),
@@ -397,4 +401,4 @@ class ListenerHost(ABC):
         if is_first:
             holder.client.on_serving(self)  # which may make it ready, and so serve it
         if holder.ready:
-            self._serve(worker, holder)
+            self._let_serve(worker, holder)

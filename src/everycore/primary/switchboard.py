@@ -18,9 +18,10 @@ from functools import partial
 from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
+from everycore.core.lanes import Lanes
 from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
-from everycore.primary.acceptor import Acceptor
+from everycore.primary.acceptor import Accepted, Acceptor
 from everycore.primary.host import Absence, Client, ListenerHost, NoWorker
 from everycore.primary.sharer import Sharer
 from everycore.system.belt import Belt, make_pair
@@ -189,7 +190,7 @@ class Switchboard:
         if self._distribution.policy == "shared" or key.kind != socket.SOCK_STREAM:
             host = Sharer(self._loop, listener, listing, absence, self._on_closed)
         else:
-            dispatcher = Dispatcher(recall_after=self._distribution.recall_after)
+            dispatcher = Dispatcher[Accepted](Lanes(recall_after=self._distribution.recall_after))
             host = Acceptor(self._loop, listener, listing, absence, self._on_closed, dispatcher)
         self._book.add(host)
         return host

@@ -5,7 +5,7 @@ take no more: its server is at its limit, or descriptors run short. HOT: `on_rea
 
 Invariant: a connection taken off a belt is given to the program, given back, or dropped on request, in this
 very call, also if the program closes its server in the middle of a batch; and its ack leaves only after the
-turn in which the program was given it (why: `core.dispatch`). Must not import the primary's side.
+turn in which the program was given it (why: `core.lanes`). Must not import the primary's side.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import weakref
 from typing import Any, Final
 
 from everycore.core import wire
-from everycore.core.dispatch import MOST_CREDIT
+from everycore.core.lanes import MOST_CREDIT
 from everycore.system import belt, sockets
 from everycore.worker.connections.limits import Limit
 from everycore.worker.listening.clustersocket import ClusterSocket

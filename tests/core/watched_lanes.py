@@ -1,0 +1,59 @@
+"""Lanes that watch what a dispatcher makes of them: whom it chooses, and how much it hands over."""
+
+from everycore.core.lanes import FIRST_CREDIT, MOST_CREDIT, Lane, Lanes, Pause
+from everycore.core.policies import MOST_ARREARS
+
+
+class WatchedLanes(Lanes):
+    """Lanes that watch what the dispatcher makes of them."""
+
+    def choose(self, now: float) -> Lane | None:
+        before = picture(self)
+        lane = super().choose(now)
+        assert picture(self) == before, "choose changed something"
+        if lane is not None:
+            self._check_choice(lane, now)
+        return lane
+
+    def hand(self, lane: Lane, now: float) -> int:
+        number = super().hand(lane, now)
+        assert lane.credit <= MOST_CREDIT
+        assert lane.outstanding <= lane.credit or Pause.FINISHING in lane.pauses
+        assert lane.room is None or lane.outstanding <= lane.room
+        assert self._most_given - lane.given <= MOST_ARREARS
+        return number
+
+    def _check_choice(self, chosen: Lane, now: float) -> None:
+        """Strictly in turn among those with credit that are not late; late ones only if all are."""
+        limit = now - self._late_limit
+        open_lanes = [lane for lane in self.lanes.values() if not lane.pauses]
+        assert chosen in open_lanes
+        if chosen.is_late(limit):
+            assert all(lane.is_late(limit) for lane in open_lanes)
+        most = FIRST_CREDIT if self.is_costly else MOST_CREDIT
+        blocked = now - self._overdue_limit
+        rivals = [
+            lane
+            for lane in open_lanes
+            if lane.has_room and lane.outstanding < most and not lane.is_late(blocked)
+            if lane.is_late(limit) == chosen.is_late(limit)
+        ]
+        assert chosen in rivals
+        assert chosen.given == min(lane.given for lane in rivals)
+        assert chosen is next(lane for lane in rivals if lane.given == chosen.given)
+
+
+def picture(lanes: Lanes) -> object:
+    """All there is to know about the lanes, to see whether something changed."""
+    each = [
+        (
+            worker,
+            *(getattr(lane, name) for name in Lane.__slots__ if name not in ("pending", "pauses")),
+            tuple(lane.pending.items()),
+            frozenset(lane.pauses),
+        )
+        for those in (lanes.lanes, lanes._left)
+        for worker, lane in those.items()
+    ]
+    others = {name: value for name, value in vars(lanes).items() if name not in ("lanes", "_left")}
+    return each, list(lanes._left), others
