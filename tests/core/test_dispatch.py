@@ -178,6 +178,16 @@ class TestFinishing:
         assert world.dispatcher.finishing is None
         assert world.given == {1: 100}
 
+    def test_the_listener_is_not_polled_meanwhile(self):
+        world = world_of(1)
+        world.workers[1].belt_takes = False
+        world.backlog.append(1)
+        world.finish(1)
+        assert world.dispatcher.finishing == 1
+        assert not world.dispatcher.orders.poll
+        world.dispatcher.end_finishing(1)
+        assert world.dispatcher.orders.poll
+
     def test_it_has_never_more_than_its_room(self):
         world = World()
         world.join(1, batch=16, room=3)

@@ -1,5 +1,7 @@
 """Late workers are passed over, and what lies too long on a belt is taken back."""
 
+import pytest
+
 from everycore.core.lanes import LATE_AFTER, RECALL_AFTER
 from tests.core.belts import world_of
 from tests.core.law import check
@@ -100,3 +102,26 @@ class TestLateAndStalled:
         check(world)
         world.settle()
         assert world.picked_up == {1, 2}
+
+    def test_what_could_not_be_taken_back_is_when_somebody_has_room(self):
+        """All credit is out, the backlog empty, and everybody overdue; then one acknowledges, no more."""
+        world = world_of(2)
+        world.workers[1].stands_still = world.workers[2].stands_still = True
+        world.connect(4)
+        world.advance(RECALL_AFTER * 4)
+        assert world.dispatcher.orders.look_at is None
+        world.workers[2].stands_still = False
+        world.work(2)
+        for _ in range(4):
+            world.advance(RECALL_AFTER)
+            world.work(2)
+        assert world.picked_up == {1, 2, 3, 4}
+
+    def test_one_that_has_less_room_than_before_is_looked_at_when_it_becomes_late(self):
+        """No message went out in the turn that finds nobody with credit."""
+        world = world_of(1)
+        world.connect()
+        world.join(1, room=1)
+        assert not world.dispatcher.orders.poll
+        late_at = world.now + LATE_AFTER
+        assert world.dispatcher.orders.look_at == pytest.approx(late_at, abs=1e-5)

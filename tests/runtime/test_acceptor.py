@@ -23,7 +23,7 @@ from everycore.errors import ProtocolError
 from everycore.foreign import socket_internals
 from everycore.primary import acceptor as acceptor_module
 from everycore.primary.acceptor import Acceptor
-from everycore.primary.host import RELISTEN_PAUSE, Absence
+from everycore.primary.host import RELISTEN_PAUSE, Absence, ListenerHost
 from everycore.system import belt
 from everycore.system.accepting import PAUSE
 from everycore.system.belt import Belt, make_pair
@@ -113,7 +113,7 @@ class Client:
         self._stage = stage
 
     def on_serving(self, host):
-        assert host is self._stage.acceptor
+        assert host is self._stage.listener
         self._stage.events.append(("serving", self.id))
 
     def on_finished(self):
@@ -122,7 +122,7 @@ class Client:
     def on_violation(self, error):
         assert isinstance(error, ProtocolError)
         self._stage.events.append(("violated", self.id, str(error)))
-        self._stage.acceptor.remove(self.id)
+        self._stage.listener.remove(self.id)
 
 
 class Stage:
@@ -130,32 +130,33 @@ class Stage:
 
     def __init__(self, *, when_no_worker="refuse", hold_timeout=30.0, backlog=256):
         self.loop = asyncio.get_running_loop()
-        self.listener = StreamListener.bound(
+        self.socket = StreamListener.bound(
             ("127.0.0.1", 0), family=socket.AF_INET, v6only=True, backlog=backlog
         )
         self.events = []
-        self.acceptor = Acceptor(
+        self.distribution = Acceptor(self.loop, self.socket, Dispatcher())
+        self.listener = ListenerHost(
             self.loop,
-            self.listener,
-            Listing(1, ListenKey(self.listener.real, socket.AF_INET, socket.SOCK_STREAM), True, None),
+            self.socket,
+            Listing(1, ListenKey(self.socket.real, socket.AF_INET, socket.SOCK_STREAM), True, None),
             Absence(when_no_worker, hold_timeout),
             self._closed,
-            Dispatcher(),
+            self.distribution,
         )
         self.workers = {}
         self.clients = []
 
-    def _closed(self, acceptor, worker):
-        assert acceptor is self.acceptor
+    def _closed(self, listener, worker):
+        assert listener is self.listener
         self.events.append(("closed", worker))
-        self.acceptor.remove(worker)
+        self.listener.remove(worker)
 
     async def worker(self, number, *, ready=True, batch=16):
         ours, theirs = make_pair()
         end = socket.socket(fileno=os.dup(theirs.fileno()))
         end.setblocking(False)
         worker = self.workers[number] = FakeWorker(number, end)
-        self.acceptor.add(Client(number, self), Belt(ours, theirs), ready=ready)
+        self.listener.add(Client(number, self), Belt(ours, theirs), ready=ready)
         if batch:
             worker.serve(batch)
             await self.settled()
@@ -169,7 +170,7 @@ class Stage:
         """`count` clients; returns their ports, in the order in which the kernel will have them accepted."""
         ports = []
         for _ in range(count):
-            sock = connected(self.listener.sock, self.listener.real, scaled(10))
+            sock = connected(self.socket.sock, self.socket.real, scaled(10))
             self.clients.append(sock)
             ports.append(sock.getsockname()[1])
         await self.settled()
@@ -179,10 +180,10 @@ class Stage:
         return {number: worker.take_all() for number, worker in self.workers.items()}
 
     def outstanding(self, number):
-        return self.acceptor.account(number)[1]
+        return self.distribution.account(number)[1]
 
     def close(self):
-        self.acceptor.close()
+        self.listener.close()
         for worker in self.workers.values():
             worker.close()
         for sock in self.clients:
@@ -194,7 +195,7 @@ async def stage(*workers, **options):
     """A stage that listens, with these workers ready and asking to be served."""
     made = Stage(**options)
     try:
-        made.acceptor.start()
+        made.listener.start()
         for number in workers:
             await made.worker(number)
         yield made
@@ -209,7 +210,7 @@ async def test_connections_go_out_in_turn_and_carry_the_peers_address():
     async with stage(1, 2, 3) as it:
         ports = await it.connect(6)
         assert it.on_belts() == {1: [ports[0], ports[3]], 2: [ports[1], ports[4]], 3: [ports[2], ports[5]]}
-        assert it.acceptor.accepted == 6
+        assert it.distribution.accepted == 6
         assert it.events == [("serving", 1), ("serving", 2), ("serving", 3)]
 
 
@@ -262,8 +263,8 @@ async def test_bursts_over_prompt_workers_are_level(size):
 async def test_without_credit_connections_stay_in_the_kernels_backlog():
     async with stage(1, 2) as it:
         await it.connect(10)
-        assert it.acceptor.accepted == 4
-        assert it.acceptor.queued == 0
+        assert it.distribution.accepted == 4
+        assert it.distribution.queued == 0
         assert [len(ports) for ports in it.on_belts().values()] == [2, 2]
         it.workers[2].ack()
         await it.settled()
@@ -275,15 +276,15 @@ async def test_a_listener_without_takers_is_not_polled():
     """A readable listener that nobody can be given would wake the loop for ever."""
     async with stage(1) as it:
         await it.connect(5)
-        while it.acceptor.accepted < 5:
-            assert it.loop.remove_reader(it.listener.sock) is False
+        while it.distribution.accepted < 5:
+            assert it.loop.remove_reader(it.socket.sock) is False
             it.workers[1].take_all()
             it.workers[1].ack()
             await it.settled()
         it.workers[1].take_all()
         it.workers[1].ack()
         await it.settled()
-        assert it.loop.remove_reader(it.listener.sock) is True
+        assert it.loop.remove_reader(it.socket.sock) is True
 
 
 async def test_credit_grows_with_demand_up_to_its_limit():
@@ -302,7 +303,7 @@ async def test_where_connections_cost_much_they_go_out_one_by_one():
     async with stage(1, 2) as it:
         costly_once = False
         for cost in [int(COSTLY * 2e6)] * 60 + [int(COSTLY * 1e5)] * 60:
-            was_costly = it.acceptor.dispatcher.lanes.is_costly
+            was_costly = it.distribution.dispatcher.lanes.is_costly
             await it.connect(4)
             for worker in it.workers.values():
                 _, socks, _ = worker.take()
@@ -314,7 +315,7 @@ async def test_where_connections_cost_much_they_go_out_one_by_one():
             if cost > COSTLY * 1e6:
                 costly_once = was_costly
         assert costly_once
-        assert not it.acceptor.dispatcher.lanes.is_costly
+        assert not it.distribution.dispatcher.lanes.is_costly
 
 
 async def test_a_slow_pick_up_takes_credit_away():
@@ -356,10 +357,10 @@ async def test_what_a_dead_worker_left_is_read_back_in_order_and_goes_to_others(
         ports = await it.connect(2)
         assert it.outstanding(1) == 2
         await it.worker(2)
-        it.acceptor.remove(1)
+        it.listener.remove(1)
         await it.settled()
         assert it.workers[2].take_all() == ports
-        assert it.acceptor.account(1) == (0, 0)
+        assert it.distribution.account(1) == (0, 0)
 
 
 async def test_what_a_dead_worker_had_taken_is_not_given_again():
@@ -368,8 +369,8 @@ async def test_what_a_dead_worker_had_taken_is_not_given_again():
         ports = await it.connect(1)
         assert it.workers[1].take_all() == ports
         ports += await it.connect(1)
-        it.acceptor.set_ready(3)
-        it.acceptor.remove(1)
+        it.listener.set_ready(3)
+        it.listener.remove(1)
         await it.settled()
         assert it.workers[3].take_all() == ports[1:]
 
@@ -377,7 +378,7 @@ async def test_what_a_dead_worker_had_taken_is_not_given_again():
 async def test_a_leaving_worker_is_relieved_of_what_lies_on_its_belt_and_gets_no_more():
     async with stage(1, 2) as it:
         ports = await it.connect(4)
-        it.acceptor.rest(1, finishes=True)
+        it.listener.rest(1, finishes=True)
         await it.settled()
         assert it.workers[1].take() is None
         it.workers[2].take_all()
@@ -390,19 +391,19 @@ async def test_a_leaving_worker_is_relieved_of_what_lies_on_its_belt_and_gets_no
 async def test_the_last_one_that_leaves_has_all_who_came_so_far_and_nobody_after_them():
     async with stage(1) as it:
         ports = await it.connect(10)  # two on its belt, as its credit is, the others in the backlog
-        it.acceptor.rest(1, finishes=True)
+        it.listener.rest(1, finishes=True)
         assert it.workers[1].take_all() == ports
-        assert it.acceptor.queued == 0
-        assert not it.listener.is_listening
+        assert it.distribution.queued == 0
+        assert not it.socket.is_listening
         it.workers[1].ack()
         await turn(4)
-        assert it.acceptor.account(1) == (10, 0)
+        assert it.distribution.account(1) == (10, 0)
 
 
 @contextlib.contextmanager
 def short_belt(it, number, length):
     """The belt of that worker holds so many messages, as if each were large."""
-    holder = it.acceptor._holders[number]
+    holder = it.listener._holders[number]
     sent: list[bytes] = []
 
     class Short:
@@ -430,10 +431,10 @@ async def test_the_last_one_that_is_asked_to_leave_is_given_in_portions_all_who_
         worker = await it.worker(1, batch=batch)
         with short_belt(it, 1, 2):
             ports = await it.connect(100)
-            it.acceptor.finish(1)
+            it.listener.finish(1)
             got: list[int] = []
-            while it.acceptor.finishing is not None:
-                assert it.acceptor.queued <= batch  # the others wait in the backlog
+            while it.listener.finishing is not None:
+                assert it.distribution.queued <= batch  # the others wait in the backlog
                 assert ("finished", 1) not in it.events
                 got += worker.take_all()
                 worker.ack()
@@ -442,9 +443,9 @@ async def test_the_last_one_that_is_asked_to_leave_is_given_in_portions_all_who_
             got += worker.take_all()
             assert got == ports
             assert it.events[-1] == ("finished", 1)
-            assert it.acceptor.queued == 0
-            assert it.listener.is_listening == (when_no_worker == "hold")
-            assert not it.acceptor._holders[1].ready
+            assert it.distribution.queued == 0
+            assert it.socket.is_listening == (when_no_worker == "hold")
+            assert not it.listener._holders[1].ready
 
 
 async def test_the_last_one_is_given_them_as_descriptors_come_free(monkeypatch, caplog):
@@ -460,9 +461,9 @@ async def test_the_last_one_is_given_them_as_descriptors_come_free(monkeypatch, 
             return socket_internals.accept(sock)
 
         monkeypatch.setattr(acceptor_module, "accept", exhausted)
-        it.acceptor.finish(1)
+        it.listener.finish(1)
         got: list[int] = []
-        while it.acceptor.finishing is not None:
+        while it.listener.finishing is not None:
             got += it.workers[1].take_all()
             it.workers[1].ack()
             await it.loop.pass_time(PAUSE * 1.1)
@@ -472,21 +473,21 @@ async def test_the_last_one_is_given_them_as_descriptors_come_free(monkeypatch, 
 async def test_one_that_has_all_who_came_at_once_is_finished_at_once():
     async with stage(1) as it:
         ports = await it.connect(40)
-        it.acceptor.finish(1)
-        assert it.acceptor.finishing is None
+        it.listener.finish(1)
+        assert it.listener.finishing is None
         assert ("finished", 1) not in it.events  # nobody had to wait for it
         assert it.workers[1].take_all() == ports
-        assert not it.listener.is_listening
+        assert not it.socket.is_listening
 
 
 async def test_another_one_relieves_the_last_that_is_about_to_leave():
     async with stage(1) as it:
         with short_belt(it, 1, 1):
             ports = await it.connect(40)
-            it.acceptor.finish(1)
-            assert it.acceptor.finishing == 1
+            it.listener.finish(1)
+            assert it.listener.finishing == 1
             second = await it.worker(2)
-            assert it.acceptor.finishing is None
+            assert it.listener.finishing is None
             assert it.events[-2:] == [("serving", 2), ("finished", 1)]
             assert it.workers[1].take() is None
             got: list[int] = []
@@ -502,42 +503,42 @@ async def test_the_last_one_that_can_take_no_more_is_finished(how):
     async with stage(1) as it:
         with short_belt(it, 1, 1):
             await it.connect(40)
-            it.acceptor.finish(1)
+            it.listener.finish(1)
             match how:
                 case "full":
                     it.workers[1].say(wire.Full())
                 case "close":
                     it.workers[1].say(wire.Close())
                 case "death":
-                    it.acceptor.remove(1)
+                    it.listener.remove(1)
                 case "violation":
                     it.workers[1].say(wire.Acked(999))
             await it.settled()
-            assert it.acceptor.finishing is None
+            assert it.listener.finishing is None
             assert it.events[-1] == ("finished", 1) or ("violated", 1) in [event[:2] for event in it.events]
-            assert it.acceptor.queued == 0
-            assert not it.listener.is_listening
+            assert it.distribution.queued == 0
+            assert not it.socket.is_listening
 
 
 async def test_one_that_leaves_without_being_asked_is_given_what_its_belt_takes_at_once():
     async with stage(1) as it:
         with short_belt(it, 1, 2):
             ports = await it.connect(100)
-            it.acceptor.finish(1)
-            it.acceptor.rest(1, finishes=True)  # it has said that it leaves, or its time is over
-            assert it.acceptor.finishing is None
+            it.listener.finish(1)
+            it.listener.rest(1, finishes=True)  # it has said that it leaves, or its time is over
+            assert it.listener.finishing is None
             got = it.workers[1].take_all()
             assert got == ports[: len(got)]
             assert len(got) >= 2
-            assert not it.listener.is_listening
+            assert not it.socket.is_listening
 
 
 async def test_the_last_one_that_dies_leaves_them_to_its_replacement():
     async with stage(1, when_no_worker="hold") as it:
         ports = await it.connect(4)
-        it.acceptor.rest(1, finishes=False)
+        it.listener.rest(1, finishes=False)
         assert it.workers[1].take_all() == []
-        assert it.acceptor.queued == 2
+        assert it.distribution.queued == 2
         second = await it.worker(2)
         assert second.take_all() == ports
 
@@ -558,7 +559,7 @@ async def test_the_last_words_of_a_dead_worker_are_heard_first():
         it.workers[1].take_all()
         it.workers[1].ack()
         it.workers[1].say(wire.Close())
-        it.acceptor.remove(1)
+        it.listener.remove(1)
         await it.settled()
         assert it.workers[2].take_all() == [ports[1]]
 
@@ -681,12 +682,12 @@ async def test_what_a_worker_takes_while_it_is_recalled_is_one_of_the_two_alone(
 
 async def test_refuse_stops_listening_and_listens_again_on_the_same_port():
     async with stage(1) as it:
-        it.acceptor.remove(1)
+        it.listener.remove(1)
         with pytest.raises(ConnectionRefusedError):
             await it.connect()
         with socket.socket() as thief, pytest.raises(OSError, match="in use"):
             thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            thief.bind(it.listener.real)
+            thief.bind(it.socket.real)
             thief.listen()
         await it.worker(2)
         assert it.workers[2].take_all() == await it.connect() or it.workers[2].take_all()
@@ -695,16 +696,16 @@ async def test_refuse_stops_listening_and_listens_again_on_the_same_port():
 async def test_refuse_closes_what_was_queued():
     async with stage(1) as it:
         await it.connect(2)
-        it.acceptor.remove(1)
-        assert it.acceptor.queued == 0
+        it.listener.remove(1)
+        assert it.distribution.queued == 0
         assert [sock.recv(1) for sock in it.clients] == [b"", b""]
 
 
 async def test_hold_keeps_the_queue_and_the_backlog_for_the_next():
     async with stage(1, when_no_worker="hold") as it:
         ports = await it.connect(2)
-        it.acceptor.remove(1)
-        assert it.acceptor.queued == 2
+        it.listener.remove(1)
+        assert it.distribution.queued == 2
         ports += await it.connect(2)
         await it.worker(2)
         taken = it.workers[2].take_all()
@@ -716,7 +717,7 @@ async def test_hold_keeps_the_queue_and_the_backlog_for_the_next():
 async def test_hold_is_over_in_time_and_then_it_is_refuse():
     async with stage(1, when_no_worker="hold", hold_timeout=5.0) as it:
         await it.connect(1)
-        it.acceptor.remove(1)
+        it.listener.remove(1)
         await it.loop.pass_time(4.9)
         await it.connect(1)
         await it.loop.pass_time(0.2)
@@ -735,7 +736,7 @@ async def test_a_worker_that_holds_and_is_not_ready_gets_nothing():
         assert it.events == [("serving", 1)]
         with pytest.raises(ConnectionRefusedError):
             await it.connect()
-        it.acceptor.set_ready(1)
+        it.listener.set_ready(1)
         ports = await it.connect()
         assert it.workers[1].take_all() == ports
 
@@ -744,7 +745,7 @@ async def test_a_worker_that_has_not_asked_to_be_served_gets_nothing_yet():
     async with stage() as it:
         await it.worker(1, batch=0)
         ports = await it.connect(2)  # it is ready, so the kernel takes them in
-        assert it.acceptor.accepted == 0
+        assert it.distribution.accepted == 0
         it.workers[1].serve(16)
         await it.settled()
         assert it.workers[1].take_all() == ports
@@ -756,7 +757,7 @@ async def test_only_bound_means_refused_until_start():
         await it.worker(1)
         with pytest.raises(ConnectionRefusedError):
             await it.connect()
-        it.acceptor.start()
+        it.listener.start()
         ports = await it.connect()
         assert it.workers[1].take_all() == ports
     finally:
@@ -765,7 +766,7 @@ async def test_only_bound_means_refused_until_start():
 
 async def test_a_port_that_was_taken_is_tried_again_once_a_second_whoever_comes_meanwhile(monkeypatch):
     async with stage(1) as it:
-        it.acceptor.remove(1)
+        it.listener.remove(1)
         tried = 0
 
         def listen():
@@ -774,7 +775,7 @@ async def test_a_port_that_was_taken_is_tried_again_once_a_second_whoever_comes_
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
         with monkeypatch.context() as patch:
-            patch.setattr(it.listener, "listen", listen)
+            patch.setattr(it.socket, "listen", listen)
             for number in (2, 3, 4, 5):
                 await it.worker(number)
             for _ in range(3):
@@ -782,8 +783,8 @@ async def test_a_port_that_was_taken_is_tried_again_once_a_second_whoever_comes_
                 await it.loop.pass_time(RELISTEN_PAUSE * 1.1)
                 assert tried == 1
         await it.loop.pass_time(RELISTEN_PAUSE * 1.1)
-        assert it.listener.is_listening
-        it.acceptor.close()
+        assert it.socket.is_listening
+        it.listener.close()
         await it.loop.pass_time(RELISTEN_PAUSE * 1.1)
 
 
@@ -854,7 +855,7 @@ async def test_what_a_worker_writes_on_the_primarys_end_of_its_belt_is_not_belie
         it.workers[2].take_all()
         it.workers[2].ack()
         reading, writing = os.pipe()
-        twin = it.acceptor._holders[1].belt.ours  # the worker has a duplicate of it
+        twin = it.listener._holders[1].belt.ours  # the worker has a duplicate of it
         socket.send_fds(twin, [left], [writing])
         os.close(writing)
         await it.settled()
@@ -862,9 +863,9 @@ async def test_what_a_worker_writes_on_the_primarys_end_of_its_belt_is_not_belie
             case "recall":
                 await it.loop.pass_time(RECALL_AFTER * 1.5)
             case "rest":
-                it.acceptor.rest(1, finishes=False)
+                it.listener.rest(1, finishes=False)
             case "death":
-                it.acceptor.remove(1)
+                it.listener.remove(1)
             case "full":
                 it.workers[1].say(wire.Full())
         await it.settled()
@@ -885,7 +886,7 @@ async def test_a_belt_that_is_shut_down_is_a_violation():
 
 async def test_the_primarys_end_shut_down_by_a_worker_is_a_violation_and_nothing_is_lost():
     async with stage(1, 2) as it:
-        it.acceptor._holders[1].belt.ours.shutdown(socket.SHUT_WR)
+        it.listener._holders[1].belt.ours.shutdown(socket.SHUT_WR)
         ports = await it.connect(2)
         assert [event[:2] for event in it.events if event[0] == "violated"] == [("violated", 1)]
         assert sorted(it.workers[2].take_all()) == sorted(ports)
@@ -903,7 +904,7 @@ async def has(it, number, state):
         worker.say(wire.Full())
         worker.give_back(first, socks[0], peers[0])
     else:
-        it.acceptor.rest(number, finishes=False)
+        it.listener.rest(number, finishes=False)
         worker.ack()
     await it.settled()
 
@@ -920,20 +921,20 @@ async def test_what_a_worker_does_not_have_it_cannot_give_back(state, number, wa
         it.workers[2].ack()
         await it.settled()
         it.workers[2].take_all()
-        queued = it.acceptor.queued
+        queued = it.distribution.queued
         ours, theirs = socket.socketpair()
         with ours, theirs:
             if way == "as given back":
                 it.workers[1].say(wire.GiveBack(number, ["6.6.6.6", 6]), [theirs.fileno()])
             else:
                 message = wire.encode(wire.Handover(number, [["6.6.6.6", 6]]))
-                socket.send_fds(it.acceptor._holders[1].belt.ours, [message], [theirs.fileno()])
+                socket.send_fds(it.listener._holders[1].belt.ours, [message], [theirs.fileno()])
             theirs.close()
             await it.settled()
-            it.acceptor.remove(1)
+            it.listener.remove(1)
             await it.settled()
             assert [event[:2] for event in it.events if event[0] == "violated"] == [("violated", 1)]
-            assert it.acceptor.queued <= queued
+            assert it.distribution.queued <= queued
             assert ours.recv(1) == b""
             assert all(sock.getpeername() != ours.getsockname() for sock in it.workers[2].taken)
 
@@ -942,12 +943,12 @@ async def test_what_it_had_not_given_to_its_program_it_may_give_back_after_it_wa
     async with stage(1, 2) as it:
         ports = await it.connect(2)
         first, socks, peers = it.workers[1].take()
-        it.acceptor.rest(1, finishes=True)
+        it.listener.rest(1, finishes=True)
         it.workers[1].give_back(first, socks[0], peers[0])
         await it.settled()
         assert not any(event[0] == "violated" for event in it.events)
         assert it.workers[2].take_all() == [ports[1], ports[0]]
-        assert it.acceptor.account(1) == (1, 0)
+        assert it.distribution.account(1) == (1, 0)
 
 
 async def test_an_ack_twice_or_of_what_was_recalled_is_none():
@@ -965,7 +966,7 @@ async def test_an_ack_twice_or_of_what_was_recalled_is_none():
 async def test_what_it_closed_before_it_was_removed_is_not_removed_twice():
     async with stage(1, 2) as it:
         it.workers[1].say(wire.Close())
-        it.acceptor.remove(1)
+        it.listener.remove(1)
         await it.settled()
         assert ("closed", 1) not in it.events
 
@@ -1014,7 +1015,7 @@ async def test_an_error_that_may_last_is_one_pause_and_one_line(monkeypatch, cap
             ports = await it.connect()
             for _ in range(3):
                 assert it.workers[1].take() is None
-                assert it.loop.remove_reader(it.listener.sock) is False  # no busy loop
+                assert it.loop.remove_reader(it.socket.sock) is False  # no busy loop
                 await it.loop.pass_time(PAUSE * 1.1)
         assert it.workers[1].take_all() == ports
         assert [record.message.startswith("accept on 127.0.0.1:") for record in caplog.records] == [True] * 3
@@ -1032,7 +1033,7 @@ async def test_an_error_of_the_connection_itself_is_skipped(monkeypatch, caplog,
 
 async def test_a_connection_that_failed_already_is_skipped():
     async with stage(1) as it:
-        with socket.create_connection(it.listener.real) as gone:
+        with socket.create_connection(it.socket.real) as gone:
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         ports = await it.connect()
         await it.settled()
@@ -1045,7 +1046,7 @@ async def test_a_connection_that_failed_already_is_skipped():
 @contextlib.contextmanager
 def blocked_belt(it, number):
     """Within, the belt of that worker is in the state of ETOOMANYREFS."""
-    holder = it.acceptor._holders[number]
+    holder = it.listener._holders[number]
 
     class Blocked:
         def __getattr__(self, name):
@@ -1105,10 +1106,10 @@ async def test_a_belt_that_takes_no_more_is_tried_again_and_nothing_is_lost():
 
 async def test_closing_closes_everything():
     it = Stage(when_no_worker="hold")
-    it.acceptor.start()
+    it.listener.start()
     await it.worker(1)
     await it.connect(2)
-    it.acceptor.close()
+    it.listener.close()
     assert [sock.recv(1) for sock in it.clients] == [b"", b""]
     assert it.workers[1].take() is None
     it.close()
@@ -1149,7 +1150,7 @@ async def test_each_connection_is_somewhere_exactly_once_through_a_random_histor
                 got += [peer[1] for peer in peers[1:]]
             elif len(alive) > 1 or chance.random() < 0.5:
                 alive.discard(number)
-                it.acceptor.remove(number)
+                it.listener.remove(number)
                 newest += 1
                 alive.add(newest)
                 await it.worker(newest, batch=chance.choice([1, 16]))
@@ -1164,5 +1165,5 @@ async def test_each_connection_is_somewhere_exactly_once_through_a_random_histor
             if len(got) == len(asked):
                 break
         assert sorted(got) == sorted(asked)
-        assert it.acceptor.queued == 0
-        assert it.acceptor.accepted == len(asked)
+        assert it.distribution.queued == 0
+        assert it.distribution.accepted == len(asked)

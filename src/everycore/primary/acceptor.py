@@ -1,7 +1,7 @@
 """The primary accepts, and puts connections on belts, as the dispatcher says.
 
 Job: accept, send, read back, and obey; all that is decided is decided in `core.dispatch`. HOT: `_turn`,
-`_accept`, `_send` and `_take_note` run once or more a connection, so they take the shortest road (no socket
+`_accept`, `_send` and `take` run once or more a connection, so they take the shortest road (no socket
 object, one `sendmsg` a worker and turn, `os.close` of the copies) and touch no event, no log and no task.
 
 Invariant: every descriptor accepted here is closed here or lies in the dispatcher's queue; a descriptor read
@@ -19,10 +19,10 @@ from typing import Any, Final, TypeAlias
 
 from everycore.core import wire
 from everycore.core.dispatch import BURST, Dispatcher, NoConnection
-from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
 from everycore.foreign.socket_internals import accept
-from everycore.primary.host import LAST_WORDS, Absence, Holder, ListenerHost
+from everycore.primary.distribution import LAST_WORDS
+from everycore.primary.holder import Holder
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener, on_the_wire
@@ -38,25 +38,24 @@ FINEST: Final = 0.001
 Accepted: TypeAlias = tuple[int, Any]
 
 
-class Acceptor(ListenerHost):
-    """A listener whose connections the primary hands over."""
+class Acceptor:
+    """The primary accepts the connections of a listener, and hands them over: a `Distribution`."""
 
     policy = "round_robin"
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        listener: StreamListener,
-        listing: Listing,
-        absence: Absence,
-        on_closed: Callable[[ListenerHost, int], None],
-        dispatcher: Dispatcher[Accepted],
+        self, loop: asyncio.AbstractEventLoop, listener: StreamListener, dispatcher: Dispatcher[Accepted]
     ) -> None:
-        super().__init__(loop, listener, listing, absence, on_closed)
+        self._loop = loop
+        self._listener = listener
         self.dispatcher = dispatcher
+        #: Those that asked to be served: who has a lane, or may still speak of what it was given.
+        self._served: dict[int, Holder] = {}
+        self._then: Callable[[], None] | None = None
         self._polls = False
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at: float | None = None  # the handle does not tell, on uvloop
+        self._is_closed = False
 
     @property
     def accepted(self) -> int:
@@ -70,7 +69,7 @@ class Acceptor(ListenerHost):
 
     @property
     def finishing(self) -> int | None:
-        """The last ready worker, while it is given those who had come before it was asked to leave."""
+        """As `Distribution.finishing`."""
         return self.dispatcher.finishing
 
     def shared(self) -> tuple[int, ...]:
@@ -83,53 +82,65 @@ class Acceptor(ListenerHost):
         return (0, 0) if lane is None else (lane.total, lane.outstanding)
 
     def close(self) -> None:
-        """Give everything up: connections that wait here are closed."""
-        super().close()
+        """As `Distribution.close`."""
+        self._is_closed = True
+        self.set_flowing(False)
         self._set_timer(None)
         self._drop_queue()
 
     def abandon(self) -> None:
-        """As `ListenerHost.abandon`; connections that wait here are the parent's as well."""
-        super().abandon()
+        """As `Distribution.abandon`; connections that wait here are the parent's as well."""
+        self._is_closed = True
         self._drop_queue()
 
     # --- holders ------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        self.dispatcher.begin()
+    def set_flowing(self, flows: bool) -> None:
+        """As `Distribution.set_flowing`."""
+        if flows:
+            self.dispatcher.begin()
+        else:
+            self.dispatcher.cease()
         self._obey()
 
-    def _cease(self) -> None:
-        self.dispatcher.cease()
-        self._obey()
-
-    def _serve(self, worker: int, holder: Holder) -> None:
-        self.dispatcher.join(worker, holder.batch, holder.room)
-        self._turn()
-
-    def _abandon(self, worker: int, holder: Holder) -> None:
-        self._read_back(worker, holder)
-        self.dispatcher.leave(worker)
-        lost = 0 if worker in self._holders else self.dispatcher.forget(worker)
-        if lost and log.isEnabledFor(logging.DEBUG):
-            log.debug("worker %d left with %d connections un-acknowledged", worker, lost)
-        self._turn()
-
-    def _finish(self, worker: int, holder: Holder, *, at_once: bool) -> bool:
-        if not self.dispatcher.finish(worker):
-            self._abandon(worker, holder)
-            return True
-        self._hand_over(woken=False)
-        if at_once:
-            self.dispatcher.end_finishing(worker)
-        return self.dispatcher.finishing is None
-
-    def _refuse(self) -> None:
-        super()._refuse()
+    def refuse(self, *, is_held: bool) -> bool:
+        """As `Distribution.refuse`: connections that wait here are closed."""
         self._drop_queue()
+        return True
 
     def _drop_queue(self) -> None:
         close_all(fd for fd, _ in self.dispatcher.drop())
+
+    def serve(self, holder: Holder) -> None:
+        """As `Distribution.serve`."""
+        if holder.batch:
+            self._served[holder.client.id] = holder
+            self.dispatcher.join(holder.client.id, holder.batch, holder.room)
+            self._turn()
+
+    def withdraw(self, holder: Holder) -> None:
+        """As `Distribution.withdraw`."""
+        worker = holder.client.id
+        self.dispatcher.leave(worker)
+        self._read_back(holder)
+        if holder.is_leaving:
+            self._served.pop(worker, None)
+            lost = self.dispatcher.forget(worker)
+            if lost and log.isEnabledFor(logging.DEBUG):
+                log.debug("worker %d left with %d connections un-acknowledged", worker, lost)
+        self._turn()
+
+    def finish(self, holder: Holder, then: Callable[[], None] | None = None) -> bool:
+        """As `Distribution.finish`."""
+        worker = holder.client.id
+        if not self.dispatcher.finish(worker):
+            self.withdraw(holder)
+            return True
+        self._hand_over(woken=False)
+        if then is None:
+            self.dispatcher.end_finishing(worker)
+        self._then = then
+        return self.dispatcher.finishing is None
 
     # --- connections go out -------------------------------------------------------------------------------
 
@@ -139,11 +150,17 @@ class Acceptor(ListenerHost):
     def _turn(self, *, woken: bool = False) -> None:
         """Hand over what waits, as long as somebody may have it."""
         if self._is_closed:
+            self._drop_queue()
             return
-        finishing = self.dispatcher.finishing
+        was_finishing = self.dispatcher.finishing is not None
         self._hand_over(woken=woken)
-        if finishing is not None and self.dispatcher.finishing is None:
-            self._on_finished(finishing)
+        if was_finishing and self.dispatcher.finishing is None:
+            self._end_finishing()
+
+    def _end_finishing(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
     def _hand_over(self, *, woken: bool) -> None:
         dispatcher, now = self.dispatcher, self._loop.time()
@@ -164,9 +181,9 @@ class Acceptor(ListenerHost):
     def _poll(self, poll: bool) -> None:
         self._polls = poll
         if poll:
-            self._loop.add_reader(self.listener.sock, self._on_readable)
+            self._loop.add_reader(self._listener.sock, self._on_readable)
         else:
-            self._loop.remove_reader(self.listener.sock)
+            self._loop.remove_reader(self._listener.sock)
 
     def _set_timer(self, at: float | None) -> None:
         if self._timer is not None:
@@ -180,7 +197,7 @@ class Acceptor(ListenerHost):
         # Connections that have failed already: no more of them at a time than of others.
         for _ in range(BURST):
             try:
-                fd, peer = accept(self.listener.sock)
+                fd, peer = accept(self._listener.sock)
             except (BlockingIOError, InterruptedError):
                 return NoConnection.EMPTY
             except OSError as exc:
@@ -189,7 +206,7 @@ class Acceptor(ListenerHost):
                     continue
                 if trouble is Trouble.LISTENER:
                     return NoConnection.CLOSED
-                what = self.listener.what
+                what = self._listener.what
                 log.warning("accept on %s: %s; the backlog keeps connections", what, exc.strerror)
                 self.dispatcher.resume_accepting_at(self._loop.time() + PAUSE)
                 return NoConnection.TROUBLE
@@ -198,13 +215,13 @@ class Acceptor(ListenerHost):
 
     def _send(self, worker: int, first: int, share: list[Accepted]) -> bool:
         """Put one message on the belt, and close our copies. False: it took nothing."""
-        holder = self._holders[worker]
+        holder = self._served[worker]
         fds = [fd for fd, _ in share]
         try:
             holder.belt.send(wire.encode(wire.Handover(first, [peer for _, peer in share])), fds)
         except OSError as exc:
             if exc.errno in BROKEN:
-                self._accuse(holder, ProtocolError(f"its belt is broken: {exc}"))
+                holder.accuse(self._loop, ProtocolError(f"its belt is broken: {exc}"))
             return False
         for fd in fds:
             os.close(fd)
@@ -212,7 +229,9 @@ class Acceptor(ListenerHost):
 
     # --- what workers say ---------------------------------------------------------------------------------
 
-    def _take_note(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
+    def take(self, holder: Holder, word: Any, fds: list[int]) -> None:
+        """As `Distribution.take`."""
+        worker = holder.client.id
         match word:
             case wire.Acked(last, cost):
                 self.dispatcher.acknowledged(worker, last, self._loop.time(), cost / 1e6)
@@ -225,18 +244,19 @@ class Acceptor(ListenerHost):
             case wire.Full():
                 was_finishing = self.dispatcher.finishing == worker
                 self.dispatcher.fill(worker)
-                self._read_back(worker, holder)
-                if was_finishing:
-                    self._on_finished(worker)
+                self._read_back(holder)
+                if was_finishing and not holder.is_leaving:
+                    self._end_finishing()
 
-    def _heard(self) -> None:
+    def heard(self) -> None:
+        """As `Distribution.heard`."""
         if self.dispatcher.needs_turn:
             self._turn()
 
     # --- connections come back ----------------------------------------------------------------------------
 
-    def _read_back(self, worker: int, holder: Holder) -> None:
-        """Take from the belt what `worker` has not read. Each message goes to exactly one reader.
+    def _read_back(self, holder: Holder) -> None:
+        """Take from the belt what the worker has not read. Each message goes to exactly one reader.
 
         The worker holds a duplicate of our end: what lies there may be of its own making.
         """
@@ -249,11 +269,11 @@ class Acceptor(ListenerHost):
             if message is None:
                 break
             try:
-                self._take_back(worker, *message)
+                self._take_back(holder.client.id, *message)
             except ProtocolError as exc:
                 error = exc
         if error is not None:
-            self._accuse(holder, ProtocolError(f"read back from its belt: {error}"))
+            holder.accuse(self._loop, ProtocolError(f"read back from its belt: {error}"))
 
     def _take_back(self, worker: int, data: bytes, fds: list[int], is_truncated: bool) -> None:
         """Queue the connections of a message again. Raises ProtocolError, its descriptors closed."""
@@ -276,7 +296,7 @@ class Acceptor(ListenerHost):
         self._timer = self._looks_at = None
         now = self._loop.time()
         for worker in self.dispatcher.look(now):
-            self._read_back(worker, self._holders[worker])
+            self._read_back(self._served[worker])
             probe = self.dispatcher.recalled(worker, now)
             if probe is not None and not self._send(worker, probe, []):
                 # Full of what is not there any more: it will be free the next time.

@@ -31,7 +31,7 @@ from everycore.primary.driver import WorkerDriver
 from everycore.primary.eventlog import EventLog
 from everycore.primary.host import NoWorker
 from everycore.primary.runtime import Runtime
-from everycore.primary.switchboard import Distribution
+from everycore.primary.switchboard import DistributionSettings
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
 from everycore.system import machine, processes
@@ -98,7 +98,7 @@ class Cluster:
             max_message=check_count("max_message", max_message),
             new_group=new_group,
         )
-        self._distribution = Distribution(
+        self._distribution = DistributionSettings(
             policy=choose_policy(self._settings.policy, os.environ),
             when_no_worker=_check_no_worker(when_no_worker),
             hold_timeout=check_seconds("hold_timeout", hold_timeout),

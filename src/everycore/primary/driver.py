@@ -27,7 +27,7 @@ from everycore.model import ExitStatus, State
 from everycore.primary import spawner
 from everycore.primary.eventlog import WorkerLog
 from everycore.primary.farewell import Farewell
-from everycore.primary.host import ListenerHost
+from everycore.primary.holder import Held
 from everycore.primary.linkdesk import LinkDesk
 from everycore.primary.process import WorkerProcess
 from everycore.primary.runtime import Runtime
@@ -285,7 +285,7 @@ class WorkerDriver:
         if self.life.may_serve and not self._is_ending:  # else its loop waits for no answer, but for the end
             self._channel.post(*self._desk.answer_listen(request))
 
-    def on_serving(self, host: ListenerHost) -> None:
+    def on_serving(self, host: Held) -> None:
         """The worker is served by a listener."""
         self._happen(Input.LISTENED)
         self._log.emit(

@@ -1,9 +1,7 @@
-"""A listener in the primary and the workers that hold it: what all policies have in common.
+"""A listener in the primary and the workers that hold it.
 
 Job: hear the belts, and listen, refuse or hold connections as ready workers come and go. How connections
-reach the workers is a subclass's affair: `Acceptor` accepts and hands over, `Sharer` lets the workers
-accept. (Node has the same split, and the same two verbs, `add` and `remove`: `RoundRobinHandle` and
-`SharedHandle`.)
+reach the workers is its `Distribution`'s affair.
 Invariant: a holder has a belt, and a reader on it, exactly while it is in `_holders`. It is known as a
 `Client`, and told what concerns it.
 """
@@ -11,61 +9,30 @@ Invariant: a holder has a belt, and a reader on it, exactly while it is in `_hol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
+from everycore.primary.distribution import LAST_WORDS, Distribution
+from everycore.primary.holder import Client, Holder
 from everycore.system.belt import MOST_BATCH, Belt
-from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener
 
 log = logging.getLogger("everycore")
 
 #: Messages read from one worker before others get their turn.
 UPSTREAM_BUDGET: Final = 64
-#: Messages read from one that is gone: more than a belt holds, unless somebody who lives on goes on writing.
-LAST_WORDS: Final = 4096
 #: Seconds between two attempts to listen again after somebody took the port meanwhile.
 RELISTEN_PAUSE: Final = 1.0
 
 NoWorker = Literal["refuse", "hold"]
-
-
-class Client(Protocol):
-    """What a listener knows of a worker that holds it."""
-
-    @property
-    def id(self) -> int:
-        """The worker's number."""
-
-    def on_serving(self, host: ListenerHost) -> None:
-        """The worker is served by `host`."""
-
-    def on_finished(self) -> None:
-        """A listener of the worker is not `finishing` it any more: see `ListenerHost.finish`."""
-
-    def on_violation(self, error: ProtocolError) -> None:
-        """The worker broke the protocol of its belt."""
-
-
-@dataclass(slots=True)
-class Holder:
-    """A worker that holds this listener. `batch` is 0 until it asks to be served."""
-
-    client: Client
-    belt: Belt
-    ready: bool
-    batch: int = 0
-    room: int | None = None
-    #: It is being removed: its `Close` among its last words is no news, and would remove it a second time.
-    is_leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +43,7 @@ class Absence:
     hold_timeout: float = 30.0
 
 
-class ListenerHost(ABC):
+class ListenerHost:
     """One listener and its holders. `on_closed` is told which worker says that it closed the listener."""
 
     def __init__(
@@ -86,10 +53,12 @@ class ListenerHost(ABC):
         listing: Listing,
         absence: Absence,
         on_closed: Callable[[ListenerHost, int], None],
+        distribution: Distribution,
     ) -> None:
         self._loop = loop
         self.listener = listener
         self.listing = listing
+        self.distribution = distribution
         self._absence = absence
         self._on_closed = on_closed
         self._holders: dict[int, Holder] = {}
@@ -105,65 +74,6 @@ class ListenerHost(ABC):
         for holder in self._holders.values():
             yield holder.belt.ours.fileno()
             yield holder.belt.theirs.fileno()
-
-    #: The name of the policy, as a snapshot shows it.
-    policy: str
-
-    # --- what the policies differ in ----------------------------------------------------------------------
-
-    @abstractmethod
-    def shared(self) -> tuple[int, ...]:
-        """The descriptors that a worker gets beside its belt; still ours."""
-
-    @abstractmethod
-    def account(self, worker: int) -> tuple[int, int]:
-        """Connections given to `worker` so far, and those it has not acknowledged."""
-
-    @abstractmethod
-    def _begin(self) -> None:
-        """We listen, and somebody is ready: let connections flow."""
-
-    @abstractmethod
-    def _cease(self) -> None:
-        """Nobody is ready: stop the flow."""
-
-    @abstractmethod
-    def _serve(self, worker: int, holder: Holder) -> None:
-        """`worker` is ready and asks to be served, or has room again."""
-
-    @abstractmethod
-    def _abandon(self, worker: int, holder: Holder) -> None:
-        """`worker` is to get no more: take back what it has not picked up."""
-
-    def _finish(self, worker: int, holder: Holder, *, at_once: bool) -> bool:
-        """Give `worker`, the last one, those who have come so far; `at_once`, as many as its belt takes.
-
-        False: it has no room for all yet, and is `finishing`; `_on_finished` is called at the end.
-        """
-        self._abandon(worker, holder)
-        return True
-
-    @property
-    def finishing(self) -> int | None:
-        """The last ready worker, while it is given those who had come before it was asked to leave."""
-        return None
-
-    @abstractmethod
-    def _take_note(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
-        """What `worker` says about connections. Raises ProtocolError; owns the descriptors."""
-
-    def _heard(self) -> None:  # noqa: B027 - not every policy has something to do then
-        """Everything that a worker said was taken note of."""
-
-    @property
-    def accepted(self) -> int:
-        """Connections accepted here."""
-        return 0
-
-    @property
-    def queued(self) -> int:
-        """Connections accepted and waiting here for a worker."""
-        return 0
 
     # --- holders ------------------------------------------------------------------------------------------
 
@@ -184,9 +94,16 @@ class ListenerHost(ABC):
         """The workers that hold this listener, and are not being removed."""
         return [worker for worker, holder in self._holders.items() if not holder.is_leaving]
 
+    @property
+    def finishing(self) -> int | None:
+        """The last ready worker, while it is given those who had come before it was asked to leave."""
+        return self.distribution.finishing
+
     def add(self, client: Client, belt: Belt, *, ready: bool) -> None:
         """The worker holds this listener from now on; it says on the belt when it wants to be served."""
-        self._holders[client.id] = Holder(client, belt, ready)
+        holder = self._holders[client.id] = Holder(client, belt, ready)
+        if not ready:
+            self.distribution.withdraw(holder)
         self._loop.add_reader(belt.ours, self._on_upstream, client.id)
         self._see_who_is_there()
 
@@ -197,13 +114,12 @@ class ListenerHost(ABC):
             return
         holder.ready = True
         self._see_who_is_there()
-        if holder.batch:
-            self._let_serve(worker, holder)
+        self._serve(holder)
 
-    def _let_serve(self, worker: int, holder: Holder) -> None:
-        if worker != self.finishing:
+    def _serve(self, holder: Holder) -> None:
+        if holder.batch and self.finishing not in (None, holder.client.id):
             self._relieve_finishing()
-        self._serve(worker, holder)
+        self.distribution.serve(holder)
 
     def rest(self, worker: int, *, finishes: bool) -> None:
         """`worker` gets no more; what it has not picked up is taken back. It still holds the listener.
@@ -216,9 +132,9 @@ class ListenerHost(ABC):
             return
         holder.ready = False
         if finishes and not self._somebody_is_ready():
-            self._finish(worker, holder, at_once=True)
+            self.distribution.finish(holder)
         else:
-            self._abandon(worker, holder)
+            self.distribution.withdraw(holder)
         self._see_who_is_there()
 
     def finish(self, worker: int) -> None:
@@ -231,24 +147,21 @@ class ListenerHost(ABC):
             return
         if any(other.ready for other in self._holders.values() if other is not holder):
             self.rest(worker, finishes=False)
-        elif self._finish(worker, holder, at_once=False):
+        elif self.distribution.finish(holder, partial(self._on_finished, holder)):
             holder.ready = False
             self._see_who_is_there()
 
-    def _on_finished(self, worker: int) -> None:
+    def _on_finished(self, holder: Holder) -> None:
         """It has all who had come, or can take no more."""
-        holder = self._holders[worker]
         holder.ready = False
         self._see_who_is_there()
         holder.client.on_finished()
 
     def _relieve_finishing(self) -> None:
         """Another one serves those who have come."""
-        worker = self.finishing
-        if worker is not None:
-            client = self._holders[worker].client
+        if (worker := self.finishing) is not None:
             self.rest(worker, finishes=False)
-            client.on_finished()
+            self._holders[worker].client.on_finished()
 
     def _somebody_is_ready(self) -> bool:
         return any(holder.ready for holder in self._holders.values())
@@ -262,9 +175,9 @@ class ListenerHost(ABC):
         self._loop.remove_reader(holder.belt.ours)
         was_finishing = self.finishing == worker
         steps: list[Callable[[], object]] = [
-            partial(self._read_upstream, worker, holder, last_words=True),
+            partial(self._read_last_words, holder),
+            partial(self.distribution.withdraw, holder),
             partial(self._holders.pop, worker, None),
-            partial(self._abandon, worker, holder),
             holder.belt.close,
             self._see_who_is_there,
         ]
@@ -275,17 +188,18 @@ class ListenerHost(ABC):
     def close(self) -> None:
         """Give everything up."""
         self._is_closed = True
-        self._cease()
         self._cancel_hold()
         self._cancel_again()
-        steps: list[Callable[[], object]] = [partial(self.remove, worker) for worker in self._holders]
+        steps: list[Callable[[], object]] = [self.distribution.close]
+        steps += [partial(self.remove, worker) for worker in self._holders]
         take_all([*steps, self.listener.close], f"the end of {self.listener.what}")
 
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
         self._is_closed = True
         steps: list[Callable[[], object]] = [holder.belt.abandon for holder in self._holders.values()]
-        take_all([*steps, self.listener.abandon], f"a fork, {self.listener.what}")
+        steps += [self.listener.abandon, self.distribution.abandon]
+        take_all(steps, f"a fork, {self.listener.what}")
 
     # --- with nobody there --------------------------------------------------------------------------------
 
@@ -300,7 +214,7 @@ class ListenerHost(ABC):
         elif self._absence.when_no_worker == "refuse":
             self._refuse()
         elif self._hold is None and self.listener.is_listening:
-            self._cease()
+            self.distribution.set_flowing(False)
             self._hold = self._loop.call_later(self._absence.hold_timeout, self._refuse)
 
     def _cancel_hold(self) -> None:
@@ -314,9 +228,10 @@ class ListenerHost(ABC):
             self._again = None
 
     def _refuse(self) -> None:
-        self._hold = None
-        self._cease()
-        self.listener.suspend()
+        self._cancel_hold()
+        self.distribution.set_flowing(False)
+        if self.distribution.refuse(is_held=bool(self._holders)):
+            self.listener.suspend()
 
     def _listen_again(self) -> None:
         try:
@@ -325,13 +240,9 @@ class ListenerHost(ABC):
             log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)  # noqa: TRY400 - the sentence says it
             self._again = self._loop.call_later(RELISTEN_PAUSE, self._see_who_is_there)
         else:
-            self._begin()
+            self.distribution.set_flowing(True)
 
     # --- what workers say ---------------------------------------------------------------------------------
-
-    def _accuse(self, holder: Holder, error: ProtocolError) -> None:
-        """Report that `holder` broke the protocol, once what is under way is finished."""
-        self._loop.call_soon(holder.client.on_violation, error)
 
     def hear(self, worker: int) -> None:
         """Take note of what `worker` said on its belt up to now, before something it says elsewhere."""
@@ -342,57 +253,36 @@ class ListenerHost(ABC):
         if holder is None:
             return
         try:
-            self._read_upstream(worker, holder)
+            self._read_upstream(worker, holder, UPSTREAM_BUDGET)
         except ProtocolError as exc:
             holder.client.on_violation(exc)
         else:
-            self._heard()
+            self.distribution.heard()
 
-    def _read_upstream(self, worker: int, holder: Holder, *, last_words: bool = False) -> None:
-        for _ in range(LAST_WORDS if last_words else UPSTREAM_BUDGET):
-            try:
-                message = holder.belt.receive()
-            except (BlockingIOError, InterruptedError):
+    def _read_last_words(self, holder: Holder) -> None:
+        with contextlib.suppress(ProtocolError):
+            self._read_upstream(holder.client.id, holder, LAST_WORDS)
+
+    def _read_upstream(self, worker: int, holder: Holder, most: int) -> None:
+        """HOT: runs once an acknowledgement."""
+        for _ in range(most):
+            said = holder.next_word()
+            if said is None:
                 return
-            except OSError as exc:
-                if last_words:
-                    return
-                raise ProtocolError(f"its belt is broken: {exc}") from exc
-            if message is None:
-                if last_words:
-                    return
-                # We hold a duplicate of its end, so only a shutdown(2) by the worker ends it.
-                raise ProtocolError("it has shut down its belt")
-            try:
-                self._read_word(worker, holder, *message)
-            except ProtocolError:
-                if last_words:
-                    return
-                raise
+            self._take(worker, holder, *said)
             if worker not in self._holders:  # it closed
                 return
 
-    def _read_word(
-        self, worker: int, holder: Holder, data: bytes, fds: list[int], is_truncated: bool
-    ) -> None:
-        try:
-            word = wire.decode_upstream(data)
-        except ProtocolError as exc:
-            close_all(fds)
-            raise ProtocolError(f"on a belt: {exc}") from exc
-        expected = 1 if type(word) is wire.GiveBack else 0
-        if len(fds) != expected and not (is_truncated and expected and not fds):
-            close_all(fds)
-            raise ProtocolError(f"{type(word).__name__} came with {len(fds)} descriptors")
+    def _take(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
         if type(word) is wire.Serve:
-            self._asked(worker, holder, word)
+            self._asked(holder, word)
         elif type(word) is wire.Close:
             if not holder.is_leaving:
                 self._on_closed(self, worker)
         else:
-            self._take_note(worker, holder, word, fds)
+            self.distribution.take(holder, word, fds)
 
-    def _asked(self, worker: int, holder: Holder, word: wire.Serve) -> None:
+    def _asked(self, holder: Holder, word: wire.Serve) -> None:
         if not 1 <= word.batch <= MOST_BATCH:
             raise ProtocolError(f"asked for {word.batch} connections a message")
         if word.room is not None and word.room < 1:
@@ -401,4 +291,4 @@ class ListenerHost(ABC):
         if is_first:
             holder.client.on_serving(self)  # which may make it ready, and so serve it
         if holder.ready:
-            self._let_serve(worker, holder)
+            self._serve(holder)

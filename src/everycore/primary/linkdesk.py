@@ -18,7 +18,7 @@ from everycore.core import wire
 from everycore.core.permits import Permit, permit_of
 from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
-from everycore.primary.host import Client
+from everycore.primary.holder import Client
 from everycore.primary.switchboard import Grant, Switchboard
 from everycore.system import belt
 from everycore.system.descriptors import close_all, release

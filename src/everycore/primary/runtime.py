@@ -12,7 +12,7 @@ from everycore.aio.steps import take_all
 from everycore.primary.book import Book
 from everycore.primary.eventlog import EventLog
 from everycore.primary.spawner import Terms
-from everycore.primary.switchboard import Distribution, Switchboard
+from everycore.primary.switchboard import DistributionSettings, Switchboard
 from everycore.system.board import PrimaryBoard
 from everycore.system.processes import Processes
 
@@ -24,7 +24,7 @@ class Runtime:
         self,
         loop: asyncio.AbstractEventLoop,
         terms: Terms,
-        distribution: Distribution,
+        distribution: DistributionSettings,
         log: EventLog,
         book: Book,
         processes: Processes,

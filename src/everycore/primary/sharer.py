@@ -16,10 +16,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from everycore.core import wire
-from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
-from everycore.primary.host import LAST_WORDS, Absence, Client, Holder, ListenerHost
-from everycore.system.belt import Belt
+from everycore.primary.distribution import LAST_WORDS
+from everycore.primary.holder import Holder
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener
 from everycore.system.wakeups import Baton, is_readable
@@ -29,39 +28,48 @@ LOOK: Final = 0.05
 _REST: Final = wire.encode(wire.Rest())
 
 
-class Sharer(ListenerHost):
-    """A listener whose connections the workers accept themselves."""
+class Sharer:
+    """The workers accept the connections of a listener themselves: a `Distribution`."""
 
     policy = "shared"
+    #: Nothing goes through here; the board has the workers' own counts.
+    accepted = queued = 0
+    finishing = None
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        listener: StreamListener,
-        listing: Listing,
-        absence: Absence,
-        on_closed: Callable[[ListenerHost, int], None],
-    ) -> None:
-        super().__init__(loop, listener, listing, absence, on_closed)
+    def __init__(self, loop: asyncio.AbstractEventLoop, listener: StreamListener) -> None:
+        self._loop = loop
+        self._listener = listener
         self._baton = Baton() if listener.kind == socket.SOCK_STREAM else None
         self._timer: asyncio.TimerHandle | None = None
         self._waited = False
 
-    def add(self, client: Client, belt: Belt, *, ready: bool) -> None:
-        """As `ListenerHost.add`."""
-        if not ready:
-            _tell_to_rest(belt)
-        super().add(client, belt, ready=ready)
+    def shared(self) -> tuple[int, ...]:
+        """The listener, and the baton."""
+        fds = (self._listener.sock.fileno(),)
+        return fds if self._baton is None else (*fds, self._baton.fd)
 
-    def set_ready(self, worker: int) -> None:
-        """As `ListenerHost.set_ready`."""
-        holder = self._holders.get(worker)
-        if holder is not None and not holder.ready:
-            self._take_rest_away(holder)
-        super().set_ready(worker)
+    def account(self, worker: int) -> tuple[int, int]:
+        """As `Distribution.account`."""
+        return (0, 0)
 
-    def _take_rest_away(self, holder: Holder) -> None:
-        """Leave nothing on the belt. The worker, which has a copy of our end, may have put more there."""
+    def close(self) -> None:
+        """As `Distribution.close`."""
+        self.set_flowing(False)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """As `Distribution.abandon`."""
+        if self._baton is not None:
+            self._baton.close()
+            self._baton = None
+
+    # --- holders ------------------------------------------------------------------------------------------
+
+    def serve(self, holder: Holder) -> None:
+        """As `Distribution.serve`: it polls the listener by itself, once there is no `Rest` on its belt.
+
+        Leaves nothing on the belt. The worker, which has a copy of our end, may have put more there.
+        """
         for _ in range(LAST_WORDS):
             try:
                 message = holder.belt.read_back()
@@ -72,71 +80,54 @@ class Sharer(ListenerHost):
             data, fds, _ = message
             close_all(fds)
             if fds or data != _REST:
-                self._accuse(holder, ProtocolError("it has written on the primary's end of its belt"))
+                what = "it has written on the primary's end of its belt"
+                holder.accuse(self._loop, ProtocolError(what))
 
-    def shared(self) -> tuple[int, ...]:
-        """The listener, and the baton."""
-        fds = (self.listener.sock.fileno(),)
-        return fds if self._baton is None else (*fds, self._baton.fd)
-
-    def account(self, worker: int) -> tuple[int, int]:
-        """Nothing goes through here; the board has the workers' own counts."""
-        return (0, 0)
-
-    def close(self) -> None:
-        """Give everything up."""
-        super().close()
-        if self._baton is not None:
-            self._baton.close()
-            self._baton = None
-
-    def abandon(self) -> None:
-        """As `ListenerHost.abandon`."""
-        super().abandon()
-        if self._baton is not None:
-            self._baton.close()
-            self._baton = None
-
-    def _begin(self) -> None:
-        if self._timer is None and self._baton is not None:
-            self._timer = self._loop.call_later(LOOK, self._look)
-
-    def _cease(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _refuse(self) -> None:
-        # A unix listener is suspended by closing it, and its holders would keep it alive: then it could not
-        # be bound again. With those that are not ready there, connections wait for them in the backlog.
-        if self.listener.family == socket.AF_UNIX and self._holders:
-            self._cancel_hold()
-            self._cease()
-        else:
-            super()._refuse()
-
-    def _serve(self, worker: int, holder: Holder) -> None:
-        """It polls the listener by itself."""
-
-    def _abandon(self, worker: int, holder: Holder) -> None:
-        if worker in self._holders:
-            _tell_to_rest(holder.belt)
+    def withdraw(self, holder: Holder) -> None:
+        """As `Distribution.withdraw`."""
+        if not holder.is_leaving:
+            with contextlib.suppress(
+                OSError
+            ):  # no memory for buffers: it goes on until its sockets are closed
+                holder.belt.send(_REST, ())
         # It may just have been woken.
         if self._baton is not None:
             self._baton.pass_on()
 
-    def _take_note(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
+    def finish(self, holder: Holder, then: Callable[[], None] | None = None) -> bool:
+        """As `Distribution.finish`: it takes by itself those who have come."""
+        self.withdraw(holder)
+        return True
+
+    def take(self, holder: Holder, word: Any, fds: list[int]) -> None:
+        """As `Distribution.take`: there is nothing to say."""
         close_all(fds)
         raise ProtocolError(f"{type(word).__name__} on the belt of a shared listener")
 
+    def heard(self) -> None:
+        """As `Distribution.heard`."""
+
+    # --- the flow -----------------------------------------------------------------------------------------
+
+    def set_flowing(self, flows: bool) -> None:
+        """As `Distribution.set_flowing`."""
+        if not flows and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elif flows and self._timer is None and self._baton is not None:
+            self._timer = self._loop.call_later(LOOK, self._look)
+
+    def refuse(self, *, is_held: bool) -> bool:
+        """As `Distribution.refuse`.
+
+        A unix listener is suspended by closing it, and its holders would keep it alive: then it could not be
+        bound again. With those that are not ready there, connections wait for them in the backlog.
+        """
+        return self._listener.family != socket.AF_UNIX or not is_held
+
     def _look(self) -> None:
         self._timer = self._loop.call_later(LOOK, self._look)
-        waits = self.listener.is_listening and is_readable(self.listener.sock.fileno())
+        waits = self._listener.is_listening and is_readable(self._listener.sock.fileno())
         if waits and self._waited and self._baton is not None:
             self._baton.pass_on()
         self._waited = waits
-
-
-def _tell_to_rest(belt: Belt) -> None:
-    with contextlib.suppress(OSError):  # out of memory for buffers: it goes on until its sockets are closed
-        belt.send(_REST, ())

@@ -22,7 +22,9 @@ from everycore.core.lanes import Lanes
 from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
 from everycore.primary.acceptor import Accepted, Acceptor
-from everycore.primary.host import Absence, Client, ListenerHost, NoWorker
+from everycore.primary.distribution import Distribution
+from everycore.primary.holder import Client
+from everycore.primary.host import Absence, ListenerHost, NoWorker
 from everycore.primary.sharer import Sharer
 from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import close_all, duplicate
@@ -40,7 +42,7 @@ from everycore.system.sockets import (
 
 
 @dataclass(slots=True)
-class Distribution:
+class DistributionSettings:
     """How connections are given out: the part of a cluster's settings that concerns listeners.
 
     `policy` may still change until the first fork.
@@ -66,11 +68,11 @@ class Switchboard:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        distribution: Distribution,
+        settings: DistributionSettings,
         internal: Callable[[], Iterator[int]],
     ) -> None:
         self._loop = loop
-        self._distribution = distribution
+        self._settings = settings
         self._internal = internal
         self._book: ListenerBook[ListenerHost] = ListenerBook()
         self._ready: set[int] = set()
@@ -185,13 +187,14 @@ class Switchboard:
     def _host(self, key: ListenKey, listener: StreamListener, *, v6only: bool) -> ListenerHost:
         """Datagrams are always shared, as in Node: there is no connection to hand over."""
         listing = self._book.number(key, v6only=v6only, real=listener.real)
-        absence = Absence(self._distribution.when_no_worker, self._distribution.hold_timeout)
-        host: ListenerHost
-        if self._distribution.policy == "shared" or key.kind != socket.SOCK_STREAM:
-            host = Sharer(self._loop, listener, listing, absence, self._on_closed)
+        absence = Absence(self._settings.when_no_worker, self._settings.hold_timeout)
+        way: Distribution
+        if self._settings.policy == "shared" or key.kind != socket.SOCK_STREAM:
+            way = Sharer(self._loop, listener)
         else:
-            dispatcher = Dispatcher[Accepted](Lanes(recall_after=self._distribution.recall_after))
-            host = Acceptor(self._loop, listener, listing, absence, self._on_closed, dispatcher)
+            dispatcher = Dispatcher[Accepted](Lanes(recall_after=self._settings.recall_after))
+            way = Acceptor(self._loop, listener, dispatcher)
+        host = ListenerHost(self._loop, listener, listing, absence, self._on_closed, way)
         self._book.add(host)
         return host
 
@@ -240,7 +243,7 @@ class Switchboard:
         """
         self._ready.discard(worker)
         self._resting.discard(worker)
-        keep = not voluntary or self._distribution.when_no_worker == "hold"
+        keep = not voluntary or self._settings.when_no_worker == "hold"
         held = self._book.held_by(worker)
         take_all((partial(self._disconnect, worker, host, keep=keep) for host in held), f"worker {worker}")
         # Also of what its program had closed, and then removed.
@@ -248,7 +251,7 @@ class Switchboard:
 
     def _on_closed(self, host: ListenerHost, worker: int) -> None:
         # A draining worker closes its servers too: that is its departure, not the end of the listener.
-        draining = worker in self._resting and self._distribution.when_no_worker == "hold"
+        draining = worker in self._resting and self._settings.when_no_worker == "hold"
         self._disconnect(worker, host, keep=draining)
 
     def _disconnect(self, worker: int, host: ListenerHost, *, keep: bool) -> None:
@@ -291,11 +294,11 @@ class Switchboard:
     @property
     def is_shared(self) -> bool:
         """Whether the workers accept by themselves, so that only the board knows how much."""
-        return self._distribution.policy == "shared"
+        return self._settings.policy == "shared"
 
     def account(self, worker: int) -> tuple[int, int]:
         """Connections handed to `worker` so far, and those it has not acknowledged."""
-        accounts = [host.account(worker) for host in self._book.held_by(worker)]
+        accounts = [host.distribution.account(worker) for host in self._book.held_by(worker)]
         return sum(given for given, _ in accounts), sum(outstanding for _, outstanding in accounts)
 
     def snapshot(self) -> tuple[ListenerSnapshot, ...]:
@@ -305,10 +308,10 @@ class Switchboard:
                 address=host.listener.real,
                 family=host.listener.family,
                 kind=host.listing.key.kind,
-                policy=host.policy,
+                policy=host.distribution.policy,
                 workers=tuple(sorted(host.holders)),
-                accepted=host.accepted,
-                queued=host.queued,
+                accepted=host.distribution.accepted,
+                queued=host.distribution.queued,
             )
             for host in self._book
         )
@@ -327,7 +330,7 @@ def _make_belt(host: ListenerHost) -> tuple[Belt, tuple[int, ...]]:
         undo.callback(belt.close)
         fds: list[int] = []
         undo.callback(close_all, fds)
-        fds.extend(duplicate(fd) for fd in (theirs.fileno(), ours.fileno(), *host.shared()))
+        fds.extend(duplicate(fd) for fd in (theirs.fileno(), ours.fileno(), *host.distribution.shared()))
         undo.pop_all()
     return belt, tuple(fds)
 

@@ -1,0 +1,85 @@
+"""A worker that holds a listener: what the listener knows of it, and what the worker says on its belt."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from everycore.core import wire
+from everycore.core.listeners import Listing
+from everycore.errors import ProtocolError
+from everycore.system.belt import Belt
+from everycore.system.descriptors import close_all
+from everycore.system.sockets import StreamListener
+
+
+class Held(Protocol):
+    """What a worker is told of the listener that serves it."""
+
+    @property
+    def listener(self) -> StreamListener:
+        """The socket."""
+
+    @property
+    def listing(self) -> Listing:
+        """What the book of listeners knows it by."""
+
+
+class Client(Protocol):
+    """What a listener knows of a worker that holds it."""
+
+    @property
+    def id(self) -> int:
+        """The worker's number."""
+
+    def on_serving(self, host: Held) -> None:
+        """The worker is served by `host`."""
+
+    def on_finished(self) -> None:
+        """A listener of the worker is not `finishing` it any more: see `ListenerHost.finish`."""
+
+    def on_violation(self, error: ProtocolError) -> None:
+        """The worker broke the protocol of its belt."""
+
+
+@dataclass(slots=True)
+class Holder:
+    """A worker that holds this listener. `batch` is 0 until it asks to be served."""
+
+    client: Client
+    belt: Belt
+    ready: bool
+    batch: int = 0
+    room: int | None = None
+    #: It is being removed: its `Close` among its last words is no news, and would remove it a second time.
+    is_leaving: bool = False
+
+    def accuse(self, loop: asyncio.AbstractEventLoop, error: ProtocolError) -> None:
+        """Report that it broke the protocol, once what is under way is finished."""
+        loop.call_soon(self.client.on_violation, error)
+
+    def next_word(self) -> tuple[Any, list[int]] | None:
+        """What it says next on its belt, with the descriptors of a `GiveBack`; None: nothing. HOT.
+
+        Raises ProtocolError, all descriptors closed, if that is not of the protocol or the belt is broken.
+        """
+        try:
+            message = self.belt.receive()
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as exc:
+            raise ProtocolError(f"its belt is broken: {exc}") from exc
+        if message is None:  # we hold a duplicate of its end, so only a shutdown(2) by the worker ends it
+            raise ProtocolError("it has shut down its belt")
+        data, fds, is_truncated = message
+        try:
+            word = wire.decode_upstream(data)
+        except ProtocolError as exc:
+            close_all(fds)
+            raise ProtocolError(f"on a belt: {exc}") from exc
+        expected = 1 if type(word) is wire.GiveBack else 0
+        if len(fds) != expected and not (is_truncated and expected and not fds):
+            close_all(fds)
+            raise ProtocolError(f"{type(word).__name__} came with {len(fds)} descriptors")
+        return word, fds
