@@ -2,8 +2,8 @@
 
 It takes in what happened (a worker joined, acknowledged, gave back; a belt took no more; time has passed) and
 says what to do: put these messages on those belts, read those belts back, watch the listener or do not, look
-again then. `primary.acceptor` does it. Connections are opaque here. `now` is an argument, in seconds, and so
-is the backlog: a function that takes one connection out of it.
+again then. `primary.listeners.distributor` does it. Connections are opaque here. `now` is an argument, in
+seconds, and so is the backlog: a function that takes one connection out of it.
 
 Invariants:
 

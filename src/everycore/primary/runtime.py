@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from everycore.aio.steps import take_all
 from everycore.primary.book import Book
 from everycore.primary.eventlog import EventLog
+from everycore.primary.listeners.switchboard import DistributionSettings, Switchboard
 from everycore.primary.spawner import Terms
-from everycore.primary.switchboard import DistributionSettings, Switchboard
 from everycore.system.board import PrimaryBoard
 from everycore.system.processes import Processes
 

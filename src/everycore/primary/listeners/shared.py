@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from everycore.core import wire
 from everycore.errors import ProtocolError
-from everycore.primary.distribution import LAST_WORDS
-from everycore.primary.holder import Holder
+from everycore.primary.listeners.distribution import LAST_WORDS
+from everycore.primary.listeners.subscriber import Subscriber
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener
 from everycore.system.wakeups import Baton, is_readable
@@ -28,7 +28,7 @@ LOOK: Final = 0.05
 _REST: Final = wire.encode(wire.Rest())
 
 
-class Sharer:
+class SharedDistribution:
     """The workers accept the connections of a listener themselves: a `Distribution`."""
 
     policy = "shared"
@@ -63,16 +63,16 @@ class Sharer:
             self._baton.close()
             self._baton = None
 
-    # --- holders ------------------------------------------------------------------------------------------
+    # --- subscribers ------------------------------------------------------------------------------------
 
-    def serve(self, holder: Holder) -> None:
+    def serve(self, subscriber: Subscriber) -> None:
         """As `Distribution.serve`: it polls the listener by itself, once there is no `Rest` on its belt.
 
         Leaves nothing on the belt. The worker, which has a copy of our end, may have put more there.
         """
         for _ in range(LAST_WORDS):
             try:
-                message = holder.belt.read_back()
+                message = subscriber.belt.read_back()
             except OSError:  # nothing, or no more: it may not have had room for the `Rest`
                 return
             if message is None:
@@ -81,25 +81,25 @@ class Sharer:
             close_all(fds)
             if fds or data != _REST:
                 what = "it has written on the primary's end of its belt"
-                holder.accuse(self._loop, ProtocolError(what))
+                subscriber.accuse(self._loop, ProtocolError(what))
 
-    def withdraw(self, holder: Holder) -> None:
+    def withdraw(self, subscriber: Subscriber) -> None:
         """As `Distribution.withdraw`."""
-        if not holder.is_leaving:
+        if not subscriber.is_leaving:
             with contextlib.suppress(
                 OSError
             ):  # no memory for buffers: it goes on until its sockets are closed
-                holder.belt.send(_REST, ())
+                subscriber.belt.send(_REST, ())
         # It may just have been woken.
         if self._baton is not None:
             self._baton.pass_on()
 
-    def finish(self, holder: Holder, then: Callable[[], None] | None = None) -> bool:
+    def finish(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> bool:
         """As `Distribution.finish`: it takes by itself those who have come."""
-        self.withdraw(holder)
+        self.withdraw(subscriber)
         return True
 
-    def take(self, holder: Holder, word: Any, fds: list[int]) -> None:
+    def take(self, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
         """As `Distribution.take`: there is nothing to say."""
         close_all(fds)
         raise ProtocolError(f"{type(word).__name__} on the belt of a shared listener")
@@ -120,8 +120,8 @@ class Sharer:
     def refuse(self, *, is_held: bool) -> bool:
         """As `Distribution.refuse`.
 
-        A unix listener is suspended by closing it, and its holders would keep it alive: then it could not be
-        bound again. With those that are not ready there, connections wait for them in the backlog.
+        A unix listener is suspended by closing it, and its subscribers would keep it alive: then it could not
+        be bound again. With those that are not ready there, connections wait for them in the backlog.
         """
         return self._listener.family != socket.AF_UNIX or not is_held
 

@@ -21,8 +21,8 @@ from everycore.core import wire
 from everycore.core.dispatch import BURST, Dispatcher, NoConnection
 from everycore.errors import ProtocolError
 from everycore.foreign.socket_internals import accept
-from everycore.primary.distribution import LAST_WORDS
-from everycore.primary.holder import Holder
+from everycore.primary.listeners.distribution import LAST_WORDS
+from everycore.primary.listeners.subscriber import Subscriber
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener, on_the_wire
@@ -38,7 +38,7 @@ FINEST: Final = 0.001
 Accepted: TypeAlias = tuple[int, Any]
 
 
-class Acceptor:
+class Distributor:
     """The primary accepts the connections of a listener, and hands them over: a `Distribution`."""
 
     policy = "round_robin"
@@ -50,7 +50,7 @@ class Acceptor:
         self._listener = listener
         self.dispatcher = dispatcher
         #: Those that asked to be served: who has a lane, or may still speak of what it was given.
-        self._served: dict[int, Holder] = {}
+        self._served: dict[int, Subscriber] = {}
         self._then: Callable[[], None] | None = None
         self._polls = False
         self._timer: asyncio.TimerHandle | None = None
@@ -93,7 +93,7 @@ class Acceptor:
         self._is_closed = True
         self._drop_queue()
 
-    # --- holders ------------------------------------------------------------------------------------------
+    # --- subscribers ------------------------------------------------------------------------------------
 
     def set_flowing(self, flows: bool) -> None:
         """As `Distribution.set_flowing`."""
@@ -111,30 +111,30 @@ class Acceptor:
     def _drop_queue(self) -> None:
         close_all(fd for fd, _ in self.dispatcher.drop())
 
-    def serve(self, holder: Holder) -> None:
+    def serve(self, subscriber: Subscriber) -> None:
         """As `Distribution.serve`."""
-        if holder.batch:
-            self._served[holder.client.id] = holder
-            self.dispatcher.join(holder.client.id, holder.batch, holder.room)
+        if subscriber.batch:
+            self._served[subscriber.client.id] = subscriber
+            self.dispatcher.join(subscriber.client.id, subscriber.batch, subscriber.room)
             self._turn()
 
-    def withdraw(self, holder: Holder) -> None:
+    def withdraw(self, subscriber: Subscriber) -> None:
         """As `Distribution.withdraw`."""
-        worker = holder.client.id
+        worker = subscriber.client.id
         self.dispatcher.leave(worker)
-        self._read_back(holder)
-        if holder.is_leaving:
+        self._read_back(subscriber)
+        if subscriber.is_leaving:
             self._served.pop(worker, None)
             lost = self.dispatcher.forget(worker)
             if lost and log.isEnabledFor(logging.DEBUG):
                 log.debug("worker %d left with %d connections un-acknowledged", worker, lost)
         self._turn()
 
-    def finish(self, holder: Holder, then: Callable[[], None] | None = None) -> bool:
+    def finish(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> bool:
         """As `Distribution.finish`."""
-        worker = holder.client.id
+        worker = subscriber.client.id
         if not self.dispatcher.finish(worker):
-            self.withdraw(holder)
+            self.withdraw(subscriber)
             return True
         self._hand_over(woken=False)
         if then is None:
@@ -215,13 +215,13 @@ class Acceptor:
 
     def _send(self, worker: int, first: int, share: list[Accepted]) -> bool:
         """Put one message on the belt, and close our copies. False: it took nothing."""
-        holder = self._served[worker]
+        subscriber = self._served[worker]
         fds = [fd for fd, _ in share]
         try:
-            holder.belt.send(wire.encode(wire.Handover(first, [peer for _, peer in share])), fds)
+            subscriber.belt.send(wire.encode(wire.Handover(first, [peer for _, peer in share])), fds)
         except OSError as exc:
             if exc.errno in BROKEN:
-                holder.accuse(self._loop, ProtocolError(f"its belt is broken: {exc}"))
+                subscriber.accuse(self._loop, ProtocolError(f"its belt is broken: {exc}"))
             return False
         for fd in fds:
             os.close(fd)
@@ -229,9 +229,9 @@ class Acceptor:
 
     # --- what workers say ---------------------------------------------------------------------------------
 
-    def take(self, holder: Holder, word: Any, fds: list[int]) -> None:
+    def take(self, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
         """As `Distribution.take`."""
-        worker = holder.client.id
+        worker = subscriber.client.id
         match word:
             case wire.Acked(last, cost):
                 self.dispatcher.acknowledged(worker, last, self._loop.time(), cost / 1e6)
@@ -244,8 +244,8 @@ class Acceptor:
             case wire.Full():
                 was_finishing = self.dispatcher.finishing == worker
                 self.dispatcher.fill(worker)
-                self._read_back(holder)
-                if was_finishing and not holder.is_leaving:
+                self._read_back(subscriber)
+                if was_finishing and not subscriber.is_leaving:
                     self._end_finishing()
 
     def heard(self) -> None:
@@ -255,7 +255,7 @@ class Acceptor:
 
     # --- connections come back ----------------------------------------------------------------------------
 
-    def _read_back(self, holder: Holder) -> None:
+    def _read_back(self, subscriber: Subscriber) -> None:
         """Take from the belt what the worker has not read. Each message goes to exactly one reader.
 
         The worker holds a duplicate of our end: what lies there may be of its own making.
@@ -263,17 +263,17 @@ class Acceptor:
         error: ProtocolError | None = None
         for _ in range(LAST_WORDS):
             try:
-                message = holder.belt.read_back()
+                message = subscriber.belt.read_back()
             except OSError:
                 break
             if message is None:
                 break
             try:
-                self._take_back(holder.client.id, *message)
+                self._take_back(subscriber.client.id, *message)
             except ProtocolError as exc:
                 error = exc
         if error is not None:
-            holder.accuse(self._loop, ProtocolError(f"read back from its belt: {error}"))
+            subscriber.accuse(self._loop, ProtocolError(f"read back from its belt: {error}"))
 
     def _take_back(self, worker: int, data: bytes, fds: list[int], is_truncated: bool) -> None:
         """Queue the connections of a message again. Raises ProtocolError, its descriptors closed."""

@@ -14,12 +14,12 @@ from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener
 
 
-class Held(Protocol):
+class Serving(Protocol):
     """What a worker is told of the listener that serves it."""
 
     @property
-    def listener(self) -> StreamListener:
-        """The socket."""
+    def socket(self) -> StreamListener:
+        """What it listens on."""
 
     @property
     def listing(self) -> Listing:
@@ -33,18 +33,18 @@ class Client(Protocol):
     def id(self) -> int:
         """The worker's number."""
 
-    def on_serving(self, host: Held) -> None:
-        """The worker is served by `host`."""
+    def on_serving(self, listener: Serving) -> None:
+        """The worker is served by `listener`."""
 
     def on_finished(self) -> None:
-        """A listener of the worker is not `finishing` it any more: see `ListenerHost.finish`."""
+        """A listener of the worker is not `finishing` it any more: see `Listener.finish`."""
 
     def on_violation(self, error: ProtocolError) -> None:
         """The worker broke the protocol of its belt."""
 
 
 @dataclass(slots=True)
-class Holder:
+class Subscriber:
     """A worker that holds this listener. `batch` is 0 until it asks to be served."""
 
     client: Client
