@@ -15,14 +15,14 @@ import errno
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from everycore.core import wire
 from everycore.core.dispatch import BURST, Dispatcher, NoConnection
 from everycore.errors import ProtocolError
 from everycore.foreign.socket_internals import accept
 from everycore.primary.listeners.distribution import LAST_WORDS
-from everycore.primary.listeners.subscriber import Subscriber
+from everycore.primary.listeners.subscriber import Accepted, ReadBack, Subscriber
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.descriptors import close_all
 from everycore.system.sockets import StreamListener, on_the_wire
@@ -33,9 +33,6 @@ log = logging.getLogger("everycore")
 BROKEN: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
 #: The shortest wait that an event loop can do, in seconds; asked for less, uvloop would spin.
 FINEST: Final = 0.001
-
-#: A descriptor and the peer's address as it goes on the wire.
-Accepted: TypeAlias = tuple[int, Any]
 
 
 class Distributor:
@@ -236,11 +233,8 @@ class Distributor:
             case wire.Acked(last, cost):
                 self.dispatcher.acknowledged(worker, last, self._loop.time(), cost / 1e6)
             case wire.GiveBack(number, peer):
-                try:  # without a descriptor: we are out of them, and the kernel dropped it
-                    self.dispatcher.came_back(worker, number, 1, [(fd, peer) for fd in fds])
-                except ProtocolError:
-                    close_all(fds)
-                    raise
+                # Without a descriptor: we are out of them, and the kernel dropped it.
+                self._came_back(subscriber, ReadBack(number, 1, [(fd, peer) for fd in fds]))
             case wire.Full():
                 was_finishing = self.dispatcher.finishing == worker
                 self.dispatcher.fill(worker)
@@ -256,41 +250,25 @@ class Distributor:
     # --- connections come back ----------------------------------------------------------------------------
 
     def _read_back(self, subscriber: Subscriber) -> None:
-        """Take from the belt what the worker has not read. Each message goes to exactly one reader.
-
-        The worker holds a duplicate of our end: what lies there may be of its own making.
-        """
+        """Queue again what its worker has not read."""
         error: ProtocolError | None = None
         for _ in range(LAST_WORDS):
             try:
-                message = subscriber.belt.read_back()
-            except OSError:
-                break
-            if message is None:
-                break
-            try:
-                self._take_back(subscriber.client.id, *message)
+                message = subscriber.read_back()
+                if message is None:
+                    break
+                self._came_back(subscriber, message)
             except ProtocolError as exc:
                 error = exc
         if error is not None:
             subscriber.accuse(self._loop, ProtocolError(f"read back from its belt: {error}"))
 
-    def _take_back(self, worker: int, data: bytes, fds: list[int], is_truncated: bool) -> None:
-        """Queue the connections of a message again. Raises ProtocolError, its descriptors closed."""
+    def _came_back(self, subscriber: Subscriber, message: ReadBack) -> None:
         try:
-            handover = wire.decode_handover(data)
-            peers = handover.peers
-            if len(fds) != len(peers) and not (is_truncated and len(fds) < len(peers)):
-                raise ProtocolError(f"{len(peers)} connections with {len(fds)} descriptors")
-            for peer in peers:
-                wire.check_peer(peer)
-            returned = list(zip(fds, peers, strict=False))
-            self.dispatcher.came_back(worker, handover.first, max(len(peers), 1), returned)
-        except (ProtocolError, ValueError) as exc:
-            close_all(fds)
-            raise ProtocolError(str(exc)) from exc
-        if is_truncated:
-            log.error("out of descriptors: %d connections lost", len(peers) - len(fds))
+            self.dispatcher.came_back(subscriber.client.id, *message)
+        except ProtocolError:
+            close_all(fd for fd, _ in message.connections)
+            raise
 
     def _look(self) -> None:
         self._timer = self._looks_at = None

@@ -251,8 +251,7 @@ class Listener:
         self._on_upstream(worker)
 
     def _on_upstream(self, worker: int) -> None:
-        subscriber = self._subscribers.get(worker)
-        if subscriber is None:
+        if (subscriber := self._subscribers.get(worker)) is None:
             return
         try:
             self._read_upstream(worker, subscriber, UPSTREAM_BUDGET)

@@ -22,10 +22,10 @@ from everycore.core.lanes import Lanes
 from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
 from everycore.primary.listeners.distribution import Distribution
-from everycore.primary.listeners.distributor import Accepted, Distributor
+from everycore.primary.listeners.distributor import Distributor
 from everycore.primary.listeners.listener import Absence, Listener, NoWorker
 from everycore.primary.listeners.shared import SharedDistribution
-from everycore.primary.listeners.subscriber import Client
+from everycore.primary.listeners.subscriber import Accepted, Client
 from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import close_all, duplicate
 from everycore.system.given import GivenListener, bind_given, is_v6only
@@ -310,18 +310,19 @@ class Switchboard:
 
     def snapshot(self) -> tuple[ListenerSnapshot, ...]:
         """Every listener now."""
-        return tuple(
-            ListenerSnapshot(
-                address=listener.socket.real,
-                family=listener.socket.family,
-                kind=listener.listing.key.kind,
-                policy=listener.distribution.policy,
-                workers=tuple(sorted(listener.subscribers)),
-                accepted=listener.distribution.accepted,
-                queued=listener.distribution.queued,
-            )
-            for listener in self._book
-        )
+        return tuple(_snapshot_of(listener) for listener in self._book)
+
+
+def _snapshot_of(listener: Listener) -> ListenerSnapshot:
+    return ListenerSnapshot(
+        address=listener.socket.real,
+        family=listener.socket.family,
+        kind=listener.listing.key.kind,
+        policy=listener.distribution.policy,
+        workers=tuple(sorted(listener.subscribers)),
+        accepted=listener.distribution.accepted,
+        queued=listener.distribution.queued,
+    )
 
 
 def _restore_name(listener: Listener) -> None:
