@@ -123,10 +123,14 @@ class Dispatcher(Generic[C]):
             and self._alarm.accept_at is None
             and self.finishing is None
         )
-        orders = (poll, self._alarm.at, self._turn_soon)
-        if self._orders != orders:
-            self._orders = Orders(*orders)
-        return self._orders
+        orders = self._orders
+        if (
+            poll is not orders.poll
+            or self._alarm.at != orders.look_at
+            or self._turn_soon is not orders.turn_soon
+        ):
+            self._orders = orders = Orders(poll, self._alarm.at, self._turn_soon)
+        return orders
 
     @property
     def needs_turn(self) -> bool:

@@ -142,15 +142,15 @@ class Distributor:
     # --- connections go out -------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        self._turn(woken=True)
+        self._hand_over(woken=True)  # it is watched neither when closed nor while somebody is finishing
 
-    def _turn(self, *, woken: bool = False) -> None:
+    def _turn(self) -> None:
         """Hand over what waits, as long as somebody may have it."""
         if self._is_closed:
             self._drop_queue()
             return
         was_finishing = self.dispatcher.finishing is not None
-        self._hand_over(woken=woken)
+        self._hand_over(woken=False)
         if was_finishing and self.dispatcher.finishing is None:
             self._end_finishing()
 
@@ -229,9 +229,10 @@ class Distributor:
     def take(self, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
         """As `Distribution.take`."""
         worker = subscriber.client.id
+        if type(word) is wire.Acked:
+            self.dispatcher.acknowledged(worker, word.last, self._loop.time(), word.cost / 1e6)
+            return
         match word:
-            case wire.Acked(last, cost):
-                self.dispatcher.acknowledged(worker, last, self._loop.time(), cost / 1e6)
             case wire.GiveBack(number, peer):
                 # Without a descriptor: we are out of them, and the kernel dropped it.
                 self._came_back(subscriber, ReadBack(number, 1, [(fd, peer) for fd in fds]))
