@@ -90,6 +90,15 @@ class Histories(RuleBasedStateMachine):
         if worker in self.world.workers:
             self.world.workers[worker].belt_takes = takes
 
+    @rule(worker=WORKERS, count=st.integers(1, 4), seconds=st.sampled_from([0.0, 0.001, 0.004]))
+    def connect_while_a_belt_takes_nothing(self, worker, count, seconds):
+        if worker in self.world.workers:
+            self.world.workers[worker].belt_takes = False
+            self.world.connect(count)
+            check(self.world)
+            self.world.workers[worker].belt_takes = True
+            self.world.advance(seconds)
+
     @rule(worker=WORKERS, stands_still=st.booleans())
     def stand_still_or_go_on(self, worker, stands_still):
         if worker in self.world.workers:

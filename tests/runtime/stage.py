@@ -14,9 +14,9 @@ from everycore.core.dispatch import Dispatcher
 from everycore.core.listeners import ListenKey, Listing
 from everycore.errors import ProtocolError
 from everycore.foreign import socket_internals
-from everycore.primary import acceptor as acceptor_module
-from everycore.primary.acceptor import Acceptor
-from everycore.primary.host import Absence, ListenerHost
+from everycore.primary.listeners import distributor as distributor_module
+from everycore.primary.listeners.distributor import Distributor
+from everycore.primary.listeners.listener import Absence, Listener
 from everycore.system import belt, packets
 from everycore.system.belt import Belt, make_pair
 from everycore.system.listeners import StreamListener
@@ -99,8 +99,8 @@ class Client:
         self.id = number
         self._stage = stage
 
-    def on_serving(self, host):
-        assert host is self._stage.listener
+    def on_serving(self, listener):
+        assert listener is self._stage.listener
         self._stage.events.append(("serving", self.id))
 
     def on_finished(self):
@@ -121,8 +121,8 @@ class Stage:
             ("127.0.0.1", 0), family=socket.AF_INET, v6only=True, backlog=backlog
         )
         self.events = []
-        self.distribution = Acceptor(self.loop, self.socket, Dispatcher())
-        self.listener = ListenerHost(
+        self.distribution = Distributor(self.loop, self.socket, Dispatcher())
+        self.listener = Listener(
             self.loop,
             self.socket,
             Listing(1, ListenKey(self.socket.real, socket.AF_INET, socket.SOCK_STREAM), True, None),
@@ -193,7 +193,7 @@ async def stage(*workers, **options):
 @contextlib.contextmanager
 def short_belt(it, number, length):
     """The belt of that worker holds so many messages, as if each were large."""
-    holder = it.listener._holders[number]
+    subscriber = it.listener._subscribers[number]
     sent: list[bytes] = []
 
     class Short:
@@ -207,17 +207,17 @@ def short_belt(it, number, length):
             real.send(message, fds)
             sent.append(message)
 
-    real, holder.belt = holder.belt, Short()
+    real, subscriber.belt = subscriber.belt, Short()
     try:
         yield
     finally:
-        holder.belt = real
+        subscriber.belt = real
 
 
 @contextlib.contextmanager
 def blocked_belt(it, number):
     """Within, the belt of that worker is in the state of ETOOMANYREFS."""
-    holder = it.listener._holders[number]
+    subscriber = it.listener._subscribers[number]
 
     class Blocked:
         def __getattr__(self, name):
@@ -226,11 +226,11 @@ def blocked_belt(it, number):
         def send(self, message, fds):
             raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
 
-    real, holder.belt = holder.belt, Blocked()
+    real, subscriber.belt = subscriber.belt, Blocked()
     try:
         yield
     finally:
-        holder.belt = real
+        subscriber.belt = real
 
 
 def fail_to_accept(monkeypatch, *numbers):
@@ -243,4 +243,4 @@ def fail_to_accept(monkeypatch, *numbers):
             raise OSError(number, os.strerror(number))
         return real(sock)
 
-    monkeypatch.setattr(acceptor_module, "accept", accept)
+    monkeypatch.setattr(distributor_module, "accept", accept)

@@ -12,7 +12,7 @@ from everycore import Cluster, Disconnected, Exited, Forked, Message, Online, Se
 from everycore.core import wire
 from everycore.events import Event
 from everycore.model import ExitStatus, State
-from everycore.primary.switchboard import Switchboard
+from everycore.primary.listeners.switchboard import Switchboard
 from everycore.system.board import PrimaryBoard
 from tests.aio.pairs import LOOPS, until
 from tests.kit import turn

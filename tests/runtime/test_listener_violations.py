@@ -79,7 +79,7 @@ async def test_what_a_worker_writes_on_the_primarys_end_of_its_belt_is_not_belie
         it.workers[2].take_all()
         it.workers[2].ack()
         reading, writing = os.pipe()
-        twin = it.listener._holders[1].belt.ours  # the worker has a duplicate of it
+        twin = it.listener._subscribers[1].belt.ours  # the worker has a duplicate of it
         socket.send_fds(twin, [left], [writing])
         os.close(writing)
         await it.settled()
@@ -110,7 +110,7 @@ async def test_a_belt_that_is_shut_down_is_a_violation():
 
 async def test_the_primarys_end_shut_down_by_a_worker_is_a_violation_and_nothing_is_lost():
     async with stage(1, 2) as it:
-        it.listener._holders[1].belt.ours.shutdown(socket.SHUT_WR)
+        it.listener._subscribers[1].belt.ours.shutdown(socket.SHUT_WR)
         ports = await it.connect(2)
         assert [event[:2] for event in it.events if event[0] == "violated"] == [("violated", 1)]
         assert sorted(it.workers[2].take_all()) == sorted(ports)
@@ -152,7 +152,7 @@ async def test_what_a_worker_does_not_have_it_cannot_give_back(state, number, wa
                 it.workers[1].say(wire.GiveBack(number, ["6.6.6.6", 6]), [theirs.fileno()])
             else:
                 message = wire.encode(wire.Handover(number, [["6.6.6.6", 6]]))
-                socket.send_fds(it.listener._holders[1].belt.ours, [message], [theirs.fileno()])
+                socket.send_fds(it.listener._subscribers[1].belt.ours, [message], [theirs.fileno()])
             theirs.close()
             await it.settled()
             it.listener.remove(1)

@@ -2,8 +2,8 @@
 
 It takes in what happened (a worker joined, acknowledged, gave back; a belt took no more; time has passed) and
 says what to do: put these messages on those belts, read those belts back, watch the listener or do not, look
-again then. `primary.acceptor` does it. Connections are opaque here. `now` is an argument, in seconds, and so
-is the backlog: a function that takes one connection out of it.
+again then. `primary.listeners.distributor` does it. Connections are opaque here. `now` is an argument, in
+seconds, and so is the backlog: a function that takes one connection out of it.
 
 Invariants:
 
@@ -65,6 +65,36 @@ class Orders(NamedTuple):
     turn_soon: bool
 
 
+class _Alarm:
+    """When to look again, and what is paused until then."""
+
+    __slots__ = ("accept_at", "at", "belts")
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+        #: When accepting is tried again; None: it is not paused.
+        self.accept_at: float | None = None
+        #: Worker -> when its belt is tried again.
+        self.belts: dict[int, float] = {}
+
+    def wake(self, at: float) -> None:
+        """Look then, at the latest."""
+        if self.at is None or at < self.at:
+            self.at = at
+
+    def end_pauses(self, now: float) -> list[int]:
+        """It is time to look. Returns the workers whose belts may be tried again."""
+        self.at = None
+        over = [worker for worker, at in self.belts.items() if at <= now]
+        for worker in over:
+            del self.belts[worker]
+        if self.accept_at is not None and self.accept_at <= now:
+            self.accept_at = None
+        for at in (*self.belts.values(), *(() if self.accept_at is None else (self.accept_at,))):
+            self.wake(at)
+        return over
+
+
 class Dispatcher(Generic[C]):
     """The flow of one listener. After any input that `needs_turn`, have a `turn`; then obey `orders`."""
 
@@ -82,10 +112,7 @@ class Dispatcher(Generic[C]):
         #: Nobody who comes later is served: everybody in the backlog is being taken in.
         self.is_shutting = False
         self._turn_soon = False
-        self._look_at: float | None = None
-        #: When accepting, and belts, are tried again.
-        self._accept_at: float | None = None
-        self._belts_at: dict[int, float] = {}
+        self._alarm = _Alarm()
         #: How many connections will have been accepted when the last worker has its share, at most.
         self._most = 0
         #: In this turn it was given all who wait, unless its belt refuses them.
@@ -99,14 +126,18 @@ class Dispatcher(Generic[C]):
             self._flows
             and not self._starving
             and not self._is_closed
-            and self._accept_at is None
+            and self._alarm.accept_at is None
             and self.finishing is None
             and not self.is_shutting
         )
-        orders = (poll, self._look_at, self._turn_soon)
-        if self._orders != orders:
-            self._orders = Orders(*orders)
-        return self._orders
+        orders = self._orders
+        if (
+            poll is not orders.poll
+            or self._alarm.at != orders.look_at
+            or self._turn_soon is not orders.turn_soon
+        ):
+            self._orders = orders = Orders(poll, self._alarm.at, self._turn_soon)
+        return orders
 
     @property
     def needs_turn(self) -> bool:
@@ -116,8 +147,7 @@ class Dispatcher(Generic[C]):
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits here, and no worker that was heard of lately has one on its belt."""
-        lanes = self.lanes.lanes.values()
-        return not self.queue and not any(lane.pending and not lane.is_stalled for lane in lanes)
+        return not self.queue and self.lanes.are_idle
 
     # --- the listener -------------------------------------------------------------------------------------
 
@@ -137,8 +167,8 @@ class Dispatcher(Generic[C]):
 
     def resume_accepting_at(self, at: float) -> None:
         """Accepting has failed: it is not tried again before `at`."""
-        self._accept_at = at
-        self._wake(at)
+        self._alarm.accept_at = at
+        self._alarm.wake(at)
 
     def drop(self) -> list[C]:
         """Give the queue up: the connections that were in it."""
@@ -160,7 +190,7 @@ class Dispatcher(Generic[C]):
     def forget(self, worker: int) -> int:
         """`worker` is gone and its belt is read back; returns how many it had and never acknowledged."""
         self.end_finishing(worker)
-        self._belts_at.pop(worker, None)
+        self._alarm.belts.pop(worker, None)
         return self.lanes.forget(worker)
 
     def finish(self, worker: int) -> bool:
@@ -210,7 +240,7 @@ class Dispatcher(Generic[C]):
         `woken`: the listener was found readable. HOT: runs once or more a connection.
         """
         self._turn_soon = self._is_closed = self._has_all = False
-        if self.is_shutting and self._accept_at is None:
+        if self.is_shutting and self._alarm.accept_at is None:
             self._take_in(accept)
         was_starving, is_finishing = self._starving, self.finishing is not None
         shares = self._portion(now, accept) if is_finishing else self._shares(now, accept, woken=woken)
@@ -244,7 +274,7 @@ class Dispatcher(Generic[C]):
         """What waits, as long as somebody has credit."""
         was_starving, self._starving = self._starving, False
         queue, choose, hand = self.queue, self.lanes.choose, self.lanes.hand
-        may_accept = self._flows and self._accept_at is None
+        may_accept = self._flows and self._alarm.accept_at is None
         shares: dict[Lane, list[C]] = {}
         for taken in range(BURST):
             lane = choose(now)
@@ -279,7 +309,7 @@ class Dispatcher(Generic[C]):
         """A message for the worker that is finishing, whatever its credit; none if it takes no more."""
         assert self.finishing is not None
         lane = self.lanes.lanes[self.finishing]
-        if self._accept_at is not None or Pause.BELT in lane.pauses:
+        if self._alarm.accept_at is not None or Pause.BELT in lane.pauses:
             return {}
         if self._has_all:
             self.finishing = None
@@ -298,7 +328,7 @@ class Dispatcher(Generic[C]):
         """Who is next in the queue or the backlog."""
         if self.queue:
             return self.queue.popleft()
-        if not self._flows or self._accept_at is not None:
+        if not self._flows or self._alarm.accept_at is not None:
             return NoConnection.EMPTY
         accepted = accept()
         if not isinstance(accepted, NoConnection):
@@ -314,8 +344,8 @@ class Dispatcher(Generic[C]):
     def refused(self, worker: int, now: float) -> None:
         """The belt of `worker` took no more of this turn's messages: it rests a moment."""
         self.lanes.pause(worker, Pause.BELT)
-        self._belts_at[worker] = now + BELT_PAUSE
-        self._wake(now + BELT_PAUSE)
+        self._alarm.belts[worker] = now + BELT_PAUSE
+        self._alarm.wake(now + BELT_PAUSE)
 
     # --- time passes --------------------------------------------------------------------------------------
 
@@ -324,18 +354,8 @@ class Dispatcher(Generic[C]):
 
         For each of them call `came_back` for what lay there, and then `recalled`.
         """
-        self._look_at = None
-        for worker, at in list(self._belts_at.items()):
-            if at <= now:
-                del self._belts_at[worker]
-                self.lanes.resume(worker, Pause.BELT)
-            else:
-                self._wake(at)
-        if self._accept_at is not None:
-            if self._accept_at <= now:
-                self._accept_at = None
-            else:
-                self._wake(self._accept_at)
+        for worker in self._alarm.end_pauses(now):
+            self.lanes.resume(worker, Pause.BELT)
         if any(lane.pending for lane in self.lanes.lanes.values()):
             self._look_for_late(now)
         return [lane.worker for lane in self.lanes.overdue(now)]
@@ -353,8 +373,4 @@ class Dispatcher(Generic[C]):
         """Look again when a lane may have become late, or its belt is to be read back."""
         at = self.lanes.next_look(now) if self._starving else now + self.lanes.recall_after
         if at is not None:
-            self._wake(at)
-
-    def _wake(self, at: float) -> None:
-        if self._look_at is None or at < self._look_at:
-            self._look_at = at
+            self._alarm.wake(at)

@@ -135,11 +135,13 @@ class Lanes:
         self._overdue_limit = recall_after
         #: A running median of the seconds that a connection keeps a worker busy, as the workers say.
         self._cost = 0.0
+        #: Whether connections are to go out one by one.
+        self.is_costly = False
 
     @property
-    def is_costly(self) -> bool:
-        """Whether connections are to go out one by one."""
-        return self._cost > COSTLY
+    def are_idle(self) -> bool:
+        """Whether no worker that is given connections, and was heard of lately, has one un-acknowledged."""
+        return not any(lane.pending and not lane.is_stalled for lane in self.lanes.values())
 
     # --- lanes come and go --------------------------------------------------------------------------------
 
@@ -283,6 +285,7 @@ class Lanes:
         # with it, workers with nothing to do were given their connections one by one, and unevenly).
         if cost > 0:
             self._cost = _stepped(self._cost, cost)
+            self.is_costly = self._cost > COSTLY
         if slowest > max(SLOW_PICK_UP, self._late_limit):
             lane.credit = 1
         elif slowest <= self._late_limit and lane.credit < self._level:

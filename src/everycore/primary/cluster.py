@@ -29,9 +29,9 @@ from everycore.primary import spawner
 from everycore.primary.book import Book, Workers
 from everycore.primary.driver import WorkerDriver
 from everycore.primary.eventlog import EventLog
-from everycore.primary.host import NoWorker
+from everycore.primary.listeners.listener import NoWorker
+from everycore.primary.listeners.switchboard import DistributionSettings
 from everycore.primary.runtime import Runtime
-from everycore.primary.switchboard import DistributionSettings
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
 from everycore.system import machine, seam

@@ -28,8 +28,8 @@ from everycore.model import ExitStatus, State
 from everycore.primary import spawner
 from everycore.primary.eventlog import WorkerLog
 from everycore.primary.farewell import Farewell
-from everycore.primary.holder import Held
 from everycore.primary.linkdesk import LinkDesk
+from everycore.primary.listeners.subscriber import Serving
 from everycore.primary.process import WorkerProcess
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
@@ -305,15 +305,15 @@ class WorkerDriver:
         if self.life.may_serve and not self._is_ending:  # else its loop waits for no answer, but for the end
             self._channel.post(*self._desk.answer_listen(request))
 
-    def on_serving(self, host: Held) -> None:
+    def on_serving(self, listener: Serving) -> None:
         """The worker is served by a listener."""
         self._happen(Input.LISTENED)
         self._log.emit(
             events.Listening,
-            address=host.listener.real,
-            family=socket.AddressFamily(host.listener.family),
-            kind=socket.SocketKind(host.listing.key.kind),
-            fd=host.listing.key.fd,
+            address=listener.socket.real,
+            family=socket.AddressFamily(listener.socket.family),
+            kind=socket.SocketKind(listener.listing.key.kind),
+            fd=listener.listing.key.fd,
         )
         if not self.holds_ready:
             self._become_ready()

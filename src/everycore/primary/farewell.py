@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from everycore.primary.switchboard import Switchboard
+from everycore.primary.listeners.switchboard import Switchboard
 
 
 class Farewell:

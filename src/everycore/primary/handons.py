@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from everycore.core import wire
 from everycore.core.handons import HandOns
 from everycore.errors import ProtocolError
-from everycore.primary.switchboard import Switchboard
+from everycore.primary.listeners.switchboard import Switchboard
 from everycore.system.descriptors import close_all
 
 log = logging.getLogger("everycore.primary")

@@ -19,8 +19,8 @@ from everycore.core import wire
 from everycore.core.permits import Permit, permit_of
 from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
-from everycore.primary.holder import Client
-from everycore.primary.switchboard import Grant, Switchboard
+from everycore.primary.listeners.subscriber import Client
+from everycore.primary.listeners.switchboard import Grant, Switchboard
 from everycore.system import packets
 from everycore.system.descriptors import close_all, release
 from everycore.system.sockets import describe, off_the_wire

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from everycore.core import wire
 from everycore.core.listeners import Listing
@@ -13,13 +14,15 @@ from everycore.system.belt import Belt
 from everycore.system.descriptors import close_all
 from everycore.system.listeners import BoundSocket
 
+log = logging.getLogger("everycore.primary")
 
-class Held(Protocol):
+
+class Serving(Protocol):
     """What a worker is told of the listener that serves it."""
 
     @property
-    def listener(self) -> BoundSocket:
-        """The socket."""
+    def socket(self) -> BoundSocket:
+        """What it listens on."""
 
     @property
     def listing(self) -> Listing:
@@ -33,18 +36,30 @@ class Client(Protocol):
     def id(self) -> int:
         """The worker's number."""
 
-    def on_serving(self, host: Held) -> None:
-        """The worker is served by `host`."""
+    def on_serving(self, listener: Serving) -> None:
+        """The worker is served by `listener`."""
 
     def on_finished(self) -> None:
-        """A listener of the worker is not `finishing` it any more: see `ListenerHost.finish`."""
+        """A listener of the worker is not `finishing` it any more: see `Listener.finish`."""
 
     def on_violation(self, error: ProtocolError) -> None:
         """The worker broke the protocol of its belt."""
 
 
+#: A descriptor and the peer's address as it goes on the wire.
+Accepted: TypeAlias = tuple[int, Any]
+
+
+class ReadBack(NamedTuple):
+    """A message that the worker had not read: numbers, and connections, some of which may be lost."""
+
+    first: int
+    size: int
+    connections: list[Accepted]
+
+
 @dataclass(slots=True)
-class Holder:
+class Subscriber:
     """A worker that holds this listener. `batch` is 0 until it asks to be served."""
 
     client: Client
@@ -83,3 +98,30 @@ class Holder:
             close_all(fds)
             raise ProtocolError(f"{type(word).__name__} came with {len(fds)} descriptors")
         return word, fds
+
+    def read_back(self) -> ReadBack | None:
+        """Take from the belt the oldest message that the worker has not read; None: there is none.
+
+        Each message goes to exactly one reader. The worker holds a duplicate of our end: what lies there may
+        be of its own making. Raises ProtocolError, all descriptors closed, if it is not a `Handover`.
+        """
+        try:
+            message = self.belt.read_back()
+        except OSError:
+            return None
+        if message is None:
+            return None
+        data, fds, is_truncated = message
+        try:
+            handover = wire.decode_handover(data)
+            peers = handover.peers
+            if len(fds) != len(peers) and not (is_truncated and len(fds) < len(peers)):
+                raise ProtocolError(f"{len(peers)} connections with {len(fds)} descriptors")
+            for peer in peers:
+                wire.check_peer(peer)
+        except (ProtocolError, ValueError) as exc:
+            close_all(fds)
+            raise ProtocolError(str(exc)) from exc
+        if is_truncated:
+            log.error("out of descriptors: %d connections lost", len(peers) - len(fds))
+        return ReadBack(handover.first, max(len(peers), 1), list(zip(fds, peers, strict=False)))

@@ -1,9 +1,9 @@
 """The workers accept: the listener, or the datagram socket, is shared.
 
-Give every worker the descriptor itself, tell those that accept without a loop of ours when they may, and
-watch that no connection waits because the worker that was woken for it died, stopped or blocked. Invariants:
-a connection lies in the accept queue for at most two looks while some worker could take it; a `Rest` lies on
-the belt of a worker exactly while it is not ready. Nothing is accepted here.
+Job: give every worker the descriptor itself, tell those that accept without a loop of ours when they may,
+and watch that no connection waits because the worker that was woken for it died, stopped or blocked.
+Invariants: a connection lies in the accept queue for at most two looks while some worker could take it; a
+`Rest` lies on the belt of a worker exactly while it is not ready. Nothing is accepted here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from everycore.core import wire
 from everycore.errors import ProtocolError
-from everycore.primary.distribution import LAST_WORDS
-from everycore.primary.holder import Holder
+from everycore.primary.listeners.distribution import LAST_WORDS
+from everycore.primary.listeners.subscriber import Subscriber
 from everycore.system.descriptors import close_all
 from everycore.system.listeners import BoundSocket
 from everycore.system.wakeups import Baton, is_readable
@@ -29,7 +29,7 @@ LOOK_SHUTTING: Final = 0.005
 _REST: Final = wire.encode(wire.Rest())
 
 
-class Sharer:
+class SharedDistribution:
     """The workers accept the connections of a listener themselves: a `Distribution`."""
 
     policy = "shared"
@@ -59,6 +59,7 @@ class Sharer:
     def close(self) -> None:
         """As `Distribution.close`."""
         self.set_flowing(False)
+        self._stop_shutting()
         self.abandon()
 
     def abandon(self) -> None:
@@ -67,16 +68,16 @@ class Sharer:
             self._baton.close()
             self._baton = None
 
-    # --- holders ------------------------------------------------------------------------------------------
+    # --- subscribers ------------------------------------------------------------------------------------
 
-    def serve(self, holder: Holder) -> None:
+    def serve(self, subscriber: Subscriber) -> None:
         """As `Distribution.serve`: it polls the listener by itself, once there is no `Rest` on its belt.
 
         Leaves nothing on the belt. The worker, which has a copy of our end, may have put more there.
         """
         for _ in range(LAST_WORDS):
             try:
-                message = holder.belt.read_back()
+                message = subscriber.belt.read_back()
             except OSError:  # nothing, or no more: it may not have had room for the `Rest`
                 return
             if message is None:
@@ -85,25 +86,25 @@ class Sharer:
             close_all(fds)
             if fds or data != _REST:
                 what = "it has written on the primary's end of its belt"
-                holder.accuse(self._loop, ProtocolError(what))
+                subscriber.accuse(self._loop, ProtocolError(what))
 
-    def withdraw(self, holder: Holder) -> None:
+    def withdraw(self, subscriber: Subscriber) -> None:
         """As `Distribution.withdraw`."""
-        if not holder.is_leaving:
+        if not subscriber.is_leaving:
             with contextlib.suppress(
                 OSError
             ):  # no memory for buffers: it goes on until its sockets are closed
-                holder.belt.send(_REST, ())
+                subscriber.belt.send(_REST, ())
         # It may just have been woken.
         if self._baton is not None:
             self._baton.pass_on()
 
-    def finish(self, holder: Holder, then: Callable[[], None] | None = None) -> bool:
+    def finish(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> bool:
         """As `Distribution.finish`: it takes by itself those who have come."""
-        self.withdraw(holder)
+        self.withdraw(subscriber)
         return True
 
-    def take(self, holder: Holder, word: Any, fds: list[int]) -> None:
+    def take(self, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
         """As `Distribution.take`: there is nothing to say."""
         close_all(fds)
         raise ProtocolError(f"{type(word).__name__} on the belt of a shared listener")
@@ -126,8 +127,8 @@ class Sharer:
     def refuse(self, *, is_held: bool) -> bool:
         """As `Distribution.refuse`.
 
-        A unix listener is suspended by closing it, and its holders would keep it alive: then it could not be
-        bound again. With those that are not ready there, connections wait for them in the backlog.
+        A unix listener is suspended by closing it, and its subscribers would keep it alive: then it could not
+        be bound again. With those that are not ready there, connections wait for them in the backlog.
         """
         return self._listener.family != socket.AF_UNIX or not is_held
 

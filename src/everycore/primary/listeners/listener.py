@@ -2,15 +2,14 @@
 
 Job: hear the belts, and listen, refuse or hold connections as ready workers come and go. How connections
 reach the workers is its `Distribution`'s affair.
-Invariant: a holder has a belt, and a reader on it, exactly while it is in `_holders`. It is known as a
-`Client`, and told what concerns it.
+Invariant: a subscriber has a belt, and a reader on it, exactly while it is in `_subscribers`. It is known
+as a `Client`, and told what concerns it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
-from everycore.primary.barring import Barring
-from everycore.primary.distribution import LAST_WORDS, Distribution
-from everycore.primary.holder import Client, Holder
+from everycore.primary.listeners.distribution import LAST_WORDS, Distribution
+from everycore.primary.listeners.doors import Doors
+from everycore.primary.listeners.subscriber import Client, Subscriber
 from everycore.system.belt import MOST_BATCH, Belt
 from everycore.system.listeners import BoundSocket
 
@@ -37,14 +36,6 @@ RELISTEN_PAUSE: Final = 1.0
 NoWorker = Literal["refuse", "hold"]
 
 
-class Doors(enum.Enum):
-    """Whether newcomers are served."""
-
-    OPEN = "they are, by whoever is ready"
-    CLOSING = "all workers are to leave: those who have come are, others are refused as soon as can be"
-    CLOSED = "they are refused"
-
-
 @dataclass(frozen=True, slots=True)
 class Absence:
     """What to do with new connections while no worker is ready; `hold_timeout` in seconds."""
@@ -53,60 +44,57 @@ class Absence:
     hold_timeout: float = 30.0
 
 
-class ListenerHost:
-    """One listener and its holders. `on_closed` is told which worker says that it closed the listener."""
+class Listener:
+    """One listener and its subscribers. `on_closed` is told which worker says that it closed the listener."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        listener: BoundSocket,
+        socket: BoundSocket,
         listing: Listing,
         absence: Absence,
-        on_closed: Callable[[ListenerHost, int], None],
+        on_closed: Callable[[Listener, int], None],
         distribution: Distribution,
     ) -> None:
         self._loop = loop
-        self.listener = listener
+        self.socket = socket
         self.listing = listing
         self.distribution = distribution
         self._absence = absence
         self._on_closed = on_closed
-        self._holders: dict[int, Holder] = {}
+        self._subscribers: dict[int, Subscriber] = {}
         self._wants = False  # to listen: False while the address is only bound
         self._hold: asyncio.TimerHandle | None = None
         #: Until it is tried again to listen, after somebody took the port.
         self._again: asyncio.TimerHandle | None = None
         self._is_closed = False
-        self._doors = Doors.OPEN
-        self._barring: Barring | None = None
-        #: Workers that are to be asked to leave once everybody who had come was picked up.
-        self._leavers: set[int] = set()
+        self._doors = Doors(loop, socket, distribution, self._on_doors_closed)
 
     def descriptors(self) -> Iterator[int]:
         """The numbers of the listener and the belts."""
-        yield self.listener.sock.fileno()
-        for holder in self._holders.values():
-            yield holder.belt.ours.fileno()
-            yield holder.belt.theirs.fileno()
+        yield self.socket.sock.fileno()
+        for subscriber in self._subscribers.values():
+            yield subscriber.belt.ours.fileno()
+            yield subscriber.belt.theirs.fileno()
 
-    # --- holders ------------------------------------------------------------------------------------------
+    # --- subscribers ------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Listen. Raises OSError, complete with the address."""
-        self.listener.listen()
+        self.socket.listen()
         self._wants = True
-        if self._holders:
+        if self._subscribers:
             self._see_who_is_there()
 
     def holds(self, worker: int) -> bool:
         """Whether `worker` holds this listener, and is not being removed."""
-        holder = self._holders.get(worker)
-        return holder is not None and not holder.is_leaving
+        subscriber = self._subscribers.get(worker)
+        return subscriber is not None and not subscriber.is_leaving
 
     @property
-    def holders(self) -> list[int]:
+    def subscribers(self) -> list[int]:
         """The workers that hold this listener, and are not being removed."""
-        return [worker for worker, holder in self._holders.items() if not holder.is_leaving]
+        return [worker for worker, subscriber in self._subscribers.items() if not subscriber.is_leaving]
 
     @property
     def finishing(self) -> int | None:
@@ -115,30 +103,30 @@ class ListenerHost:
 
     def is_finishing(self, worker: int) -> bool:
         """Whether `worker`, which is to leave, may still be given those who had come before it was asked."""
-        return worker in self._leavers or self.finishing == worker
+        return worker in self._doors.leavers or self.finishing == worker
 
     def add(self, client: Client, belt: Belt, *, ready: bool) -> None:
         """The worker holds this listener from now on; it says on the belt when it wants to be served."""
-        self._reopen()
-        holder = self._holders[client.id] = Holder(client, belt, ready)
+        self._doors.open()
+        subscriber = self._subscribers[client.id] = Subscriber(client, belt, ready)
         if not ready:
-            self.distribution.withdraw(holder)
+            self.distribution.withdraw(subscriber)
         self._loop.add_reader(belt.ours, self._on_upstream, client.id)
         self._see_who_is_there()
 
     def set_ready(self, worker: int) -> None:
         """`worker` may be given connections."""
-        holder = self._holders.get(worker)
-        if holder is None or holder.ready:
+        subscriber = self._subscribers.get(worker)
+        if subscriber is None or subscriber.ready:
             return
-        holder.ready = True
+        subscriber.ready = True
         self._see_who_is_there()
-        self._serve(holder)
+        self._serve(subscriber)
 
-    def _serve(self, holder: Holder) -> None:
-        if holder.batch and self.finishing not in (None, holder.client.id):
+    def _serve(self, subscriber: Subscriber) -> None:
+        if subscriber.batch and self.finishing not in (None, subscriber.client.id):
             self._relieve_finishing()
-        self.distribution.serve(holder)
+        self.distribution.serve(subscriber)
 
     def rest(self, worker: int, *, finishes: bool) -> None:
         """`worker` gets no more; what it has not picked up is taken back. It still holds the listener.
@@ -146,15 +134,15 @@ class ListenerHost:
         Unless it finishes its work and nobody else is ready: then it is to serve those who have come so far,
         as many as its belt takes at once.
         """
-        self._leavers.discard(worker)
-        holder = self._holders.get(worker)
-        if holder is None or not holder.ready:
+        self._doors.leavers.discard(worker)
+        subscriber = self._subscribers.get(worker)
+        if subscriber is None or not subscriber.ready:
             return
-        holder.ready = False
+        subscriber.ready = False
         if finishes and not self._somebody_is_ready():
-            self.distribution.finish(holder)
+            self.distribution.finish(subscriber)
         else:
-            self.distribution.withdraw(holder)
+            self.distribution.withdraw(subscriber)
         self._see_who_is_there()
 
     def finish(self, worker: int) -> None:
@@ -162,106 +150,86 @@ class ListenerHost:
 
         Until then it is `finishing`; `Client.on_finished` is told of the end. It is not to leave before.
         """
-        holder = self._holders.get(worker)
-        if holder is None or not holder.ready or self.is_finishing(worker):
+        subscriber = self._subscribers.get(worker)
+        if subscriber is None or not subscriber.ready or self.is_finishing(worker):
             return
-        if self._doors is Doors.CLOSING:
-            self._leavers.add(worker)
-        elif any(other.ready for other in self._holders.values() if other is not holder):
+        if self._doors.are_closing:
+            self._doors.leavers.add(worker)
+        elif any(other.ready for other in self._subscribers.values() if other is not subscriber):
             self.rest(worker, finishes=False)
-        elif self.distribution.finish(holder, partial(self._on_finished, holder)):
-            holder.ready = False
+        elif self.distribution.finish(subscriber, partial(self._on_finished, subscriber)):
+            subscriber.ready = False
             self._see_who_is_there()
 
-    def _on_finished(self, holder: Holder) -> None:
+    def _on_finished(self, subscriber: Subscriber) -> None:
         """It has all who had come, or can take no more."""
-        holder.ready = False
+        subscriber.ready = False
         self._see_who_is_there()
-        holder.client.on_finished()
+        subscriber.client.on_finished()
 
     def _relieve_finishing(self) -> None:
         """Another one serves those who have come."""
         if (worker := self.finishing) is not None:
             self.rest(worker, finishes=False)
-            self._holders[worker].client.on_finished()
+            self._subscribers[worker].client.on_finished()
 
     def _somebody_is_ready(self) -> bool:
-        return any(holder.ready for holder in self._holders.values())
+        return any(subscriber.ready for subscriber in self._subscribers.values())
 
     def remove(self, worker: int) -> None:
         """`worker` is gone, or has closed: first hear what it still said, then take back what it left."""
-        holder = self._holders.get(worker)
-        if holder is None or holder.is_leaving:
+        subscriber = self._subscribers.get(worker)
+        if subscriber is None or subscriber.is_leaving:
             return
-        holder.is_leaving = True
-        self._loop.remove_reader(holder.belt.ours)
+        subscriber.is_leaving = True
+        self._loop.remove_reader(subscriber.belt.ours)
         was_finishing = self.is_finishing(worker)
-        self._leavers.discard(worker)
+        self._doors.leavers.discard(worker)
         steps: list[Callable[[], object]] = [
-            partial(self._read_last_words, holder),
-            partial(self.distribution.withdraw, holder),
-            partial(self._holders.pop, worker, None),
-            holder.belt.close,
+            partial(self._read_last_words, subscriber),
+            partial(self.distribution.withdraw, subscriber),
+            partial(self._subscribers.pop, worker, None),
+            subscriber.belt.close,
             self._see_who_is_there,
         ]
         if was_finishing:
-            steps.append(holder.client.on_finished)
-        take_all(steps, f"worker {worker} on {self.listener.what}")
+            steps.append(subscriber.client.on_finished)
+        take_all(steps, f"worker {worker} on {self.socket.what}")
 
     def close(self) -> None:
         """Give everything up."""
         self._is_closed = True
-        self._end_barring()
+        self._doors.forget()
         self._cancel_hold()
         self._cancel_again()
         steps: list[Callable[[], object]] = [self.distribution.close]
-        steps += [partial(self.remove, worker) for worker in self._holders]
-        take_all([*steps, self.listener.close], f"the end of {self.listener.what}")
+        steps += [partial(self.remove, worker) for worker in self._subscribers]
+        take_all([*steps, self.socket.close], f"the end of {self.socket.what}")
 
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
         self._is_closed = True
-        steps: list[Callable[[], object]] = [holder.belt.abandon for holder in self._holders.values()]
-        steps += [self.listener.abandon, self.distribution.abandon]
-        take_all(steps, f"a fork, {self.listener.what}")
-
-    # --- when all workers are to leave --------------------------------------------------------------------
+        steps: list[Callable[[], object]] = [
+            subscriber.belt.abandon for subscriber in self._subscribers.values()
+        ]
+        steps += [self.socket.abandon, self.distribution.abandon]
+        take_all(steps, f"a fork, {self.socket.what}")
 
     def shut(self) -> None:
         """All workers are to leave: serve everybody who has come, and refuse who comes later.
 
-        Workers that are to be asked to leave `finish` until everybody was picked up. Ends when a worker comes
-        to hold the listener.
+        Workers that are to be asked to leave `finish` until everybody was picked up. Ends when another worker
+        comes to hold the listener.
         """
-        if self._is_closed or self._doors is not Doors.OPEN or not self._wants:
-            return
-        self._doors = Doors.CLOSING
-        if not self._somebody_is_ready():
-            self._on_shut()
-        elif self.listener.bar():
-            self._barring = Barring(self._loop, self.listener, partial(self.distribution.shut, self._on_shut))
-        else:
-            self.distribution.shut(self._on_shut)
+        if not self._is_closed and self._wants:
+            self._doors.close(is_somebody_ready=self._somebody_is_ready())
 
-    def _on_shut(self) -> None:
+    def _on_doors_closed(self, leavers: set[int]) -> None:
         """Everybody who had come was picked up."""
-        self._doors = Doors.CLOSED
-        leavers, self._leavers = self._leavers, set()
         for worker in leavers:
             self.rest(worker, finishes=True)
-            self._holders[worker].client.on_finished()
+            self._subscribers[worker].client.on_finished()
         self._see_who_is_there()
-
-    def _reopen(self) -> None:
-        self._end_barring()
-        if self._doors is not Doors.OPEN:
-            self._on_shut()
-            self._doors = Doors.OPEN
-
-    def _end_barring(self) -> None:
-        if self._barring is not None:
-            self._barring.cancel()
-            self._barring = None
 
     # --- with nobody there --------------------------------------------------------------------------------
 
@@ -272,11 +240,11 @@ class ListenerHost:
             return
         if self._somebody_is_ready():
             self._cancel_hold()
-            if self._doors is Doors.OPEN:
+            if self._doors.are_open:
                 self._listen_again()
-        elif self._absence.when_no_worker == "refuse" or self._doors is not Doors.OPEN:
+        elif self._absence.when_no_worker == "refuse" or not self._doors.are_open:
             self._refuse()
-        elif self._hold is None and self.listener.is_listening:
+        elif self._hold is None and self.socket.is_listening:
             self.distribution.set_flowing(False)
             self._hold = self._loop.call_later(self._absence.hold_timeout, self._refuse)
 
@@ -293,12 +261,12 @@ class ListenerHost:
     def _refuse(self) -> None:
         self._cancel_hold()
         self.distribution.set_flowing(False)
-        if self.distribution.refuse(is_held=bool(self._holders)):
-            self.listener.suspend()
+        if self.distribution.refuse(is_held=bool(self._subscribers)):
+            self.socket.suspend()
 
     def _listen_again(self) -> None:
         try:
-            self.listener.listen()
+            self.socket.listen()
         except OSError as exc:
             log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)  # noqa: TRY400 - the sentence says it
             self._again = self._loop.call_later(RELISTEN_PAUSE, self._see_who_is_there)
@@ -312,46 +280,45 @@ class ListenerHost:
         self._on_upstream(worker)
 
     def _on_upstream(self, worker: int) -> None:
-        holder = self._holders.get(worker)
-        if holder is None:
+        if (subscriber := self._subscribers.get(worker)) is None:
             return
         try:
-            self._read_upstream(worker, holder, UPSTREAM_BUDGET)
+            self._read_upstream(worker, subscriber, UPSTREAM_BUDGET)
         except ProtocolError as exc:
-            holder.client.on_violation(exc)
+            subscriber.client.on_violation(exc)
         else:
             self.distribution.heard()
 
-    def _read_last_words(self, holder: Holder) -> None:
+    def _read_last_words(self, subscriber: Subscriber) -> None:
         with contextlib.suppress(ProtocolError):
-            self._read_upstream(holder.client.id, holder, LAST_WORDS)
+            self._read_upstream(subscriber.client.id, subscriber, LAST_WORDS)
 
-    def _read_upstream(self, worker: int, holder: Holder, most: int) -> None:
+    def _read_upstream(self, worker: int, subscriber: Subscriber, most: int) -> None:
         """HOT: runs once an acknowledgement."""
         for _ in range(most):
-            said = holder.next_word()
+            said = subscriber.next_word()
             if said is None:
                 return
-            self._take(worker, holder, *said)
-            if worker not in self._holders:  # it closed
+            self._take(worker, subscriber, *said)
+            if worker not in self._subscribers:  # it closed
                 return
 
-    def _take(self, worker: int, holder: Holder, word: Any, fds: list[int]) -> None:
+    def _take(self, worker: int, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
         if type(word) is wire.Serve:
-            self._asked(holder, word)
+            self._asked(subscriber, word)
         elif type(word) is wire.Close:
-            if not holder.is_leaving:
+            if not subscriber.is_leaving:
                 self._on_closed(self, worker)
         else:
-            self.distribution.take(holder, word, fds)
+            self.distribution.take(subscriber, word, fds)
 
-    def _asked(self, holder: Holder, word: wire.Serve) -> None:
+    def _asked(self, subscriber: Subscriber, word: wire.Serve) -> None:
         if not 1 <= word.batch <= MOST_BATCH:
             raise ProtocolError(f"asked for {word.batch} connections a message")
         if word.room is not None and word.room < 1:
             raise ProtocolError(f"asked to be served, with room for {word.room} connections")
-        is_first, holder.batch, holder.room = not holder.batch, word.batch, word.room
+        is_first, subscriber.batch, subscriber.room = not subscriber.batch, word.batch, word.room
         if is_first:
-            holder.client.on_serving(self)  # which may make it ready, and so serve it
-        if holder.ready:
-            self._serve(holder)
+            subscriber.client.on_serving(self)  # which may make it ready, and so serve it
+        if subscriber.ready:
+            self._serve(subscriber)

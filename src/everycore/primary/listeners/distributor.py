@@ -5,7 +5,7 @@ Job: accept, send, read back, and obey; all that is decided is decided in `core.
 object, one `sendmsg` a worker and turn, `os.close` of the copies) and touch no event, no log and no task.
 
 Invariant: every descriptor accepted here is closed here or lies in the dispatcher's queue; a descriptor read
-from a belt is on no belt any more. Must not import the worker's side.
+from a belt is on no belt any more.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import errno
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from everycore.core import wire
 from everycore.core.dispatch import BURST, Dispatcher, NoConnection
 from everycore.errors import ProtocolError
 from everycore.foreign.socket_internals import accept
-from everycore.primary.distribution import LAST_WORDS
-from everycore.primary.holder import Holder
+from everycore.primary.listeners.distribution import LAST_WORDS
+from everycore.primary.listeners.subscriber import Accepted, ReadBack, Subscriber
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.descriptors import close_all
 from everycore.system.listeners import BoundSocket
@@ -35,11 +35,8 @@ BROKEN: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
 #: The shortest wait that an event loop can do, in seconds; asked for less, uvloop would spin.
 FINEST: Final = 0.001
 
-#: A descriptor and the peer's address as it goes on the wire.
-Accepted: TypeAlias = tuple[int, Any]
 
-
-class Acceptor:
+class Distributor:
     """The primary accepts the connections of a listener, and hands them over: a `Distribution`."""
 
     policy = "round_robin"
@@ -51,7 +48,7 @@ class Acceptor:
         self._listener = listener
         self.dispatcher = dispatcher
         #: Those that asked to be served: who has a lane, or may still speak of what it was given.
-        self._served: dict[int, Holder] = {}
+        self._served: dict[int, Subscriber] = {}
         self._then: Callable[[], None] | None = None
         #: What to call when everybody who had come before the listener shut was picked up.
         self._on_shut: Callable[[], None] | None = None
@@ -96,7 +93,7 @@ class Acceptor:
         self._is_closed = True
         self._drop_queue()
 
-    # --- holders ------------------------------------------------------------------------------------------
+    # --- subscribers ------------------------------------------------------------------------------------
 
     def set_flowing(self, flows: bool) -> None:
         """As `Distribution.set_flowing`."""
@@ -129,30 +126,30 @@ class Acceptor:
             then, self._on_shut = self._on_shut, None
             then()
 
-    def serve(self, holder: Holder) -> None:
+    def serve(self, subscriber: Subscriber) -> None:
         """As `Distribution.serve`."""
-        if holder.batch:
-            self._served[holder.client.id] = holder
-            self.dispatcher.join(holder.client.id, holder.batch, holder.room)
+        if subscriber.batch:
+            self._served[subscriber.client.id] = subscriber
+            self.dispatcher.join(subscriber.client.id, subscriber.batch, subscriber.room)
             self._turn()
 
-    def withdraw(self, holder: Holder) -> None:
+    def withdraw(self, subscriber: Subscriber) -> None:
         """As `Distribution.withdraw`."""
-        worker = holder.client.id
+        worker = subscriber.client.id
         self.dispatcher.leave(worker)
-        self._read_back(holder)
-        if holder.is_leaving:
+        self._read_back(subscriber)
+        if subscriber.is_leaving:
             self._served.pop(worker, None)
             lost = self.dispatcher.forget(worker)
             if lost and log.isEnabledFor(logging.DEBUG):
                 log.debug("worker %d left with %d connections un-acknowledged", worker, lost)
         self._turn()
 
-    def finish(self, holder: Holder, then: Callable[[], None] | None = None) -> bool:
+    def finish(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> bool:
         """As `Distribution.finish`."""
-        worker = holder.client.id
+        worker = subscriber.client.id
         if not self.dispatcher.finish(worker):
-            self.withdraw(holder)
+            self.withdraw(subscriber)
             return True
         self._hand_over(woken=False)
         if then is None:
@@ -163,15 +160,15 @@ class Acceptor:
     # --- connections go out -------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        self._turn(woken=True)
+        self._hand_over(woken=True)  # it is watched neither when closed nor while somebody is finishing
 
-    def _turn(self, *, woken: bool = False) -> None:
+    def _turn(self) -> None:
         """Hand over what waits, as long as somebody may have it."""
         if self._is_closed:
             self._drop_queue()
             return
         was_finishing = self.dispatcher.finishing is not None
-        self._hand_over(woken=woken)
+        self._hand_over(woken=False)
         if was_finishing and self.dispatcher.finishing is None:
             self._end_finishing()
         self._end_shutting()
@@ -218,16 +215,14 @@ class Acceptor:
             try:
                 fd, peer = accept(self._listener.sock)
             except (BlockingIOError, InterruptedError):
-                if self.dispatcher.is_shutting:
-                    self._listener.suspend()  # here: nobody is to come in between
+                self._suspend_if_shutting()
                 return NoConnection.EMPTY
             except OSError as exc:
                 trouble = trouble_of(exc)
                 if trouble is Trouble.CONNECTION:
                     continue
                 if trouble is Trouble.LISTENER:
-                    if self.dispatcher.is_shutting:
-                        self._listener.suspend()
+                    self._suspend_if_shutting()
                     return NoConnection.CLOSED
                 what = self._listener.what
                 log.warning("accept on %s: %s; the backlog keeps connections", what, exc.strerror)
@@ -236,15 +231,20 @@ class Acceptor:
             return fd, peer if type(peer) is tuple else on_the_wire(peer)
         return NoConnection.EMPTY
 
+    def _suspend_if_shutting(self) -> None:
+        """Nobody waits: here, so that nobody comes in between and is reset."""
+        if self.dispatcher.is_shutting:
+            self._listener.suspend()
+
     def _send(self, worker: int, first: int, share: list[Accepted]) -> bool:
         """Put one message on the belt, and close our copies. False: it took nothing."""
-        holder = self._served[worker]
+        subscriber = self._served[worker]
         fds = [fd for fd, _ in share]
         try:
-            holder.belt.send(wire.encode(wire.Handover(first, [peer for _, peer in share])), fds)
+            subscriber.belt.send(wire.encode(wire.Handover(first, [peer for _, peer in share])), fds)
         except OSError as exc:
             if exc.errno in BROKEN:
-                holder.accuse(self._loop, ProtocolError(f"its belt is broken: {exc}"))
+                subscriber.accuse(self._loop, ProtocolError(f"its belt is broken: {exc}"))
             return False
         for fd in fds:
             os.close(fd)
@@ -252,23 +252,21 @@ class Acceptor:
 
     # --- what workers say ---------------------------------------------------------------------------------
 
-    def take(self, holder: Holder, word: Any, fds: list[int]) -> None:
+    def take(self, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
         """As `Distribution.take`."""
-        worker = holder.client.id
+        worker = subscriber.client.id
+        if type(word) is wire.Acked:
+            self.dispatcher.acknowledged(worker, word.last, self._loop.time(), word.cost / 1e6)
+            return
         match word:
-            case wire.Acked(last, cost):
-                self.dispatcher.acknowledged(worker, last, self._loop.time(), cost / 1e6)
             case wire.GiveBack(number, peer):
-                try:  # without a descriptor: we are out of them, and the kernel dropped it
-                    self.dispatcher.came_back(worker, number, 1, [(fd, peer) for fd in fds])
-                except ProtocolError:
-                    close_all(fds)
-                    raise
+                # Without a descriptor: we are out of them, and the kernel dropped it.
+                self._came_back(subscriber, ReadBack(number, 1, [(fd, peer) for fd in fds]))
             case wire.Full():
                 was_finishing = self.dispatcher.finishing == worker
                 self.dispatcher.fill(worker)
-                self._read_back(holder)
-                if was_finishing and not holder.is_leaving:
+                self._read_back(subscriber)
+                if was_finishing and not subscriber.is_leaving:
                     self._end_finishing()
 
     def heard(self) -> None:
@@ -280,42 +278,26 @@ class Acceptor:
 
     # --- connections come back ----------------------------------------------------------------------------
 
-    def _read_back(self, holder: Holder) -> None:
-        """Take from the belt what the worker has not read. Each message goes to exactly one reader.
-
-        The worker holds a duplicate of our end: what lies there may be of its own making.
-        """
+    def _read_back(self, subscriber: Subscriber) -> None:
+        """Queue again what its worker has not read."""
         error: ProtocolError | None = None
         for _ in range(LAST_WORDS):
             try:
-                message = holder.belt.read_back()
-            except OSError:
-                break
-            if message is None:
-                break
-            try:
-                self._take_back(holder.client.id, *message)
+                message = subscriber.read_back()
+                if message is None:
+                    break
+                self._came_back(subscriber, message)
             except ProtocolError as exc:
                 error = exc
         if error is not None:
-            holder.accuse(self._loop, ProtocolError(f"read back from its belt: {error}"))
+            subscriber.accuse(self._loop, ProtocolError(f"read back from its belt: {error}"))
 
-    def _take_back(self, worker: int, data: bytes, fds: list[int], is_truncated: bool) -> None:
-        """Queue the connections of a message again. Raises ProtocolError, its descriptors closed."""
+    def _came_back(self, subscriber: Subscriber, message: ReadBack) -> None:
         try:
-            handover = wire.decode_handover(data)
-            peers = handover.peers
-            if len(fds) != len(peers) and not (is_truncated and len(fds) < len(peers)):
-                raise ProtocolError(f"{len(peers)} connections with {len(fds)} descriptors")
-            for peer in peers:
-                wire.check_peer(peer)
-            returned = list(zip(fds, peers, strict=False))
-            self.dispatcher.came_back(worker, handover.first, max(len(peers), 1), returned)
-        except (ProtocolError, ValueError) as exc:
-            close_all(fds)
-            raise ProtocolError(str(exc)) from exc
-        if is_truncated:
-            log.error("out of descriptors: %d connections lost", len(peers) - len(fds))
+            self.dispatcher.came_back(subscriber.client.id, *message)
+        except ProtocolError:
+            close_all(fd for fd, _ in message.connections)
+            raise
 
     def _look(self) -> None:
         self._timer = self._looks_at = None

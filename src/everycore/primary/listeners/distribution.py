@@ -1,6 +1,6 @@
 """How the connections of a listener reach the workers that hold it: what a listener asks of a policy.
 
-`Acceptor` accepts and hands over, `Sharer` lets the workers accept. (Node has the same split:
+`Distributor` accepts and hands over, `SharedDistribution` lets the workers accept. (Node has the same split:
 `RoundRobinHandle` and `SharedHandle`, each with `add` and `remove`.)
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from everycore.primary.holder import Holder
+from everycore.primary.listeners.subscriber import Subscriber
 
 #: Messages read from a belt that nobody reads any more: more than it holds, unless somebody goes on writing.
 LAST_WORDS: Final = 4096
@@ -56,27 +56,27 @@ class Distribution(Protocol):
         is left alone: those who have come wait there for whoever serves it next. Ends by `set_flowing`.
         """
 
-    def serve(self, holder: Holder) -> None:
-        """`holder` is ready. Once it has asked to be served (`batch`), it may be given connections."""
+    def serve(self, subscriber: Subscriber) -> None:
+        """`subscriber` is ready. Once it has asked to be served (`batch`), it may be given connections."""
 
-    def withdraw(self, holder: Holder) -> None:
-        """`holder` is to get no more, or `is_leaving`: take back what it has not picked up."""
+    def withdraw(self, subscriber: Subscriber) -> None:
+        """`subscriber` is to get no more, or `is_leaving`: take back what it has not picked up."""
 
-    def finish(self, holder: Holder, then: Callable[[], None] | None = None) -> bool:
-        """Give `holder`, the last ready one, all who have come; without `then`, as many as it takes now.
+    def finish(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> bool:
+        """Give `subscriber`, the last ready one, all who have come; without `then`, as many as it takes now.
 
         Returns False if it could not take all yet: it is `finishing`, and `then` is called at the end, unless
         it is withdrawn before.
         """
 
-    def take(self, holder: Holder, word: Any, fds: list[int]) -> None:
-        """What `holder` says about connections. Raises ProtocolError; owns the descriptors. HOT."""
+    def take(self, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
+        """What `subscriber` says about connections. Raises ProtocolError; owns the descriptors. HOT."""
 
     def heard(self) -> None:
         """All that a worker said was taken."""
 
     def close(self) -> None:
-        """Stop the flow. Connections that wait here, or come back as holders are withdrawn, are closed."""
+        """Stop the flow. Connections that wait here are closed, and so are those that come back later."""
 
     def abandon(self) -> None:
         """In a forked child: close our copies. The loop is the parent's, and not touched."""

@@ -1,7 +1,7 @@
 """Answers every `listen`: finds or binds the listener, and connects the worker to it by a belt.
 
 Job: act on what `core.listeners` decides; own all listeners of one cluster. Invariant: a listener is in the
-book exactly until it is closed. Must not import the worker's side.
+book exactly until it is closed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from everycore.core.dispatch import Dispatcher
 from everycore.core.lanes import Lanes
 from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
-from everycore.primary.acceptor import Accepted, Acceptor
-from everycore.primary.distribution import Distribution
-from everycore.primary.holder import Client
-from everycore.primary.host import Absence, ListenerHost, NoWorker
-from everycore.primary.sharer import Sharer
+from everycore.primary.listeners.distribution import Distribution
+from everycore.primary.listeners.distributor import Distributor
+from everycore.primary.listeners.listener import Absence, Listener, NoWorker
+from everycore.primary.listeners.shared import SharedDistribution
+from everycore.primary.listeners.subscriber import Accepted, Client
 from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import close_all, duplicate
 from everycore.system.given import GivenListener, bind_given, is_v6only
@@ -73,7 +73,7 @@ class Switchboard:
         self._loop = loop
         self._settings = settings
         self._internal = internal
-        self._book: ListenerBook[ListenerHost] = ListenerBook()
+        self._book: ListenerBook[Listener] = ListenerBook()
         self._ready: set[int] = set()
         self._resting: set[int] = set()
 
@@ -93,13 +93,13 @@ class Switchboard:
         answer = self._book.ask(client.id, key, v6only=request.v6only)
         if isinstance(answer, Conflict):
             raise listen_error(answer.errno, what)
-        host = self._bound(answer.key, request) if isinstance(answer, Bind) else answer.listener
+        listener = self._bound(answer.key, request) if isinstance(answer, Bind) else answer.listener
         try:
             if request.start:
-                host.start()
-            return self._connect(client, host, request.request, starts=request.start and makes_ready)
+                listener.start()
+            return self._connect(client, listener, request.request, starts=request.start and makes_ready)
         except BaseException:
-            self._close_unheld(host)
+            self._close_unheld(listener)
             raise
 
     def start(self, worker: int, request: wire.StartListening, *, makes_ready: bool) -> None:
@@ -108,9 +108,9 @@ class Switchboard:
         Raises OSError; ENOENT for a listener that `worker` does not hold.
         """
         self.hear(worker)
-        host = self._held(worker, request.listener)
-        host.listener.backlog = request.backlog
-        host.start()
+        listener = self._held(worker, request.listener)
+        listener.socket.backlog = request.backlog
+        listener.start()
         if makes_ready:
             self.set_ready(worker)
 
@@ -131,120 +131,125 @@ class Switchboard:
                 raise OSError(answer.errno, os.strerror(answer.errno))
             if isinstance(answer, Bind):
                 place = (request.folder, request.name)
-                listener = bind_given(given, key.address, mode=request.mode, place=place)
+                sock = bind_given(given, key.address, mode=request.mode, place=place)
                 stack.pop_all()
-                host = self._host(answer.key, listener, v6only=v6only)
+                listener = self._listener(answer.key, sock, v6only=v6only)
             else:
-                host = answer.listener
-                _restore_name(host)
+                listener = answer.listener
+                _restore_name(listener)
         try:
-            return self._connect(client, host, 0, starts=False)
+            return self._connect(client, listener, 0, starts=False)
         except BaseException:
-            self._close_unheld(host)
+            self._close_unheld(listener)
             raise
 
-    def give_up(self, worker: int, listener: int) -> None:
+    def give_up(self, worker: int, number: int) -> None:
         """`worker` did not wait for the listener that it was granted."""
-        host = self._book.get(listener)
-        if host is not None and host.holds(worker):
-            self._on_closed(host, worker)
+        listener = self._book.get(number)
+        if listener is not None and listener.holds(worker):
+            self._on_closed(listener, worker)
 
-    def release(self, worker: int, listener: int) -> int:
+    def release(self, worker: int, number: int) -> int:
         """Give the listener up, and return its descriptor. Raises OSError: EADDRINUSE if others hold it."""
-        host = self._held(worker, listener)
-        if host.holders != [worker]:
+        listener = self._held(worker, number)
+        if listener.subscribers != [worker]:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-        fd = duplicate(host.listener.sock.fileno())
-        host.listener.let_go()
-        self._close(host)
+        fd = duplicate(listener.socket.sock.fileno())
+        listener.socket.let_go()
+        self._close(listener)
         return fd
 
-    def listener_of(self, worker: int, listener: int) -> socket.socket:
+    def listener_of(self, worker: int, number: int) -> socket.socket:
         """The listener itself. Raises OSError: ENOENT if `worker` does not hold it."""
-        return self._held(worker, listener).listener.sock
+        return self._held(worker, number).socket.sock
 
-    def _held(self, worker: int, listener: int) -> ListenerHost:
-        host = self._book.get(listener)
-        if host is None or not host.holds(worker):
+    def _held(self, worker: int, number: int) -> Listener:
+        listener = self._book.get(number)
+        if listener is None or not listener.holds(worker):
             raise OSError(errno.ENOENT, "no such listener")
-        return host
+        return listener
 
-    def _bound(self, key: ListenKey, request: wire.Listen) -> ListenerHost:
+    def _bound(self, key: ListenKey, request: wire.Listen) -> Listener:
         made = StreamListener if key.kind == socket.SOCK_STREAM else DatagramSocket
         if key.fd is not None:
-            listener = made.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
+            sock = made.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
         else:
-            listener = made.bound(
+            sock = made.bound(
                 off_the_wire(request.address),
                 family=key.family,
                 v6only=request.v6only,
                 backlog=request.backlog,
                 mode=request.mode,
             )
-        return self._host(key, listener, v6only=request.v6only)
+        return self._listener(key, sock, v6only=request.v6only)
 
-    def _host(self, key: ListenKey, listener: BoundSocket, *, v6only: bool) -> ListenerHost:
+    def _listener(self, key: ListenKey, sock: BoundSocket, *, v6only: bool) -> Listener:
         """Datagrams are always shared, as in Node: there is no connection to hand over."""
-        listing = self._book.number(key, v6only=v6only, real=listener.real)
+        listing = self._book.number(key, v6only=v6only, real=sock.real)
         absence = Absence(self._settings.when_no_worker, self._settings.hold_timeout)
-        way: Distribution
+        distribution: Distribution
         if self._settings.policy == "shared" or key.kind != socket.SOCK_STREAM:
-            way = Sharer(self._loop, listener)
+            distribution = SharedDistribution(self._loop, sock)
         else:
             dispatcher = Dispatcher[Accepted](Lanes(recall_after=self._settings.recall_after))
-            way = Acceptor(self._loop, listener, dispatcher)
-        host = ListenerHost(self._loop, listener, listing, absence, self._on_closed, way)
-        self._book.add(host)
-        return host
+            distribution = Distributor(self._loop, sock, dispatcher)
+        listener = Listener(self._loop, sock, listing, absence, self._on_closed, distribution)
+        self._book.add(listener)
+        return listener
 
-    def _connect(self, client: Client, host: ListenerHost, request: int, *, starts: bool) -> Grant:
+    def _connect(self, client: Client, listener: Listener, request: int, *, starts: bool) -> Grant:
         """Raises OSError, having done nothing, when descriptors run out."""
-        belt, fds = _make_belt(host)
+        belt, fds = _make_belt(listener)
         if starts:
             self._ready.add(client.id)
-        host.add(client, belt, ready=client.id in self._ready)
-        sock = host.listener.sock
+        listener.add(client, belt, ready=client.id in self._ready)
+        sock = listener.socket.sock
         message = wire.Granted(
-            request, host.listing.id, on_the_wire(host.listener.real), sock.family, sock.type, sock.proto
+            request,
+            listener.listing.id,
+            on_the_wire(listener.socket.real),
+            sock.family,
+            sock.type,
+            sock.proto,
         )
         return Grant(message, fds)
 
     def holders_of(self, is_it: Callable[[socket.socket], bool]) -> list[int]:
         """The workers that hold the first listener of which `is_it` is true."""
-        return next((host.holders for host in self._book if is_it(host.listener.sock)), [])
+        return next((listener.subscribers for listener in self._book if is_it(listener.socket.sock)), [])
 
     # --- workers come and go ------------------------------------------------------------------------------
 
     def set_ready(self, worker: int) -> None:
         """`worker` may be given connections of all it holds and will hold."""
         self._ready.add(worker)
-        steps = (partial(host.set_ready, worker) for host in self._book.held_by(worker))
+        steps = (partial(listener.set_ready, worker) for listener in self._book.held_by(worker))
         take_all(steps, f"worker {worker}")
 
     def rest(self, worker: int, *, finishes: bool) -> None:
         """`worker` gets no more connections: it is on its way out, and finishes its work, or is gone."""
         self._ready.discard(worker)
         self._resting.add(worker)
-        steps = (partial(host.rest, worker, finishes=finishes) for host in self._book.held_by(worker))
+        steps = (partial(listener.rest, worker, finishes=finishes) for listener in self._book.held_by(worker))
         take_all(steps, f"worker {worker}")
 
     def finish(self, worker: int) -> None:
         """As `rest`, of a worker that is to be asked to leave: once it no longer `is_finishing`."""
         self._ready.discard(worker)
         self._resting.add(worker)
-        steps = (partial(host.finish, worker) for host in self._book.held_by(worker))
+        steps = (partial(listener.finish, worker) for listener in self._book.held_by(worker))
         take_all(steps, f"worker {worker}")
 
     def is_finishing(self, worker: int) -> bool:
         """Whether it is still being given those who had come; `Client.on_finished` is told of the end."""
-        return any(host.is_finishing(worker) for host in self._book.held_by(worker))
+        return any(listener.is_finishing(worker) for listener in self._book.held_by(worker))
 
     def shut(self) -> None:
-        """All workers are to leave: see `ListenerHost.shut`."""
-        take_all((host.shut for host in self._book), "the stop of all workers")
+        """All workers are to leave: see `Listener.shut`."""
+        take_all((listener.shut for listener in self._book), "the stop of all workers")
 
     def remove(self, worker: int, *, voluntary: bool) -> None:
-        """`worker` is gone. Its listeners go with the last holder, unless it died: then the address is kept.
+        """`worker` is gone. Its listeners go with their last subscriber, unless it died: they stay then.
 
         A replacement finds the same port again, and nobody can take it meanwhile.
         """
@@ -252,51 +257,53 @@ class Switchboard:
         self._resting.discard(worker)
         keep = not voluntary or self._settings.when_no_worker == "hold"
         held = self._book.held_by(worker)
-        take_all((partial(self._disconnect, worker, host, keep=keep) for host in held), f"worker {worker}")
+        take_all(
+            (partial(self._disconnect, worker, listener, keep=keep) for listener in held), f"worker {worker}"
+        )
         # Also of what its program had closed, and then removed.
-        take_all((partial(_restore_name, host) for host in self._book), f"worker {worker}")
+        take_all((partial(_restore_name, listener) for listener in self._book), f"worker {worker}")
 
-    def _on_closed(self, host: ListenerHost, worker: int) -> None:
+    def _on_closed(self, listener: Listener, worker: int) -> None:
         # A draining worker closes its servers too: that is its departure, not the end of the listener.
         draining = worker in self._resting and self._settings.when_no_worker == "hold"
-        self._disconnect(worker, host, keep=draining)
+        self._disconnect(worker, listener, keep=draining)
 
-    def _disconnect(self, worker: int, host: ListenerHost, *, keep: bool) -> None:
-        host.remove(worker)
-        if not host.holders and not keep:
-            if isinstance(host.listener, GivenListener):
-                host.listener.let_go()  # its program removes the file of a unix socket, or leaves it
-            self._close(host)
+    def _disconnect(self, worker: int, listener: Listener, *, keep: bool) -> None:
+        listener.remove(worker)
+        if not listener.subscribers and not keep:
+            if isinstance(listener.socket, GivenListener):
+                listener.socket.let_go()  # its program removes the file of a unix socket, or leaves it
+            self._close(listener)
         else:
-            _restore_name(host)  # its program may have removed what it took for its own file
+            _restore_name(listener)  # its program may have removed what it took for its own file
 
-    def _close(self, host: ListenerHost) -> None:
-        self._book.remove(host)
-        host.close()
+    def _close(self, listener: Listener) -> None:
+        self._book.remove(listener)
+        listener.close()
 
-    def _close_unheld(self, host: ListenerHost) -> None:
-        if not host.holders:
-            self._close(host)
+    def _close_unheld(self, listener: Listener) -> None:
+        if not listener.subscribers:
+            self._close(listener)
 
     def hear(self, worker: int) -> None:
         """A `Close` that the worker put on a belt before this request comes before it."""
-        for host in self._book.held_by(worker):
-            host.hear(worker)
+        for listener in self._book.held_by(worker):
+            listener.hear(worker)
 
     def close(self) -> None:
         """Close every listener."""
-        take_all((partial(self._close, host) for host in self._book), "the end of the cluster")
+        take_all((partial(self._close, listener) for listener in self._book), "the end of the cluster")
 
     def abandon(self) -> None:
         """In a forked child: close our copies of all."""
-        take_all((host.abandon for host in self._book), "a fork")
+        take_all((listener.abandon for listener in self._book), "a fork")
 
     # --- looking ------------------------------------------------------------------------------------------
 
     def descriptors(self) -> Iterator[int]:
         """The numbers of listeners and belts that we opened."""
-        for host in self._book:
-            yield from host.descriptors()
+        for listener in self._book:
+            yield from listener.descriptors()
 
     @property
     def is_shared(self) -> bool:
@@ -305,39 +312,40 @@ class Switchboard:
 
     def account(self, worker: int) -> tuple[int, int]:
         """Connections handed to `worker` so far, and those it has not acknowledged."""
-        accounts = [host.distribution.account(worker) for host in self._book.held_by(worker)]
+        accounts = [listener.distribution.account(worker) for listener in self._book.held_by(worker)]
         return sum(given for given, _ in accounts), sum(outstanding for _, outstanding in accounts)
 
     def snapshot(self) -> tuple[ListenerSnapshot, ...]:
         """Every listener now."""
-        return tuple(
-            ListenerSnapshot(
-                address=host.listener.real,
-                family=host.listener.family,
-                kind=host.listing.key.kind,
-                policy=host.distribution.policy,
-                workers=tuple(sorted(host.holders)),
-                accepted=host.distribution.accepted,
-                queued=host.distribution.queued,
-            )
-            for host in self._book
-        )
+        return tuple(_snapshot_of(listener) for listener in self._book)
 
 
-def _restore_name(host: ListenerHost) -> None:
-    if isinstance(host.listener, GivenListener):
-        host.listener.restore_name()
+def _snapshot_of(listener: Listener) -> ListenerSnapshot:
+    return ListenerSnapshot(
+        address=listener.socket.real,
+        family=listener.socket.family,
+        kind=listener.listing.key.kind,
+        policy=listener.distribution.policy,
+        workers=tuple(sorted(listener.subscribers)),
+        accepted=listener.distribution.accepted,
+        queued=listener.distribution.queued,
+    )
 
 
-def _make_belt(host: ListenerHost) -> tuple[Belt, tuple[int, ...]]:
-    """A belt, and the descriptors that a worker gets of it and of `host`: all of them or none."""
+def _restore_name(listener: Listener) -> None:
+    if isinstance(listener.socket, GivenListener):
+        listener.socket.restore_name()
+
+
+def _make_belt(listener: Listener) -> tuple[Belt, tuple[int, ...]]:
+    """A belt, and the descriptors that a worker gets of it and of `listener`: all of them or none."""
     with contextlib.ExitStack() as undo:
         ours, theirs = make_pair()
         belt = Belt(ours, theirs)
         undo.callback(belt.close)
         fds: list[int] = []
         undo.callback(close_all, fds)
-        fds.extend(duplicate(fd) for fd in (theirs.fileno(), ours.fileno(), *host.distribution.shared()))
+        fds.extend(duplicate(fd) for fd in (theirs.fileno(), ours.fileno(), *listener.distribution.shared()))
         undo.pop_all()
     return belt, tuple(fds)
 

@@ -1,0 +1,1 @@
+"""The listeners of a cluster, and how their connections reach the workers."""

@@ -1,0 +1,85 @@
+"""Whether a listener serves newcomers, and how that ends when all workers are to leave.
+
+Everybody who has come is served; who comes later is refused. The listener goes first, then the workers: no
+worker is asked to leave while somebody waits whom it could serve. Invariant: a worker in `leavers` is told of
+the end exactly once, or is forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from functools import partial
+
+from everycore.primary.listeners.barring import Barring
+from everycore.primary.listeners.distribution import Distribution
+from everycore.system.listeners import BoundSocket
+
+
+class _State(enum.Enum):
+    OPEN = "newcomers are served, by whoever is ready"
+    CLOSING = "those who have come are served, and others are refused as soon as can be"
+    CLOSED = "newcomers are refused"
+
+
+class Doors:
+    """Those of one listener. `on_closed` is told which workers are to be asked to leave now."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: BoundSocket,
+        distribution: Distribution,
+        on_closed: Callable[[set[int]], None],
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._distribution = distribution
+        self._on_closed = on_closed
+        self._state = _State.OPEN
+        self._barring: Barring | None = None
+        #: Workers that are to be asked to leave once everybody who had come was picked up.
+        self.leavers: set[int] = set()
+
+    @property
+    def are_open(self) -> bool:
+        """Whether newcomers are served."""
+        return self._state is _State.OPEN
+
+    @property
+    def are_closing(self) -> bool:
+        """Whether those who have come are still being served: workers that are to leave wait as `leavers`."""
+        return self._state is _State.CLOSING
+
+    def close(self, *, is_somebody_ready: bool) -> None:
+        """All workers are to leave."""
+        if not self.are_open:
+            return
+        self._state = _State.CLOSING
+        close = partial(self._distribution.shut, self._end)
+        if not is_somebody_ready:
+            self._end()
+        elif self._sock.bar():
+            self._barring = Barring(self._loop, self._sock, close)
+        else:
+            close()
+
+    def _end(self) -> None:
+        """Everybody who had come was picked up."""
+        if self.are_closing:
+            self._state = _State.CLOSED
+            leavers, self.leavers = self.leavers, set()
+            self._on_closed(leavers)
+
+    def open(self) -> None:
+        """A worker has come that is not to leave."""
+        self.forget()
+        self._end()
+        self._state = _State.OPEN
+
+    def forget(self) -> None:
+        """Stop closing: the listener ends anyway."""
+        if self._barring is not None:
+            self._barring.cancel()
+            self._barring = None
