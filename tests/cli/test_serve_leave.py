@@ -45,6 +45,8 @@ async def app(scope, receive, send):
     if scope["path"] == "/leave":
         everycore.current_worker().disconnect()
 """
+#: The same, where httptools is not installed: uvicorn takes h11 then.
+ON_H11 = f"import sys\nsys.modules['httptools'] = None\n{APP}"
 #: uvicorn's, in seconds.
 KEEP_ALIVE = 5.0
 
@@ -92,6 +94,21 @@ async def test_nobody_notices_that_one_worker_leaves(serve, policy, loop):
         assert crowd.tally.lost == crowd.tally.unserved == []
         assert crowd.tally.closed == 0
         assert len(crowd.tally.workers) >= 2
+    assert served.program.finish(signal.SIGINT) == 0
+
+
+async def test_nobody_notices_it_with_h11_either(serve):
+    served = serve("--grace", "10", source=ON_H11)
+    async with Crowd(served.port) as crowd:
+        crowd.add(crowd.kept_alive(0.3), 20)
+        await crowd.all_there()
+        (busiest, _), *_ = crowd.tally.workers.most_common()
+        os.kill(int(busiest), signal.SIGTERM)
+        await gone(int(busiest))
+        await crowd.answered(40)
+        assert crowd.tally.lost == crowd.tally.unserved == []
+        assert crowd.tally.closed == 0
+        assert len(crowd.tally.workers) == 2
     assert served.program.finish(signal.SIGINT) == 0
 
 
@@ -208,8 +225,7 @@ POST = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
     ],
 )
 def test_what_a_client_had_begun_is_answered(serve, connect, http, before, after, answers):
-    source = f"import sys\nsys.modules['httptools'] = None\n{APP}" if http == "h11" else APP
-    served = serve("--grace", "10", workers=1, source=source)
+    served = serve("--grace", "10", workers=1, source=ON_H11 if http == "h11" else APP)
     client = connect(served)
     client.send(before)
     got = [client.answer()] if before == REQUEST else []
