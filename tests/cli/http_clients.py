@@ -148,10 +148,13 @@ class Crowd:
             there.set()
             self.tally.answered += 1
             self.tally.workers[body] += 1
-            if b"connection: close" in head.lower():
-                self.tally.closed += b"HTTP/1.0" not in request
-                return True
             self._news.set()
+            if b"HTTP/1.0" in request:
+                await self.think(self.random.uniform(0.0, longest))
+                return True
+            if b"connection: close" in head.lower():
+                self.tally.closed += 1
+                return True
             await self.think(self.random.uniform(0.0, longest))
         return False
 

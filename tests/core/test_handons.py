@@ -2,7 +2,10 @@
 
 import random
 
+import pytest
+
 from everycore.core.handons import HandOns
+from everycore.errors import ProtocolError
 
 ROOM = 100
 
@@ -27,7 +30,8 @@ class TestWhoMay:
         handons.leaves(1)
         handons.leaves(2)
         assert handons.news() == []
-        assert not handons.has_been_told(1)
+        with pytest.raises(ProtocolError, match="not told"):
+            handons.hands_on(1)
 
     def test_it_is_told_when_the_last_one_that_stayed_leaves_too(self):
         handons = book(1, 2)
@@ -35,7 +39,7 @@ class TestWhoMay:
         handons.news()
         handons.leaves(2)
         assert handons.news() == [(1, False)]
-        assert handons.has_been_told(1)  # what it has sent meanwhile is no crime
+        handons.hands_on(1)  # what it has sent meanwhile is no crime
 
     def test_it_is_told_when_a_replacement_is_ready(self):
         handons = book(1)
@@ -61,7 +65,17 @@ class TestWhoMay:
         handons.leaves(1)
         handons.gone(1)
         assert handons.news() == []
-        assert not handons.has_been_told(1)
+        with pytest.raises(ProtocolError, match="not told"):
+            handons.hands_on(1)
+
+    def test_nobody_hands_on_more_than_it_can_have(self):
+        handons = book(1, 2, most=3)
+        handons.leaves(1)
+        handons.news()
+        for _ in range(3):
+            handons.hands_on(1)
+        with pytest.raises(ProtocolError, match="more than 3"):
+            handons.hands_on(1)
 
 
 class TestWhoGetsIt:
@@ -74,6 +88,11 @@ class TestWhoGetsIt:
         handons = book(1, 2, 3)
         handons.leaves(1)
         assert sorted(handons.choose(1, [1, 2, 3], lambda _: 7) for _ in range(10)) == [2] * 5 + [3] * 5
+
+    def test_nobody_is_given_more_than_it_has_room_for_though_no_count_has_changed_yet(self):
+        handons = book(1, 2, most=5)
+        handons.leaves(1)
+        assert [handons.choose(1, [1, 2], lambda _: 3) for _ in range(3)] == [2, 2, 1]
 
     def test_only_those_that_hold_the_listener(self):
         handons = book(1, 2, 3)

@@ -8,6 +8,12 @@ that has changed. Must not import anything with I/O or a clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Final
+
+from everycore.errors import ProtocolError
+
+#: Connections that one worker may have for all we care: more is no number that a process has.
+MOST: Final = 1 << 20
 
 
 class HandOns:
@@ -19,13 +25,16 @@ class HandOns:
         self._ready: set[int] = set()
         #: Those on their way out, and whether each of them was told that it may hand on.
         self._leaving: dict[int, bool] = {}
+        #: Those that were ever told so: what they hand on may cross our word that they may not any more.
         self._ever: set[int] = set()
         #: Connections that each was given since a worker began to leave.
         self._given: dict[int, int] = {}
+        #: Connections that each has handed on.
+        self._handed: dict[int, int] = {}
 
     def can(self, worker: int, most: int) -> None:
         """`worker` can hand on and take over, as long as it has fewer than `most` connections."""
-        self._most[worker] = most
+        self._most[worker] = min(most, MOST)
 
     def ready(self, worker: int) -> None:
         """`worker` takes connections."""
@@ -42,7 +51,7 @@ class HandOns:
         """Nothing reaches `worker` any more."""
         self._ready.discard(worker)
         self._ever.discard(worker)
-        for book in (self._most, self._leaving, self._given):
+        for book in (self._most, self._leaving, self._given, self._handed):
             book.pop(worker, None)
 
     def news(self) -> list[tuple[int, bool]]:
@@ -54,9 +63,17 @@ class HandOns:
             self._ever.add(worker)
         return [(worker, may) for worker in told]
 
-    def has_been_told(self, worker: int) -> bool:
-        """Whether `worker` was ever told that it may: its word may have crossed ours that it may not."""
-        return worker in self._ever
+    def hands_on(self, giver: int) -> None:
+        """`giver` has handed one on. Raises ProtocolError if it may not, or for one too many.
+
+        A worker that leaves gets no more connections, so it can't have more of them than it could ever have:
+        one that does makes them up, and would fill the others with copies.
+        """
+        if giver not in self._ever:
+            raise ProtocolError("it handed a connection on, and was not told that it may")
+        self._handed[giver] = self._handed.get(giver, 0) + 1
+        if self._handed[giver] > self._most.get(giver, 0):
+            raise ProtocolError(f"it handed on more than {self._most.get(giver, 0)} connections")
 
     def choose(self, giver: int, holders: Iterable[int], count: Callable[[int], int]) -> int | None:
         """Who takes over the next connection of `giver`; None: it can go to nobody.
@@ -68,9 +85,9 @@ class HandOns:
         loads = [
             (count(worker) + self._given.get(worker, 0), worker)
             for worker in self._ready
-            if worker in among and worker in self._most and count(worker) < self._most[worker]
+            if worker in among and worker in self._most
         ]
-        if loads:
+        if loads := [(load, worker) for load, worker in loads if load < self._most[worker]]:
             chosen = min(loads)[1]
             self._given[chosen] = self._given.get(chosen, 0) + 1
             return chosen

@@ -85,8 +85,7 @@ class Exchange:
         try:
             if len(fds) != 1:
                 raise ProtocolError(f"HandOn came with {len(fds)} descriptors")
-            if not self._book.has_been_told(member.id):
-                raise ProtocolError("it handed a connection on, and was not told that it may")
+            self._book.hands_on(member.id)
             holders = self._holders(fds[0])
         except BaseException:
             close_all(fds)

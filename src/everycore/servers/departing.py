@@ -148,9 +148,8 @@ class Departing:
         if inside is None or not self._draining.is_on:
             return
         handed_on = 0
-        may_hand_on = self._may_hand_on()
         for connection in filter(inside.is_idle, inside.connections()):
-            if may_hand_on and connection not in self._stay:
+            if self._may_hand_on() and connection not in self._stay:
                 if (fd := inside.take_away(connection)) is not None:
                     self._exit.hand_on(fd)
                     handed_on += 1

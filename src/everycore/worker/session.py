@@ -140,7 +140,7 @@ class Session:
                 self.handons.take_over(fds)
                 return
             case wire.MayHandOn(may):
-                self.handons.may = may
+                self.handons.is_told = may
             case wire.Disconnect(grace, spares_idle):
                 assert self._loop is not None
                 self.departure.spares_idle = spares_idle

@@ -31,8 +31,15 @@ class HandOns:
     def __init__(self) -> None:
         self._post: Callable[[Any, Sequence[int]], None] | None = None
         self._taker: Taker | None = None
+        #: How many more this worker may hand on: as the primary counts them.
+        self._left = 0
         #: This worker leaves, and another one takes over what it hands on.
-        self.may = False
+        self.is_told = False
+
+    @property
+    def may(self) -> bool:
+        """Whether to hand idle connections on now."""
+        return self.is_told and self._left > 0
 
     def speak_by(self, post: Callable[[Any, Sequence[int]], None]) -> None:
         """`post` sends a message to the primary."""
@@ -41,10 +48,12 @@ class HandOns:
     def begin(self, taker: Taker) -> None:
         """Tell the primary that this worker's server can do both; `taker` serves what comes, and owns it."""
         self._taker = taker
-        self._say(wire.CanHandOn(max(descriptor_limit() - _SPARE, 0)))
+        self._left = max(descriptor_limit() - _SPARE, 0)
+        self._say(wire.CanHandOn(self._left))
 
     def hand_on(self, fd: int) -> None:
         """Let another worker have this connection; the descriptor is not the caller's any more."""
+        self._left -= 1
         self._say(wire.HandOn(), (fd,))
 
     def _say(self, message: Any, fds: Sequence[int] = ()) -> None:
