@@ -62,7 +62,7 @@ class Lifespan:
             self._cut_off(f"its {seconds:g} s are over (--shutdown-timeout)")
             await asyncio.wait([self._task], timeout=_LAST_WORDS)
         except asyncio.CancelledError:
-            self._cut_off("this worker was told to end at once")
+            self._cut_off("this worker ends now")
             raise
 
     def _cut_off(self, why: str) -> None:

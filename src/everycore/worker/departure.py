@@ -30,10 +30,9 @@ ABORT_TIME: Final = 0.1
 #: How often to look at connections that do not tell when they are closed, in seconds.
 LOOK: Final = 0.02
 
-#: A program that keeps its time for the shutdown itself, as `everycore serve` does, is to be the first to say
-#: that it is over. Seconds; less than `core.lifecycle.KILL_MARGIN`.
-_LATER: Final = 0.3
-
+#: Before its own shutdown a program ends its server, which may take a moment, in seconds. Less than the margin
+#: after which the primary kills.
+SERVER_END: Final = 0.5
 #: Turns of the loop in which it takes what the primary had sent before it knew that this worker leaves: a
 #: connection that another worker has handed on is read, given to its server, and counted.
 _ARRIVALS: Final = 8
@@ -44,16 +43,7 @@ Goodbye = Callable[[], Awaitable[None]]
 class Departure:
     """The end of this worker: not asked for yet, under way, or done."""
 
-    def __init__(
-        self,
-        connections: Ledger,
-        board: WorkerBoard,
-        receptions: Receptions,
-        shutdown_timeout: float = 0.0,
-    ) -> None:
-        self._shutdown_timeout = shutdown_timeout
-        #: Clients that ask for nothing are given time to ask once more.
-        self.spares_idle = True
+    def __init__(self, connections: Connections, board: WorkerBoard, receptions: Receptions) -> None:
         self._connections = connections
         self._board = board
         self._receptions = receptions
@@ -66,6 +56,10 @@ class Departure:
         self._is_over = asyncio.Event()
         self._deadline = 0.0
         self._steps: asyncio.Task[None] | None = None
+        #: What the program has at least for its own shutdown, in seconds.
+        self.shutdown_timeout = 0.0
+        #: Clients that ask for nothing are given time to ask once more.
+        self.spares_idle = True
 
     # --- what it ends -------------------------------------------------------------------------------------
 
@@ -138,7 +132,7 @@ class Departure:
                 await _within(self._none_open(), ABORT_TIME)
             await _within(goodbye(), left())
             # The program's own shutdown has what is left of the grace, or a time of its own.
-            own = self._shutdown_timeout + _LATER if self._shutdown_timeout else 0.0
+            own = self.shutdown_timeout + SERVER_END if self.shutdown_timeout else 0.0
             await self._end_main(lambda: max(left(), own))
         finally:
             self._is_over.set()
