@@ -145,8 +145,15 @@ class Pool:
         """
         self._check_open()
         if not spares_idle:
-            self.cluster._runtime.spares_idle = False
-        self._tell(supervisor.Stop())
+            self.cluster._close_idle()
+        self.cluster._shut()
+        self._keeper.stop()
+
+    def _announce_stop(self) -> None:
+        self.cluster._announce_stop()
+
+    def _shut(self) -> None:
+        self.cluster._shut()
 
     async def wait(self) -> None:
         """Wait until the pool has ended: after `stop`, or with `BootError`: the application cannot start."""

@@ -173,25 +173,21 @@ class Cluster:
         """How the next worker will be started."""
         return self._settings
 
-    def setup_primary(
-        self,
-        *,
-        exec: str | os.PathLike[str] | Sequence[str] | None = _UNSET,
-        args: Sequence[str] | None = _UNSET,
-        exec_argv: Sequence[str] | None = _UNSET,
-        cwd: str | os.PathLike[str] | None = _UNSET,
-        env: Mapping[str, str | None] = _UNSET,
-        stdio: Stdio | Sequence[Stdio] = _UNSET,
-        silent: bool = _UNSET,
-        uid: int | str | None = _UNSET,
-        gid: int | str | None = _UNSET,
-        groups: Sequence[int | str] | None = _UNSET,
-        addresses: Sequence[Any] = _UNSET,
-        umask: int | None = _UNSET,
-        pass_fds: Sequence[int] = _UNSET,
-        serialization: Literal["json", "pickle"] = _UNSET,
-        policy: str | None = _UNSET,
-    ) -> None:
+    def _announce_stop(self) -> None:
+        """A snapshot says from now on that the cluster is being stopped."""
+        self._is_stopping = True
+
+    def _shut(self) -> None:
+        """All workers are to leave. First the listeners go: everybody who has come is served."""
+        self._is_stopping = True
+        if self._state != "new":
+            self._runtime.switchboard.shut()
+
+    def _close_idle(self) -> None:
+        """Workers that are asked to leave from now on close connections whose client asks for nothing."""
+        self._runtime.spares_idle = False
+
+    def setup_primary(self, **changes: Unpack[SettingsFields]) -> None:
         """Change how later workers are started; what is not named stays. Each call emits `SetUp`.
 
         The arguments are the fields of `Settings`. `policy` is fixed by the first fork.

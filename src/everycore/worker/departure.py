@@ -30,8 +30,8 @@ ABORT_TIME: Final = 0.1
 #: How often to look at connections that do not tell when they are closed, in seconds.
 LOOK: Final = 0.02
 
-#: Before its own shutdown a program ends its server, which may take a moment, in seconds. Less than the margin
-#: after which the primary kills.
+#: Before its own shutdown a program ends its server, which may take a moment, in seconds. Less than the
+#: margin after which the primary kills.
 SERVER_END: Final = 0.5
 #: Turns of the loop in which it takes what the primary had sent before it knew that this worker leaves: a
 #: connection that another worker has handed on is read, given to its server, and counted.
@@ -43,7 +43,7 @@ Goodbye = Callable[[], Awaitable[None]]
 class Departure:
     """The end of this worker: not asked for yet, under way, or done."""
 
-    def __init__(self, connections: Connections, board: WorkerBoard, receptions: Receptions) -> None:
+    def __init__(self, connections: Ledger, board: WorkerBoard, receptions: Receptions) -> None:
         self._connections = connections
         self._board = board
         self._receptions = receptions
