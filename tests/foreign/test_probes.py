@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import Any
 
 import pytest
@@ -102,7 +103,8 @@ def test_a_signal_waits_until_a_probe_has_ended():
     """Raised in the constructor of a loop, it would leave half a loop behind."""
 
     def killed(loop, near, far):
-        os.kill(os.getpid(), signal.SIGTERM)
+        # To this thread: a signal to the process may come to another thread of the test run.
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         seen.append("probed")
         return True
 

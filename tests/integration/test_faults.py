@@ -288,8 +288,8 @@ class TestAWorkerThatSwallowsAWakeUp:
         fifo, token = tmp_path / "gate", tmp_path / "token"
         os.mkfifo(fifo)
         source = f"""
-from everycore.worker.connections.turns import SharedReception
-accept = SharedReception._on_readable
+from everycore.worker.connections.turns import SharedReader
+accept = SharedReader._on_readable
 
 def fail_first(self):
     if armed:
@@ -298,7 +298,7 @@ def fail_first(self):
             {instead}
     accept(self)
 
-SharedReception._on_readable = fail_first
+SharedReader._on_readable = fail_first
 armed = False
 token, fifo = {str(token)!r}, {str(fifo)!r}
 """

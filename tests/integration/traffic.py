@@ -88,7 +88,7 @@ everycore.run(main())
 AGENT = INSIDE + AGENT
 
 
-@dataclass(frozen=True)
+@dataclass
 class Raised(Exception):
     """What a step raised in the worker."""
 

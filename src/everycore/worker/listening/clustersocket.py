@@ -326,7 +326,17 @@ class SharedSocket(ClusterSocket):
             if lease is None:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             rests = self.rests()
-            if not rests and (accepted := self._try()) is not None:
+            accepted: tuple[int, Any] | None = None
+            if not rests:
+                try:
+                    accepted = accept(self)
+                except (BlockingIOError, InterruptedError):
+                    pass
+                except OSError as exc:
+                    if exc.errno != errno.EINVAL or not lease.started:
+                        raise
+                    rests = True  # the primary refuses newcomers, for all workers are to leave
+            if accepted is not None:
                 fd, peer = accepted
                 conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fd)
                 lease.watch(conn.fileno())
@@ -340,12 +350,6 @@ class SharedSocket(ClusterSocket):
                 _sleep(min(left, _LOOK))
             else:
                 self._wait(left)
-
-    def _try(self) -> tuple[int, Any] | None:
-        try:
-            return accept(self)
-        except (BlockingIOError, InterruptedError):
-            return None
 
     def belt_fileno(self) -> int:
         """Where the primary's words to this worker come in; -1 once it is closed."""
