@@ -37,6 +37,9 @@ BELT_PAUSE: Final = 0.01
 #: Connections that the last worker of a listener is given when it leaves: a backlog, and no flood.
 MOST_AT_THE_END: Final = 4096
 
+#: Connections queued at a time when the listener shuts: each of them is a descriptor.
+MOST_TAKEN_IN: Final = 256
+
 C = TypeVar("C")
 
 
@@ -261,7 +264,10 @@ class Dispatcher(Generic[C]):
             shares = self._portion(now, accept) if is_finishing else {}
 
     def _take_in(self, accept: Accept[C]) -> None:
+        """Queue a portion of the backlog. With many queued, the next one waits until some have gone out."""
         for _ in range(BURST):
+            if len(self.queue) >= MOST_TAKEN_IN:
+                return
             accepted = accept()
             if isinstance(accepted, NoConnection):
                 self.is_shutting = accepted is NoConnection.TROUBLE
