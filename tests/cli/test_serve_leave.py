@@ -307,7 +307,7 @@ async def test_ten_stops_under_load(serve, policy, loop):
             served.program.signal()
             await crowd.gone()
             assert crowd.tally.lost == []
-            assert crowd.tally.unserved == [] or policy == "shared"
+            assert crowd.tally.unserved == []
             assert crowd.tally.codes == {1012: 20}
         assert served.program.wait() == 0
 
