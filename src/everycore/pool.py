@@ -133,6 +133,10 @@ class Pool:
         async with asyncio.timeout(timeout):
             await self.cluster.wait()
 
+    async def shut_down(self) -> None:
+        """`disconnect`, for `everycore.run` at a signal: `stop` replaces nobody."""
+        await self.disconnect()
+
     async def __aenter__(self) -> Self:
         await self.cluster.__aenter__()
         self._loop = asyncio.get_running_loop()

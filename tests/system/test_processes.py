@@ -69,3 +69,24 @@ def test_a_process_that_cannot_be_watched_is_not_left_behind(monkeypatch):
         )
     assert children(os.getpid()) == []
     assert open_fds() == before
+
+
+def test_of_a_child_that_somebody_else_has_reaped_the_end_is_known_and_no_more():
+    """`os.wait()` in another part of the program, or SIGCHLD ignored, where the kernel does so."""
+    spawned = processes.spawn(
+        [sys.executable, "-c", ""],
+        env={},
+        cwd="/",
+        stdio=[subprocess.DEVNULL] * 3,
+        pass_fds=(),
+        identity=processes.Identity(),
+        new_group=False,
+    )
+    try:
+        os.waitpid(spawned.pid, 0)
+        status = processes.reap(spawned.pidfd)
+    finally:
+        os.close(spawned.pidfd)
+    assert status is not None
+    assert isinstance(status.error, ChildProcessError)
+    assert "nobody knows how" in str(status)

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from everycore.core.stopping import StopRequests
-from everycore.system import forked_signals
+from everycore.system import forked_signals, inherited
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,8 +22,8 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 class Stoppable(Protocol):
     """A cluster, as this module needs it."""
 
-    async def disconnect(self, timeout: float | None = None) -> None:
-        """Ask everybody to leave and wait."""
+    async def shut_down(self) -> None:
+        """Ask everybody to leave, start nobody from now on, and wait."""
 
 
 class Shutdown:
@@ -64,6 +64,7 @@ class Shutdown:
                 return
             forked_signals.own(number)
             self._previous[number] = previous
+        inherited.hear(SIGNALS)
 
     def _restore(self) -> None:
         for number, previous in self._previous.items():
@@ -83,7 +84,7 @@ class Shutdown:
 
     async def _drain(self) -> None:
         try:
-            await asyncio.gather(*(cluster.disconnect() for cluster in self._clusters))
+            await asyncio.gather(*(cluster.shut_down() for cluster in self._clusters))
         finally:
             self._main.cancel()
 

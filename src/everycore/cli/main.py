@@ -6,6 +6,7 @@ never raises for what a user can do wrong, and it can be called in a process tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ import click
 from everycore.cli.run import run
 from everycore.cli.serve import serve
 from everycore.errors import ConfigurationError, EverycoreError
+from everycore.ops import outlets
 from everycore.ops.job import STATUS_FAILED, STATUS_USAGE
+from everycore.system import inherited
 from everycore.system.descriptors import fill_standard_streams
 
 
@@ -43,8 +46,16 @@ everycore.add_command(run)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: this process's) and return its exit status."""
-    fill_standard_streams()
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        fill_standard_streams()
+    except OSError as error:  # no /dev/null
+        return _refused(error)
+    inherited.learn_of_children()
+    with outlets.never_waiting():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: list[str]) -> int:
     try:
         status = everycore.main(words, prog_name="everycore", standalone_mode=False)
     except click.UsageError as error:
@@ -59,7 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # --help | head -1
         _forget_stdout()
         return STATUS_FAILED
+    except OSError as error:  # no descriptor is left, say, or stdout is on a full disk
+        return _refused(error)
     return status if isinstance(status, int) else 0
+
+
+def _refused(error: OSError) -> int:
+    _say(f"the system refuses what is needed here: {error}")
+    return STATUS_USAGE
 
 
 def _complain(text: str, context: click.Context | None, argv: Sequence[str]) -> int:
@@ -69,7 +87,8 @@ def _complain(text: str, context: click.Context | None, argv: Sequence[str]) -> 
 
 
 def _say(text: str) -> None:
-    click.echo(f"everycore: {text}", err=True)
+    with contextlib.suppress(OSError):  # nobody can read it; the status says it all the same
+        click.echo(f"everycore: {text}", err=True)
 
 
 def _forget_stdout() -> None:

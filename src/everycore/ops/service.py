@@ -26,6 +26,7 @@ from everycore.model import Snapshot
 from everycore.ops.addresses import as_url
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
+from everycore.system import inherited
 from everycore.system.processes import reap_strangers
 
 _logger = logging.getLogger("everycore")
@@ -102,6 +103,7 @@ class Service:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal, number)
+        inherited.hear((signal.SIGINT, signal.SIGTERM))
         try:
             yield
         finally:
@@ -118,6 +120,7 @@ class Service:
             return
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        inherited.hear((signal.SIGCHLD,))
         try:
             yield
         finally:

@@ -2,7 +2,7 @@
 
 The public face; it forks when told to, and never by itself (that is `everycore.Pool`). Invariant: after the
 `async with` block no process, task, descriptor or socket file of it is left, however the block was left.
-It installs no signal handler.
+It installs no signal handler; SIGCHLD, if it is ignored, gets its default back.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from everycore.primary.runtime import Runtime
 from everycore.primary.switchboard import Distribution
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
-from everycore.system import machine, processes
+from everycore.system import inherited, machine, processes
 from everycore.system.descriptors import fill_standard_streams
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Cluster:
         self._log = EventLog()
         self._book = Book()
         self._state: Literal["new", "open", "closing", "closed"] = "new"
+        #: Told to by a signal: what is forked from now on does not start.
+        self._is_shutting_down = False
         self._runtime: Runtime
 
     # --- the block ----------------------------------------------------------------------------------------
@@ -117,6 +119,7 @@ class Cluster:
             raise ClusterClosed("a Cluster is entered once; make another")
         loop = asyncio.get_running_loop()
         fill_standard_streams()
+        inherited.learn_of_children()
         self._runtime = Runtime(loop, self._terms, self._distribution, self._log, self._book, self._system)
         self._state = "open"
         role.open_clusters += 1
@@ -217,7 +220,8 @@ class Cluster:
     def fork(self, env: Mapping[str, str | None] | None = None) -> Worker:
         """Start a worker; returns at once. `env` is added to its environment; None removes a variable.
 
-        If the process can't be started, `Forked`, `Disconnected` and `Exited(error=...)` follow.
+        If the process can't be started, `Forked`, `Disconnected` and `Exited(error=...)` follow. So they do
+        once `everycore.run` shuts the cluster down at a signal; the exit is then voluntary.
 
         Raises: ClusterClosed; ConfigurationError for settings that can't work; RoleError in a worker.
         """
@@ -239,7 +243,10 @@ class Cluster:
         seat = spawner.Seat(self._book.last_id + 1, slot, generation, board.allot())
         driver = WorkerDriver(self._runtime, seat, self._settings)
         try:
-            driver.spawn(env)
+            if self._is_shutting_down:
+                driver.withhold()
+            else:
+                driver.spawn(env)
         except BaseException:
             board.release(seat.row)
             raise
@@ -268,6 +275,17 @@ class Cluster:
             worker.disconnect()
         async with asyncio.timeout(timeout):
             await self.wait()
+
+    async def shut_down(self) -> None:
+        """`disconnect`, for `everycore.run` at a signal: no process is started any more.
+
+        It waits for the workers of this moment: a program may go on to fork some that never start.
+        """
+        self._is_shutting_down = True
+        workers = tuple(self.workers.values())
+        for worker in workers:
+            worker.disconnect()
+        await asyncio.gather(*(worker.wait() for worker in workers))
 
     async def wait(self) -> None:
         """Wait until there is no worker."""

@@ -7,6 +7,7 @@ the worker is dead nothing of it is left: no process, descriptor, timer or task.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -39,6 +40,9 @@ log = logging.getLogger("everycore")
 
 #: The part of a worker's grace for which it is given those who had come before it was asked to leave.
 FINISH_SHARE: Final = 0.5
+#: After so many seconds a worker that does not start any more has left: a program that forks whenever one
+#: has left does not spin meanwhile.
+WITHHELD: Final = 0.1
 
 
 class WorkerDriver:
@@ -101,6 +105,13 @@ class WorkerDriver:
         # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed
         # is over right behind it.
         self._loop.call_soon(self._announce, error)
+
+    def withhold(self) -> None:
+        """Start no process: the cluster ends. The worker has left as soon as it would have been there."""
+        self._connect(NoPeer())
+        self._happen(Input.DISCONNECT, grace=self.grace)
+        error = OSError(errno.ECANCELED, "the cluster is shutting down")
+        self._loop.call_later(WITHHELD, self._announce, error)
 
     def _connect(self, sock: socket.socket | NoPeer) -> None:
         self._channel = Channel(

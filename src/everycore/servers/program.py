@@ -19,7 +19,7 @@ from functools import partial
 from everycore import place
 from everycore.entry import run
 from everycore.errors import ChannelClosed
-from everycore.ops import logs
+from everycore.ops import logs, outlets
 from everycore.ops.binds import parse_binds
 from everycore.ops.job import STATUS_STOPPED, BootReport, Job, read_job
 from everycore.servers.binding import open_sockets
@@ -35,7 +35,12 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
     """Serve the job that the command line holds; return the exit status. `told`: the signals so far."""
     job = read_job(argv[1])
     me = place.context()
-    logs.configure(f"worker {me.id}" if me else "everycore", job.log_level, access_log=job.access_log)
+    logs.configure(
+        f"worker {me.id}" if me else "everycore",
+        job.log_level,
+        access_log=job.access_log,
+        stream=outlets.outlet_of(sys.stderr),
+    )
     return run(_work(job, me, told), loop=job.loop)
 
 

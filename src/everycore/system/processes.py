@@ -113,8 +113,15 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
 
 
 def reap(pidfd: int) -> ExitStatus | None:
-    """How the process ended (waitid(2), P_PIDFD); None while it runs."""
-    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    """How the process ended (waitid(2), P_PIDFD); None while it runs.
+
+    If somebody else has reaped it (`os.wait()` in a program, or the kernel where SIGCHLD is ignored), the
+    status has a ChildProcessError for its `error`.
+    """
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError as error:
+        return ExitStatus(error=error)
     if result is None:
         return None
     if result.si_code == os.CLD_EXITED:

@@ -20,7 +20,7 @@ from everycore import role
 from everycore.core import wire
 from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
-from everycore.system import forked_signals, processes
+from everycore.system import forked_signals, inherited, processes
 from everycore.system.board import WorkerBoard
 from everycore.system.descriptors import release
 from everycore.worker.connections.ledger import Connections
@@ -69,6 +69,8 @@ def join(ticket: role.Ticket) -> Post:
     for fd, _ in (ticket.channel, ticket.link):
         os.set_inheritable(fd, False)
     post = Post(ticket)
+    if inherited.is_group_leader():
+        inherited.write_from_background()
     # Before `Joined`: a worker that was asked to leave meanwhile is sent SIGTERM in answer to it.
     if threading.current_thread() is threading.main_thread():
         terminator = Terminator(post)
@@ -81,6 +83,7 @@ def join(ticket: role.Ticket) -> Post:
             signal.signal(signal.SIGINT, signal.SIG_IGN if ticket.ignores_interrupt else terminator)
             if not ticket.ignores_interrupt:
                 forked_signals.own(signal.SIGINT)
+        inherited.hear((signal.SIGTERM, signal.SIGINT))
     post.channel.setblocking(True)
     try:
         post.channel.sendall(encode_frame(wire.encode(wire.Joined(os.getpid()))))
