@@ -55,17 +55,19 @@ def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
     return ticket if confirmed else None
 
 
-def _working_directory() -> str:
+def _working_directory() -> str | None:
     try:
         return os.getcwd()
     except FileNotFoundError:  # it was removed under us
-        return "/"
+        return None
 
 
 ticket: Ticket | None = read_ticket(os.environ)
 
-#: Where everycore was imported: workers start there, so that a later `chdir` breaks no relative script.
-start_directory: str = _working_directory()
+#: Where everycore was imported: workers start there, so that a later `chdir` breaks no relative script. None:
+#: in a folder that is gone. Workers are then where we are: in another folder, a program that serves files, or
+#: removes some, would do so there.
+start_directory: str | None = _working_directory()
 
 #: This process was started with SIGINT ignored, as `nohup` and the `&` of a script do. A primary handles the
 #: signal all the same, and exec resets what is handled: without being told, a worker would not ignore it.

@@ -72,7 +72,7 @@ class FakeProcesses:
         argv: Sequence[str],
         *,
         env: Mapping[str, str],
-        cwd: str | os.PathLike[str],
+        cwd: str | os.PathLike[str] | None,
         stdio: Sequence[Any],
         pass_fds: Sequence[int],
         identity: Identity,

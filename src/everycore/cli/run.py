@@ -19,7 +19,7 @@ import click
 import everycore.launch
 from everycore.cli.serve import worker_bound_of
 from everycore.errors import ConfigurationError
-from everycore.ops import logs, sources
+from everycore.ops import interpreter, logs, sources
 from everycore.settings import LOOPS, POLICIES, Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
@@ -54,6 +54,7 @@ of workers is also read from WEB_CONCURRENCY.
 """
 
 _MODULE: Final = "--everycore-module"
+_IN_ARCHIVE: Final = "from everycore.launch.runner import main; main(globals())"
 
 
 class _RunCommand(click.Command):
@@ -172,11 +173,10 @@ def _run(options: Options) -> int:
     from everycore.ops.program import run_program  # late: asyncio is of no use to a wrong option
     from everycore.pool import Pool
 
-    launcher = os.path.join(os.path.dirname(everycore.launch.__file__), "__main__.py")
-    command = [sys.executable, *interpreter_flags(), launcher, options.loop, *options.program]
+    command = interpreter.command(everycore.launch, _IN_ARCHIVE, [options.loop, *options.program])
     pool = Pool(
         options.workers.count,
-        settings=Settings(exec=command, stdio=("null", "inherit", "inherit")),
+        settings=Settings(exec=command, env=interpreter.environment(), stdio=("null", "inherit", "inherit")),
         policy=options.policy,
         grace=options.grace,
         boot_timeout=None,  # a program need not listen

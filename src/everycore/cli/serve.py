@@ -12,12 +12,13 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import click
 
+import everycore.servers
 from everycore.errors import ConfigurationError
-from everycore.ops import activation, logs, sources
+from everycore.ops import activation, interpreter, logs, sources
 from everycore.ops.activation import activated_descriptors
 from everycore.ops.binds import parse_binds
 from everycore.ops.job import INTERFACES, Job, check_app
@@ -28,6 +29,7 @@ from everycore.system.processes import interpreter_flags
 _logger = logging.getLogger("everycore")
 
 DEFAULT_BIND = "127.0.0.1:8000"
+_IN_ARCHIVE: Final = "import runpy; runpy.run_module('everycore.servers', run_name='__main__')"
 
 EPILOG = """
 \b
@@ -96,13 +98,13 @@ def serve(**arguments: Any) -> int:
     """Serve the ASGI or WSGI application APP, named as MODULE:ATTRIBUTE, on every core."""
     options = read_options(arguments, os.environ)
     _require_engine()
-    command = options.job.command(interpreter_flags())
     if not is_linux():
         click.echo(f"everycore: a cluster needs Linux; serving in one process on {sys.platform}", err=True)
-        os.execv(command[0], command)  # noqa: S606 - that process is this service from here on
+        alone = [sys.executable, *interpreter_flags(), "-P", "-m", "everycore.servers", options.job.text()]
+        os.execv(alone[0], alone)  # noqa: S606 - that process is this service from here on
     logs.configure("primary", options.job.log_level)
     _logger.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
-    return _run(options, command)
+    return _run(options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,12 @@ def worker_bound_of(workers: sources.Resolved[int | Literal["auto"]]) -> Bound:
 def _check_folder(option: str, folder: str) -> str:
     if not os.path.isdir(folder):
         raise ConfigurationError(option, f"there is no folder {folder!r}")
-    return os.path.abspath(folder)
+    try:
+        return os.path.abspath(folder)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            option, "the folder that we are in is gone; name one from the root"
+        ) from None
 
 
 def _require_engine() -> None:
@@ -173,15 +180,18 @@ def _require_engine() -> None:
         raise ConfigurationError("serve", "needs uvicorn: pip install 'everycore[standard]'")
 
 
-def _run(options: Options, command: list[str]) -> int:
+def _run(options: Options) -> int:
     from everycore.ops.service import run_service  # late: asyncio is of no use to a wrong option
     from everycore.pool import Pool
 
+    # -P: the folder we happen to be in must not shadow what we import ourselves; the application's own folder
+    # comes first on `sys.path` once we have.
+    command = interpreter.command(everycore.servers, _IN_ARCHIVE, [options.job.text()], flags=["-P"])
     pool = Pool(
         options.workers.count,
         settings=Settings(
             exec=command,
-            env=dict.fromkeys(activation.VARIABLES),
+            env={**dict.fromkeys(activation.VARIABLES), **interpreter.environment()},
             stdio=("null", "inherit", "inherit"),
         ),
         policy=options.policy,

@@ -1,9 +1,12 @@
 """Run by its path, as a script: this very module becomes the program's `__main__`; nothing stays in it."""
 
+import os
 import sys
 
 if not sys.flags.safe_path:
     del sys.path[0]  # our own folder, which python puts there for a script
+if (path := os.environ.pop("_EVERYCORE_PATH", None)) is not None:
+    sys.path[:] = path.split("\n")  # as `ops.interpreter` has written it
 from everycore.launch.runner import main
 
 main(globals())

@@ -52,7 +52,7 @@ class Processes(Protocol):
         argv: Sequence[str],
         *,
         env: Mapping[str, str],
-        cwd: str | os.PathLike[str],
+        cwd: str | os.PathLike[str] | None,
         stdio: Sequence[Any],
         pass_fds: Sequence[int],
         identity: Identity,
@@ -71,7 +71,7 @@ def spawn(
     argv: Sequence[str],
     *,
     env: Mapping[str, str],
-    cwd: str | os.PathLike[str],
+    cwd: str | os.PathLike[str] | None,
     stdio: Sequence[Any],
     pass_fds: Sequence[int],
     identity: Identity,
@@ -216,6 +216,11 @@ _WITH_VALUE: Final = ("-W", "-X", "--check-hash-based-pycs")
 def interpreter_flags() -> list[str]:
     """The flags that this interpreter was started with (`-X`, `-W`, `-O`, ...)."""
     return _split_interpreter_flags(sys.orig_argv)[0]
+
+
+def program_words() -> list[str]:
+    """What this interpreter was told to run: a script or `-m MODULE` or `-c CODE`, and its arguments."""
+    return _split_interpreter_flags(sys.orig_argv)[1]
 
 
 def _split_interpreter_flags(orig_argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -142,6 +142,13 @@ def _try(sock: socket.socket, address: Any) -> None:
         _c.bind(probe, address)
 
 
+def _folder() -> bytes | None:
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:  # it was removed under us; a path from the root needs none
+        return None
+
+
 def _ask(sock: socket.socket, held: Held, name: bytes | None = None) -> bool:
     """Let the primary bind `sock`. False: this worker is leaving, and the kernel shall have its way.
 
@@ -150,7 +157,7 @@ def _ask(sock: socket.socket, held: Held, name: bytes | None = None) -> bool:
     assert _session is not None
     request = wire.Bind(held.address)
     if sock.family == socket.AF_UNIX:
-        request = wire.Bind(held.address, new_file_mode(), os.getcwdb(), name)
+        request = wire.Bind(held.address, new_file_mode(), _folder(), name)
     try:
         inner = _session.grants.bind(request, _c.fileno(sock))
     except ChannelClosed:
