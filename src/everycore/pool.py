@@ -69,6 +69,7 @@ class Pool:
         boot_timeout: float | None = 60.0,
         may_finish: bool = False,
         new_group: bool = False,
+        raise_nofile: bool = True,
     ) -> None:
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
         if boot_timeout is not None:
@@ -84,6 +85,7 @@ class Pool:
             orphan_grace=orphan_grace,
             max_message=max_message,
             new_group=new_group,
+            raise_nofile=raise_nofile,
         )
         self._boot_timeout = boot_timeout
         self._inputs: deque[supervisor.Input] = deque()

@@ -22,8 +22,9 @@ VARIABLE: Final = "_EVERYCORE_WORKER"
 class Ticket(msgspec.Struct, frozen=True):
     """What the primary tells a worker before it has said a word.
 
-    `channel`, `link` and `board` are [descriptor, inode]; `row` is the worker's on the board. `primary` is
-    the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with SIGINT ignored.
+    `channel`, `link`, `board` and `leash` are [descriptor, inode]; `row` is the worker's on the board.
+    `primary` is the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with
+    SIGINT ignored.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Ticket(msgspec.Struct, frozen=True):
     channel: tuple[int, int]
     link: tuple[int, int]
     board: tuple[int, int]
+    leash: tuple[int, int]
     row: int
     grace: float
     orphan_grace: float
@@ -48,7 +50,7 @@ def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
         return None
     try:
         ticket = msgspec.json.decode(text, type=Ticket)
-        named = (ticket.channel, ticket.link, ticket.board)
+        named = (ticket.channel, ticket.link, ticket.board, ticket.leash)
         confirmed = all(os.fstat(fd).st_ino == inode for fd, inode in named)
     except (msgspec.DecodeError, OSError, ValueError, OverflowError):  # no JSON, not UTF-8, no descriptor
         return None

@@ -18,6 +18,7 @@ from everycore.core import values, wire
 from everycore.core.frames import NOTE, encode_frame
 from everycore.model import ExitStatus
 from everycore.role import VARIABLE, Ticket
+from everycore.system.leash import Leash
 from everycore.system.processes import Identity, Spawned
 
 
@@ -77,6 +78,8 @@ class FakeProcesses:
         pass_fds: Sequence[int],
         identity: Identity,
         new_group: bool,
+        leash: Leash | None = None,
+        orphan_signal: int = SIGKILL,
     ) -> Spawned:
         """As the function of that name."""
         if self.refusal is not None:
@@ -90,7 +93,7 @@ class FakeProcesses:
         self._by_pidfd[pidfd] = process
         return Spawned(process.pid, pidfd, (None, None, None))
 
-    def reap(self, pidfd: int) -> ExitStatus | None:
+    def reap(self, pidfd: int, *, group: int = 0) -> ExitStatus | None:
         """As the function of that name. Once: waitid(2) finds no such child afterwards."""
         status = self._by_pidfd[pidfd].status
         if status is not None:

@@ -49,11 +49,13 @@ Exit status:
 Every worker runs the program as python would: all of them listen on the same addresses, and each connection
 goes to one of them. A worker that ends is replaced, unless it ends with status 0 before it has listened.
 
-Every option can also be set by a variable of its name, such as EVERYCORE_GRACE; the option wins. The number
-of workers is also read from WEB_CONCURRENCY.
+Every option that takes a value can also be set by a variable of its name, such as EVERYCORE_GRACE; the option
+wins. The number of workers is also read from WEB_CONCURRENCY.
 """
 
 _MODULE: Final = "--everycore-module"
+#: Options without a value.
+_FLAGS: Final = ("-h", "--help", "--keep-nofile")
 _IN_ARCHIVE: Final = "from everycore.launch.runner import main; main(globals())"
 
 
@@ -69,7 +71,7 @@ class _RunCommand(click.Command):
                 module = [word[2:]] if len(word) > 2 else []
                 args = [*args[:at], _MODULE, "--", *module, *args[at + 1 :]]
                 break
-            at += 1 if "=" in word or word in ("-h", "--help") else 2
+            at += 1 if "=" in word or word in _FLAGS else 2
         return super().parse_args(ctx, args)
 
 
@@ -103,6 +105,7 @@ class _RunCommand(click.Command):
     "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
 )
 @click.option("--log-level", metavar="LEVEL", help=f"{', '.join(logs.LEVELS)}.  [default: info]")
+@click.option("--keep-nofile", is_flag=True, help="Leave the soft limit of descriptors as it is.")
 @click.option(
     "--name", metavar="TEXT", help="What this service is called in log lines.  [default: the program]"
 )
@@ -129,6 +132,7 @@ class Options:
     grace: float
     log_level: str
     name: str
+    keep_nofile: bool
 
 
 def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
@@ -154,6 +158,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         ),
         log_level=value("--log-level", sources.parse_choice(logs.LEVELS), "info"),
         name=value("--name", sources.parse_text, program[1] if program[0] == "-m" else program[0]),
+        keep_nofile=arguments["keep_nofile"],
     )
 
 
@@ -182,6 +187,7 @@ def _run(options: Options) -> int:
         boot_timeout=None,  # a program need not listen
         may_finish=True,
         new_group=True,
+        raise_nofile=not options.keep_nofile,
     )
     outcome = run_program(pool, options.name)
     if outcome.text:

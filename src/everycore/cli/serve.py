@@ -93,6 +93,7 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 @click.option("--log-level", metavar="LEVEL", help=f"{', '.join(logs.LEVELS)}.  [default: info]")
 @click.option("--access-log", is_flag=True, help="Log every request.")
 @click.option("--show-counts", is_flag=True, help="Show which worker took how many connections.")
+@click.option("--keep-nofile", is_flag=True, help="Leave the soft limit of descriptors as it is.")
 @click.option("--name", metavar="TEXT", help="What this service is called in log lines.  [default: APP]")
 def serve(**arguments: Any) -> int:
     """Serve the ASGI or WSGI application APP, named as MODULE:ATTRIBUTE, on every core."""
@@ -117,6 +118,7 @@ class Options:
     boot_timeout: float
     name: str
     show_counts: bool
+    keep_nofile: bool
 
 
 def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
@@ -153,6 +155,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         boot_timeout=value("--boot-timeout", sources.parse_seconds(0.1), 60.0),
         name=value("--name", sources.parse_text, job.app),
         show_counts=arguments["show_counts"],
+        keep_nofile=arguments["keep_nofile"],
     )
 
 
@@ -198,6 +201,7 @@ def _run(options: Options) -> int:
         grace=options.job.grace,
         boot_timeout=options.boot_timeout,
         new_group=True,
+        raise_nofile=not options.keep_nofile,
     )
     outcome = run_service(pool, options.name, sys.stdout if options.show_counts else None)
     if outcome.text:

@@ -69,6 +69,7 @@ class Cluster:
     recall_after: seconds after which a connection that a worker did not pick up is given to another.
     orphan_grace: seconds that workers have to finish when this process dies; 0: they are killed with it.
     max_message: the largest message, in bytes.
+    raise_nofile: raise the soft limit of descriptors (RLIMIT_NOFILE) to the hard one, here and in workers.
 
     Raises: RoleError in a worker, UnsupportedPlatform, ConfigurationError.
     """
@@ -85,6 +86,7 @@ class Cluster:
         orphan_grace: float = 0.0,
         max_message: int = 16 * 1024 * 1024,
         new_group: bool = False,
+        raise_nofile: bool = True,
         _system: processes.Processes = processes,
     ) -> None:
         if not role.is_primary:
@@ -104,6 +106,7 @@ class Cluster:
             hold_timeout=check_seconds("hold_timeout", hold_timeout),
             recall_after=check_seconds("recall_after", recall_after),
         )
+        self._raise_nofile = raise_nofile
         self._system = _system
         self._log = EventLog()
         self._book = Book()
@@ -120,6 +123,8 @@ class Cluster:
         loop = asyncio.get_running_loop()
         fill_standard_streams()
         inherited.learn_of_children()
+        if self._raise_nofile:
+            inherited.raise_descriptor_limit()
         self._runtime = Runtime(loop, self._terms, self._distribution, self._log, self._book, self._system)
         self._state = "open"
         role.open_clusters += 1

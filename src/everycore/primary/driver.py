@@ -99,7 +99,9 @@ class WorkerDriver:
             error = exc
             self._connect(NoPeer())  # it may have been for want of descriptors
         else:
-            self.process = WorkerProcess(self._loop, runtime.processes, child.process)
+            self.process = WorkerProcess(
+                self._loop, runtime.processes, child.process, leads_group=runtime.terms.new_group
+            )
             self._desk = LinkDesk(self._loop, child.link, self, self._switchboard, child.permits)
             self._connect(child.channel)
         # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed

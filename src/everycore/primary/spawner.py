@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from everycore.errors import ConfigurationError
 from everycore.settings import Settings
 from everycore.system import processes
 from everycore.system.descriptors import fill_standard_streams
+from everycore.system.leash import Leash
 from everycore.system.sockets import absolute_path, on_the_wire
 
 
@@ -91,6 +93,8 @@ def spawn(
         )
     fill_standard_streams()
     with contextlib.ExitStack() as stack:
+        leash = Leash()
+        stack.callback(leash.close)
         keep = stack.enter_context(contextlib.ExitStack())
         channel, their_channel = _pair(keep, stack, socket.SOCK_STREAM)
         link, their_link = _pair(keep, stack, socket.SOCK_SEQPACKET)
@@ -102,6 +106,7 @@ def spawn(
             channel=_named(their_channel.fileno()),
             link=_named(their_link.fileno()),
             board=_named(board_fd),
+            leash=_named(leash.theirs),
             row=seat.row,
             grace=terms.grace,
             orphan_grace=terms.orphan_grace,
@@ -117,6 +122,8 @@ def spawn(
             pass_fds=(their_channel.fileno(), their_link.fileno(), board_fd, *settings.pass_fds),
             identity=identity,
             new_group=terms.new_group,
+            leash=leash,
+            orphan_signal=signal.SIGIO if terms.orphan_grace else signal.SIGKILL,
         )
         keep.pop_all()
     channel.setblocking(False)

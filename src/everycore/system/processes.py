@@ -7,6 +7,7 @@ child on 3.11, and a primary has no threads. Must not import asyncio.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -21,6 +22,8 @@ from typing import IO, Any, Final, Protocol
 from everycore.errors import ConfigurationError
 from everycore.foreign.signal_internals import signal_of
 from everycore.model import ExitStatus
+from everycore.system.descriptors import close_all
+from everycore.system.leash import Leash
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -37,11 +40,15 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A process of ours: its pid, a pidfd that becomes readable when it ends, and our ends of its pipes."""
+    """A process of ours: its pid, a pidfd that becomes readable when it ends, and our ends of its pipes.
+
+    leash: our end of its `Leash`, to be closed when the process has ended; -1: it has none.
+    """
 
     pid: int
     pidfd: int
     pipes: tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]
+    leash: int = -1
 
 
 class Processes(Protocol):
@@ -57,10 +64,12 @@ class Processes(Protocol):
         pass_fds: Sequence[int],
         identity: Identity,
         new_group: bool,
+        leash: Leash | None = None,
+        orphan_signal: int = signal.SIGKILL,
     ) -> Spawned:
         """As the function of that name."""
 
-    def reap(self, pidfd: int) -> ExitStatus | None:
+    def reap(self, pidfd: int, *, group: int = 0) -> ExitStatus | None:
         """As the function of that name."""
 
     def send_signal(self, pidfd: int, number: int) -> bool:
@@ -76,8 +85,13 @@ def spawn(
     pass_fds: Sequence[int],
     identity: Identity,
     new_group: bool,
+    leash: Leash | None = None,
+    orphan_signal: int = signal.SIGKILL,
 ) -> Spawned:
-    """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind."""
+    """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind.
+
+    With a `leash`, it gets `orphan_signal` when this process ends. SIGKILL goes to its group, if `new_group`.
+    """
     process = subprocess.Popen(
         argv,
         env=env,
@@ -85,7 +99,7 @@ def spawn(
         stdin=stdio[0],
         stdout=stdio[1],
         stderr=stdio[2],
-        pass_fds=pass_fds,
+        pass_fds=pass_fds if leash is None else (*pass_fds, leash.theirs),
         user=identity.uid,
         group=identity.gid,
         extra_groups=identity.groups,
@@ -93,16 +107,20 @@ def spawn(
         process_group=0 if new_group else None,
         bufsize=0,
     )
+    kept = pidfd = -1
     try:
         pidfd = os.pidfd_open(process.pid)
+        if leash is not None:
+            kept = leash.tie(process.pid, orphan_signal, group=new_group and orphan_signal == signal.SIGKILL)
     except BaseException:  # no descriptor left: nobody would ever learn of its end
+        close_all(fd for fd in (pidfd,) if fd >= 0)
         process.kill()
         process.wait()
         _close_pipes(process)
         raise
     # We reap it ourselves; a Popen that believes it runs would warn, and might reap it first.
     process.returncode = 0
-    return Spawned(process.pid, pidfd, (process.stdin, process.stdout, process.stderr))
+    return Spawned(process.pid, pidfd, (process.stdin, process.stdout, process.stderr), kept)
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
@@ -112,13 +130,18 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def reap(pidfd: int) -> ExitStatus | None:
+def reap(pidfd: int, *, group: int = 0) -> ExitStatus | None:
     """How the process ended (waitid(2), P_PIDFD); None while it runs.
+
+    group: the process group that it led, if it did. If it was killed, so is what is left of the group: it had
+    no chance to see to its children. That is before it is reaped: until then nobody else has the number.
 
     If somebody else has reaped it (`os.wait()` in a program, or the kernel where SIGCHLD is ignored), the
     status has a ChildProcessError for its `error`.
     """
     try:
+        if group:
+            _end_group_of_killed(pidfd, group)
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError as error:
         return ExitStatus(error=error)
@@ -127,6 +150,13 @@ def reap(pidfd: int) -> ExitStatus | None:
     if result.si_code == os.CLD_EXITED:
         return ExitStatus(code=result.si_status)
     return ExitStatus(signal=signal_of(result.si_status))
+
+
+def _end_group_of_killed(pidfd: int, group: int) -> None:
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if result is not None and result.si_code != os.CLD_EXITED:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left, or others' processes
+            os.killpg(group, signal.SIGKILL)
 
 
 def reap_strangers(ours: Collection[int]) -> bool:

@@ -22,7 +22,7 @@ from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
 from everycore.system import forked_signals, inherited, processes
 from everycore.system.board import WorkerBoard
-from everycore.system.descriptors import release
+from everycore.system.descriptors import close_all, release
 from everycore.worker.connections.ledger import Connections
 from everycore.worker.listening.link import Link
 
@@ -53,10 +53,13 @@ class Post:
         #: SystemExit in the middle of a constructor leaves half a loop behind. The loop looks when it runs.
         self.only_note = False
         self.noted: list[int] = []
+        #: A loop of ours reads the channel, and has learned there that the primary is gone.
+        self.is_read = self.knows_end = False
 
     def abandon(self) -> None:
         """In a forked child: these are the parent's."""
         release(self.channel)
+        close_all((self.ticket.leash[0],))
         self.link.close()
         self.board.close()
 
@@ -66,7 +69,7 @@ def join(ticket: role.Ticket) -> Post:
     if ticket.orphan_grace == 0 and not processes.die_with_parent(ticket.primary):
         os._exit(ORPHANED)
     processes.become_likelier_victim()
-    for fd, _ in (ticket.channel, ticket.link):
+    for fd, _ in (ticket.channel, ticket.link, ticket.leash):
         os.set_inheritable(fd, False)
     post = Post(ticket)
     if inherited.is_group_leader():
