@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli.conftest import APP
 from tests.cli.conftest import command as serve_command
-from tests.integration.running import ANSWER, ask, ask_http
+from tests.integration.running import ANSWER, ask, ask_http, run
 from tests.integration.running import command as run_command
 from tests.integration.workers import HEAD
 from tests.kit import Program, children, scaled
@@ -235,3 +235,28 @@ def test_a_terminal_that_stops_background_jobs_stops_no_worker(start_command, tm
     finally:
         os.close(primary)
         os.close(secondary)
+
+
+#: Shares its socket with a duplicate from before `bind`, which it has made blocking.
+BLOCKING = """
+import os, signal, socket
+sock = socket.socket()
+copy = sock.dup()
+sock.bind(("127.0.0.1", 0))
+sock.listen()
+while True:
+    connection, _ = sock.accept()
+    with connection:
+        copy.setblocking(True)
+        connection.recv(100)
+        connection.sendall(b"%d\\n" % os.getpid())
+"""
+
+
+def test_a_program_that_makes_its_listener_blocking_stops_no_primary(start_command, tmp_path):
+    """The primary has the same open file; it would wait in accept(2), deaf to SIGTERM."""
+    running = run(start_command, tmp_path, BLOCKING)
+    port = running.port()
+    for _ in range(3):
+        running.everybody_answers(port)
+    assert running.program.finish() == 0

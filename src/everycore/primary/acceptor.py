@@ -228,11 +228,12 @@ class Acceptor(ListenerHost):
 
     def _accept(self) -> tuple[int, Any] | None:
         """One connection; None: there is none now, and polling is as it should be."""
+        sock, watch = self.listener.sock, self.listener.watch
         for _ in range(
             BURST
         ):  # connections that have failed already: no more of them at a time than of others
             try:
-                fd, peer = accept(self.listener.sock)
+                fd, peer = accept(sock) if watch is None else watch.accept(sock)
             except (BlockingIOError, InterruptedError):
                 self._start_polling()
                 return None

@@ -197,6 +197,15 @@ def _stream(stack: contextlib.ExitStack, item: Any) -> Any:
         case "null":
             return subprocess.DEVNULL
         case str() | os.PathLike():
-            return stack.enter_context(open(item, "ab", buffering=0))
+            return _append_to(stack, item)
         case _:
             return item
+
+
+def _append_to(stack: contextlib.ExitStack, path: str | os.PathLike[str]) -> int:
+    """A descriptor within `stack`. Raises OSError: a FIFO that nobody reads is ENXIO, for we can't wait."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    fd = os.open(path, flags, 0o666)
+    stack.callback(os.close, fd)
+    os.set_blocking(fd, True)  # for the worker
+    return fd

@@ -190,14 +190,13 @@ def die_with_parent(parent: int) -> bool:
     """Be killed when the parent's spawning thread ends (prctl(2), PR_SET_PDEATHSIG); False: it is gone
     already.
 
-    Cleared by a change of uid, hence to be called again after one.
+    A second means beside the `Leash`: a change of uid clears it, and where there is no ctypes, or a sandbox
+    forbids the call, it is done without.
     """
-    import ctypes
+    with contextlib.suppress(ImportError, OSError):
+        import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     return os.getppid() == parent
 
 

@@ -17,6 +17,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from everycore.system.descriptors import duplicate, is_socket, release
+from everycore.system.watched_accept import Watch
 
 #: Families and kinds that can be listened on through the primary.
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
@@ -323,6 +324,12 @@ class StreamListener:
         self.is_listening = False
         self._reuses = 0  # SO_REUSEADDR is to be set again
         self._file = _file_of(path)
+        #: What is to accept in place of accept(2). None: the open file is ours alone, and stays non-blocking.
+        self.watch: Watch | None = None
+
+    def _end_watch(self) -> None:
+        if self.watch is not None:
+            self.watch.close()
 
     @classmethod
     def bound(
@@ -341,6 +348,7 @@ class StreamListener:
         sock.setblocking(False)
         listener = cls(sock, backlog=backlog, path=None, mode=None)
         listener.owned = False
+        listener.watch = Watch()
         return listener
 
     def listen(self) -> None:
@@ -377,11 +385,13 @@ class StreamListener:
         """In a forked child: close our copy. The address and its file are the parent's."""
         self._file = None
         release(self.sock)
+        self._end_watch()
 
     def close(self) -> None:
         """Give the address up, and remove the file that we made."""
         self.is_listening = False
         self.sock.close()
+        self._end_watch()
         if self._file is not None and self.path is not None:
             unlink_if_same(self.path, self._file)
             self._file = None
