@@ -135,7 +135,7 @@ class Pool:
         async with asyncio.timeout(timeout):
             await self.cluster.wait()
 
-    async def shut_down(self) -> None:
+    async def _shut_down(self) -> None:
         """`disconnect`, for `everycore.run` at a signal: `stop` replaces nobody."""
         await self.disconnect()
 

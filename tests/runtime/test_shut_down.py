@@ -18,7 +18,7 @@ async def test_what_is_forked_meanwhile_never_starts_and_has_left_of_its_own_acc
             diary = Diary(cluster)
             cluster.fork()
             cluster.on(Exited, lambda event: event.voluntary or cluster.fork())
-            shut_down = asyncio.create_task(cluster.shut_down())
+            shut_down = asyncio.create_task(cluster._shut_down())
             await turn()
             late = cluster.fork()
             assert late.pid is None
@@ -41,7 +41,7 @@ async def test_it_waits_for_no_worker_that_was_forked_meanwhile():
             forked = []
             again = cluster.on(Exited, lambda _: forked.append(cluster.fork()))
             cluster.fork()
-            shut_down = asyncio.create_task(cluster.shut_down())
+            shut_down = asyncio.create_task(cluster._shut_down())
             await turn()
             processes.all[0].end(ExitStatus(code=1))
             await within(shut_down)

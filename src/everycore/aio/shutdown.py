@@ -22,7 +22,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 class Stoppable(Protocol):
     """A cluster, as this module needs it."""
 
-    async def shut_down(self) -> None:
+    async def _shut_down(self) -> None:
         """Ask everybody to leave, start nobody from now on, and wait."""
 
 
@@ -84,7 +84,7 @@ class Shutdown:
 
     async def _drain(self) -> None:
         try:
-            await asyncio.gather(*(cluster.shut_down() for cluster in self._clusters))
+            await asyncio.gather(*(cluster._shut_down() for cluster in self._clusters))
         finally:
             self._main.cancel()
 

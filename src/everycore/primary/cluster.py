@@ -281,7 +281,7 @@ class Cluster:
         async with asyncio.timeout(timeout):
             await self.wait()
 
-    async def shut_down(self) -> None:
+    async def _shut_down(self) -> None:
         """`disconnect`, for `everycore.run` at a signal: no process is started any more.
 
         It waits for the workers of this moment: a program may go on to fork some that never start.

@@ -23,6 +23,7 @@ from everycore.errors import EverycoreError
 from everycore.system import forked_signals, inherited, processes
 from everycore.system.board import WorkerBoard
 from everycore.system.descriptors import close_all, release
+from everycore.system.orphan import Orphan
 from everycore.worker.connections.ledger import Connections
 from everycore.worker.listening.link import Link
 
@@ -53,8 +54,7 @@ class Post:
         #: SystemExit in the middle of a constructor leaves half a loop behind. The loop looks when it runs.
         self.only_note = False
         self.noted: list[int] = []
-        #: A loop of ours reads the channel, and has learned there that the primary is gone.
-        self.is_read = self.knows_end = False
+        self.orphan = Orphan(ticket.orphan_grace)
 
     def abandon(self) -> None:
         """In a forked child: these are the parent's."""
@@ -72,6 +72,8 @@ def join(ticket: role.Ticket) -> Post:
     for fd, _ in (ticket.channel, ticket.link, ticket.leash):
         os.set_inheritable(fd, False)
     post = Post(ticket)
+    if ticket.orphan_grace:
+        post.orphan.install()
     if inherited.is_group_leader():
         inherited.write_from_background()
     # Before `Joined`: a worker that was asked to leave meanwhile is sent SIGTERM in answer to it.

@@ -1,8 +1,7 @@
 """How a worker that has more than `boot.Terminator` to end is ended by a signal.
 
-Job: three of its kind. `ProgramTerminator`: what it does, for programs of all kinds under `everycore run`;
-`LastResort`: a worker whose loop hears signals, and is blocked; `Orphan`: one that outlives its primary for a
-while. Invariant: SIGINT is Python's own under
+Job: two of its kind. `ProgramTerminator`: what it does, for programs of all kinds under `everycore run`;
+`LastResort`: a worker whose loop hears signals, and is blocked. Invariant: SIGINT is Python's own under
 `everycore run`, as for a lone process: workers of the command line are not in the terminal's process group.
 Must not import asyncio, nor the primary's side.
 """
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from everycore.system import forked_signals, inherited
+from everycore.system import forked_signals
 from everycore.worker.boot import AGAIN, Post, Terminator, sleep, start_thread
 
 #: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
@@ -25,10 +24,6 @@ from everycore.worker.boot import AGAIN, Post, Terminator, sleep, start_thread
 _LAST_TURNS: Final = 0.5
 #: The main thread has so long to end by a signal, before it is SIGKILL. Seconds.
 _LAST_WORD: Final = 1.0
-#: A loop that departs without a primary has so long, after the grace, to end by itself. Seconds.
-_LAST_STEPS: Final = 2.0
-#: Within less than this, a loop that is busy cannot be told from one that is blocked. Seconds.
-_LEAST: Final = 1.0
 
 
 class ProgramTerminator(Terminator):
@@ -121,35 +116,6 @@ class LastResort:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Orphan:
-    """SIGIO: the primary is gone, and this worker may finish (`orphan_grace`).
-
-    The kernel sends it (`system.leash`). A loop of ours learns the same from the channel, and departs by
-    itself; every other program is asked as the primary asks it, by SIGTERM. When the time is over it is
-    killed, blocked or not, as long as Python runs in its main thread now and then.
-    """
-
-    def __init__(self, post: Post) -> None:
-        self._post = post
-        self._has_helper = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal has come."""
-        if not self._has_helper:
-            self._has_helper = True
-            start_thread(self._see_off, ())
-
-    def _see_off(self) -> None:
-        if not self._post.is_read:
-            os.kill(os.getpid(), signal.SIGTERM)
-        sleep(max(self._post.ticket.orphan_grace, _LEAST))
-        if self._post.knows_end:
-            sleep(_LAST_STEPS)
-        if inherited.is_group_leader():
-            os.killpg(0, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _has_come_to_its_end() -> bool:
     """Whether the main thread is done with the program and waits for other threads."""
     return not threading.main_thread().is_alive()
@@ -178,12 +144,3 @@ def install_terminator(post: Post) -> ProgramTerminator:
         if isinstance(signal.getsignal(signal.SIGINT), Terminator):
             signal.signal(signal.SIGINT, signal.default_int_handler)
     return terminator
-
-
-def outlive(post: Post) -> None:
-    """Be prepared for SIGIO. A worker that has not come as far as this dies by it: it serves nobody yet."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and signal.getsignal(signal.SIGIO) is signal.SIG_DFL:
-        signal.signal(signal.SIGIO, Orphan(post))
-        forked_signals.own(signal.SIGIO)
-        inherited.hear((signal.SIGIO,))

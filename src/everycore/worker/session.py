@@ -24,7 +24,7 @@ from everycore.system.descriptors import close_all
 from everycore.worker.boot import ORPHANED, Post
 from everycore.worker.connections.reception import Receptions
 from everycore.worker.departure import Departure
-from everycore.worker.ending import LastResort, ProgramTerminator, install_terminator, outlive
+from everycore.worker.ending import LastResort, ProgramTerminator, install_terminator
 from everycore.worker.grants import Grants
 from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.listening.readiness import Readiness
@@ -41,8 +41,6 @@ class Session:
 
     def __init__(self, post: Post, make_face: Callable[[Session], Any]) -> None:
         self._post = post
-        if post.ticket.orphan_grace:
-            outlive(post)
         self.ticket = post.ticket
         self.board = post.board
         #: The count of open connections.
@@ -106,7 +104,7 @@ class Session:
                 serialization=self.ticket.serialization,
                 make_message=self._message_maker(),
             )
-            self._post.is_read = True
+            self._post.orphan.is_read = True
             self._channel.post(wire.Attached())
         elif self._loop is not loop:
             raise RuntimeError("the channel of this worker belongs to another event loop")
@@ -219,7 +217,7 @@ class Session:
         """The primary is gone, or has given this worker up."""
         if error is not None:
             log.error("the channel to the primary: %s", error)
-        self._post.knows_end = True
+        self._post.orphan.is_leaving = True
         if self.departure.exit_code is None:
             self.departure.exit_code = ORPHANED
         self._closed()
