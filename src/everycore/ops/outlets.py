@@ -17,8 +17,8 @@ from typing import Final, TextIO, cast
 
 from everycore.system.outlet import ROOM, Outlet
 
-#: Seconds that whoever reads has for the last lines, when the process ends.
-LAST_CHANCE: Final = 1.0
+#: Seconds that whoever reads has for the last lines, when the process ends. A worker has not much longer.
+LAST_CHANCE: Final = 0.5
 
 
 class LoopedOutlet(Outlet):
@@ -68,8 +68,18 @@ class LoopedOutlet(Outlet):
         self._loop, self._is_watched = None, False
 
 
-def outlet_of(stream: TextIO | None) -> LoopedOutlet | None:
+@contextlib.contextmanager
+def outlet_of(stream: TextIO | None) -> Iterator[LoopedOutlet | None]:
     """An outlet for what is behind `stream`; None if that is no file, or no descriptor is left."""
+    outlet = _open(stream)
+    try:
+        yield outlet
+    finally:
+        if outlet is not None:
+            outlet.finish(LAST_CHANCE)
+
+
+def _open(stream: TextIO | None) -> LoopedOutlet | None:
     try:
         if stream is None or not any(stream is own for own in (sys.__stdout__, sys.__stderr__)):
             return None
@@ -83,15 +93,10 @@ def outlet_of(stream: TextIO | None) -> LoopedOutlet | None:
 def never_waiting() -> Iterator[None]:
     """Within this block, `sys.stdout` and `sys.stderr` never wait."""
     before = sys.stdout, sys.stderr
-    outlets = [outlet_of(stream) for stream in before]
-    sys.stdout, sys.stderr = (
-        stream if outlet is None else cast("TextIO", outlet)
-        for stream, outlet in zip(before, outlets, strict=True)
-    )
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
-        for outlet in outlets:
-            if outlet is not None:
-                outlet.finish(LAST_CHANCE)
+    with outlet_of(before[0]) as out, outlet_of(before[1]) as err:
+        sys.stdout = before[0] if out is None else cast("TextIO", out)
+        sys.stderr = before[1] if err is None else cast("TextIO", err)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before

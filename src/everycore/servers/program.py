@@ -35,13 +35,14 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
     """Serve the job that the command line holds; return the exit status. `told`: the signals so far."""
     job = read_job(argv[1])
     me = place.context()
-    logs.configure(
-        f"worker {me.id}" if me else "everycore",
-        job.log_level,
-        access_log=job.access_log,
-        stream=outlets.outlet_of(sys.stderr),
-    )
-    return run(_work(job, me, told), loop=job.loop)
+    with outlets.outlet_of(sys.stderr) as stream:
+        logs.configure(
+            f"worker {me.id}" if me else "everycore",
+            job.log_level,
+            access_log=job.access_log,
+            stream=stream,
+        )
+        return run(_work(job, me, told), loop=job.loop)
 
 
 async def _work(job: Job, me: WorkerContext | None, told: Sequence[int]) -> int:

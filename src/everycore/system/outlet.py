@@ -188,7 +188,7 @@ def _open(fd: int) -> tuple[int, Writer]:
 def _send(fd: int, data: bytes) -> int:
     sock = socket.socket(fileno=fd)
     try:
-        return sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return sock.send(data, socket.MSG_DONTWAIT)
     finally:
         sock.detach()
 
@@ -204,7 +204,7 @@ def _write_if_room(fd: int, data: bytes) -> int:
         return os.pwritev(fd, [part], -1, os.RWF_NOWAIT)
     except BlockingIOError:
         raise
-    except OSError:
+    except (OSError, AttributeError):  # an old kernel, or another system
         poller = select.poll()
         poller.register(fd, select.POLLOUT)
         if not poller.poll(0):
