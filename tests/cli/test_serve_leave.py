@@ -5,8 +5,8 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import socket
+import sys
 import time
 
 import pytest
