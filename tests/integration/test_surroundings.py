@@ -113,6 +113,35 @@ def test_with_all_signals_blocked_it_stops_when_it_is_told_to(start):
     assert "killed" not in started.program.stderr
 
 
+def test_a_worker_hears_what_its_primary_has_blocked(start_program):
+    """A primary may wait for its signals by sigwait(3). A worker's program is not to be deaf for that."""
+    program = start_program(
+        HEAD
+        + """
+async def primary():
+    async with everycore.Cluster(grace=20) as cluster:
+        worker = cluster.fork()
+        await cluster_is_online(worker)
+        worker.disconnect()
+        say(await worker.wait())
+        say(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+async def cluster_is_online(worker):
+    async for event in worker.events(everycore.Online):
+        return
+
+if everycore.is_primary:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    asyncio.run(primary())
+else:
+    threading.Event().wait()
+"""
+    )
+    program.expect("^exit status 0$")
+    program.expect("^True$")
+    assert program.wait() == 0
+
+
 def test_a_cluster_in_another_thread_bears_that_sigchld_is_ignored(start_program):
     """Only the main thread can change that: an end is known, how it came is not."""
     program = start_program(
