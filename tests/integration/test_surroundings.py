@@ -174,6 +174,7 @@ class Log:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, 4096)
+        self._text = ""
 
     def fill(self) -> None:
         """With lines of dots, to the last byte."""
@@ -185,11 +186,11 @@ class Log:
                 continue
 
     def until(self, pattern: str) -> re.Match[str]:
-        """Reads lines up to one that `pattern` is found in. The limit is the test's."""
+        """Reads up to what `pattern` finds; what was read beyond is for the next. The limit is the test's."""
         os.set_blocking(self._fd, True)
-        text = ""
-        while not (match := re.search(pattern, text)):
-            text = text.rpartition("\n")[2] + os.read(self._fd, 65536).decode()
+        while not (match := re.search(pattern, self._text)):
+            self._text = self._text.rpartition("\n")[2] + os.read(self._fd, 65536).decode()
+        self._text = self._text[match.end() :]
         os.set_blocking(self._fd, False)
         return match
 

@@ -71,7 +71,10 @@ wins. The number of workers is also read from WEB_CONCURRENCY.
 _MODULE: Final = "--everycore-module"
 #: Options without a value.
 _FLAGS: Final = ("-h", "--help", "--keep-nofile")
-_IN_ARCHIVE: Final = "from everycore.launch.runner import main; main(globals())"
+_IN_ARCHIVE: Final = (
+    "import signal; mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); "
+    "from everycore.launch.runner import main; main(globals(), mask)"
+)
 
 
 class _RunCommand(click.Command):
