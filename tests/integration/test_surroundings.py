@@ -120,15 +120,12 @@ def test_a_worker_hears_what_its_primary_has_blocked(start_program):
         + """
 async def primary():
     async with everycore.Cluster(grace=20) as cluster:
+        events = cluster.events(everycore.Online)
         worker = cluster.fork()
-        await cluster_is_online(worker)
+        await anext(events)
         worker.disconnect()
         say(await worker.wait())
         say(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-
-async def cluster_is_online(worker):
-    async for event in worker.events(everycore.Online):
-        return
 
 if everycore.is_primary:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 from everycore.core import stopping
 from everycore.core.stopping import Do, Input, Worker
-from everycore.held_signals import held
+from everycore.held_signals import hear, held
 from everycore.system import forked_signals, inherited
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -96,7 +96,7 @@ class WorkerSignals:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             else:
                 self._hear(signal.SIGINT)
-        inherited.hear(number for number in SIGNALS if number in blocked)
+        hear(number for number in SIGNALS if number in blocked)
 
     def be_guest(self) -> None:
         """This is a worker of `everycore run`.
