@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-#: Not held any more once the blocks that are being left now have ended.
+#: Those that were blocked from outside, and are never to be again at the end of a block.
 _heard: set[int] = set()
 
 
