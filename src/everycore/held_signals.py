@@ -11,7 +11,7 @@ _heard: set[int] = set()
 
 
 def hear(numbers: Iterable[int]) -> None:
-    """Unblock these signals in this thread, even if they were blocked before the block of `held` we are in."""
+    """Unblock these signals in this thread, for good: no end of a `held` block blocks them again."""
     _heard.update(numbers)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _heard)
 
