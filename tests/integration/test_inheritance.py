@@ -44,7 +44,7 @@ def look():
     return {
         "is_worker": everycore.is_worker,
         "is_primary": everycore.is_primary,
-        "variables": [name for name in os.environ if "EVERYCORE" in name and "TEST" not in name],
+        "variables": [name for name in os.environ if name.startswith("_EVERYCORE")],
         "refused": refused,
         "sockets": sorted(what for fd, what in fds.items() if what.startswith("socket:") and fd > 2),
     }
