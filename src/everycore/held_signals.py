@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+#: Those that were blocked from outside, and are never to be again at the end of a block.
+_heard: set[int] = set()
+
+
+def hear(numbers: Iterable[int]) -> None:
+    """Unblock these signals in this thread, for good: no end of a `held` block blocks them again."""
+    _heard.update(numbers)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _heard)
 
 
 @contextmanager
@@ -14,4 +23,4 @@ def held(*numbers: signal.Signals) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask - _heard)

@@ -30,7 +30,8 @@ class State(enum.StrEnum):
 class ExitStatus:
     """How a process ended: exactly one field is set.
 
-    Source: waitid(2); `error` is for a process that could not be started at all.
+    Source: waitid(2); `error` is for a process that could not be started at all, or, as a ChildProcessError,
+    for one that somebody else has reaped (`os.wait()`, or SIGCHLD ignored): nobody knows how it ended.
     """
 
     code: int | None = None
@@ -47,6 +48,8 @@ class ExitStatus:
             return f"exit status {self.code}"
         if self.signal is not None:
             return f"killed by {self.signal.name}"
+        if isinstance(self.error, ChildProcessError):
+            return "ended, nobody knows how: another part of this program has reaped it, or ignores SIGCHLD"
         return f"not started: {self.error}"
 
 

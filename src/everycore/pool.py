@@ -73,6 +73,7 @@ class Pool:
         signals: bool = False,
         new_group: bool = False,
         shutdown_timeout: float = 0.0,
+        raise_nofile: bool = True,
     ) -> None:
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
         if boot_timeout is not None:
@@ -90,6 +91,7 @@ class Pool:
             max_message=max_message,
             new_group=new_group,
             shutdown_timeout=shutdown_timeout,
+            raise_nofile=raise_nofile,
         )
         self._obeys_signals = signals
         self._is_open = False
@@ -146,14 +148,17 @@ class Pool:
         self._check_open()
         if not spares_idle:
             self.cluster._close_idle()
-        self.cluster._shut()
         self._keeper.stop()
 
     def _announce_stop(self) -> None:
         self.cluster._announce_stop()
 
-    def _shut(self) -> None:
-        self.cluster._shut()
+    def _begin_shut_down(self) -> None:
+        self.stop()
+
+    async def _shut_down(self) -> None:
+        self.stop()
+        await self.cluster._shut_down()  # those too that somebody else has forked
 
     async def wait(self) -> None:
         """Wait until the pool has ended: after `stop`, or with `BootError`: the application cannot start."""

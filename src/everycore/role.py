@@ -29,22 +29,22 @@ def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
 
     try:
         ticket = tickets.read(text)
-        named = (ticket.channel, ticket.link, ticket.board)
+        named = (ticket.channel, ticket.link, ticket.board, ticket.leash)
         confirmed = all(os.fstat(fd).st_ino == inode for fd, inode in named)
     except (OSError, ValueError, OverflowError):  # no JSON, not UTF-8, no descriptor
         return None
     return ticket if confirmed else None
 
 
-def working_directory(environ: Mapping[str, str]) -> str:
+def working_directory(environ: Mapping[str, str]) -> str | None:
     """Where we are: by the path that led here, if `PWD` still leads here, else without symbolic links.
 
-    A shell's `cd` sets PWD to the path that was asked for (POSIX).
+    A shell's `cd` sets PWD to the path that was asked for (POSIX). None: in a folder that is gone.
     """
     try:
         here = os.getcwd()
     except FileNotFoundError:  # it was removed under us
-        return "/"
+        return None
     path = environ.get("PWD", "")
     try:
         is_here = os.path.isabs(path) and os.path.samefile(path, here)
@@ -56,8 +56,10 @@ def working_directory(environ: Mapping[str, str]) -> str:
 ticket: Ticket | None = read_ticket(os.environ)
 
 #: Where everycore was imported: workers start there, so that a later `chdir` breaks no relative script. If
-#: the path has symbolic links in it, each worker starts from where they lead at that time.
-start_directory: str = working_directory(os.environ)
+#: the path has symbolic links in it, each worker starts from where they lead at that time. None: in a folder
+#: that is gone. Workers are then where we are: in another folder, a program that serves files, or removes
+#: some, would do so there.
+start_directory: str | None = working_directory(os.environ)
 
 #: This process was started with SIGINT ignored, as `nohup` and the `&` of a script do. A primary handles the
 #: signal all the same, and exec resets what is handled: without being told, a worker would not ignore it.

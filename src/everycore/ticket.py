@@ -8,8 +8,9 @@ import msgspec
 class Ticket(msgspec.Struct, frozen=True):
     """A worker's place in its cluster, as it travels in the environment.
 
-    `channel`, `link` and `board` are [descriptor, inode]; `row` is the worker's on the board. `primary` is
-    the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with SIGINT ignored.
+    `channel`, `link`, `board` and `leash` are [descriptor, inode]; `row` is the worker's on the board.
+    `primary` is the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with
+    SIGINT ignored. `blocked`: the signals that it has blocked, and hence the worker too.
     """
 
     id: int
@@ -19,6 +20,7 @@ class Ticket(msgspec.Struct, frozen=True):
     channel: tuple[int, int]
     link: tuple[int, int]
     board: tuple[int, int]
+    leash: tuple[int, int]
     row: int
     grace: float
     orphan_grace: float
@@ -26,6 +28,7 @@ class Ticket(msgspec.Struct, frozen=True):
     serialization: str
     ignores_interrupt: bool
     shutdown_timeout: float = 0.0
+    blocked: tuple[int, ...] = ()
 
 
 def read(text: str) -> Ticket:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -130,7 +131,8 @@ async def test_without_the_inside_of_uvicorn_nothing_is_lost_either(serve):
 async def test_it_does_not_matter_who_asks_a_worker_to_leave(tmp_path, how):
     (tmp_path / "main.py").write_text(APP)
     job = Job("main:app", ["127.0.0.1:0"], app_dir=str(tmp_path), grace=10.0)
-    settings = Settings(exec=job.command([]), stdio=("null", "inherit", "inherit"))
+    command = [sys.executable, "-P", "-m", "everycore.servers", job.text()]
+    settings = Settings(exec=command, stdio=("null", "inherit", "inherit"))
     async with Pool(2, settings=settings, grace=10.0) as pool:
         async with asyncio.timeout(scaled(30)):
             async for _ in pool.events(Ready):

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import socket
+import textwrap
 from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
@@ -21,6 +22,7 @@ from everycore import (
 )
 from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 from tests.kit import children, open_fds, scaled, turn, wait_gone
+from tests.kit.inside import INSIDE
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
@@ -116,7 +118,7 @@ class TestOfThePrimary:
         assert wait_gone(pids, timeout=0) == []
 
     def test_while_workers_boot(self, start_program):
-        """They are nobody's yet: each finds out when it comes to join, so its start-up is the limit."""
+        """They have imported nothing yet, and ask the kernel for nothing."""
         program = start_program(
             HEAD
             + """
@@ -132,10 +134,11 @@ everycore.run(primary() if everycore.is_primary else for_ever())
         pids = [int(program.expect(r"pid (\d+)")[1]) for _ in range(3)]
         program.signal(SIGKILL)
         program.wait()
-        assert wait_gone(pids, timeout=10) == []
+        assert wait_gone(pids, timeout=1) == []
 
     ORPHANS = (
         HEAD
+        + INSIDE
         + """
 async def echo(reader, writer):
     async for line in reader:
@@ -146,6 +149,7 @@ async def worker():
     if sys.argv[1] == "immortal":
         import ctypes
         ctypes.CDLL(None).prctl(1, 0)  # PR_SET_PDEATHSIG: off, so that the channel's end alone tells
+        os.close(inside.ticket.leash[0])
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     say("worker", os.getpid(), os.getppid(), server.sockets[0].getsockname()[1])
     await server.serve_forever()
@@ -196,6 +200,75 @@ everycore.run(primary() if everycore.is_primary else worker())
             assert client.recv(100) == b""
             program.expect(f"ended {worker} 75")
         assert program.wait() == 0
+
+
+#: The primary of one worker, which is what follows; it says `port N`, and `serves PID PRIMARY`.
+OUTLIVING = """
+async def primary():
+    async with everycore.Cluster(orphan_grace=0.5) as cluster:
+        cluster.fork()
+        await for_ever()
+
+def serves():
+    say("serves", os.getpid(), os.getppid())
+
+if everycore.is_primary:
+    everycore.run(primary())
+else:
+"""
+#: A worker that no loop of ours ends when the time is over.
+ENDLESS = {
+    "plain sockets": """
+listener = everycore.listen(("127.0.0.1", 0))
+say("port", listener.getsockname()[1])
+connection, _ = listener.accept()
+serves()
+listener.accept()
+""",
+    "threads": """
+listener = everycore.listen(("127.0.0.1", 0))
+say("port", listener.getsockname()[1])
+threading.Thread(target=lambda: [listener.accept(), serves(), threading.Event().wait()]).start()
+""",
+    "a blocked loop": """
+async def handler(reader, writer):
+    serves()
+    while True:
+        signal.pause()
+
+async def main():
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+    say("port", server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+everycore.run(main())
+""",
+    "a loop of its own": """
+async def main():
+    listener = everycore.listen(("127.0.0.1", 0))
+    listener.setblocking(False)
+    say("port", listener.getsockname()[1])
+    await asyncio.get_running_loop().sock_accept(listener)
+    serves()
+    await for_ever()
+
+asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
+def test_orphan_grace_is_a_limit_whatever_the_program_is(start_program, tmp_path, source):
+    script = tmp_path / "orphan.py"
+    script.write_text(HEAD + OUTLIVING + textwrap.indent(source, "    "))
+    program = start_program(REAPER, str(script))
+    port = int(program.expect(r"port (\d+)")[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=scaled(5)):
+        worker, primary = map(int, program.expect(r"serves (\d+) (\d+)").groups())
+        os.kill(primary, SIGKILL)
+        program.expect(f"ended {primary} -9")
+        program.expect(f"ended {worker} ")
+    assert program.wait() == 0
 
 
 class TestOfAWorker:

@@ -1,5 +1,6 @@
 """A worker's standard streams: the primary's own, asynchronous streams, files, /dev/null."""
 
+import errno
 import os
 from signal import SIGKILL
 
@@ -148,6 +149,25 @@ class TestFiles:
         """
         async with Cluster(Settings(exec=worker_script(tmp_path, source), stdio="null")) as cluster:
             assert (await within(anext(cluster.fork().messages()))).message == ["/dev/null"] * 3
+
+    async def test_a_fifo_that_nobody_reads_is_an_exit_with_an_error(self, tmp_path):
+        """Whoever opens one for writing waits for a reader: the primary would."""
+        os.mkfifo(tmp_path / "fifo")
+        async with Cluster(Settings(exec="x.py", stdio=tmp_path / "fifo")) as cluster:
+            status = await within(cluster.fork().wait())
+            assert status.error is not None
+            assert status.error.errno == errno.ENXIO
+
+    async def test_a_fifo_that_somebody_reads_is_written_as_any_file(self, tmp_path):
+        os.mkfifo(tmp_path / "fifo")
+        reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            script = worker_script(tmp_path, 'say("blocking:", os.get_blocking(1))')
+            async with Cluster(Settings(exec=script, stdio=tmp_path / "fifo")) as cluster:
+                await within(cluster.fork().wait())
+            assert os.read(reader, 100) == b"blocking: True\n"
+        finally:
+            os.close(reader)
 
     async def test_a_folder_that_is_missing_is_an_exit_with_an_error(self, tmp_path):
         settings = Settings(exec=worker_script(tmp_path, ""), stdio=tmp_path / "nowhere" / "log")

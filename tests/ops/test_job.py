@@ -1,25 +1,37 @@
 """What the primary tells a worker of `serve`, and what comes back."""
 
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everycore.core import values
 from everycore.errors import ConfigurationError
 from everycore.ops.job import BootReport, Job, check_app, read_job, read_report
 
 
 def test_job_travels_on_the_command_line():
     job = Job(app="a:b", binds=["[::1]:80", "unix:/tmp/ü"], app_dir="/srv/it's here", grace=2.5)
-    command = job.command(["-X", "dev"])
-    assert command[:3] == [sys.executable, "-X", "dev"]
-    assert read_job(command[-1]) == job
+    assert read_job(job.text()) == job
+
+
+def test_job_has_paths_that_are_not_utf8():
+    job = Job(app="a:b", binds=["unix:/srv/caf\udce9/socket"], app_dir="/srv/caf\udce9")
+    assert job.text().isascii()
+    assert read_job(job.text()) == job
 
 
 def test_report_travels_as_a_message():
     report = BootReport("no such module", 3)
     assert read_report(report.message()) == report
+
+
+def test_report_may_name_a_path_that_is_not_utf8():
+    """A traceback does: the message could not be sent, and nobody would learn why the worker failed."""
+    message = BootReport('File "/srv/caf\udce9/main.py", line 1', 3).message()
+    values.encode_json(message)
+    report = read_report(message)
+    assert report is not None
+    assert report.text == 'File "/srv/caf\\udce9/main.py", line 1'
 
 
 @given(

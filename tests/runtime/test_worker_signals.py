@@ -94,6 +94,34 @@ def test_a_program_without_a_loop_ends_with_0(start_program, number):
 
 
 @NUMBERS
+def test_what_its_primary_has_blocked_is_heard(start_program, number):
+    """A mask outlives exec."""
+    source = """
+signal.pthread_sigmask(signal.SIG_BLOCK, {NUMBER})
+signals.install(ignores_interrupt=False, blocked=(NUMBER,))
+answer.set()
+send()
+threading.Event().wait()
+"""
+    assert start_program(program(source, number)).wait() == 0
+
+
+@NUMBERS
+def test_what_is_held_back_until_the_program_begins_stays_so(start_program, number):
+    """As `everycore run` does: SystemExit in the middle of our imports would be told of on stderr."""
+    source = """
+signal.pthread_sigmask(signal.SIG_BLOCK, {NUMBER})
+signals.install(ignores_interrupt=False, blocked=(signal.SIGUSR1,))
+send()
+assert NUMBER in signal.sigpending()
+live_on()
+"""
+    running = start_program(program(source, number))
+    running.expect("^lives$")
+    assert running.wait() == 0
+
+
+@NUMBERS
 def test_a_program_that_goes_on_after_its_loop_is_one_without_a_loop(start_program, number):
     source = """
 async def main():

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import select
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from everycore.model import ExitStatus
 from everycore.system import processes
 from tests.kit import children, open_fds
 
@@ -69,3 +72,80 @@ def test_a_process_that_cannot_be_watched_is_not_left_behind(monkeypatch):
         )
     assert children(os.getpid()) == []
     assert open_fds() == before
+
+
+def test_of_a_child_that_somebody_else_has_reaped_the_end_is_known_and_no_more():
+    """`os.wait()` in another part of the program, or SIGCHLD ignored, where the kernel does so."""
+    spawned = processes.spawn(
+        [sys.executable, "-c", ""],
+        env={},
+        cwd="/",
+        stdio=[subprocess.DEVNULL] * 3,
+        pass_fds=(),
+        identity=processes.Identity(),
+        new_group=False,
+    )
+    try:
+        os.waitpid(spawned.pid, 0)
+        status = processes.reap(spawned.pidfd)
+    finally:
+        os.close(spawned.pidfd)
+    assert status is not None
+    assert isinstance(status.error, ChildProcessError)
+    assert "nobody knows how" in str(status)
+
+
+#: Leads a group, in which it has a child; says the child's number; ends as it is told to.
+LEADER = """
+import os, signal, sys
+reader, writer = os.pipe()
+child = os.fork()
+if not child:
+    os.read(reader, 1)
+os.write(1, b"%d\\n" % child)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_of_a_killed_leader_the_whole_group_ends(is_killed):
+    """One that ended by itself has seen to its children: they may be meant to stay."""
+    spawned = processes.spawn(
+        [sys.executable, "-c", LEADER],
+        env={},
+        cwd="/",
+        stdio=[subprocess.PIPE, subprocess.PIPE, None],
+        pass_fds=(),
+        identity=processes.Identity(),
+        new_group=True,
+    )
+    stdin, stdout, _ = spawned.pipes
+    assert stdin is not None
+    assert stdout is not None
+    child = os.pidfd_open(int(stdout.readline()))
+    try:
+        if is_killed:
+            processes.send_signal(spawned.pidfd, signal.SIGKILL)
+        else:
+            stdin.write(b"\n")
+        assert is_readable(spawned.pidfd, 20_000)
+        status = processes.reap(spawned.pidfd, group=spawned.pid)
+        assert status == (ExitStatus(signal=signal.SIGKILL) if is_killed else ExitStatus(code=0))
+        if is_killed:
+            assert is_readable(child, 20_000)
+        else:
+            assert not is_readable(child, 0)
+            signal.pidfd_send_signal(child, signal.SIGKILL)
+            assert is_readable(child, 20_000)
+    finally:
+        for fd in (spawned.pidfd, child):
+            os.close(fd)
+        stdin.close()
+        stdout.close()
+
+
+def is_readable(pidfd, milliseconds):
+    """Whether the process ends within so many milliseconds."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(milliseconds))

@@ -199,6 +199,15 @@ class TestBaton:
     def test_it_is_closed_to_programs_that_a_worker_starts(self, baton):
         assert not os.get_inheritable(baton.fd)
 
+    def test_passing_it_on_never_waits_whatever_a_worker_has_done_to_it(self, baton):
+        """Workers have the same open file: its mode, and what it holds."""
+        os.set_blocking(baton.fd, True)
+        baton.pass_on()
+        assert take_baton(baton.fd)
+        os.eventfd_write(baton.fd, 2**64 - 2)  # the most that it holds
+        baton.pass_on()
+        assert is_readable(baton.fd)
+
 
 class TestIsReadable:
     def test_a_listener_with_somebody_in_its_accept_queue(self, listener):

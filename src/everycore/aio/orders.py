@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from everycore.system import forked_signals
+from everycore.system import forked_signals, inherited
 from everycore.system.terminal import has_terminal
 
 _logger = logging.getLogger("everycore.aio")
@@ -78,6 +78,7 @@ def _install(
             break
         forked_signals.own(number)
         previous[number] = before
+    inherited.hear(previous)
     return previous
 
 

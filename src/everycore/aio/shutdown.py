@@ -13,12 +13,10 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
-from everycore.aio.subscriptions import Subscription
 from everycore.core import stopping
 from everycore.core.stopping import Do, Input, Primary
 from everycore.errors import ClusterClosed
-from everycore.events import Forked
-from everycore.system import forked_signals
+from everycore.system import forked_signals, inherited
 
 Hook = Callable[[signal.Signals], object]
 
@@ -27,16 +25,16 @@ class Stoppable(Protocol):
     """A cluster, as this module needs it."""
 
     def _announce_stop(self) -> None:
-        """A snapshot says from now on that it is being stopped."""
+        """A snapshot says from now on that it is being stopped. Nothing else changes yet."""
 
-    def _shut(self) -> None:
-        """Serve everybody who has come, and refuse newcomers: all workers are going to leave for good."""
+    def _begin_shut_down(self) -> None:
+        """For good: serve everybody who has come, refuse newcomers, and start no worker any more."""
 
-    async def disconnect(self, timeout: float | None = None) -> None:
-        """Ask everybody to leave and wait. Raises ClusterClosed while its block is being left."""
+    async def _shut_down(self) -> None:
+        """Begin to shut down, ask every worker to leave, and wait for those of this moment.
 
-    def on(self, kind: type[Forked], callback: Callable[[Forked], object]) -> Subscription:
-        """Call `callback` with each event of `kind`."""
+        Raises ClusterClosed if the block of it is being left, which has asked them already.
+        """
 
 
 class Shutdown:
@@ -70,6 +68,7 @@ class Shutdown:
         }
         self._is_last = is_last
         self._delay = delay
+        #: Runs while the workers are still to be asked.
         self._delayed: asyncio.TimerHandle | None = None
         #: The open ones, and what is set when each is left.
         self._clusters: dict[Stoppable, asyncio.Event] = {}
@@ -84,7 +83,9 @@ class Shutdown:
             self._install()
         self._clusters[cluster] = asyncio.Event()
         if self._machine.stage is not Primary.RUNNING:
-            self._ask_later_forks(cluster)
+            cluster._announce_stop()
+            if self._delayed is None:
+                cluster._begin_shut_down()
 
     def discard(self, cluster: Stoppable) -> None:
         """A cluster was left."""
@@ -93,6 +94,7 @@ class Shutdown:
             if not self._clusters:
                 if self._delayed is not None:
                     self._delayed.cancel()
+                    self._delayed = None
                 self._restore()
 
     # --- handlers -----------------------------------------------------------------------------------------
@@ -109,6 +111,7 @@ class Shutdown:
                 return
             forked_signals.own(number)
             self._previous[number] = previous
+        inherited.hear(self._previous)
 
     def _restore(self) -> None:
         # Blocked, they can't come between two of these calls, and what is ignored then is forgotten.
@@ -140,13 +143,8 @@ class Shutdown:
             self._ask_all()
 
     def _ask_all(self) -> None:
-        for cluster in self._clusters:
-            self._ask_later_forks(cluster)
+        self._delayed = None
         self._asking = self._loop.create_task(self._ask_and_wait())
-
-    def _ask_later_forks(self, cluster: Stoppable) -> None:
-        """A program that replaces a worker which has died just before would never come to its end."""
-        cluster.on(Forked, lambda event: event.worker.disconnect())
 
     async def _ask_and_wait(self) -> None:
         await asyncio.gather(*(self._ask_one(cluster, left) for cluster, left in self._clusters.items()))
@@ -154,9 +152,8 @@ class Shutdown:
 
     async def _ask_one(self, cluster: Stoppable, left: asyncio.Event) -> None:
         try:
-            cluster._shut()
-            await cluster.disconnect()
-        except ClusterClosed:  # its block is being left, so it has asked already
+            await cluster._shut_down()
+        except ClusterClosed:
             await left.wait()
 
 

@@ -6,18 +6,20 @@ never raises for what a user can do wrong, and it can be called in a process tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import click
 
 from everycore.cli.run import run
 from everycore.cli.serve import serve
 from everycore.errors import ConfigurationError, EverycoreError
+from everycore.ops import outlets
 from everycore.ops.job import STATUS_FAILED, STATUS_USAGE
+from everycore.system import inherited
 from everycore.system.descriptors import fill_standard_streams
 
 
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(sys.argv[1:])
 
 
-@contextmanager
+@contextlib.contextmanager
 def _living_on() -> Iterator[None]:
     """A command that has ended ignores the signals that would have stopped it, for its process ends."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
@@ -64,7 +66,16 @@ def _living_on() -> Iterator[None]:
 
 
 def _run(words: list[str]) -> int:
-    fill_standard_streams()
+    try:
+        fill_standard_streams()
+    except OSError as error:  # no /dev/null
+        return _refused(error)
+    inherited.learn_of_children()
+    with outlets.never_waiting():
+        return _obey(words)
+
+
+def _obey(words: list[str]) -> int:
     try:
         status = everycore.main(words, prog_name="everycore", standalone_mode=False)
     except click.UsageError as error:
@@ -79,7 +90,14 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:  # --help | head -1
         _forget_stdout()
         return STATUS_FAILED
+    except OSError as error:  # no descriptor is left, say, or stdout is on a full disk
+        return _refused(error)
     return status if isinstance(status, int) else 0
+
+
+def _refused(error: OSError) -> int:
+    _say(f"the system refuses what is needed here: {error}")
+    return STATUS_USAGE
 
 
 def _complain(text: str, context: click.Context | None, argv: Sequence[str]) -> int:
@@ -89,7 +107,8 @@ def _complain(text: str, context: click.Context | None, argv: Sequence[str]) -> 
 
 
 def _say(text: str) -> None:
-    click.echo(f"everycore: {text}", err=True)
+    with contextlib.suppress(OSError):  # nobody can read it; the status says it all the same
+        click.echo(f"everycore: {text}", err=True)
 
 
 def _forget_stdout() -> None:

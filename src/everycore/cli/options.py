@@ -72,6 +72,13 @@ def log_level_option(function: Function) -> Function:
     )
 
 
+def keep_nofile_option(function: Function) -> Function:
+    """`--keep-nofile`."""
+    return click.option("--keep-nofile", is_flag=True, help="Leave the soft limit of descriptors as it is.")(
+        function
+    )
+
+
 def name_option(default: str) -> Callable[[Function], Function]:
     """`--name`; `default` says what it is otherwise."""
     text = f"What this service is called in log lines.  [default: {default}]"

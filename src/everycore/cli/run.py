@@ -21,6 +21,7 @@ from everycore.cli.options import (
     CONTEXT,
     Values,
     grace_option,
+    keep_nofile_option,
     log_level_option,
     loop_option,
     name_option,
@@ -30,7 +31,7 @@ from everycore.cli.options import (
     workers_option,
 )
 from everycore.errors import ConfigurationError
-from everycore.ops import logs
+from everycore.ops import interpreter, logs
 from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
@@ -63,11 +64,17 @@ Exit status:
 Every worker runs the program as python would: all of them listen on the same addresses, and each connection
 goes to one of them. A worker that ends is replaced, unless it ends with status 0 before it has listened.
 
-Every option can also be set by a variable of its name, such as EVERYCORE_GRACE; the option wins. The number
-of workers is also read from WEB_CONCURRENCY.
+Every option that takes a value can also be set by a variable of its name, such as EVERYCORE_GRACE; the option
+wins. The number of workers is also read from WEB_CONCURRENCY.
 """
 
 _MODULE: Final = "--everycore-module"
+#: Options without a value.
+_FLAGS: Final = ("-h", "--help", "--keep-nofile")
+_IN_ARCHIVE: Final = (
+    "import signal; mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); "
+    "from everycore.launch.runner import main; main(globals(), mask)"
+)
 
 
 class _RunCommand(click.Command):
@@ -82,7 +89,7 @@ class _RunCommand(click.Command):
                 module = [word[2:]] if len(word) > 2 else []
                 args = [*args[:at], _MODULE, "--", *module, *args[at + 1 :]]
                 break
-            at += 1 if "=" in word or word in ("-h", "--help") else 2
+            at += 1 if "=" in word or word in _FLAGS else 2
         return super().parse_args(ctx, args)
 
 
@@ -102,6 +109,7 @@ class _RunCommand(click.Command):
 @stop_delay_option
 @surge_option
 @log_level_option
+@keep_nofile_option
 @name_option("the program")
 def run(**arguments: Any) -> int:
     """Run a Python program, a script or a module, in several processes that listen on the same addresses."""
@@ -128,6 +136,7 @@ class Options:
     surge: int
     log_level: str
     name: str
+    keep_nofile: bool
 
 
 def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
@@ -144,6 +153,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         surge=values.surge(),
         log_level=values.log_level(),
         name=values.name(program[1] if program[0] == "-m" else program[0]),
+        keep_nofile=arguments["keep_nofile"],
     )
 
 
@@ -163,11 +173,10 @@ def _run(options: Options) -> int:
     from everycore.ops.program import run_program  # late: asyncio is of no use to a wrong option
     from everycore.pool import Pool
 
-    launcher = os.path.join(os.path.dirname(everycore.launch.__file__), "__main__.py")
-    command = [sys.executable, *interpreter_flags(), launcher, options.loop, *options.program]
+    command = interpreter.command(everycore.launch, _IN_ARCHIVE, [options.loop, *options.program])
     pool = Pool(
         options.workers.count,
-        settings=Settings(exec=command, stdio=("null", "inherit", "inherit")),
+        settings=Settings(exec=command, env=interpreter.environment(), stdio=("null", "inherit", "inherit")),
         policy=options.policy,
         grace=options.grace,
         boot_timeout=None,  # a program need not listen
@@ -175,6 +184,7 @@ def _run(options: Options) -> int:
         surge=options.surge,
         signals=True,
         new_group=True,
+        raise_nofile=not options.keep_nofile,
     )
     outcome = run_program(pool, options.name, options.stop_delay)
     if outcome.text:

@@ -12,16 +12,18 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import click
 
+import everycore.servers
 from everycore.cli import activation, sources
 from everycore.cli.activation import activated_descriptors
 from everycore.cli.options import (
     CONTEXT,
     Values,
     grace_option,
+    keep_nofile_option,
     log_level_option,
     loop_option,
     name_option,
@@ -31,7 +33,7 @@ from everycore.cli.options import (
     workers_option,
 )
 from everycore.errors import ConfigurationError
-from everycore.ops import logs
+from everycore.ops import interpreter, logs
 from everycore.ops.job import INTERFACES, Job, check_app
 from everycore.role import working_directory
 from everycore.servers.binds import parse_binds
@@ -42,6 +44,7 @@ from everycore.system.processes import interpreter_flags
 log = logging.getLogger("everycore.cli")
 
 DEFAULT_BIND = "127.0.0.1:8000"
+_IN_ARCHIVE: Final = "import runpy; runpy.run_module('everycore.servers', run_name='__main__')"
 
 EPILOG = """
 \b
@@ -113,18 +116,19 @@ Client addresses are taken from X-Forwarded-For only if the peer is listed in FO
 @log_level_option
 @click.option("--access-log", is_flag=True, help="Log every request.")
 @click.option("--show-counts", is_flag=True, help="Show which worker took how many connections.")
+@keep_nofile_option
 @name_option("APP")
 def serve(**arguments: Any) -> int:
     """Serve the ASGI or WSGI application APP, named as MODULE:ATTRIBUTE, on every core."""
     options = read_options(arguments, os.environ)
     _require_engine()
-    command = options.job.command(interpreter_flags())
     if not is_linux():
         click.echo(f"everycore: a cluster needs Linux; serving in one process on {sys.platform}", err=True)
-        os.execv(command[0], command)  # noqa: S606 - that process is this service from here on
+        alone = [sys.executable, *interpreter_flags(), "-P", "-m", "everycore.servers", options.job.text()]
+        os.execv(alone[0], alone)  # noqa: S606 - that process is this service from here on
     logs.configure("primary", options.job.log_level)
     log.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
-    return _run(options, command)
+    return _run(options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ class Options:
     surge: int
     name: str
     show_counts: bool
+    keep_nofile: bool
 
 
 def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
@@ -168,14 +173,19 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
         surge=values.surge(),
         name=values.name(job.app),
         show_counts=arguments["show_counts"],
+        keep_nofile=arguments["keep_nofile"],
     )
 
 
 def _check_folder(option: str, folder: str) -> str:
     if not os.path.isdir(folder):
         raise ConfigurationError(option, f"there is no folder {folder!r}")
+    if os.path.isabs(folder):
+        return folder
     # Not tidied: each worker looks where this leads when it starts.
     here = working_directory(os.environ)
+    if here is None:
+        raise ConfigurationError(option, "the folder that we are in is gone; name one from the root")
     return here if folder == "." else os.path.join(here, folder)
 
 
@@ -184,15 +194,18 @@ def _require_engine() -> None:
         raise ConfigurationError("serve", "needs uvicorn: pip install 'everycore[standard]'")
 
 
-def _run(options: Options, command: list[str]) -> int:
+def _run(options: Options) -> int:
     from everycore.ops.service import run_service  # late: asyncio is of no use to a wrong option
     from everycore.pool import Pool
 
+    # -P: the folder we happen to be in must not shadow what we import ourselves; the application's own folder
+    # comes first on `sys.path` once we have.
+    command = interpreter.command(everycore.servers, _IN_ARCHIVE, [options.job.text()], flags=["-P"])
     pool = Pool(
         options.workers.count,
         settings=Settings(
             exec=command,
-            env=dict.fromkeys(activation.VARIABLES),
+            env={**dict.fromkeys(activation.VARIABLES), **interpreter.environment()},
             stdio=("null", "inherit", "inherit"),
         ),
         policy=options.policy,
@@ -202,6 +215,7 @@ def _run(options: Options, command: list[str]) -> int:
         surge=options.surge,
         signals=True,
         new_group=True,
+        raise_nofile=not options.keep_nofile,
     )
     counts = sys.stdout if options.show_counts else None
     outcome = run_service(pool, options.name, counts, options.stop_delay)

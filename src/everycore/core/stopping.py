@@ -70,7 +70,7 @@ class Do(enum.Enum):
     """What is to be done."""
 
     TELL = "a log line says so, and how to end it at once"
-    ASK = "all workers are asked to finish and leave, and so is each that is forked from now on"
+    ASK = "all workers are asked to finish and leave, and none is started any more"
     DUMP = "one after the other, the workers print the stacks of their threads and end"
     CANCEL = "`main` is cancelled (in a primary, this kills all workers)"
     WAIT = "a thread tells the primary, and waits until no connection is open or the grace is over"

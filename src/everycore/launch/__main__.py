@@ -1,5 +1,6 @@
 """Run by its path, as a script: this very module becomes the program's `__main__`; nothing stays in it."""
 
+import os
 import signal
 import sys
 
@@ -7,6 +8,8 @@ import sys
 mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 if not sys.flags.safe_path:
     del sys.path[0]  # our own folder, which python puts there for a script
+if (path := os.environ.pop("_EVERYCORE_PATH", None)) is not None:
+    sys.path[:] = path.split("\n")  # as `ops.interpreter` has written it
 from everycore.launch.runner import main  # noqa: E402 - the signal first
 
 main(globals(), mask)

@@ -20,6 +20,7 @@ primary, which prints it once and not once a worker, if the program has no `sys.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import io
 import os
@@ -123,7 +124,8 @@ def _run_folder(path: str, program: list[str], namespace: dict[str, Any], ending
 def _run_module(program: list[str], namespace: dict[str, Any], ending: _Ending) -> None:
     sys.argv[:] = ["-m", *program[2:]]
     if not sys.flags.safe_path:
-        sys.path.insert(0, os.getcwd())
+        with contextlib.suppress(FileNotFoundError):  # the folder is gone, and C adds nothing either
+            sys.path.insert(0, os.getcwd())
     _run_as_main(program[1], namespace, ending, alter_argv=True)
 
 

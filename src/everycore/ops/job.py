@@ -6,8 +6,7 @@ can be loaded is known from a worker's report alone. Must not import cli or serv
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import json
 from typing import Any, Final, Literal
 
 import msgspec
@@ -42,19 +41,17 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: str = "info"
     access_log: bool = False
 
-    def command(self, interpreter_flags: Sequence[str]) -> list[str]:
-        """The command line of a worker.
+    def text(self) -> str:
+        """As an argument of a command line, in ASCII.
 
-        `-P`: the folder we happen to be in must not shadow what we import ourselves; the application's own
-        folder comes first on `sys.path` once we have.
+        Paths that are not UTF-8 have surrogates (os.fsdecode), which msgspec does not encode.
         """
-        text = msgspec.json.encode(self).decode()
-        return [sys.executable, *interpreter_flags, "-P", "-m", "everycore.servers", text]
+        return json.dumps(msgspec.to_builtins(self), separators=(",", ":"))
 
 
 def read_job(text: str) -> Job:
     """The job of a worker's command line."""
-    return msgspec.json.decode(text, type=Job)
+    return msgspec.convert(json.loads(text), type=Job)
 
 
 class BootReport(msgspec.Struct, frozen=True):
@@ -64,8 +61,9 @@ class BootReport(msgspec.Struct, frozen=True):
     status: int
 
     def message(self) -> dict[str, Any]:
-        """As a message to the primary."""
-        return {_BOOT_FAILED: [self.text, self.status]}
+        """As a message to the primary. What is no text (a path that is not UTF-8) is escaped."""
+        text = self.text.encode("utf-8", "backslashreplace").decode()
+        return {_BOOT_FAILED: [text, self.status]}
 
 
 def read_report(message: object) -> BootReport | None:

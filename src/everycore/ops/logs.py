@@ -7,16 +7,20 @@ that others have made.
 
 from __future__ import annotations
 
+import io
 import logging
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
-def configure(who: str, level: str, *, access_log: bool = False) -> None:
-    """Log as `who` ("primary", "worker 3"). The access log is an extra, which `level` does not silence."""
+def configure(who: str, level: str, *, access_log: bool = False, stream: io.TextIOBase | None = None) -> None:
+    """Log as `who` ("primary", "worker 3") to `stream`, or to `sys.stderr`.
+
+    The access log is an extra, which `level` does not silence.
+    """
     # A closed stderr must not make every record print a traceback about itself.
     logging.raiseExceptions = False
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(f"%(asctime)s [{who}] %(levelname)s %(message)s"))
     ours = getattr(logging, level.upper())
     # What uvicorn says at level info, of each worker's start and end, is debug here.

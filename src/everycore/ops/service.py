@@ -26,6 +26,7 @@ from everycore.events import Message, Ready
 from everycore.model import Snapshot
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
+from everycore.system import inherited
 from everycore.system.addresses import as_url
 from everycore.system.ended import wait_for_end
 from everycore.system.processes import reap_strangers
@@ -152,6 +153,7 @@ class Service:
             return
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        inherited.hear((signal.SIGCHLD,))
         try:
             yield
         finally:

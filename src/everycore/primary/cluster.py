@@ -2,7 +2,7 @@
 
 The public face; it forks when told to, and never by itself (that is `everycore.Pool`). Invariant: after the
 `async with` block no process, task, descriptor or socket file of it is left, however the block was left.
-It installs no signal handler.
+It installs no signal handler; SIGCHLD, if it is ignored, gets its default back.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from everycore.primary.listeners.switchboard import DistributionSettings
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
-from everycore.system import machine, seam
+from everycore.system import inherited, machine, seam
 from everycore.system.descriptors import fill_standard_streams
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Cluster:
     max_message: the largest message, in bytes.
     shutdown_timeout: seconds that a worker's program has at least, once its work is done or its grace over,
         for its own shutdown: what `main` does after `wait_shutdown()`, and while it is cancelled.
+    raise_nofile: raise the soft limit of descriptors (RLIMIT_NOFILE) to the hard one, here and in workers.
 
     Raises: RoleError in a worker, UnsupportedPlatform, ConfigurationError.
     """
@@ -78,6 +79,7 @@ class Cluster:
         max_message: int = 16 * 1024 * 1024,
         new_group: bool = False,
         shutdown_timeout: float = 0.0,
+        raise_nofile: bool = True,
     ) -> None:
         if not role.is_primary:
             raise RoleError("a Cluster belongs to the primary; this process is a worker, or a fork of one")
@@ -97,10 +99,14 @@ class Cluster:
             hold_timeout=check_seconds("hold_timeout", hold_timeout),
             recall_after=check_seconds("recall_after", recall_after),
         )
+        self._raise_nofile = raise_nofile
         self._log = EventLog()
         self._book = Book()
+        #: As snapshots have it.
         self._is_stopping = False
         self._state: Literal["new", "open", "closing", "closed"] = "new"
+        #: For good: what is forked from now on does not start.
+        self._is_shutting_down = False
         self._runtime: Runtime
 
     # --- the block ----------------------------------------------------------------------------------------
@@ -110,6 +116,9 @@ class Cluster:
             raise ClusterClosed("a Cluster is entered once; make another")
         loop = asyncio.get_running_loop()
         fill_standard_streams()
+        inherited.learn_of_children()
+        if self._raise_nofile:
+            inherited.raise_descriptor_limit()
         system = seam.current.get()
         self._log.now = system.now
         self._runtime = Runtime(loop, self._terms, self._distribution, self._log, self._book, system)
@@ -131,7 +140,7 @@ class Cluster:
             if kind is not None and issubclass(kind, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
                 await self._kill_all()
             else:
-                self._shut()
+                self._begin_shut_down()
                 try:
                     await self.disconnect()
                 except BaseException:
@@ -174,14 +183,33 @@ class Cluster:
         return self._settings
 
     def _announce_stop(self) -> None:
-        """A snapshot says from now on that the cluster is being stopped."""
+        """A snapshot says from now on that the cluster is being stopped. Nothing else changes yet."""
         self._is_stopping = True
 
-    def _shut(self) -> None:
+    def _shut_listeners(self) -> None:
         """All workers are to leave. First the listeners go: everybody who has come is served."""
-        self._is_stopping = True
         if self._state != "new":
             self._runtime.switchboard.shut()
+
+    def _begin_shut_down(self) -> None:
+        """The cluster ends: the listeners go, and `fork` starts no process any more.
+
+        A program that replaces workers which die would never come to its end.
+        """
+        self._announce_stop()
+        self._is_shutting_down = True
+        self._shut_listeners()
+
+    async def _shut_down(self) -> None:
+        """Begin to shut down, ask every worker to leave, and wait for those of this moment.
+
+        A program may go on to fork some that never start.
+        """
+        self._begin_shut_down()
+        workers = tuple(self.workers.values())
+        for worker in workers:
+            worker.disconnect()
+        await asyncio.gather(*(worker.wait() for worker in workers))
 
     def _close_idle(self) -> None:
         """Workers that are asked to leave from now on close connections whose client asks for nothing."""
@@ -207,7 +235,9 @@ class Cluster:
     def fork(self, env: Mapping[str, str | None] | None = None) -> Worker:
         """Start a worker; returns at once. `env` is added to its environment; None removes a variable.
 
-        If the process can't be started, `Forked`, `Disconnected` and `Exited(error=...)` follow.
+        If the process can't be started, `Forked`, `Disconnected` and `Exited(error=...)` follow. So they do
+        once `everycore.run` shuts the cluster down at a signal, or its `Pool` is stopped; the exit is then
+        voluntary.
 
         Raises: ClusterClosed; ConfigurationError for settings that can't work; RoleError in a worker.
         """
@@ -234,7 +264,10 @@ class Cluster:
         seat = spawner.Seat(self._book.last_id + 1, slot, generation, board.allot())
         driver = WorkerDriver(self._runtime, seat, self._settings)
         try:
-            driver.spawn(env, raises=raises)
+            if self._is_shutting_down:
+                driver.withhold()
+            else:
+                driver.spawn(env, raises=raises)
         except BaseException:
             board.release(seat.row)
             raise
@@ -260,7 +293,7 @@ class Cluster:
         this.
         """
         if self._distribution.when_no_worker == "refuse":
-            self._shut()  # else a cluster that goes on has those wait who come meanwhile
+            self._shut_listeners()  # else a cluster that goes on has those wait who come meanwhile
         for worker in self.workers.values():
             worker.disconnect()
         async with asyncio.timeout(timeout):

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from everycore import events
 from everycore.aio.channel import Channel
+from everycore.aio.deadline import Deadline
 from everycore.aio.emitter import Emitter
 from everycore.aio.mailbox import Mailbox
 from everycore.aio.outbox import NoPeer
@@ -40,6 +41,9 @@ log = logging.getLogger("everycore.primary")
 
 #: The part of a worker's grace for which it is given those who had come before it was asked to leave.
 FINISH_SHARE: Final = 0.5
+#: After so many seconds a worker that does not start any more has left: a program that forks whenever one
+#: has left does not spin meanwhile.
+WITHHELD: Final = 0.1
 
 
 class WorkerDriver:
@@ -60,8 +64,7 @@ class WorkerDriver:
         self._log = WorkerLog(runtime.log, self.face)
         self._channel: Channel | None = None
         self._desk: LinkDesk | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self._deadline = Deadline(runtime.loop, self._on_deadline)
         #: A loop of ours reads the worker's channel.
         self._is_attached = False
         self._status: ExitStatus | None = None
@@ -101,12 +104,21 @@ class WorkerDriver:
             error = exc if isinstance(exc, OSError) else OSError(errno.EINVAL, str(exc))
             self._connect(NoPeer())  # it may have been for want of descriptors
         else:
-            self.process = WorkerProcess(self._loop, runtime.system, child.process)
+            self.process = WorkerProcess(
+                self._loop, runtime.system, child.process, leads_group=runtime.terms.new_group
+            )
             self._desk = LinkDesk(self._loop, child.link, self, self._switchboard, child.permits)
             self._connect(child.channel)
         # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed
         # is over right behind it.
         self._loop.call_soon(self._announce, error)
+
+    def withhold(self) -> None:
+        """Start no process: the cluster ends. The worker has left as soon as it would have been there."""
+        self._connect(NoPeer())
+        self._happen(Input.DISCONNECT, grace=self.grace)
+        error = OSError(errno.ECANCELED, "the cluster is shutting down")
+        self._loop.call_later(WITHHELD, self._announce, error)
 
     def _connect(self, sock: socket.socket | NoPeer) -> None:
         self._channel = Channel(
@@ -186,21 +198,9 @@ class WorkerDriver:
 
     def _happen(self, what: Input, **seconds: float) -> None:
         self._perform(self.life.handle(what, self._loop.time(), **seconds))
-        self._keep_deadline()
-
-    def _keep_deadline(self) -> None:
-        due = self.life.deadline
-        if self._deadline is not None:
-            if due == self._due:
-                return
-            self._deadline.cancel()
-            self._deadline = None
-        if due is not None:
-            self._due = due  # the handle does not tell, on uvloop
-            self._deadline = self._loop.call_at(due, self._on_deadline)
+        self._deadline.set(self.life.deadline)
 
     def _on_deadline(self) -> None:
-        self._deadline = None
         if self.life.state is not State.DEAD:
             log.warning("worker %d did not leave in time: killed", self.seat.id)
         self._happen(Input.OVERDUE)

@@ -81,7 +81,8 @@ class Keeper:
         self._tell(orders.Drain(worker))
 
     def stop(self) -> None:
-        """Ask all workers to leave, and replace none."""
+        """Ask all workers to leave, and replace none. Nothing is forked any more, by nobody."""
+        self._cluster._begin_shut_down()
         self._tell(orders.Stop())
 
     def order_reload(self) -> asyncio.Future[None]:

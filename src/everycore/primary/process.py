@@ -6,7 +6,6 @@ Invariant: it is reaped exactly once, and its pidfd is closed then; a signal nev
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 
 from everycore.model import ExitStatus
@@ -20,18 +19,24 @@ class WorkerProcess:
     """The process of a worker; without `spawned` it never started."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, system: System, spawned: Spawned | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        system: System,
+        spawned: Spawned | None = None,
+        *,
+        leads_group: bool = False,
     ) -> None:
         self._loop = loop
         self._system = system
-        self._pidfd = -1
+        self._pidfd = self._leash = -1
+        self._leads_group = leads_group
         self._on_exit: Callable[[ExitStatus], None]
         self.pid: int | None = None
         self.stdin: PipeWriter | None = None
         self.stdout: PipeReader | None = None
         self.stderr: PipeReader | None = None
         if spawned is not None:
-            self.pid, self._pidfd = spawned.pid, spawned.pidfd
+            self.pid, self._pidfd, self._leash = spawned.pid, spawned.pidfd, spawned.leash
             stdin, stdout, stderr = spawned.pipes
             self.stdin = PipeWriter(loop, stdin) if stdin else None
             self.stdout = PipeReader(loop, stdout) if stdout else None
@@ -43,12 +48,17 @@ class WorkerProcess:
         self._loop.add_reader(self._pidfd, self._on_readable)
 
     def _on_readable(self) -> None:
-        status = self._system.reap(self._pidfd)
+        group = self.pid if self._leads_group and self.pid is not None else 0
+        status = self._system.reap(self._pidfd, group=group)
         if status is not None:
             self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+            self._let_go()
             self._on_exit(status)
+
+    def _let_go(self) -> None:
+        fds = [fd for fd in (self._pidfd, self._leash) if fd >= 0]
+        self._pidfd = self._leash = -1
+        close_all(fds)
 
     def signal(self, number: int) -> bool:
         """Signal the process; False if it is gone."""
@@ -72,8 +82,7 @@ class WorkerProcess:
 
     def abandon(self) -> None:
         """In a forked child: close our copy. The loop is the parent's, and not touched."""
-        pidfd, self._pidfd = self._pidfd, -1
-        close_all((pidfd,))
+        self._let_go()
 
     def fileno(self) -> int:
         """The number of the pidfd, or -1."""

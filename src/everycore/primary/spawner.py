@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from everycore.errors import ConfigurationError
 from everycore.settings import Settings
 from everycore.system import processes
 from everycore.system.descriptors import fill_standard_streams
+from everycore.system.leash import Leash
 from everycore.system.seam import System
 from everycore.system.sockets import absolute_path, on_the_wire
 from everycore.ticket import Ticket
@@ -99,38 +101,51 @@ def spawn(
         )
     fill_standard_streams()
     with contextlib.ExitStack() as stack:
+        leash = Leash()
+        stack.callback(leash.close)
         keep = stack.enter_context(contextlib.ExitStack())
         channel, their_channel = _pair(keep, stack, socket.SOCK_STREAM)
         link, their_link = _pair(keep, stack, socket.SOCK_SEQPACKET)
-        ticket = Ticket(
-            id=seat.id,
-            slot=seat.slot,
-            generation=seat.generation,
-            primary=os.getpid(),
-            channel=_named(their_channel.fileno()),
-            link=_named(their_link.fileno()),
-            board=_named(board_fd),
-            row=seat.row,
-            grace=terms.grace,
-            orphan_grace=terms.orphan_grace,
-            max_message=terms.max_message,
-            serialization=settings.serialization,
-            ignores_interrupt=role.ignores_interrupt,
-            shutdown_timeout=terms.shutdown_timeout,
-        )
+        fds = their_channel.fileno(), their_link.fileno(), board_fd
+        ticket = _ticket(seat, terms, settings.serialization, (*fds, leash.theirs))
         process = system.spawn(
             argv,
             env=_environment(settings.env, user_env, env, ticket),
             cwd=settings.cwd if settings.cwd is not None else role.start_directory,
             stdio=[_stream(stack, item) for item in _three_streams(settings)],
-            pass_fds=(their_channel.fileno(), their_link.fileno(), board_fd, *settings.pass_fds),
+            pass_fds=(*fds, *settings.pass_fds),
             identity=identity,
             new_group=terms.new_group,
+            leash=leash,
+            orphan_signal=signal.SIGIO if terms.orphan_grace else signal.SIGKILL,
         )
         keep.pop_all()
     channel.setblocking(False)
     link.setblocking(False)
     return Child(process, channel, link, _permits(settings.addresses) if is_foreign else None)
+
+
+def _ticket(seat: Seat, terms: Terms, serialization: str, fds: tuple[int, int, int, int]) -> Ticket:
+    """The ticket of a worker that is about to start. `fds`: its channel, link, board and leash."""
+    channel, link, board, leash = map(_named, fds)
+    return Ticket(
+        id=seat.id,
+        slot=seat.slot,
+        generation=seat.generation,
+        primary=os.getpid(),
+        channel=channel,
+        link=link,
+        board=board,
+        leash=leash,
+        row=seat.row,
+        grace=terms.grace,
+        orphan_grace=terms.orphan_grace,
+        max_message=terms.max_message,
+        serialization=serialization,
+        ignores_interrupt=role.ignores_interrupt,
+        shutdown_timeout=terms.shutdown_timeout,
+        blocked=tuple(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
+    )
 
 
 def _pair(
@@ -204,6 +219,15 @@ def _stream(stack: contextlib.ExitStack, item: Any) -> Any:
         case "null":
             return subprocess.DEVNULL
         case str() | os.PathLike():
-            return stack.enter_context(open(item, "ab", buffering=0))
+            return _append_to(stack, item)
         case _:
             return item
+
+
+def _append_to(stack: contextlib.ExitStack, path: str | os.PathLike[str]) -> int:
+    """A descriptor within `stack`. Raises OSError: a FIFO that nobody reads is ENXIO, for we can't wait."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    fd = os.open(path, flags, 0o666)
+    stack.callback(os.close, fd)
+    os.set_blocking(fd, True)  # for the worker
+    return fd

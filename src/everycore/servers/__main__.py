@@ -5,8 +5,12 @@ SystemExit would be raised wherever we happen to be, in the bookkeeping of the i
 of the loop too, which then complain about it on stderr, beside the one report that the user is to read.
 """
 
+import os
 import signal
 import sys
+
+if __name__ == "__main__" and (path := os.environ.pop("_EVERYCORE_PATH", None)) is not None:
+    sys.path[:] = path.split("\n")  # as `ops.interpreter` has written it
 
 from everycore import place
 from everycore.worker.signals import print_stacks_at_quit

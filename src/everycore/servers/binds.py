@@ -64,7 +64,9 @@ def parse_binds(texts: Sequence[str], option: str = "--bind") -> list[Bind]:
 
 def parse_bind(text: str, option: str = "--bind") -> Bind:
     """One of them."""
-    if not text.isprintable() or not text:
+    # The bytes of a path need not be text: os.fsdecode makes surrogates of those that are not.
+    readable = "".join(letter for letter in text if not "\udc80" <= letter <= "\udcff")
+    if not readable.isprintable() or not text:
         raise ConfigurationError(option, f"must be {FORMS}, not {text!r}")
     if text.startswith("unix:"):
         return _unix(text, option)

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from everycore.system import inherited
 from everycore.worker.connections.handons import connect
 from everycore.worker.session import Session
 
@@ -93,6 +94,7 @@ class LoneExit:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, take, number)
+        inherited.hear((signal.SIGINT, signal.SIGTERM))
         self.spares_idle = await came is not signal.SIGINT
         self.deadline = loop.time() + self._grace
 

@@ -18,7 +18,7 @@ from functools import partial
 from everycore import place
 from everycore.entry import run
 from everycore.errors import ChannelClosed
-from everycore.ops import logs
+from everycore.ops import logs, outlets
 from everycore.ops.job import STATUS_STOPPED, BootReport, Job, read_job
 from everycore.servers.binding import open_sockets
 from everycore.servers.binds import parse_binds
@@ -38,8 +38,14 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
     """
     job = read_job(argv[1])
     me = place.context()
-    logs.configure(f"worker {me.id}" if me else "everycore", job.log_level, access_log=job.access_log)
-    return run(_work(job, me, told), loop=job.loop)
+    with outlets.outlet_of(sys.stderr) as stream:
+        logs.configure(
+            f"worker {me.id}" if me else "everycore",
+            job.log_level,
+            access_log=job.access_log,
+            stream=stream,
+        )
+        return run(_work(job, me, told), loop=job.loop)
 
 
 async def _work(job: Job, me: WorkerContext | None, told: Sequence[int]) -> int:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
 from everycore.system.sockets import remove_stale, short_name, use_mode
+from everycore.system.watched_accept import Watch
 
 _SPARE: Final = re.compile(rb"\.everycore-(\d+)-\d+")
 #: How often a port that was free a moment ago may turn out to be taken.
@@ -98,6 +99,7 @@ class GivenListener(StreamListener):
         self, sock: socket.socket, *, backlog: int, path: str | bytes | None, mode: int | None
     ) -> None:
         super().__init__(sock, backlog=backlog, path=path, mode=mode)
+        self.watch = Watch()
         self._spare: bytes | None = None
         self._keep_spare()
 

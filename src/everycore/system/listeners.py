@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from everycore.system import closing, sockets
 from everycore.system.descriptors import release
+from everycore.system.watched_accept import Watch
 
 
 class BoundSocket:
@@ -33,6 +34,8 @@ class BoundSocket:
         self.what = sockets.describe(self.real, self.family)
         self.is_listening = False
         self._file = _file_of(path)
+        #: What is to accept in place of accept(2). None: the open file is ours alone, and stays non-blocking.
+        self.watch: Watch | None = None
 
     @classmethod
     def bound(cls, address: Any, *, family: int, v6only: bool, backlog: int, mode: int | None = None) -> Self:
@@ -77,14 +80,20 @@ class BoundSocket:
         """In a forked child: close our copy. The address and its file are the parent's."""
         self._file = None
         release(self.sock)
+        self._end_watch()
 
     def close(self) -> None:
         """Give the address up, and remove the file that we made."""
         self.is_listening = False
         self.sock.close()
+        self._end_watch()
         if self._file is not None and self.path is not None:
             sockets.unlink_if_same(self.path, self._file)
             self._file = None
+
+    def _end_watch(self) -> None:
+        if self.watch is not None:
+            self.watch.close()
 
 
 class StreamListener(BoundSocket):
@@ -98,6 +107,13 @@ class StreamListener(BoundSocket):
         super().__init__(sock, backlog=backlog, path=path, mode=mode)
         self._reuses = 0  # SO_REUSEADDR is to be set again
         self._is_barred = False
+
+    @classmethod
+    def adopted(cls, fd: int, *, backlog: int, internal: Collection[int]) -> Self:
+        """As `BoundSocket.adopted`."""
+        made = super().adopted(fd, backlog=backlog, internal=internal)
+        made.watch = Watch()
+        return made
 
     def listen(self) -> None:
         """Accept connections (again)."""

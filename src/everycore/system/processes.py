@@ -7,6 +7,7 @@ child on 3.11, and a primary has no threads. Must not import asyncio.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -21,6 +22,8 @@ from typing import IO, Any, Final
 from everycore.errors import ConfigurationError
 from everycore.foreign.signal_internals import signal_of
 from everycore.model import ExitStatus
+from everycore.system.descriptors import close_all
+from everycore.system.leash import Leash
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -37,24 +40,33 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A process of ours: its pid, a pidfd that becomes readable when it ends, and our ends of its pipes."""
+    """A process of ours: its pid, a pidfd that becomes readable when it ends, and our ends of its pipes.
+
+    leash: our end of its `Leash`, to be closed when the process has ended; -1: it has none.
+    """
 
     pid: int
     pidfd: int
     pipes: tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]
+    leash: int = -1
 
 
 def spawn(
     argv: Sequence[str],
     *,
     env: Mapping[str, str],
-    cwd: str | os.PathLike[str],
+    cwd: str | os.PathLike[str] | None,
     stdio: Sequence[Any],
     pass_fds: Sequence[int],
     identity: Identity,
     new_group: bool,
+    leash: Leash | None = None,
+    orphan_signal: int = signal.SIGKILL,
 ) -> Spawned:
-    """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind."""
+    """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind.
+
+    With a `leash`, it gets `orphan_signal` when this process ends. SIGKILL goes to its group, if `new_group`.
+    """
     process = subprocess.Popen(
         argv,
         env=env,
@@ -62,7 +74,7 @@ def spawn(
         stdin=stdio[0],
         stdout=stdio[1],
         stderr=stdio[2],
-        pass_fds=pass_fds,
+        pass_fds=pass_fds if leash is None else (*pass_fds, leash.theirs),
         user=identity.uid,
         group=identity.gid,
         extra_groups=identity.groups,
@@ -70,16 +82,20 @@ def spawn(
         process_group=0 if new_group else None,
         bufsize=0,
     )
+    kept = pidfd = -1
     try:
         pidfd = os.pidfd_open(process.pid)
+        if leash is not None:
+            kept = leash.tie(process.pid, orphan_signal, group=new_group and orphan_signal == signal.SIGKILL)
     except BaseException:  # no descriptor left: nobody would ever learn of its end
+        close_all(fd for fd in (pidfd,) if fd >= 0)
         process.kill()
         process.wait()
         _close_pipes(process)
         raise
     # We reap it ourselves; a Popen that believes it runs would warn, and might reap it first.
     process.returncode = 0
-    return Spawned(process.pid, pidfd, (process.stdin, process.stdout, process.stderr))
+    return Spawned(process.pid, pidfd, (process.stdin, process.stdout, process.stderr), kept)
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
@@ -89,14 +105,33 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def reap(pidfd: int) -> ExitStatus | None:
-    """How the process ended (waitid(2), P_PIDFD); None while it runs."""
-    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+def reap(pidfd: int, *, group: int = 0) -> ExitStatus | None:
+    """How the process ended (waitid(2), P_PIDFD); None while it runs.
+
+    group: the process group that it led, if it did. If it was killed, so is what is left of the group: it had
+    no chance to see to its children. That is before it is reaped: until then nobody else has the number.
+
+    If somebody else has reaped it (`os.wait()` in a program, or the kernel where SIGCHLD is ignored), the
+    status has a ChildProcessError for its `error`.
+    """
+    try:
+        if group:
+            _end_group_of_killed(pidfd, group)
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError as error:
+        return ExitStatus(error=error)
     if result is None:
         return None
     if result.si_code == os.CLD_EXITED:
         return ExitStatus(code=result.si_status)
     return ExitStatus(signal=signal_of(result.si_status))
+
+
+def _end_group_of_killed(pidfd: int, group: int) -> None:
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if result is not None and result.si_code != os.CLD_EXITED:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left, or others' processes
+            os.killpg(group, signal.SIGKILL)
 
 
 def reap_strangers(ours: Collection[int]) -> bool:
@@ -130,14 +165,13 @@ def die_with_parent(parent: int) -> bool:
     """Be killed when the parent's spawning thread ends (prctl(2), PR_SET_PDEATHSIG); False: it is gone
     already.
 
-    Cleared by a change of uid, hence to be called again after one.
+    A second means beside the `Leash`: a change of uid clears it, and where there is no ctypes, or a sandbox
+    forbids the call, it is done without.
     """
-    import ctypes
+    with contextlib.suppress(ImportError, OSError):
+        import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     return os.getppid() == parent
 
 
@@ -186,6 +220,11 @@ _WITH_VALUE: Final = ("-W", "-X", "--check-hash-based-pycs")
 def interpreter_flags() -> list[str]:
     """The flags that this interpreter was started with (`-X`, `-W`, `-O`, ...)."""
     return _split_interpreter_flags(sys.orig_argv)[0]
+
+
+def program_words() -> list[str]:
+    """What this interpreter was told to run: a script or `-m MODULE` or `-c CODE`, and its arguments."""
+    return _split_interpreter_flags(sys.orig_argv)[1]
 
 
 def _split_interpreter_flags(orig_argv: Sequence[str]) -> tuple[list[str], list[str]]:

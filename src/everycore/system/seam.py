@@ -8,6 +8,7 @@ event loop. Must not import asyncio.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from everycore.model import ExitStatus
 from everycore.system import processes
+from everycore.system.leash import Leash
 from everycore.system.processes import Identity, Spawned
 
 
@@ -29,16 +31,24 @@ class System(Protocol):
         argv: Sequence[str],
         *,
         env: Mapping[str, str],
-        cwd: str | os.PathLike[str],
+        cwd: str | os.PathLike[str] | None,
         stdio: Sequence[Any],
         pass_fds: Sequence[int],
         identity: Identity,
         new_group: bool,
+        leash: Leash | None = None,
+        orphan_signal: int = signal.SIGKILL,
     ) -> Spawned:
-        """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind."""
+        """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind.
 
-    def reap(self, pidfd: int) -> ExitStatus | None:
-        """Return how the process ended; None while it runs. Once: afterwards there is no such process."""
+        cwd: None is where this process is. leash: what sends it `orphan_signal` when this process ends.
+        """
+
+    def reap(self, pidfd: int, *, group: int = 0) -> ExitStatus | None:
+        """Return how the process ended; None while it runs. Once: afterwards there is no such process.
+
+        group: the process group that it led: if it was killed, what is left of that is killed too.
+        """
 
     def send_signal(self, pidfd: int, number: int) -> bool:
         """Signal the process; False if it is gone."""

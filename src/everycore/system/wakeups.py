@@ -13,6 +13,7 @@ listener again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from typing import Final
@@ -66,7 +67,8 @@ class Baton:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
 
     def pass_on(self) -> None:
-        """Wake one worker to look."""
+        """Wake one worker to look. Workers have the same open file, and may have changed its mode."""
+        os.set_blocking(self.fd, False)
         pass_baton(self.fd)
 
     def close(self) -> None:
@@ -77,7 +79,8 @@ class Baton:
 def pass_baton(fd: int) -> None:
     """Wake the first in the baton's row; it takes the place of one that is still under way."""
     take_baton(fd)
-    os.eventfd_write(fd, 1)
+    with contextlib.suppress(BlockingIOError):  # somebody has put in all it holds: it wakes as it is
+        os.eventfd_write(fd, 1)
 
 
 def take_baton(fd: int) -> bool:

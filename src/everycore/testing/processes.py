@@ -24,6 +24,7 @@ import msgspec
 from everycore.foreign.signal_internals import signal_of
 from everycore.model import ExitStatus
 from everycore.role import VARIABLE
+from everycore.system.leash import Leash
 from everycore.system.processes import Identity, Spawned
 from everycore.testing.clock import VirtualTimeLoop
 from everycore.ticket import Ticket
@@ -35,11 +36,14 @@ _numbers = itertools.count(_FIRST_PID)
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a process was started with. `env` is without everycore's own variable."""
+    """What a process was started with. `env` is without everycore's own variable.
+
+    cwd: its working directory; None: that of the primary.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    cwd: str
+    cwd: str | None
     identity: Identity
     new_group: bool
 
@@ -118,27 +122,29 @@ class FakeSystem:
         argv: Sequence[str],
         *,
         env: Mapping[str, str],
-        cwd: str | os.PathLike[str],
+        cwd: str | os.PathLike[str] | None,
         stdio: Sequence[Any],
         pass_fds: Sequence[int],
         identity: Identity,
         new_group: bool,
+        leash: Leash | None = None,
+        orphan_signal: int = signal.SIGKILL,
     ) -> Spawned:
-        """Make a process. Raises the next of `refusals`."""
+        """Make a process. Raises the next of `refusals`. It ends with this process, so it needs no leash."""
         if self.refusals:
             raise self.refusals.pop(0)
         rest = dict(env)
         ticket = msgspec.json.decode(rest.pop(VARIABLE), type=Ticket)
         ours, theirs = zip(*(_pipe(item, number) for number, item in enumerate(stdio)), strict=True)
-        birth = Birth(tuple(argv), rest, os.fspath(cwd), identity, new_group)
+        birth = Birth(tuple(argv), rest, None if cwd is None else os.fspath(cwd), identity, new_group)
         process = FakeProcess(birth, ticket, theirs)
         pidfd = process.open_pidfd()
         self._by_pidfd[pidfd] = process
         self._on_spawn(process)
         return Spawned(process.pid, pidfd, ours)
 
-    def reap(self, pidfd: int) -> ExitStatus | None:
-        """Return how the process ended; None while it runs."""
+    def reap(self, pidfd: int, *, group: int = 0) -> ExitStatus | None:
+        """Return how the process ended; None while it runs. Nobody else is in its group."""
         status = self._by_pidfd[pidfd].status
         if status is not None:
             del self._by_pidfd[pidfd]

@@ -79,8 +79,8 @@ class FakeWorker:
         return self._process.birth.env
 
     @property
-    def cwd(self) -> str:
-        """The directory that it was started in."""
+    def cwd(self) -> str | None:
+        """The directory that it was started in; None: that of the primary."""
         return self._process.birth.cwd
 
     @property

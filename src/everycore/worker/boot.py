@@ -14,9 +14,10 @@ from typing import Final
 from everycore.core import wire
 from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
-from everycore.system import processes
+from everycore.system import inherited, processes
 from everycore.system.board import WorkerBoard
-from everycore.system.descriptors import release
+from everycore.system.descriptors import close_all, release
+from everycore.system.orphan import Orphan
 from everycore.ticket import Ticket
 from everycore.worker.connections.ledger import Ledger
 from everycore.worker.listening.link import Link
@@ -36,6 +37,7 @@ class Post:
         self.board = WorkerBoard(ticket.board[0], ticket.row)
         self.connections = Ledger(self.board)
         self.signals = WorkerSignals(ticket.grace, self.say_leave, self._is_at_work)
+        self.orphan = Orphan(ticket.orphan_grace)
 
     def say_leave(self) -> None:
         """Tell the primary, by the link, that this worker leaves."""
@@ -53,6 +55,7 @@ class Post:
     def abandon(self) -> None:
         """In a forked child: these are the parent's."""
         release(self.channel)
+        close_all((self.ticket.leash[0],))
         self.link.close()
         self.board.close()
 
@@ -62,11 +65,15 @@ def join(ticket: Ticket) -> Post:
     if ticket.orphan_grace == 0 and not processes.die_with_parent(ticket.primary):
         os._exit(ORPHANED)
     processes.become_likelier_victim()
-    for fd, _ in (ticket.channel, ticket.link):
+    for fd, _ in (ticket.channel, ticket.link, ticket.leash):
         os.set_inheritable(fd, False)
     post = Post(ticket)
+    if ticket.orphan_grace:
+        post.orphan.install()
+    if inherited.is_group_leader():
+        inherited.write_from_background()
     # Before `Joined`: a worker that was asked to leave meanwhile is sent SIGTERM in answer to it.
-    post.signals.install(ignores_interrupt=ticket.ignores_interrupt)
+    post.signals.install(ignores_interrupt=ticket.ignores_interrupt, blocked=ticket.blocked)
     post.channel.setblocking(True)
     try:
         post.channel.sendall(encode_frame(wire.encode(wire.Joined(os.getpid()))))

@@ -114,6 +114,7 @@ class Session:
                 make_message=self._message_maker(),
                 on_handle=self._on_handle,
             )
+            self._post.orphan.is_read = True
             self._channel.post(wire.Attached())
         elif self._loop is not loop:
             raise RuntimeError("the channel of this worker belongs to another event loop")
@@ -223,6 +224,7 @@ class Session:
         """The primary is gone, or has given this worker up."""
         if error is not None:
             log.error("the channel to the primary: %s", error)
+        self._post.orphan.is_leaving = True
         if self.departure.exit_code is None:
             self.departure.exit_code = ORPHANED
         self._closed()

@@ -15,14 +15,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any, Final, Protocol
 
 from everycore.core import stopping
 from everycore.core.stopping import Do, Input, Worker
-from everycore.held_signals import held
-from everycore.system import forked_signals
+from everycore.held_signals import hear, held
+from everycore.system import forked_signals, inherited
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 #: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
@@ -79,8 +79,12 @@ class WorkerSignals:
 
     # --- what happens to the process ----------------------------------------------------------------------
 
-    def install(self, *, ignores_interrupt: bool) -> None:
-        """Hear the signals that nobody hears yet. `ignores_interrupt`: SIGINT is to be ignored."""
+    def install(self, *, ignores_interrupt: bool, blocked: Collection[int] = ()) -> None:
+        """Hear the signals that nobody hears yet. `ignores_interrupt`: SIGINT is to be ignored.
+
+        blocked: those that this process has blocked because its primary has. One that is blocked for another
+        reason stays so: the launcher holds SIGTERM back until the program begins.
+        """
         if not _is_main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -92,6 +96,7 @@ class WorkerSignals:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             else:
                 self._hear(signal.SIGINT)
+        hear(number for number in SIGNALS if number in blocked)
 
     def be_guest(self) -> None:
         """This is a worker of `everycore run`.
@@ -246,6 +251,7 @@ def print_stacks_at_quit() -> None:
     """
     if signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL:
         faulthandler.register(signal.SIGQUIT, file=2, all_threads=True, chain=True)
+        inherited.hear((signal.SIGQUIT,))
 
 
 def _is_main_thread() -> bool:

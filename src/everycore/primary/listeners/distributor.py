@@ -210,10 +210,11 @@ class Distributor:
             self._timer = self._loop.call_at(max(at, self._loop.time() + FINEST), self._look)
 
     def _accept(self) -> Accepted | NoConnection:
+        sock, watch = self._listener.sock, self._listener.watch
         # Connections that have failed already: no more of them at a time than of others.
         for _ in range(BURST):
             try:
-                fd, peer = accept(self._listener.sock)
+                fd, peer = accept(sock) if watch is None else watch.accept(sock)
             except (BlockingIOError, InterruptedError):
                 self._suspend_if_shutting()
                 return NoConnection.EMPTY

@@ -96,3 +96,11 @@ def new_file_mode() -> int:
     except OSError:
         pass
     return 0o755
+
+
+def working_directory() -> bytes | None:
+    """Where relative paths begin; None: in a folder that is gone. A path from the root needs none."""
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        return None

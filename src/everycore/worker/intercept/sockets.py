@@ -31,7 +31,7 @@ from everycore.core import wire
 from everycore.errors import ChannelClosed
 from everycore.foreign.socket_internals import Accept
 from everycore.system.sockets import remove_stale
-from everycore.worker.intercept.addresses import cluster_address, new_file_mode
+from everycore.worker.intercept.addresses import cluster_address, new_file_mode, working_directory
 from everycore.worker.intercept.held import Held, Registry
 from everycore.worker.listening.clustersocket import VERY_LONG, SharedSocket
 
@@ -148,7 +148,7 @@ def _ask(sock: socket.socket, held: Held, name: bytes | None = None) -> bool:
     assert _session is not None
     request = wire.Bind(held.address)
     if sock.family == socket.AF_UNIX:
-        request = wire.Bind(held.address, new_file_mode(), os.getcwdb(), name)
+        request = wire.Bind(held.address, new_file_mode(), working_directory(), name)
     try:
         inner = _session.grants.bind(request, _c.fileno(sock))
     except ChannelClosed:

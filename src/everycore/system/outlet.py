@@ -1,0 +1,221 @@
+"""A text stream that never waits for whoever reads it.
+
+What can be written at once is written, the rest is kept in a bounded buffer, and what has no room there is
+dropped; the drops are counted, and told in the stream itself once somebody reads again. No system call here
+waits, whatever other processes do with the same open file; what was kept is written whole and in order.
+
+O_NONBLOCK belongs to the open file, which a log shares with other processes: it can be neither set here nor
+relied upon. So a pipe and a terminal are opened anew (proc(5), /proc/self/fd), which makes an open file of
+our own, and a socket is written with MSG_DONTWAIT. Where a pipe cannot be opened anew (no /proc; another
+user's pipe, as of a container whose process is not root), it is asked first whether it has room. A write that
+a file system keeps waiting is a disk's affair, and is not covered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import signal
+import socket
+import stat
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from everycore.system.descriptors import duplicate
+
+#: Bytes that wait at most.
+ROOM: Final = 256 * 1024
+#: pipe(7): so many bytes are written at once or not at all, and a pipe that poll(2) shows has room for them.
+_PIPE_BUF: Final = select.PIPE_BUF
+
+Writer = Callable[[bytes], int]
+
+
+class Outlet(io.TextIOBase):
+    """Writes to a duplicate of `fd`. An error of a write that need not wait is raised, as by any file."""
+
+    def __init__(self, fd: int, *, room: int = ROOM, encoding: str = "utf-8") -> None:
+        self._encoding = encoding
+        self._room = room
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._lock = threading.RLock()
+        self._fd, self._write = _open(fd)
+        self._is_terminal = os.isatty(self._fd)
+        _all.add(self)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """As `io.TextIOWrapper.encoding`."""
+        return self._encoding
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is kept that could not be written yet."""
+        return bool(self._waiting)
+
+    @property
+    def dropped(self) -> int:
+        """Lines dropped since this was told last."""
+        return self._dropped
+
+    def fileno(self) -> int:
+        """The number of the duplicate: it becomes writable when there is room."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """As `io.IOBase.isatty`."""
+        return self._is_terminal
+
+    def writable(self) -> bool:
+        """As `io.IOBase.writable`."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write, keep or drop `text`. Raises OSError if nobody can read it any more (EPIPE, EIO)."""
+        data = text.encode(self._encoding, "backslashreplace")
+        with self._lock:
+            if self._size + len(data) > self._room:
+                self._dropped += max(data.count(b"\n"), 1)
+            elif data:
+                self._waiting.append(data)
+                self._size += len(data)
+            if not self.push():
+                self._on_waiting()
+        return len(text)
+
+    def push(self) -> bool:
+        """Write what is kept, as far as there is room; whether nothing is left. Raises OSError as `write`."""
+        with self._lock:
+            while self._waiting:
+                data = self._waiting[0]
+                try:
+                    written = self._attempt(data)
+                except BlockingIOError:
+                    return False
+                except OSError:
+                    self._waiting.clear()
+                    self._size = 0
+                    raise
+                self._size -= written
+                if written < len(data):
+                    self._waiting[0] = data[written:]
+                    continue
+                self._waiting.popleft()
+                if self._dropped and not self._waiting:
+                    self._tell_dropped()
+            return True
+
+    def _tell_dropped(self) -> None:
+        text = f"everycore: {self._dropped} lines are missing here: nobody has read this log in time\n"
+        self._waiting.append(text.encode())
+        self._size += len(text)
+        self._dropped = 0
+
+    def _attempt(self, data: bytes) -> int:
+        if not self._is_terminal:
+            return self._write(data)
+        with _allowed_in_background():
+            return self._write(data)
+
+    def _on_waiting(self) -> None:
+        """Something waits: whoever has an event loop calls `push` when `fileno()` is writable."""
+
+    def finish(self, patience: float) -> None:
+        """Give whoever reads a last chance of `patience` seconds, and close."""
+        deadline = time.monotonic() + patience
+        poller = select.poll()
+        with contextlib.suppress(OSError):
+            poller.register(self._fd, select.POLLOUT)
+            while not self.push() and (left := deadline - time.monotonic()) > 0:
+                poller.poll(left * 1000)
+        self.close()
+
+    def close(self) -> None:
+        """Close the duplicate. What is kept is dropped."""
+        fd, self._fd = getattr(self, "_fd", -1), -1
+        if fd >= 0:
+            self._waiting.clear()
+            os.close(fd)
+        super().close()
+
+    def _forked(self) -> None:
+        """In a forked child: what is kept is the parent's to write, and a thread of its may have the lock."""
+        self._lock = threading.RLock()
+        self._waiting.clear()
+        self._size = self._dropped = 0
+
+
+_all: weakref.WeakSet[Outlet] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for outlet in tuple(_all):
+        outlet._forked()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+# --- the kinds of files -------------------------------------------------------------------------------------
+
+
+def _open(fd: int) -> tuple[int, Writer]:
+    """A descriptor of our own for what is behind `fd`, and how it is written without waiting."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
+        own = duplicate(fd)
+        return own, lambda data: _send(own, data)
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        with contextlib.suppress(OSError):
+            anew = os.open(f"/proc/self/fd/{fd}", flags)
+            return anew, lambda data: os.write(anew, data)
+        own = duplicate(fd)
+        return own, lambda data: _write_if_room(own, data)
+    own = duplicate(fd)  # not opened anew: it shares the position with others who write to this file
+    return own, lambda data: os.write(own, data)
+
+
+def _send(fd: int, data: bytes) -> int:
+    sock = socket.socket(fileno=fd)
+    try:
+        return sock.send(data, socket.MSG_DONTWAIT)
+    finally:
+        sock.detach()
+
+
+def _write_if_room(fd: int, data: bytes) -> int:
+    """Write to a pipe that others write to as well. Raises BlockingIOError.
+
+    By pwritev2(2) with RWF_NOWAIT, which pipes know since Linux 6.4. Before, between poll(2) and write(2)
+    another process may fill it up; that once the next line waits for a reader.
+    """
+    part = data[:_PIPE_BUF]
+    try:
+        return os.pwritev(fd, [part], -1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        raise
+    except (OSError, AttributeError):  # an old kernel, or another system
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        if not poller.poll(0):
+            raise BlockingIOError from None
+        return os.write(fd, part)
+
+
+@contextlib.contextmanager
+def _allowed_in_background() -> Iterator[None]:
+    """Within this block a terminal with `stty tostop` takes what a background process writes (termios(3))."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
