@@ -369,10 +369,9 @@ async def test_child_process_advanced_serialization_splitted_length_field(tmp_pa
     async def main():
         me = everycore.current_worker()
         for size in range(65500, 65540):
-            me.send_nowait(b"")  # leaves by itself; the two behind it, in one piece
-            me.send_nowait(b"." * size)
-            await me.send(b"." * size)
-            await asyncio.sleep(0)
+            # The first leaves by itself; the two behind it, in one piece. All are queued at the call.
+            sent = [me.send(message) for message in (b"", b"." * size, b"." * size)]
+            await asyncio.gather(*sent)  # as long as the primary, on a busy machine, reads nothing
 
     everycore.run(main())
     """
