@@ -14,7 +14,6 @@ MOST_LINES = {"file": 400, "class": 250, "function": 60}
 TOO_LARGE: dict[str, set[str]] = {
     "file": set(),
     "class": {
-        "core/dispatch.py:Dispatcher",
         "primary/cluster.py:Cluster",
         "primary/driver.py:WorkerDriver",
         "primary/listeners/distributor.py:Distributor",

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from everycore.core import wire
-from everycore.core.dispatch import BURST, Dispatcher, NoConnection
+from everycore.core.arrivals import NoConnection
+from everycore.core.dispatch import BURST, Dispatcher
 from everycore.errors import ProtocolError
 from everycore.foreign.socket_internals import accept
 from everycore.primary.listeners.distribution import LAST_WORDS
@@ -60,12 +61,12 @@ class Distributor:
     @property
     def accepted(self) -> int:
         """Connections accepted here."""
-        return self.dispatcher.accepted
+        return self.dispatcher.arrivals.accepted
 
     @property
     def queued(self) -> int:
         """Connections accepted and waiting here for a worker."""
-        return len(self.dispatcher.queue)
+        return len(self.dispatcher.arrivals.queue)
 
     @property
     def finishing(self) -> int | None:
@@ -98,9 +99,9 @@ class Distributor:
     def set_flowing(self, flows: bool) -> None:
         """As `Distribution.set_flowing`."""
         if flows:
-            self.dispatcher.begin()
+            self.dispatcher.arrivals.begin()
         else:
-            self.dispatcher.cease()
+            self.dispatcher.arrivals.cease()
         self._obey()
 
     def refuse(self, *, is_held: bool) -> bool:
@@ -109,20 +110,20 @@ class Distributor:
         return True
 
     def _drop_queue(self) -> None:
-        close_all(fd for fd, _ in self.dispatcher.drop())
+        close_all(fd for fd, _ in self.dispatcher.arrivals.drop())
 
     def shut(self, then: Callable[[], None]) -> None:
         """As `Distribution.shut`."""
         self._on_shut = then
         if self._listener.owned:
             self._listener.turn_away()
-            self.dispatcher.shut()
+            self.dispatcher.arrivals.shut()
         else:
-            self.dispatcher.cease()
+            self.dispatcher.arrivals.cease()
         self._turn()
 
     def _end_shutting(self) -> None:
-        if self._on_shut is not None and not self.dispatcher.is_shutting and self.dispatcher.is_idle:
+        if self._on_shut is not None and not self.dispatcher.arrivals.is_shutting and self.dispatcher.is_idle:
             then, self._on_shut = self._on_shut, None
             then()
 
@@ -233,7 +234,7 @@ class Distributor:
 
     def _suspend_if_shutting(self) -> None:
         """Nobody waits: here, so that nobody comes in between and is reset."""
-        if self.dispatcher.is_shutting:
+        if self.dispatcher.arrivals.is_shutting:
             self._listener.suspend()
 
     def _send(self, worker: int, first: int, share: list[Accepted]) -> bool:
