@@ -10,7 +10,8 @@ import pytest
 from everycore.core.listeners import ListenKey, Listing
 from everycore.foreign import socket_internals
 from everycore.primary.listeners import acceptor, barring
-from everycore.primary.listeners.listener import Absence, Listener
+from everycore.primary.listeners.attendance import Absence
+from everycore.primary.listeners.listener import Listener
 from everycore.primary.listeners.shared import LOOK_SHUTTING, SharedDistribution
 from everycore.system import closing
 from everycore.system.accepting import PAUSE

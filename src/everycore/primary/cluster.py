@@ -29,7 +29,7 @@ from everycore.primary import spawner
 from everycore.primary.book import Book, Workers
 from everycore.primary.driver import WorkerDriver
 from everycore.primary.eventlog import EventLog
-from everycore.primary.listeners.listener import NoWorker
+from everycore.primary.listeners.attendance import NoWorker
 from everycore.primary.listeners.switchboard import DistributionSettings
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker

@@ -21,9 +21,10 @@ from everycore.core.dispatch import Dispatcher
 from everycore.core.lanes import Lanes
 from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
+from everycore.primary.listeners.attendance import Absence, NoWorker
 from everycore.primary.listeners.distribution import Distribution
 from everycore.primary.listeners.distributor import Distributor
-from everycore.primary.listeners.listener import Absence, Listener, NoWorker
+from everycore.primary.listeners.listener import Listener
 from everycore.primary.listeners.shared import SharedDistribution
 from everycore.primary.listeners.subscriber import Accepted, Client
 from everycore.system.belt import Belt, make_pair
