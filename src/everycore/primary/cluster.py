@@ -30,7 +30,7 @@ from everycore.primary.book import Book, Workers
 from everycore.primary.driver import WorkerDriver
 from everycore.primary.eventlog import EventLog
 from everycore.primary.listeners.attendance import NoWorker
-from everycore.primary.listeners.switchboard import DistributionSettings
+from everycore.primary.listeners.factory import DistributionSettings
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
