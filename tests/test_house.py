@@ -16,7 +16,6 @@ TOO_LARGE: dict[str, set[str]] = {
     "class": {
         "primary/cluster.py:Cluster",
         "primary/driver.py:WorkerDriver",
-        "worker/connections/turns.py:SharedReader",
     },
     "function": set(),
 }
