@@ -15,7 +15,6 @@ TOO_LARGE: dict[str, set[str]] = {
     "file": set(),
     "class": {
         "primary/cluster.py:Cluster",
-        "primary/driver.py:WorkerDriver",
     },
     "function": set(),
 }
