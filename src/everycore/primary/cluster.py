@@ -22,18 +22,18 @@ from everycore.aio.shutdown import current_shutdown
 from everycore.aio.steps import take_all
 from everycore.aio.subscriptions import Subscription, check_plain, once
 from everycore.aio.waiting import see_through
-from everycore.errors import ChannelClosed, ClusterClosed, ConfigurationError, RoleError
+from everycore.errors import ClusterClosed, ConfigurationError, RoleError
 from everycore.events import Event, Message, SetUp
 from everycore.model import Snapshot
 from everycore.primary import spawner
 from everycore.primary.book import Book, Workers
-from everycore.primary.driver import WorkerDriver
+from everycore.primary.driver import start_worker
 from everycore.primary.eventlog import EventLog
 from everycore.primary.listeners.attendance import NoWorker
 from everycore.primary.listeners.factory import DistributionSettings
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
-from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
+from everycore.settings import Settings, check_count, check_env, check_seconds, choose_policy
 from everycore.system import machine, seam
 from everycore.system.descriptors import fill_standard_streams
 
@@ -41,11 +41,6 @@ if TYPE_CHECKING:
     from everycore.settings import SettingsFields
 
 E = TypeVar("E", bound=Event)
-
-
-def _check_no_worker(value: NoWorker) -> NoWorker:
-    check_choice("when_no_worker", value, ("refuse", "hold"))
-    return value
 
 
 class Cluster:
@@ -93,9 +88,9 @@ class Cluster:
         )
         self._distribution = DistributionSettings(
             policy=choose_policy(self._settings.policy, os.environ),
-            when_no_worker=_check_no_worker(when_no_worker),
-            hold_timeout=check_seconds("hold_timeout", hold_timeout),
-            recall_after=check_seconds("recall_after", recall_after),
+            when_no_worker=when_no_worker,
+            hold_timeout=hold_timeout,
+            recall_after=recall_after,
         )
         self._log = EventLog()
         self._book = Book()
@@ -229,29 +224,16 @@ class Cluster:
             raise ClusterClosed(f"the cluster is {self._state}")
         if env is not None:
             check_env("env", env)
-        slot = self._book.free_slot() if slot is None else slot
-        board = self._runtime.board
-        seat = spawner.Seat(self._book.last_id + 1, slot, generation, board.allot())
-        driver = WorkerDriver(self._runtime, seat, self._settings)
-        try:
-            driver.spawn(env, raises=raises)
-        except BaseException:
-            board.release(seat.row)
-            raise
-        self._book.add(driver)
-        return driver.face
+        return start_worker(
+            self._runtime, self._settings, env, slot=slot, generation=generation, raises=raises
+        )
 
     async def broadcast(self, message: Any) -> int:
         """Send `message` to every connected worker; returns how many there were.
 
         Raises: TypeError, OverflowError, ValueError for what can't be sent.
         """
-        workers = [worker for worker in self.workers.values() if worker.is_connected()]
-        results = await asyncio.gather(*(worker.send(message) for worker in workers), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, ChannelClosed):
-                raise result
-        return sum(result is None for result in results)
+        return await self._book.broadcast(message)
 
     async def disconnect(self, timeout: float | None = None) -> None:
         """Ask every worker to leave, and wait until all are gone. Workers can be forked again afterwards.

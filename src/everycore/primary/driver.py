@@ -275,3 +275,29 @@ class WorkerDriver:
     def descriptors(self) -> list[int]:
         """The numbers that belong to this worker's channel, link and process."""
         return [self.process.fileno(), *self._connection.filenos()]
+
+
+def start_worker(
+    runtime: Runtime,
+    settings: Settings,
+    env: Mapping[str, str | None] | None,
+    *,
+    slot: int | None,
+    generation: int,
+    raises: bool,
+) -> Worker:
+    """Give a new worker its number, its slot (the lowest free one for None) and its row, and spawn it.
+
+    For `env` and `raises` see `WorkerDriver.spawn`. What is raised leaves nothing behind.
+    """
+    book, board = runtime.book, runtime.board
+    slot = book.free_slot() if slot is None else slot
+    seat = spawner.Seat(book.last_id + 1, slot, generation, board.allot())
+    driver = WorkerDriver(runtime, seat, settings)
+    try:
+        driver.spawn(env, raises=raises)
+    except BaseException:
+        board.release(seat.row)
+        raise
+    book.add(driver)
+    return driver.face

@@ -17,6 +17,7 @@ from everycore.primary.listeners.distributor import Distributor
 from everycore.primary.listeners.listener import Listener
 from everycore.primary.listeners.shared import SharedDistribution
 from everycore.primary.listeners.subscriber import Accepted
+from everycore.settings import check_choice, check_seconds
 from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
 from everycore.system.sockets import off_the_wire
 
@@ -25,13 +26,18 @@ from everycore.system.sockets import off_the_wire
 class DistributionSettings:
     """How connections are given out: the part of a cluster's settings that concerns listeners.
 
-    `policy` may still change until the first fork.
+    `policy` may still change until the first fork. Raises ConfigurationError.
     """
 
     policy: str = "round_robin"
     when_no_worker: NoWorker = "refuse"
     hold_timeout: float = 30.0
     recall_after: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_choice("when_no_worker", self.when_no_worker, ("refuse", "hold"))
+        self.hold_timeout = check_seconds("hold_timeout", self.hold_timeout)
+        self.recall_after = check_seconds("recall_after", self.recall_after)
 
 
 class ListenerFactory:
