@@ -147,7 +147,7 @@ class Pool:
         """
         self._check_open()
         if not spares_idle:
-            self.cluster._close_idle()
+            self.cluster._ending.close_idle()
         self._keeper.stop()
 
     def _announce_stop(self) -> None:

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from everycore.core.dispatch import BELT_PAUSE, BURST, MOST_AT_THE_END, Dispatcher, NoConnection
+from everycore.core.arrivals import NoConnection
+from everycore.core.dispatch import BELT_PAUSE, BURST, MOST_AT_THE_END, Dispatcher
 from everycore.core.lanes import MOST_CREDIT
 from tests.core.law import check
 from tests.core.watched_lanes import WatchedLanes, picture
@@ -99,10 +100,10 @@ class World:
             self.put(worker, first, connections)
         assert len(self.accepted) - before <= (BURST if finishing is None else MOST_AT_THE_END + 16)
         if finishing is not None and self.dispatcher.finishing is None:
-            assert not self.dispatcher.queue
+            assert not self.dispatcher.arrivals.queue
             assert not self.backlog or len(self.accepted) >= MOST_AT_THE_END
             self.listens = False
-            self.dispatcher.cease()
+            self.dispatcher.arrivals.cease()
 
     def put(self, worker: int, first: int, connections: list[int]) -> None:
         it = self.workers[worker]
@@ -184,7 +185,7 @@ class World:
         if finishing is not None and finishing != worker:
             self.rest(finishing)
         self.listens = True
-        self.dispatcher.begin()
+        self.dispatcher.arrivals.begin()
         self.dispatcher.join(worker, batch, room)
         self.turn()
         self.obey()
@@ -212,7 +213,7 @@ class World:
         if at_once:
             self.dispatcher.end_finishing(worker)
             self.listens = False
-            self.dispatcher.cease()
+            self.dispatcher.arrivals.cease()
         self.obey()
 
     def leave(self, worker: int) -> None:
@@ -281,12 +282,12 @@ class World:
             self.advance(0.001)
             check(self)
         raise AssertionError(
-            f"waiting for ever: backlog {list(self.backlog)}, queue {list(self.dispatcher.queue)},"
+            f"waiting for ever: backlog {list(self.backlog)}, queue {list(self.dispatcher.arrivals.queue)},"
             f" {self.workers}, {picture(self.lanes)}"
         )
 
     def _has_work(self) -> bool:
-        if self.backlog or self.dispatcher.queue or any(it.belt or it.taken for it in self.alive()):
+        if self.backlog or self.dispatcher.arrivals.queue or any(it.belt or it.taken for it in self.alive()):
             return True
         stuck = [it for it in self.workers.values() if it.stands_still]
         return any(message.connections for it in stuck for message in it.belt)

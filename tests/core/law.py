@@ -25,7 +25,7 @@ def check(world: World) -> None:
 
 def _check_places(world: World) -> None:
     places = [
-        list(world.dispatcher.queue),
+        list(world.dispatcher.arrivals.queue),
         [c for it in world.workers.values() for message in it.belt for c in message.connections],
         [c for it in world.workers.values() for c in it.taken.values() if c is not None],
         list(world.picked_up),
@@ -33,7 +33,7 @@ def _check_places(world: World) -> None:
     ]
     everywhere = [connection for place in places for connection in place]
     assert sorted(everywhere) == sorted(world.accepted), "a connection is in two places, or in none"
-    assert world.dispatcher.accepted == len(world.accepted)
+    assert world.dispatcher.arrivals.accepted == len(world.accepted)
 
 
 def _check_account(world: World, worker: int, it: Worker) -> None:
@@ -58,7 +58,7 @@ def _check_waits(world: World) -> None:
     if look_at is not None and look_at - world.now < TICK:
         return
     may_accept = world.listens and world.now >= world.accepts_at
-    waiting = list(world.dispatcher.queue) + (list(world.backlog) if may_accept else [])
+    waiting = list(world.dispatcher.arrivals.queue) + (list(world.backlog) if may_accept else [])
     finishing = world.dispatcher.finishing
     if finishing is not None:
         it, lane = world.workers[finishing], world.lanes.lanes[finishing]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from everycore.core.dispatch import BELT_PAUSE, BURST, MOST_AT_THE_END, Dispatcher, NoConnection, Orders
+from everycore.core.arrivals import NoConnection
+from everycore.core.dispatch import BELT_PAUSE, BURST, MOST_AT_THE_END, Dispatcher, Orders
 from everycore.core.lanes import FIRST_CREDIT, LATE_AFTER, RECALL_AFTER, Pause
 from everycore.errors import ProtocolError
 from tests.core.belts import ACCEPT_PAUSE, World, world_in_full_credit, world_of
@@ -15,9 +16,9 @@ class TestOrders:
     def test_nothing_is_to_be_done_before_somebody_is_ready(self):
         dispatcher = Dispatcher[int]()
         assert dispatcher.orders == NOTHING
-        dispatcher.begin()
+        dispatcher.arrivals.begin()
         assert dispatcher.orders == NOTHING._replace(poll=True)
-        dispatcher.cease()
+        dispatcher.arrivals.cease()
         assert dispatcher.orders == NOTHING
 
     def test_the_listener_is_not_polled_while_nobody_has_credit(self):
@@ -69,7 +70,7 @@ class TestOrders:
 
     def test_a_socket_that_does_not_listen_is_not_polled_until_the_next_turn(self):
         dispatcher = Dispatcher[int]()
-        dispatcher.begin()
+        dispatcher.arrivals.begin()
         dispatcher.join(1)
         assert list(dispatcher.turn(0.0, lambda: NoConnection.CLOSED, woken=True)) == []
         assert not dispatcher.orders.poll
@@ -78,12 +79,12 @@ class TestOrders:
 
     def test_a_turn_is_a_burst_and_what_is_queued_beyond_has_the_next_one(self):
         world = world_of(BURST, batch=16)
-        world.dispatcher.queue.extend(range(BURST + 10))
+        world.dispatcher.arrivals.queue.extend(range(BURST + 10))
         taken = list(world.dispatcher.turn(world.now, world.accept))
         assert sum(len(connections) for _, _, connections in taken) == BURST
         assert world.dispatcher.orders.turn_soon
         list(world.dispatcher.turn(world.now, world.accept))
-        assert not world.dispatcher.queue
+        assert not world.dispatcher.arrivals.queue
         assert not world.dispatcher.orders.turn_soon
 
     @pytest.mark.parametrize("woken", [True, False])
@@ -108,10 +109,10 @@ class TestBelts:
         world.connect(4)  # 1 and 3 to the first, 2 and 4 to the second
         for worker in (1, 2):
             world.read_back(worker)
-        assert list(world.dispatcher.queue) == [1, 3, 2, 4]
+        assert list(world.dispatcher.arrivals.queue) == [1, 3, 2, 4]
         world.workers[1].belt_takes = False
         world.turn()
-        assert list(world.dispatcher.queue) == [1, 2]
+        assert list(world.dispatcher.arrivals.queue) == [1, 2]
         assert world.workers[2].belt[0].connections == [3]
 
     def test_what_a_belt_refuses_another_worker_has_as_soon_as_the_loop_has_turned(self):
@@ -123,12 +124,12 @@ class TestBelts:
     def test_a_belt_that_refused_a_message_is_not_tried_with_the_next(self):
         world = world_of(1, batch=1)
         tried: list[int] = []
-        world.dispatcher.queue.extend([7, 8])
+        world.dispatcher.arrivals.queue.extend([7, 8])
         for worker, first, _ in world.dispatcher.turn(world.now, world.accept):
             tried.append(first)
             world.dispatcher.refused(worker, world.now)
         assert tried == [1]
-        assert list(world.dispatcher.queue) == [7, 8]
+        assert list(world.dispatcher.arrivals.queue) == [7, 8]
         assert world.lanes.lanes[1].outstanding == 0
 
     def test_it_is_tried_again_after_a_pause_and_no_sooner(self):
@@ -171,7 +172,7 @@ class TestFinishing:
         world.workers[1].belt_takes = False
         world.finish(1)
         assert world.dispatcher.finishing == 1
-        assert len(world.dispatcher.queue) == 16
+        assert len(world.dispatcher.arrivals.queue) == 16
         assert not world.dispatcher.orders.poll
         world.workers[1].belt_takes = True
         world.advance(BELT_PAUSE * 1.1)

@@ -141,10 +141,10 @@ class Histories(RuleBasedStateMachine):
 
     @contextlib.contextmanager
     def refused(self):
-        before = picture(self.world.lanes), list(self.world.dispatcher.queue)
+        before = picture(self.world.lanes), list(self.world.dispatcher.arrivals.queue)
         with pytest.raises(ProtocolError):
             yield
-        assert (picture(self.world.lanes), list(self.world.dispatcher.queue)) == before
+        assert (picture(self.world.lanes), list(self.world.dispatcher.arrivals.queue)) == before
 
     @invariant()
     def the_law(self):

@@ -1,17 +1,17 @@
 """All workers are to leave: everybody who has come is taken in and picked up, and nobody after them."""
 
-from everycore.core.dispatch import MOST_TAKEN_IN
+from everycore.core.arrivals import MOST_TAKEN_IN
 from everycore.core.lanes import FIRST_CREDIT, RECALL_AFTER
 from tests.core.belts import ACCEPT_PAUSE, World, world_of
 
 
 def shut(world: World) -> None:
-    world.dispatcher.shut()
+    world.dispatcher.arrivals.shut()
     world.hear()
 
 
 def work_to_the_end(world: World) -> None:
-    while world.dispatcher.queue or world.backlog or any(it.belt for it in world.workers.values()):
+    while world.dispatcher.arrivals.queue or world.backlog or any(it.belt for it in world.workers.values()):
         for worker in world.workers:
             world.work(worker)
 
@@ -20,7 +20,7 @@ class TestShutting:
     def test_with_nobody_there_it_is_over_at_once(self):
         world = world_of(2)
         shut(world)
-        assert not world.dispatcher.is_shutting
+        assert not world.dispatcher.arrivals.is_shutting
         assert world.dispatcher.is_idle
         assert not world.dispatcher.orders.poll
 
@@ -29,8 +29,8 @@ class TestShutting:
         world.connect(FIRST_CREDIT + 20)
         shut(world)
         assert not world.backlog
-        assert not world.dispatcher.is_shutting
-        assert len(world.dispatcher.queue) == 20
+        assert not world.dispatcher.arrivals.is_shutting
+        assert len(world.dispatcher.arrivals.queue) == 20
         assert not world.dispatcher.is_idle
 
     def test_nobody_is_taken_in_after_the_backlog_was_empty(self):
@@ -55,7 +55,7 @@ class TestShutting:
         world = world_of(1)
         world.connect(1)
         shut(world)
-        assert not world.dispatcher.queue
+        assert not world.dispatcher.arrivals.queue
         assert not world.dispatcher.is_idle
         world.work(1)
         assert world.dispatcher.is_idle
@@ -75,10 +75,10 @@ class TestShutting:
         world = world_of(1)
         world.connect(MOST_TAKEN_IN * 2)
         shut(world)
-        assert len(world.dispatcher.queue) <= MOST_TAKEN_IN
-        assert world.dispatcher.is_shutting
+        assert len(world.dispatcher.arrivals.queue) <= MOST_TAKEN_IN
+        assert world.dispatcher.arrivals.is_shutting
         work_to_the_end(world)
-        assert not world.dispatcher.is_shutting
+        assert not world.dispatcher.arrivals.is_shutting
         assert len(world.picked_up) == MOST_TAKEN_IN * 2
 
     def test_without_descriptors_it_goes_on_after_the_pause(self):
@@ -86,17 +86,17 @@ class TestShutting:
         world.accept_fails = True
         world.connect(10)
         shut(world)
-        assert world.dispatcher.is_shutting
+        assert world.dispatcher.arrivals.is_shutting
         world.accept_fails = False
         world.advance(ACCEPT_PAUSE)
         world.hear()
-        assert not world.dispatcher.is_shutting
+        assert not world.dispatcher.arrivals.is_shutting
         assert not world.backlog
 
     def test_it_ends_when_a_worker_comes_that_stays(self):
         world = world_of(1)
         shut(world)
-        world.dispatcher.begin()
+        world.dispatcher.arrivals.begin()
         world.connect(1)
         world.work(1)
         assert world.picked_up == {1}

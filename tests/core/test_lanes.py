@@ -106,7 +106,7 @@ class TestCredit:
         most = sum(lane.credit for lane in world.lanes.lanes.values())
         assert len(world.accepted) <= most
         assert len(world.backlog) == 100 - len(world.accepted)
-        assert not world.dispatcher.queue
+        assert not world.dispatcher.arrivals.queue
 
     def test_it_grows_only_when_it_ran_out_and_nobody_was_late(self):
         world = world_of(1, batch=16)

@@ -14,9 +14,10 @@ from everycore.core.dispatch import Dispatcher
 from everycore.core.listeners import ListenKey, Listing
 from everycore.errors import ProtocolError
 from everycore.foreign import socket_internals
-from everycore.primary.listeners import distributor as distributor_module
+from everycore.primary.listeners import acceptor as acceptor_module
+from everycore.primary.listeners.attendance import Absence
 from everycore.primary.listeners.distributor import Distributor
-from everycore.primary.listeners.listener import Absence, Listener
+from everycore.primary.listeners.listener import Listener
 from everycore.system import belt, packets
 from everycore.system.belt import Belt, make_pair
 from everycore.system.listeners import StreamListener
@@ -243,4 +244,4 @@ def fail_to_accept(monkeypatch, *numbers):
             raise OSError(number, os.strerror(number))
         return real(sock)
 
-    monkeypatch.setattr(distributor_module, "accept", accept)
+    monkeypatch.setattr(acceptor_module, "accept", accept)

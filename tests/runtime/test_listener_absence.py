@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from everycore.primary.listeners.listener import RELISTEN_PAUSE
+from everycore.primary.listeners.attendance import RELISTEN_PAUSE
 from tests.runtime.stage import ClockLoop, Stage, stage
 
 

@@ -8,7 +8,7 @@ import pytest
 from everycore.core import wire
 from everycore.core.dispatch import BELT_PAUSE
 from everycore.foreign import socket_internals
-from everycore.primary.listeners import distributor as distributor_module
+from everycore.primary.listeners import acceptor as acceptor_module
 from everycore.system.accepting import PAUSE
 from tests.kit import turn
 from tests.runtime.stage import ClockLoop, short_belt, stage
@@ -67,7 +67,7 @@ async def test_the_last_one_is_given_them_as_descriptors_come_free(monkeypatch, 
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return socket_internals.accept(sock)
 
-        monkeypatch.setattr(distributor_module, "accept", exhausted)
+        monkeypatch.setattr(acceptor_module, "accept", exhausted)
         it.listener.finish(1)
         got: list[int] = []
         while it.listener.finishing is not None:

@@ -9,8 +9,9 @@ import pytest
 
 from everycore.core.listeners import ListenKey, Listing
 from everycore.foreign import socket_internals
-from everycore.primary.listeners import barring, distributor
-from everycore.primary.listeners.listener import Absence, Listener
+from everycore.primary.listeners import acceptor, barring
+from everycore.primary.listeners.attendance import Absence
+from everycore.primary.listeners.listener import Listener
 from everycore.primary.listeners.shared import LOOK_SHUTTING, SharedDistribution
 from everycore.system import closing
 from everycore.system.accepting import PAUSE
@@ -140,7 +141,7 @@ async def test_without_descriptors_it_goes_on_when_some_are_free(monkeypatch):
             left[0] -= 1
             return socket_internals.accept(sock)
 
-        monkeypatch.setattr(distributor, "accept", short)
+        monkeypatch.setattr(acceptor, "accept", short)
         it.listener.shut()
         it.listener.finish(1)
         got: list[int] = []

@@ -7,7 +7,8 @@ seconds, and so is the backlog: a function that takes one connection out of it.
 
 Invariants:
 
-* An accepted connection is in `queue`, or in the account of one lane (`core.lanes`), or acknowledged.
+* An accepted connection is in the queue of `arrivals`, or in the account of one lane (`core.lanes`), or
+  acknowledged.
 * Every wait ends: as long as a connection is queued, or the backlog may have one, the orders say `poll` or
   `look_at`, or an acknowledgement is outstanding that ends it (`needs_turn`).
 * When no worker has credit, connections stay in the kernel's backlog, where whoever is free first gets them
@@ -23,11 +24,10 @@ leave when nobody waits here or lies on a belt unread (`is_idle`).
 
 from __future__ import annotations
 
-import enum
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
+from everycore.core.arrivals import Accept, Arrivals, NoConnection
 from everycore.core.lanes import Lane, Lanes, Pause
 
 #: Connections handed out before the loop turns again: acknowledgements and exits must get their turn too.
@@ -37,24 +37,10 @@ BELT_PAUSE: Final = 0.01
 #: Connections that the last worker of a listener is given when it leaves: a backlog, and no flood.
 MOST_AT_THE_END: Final = 4096
 
-#: Connections queued at a time when the listener shuts: each of them is a descriptor.
-MOST_TAKEN_IN: Final = 256
-
 C = TypeVar("C")
-
-
-class NoConnection(enum.Enum):
-    """Why the backlog gave none."""
-
-    EMPTY = "nobody waits; the listener is readable when somebody does"
-    TROUBLE = "accepting fails, and may go on failing (no descriptors): until `resume_accepting_at`"
-    CLOSED = "the socket does not listen"
-
 
 #: What to put on a belt: the worker, the number of the first connection, and the connections.
 Message: TypeAlias = tuple[int, int, list[C]]
-#: Takes one connection out of the backlog.
-Accept: TypeAlias = Callable[[], C | NoConnection]
 
 
 class Orders(NamedTuple):
@@ -103,17 +89,12 @@ class Dispatcher(Generic[C]):
 
     def __init__(self, lanes: Lanes | None = None) -> None:
         self.lanes = lanes or Lanes()
-        #: Accepted and waiting for a worker, the next one first.
-        self.queue: deque[C] = deque()
-        self.accepted = 0
+        self.arrivals: Arrivals[C] = Arrivals()
         #: The last worker, as long as it is being given all who had come.
         self.finishing: int | None = None
-        self._flows = False
         #: Nobody has credit: the listener is not polled until somebody has.
         self._starving = False
         self._is_closed = False
-        #: Nobody who comes later is served: everybody in the backlog is being taken in.
-        self.is_shutting = False
         self._turn_soon = False
         self._alarm = _Alarm()
         #: How many connections will have been accepted when the last worker has its share, at most.
@@ -125,13 +106,14 @@ class Dispatcher(Generic[C]):
     @property
     def orders(self) -> Orders:
         """What to do until the next input."""
+        arrivals = self.arrivals
         poll = (
-            self._flows
+            arrivals.flows
             and not self._starving
             and not self._is_closed
             and self._alarm.accept_at is None
             and self.finishing is None
-            and not self.is_shutting
+            and not arrivals.is_shutting
         )
         orders = self._orders
         if (
@@ -145,39 +127,18 @@ class Dispatcher(Generic[C]):
     @property
     def needs_turn(self) -> bool:
         """Whether what has come in may let a connection go out without the listener being readable."""
-        return self._starving or bool(self.queue) or self.finishing is not None or self.is_shutting
+        arrivals = self.arrivals
+        return self._starving or bool(arrivals.queue) or self.finishing is not None or arrivals.is_shutting
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits here, and no worker that was heard of lately has one on its belt."""
-        return not self.queue and self.lanes.are_idle
-
-    # --- the listener -------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """It listens, and a worker is ready."""
-        self._flows = True
-        self.is_shutting = False
-
-    def cease(self) -> None:
-        """It does not listen, or no worker is ready: accept nothing."""
-        self._flows = False
-
-    def shut(self) -> None:
-        """Take in everybody who has come, and then nobody any more, until it begins again."""
-        self.is_shutting = self._flows
-        self._flows = False
+        return not self.arrivals.queue and self.lanes.are_idle
 
     def resume_accepting_at(self, at: float) -> None:
         """Accepting has failed: it is not tried again before `at`."""
         self._alarm.accept_at = at
         self._alarm.wake(at)
-
-    def drop(self) -> list[C]:
-        """Give the queue up: the connections that were in it."""
-        dropped = list(self.queue)
-        self.queue.clear()
-        return dropped
 
     # --- workers come and go ------------------------------------------------------------------------------
 
@@ -206,7 +167,7 @@ class Dispatcher(Generic[C]):
             return False
         self.lanes.pause(worker, Pause.FINISHING)
         if self.finishing is None:
-            self._most = self.accepted + MOST_AT_THE_END
+            self._most = self.arrivals.accepted + MOST_AT_THE_END
         self.finishing = worker
         return True
 
@@ -228,7 +189,7 @@ class Dispatcher(Generic[C]):
         having changed nothing, if `worker` does not have them.
         """
         self.lanes.returned(worker, first, count)
-        self.queue.extend(connections)
+        self.arrivals.queue.extend(connections)
 
     def fill(self, worker: int) -> None:
         """`worker` is full, until it joins again. Read its belt back."""
@@ -243,8 +204,9 @@ class Dispatcher(Generic[C]):
         `woken`: the listener was found readable. HOT: runs once or more a connection.
         """
         self._turn_soon = self._is_closed = self._has_all = False
-        if self.is_shutting and self._alarm.accept_at is None:
-            self._take_in(accept)
+        arrivals = self.arrivals
+        if arrivals.is_shutting and self._alarm.accept_at is None:
+            self._turn_soon = arrivals.take_in(accept, BURST)
         was_starving, is_finishing = self._starving, self.finishing is not None
         shares = self._portion(now, accept) if is_finishing else self._shares(now, accept, woken=woken)
         # When all were out of credit, the next look may have been left to an acknowledgement. What the worker
@@ -263,24 +225,11 @@ class Dispatcher(Generic[C]):
                         break
             shares = self._portion(now, accept) if is_finishing else {}
 
-    def _take_in(self, accept: Accept[C]) -> None:
-        """Queue a portion of the backlog. With many queued, the next one waits until some have gone out."""
-        for _ in range(BURST):
-            if len(self.queue) >= MOST_TAKEN_IN:
-                return
-            accepted = accept()
-            if isinstance(accepted, NoConnection):
-                self.is_shutting = accepted is NoConnection.TROUBLE
-                return
-            self.accepted += 1
-            self.queue.append(accepted)
-        self._turn_soon = True
-
     def _shares(self, now: float, accept: Accept[C], *, woken: bool) -> dict[Lane, list[C]]:
         """What waits, as long as somebody has credit."""
         was_starving, self._starving = self._starving, False
-        queue, choose, hand = self.queue, self.lanes.choose, self.lanes.hand
-        may_accept = self._flows and self._alarm.accept_at is None
+        arrivals, choose, hand = self.arrivals, self.lanes.choose, self.lanes.hand
+        queue, may_accept = arrivals.queue, arrivals.flows and self._alarm.accept_at is None
         shares: dict[Lane, list[C]] = {}
         for taken in range(BURST):
             lane = choose(now)
@@ -298,7 +247,7 @@ class Dispatcher(Generic[C]):
                 if isinstance(accepted, NoConnection):
                     self._is_closed = accepted is NoConnection.CLOSED
                     break
-                self.accepted += 1
+                arrivals.accepted += 1
                 connection = accepted
             else:
                 break
@@ -323,28 +272,18 @@ class Dispatcher(Generic[C]):
         size = lane.batch if lane.room is None else min(lane.batch, lane.room - lane.outstanding)
         if size <= 0:
             return {}
+        arrivals = self.arrivals
         share: list[C] = []
-        while len(share) < size and not isinstance(waiting := self._waiting(accept), NoConnection):
+        while len(share) < size and not isinstance(waiting := arrivals.next(accept), NoConnection):
             self.lanes.hand(lane, now)
             share.append(waiting)
-        self._has_all = len(share) < size or self.accepted >= self._most
+        self._has_all = len(share) < size or arrivals.accepted >= self._most
         return {lane: share} if share else self._portion(now, accept)
-
-    def _waiting(self, accept: Accept[C]) -> C | NoConnection:
-        """Who is next in the queue or the backlog."""
-        if self.queue:
-            return self.queue.popleft()
-        if not self._flows or self._alarm.accept_at is not None:
-            return NoConnection.EMPTY
-        accepted = accept()
-        if not isinstance(accepted, NoConnection):
-            self.accepted += 1
-        return accepted
 
     def _take_back(self, lane: Lane, first: int, connections: list[C]) -> None:
         """The belt refused what was sent as number `first`: it, and what was to follow, is next again."""
         self.lanes.returned(lane.worker, first, len(connections))
-        self.queue.extendleft(reversed(connections))
+        self.arrivals.take_back(connections)
         self._turn_soon = self.finishing is None  # another worker may have them
 
     def refused(self, worker: int, now: float) -> None:

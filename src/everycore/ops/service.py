@@ -123,7 +123,7 @@ class Service:
             _logger.info("%s: finishing the work at hand; %s ends it at once", number.name, again)
         if number is signal.SIGINT:
             # TERM is a machine's, and spares the clients; a human who presses Ctrl-C waits for the prompt.
-            self._pool.cluster._close_idle()
+            self._pool.cluster._ending.close_idle()
 
     def _dump_stacks(self, number: signal.Signals) -> None:
         """Let one worker after the other print its stacks: at the same time they would mix in one line.

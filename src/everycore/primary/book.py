@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from everycore.aio.mailbox import Mailbox
 from everycore.aio.subscriptions import Subscription
+from everycore.errors import ChannelClosed
 from everycore.primary.spawner import Seat
 from everycore.primary.worker import Worker
 
@@ -108,6 +109,18 @@ class Book:
     def _check_empty(self) -> None:
         if not self._members:
             self._is_empty.set()
+
+    async def broadcast(self, message: Any) -> int:
+        """Send `message` to every connected worker; returns how many there were.
+
+        Raises: TypeError, OverflowError, ValueError for what can't be sent.
+        """
+        workers = [member.face for member in self if member.face.is_connected()]
+        results = await asyncio.gather(*(worker.send(message) for worker in workers), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, ChannelClosed):
+                raise result
+        return sum(result is None for result in results)
 
     async def wait(self) -> None:
         """Wait until there is no worker."""

@@ -19,21 +19,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from everycore import role
 from everycore.aio.emitter import EventStream
 from everycore.aio.shutdown import current_shutdown
-from everycore.aio.steps import take_all
 from everycore.aio.subscriptions import Subscription, check_plain, once
-from everycore.aio.waiting import see_through
-from everycore.errors import ChannelClosed, ClusterClosed, ConfigurationError, RoleError
+from everycore.errors import ClusterClosed, ConfigurationError, RoleError
 from everycore.events import Event, Message, SetUp
 from everycore.model import Snapshot
 from everycore.primary import spawner
 from everycore.primary.book import Book, Workers
-from everycore.primary.driver import WorkerDriver
+from everycore.primary.driver import start_worker
+from everycore.primary.ending import Ending
 from everycore.primary.eventlog import EventLog
-from everycore.primary.listeners.listener import NoWorker
-from everycore.primary.listeners.switchboard import DistributionSettings
+from everycore.primary.listeners.attendance import NoWorker
+from everycore.primary.listeners.factory import DistributionSettings
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
-from everycore.settings import Settings, check_choice, check_count, check_env, check_seconds, choose_policy
+from everycore.settings import Settings, check_count, check_env, check_seconds, choose_policy
 from everycore.system import inherited, machine, seam
 from everycore.system.descriptors import fill_standard_streams
 
@@ -41,11 +40,6 @@ if TYPE_CHECKING:
     from everycore.settings import SettingsFields
 
 E = TypeVar("E", bound=Event)
-
-
-def _check_no_worker(value: NoWorker) -> NoWorker:
-    check_choice("when_no_worker", value, ("refuse", "hold"))
-    return value
 
 
 class Cluster:
@@ -95,18 +89,15 @@ class Cluster:
         )
         self._distribution = DistributionSettings(
             policy=choose_policy(self._settings.policy, os.environ),
-            when_no_worker=_check_no_worker(when_no_worker),
-            hold_timeout=check_seconds("hold_timeout", hold_timeout),
-            recall_after=check_seconds("recall_after", recall_after),
+            when_no_worker=when_no_worker,
+            hold_timeout=hold_timeout,
+            recall_after=recall_after,
         )
         self._raise_nofile = raise_nofile
         self._log = EventLog()
         self._book = Book()
-        #: As snapshots have it.
-        self._is_stopping = False
+        self._ending = Ending(self._book)
         self._state: Literal["new", "open", "closing", "closed"] = "new"
-        #: For good: what is forked from now on does not start.
-        self._is_shutting_down = False
         self._runtime: Runtime
 
     # --- the block ----------------------------------------------------------------------------------------
@@ -122,6 +113,7 @@ class Cluster:
         system = seam.current.get()
         self._log.now = system.now
         self._runtime = Runtime(loop, self._terms, self._distribution, self._log, self._book, system)
+        self._ending.runtime = self._runtime
         self._state = "open"
         role.open_clusters += 1
         # It can't be unregistered, hence the weak reference: a closed cluster has nothing to close.
@@ -138,24 +130,16 @@ class Cluster:
         self._state = "closing"
         try:
             if kind is not None and issubclass(kind, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
-                await self._kill_all()
+                await self._ending.kill_all()
             else:
-                self._begin_shut_down()
+                self._ending.begin()
                 try:
                     await self.disconnect()
                 except BaseException:
-                    await self._kill_all()
+                    await self._ending.kill_all()
                     raise
         finally:
             self._close()
-
-    async def _kill_all(self) -> None:
-        """SIGKILL everybody and wait.
-
-        A kill takes milliseconds, so not even a cancellation cuts this short.
-        """
-        take_all((partial(worker.kill, 9) for worker in self.workers.values()), "the end of the cluster")
-        await see_through(self._book.wait())
 
     def _close(self) -> None:
         if self._state != "closed":  # in a fork that leaves the block, it is closed already, and not counted
@@ -183,37 +167,13 @@ class Cluster:
         return self._settings
 
     def _announce_stop(self) -> None:
-        """A snapshot says from now on that the cluster is being stopped. Nothing else changes yet."""
-        self._is_stopping = True
-
-    def _shut_listeners(self) -> None:
-        """All workers are to leave. First the listeners go: everybody who has come is served."""
-        if self._state != "new":
-            self._runtime.switchboard.shut()
+        self._ending.is_announced = True
 
     def _begin_shut_down(self) -> None:
-        """The cluster ends: the listeners go, and `fork` starts no process any more.
-
-        A program that replaces workers which die would never come to its end.
-        """
-        self._announce_stop()
-        self._is_shutting_down = True
-        self._shut_listeners()
+        self._ending.begin()
 
     async def _shut_down(self) -> None:
-        """Begin to shut down, ask every worker to leave, and wait for those of this moment.
-
-        A program may go on to fork some that never start.
-        """
-        self._begin_shut_down()
-        workers = tuple(self.workers.values())
-        for worker in workers:
-            worker.disconnect()
-        await asyncio.gather(*(worker.wait() for worker in workers))
-
-    def _close_idle(self) -> None:
-        """Workers that are asked to leave from now on close connections whose client asks for nothing."""
-        self._runtime.spares_idle = False
+        await self._ending.run()
 
     def setup_primary(self, **changes: Unpack[SettingsFields]) -> None:
         """Change how later workers are started; what is not named stays. Each call emits `SetUp`.
@@ -259,32 +219,22 @@ class Cluster:
             raise ClusterClosed(f"the cluster is {self._state}")
         if env is not None:
             check_env("env", env)
-        slot = self._book.free_slot() if slot is None else slot
-        board = self._runtime.board
-        seat = spawner.Seat(self._book.last_id + 1, slot, generation, board.allot())
-        driver = WorkerDriver(self._runtime, seat, self._settings)
-        try:
-            if self._is_shutting_down:
-                driver.withhold()
-            else:
-                driver.spawn(env, raises=raises)
-        except BaseException:
-            board.release(seat.row)
-            raise
-        self._book.add(driver)
-        return driver.face
+        return start_worker(
+            self._runtime,
+            self._settings,
+            env,
+            slot=slot,
+            generation=generation,
+            raises=raises,
+            withholds=self._ending.has_begun,
+        )
 
     async def broadcast(self, message: Any) -> int:
         """Send `message` to every connected worker; returns how many there were.
 
         Raises: TypeError, OverflowError, ValueError for what can't be sent.
         """
-        workers = [worker for worker in self.workers.values() if worker.is_connected()]
-        results = await asyncio.gather(*(worker.send(message) for worker in workers), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, ChannelClosed):
-                raise result
-        return sum(result is None for result in results)
+        return await self._book.broadcast(message)
 
     async def disconnect(self, timeout: float | None = None) -> None:
         """Ask every worker to leave, and wait until all are gone. Workers can be forked again afterwards.
@@ -293,7 +243,7 @@ class Cluster:
         this.
         """
         if self._distribution.when_no_worker == "refuse":
-            self._shut_listeners()  # else a cluster that goes on has those wait who come meanwhile
+            self._ending.shut_listeners()  # else a cluster that goes on has those wait who come meanwhile
         for worker in self.workers.values():
             worker.disconnect()
         async with asyncio.timeout(timeout):
@@ -332,7 +282,7 @@ class Cluster:
         return Snapshot(
             workers=tuple(worker.snapshot() for worker in self.workers.values()),
             listeners=self._runtime.switchboard.snapshot() if self._state != "new" else (),
-            is_stopping=self._is_stopping,
+            is_stopping=self._ending.is_announced,
         )
 
 

@@ -1,4 +1,4 @@
-"""Drives one worker: its process, its channel and its link.
+"""Drives one worker: its process, and the connection to it.
 
 Translates what happens into inputs of `core.lifecycle`, and does what that says, in order. Invariant: once
 the worker is dead nothing of it is left: no process, descriptor, timer or task.
@@ -13,34 +13,30 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import ClassVar, Final
 
 from everycore import events
-from everycore.aio.channel import Channel
 from everycore.aio.deadline import Deadline
 from everycore.aio.emitter import Emitter
 from everycore.aio.mailbox import Mailbox
-from everycore.aio.outbox import NoPeer
 from everycore.aio.steps import take_all
 from everycore.core import lifecycle, wire
 from everycore.core.lifecycle import Do, Input, Life
 from everycore.errors import ConfigurationError, ProtocolError
 from everycore.model import ExitStatus, State
 from everycore.primary import spawner
+from everycore.primary.connection import Connection
 from everycore.primary.eventlog import WorkerLog
 from everycore.primary.farewell import Farewell
-from everycore.primary.linkdesk import LinkDesk
 from everycore.primary.listeners.subscriber import Serving
 from everycore.primary.process import WorkerProcess
+from everycore.primary.readiness import Readiness
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
 from everycore.settings import Settings
-from everycore.system.descriptors import close_all
 
 log = logging.getLogger("everycore.primary")
 
-#: The part of a worker's grace for which it is given those who had come before it was asked to leave.
-FINISH_SHARE: Final = 0.5
 #: After so many seconds a worker that does not start any more has left: a program that forks whenever one
 #: has left does not spin meanwhile.
 WITHHELD: Final = 0.1
@@ -56,22 +52,15 @@ class WorkerDriver:
         self._settings = settings
         self.seat = seat
         self.life = Life()
-        self.is_ready = False
+        self.readiness = Readiness(self.life, self._on_ready)
         self.face = Worker(self)
-        self.process = WorkerProcess(runtime.loop, runtime.system)
+        self.process: WorkerProcess = WorkerProcess(runtime.loop, runtime.system)
         self.exited: asyncio.Future[ExitStatus] = runtime.loop.create_future()
         self.mailbox: Mailbox
-        self._log = WorkerLog(runtime.log, self.face)
-        self._channel: Channel | None = None
-        self._desk: LinkDesk | None = None
+        self._connection: Connection
+        self._log: WorkerLog = WorkerLog(runtime.log, self.face)
         self._deadline = Deadline(runtime.loop, self._on_deadline)
-        #: A loop of ours reads the worker's channel.
-        self._is_attached = False
         self._status: ExitStatus | None = None
-        self.holds_ready = False
-        #: Its channel or its process has ended.
-        self._is_ending = False
-        self._leaves_by_itself = False
         self._farewell = Farewell(runtime.loop, self._switchboard, seat.id, self._ask)
         self.grace = runtime.terms.grace
 
@@ -102,98 +91,50 @@ class WorkerDriver:
             if raises and isinstance(exc, ConfigurationError):
                 raise
             error = exc if isinstance(exc, OSError) else OSError(errno.EINVAL, str(exc))
-            self._connect(NoPeer())  # it may have been for want of descriptors
+            self._connect(None)  # it may have been for want of descriptors
         else:
             self.process = WorkerProcess(
                 self._loop, runtime.system, child.process, leads_group=runtime.terms.new_group
             )
-            self._desk = LinkDesk(self._loop, child.link, self, self._switchboard, child.permits)
-            self._connect(child.channel)
+            self._connect(child)
         # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed
         # is over right behind it.
         self._loop.call_soon(self._announce, error)
 
     def withhold(self) -> None:
         """Start no process: the cluster ends. The worker has left as soon as it would have been there."""
-        self._connect(NoPeer())
+        self._connect(None)
         self._happen(Input.DISCONNECT, grace=self.grace)
         error = OSError(errno.ECANCELED, "the cluster is shutting down")
         self._loop.call_later(WITHHELD, self._announce, error)
 
-    def _connect(self, sock: socket.socket | NoPeer) -> None:
-        self._channel = Channel(
-            sock,
-            loop=self._loop,
-            peer=f"worker {self.seat.id}",
-            decode=wire.decode_to_primary,
-            max_message=self._runtime.terms.max_message,
-            on_message=self._on_message,
-            on_lost=self._on_channel_lost,
-        )
-        self._channel.pause_reading()
-        self.mailbox = Mailbox(
-            self._channel,
-            loop=self._loop,
-            serialization=self._settings.serialization,
-            make_message=self._log.message,
-        )
+    def _connect(self, child: spawner.Child | None) -> None:
+        self._connection = Connection(self._runtime, self, self._settings, self._log, child)
+        self.mailbox = self._connection.mailbox
 
     def _announce(self, error: OSError | None) -> None:
         self._log.emit(events.Forked)
         if error is not None:
             self._end(ExitStatus(error=error))
             return
-        if self._channel is not None:
-            self._channel.resume_reading()
-        if self._desk is not None:
-            self._desk.open()
+        self._connection.open()
         self.process.watch(self._end)
 
     # --- what happens -------------------------------------------------------------------------------------
 
-    def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
-        """One frame of the channel. An error raised here costs the worker its channel."""
-        match message:
-            case wire.Note() | wire.Ask() | wire.Answer() | wire.Failure() | wire.Took():
-                self.mailbox.deliver(message, fds)
-                return
-            case wire.Joined():
-                self._happen(Input.JOINED)
-            case wire.Attached():
-                self._is_attached = True
-            case wire.Listen():
-                self._listen(message)
-            case wire.CanHandOn(most):
-                self._runtime.exchange.can(self, most)
-            case wire.HandOn():
-                self._runtime.exchange.hand_on(self, fds)
-                return
-            case wire.Drained():
-                pass  # the end of the channel follows, and says it all
-        if fds:
-            close_all(fds)
-            msg = f"{type(message).__name__} came with {len(fds)} descriptors"
-            raise ProtocolError(msg)
+    def on_joined(self) -> None:
+        """The worker says that it is there."""
+        self._happen(Input.JOINED)
 
-    def _on_channel_lost(self, error: Exception | None) -> None:
-        if error is None:
-            self._hear_last_words()
-        else:
-            log.error("worker %d: %s; giving up its channel", self.seat.id, error)
+    def on_lost(self, error: Exception | None) -> None:
+        """The worker's channel has ended; `error`: it was given up for that."""
+        if error is not None:
             self._happen(Input.BROKE_PROTOCOL)
         self._happen(Input.CHANNEL_LOST, shutdown=self._runtime.terms.shutdown_timeout)
 
-    def _hear_last_words(self) -> None:
-        self._is_ending = True
-        if self._desk is not None:
-            self._desk.hear_last_words()
-
     def _end(self, status: ExitStatus) -> None:
         self._status = status
-        self._hear_last_words()
-        # In the state that the worker had when it said this: it may just have joined.
-        if self._channel is not None and not self._channel.is_closed:
-            self._channel.read_to_end()
+        self._connection.hear_to_the_end()
         self._happen(Input.EXITED)
 
     def _happen(self, what: Input, **seconds: float) -> None:
@@ -211,51 +152,31 @@ class WorkerDriver:
         take_all((partial(self._steps[step], self) for step in todo), f"worker {self.seat.id}")
 
     def _ask_to_leave(self) -> None:
-        self._farewell.begin(self.grace * FINISH_SHARE)
+        self._farewell.begin(self.grace)
 
     def _ask(self) -> None:
-        if not self._is_attached:
+        if not self._connection.is_attached:
             # No loop of ours hears a message: a program of threads and plain sockets is asked by a signal.
             # And before the message: a loop that we have not heard of yet may read that at once, leave, and
             # have taken its handlers with it when the signal comes.
             self.process.signal(signal.SIGTERM)
-        if self._channel is not None:
-            deadline = self.life.deadline
-            left = self.grace if deadline is None else deadline - lifecycle.KILL_MARGIN - self._loop.time()
-            self._channel.post(wire.Disconnect(max(min(self.grace, left), 0.0), self._runtime.spares_idle))
+        deadline = self.life.deadline
+        left = self.grace if deadline is None else deadline - lifecycle.KILL_MARGIN - self._loop.time()
+        self._connection.tell(wire.Disconnect(max(min(self.grace, left), 0.0), self._runtime.spares_idle))
 
     def tell(self, message: wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()) -> None:
-        """Send a message on its channel, which owns the descriptors from here on."""
-        if self._channel is None:
-            close_all(fds)
-        else:
-            self._channel.post(message, fds)
+        """As `Connection.tell`."""
+        self._connection.tell(message, fds)
 
     def _leave_rotation(self) -> None:
-        self.is_ready = False
+        self.readiness.end()
         self._runtime.exchange.leaves(self)
-        self._farewell.forget()
-        finishes = self.life.state is State.DRAINING and not self._is_ending
-        if finishes and not self._leaves_by_itself:
-            self._switchboard.finish(self.seat.id)
-        else:
-            self._switchboard.rest(self.seat.id, finishes=finishes)
-
-    def _release(self) -> None:
-        self._switchboard.remove(self.seat.id, voluntary=self.life.voluntary)
+        finishes = self.life.state is State.DRAINING and not self._connection.is_ending
+        self._farewell.leave_rotation(finishes=finishes)
 
     def _close_channel(self) -> None:
         self._runtime.exchange.gone(self)
-        if self._desk is not None:
-            self._desk.close()
-        if self._channel is not None:
-            self._channel.close()
-
-    def _emit_online(self) -> None:
-        self._log.emit(events.Online)
-
-    def _emit_disconnected(self) -> None:
-        self._log.emit(events.Disconnected)
+        self._connection.close()
 
     def _emit_exited(self) -> None:
         status = self._status
@@ -273,22 +194,16 @@ class WorkerDriver:
             steps.append(partial(self.exited.set_result, status))
         take_all(steps, f"worker {self.seat.id}")
 
-    def _die(self) -> None:
-        self.life.die()
-
-    def _kill(self) -> None:
-        self.process.signal(signal.SIGKILL)
-
-    _steps = {  # noqa: RUF012 - a constant table
+    _steps: ClassVar[Mapping[Do, Callable[[WorkerDriver], object]]] = {
         Do.ASK_TO_LEAVE: _ask_to_leave,
         Do.LEAVE_ROTATION: _leave_rotation,
-        Do.RELEASE: _release,
+        Do.RELEASE: lambda self: self._switchboard.remove(self.id, voluntary=self.life.voluntary),
         Do.CLOSE_CHANNEL: _close_channel,
-        Do.DIE: _die,
-        Do.EMIT_ONLINE: _emit_online,
-        Do.EMIT_DISCONNECTED: _emit_disconnected,
+        Do.DIE: lambda self: self.life.die(),
+        Do.EMIT_ONLINE: lambda self: self._log.emit(events.Online),
+        Do.EMIT_DISCONNECTED: lambda self: self._log.emit(events.Disconnected),
         Do.EMIT_EXITED: _emit_exited,
-        Do.KILL: _kill,
+        Do.KILL: lambda self: self.process.signal(signal.SIGKILL),
     }
 
     # --- listening ----------------------------------------------------------------------------------------
@@ -297,13 +212,6 @@ class WorkerDriver:
     def may_serve(self) -> bool:
         """Whether it may get listeners: nobody has asked it to leave."""
         return self.life.may_serve
-
-    def _listen(self, request: wire.Listen) -> None:
-        assert self._channel is not None
-        assert self._desk is not None
-        self._desk.hear()
-        if self.life.may_serve and not self._is_ending:  # else its loop waits for no answer, but for the end
-            self._channel.post(*self._desk.answer_listen(request))
 
     def on_serving(self, listener: Serving) -> None:
         """The worker is served by a listener."""
@@ -315,13 +223,9 @@ class WorkerDriver:
             kind=socket.SocketKind(listener.listing.key.kind),
             fd=listener.listing.key.fd,
         )
-        if not self.holds_ready:
-            self._become_ready()
+        self.readiness.listens()
 
-    def _become_ready(self) -> None:
-        if self.is_ready or not self.life.may_serve:
-            return
-        self.is_ready = True
+    def _on_ready(self) -> None:
         self._switchboard.set_ready(self.seat.id)
         self._runtime.exchange.ready(self)
         self._log.emit(events.Ready)
@@ -334,26 +238,15 @@ class WorkerDriver:
 
     def on_violation(self, error: ProtocolError) -> None:
         """The worker broke the protocol of a belt or the link: it loses its channel."""
-        if self._channel is not None and not self._channel.is_closed:
-            self._channel.close()
-            self._on_channel_lost(error)
+        self._connection.break_off(error)
 
     def on_report(self, body: bytes) -> None:
         """A message that does not wait for the channel."""
         self.mailbox.deliver(wire.Note(body), ())
 
-    def on_hold_ready(self) -> None:
-        """The worker is going to say when it is ready."""
-        self.holds_ready = not self.is_ready
-
-    def on_ready(self) -> None:
-        """The worker says that it is ready."""
-        self.holds_ready = False
-        self._become_ready()
-
     def on_leave(self) -> None:
         """The worker says that it leaves: now, so it need not be asked any more."""
-        self._leaves_by_itself = True
+        self._farewell.is_spared = True
         self._happen(Input.LEAVE, grace=self.grace)
         self._farewell.cancel()
 
@@ -390,11 +283,39 @@ class WorkerDriver:
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
         self.process.abandon()
-        if self._desk is not None:
-            self._desk.abandon()
-        if self._channel is not None:
-            self._channel.abandon()
+        self._connection.abandon()
 
     def descriptors(self) -> list[int]:
         """The numbers that belong to this worker's channel, link and process."""
-        return [owner.fileno() for owner in (self.process, self._desk, self._channel) if owner is not None]
+        return [self.process.fileno(), *self._connection.filenos()]
+
+
+def start_worker(
+    runtime: Runtime,
+    settings: Settings,
+    env: Mapping[str, str | None] | None,
+    *,
+    slot: int | None,
+    generation: int,
+    raises: bool,
+    withholds: bool,
+) -> Worker:
+    """Give a new worker its number, its slot (the lowest free one for None) and its row, and spawn it.
+
+    withholds: the cluster ends, so no process is started. For `env` and `raises` see `WorkerDriver.spawn`.
+    What is raised leaves nothing behind.
+    """
+    book, board = runtime.book, runtime.board
+    slot = book.free_slot() if slot is None else slot
+    seat = spawner.Seat(book.last_id + 1, slot, generation, board.allot())
+    driver = WorkerDriver(runtime, seat, settings)
+    try:
+        if withholds:
+            driver.withhold()
+        else:
+            driver.spawn(env, raises=raises)
+    except BaseException:
+        board.release(seat.row)
+        raise
+    book.add(driver)
+    return driver.face

@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from typing import Final
 
 from everycore.primary.listeners.switchboard import Switchboard
+
+#: The part of a worker's grace for which it is given those who had come before it was asked to leave.
+FINISH_SHARE: Final = 0.5
 
 
 class Farewell:
@@ -29,12 +33,22 @@ class Farewell:
         self._ask = ask
         self._timer: asyncio.TimerHandle | None = None
         self._ends_by = math.inf
+        #: The worker leaves by itself: it is not to be asked, nor kept for the sake of those who had come.
+        self.is_spared = False
 
-    def begin(self, seconds: float) -> None:
-        """Ask the worker, within `seconds`. Again: maybe in less time than the first time."""
-        self.forget()
+    def leave_rotation(self, *, finishes: bool) -> None:
+        """The worker is to be given no more, but for what is left for it if it `finishes` its work."""
+        self._forget()
+        if finishes and not self.is_spared:
+            self._switchboard.finish(self._worker)
+        else:
+            self._switchboard.rest(self._worker, finishes=finishes)
+
+    def begin(self, grace: float) -> None:
+        """Ask the worker, within a part of its `grace`. Again: maybe in less time than the first time."""
+        self._forget()
         if self._switchboard.is_finishing(self._worker):
-            self._ends_by = min(self._ends_by, self._loop.time() + seconds)
+            self._ends_by = min(self._ends_by, self._loop.time() + grace * FINISH_SHARE)
             self._timer = self._loop.call_at(self._ends_by, self._end)
         else:
             self._ask()
@@ -57,12 +71,11 @@ class Farewell:
         """The worker leaves without being asked. Returns whether it was still to be asked."""
         if not self.lasts:
             return False
-        self.forget()
+        self._forget()
         self._switchboard.rest(self._worker, finishes=True)
         return True
 
-    def forget(self) -> None:
-        """As `cancel`, of a worker whose listeners are told by somebody else."""
+    def _forget(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -21,6 +21,7 @@ from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.subscriber import Client
 from everycore.primary.listeners.switchboard import Grant, Switchboard
+from everycore.primary.readiness import Readiness
 from everycore.system import packets
 from everycore.system.descriptors import close_all, release
 from everycore.system.sockets import describe, off_the_wire
@@ -47,17 +48,11 @@ class LinkClient(Client, Protocol):
         """Whether it may get listeners: nobody has asked it to leave."""
 
     @property
-    def holds_ready(self) -> bool:
-        """Whether listening does not make it ready."""
+    def readiness(self) -> Readiness:
+        """Whether it is ready, and what makes it so."""
 
     def on_report(self, body: bytes) -> None:
         """It says why it failed."""
-
-    def on_hold_ready(self) -> None:
-        """It is going to say when it is ready."""
-
-    def on_ready(self) -> None:
-        """It says that it is ready."""
 
     def on_leave(self) -> None:
         """It says that it leaves."""
@@ -185,11 +180,11 @@ class LinkDesk:
                 case wire.Report(body):
                     client.on_report(body)
                 case wire.StartListening():
-                    switchboard.start(client.id, request, makes_ready=not client.holds_ready)
+                    switchboard.start(client.id, request, makes_ready=not client.readiness.is_held)
                 case wire.HoldReady():
-                    client.on_hold_ready()
+                    client.readiness.hold()
                 case wire.ReadyNow():
-                    client.on_ready()
+                    client.readiness.say()
                 case wire.Leave():
                     client.on_leave()
         except REFUSABLE as exc:
@@ -211,7 +206,7 @@ class LinkDesk:
 
     def _listen(self, request: wire.Listen) -> Grant:
         self._check_permit(request.address, request.fd)
-        return self._switchboard.listen(self._client, request, makes_ready=not self._client.holds_ready)
+        return self._switchboard.listen(self._client, request, makes_ready=not self._client.readiness.is_held)
 
     def _bind(self, request: wire.Bind, fds: list[int]) -> Grant:
         """Bind the socket that came with `request`. Raises OSError, or ProtocolError without exactly one."""

@@ -12,7 +12,8 @@ from everycore.aio.steps import take_all
 from everycore.primary.book import Book
 from everycore.primary.eventlog import EventLog
 from everycore.primary.handons import Exchange
-from everycore.primary.listeners.switchboard import DistributionSettings, Switchboard
+from everycore.primary.listeners.factory import DistributionSettings
+from everycore.primary.listeners.switchboard import Switchboard
 from everycore.primary.spawner import Terms
 from everycore.system.board import PrimaryBoard
 from everycore.system.seam import System

@@ -23,6 +23,7 @@ from everycore.events import Event, Message
 from everycore.model import ExitStatus, State, WorkerSnapshot
 from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.primary.process import WorkerProcess
+from everycore.primary.readiness import Readiness
 from everycore.primary.spawner import Seat
 
 E = TypeVar("E", bound=Event)
@@ -33,7 +34,7 @@ class Driver(Protocol):
 
     seat: Seat
     life: Life
-    is_ready: bool
+    readiness: Readiness
     process: WorkerProcess
     mailbox: Mailbox
     exited: asyncio.Future[ExitStatus]
@@ -101,7 +102,7 @@ class Worker:
     @property
     def is_ready(self) -> bool:
         """Whether it is given connections."""
-        return self._driver.is_ready
+        return self._driver.readiness.is_ready
 
     @property
     def exited_voluntarily(self) -> bool:

@@ -1,11 +1,11 @@
 """The primary accepts, and puts connections on belts, as the dispatcher says.
 
-Job: accept, send, read back, and obey; all that is decided is decided in `core.dispatch`. HOT: `_turn`,
-`_accept`, `_send` and `take` run once or more a connection, so they take the shortest road (no socket
-object, one `sendmsg` a worker and turn, `os.close` of the copies) and touch no event, no log and no task.
+Job: send, read back, and obey; all that is decided is decided in `core.dispatch`, and the `Acceptor` accepts.
+HOT: `_turn`, `_send` and `take` run once or more a connection, so they take the shortest road (one `sendmsg`
+a worker and turn, `os.close` of the copies) and touch no event, no log and no task.
 
-Invariant: every descriptor accepted here is closed here or lies in the dispatcher's queue; a descriptor read
-from a belt is on no belt any more.
+Invariant: every descriptor that was accepted is closed here or lies in the dispatcher's queue; a descriptor
+read from a belt is on no belt any more.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from everycore.core import wire
-from everycore.core.dispatch import BURST, Dispatcher, NoConnection
+from everycore.core.dispatch import Dispatcher
 from everycore.errors import ProtocolError
-from everycore.foreign.socket_internals import accept
+from everycore.primary.listeners.acceptor import Acceptor
 from everycore.primary.listeners.distribution import LAST_WORDS
 from everycore.primary.listeners.subscriber import Accepted, ReadBack, Subscriber
-from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.descriptors import close_all
 from everycore.system.listeners import BoundSocket
-from everycore.system.sockets import on_the_wire
 
 log = logging.getLogger("everycore.primary")
 
@@ -45,14 +43,14 @@ class Distributor:
         self, loop: asyncio.AbstractEventLoop, listener: BoundSocket, dispatcher: Dispatcher[Accepted]
     ) -> None:
         self._loop = loop
-        self._listener = listener
         self.dispatcher = dispatcher
+        self._acceptor = Acceptor(loop, listener, dispatcher, self._on_readable)
+        self._accept = self._acceptor.accept
         #: Those that asked to be served: who has a lane, or may still speak of what it was given.
         self._served: dict[int, Subscriber] = {}
         self._then: Callable[[], None] | None = None
         #: What to call when everybody who had come before the listener shut was picked up.
         self._on_shut: Callable[[], None] | None = None
-        self._polls = False
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at: float | None = None  # the handle does not tell, on uvloop
         self._is_closed = False
@@ -60,12 +58,12 @@ class Distributor:
     @property
     def accepted(self) -> int:
         """Connections accepted here."""
-        return self.dispatcher.accepted
+        return self.dispatcher.arrivals.accepted
 
     @property
     def queued(self) -> int:
         """Connections accepted and waiting here for a worker."""
-        return len(self.dispatcher.queue)
+        return len(self.dispatcher.arrivals.queue)
 
     @property
     def finishing(self) -> int | None:
@@ -98,9 +96,9 @@ class Distributor:
     def set_flowing(self, flows: bool) -> None:
         """As `Distribution.set_flowing`."""
         if flows:
-            self.dispatcher.begin()
+            self.dispatcher.arrivals.begin()
         else:
-            self.dispatcher.cease()
+            self.dispatcher.arrivals.cease()
         self._obey()
 
     def refuse(self, *, is_held: bool) -> bool:
@@ -109,20 +107,16 @@ class Distributor:
         return True
 
     def _drop_queue(self) -> None:
-        close_all(fd for fd, _ in self.dispatcher.drop())
+        close_all(fd for fd, _ in self.dispatcher.arrivals.drop())
 
     def shut(self, then: Callable[[], None]) -> None:
         """As `Distribution.shut`."""
         self._on_shut = then
-        if self._listener.owned:
-            self._listener.turn_away()
-            self.dispatcher.shut()
-        else:
-            self.dispatcher.cease()
+        self._acceptor.shut()
         self._turn()
 
     def _end_shutting(self) -> None:
-        if self._on_shut is not None and not self.dispatcher.is_shutting and self.dispatcher.is_idle:
+        if self._on_shut is not None and not self.dispatcher.arrivals.is_shutting and self.dispatcher.is_idle:
             then, self._on_shut = self._on_shut, None
             then()
 
@@ -187,19 +181,12 @@ class Distributor:
 
     def _obey(self) -> None:
         poll, look_at, turn_soon = self.dispatcher.orders
-        if poll != self._polls:
-            self._poll(poll)
+        if poll != self._acceptor.watches:
+            self._acceptor.watch(poll)
         if look_at != self._looks_at:
             self._set_timer(look_at)
         if turn_soon:
             self._loop.call_soon(self._turn)
-
-    def _poll(self, poll: bool) -> None:
-        self._polls = poll
-        if poll:
-            self._loop.add_reader(self._listener.sock, self._on_readable)
-        else:
-            self._loop.remove_reader(self._listener.sock)
 
     def _set_timer(self, at: float | None) -> None:
         if self._timer is not None:
@@ -208,34 +195,6 @@ class Distributor:
         self._timer = None
         if at is not None:
             self._timer = self._loop.call_at(max(at, self._loop.time() + FINEST), self._look)
-
-    def _accept(self) -> Accepted | NoConnection:
-        sock, watch = self._listener.sock, self._listener.watch
-        # Connections that have failed already: no more of them at a time than of others.
-        for _ in range(BURST):
-            try:
-                fd, peer = accept(sock) if watch is None else watch.accept(sock)
-            except (BlockingIOError, InterruptedError):
-                self._suspend_if_shutting()
-                return NoConnection.EMPTY
-            except OSError as exc:
-                trouble = trouble_of(exc)
-                if trouble is Trouble.CONNECTION:
-                    continue
-                if trouble is Trouble.LISTENER:
-                    self._suspend_if_shutting()
-                    return NoConnection.CLOSED
-                what = self._listener.what
-                log.warning("accept on %s: %s; the backlog keeps connections", what, exc.strerror)
-                self.dispatcher.resume_accepting_at(self._loop.time() + PAUSE)
-                return NoConnection.TROUBLE
-            return fd, peer if type(peer) is tuple else on_the_wire(peer)
-        return NoConnection.EMPTY
-
-    def _suspend_if_shutting(self) -> None:
-        """Nobody waits: here, so that nobody comes in between and is reset."""
-        if self.dispatcher.is_shutting:
-            self._listener.suspend()
 
     def _send(self, worker: int, first: int, share: list[Accepted]) -> bool:
         """Put one message on the belt, and close our copies. False: it took nothing."""

@@ -1,7 +1,7 @@
 """A listener in the primary and the workers that hold it.
 
-Job: hear the belts, and listen, refuse or hold connections as ready workers come and go. How connections
-reach the workers is its `Distribution`'s affair.
+Job: hear the belts, and let ready workers come and go. How connections reach the workers is its
+`Distribution`'s affair; whether any come, that of its `Attendance` and its `Doors`.
 Invariant: a subscriber has a belt, and a reader on it, exactly while it is in `_subscribers`. It is known
 as a `Client`, and told what concerns it.
 """
@@ -10,38 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
+from everycore.primary.listeners.attendance import Absence, Attendance
 from everycore.primary.listeners.distribution import LAST_WORDS, Distribution
 from everycore.primary.listeners.doors import Doors
 from everycore.primary.listeners.subscriber import Client, Subscriber
 from everycore.system.belt import MOST_BATCH, Belt
 from everycore.system.listeners import BoundSocket
 
-log = logging.getLogger("everycore.primary")
-
 #: Messages read from one worker before others get their turn.
 UPSTREAM_BUDGET: Final = 64
-#: Seconds between two attempts to listen again after somebody took the port meanwhile.
-RELISTEN_PAUSE: Final = 1.0
-
-NoWorker = Literal["refuse", "hold"]
-
-
-@dataclass(frozen=True, slots=True)
-class Absence:
-    """What to do with new connections while no worker is ready; `hold_timeout` in seconds."""
-
-    when_no_worker: NoWorker = "refuse"
-    hold_timeout: float = 30.0
 
 
 class Listener:
@@ -60,15 +45,10 @@ class Listener:
         self.socket = socket
         self.listing = listing
         self.distribution = distribution
-        self._absence = absence
         self._on_closed = on_closed
         self._subscribers: dict[int, Subscriber] = {}
-        self._wants = False  # to listen: False while the address is only bound
-        self._hold: asyncio.TimerHandle | None = None
-        #: Until it is tried again to listen, after somebody took the port.
-        self._again: asyncio.TimerHandle | None = None
-        self._is_closed = False
         self._doors = Doors(loop, socket, distribution, self._on_doors_closed)
+        self._attendance = Attendance(loop, socket, distribution, self._doors, self._subscribers, absence)
 
     def descriptors(self) -> Iterator[int]:
         """The numbers of the listener and the belts."""
@@ -82,9 +62,7 @@ class Listener:
     def start(self) -> None:
         """Listen. Raises OSError, complete with the address."""
         self.socket.listen()
-        self._wants = True
-        if self._subscribers:
-            self._see_who_is_there()
+        self._attendance.begin()
 
     def holds(self, worker: int) -> bool:
         """Whether `worker` holds this listener, and is not being removed."""
@@ -112,7 +90,7 @@ class Listener:
         if not ready:
             self.distribution.withdraw(subscriber)
         self._loop.add_reader(belt.ours, self._on_upstream, client.id)
-        self._see_who_is_there()
+        self._attendance.look()
 
     def set_ready(self, worker: int) -> None:
         """`worker` may be given connections."""
@@ -120,7 +98,7 @@ class Listener:
         if subscriber is None or subscriber.ready:
             return
         subscriber.ready = True
-        self._see_who_is_there()
+        self._attendance.look()
         self._serve(subscriber)
 
     def _serve(self, subscriber: Subscriber) -> None:
@@ -139,11 +117,11 @@ class Listener:
         if subscriber is None or not subscriber.ready:
             return
         subscriber.ready = False
-        if finishes and not self._somebody_is_ready():
+        if finishes and not self._attendance.somebody_is_ready:
             self.distribution.finish(subscriber)
         else:
             self.distribution.withdraw(subscriber)
-        self._see_who_is_there()
+        self._attendance.look()
 
     def finish(self, worker: int) -> None:
         """`worker` is to be asked to leave: as `rest`, but it is given all who have come, in portions.
@@ -159,12 +137,12 @@ class Listener:
             self.rest(worker, finishes=False)
         elif self.distribution.finish(subscriber, partial(self._on_finished, subscriber)):
             subscriber.ready = False
-            self._see_who_is_there()
+            self._attendance.look()
 
     def _on_finished(self, subscriber: Subscriber) -> None:
         """It has all who had come, or can take no more."""
         subscriber.ready = False
-        self._see_who_is_there()
+        self._attendance.look()
         subscriber.client.on_finished()
 
     def _relieve_finishing(self) -> None:
@@ -172,9 +150,6 @@ class Listener:
         if (worker := self.finishing) is not None:
             self.rest(worker, finishes=False)
             self._subscribers[worker].client.on_finished()
-
-    def _somebody_is_ready(self) -> bool:
-        return any(subscriber.ready for subscriber in self._subscribers.values())
 
     def remove(self, worker: int) -> None:
         """`worker` is gone, or has closed: first hear what it still said, then take back what it left."""
@@ -190,7 +165,7 @@ class Listener:
             partial(self.distribution.withdraw, subscriber),
             partial(self._subscribers.pop, worker, None),
             subscriber.belt.close,
-            self._see_who_is_there,
+            self._attendance.look,
         ]
         if was_finishing:
             steps.append(subscriber.client.on_finished)
@@ -198,17 +173,15 @@ class Listener:
 
     def close(self) -> None:
         """Give everything up."""
-        self._is_closed = True
         self._doors.forget()
-        self._cancel_hold()
-        self._cancel_again()
+        self._attendance.end()
         steps: list[Callable[[], object]] = [self.distribution.close]
         steps += [partial(self.remove, worker) for worker in self._subscribers]
         take_all([*steps, self.socket.close], f"the end of {self.socket.what}")
 
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
-        self._is_closed = True
+        self._attendance.counts = False
         steps: list[Callable[[], object]] = [
             subscriber.belt.abandon for subscriber in self._subscribers.values()
         ]
@@ -221,57 +194,15 @@ class Listener:
         Workers that are to be asked to leave `finish` until everybody was picked up. Ends when another worker
         comes to hold the listener.
         """
-        if not self._is_closed and self._wants:
-            self._doors.close(is_somebody_ready=self._somebody_is_ready())
+        if self._attendance.counts:
+            self._doors.close(is_somebody_ready=self._attendance.somebody_is_ready)
 
     def _on_doors_closed(self, leavers: set[int]) -> None:
         """Everybody who had come was picked up."""
         for worker in leavers:
             self.rest(worker, finishes=True)
             self._subscribers[worker].client.on_finished()
-        self._see_who_is_there()
-
-    # --- with nobody there --------------------------------------------------------------------------------
-
-    def _see_who_is_there(self) -> None:
-        """Refuse, hold or listen again, as the last or the first ready worker goes or comes."""
-        self._cancel_again()
-        if self._is_closed or not self._wants:
-            return
-        if self._somebody_is_ready():
-            self._cancel_hold()
-            if self._doors.are_open:
-                self._listen_again()
-        elif self._absence.when_no_worker == "refuse" or not self._doors.are_open:
-            self._refuse()
-        elif self._hold is None and self.socket.is_listening:
-            self.distribution.set_flowing(False)
-            self._hold = self._loop.call_later(self._absence.hold_timeout, self._refuse)
-
-    def _cancel_hold(self) -> None:
-        if self._hold is not None:
-            self._hold.cancel()
-            self._hold = None
-
-    def _cancel_again(self) -> None:
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
-
-    def _refuse(self) -> None:
-        self._cancel_hold()
-        self.distribution.set_flowing(False)
-        if self.distribution.refuse(is_held=bool(self._subscribers)):
-            self.socket.suspend()
-
-    def _listen_again(self) -> None:
-        try:
-            self.socket.listen()
-        except OSError as exc:
-            log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)  # noqa: TRY400 - the sentence says it
-            self._again = self._loop.call_later(RELISTEN_PAUSE, self._see_who_is_there)
-        else:
-            self.distribution.set_flowing(True)
+        self._attendance.look()
 
     # --- what workers say ---------------------------------------------------------------------------------
 

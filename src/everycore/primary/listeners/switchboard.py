@@ -17,19 +17,15 @@ from functools import partial
 
 from everycore.aio.steps import take_all
 from everycore.core import wire
-from everycore.core.dispatch import Dispatcher
-from everycore.core.lanes import Lanes
 from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
-from everycore.primary.listeners.distribution import Distribution
-from everycore.primary.listeners.distributor import Distributor
-from everycore.primary.listeners.listener import Absence, Listener, NoWorker
-from everycore.primary.listeners.shared import SharedDistribution
-from everycore.primary.listeners.subscriber import Accepted, Client
+from everycore.primary.listeners.factory import DistributionSettings, ListenerFactory
+from everycore.primary.listeners.listener import Listener
+from everycore.primary.listeners.subscriber import Client
 from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import close_all, duplicate
 from everycore.system.given import GivenListener, bind_given, is_v6only
-from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
+from everycore.system.listeners import BoundSocket
 from everycore.system.sockets import (
     FAMILIES,
     KINDS,
@@ -38,19 +34,6 @@ from everycore.system.sockets import (
     off_the_wire,
     on_the_wire,
 )
-
-
-@dataclass(slots=True)
-class DistributionSettings:
-    """How connections are given out: the part of a cluster's settings that concerns listeners.
-
-    `policy` may still change until the first fork.
-    """
-
-    policy: str = "round_robin"
-    when_no_worker: NoWorker = "refuse"
-    hold_timeout: float = 30.0
-    recall_after: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +53,8 @@ class Switchboard:
         settings: DistributionSettings,
         internal: Callable[[], Iterator[int]],
     ) -> None:
-        self._loop = loop
         self._settings = settings
-        self._internal = internal
+        self._factory = ListenerFactory(loop, settings, internal, self._on_closed)
         self._book: ListenerBook[Listener] = ListenerBook()
         self._ready: set[int] = set()
         self._resting: set[int] = set()
@@ -93,7 +75,11 @@ class Switchboard:
         answer = self._book.ask(client.id, key, v6only=request.v6only)
         if isinstance(answer, Conflict):
             raise listen_error(answer.errno, what)
-        listener = self._bound(answer.key, request) if isinstance(answer, Bind) else answer.listener
+        if isinstance(answer, Bind):
+            sock = self._factory.bound(answer.key, request)
+            listener = self._listener(answer.key, sock, v6only=request.v6only)
+        else:
+            listener = answer.listener
         try:
             if request.start:
                 listener.start()
@@ -169,31 +155,8 @@ class Switchboard:
             raise OSError(errno.ENOENT, "no such listener")
         return listener
 
-    def _bound(self, key: ListenKey, request: wire.Listen) -> Listener:
-        made = StreamListener if key.kind == socket.SOCK_STREAM else DatagramSocket
-        if key.fd is not None:
-            sock = made.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
-        else:
-            sock = made.bound(
-                off_the_wire(request.address),
-                family=key.family,
-                v6only=request.v6only,
-                backlog=request.backlog,
-                mode=request.mode,
-            )
-        return self._listener(key, sock, v6only=request.v6only)
-
     def _listener(self, key: ListenKey, sock: BoundSocket, *, v6only: bool) -> Listener:
-        """Datagrams are always shared, as in Node: there is no connection to hand over."""
-        listing = self._book.number(key, v6only=v6only, real=sock.real)
-        absence = Absence(self._settings.when_no_worker, self._settings.hold_timeout)
-        distribution: Distribution
-        if self._settings.policy == "shared" or key.kind != socket.SOCK_STREAM:
-            distribution = SharedDistribution(self._loop, sock)
-        else:
-            dispatcher = Dispatcher[Accepted](Lanes(recall_after=self._settings.recall_after))
-            distribution = Distributor(self._loop, sock, dispatcher)
-        listener = Listener(self._loop, sock, listing, absence, self._on_closed, distribution)
+        listener = self._factory.make(self._book.number(key, v6only=v6only, real=sock.real), sock)
         self._book.add(listener)
         return listener
 

@@ -19,16 +19,16 @@ import asyncio
 import logging
 import selectors
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from everycore.core import wire
 from everycore.core.lanes import COSTLY
 from everycore.core.patience import Patience
-from everycore.foreign import asyncio_internals
 from everycore.foreign.socket_internals import accept
 from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
-from everycore.system.wakeups import Turn, is_readable, pass_baton, take_baton
+from everycore.system.wakeups import is_readable, pass_baton, take_baton
+from everycore.worker.connections.places import Places, selector_of
 from everycore.worker.connections.reception import Giver, descriptor_limit, has_descriptors
 from everycore.worker.connections.resting import RestWatch
 
@@ -68,36 +68,12 @@ class StampedSelector(selectors.EpollSelector):
             self._board.idle(False)
 
 
-class Watch:
-    """What `Turn` is, for a loop that waits in poll(2) or select(2): there is no row, all are woken."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, callback: Callable[[], None]) -> None:
-        self._loop = loop
-        self._fd = fd
-        self._callback = callback
-        self.is_in = True
-
-    def step_out(self) -> None:
-        """Be not woken for a while."""
-        self.is_in = False
-        self._loop.remove_reader(self._fd)
-
-    def to_the_end(self) -> None:
-        """Be woken again."""
-        if not self.is_in:
-            self.is_in = True
-            self._loop.add_reader(self._fd, self._callback)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
 class SharedReader:
     """Takes connections from a shared listener, in turn with the other workers."""
 
     __slots__ = (
-        "_baton", "_board", "_connections", "_descriptor_limit", "_gate", "_giver", "_is_over",
-        "_limit", "_loop", "_now", "_patience", "_readiness", "_rest", "_sock", "_turn",
+        "_board", "_connections", "_descriptor_limit", "_gate", "_giver", "_is_over", "_limit",
+        "_loop", "_now", "_patience", "_places", "_readiness", "_rest", "_sock",
     )  # fmt: skip
 
     def __init__(
@@ -120,8 +96,9 @@ class SharedReader:
         self._descriptor_limit = descriptor_limit()
         self._giver = giver
         self._limit = limit
-        self._turn: Turn | Watch | None = None
-        self._baton: Turn | Watch | None = None
+        self._places = Places(
+            loop, sock.fileno(), sock.baton, on_readable=self._on_readable, on_baton=self._on_baton
+        )
         self._rest: RestWatch | None = None
         self._gate: asyncio.TimerHandle | None = None
         self._patience = Patience()
@@ -136,12 +113,9 @@ class SharedReader:
     def _enter(self) -> None:
         if self._sock.fileno() < 0:  # closed before it was ready
             return
-        # By number: uvloop would else keep the socket from being closed.
-        self._loop.add_reader(self._sock.fileno(), self._on_readable)
-        if self._sock.baton >= 0:
-            self._loop.add_reader(self._sock.baton, self._on_baton)
+        self._places.enter()
         self._board.serving(True)
-        if not isinstance(_selector_of(self._loop), StampedSelector):
+        if not isinstance(selector_of(self._loop), StampedSelector):
             # Nobody stamps for this loop. Thought to be busy, it would never be left its turn.
             self._board.idle(True)
         self._sock.when_closed(self._end)
@@ -153,18 +127,12 @@ class SharedReader:
         if self._sock.fileno() < 0:
             return
         try:
-            turn = self._place_of(self._sock.fileno(), self._on_readable)
-            baton = self._place_of(self._sock.baton, self._on_baton) if self._sock.baton >= 0 else None
+            self._places.take()
         except FileNotFoundError:  # libuv registers what was added when it next waits
             self._loop.call_soon(self._stand_in_line)
         else:
-            self._turn, self._baton = turn, baton
             if self._limit.is_full or self._is_resting:  # somebody may have come before there was a row
                 self._leave_row()
-
-    def _place_of(self, fd: int, callback: Callable[[], None]) -> Turn | Watch:
-        epoll_fd = _epoll_of(self._loop)
-        return Watch(self._loop, fd, callback) if epoll_fd is None else Turn(epoll_fd, fd)
 
     def _end(self) -> None:
         """The socket is about to be closed."""
@@ -172,19 +140,13 @@ class SharedReader:
         if self._rest is not None:
             self._rest.close()
         self._board.serving(False)
-        if self._sock.baton >= 0:
-            self._loop.remove_reader(self._sock.baton)
-        self._loop.remove_reader(self._sock.fileno())
-        for turn in (self._turn, self._baton):
-            if turn is not None:
-                turn.close()
-        self._turn = self._baton = None
+        self._places.close()
 
     def _on_readable(self) -> None:
         if self._is_over and self._hands_on():
             return
         fd = self._take()
-        if fd < 0 or self._turn is None:
+        if fd < 0 or self._places.listener is None:
             return
         if fd >= self._descriptor_limit:
             self._run_short()
@@ -192,14 +154,15 @@ class SharedReader:
             return
         elif self._board.cost > COSTLY:
             # Its handler may take long, and who is accepted before it has begun waits behind it.
-            self._turn.step_out()
+            self._places.listener.step_out()
             self._loop.call_soon(self._after, self._giver.turns - 1)
         elif not self._board.somebody_is_free():
             # All the others are at work, and nobody could take the next one sooner. A few more make turns
             # fewer (measured with two workers: 1.10 times a plain shared listener's throughput, 1.04 with one
             # more); and there is no row to go to the end of.
             for _ in range(MOST_AT_ONCE - 1):
-                if self._take() < 0 or self._turn is None:  # none there, or closed by the program meanwhile
+                # None there, or closed by the program meanwhile.
+                if self._take() < 0 or self._places.listener is None:
                     break
         else:
             self._yield_or_queue()
@@ -208,27 +171,29 @@ class SharedReader:
         """The program has been given the last one `turns` turns from now: back to the row."""
         if turns:
             self._loop.call_soon(self._after, turns - 1)
-        elif self._turn is None or self._gate is not None or self._turn.is_in or self._has_left:
+            return
+        place = self._places.listener
+        if place is None or self._gate is not None or place.is_in or self._places.are_left:
             return  # ended, or in or out of the row for another reason meanwhile
-        elif not self._limit.is_full:
+        if not self._limit.is_full:
             self._yield_or_queue()
 
     def _yield_or_queue(self) -> None:
-        assert self._turn is not None
+        assert self._places.listener is not None
         self._is_over = self._board.should_yield(MOST_EXCESS)
         if self._is_over:
             self._leave_to_others(waits=is_readable(self._sock.fileno()))
         else:
-            self._turn.to_the_end()
+            self._places.listener.to_the_end()
 
     def _hands_on(self) -> bool:
         """It is this worker's turn, but it still holds too many: whether another is woken in its stead."""
         self._is_over = self._board.should_yield(MOST_EXCESS)
-        if not self._is_over or self._turn is None or self._baton is None:
+        if not self._is_over or self._places.listener is None or self._places.baton is None:
             return False
         if is_readable(self._sock.fileno()):
             self._leave_to_others(waits=True)
-            self._baton.to_the_end()
+            self._places.baton.to_the_end()
             pass_baton(self._sock.baton)
         return True
 
@@ -250,11 +215,6 @@ class SharedReader:
         else:
             self._is_over = self._is_over and not waits  # whom nobody else takes, this one takes
             self._come_back()
-
-    @property
-    def _has_left(self) -> bool:
-        """Whether this worker is out for the baton as well: at its limit, or short of descriptors."""
-        return self._baton is not None and not self._baton.is_in
 
     def _take(self) -> int:
         """Accept one connection and give it to the program; its descriptor, or -1 if there was none."""
@@ -278,8 +238,8 @@ class SharedReader:
         return int(fd)
 
     def _stay_out(self, seconds: float, then: Callable[[], None] | None = None) -> None:
-        if self._turn is not None and self._gate is None:
-            self._turn.step_out()
+        if self._places.listener is not None and self._gate is None:
+            self._places.listener.step_out()
             self._gate = self._loop.call_later(seconds, then or self._come_back)
 
     def _run_short(self) -> None:
@@ -294,9 +254,7 @@ class SharedReader:
         who can.
         """
         self._open_gate()
-        for turn in (self._turn, self._baton):
-            if turn is not None:
-                turn.step_out()
+        self._places.leave()
 
     def _open_gate(self) -> None:
         if self._gate is not None:
@@ -322,7 +280,7 @@ class SharedReader:
 
     def _reconsider(self) -> None:
         """A connection has ended: short ones would else leave this worker idle for the whole gate."""
-        if self._gate is None or self._has_left:
+        if self._gate is None or self._places.are_left:
             return
         if self._board.should_yield(MOST_EXCESS):
             self._connections.when_fewer(self._reconsider)
@@ -332,38 +290,21 @@ class SharedReader:
 
     def _come_back(self) -> None:
         self._gate = None
-        if self._turn is None or self._limit.is_full or self._is_resting:
+        if self._places.listener is None or self._limit.is_full or self._is_resting:
             return
-        if self._baton is not None and not self._baton.is_in:
-            if not has_descriptors(self._sock.fileno(), self._descriptor_limit):
-                self._stay_out(PAUSE)
-                return
-            self._baton.to_the_end()
-        self._turn.to_the_end()
+        if not self._places.are_left:
+            self._places.listener.to_the_end()
+        elif has_descriptors(self._sock.fileno(), self._descriptor_limit):
+            self._places.to_the_end()
+        else:
+            self._stay_out(PAUSE)
 
     def _on_baton(self) -> None:
         """Somebody may have swallowed a wake-up: look again, and let another have the next baton."""
-        if self._has_left:
+        if self._places.are_left:
             return  # told in the same turn in which this worker left the row: it is for another
-        if take_baton(self._sock.baton) and self._turn is not None:
+        if take_baton(self._sock.baton) and self._places.listener is not None:
             if self._gate is not None:  # left to others, who did not take it
                 self._is_over = False
             self._open_gate()
-            if self._baton is not None:
-                self._baton.to_the_end()
-            self._turn.to_the_end()
-
-
-def _selector_of(loop: Any) -> selectors.BaseSelector | None:
-    """What a loop of asyncio waits in: one of ours has it at hand; None if that can't be told."""
-    return getattr(loop, "stamped_selector", None) or asyncio_internals.selector_of(loop)
-
-
-def _epoll_of(loop: Any) -> int | None:
-    """The epoll that the loop waits on, asyncio's or libuv's; None: it waits in something else."""
-    if isinstance(loop, asyncio.SelectorEventLoop):
-        selector = _selector_of(loop)
-        return int(selector.fileno()) if isinstance(selector, selectors.EpollSelector) else None
-    from everycore.foreign import uvloop_internals  # the only other loops that come here
-
-    return uvloop_internals.epoll_of(loop)
+            self._places.to_the_end()

@@ -1,0 +1,96 @@
+"""Connections that have come to a listener and that no worker has: those accepted here, then the backlog.
+
+It knows whether anybody may be accepted at all. Connections are opaque here, and the backlog is a function
+that takes one out of it. Invariant: `next` takes nobody out of the backlog as long as somebody is queued.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Generic, TypeAlias, TypeVar
+
+#: Connections queued at a time when the listener shuts: each of them is a descriptor.
+MOST_TAKEN_IN: Final = 256
+
+C = TypeVar("C")
+
+
+class NoConnection(enum.Enum):
+    """Why the backlog gave none."""
+
+    EMPTY = "nobody waits; the listener is readable when somebody does"
+    TROUBLE = "accepting fails, and may go on failing (no descriptors): until `resume_accepting_at`"
+    CLOSED = "the socket does not listen"
+
+
+#: Takes one connection out of the backlog.
+Accept: TypeAlias = Callable[[], C | NoConnection]
+
+
+class Arrivals(Generic[C]):
+    """Those of one listener."""
+
+    __slots__ = ("accepted", "flows", "is_shutting", "queue")
+
+    def __init__(self) -> None:
+        #: Accepted and waiting for a worker, the next one first.
+        self.queue: deque[C] = deque()
+        #: How many were accepted so far.
+        self.accepted = 0
+        #: The listener listens, and a worker is ready.
+        self.flows = False
+        #: Nobody who comes later is served: everybody in the backlog is being taken in.
+        self.is_shutting = False
+
+    def begin(self) -> None:
+        """It listens, and a worker is ready."""
+        self.flows = True
+        self.is_shutting = False
+
+    def cease(self) -> None:
+        """It does not listen, or no worker is ready: accept nothing."""
+        self.flows = False
+
+    def shut(self) -> None:
+        """Take in everybody who has come, and then nobody any more, until it begins again."""
+        self.is_shutting = self.flows
+        self.flows = False
+
+    def take_in(self, accept: Accept[C], most: int) -> bool:
+        """While it shuts: queue a portion of the backlog, `most` at a time. Returns whether to go on at once.
+
+        With many queued, the next portion waits until some have gone out.
+        """
+        for _ in range(most):
+            if len(self.queue) >= MOST_TAKEN_IN:
+                return False
+            accepted = accept()
+            if isinstance(accepted, NoConnection):
+                self.is_shutting = accepted is NoConnection.TROUBLE
+                return False
+            self.accepted += 1
+            self.queue.append(accepted)
+        return True
+
+    def next(self, accept: Accept[C]) -> C | NoConnection:
+        """Who is next in the queue or the backlog."""
+        if self.queue:
+            return self.queue.popleft()
+        if not self.flows:
+            return NoConnection.EMPTY
+        accepted = accept()
+        if not isinstance(accepted, NoConnection):
+            self.accepted += 1
+        return accepted
+
+    def take_back(self, connections: list[C]) -> None:
+        """These, in this order, are next again."""
+        self.queue.extendleft(reversed(connections))
+
+    def drop(self) -> list[C]:
+        """Give the queue up: the connections that were in it."""
+        dropped = list(self.queue)
+        self.queue.clear()
+        return dropped

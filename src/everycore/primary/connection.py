@@ -1,0 +1,158 @@
+"""What the primary and one worker say to each other: by the channel and the link.
+
+Hears, and passes on to whom it concerns. Invariant: what a worker said on its link is heard before what it
+said on its channel after it; a descriptor that came with a message is taken by somebody or closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from everycore.aio.channel import Channel
+from everycore.aio.mailbox import Mailbox
+from everycore.aio.outbox import NoPeer
+from everycore.core import wire
+from everycore.errors import ProtocolError
+from everycore.primary.eventlog import WorkerLog
+from everycore.primary.handons import Member
+from everycore.primary.linkdesk import LinkClient, LinkDesk
+from everycore.primary.runtime import Runtime
+from everycore.primary.spawner import Child
+from everycore.settings import Settings
+from everycore.system.descriptors import close_all
+
+log = logging.getLogger("everycore.primary")
+
+
+class Client(LinkClient, Member, Protocol):
+    """The worker at the other end: its driver."""
+
+    def on_joined(self) -> None:
+        """It says that it is there."""
+
+    def on_lost(self, error: Exception | None) -> None:
+        """Its channel has ended; `error`: it was given up for that."""
+
+
+class Connection:
+    """That of one worker. `child`: None for one whose process was not started, and which says nothing."""
+
+    def __init__(
+        self, runtime: Runtime, client: Client, settings: Settings, worker_log: WorkerLog, child: Child | None
+    ) -> None:
+        self._client = client
+        self._exchange = runtime.exchange
+        #: A loop of ours reads the worker's channel.
+        self.is_attached = False
+        #: The channel or the process has ended.
+        self.is_ending = False
+        self._desk: LinkDesk | None = None
+        if child is not None:
+            self._desk = LinkDesk(runtime.loop, child.link, client, runtime.switchboard, child.permits)
+        sock: socket.socket | NoPeer = NoPeer() if child is None else child.channel
+        self._channel = Channel(
+            sock,
+            loop=runtime.loop,
+            peer=f"worker {client.id}",
+            decode=wire.decode_to_primary,
+            max_message=runtime.terms.max_message,
+            on_message=self._on_message,
+            on_lost=self._on_lost,
+        )
+        self._channel.pause_reading()
+        self.mailbox = Mailbox(
+            self._channel,
+            loop=runtime.loop,
+            serialization=settings.serialization,
+            make_message=worker_log.message,
+        )
+
+    def open(self) -> None:
+        """Hear from now on."""
+        self._channel.resume_reading()
+        if self._desk is not None:
+            self._desk.open()
+
+    def close(self) -> None:
+        """Hear and say no more."""
+        if self._desk is not None:
+            self._desk.close()
+        self._channel.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies. The loop is the parent's, and not touched."""
+        if self._desk is not None:
+            self._desk.abandon()
+        self._channel.abandon()
+
+    def filenos(self) -> list[int]:
+        """The numbers of the link, if there is one, and of the channel."""
+        return [end.fileno() for end in (self._desk, self._channel) if end is not None]
+
+    def tell(
+        self, message: wire.Disconnect | wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()
+    ) -> None:
+        """Send a message on the channel, which owns the descriptors from here on."""
+        self._channel.post(message, fds)
+
+    # --- what the worker says -----------------------------------------------------------------------------
+
+    def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
+        """One frame of the channel. An error raised here costs the worker its channel."""
+        match message:
+            case wire.Note() | wire.Ask() | wire.Answer() | wire.Failure() | wire.Took():
+                self.mailbox.deliver(message, fds)
+                return
+            case wire.Joined():
+                self._client.on_joined()
+            case wire.Attached():
+                self.is_attached = True
+            case wire.Listen():
+                self._listen(message)
+            case wire.CanHandOn(most):
+                self._exchange.can(self._client, most)
+            case wire.HandOn():
+                self._exchange.hand_on(self._client, fds)
+                return
+            case wire.Drained():
+                pass  # the end of the channel follows, and says it all
+        if fds:
+            close_all(fds)
+            msg = f"{type(message).__name__} came with {len(fds)} descriptors"
+            raise ProtocolError(msg)
+
+    def _listen(self, request: wire.Listen) -> None:
+        assert self._desk is not None
+        self._desk.hear()
+        if self._client.may_serve and not self.is_ending:  # else its loop waits for no answer, but the end
+            self._channel.post(*self._desk.answer_listen(request))
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def break_off(self, error: ProtocolError) -> None:
+        """The worker broke a protocol: it loses its channel."""
+        if not self._channel.is_closed:
+            self._channel.close()
+            self._on_lost(error)
+
+    def _on_lost(self, error: Exception | None) -> None:
+        if error is None:
+            self._hear_last_words()
+        else:
+            log.error("worker %d: %s; giving up its channel", self._client.id, error)
+        self._client.on_lost(error)
+
+    def hear_to_the_end(self) -> None:
+        """The process has ended: hear what it said before."""
+        self._hear_last_words()
+        # In the state that the worker had when it said this: it may just have joined.
+        if not self._channel.is_closed:
+            self._channel.read_to_end()
+
+    def _hear_last_words(self) -> None:
+        self.is_ending = True
+        if self._desk is not None:
+            self._desk.hear_last_words()

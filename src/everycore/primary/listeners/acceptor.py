@@ -1,0 +1,85 @@
+"""The socket of a listener: tells when somebody waits in its backlog, and takes connections out of it.
+
+HOT: `accept` runs once or more a connection, so it makes no socket object. Invariant: no descriptor stays
+here, and after a failure that lasts the dispatcher knows when to try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from everycore.core.arrivals import NoConnection
+from everycore.core.dispatch import BURST, Dispatcher
+from everycore.foreign.socket_internals import accept
+from everycore.primary.listeners.subscriber import Accepted
+from everycore.system.accepting import PAUSE, Trouble, trouble_of
+from everycore.system.listeners import BoundSocket
+from everycore.system.sockets import on_the_wire
+
+log = logging.getLogger("everycore.primary")
+
+
+class Acceptor:
+    """Of one listener, for the dispatcher that asks for its connections. `watches`: calls `on_readable`."""
+
+    __slots__ = ("_dispatcher", "_listener", "_loop", "_on_readable", "watches")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: BoundSocket,
+        dispatcher: Dispatcher[Accepted],
+        on_readable: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._dispatcher = dispatcher
+        self._on_readable = on_readable
+        self.watches = False
+
+    def watch(self, watches: bool) -> None:
+        """Call `on_readable` from now on when somebody waits, or do not."""
+        self.watches = watches
+        if watches:
+            self._loop.add_reader(self._listener.sock, self._on_readable)
+        else:
+            self._loop.remove_reader(self._listener.sock)
+
+    def shut(self) -> None:
+        """Nobody who comes from now on is served. A listener that others have too is left alone."""
+        if self._listener.owned:
+            self._listener.turn_away()
+            self._dispatcher.arrivals.shut()
+        else:
+            self._dispatcher.arrivals.cease()
+
+    def accept(self) -> Accepted | NoConnection:
+        """One connection; its descriptor belongs to the caller."""
+        sock, watch = self._listener.sock, self._listener.watch
+        # Connections that have failed already: no more of them at a time than of others.
+        for _ in range(BURST):
+            try:
+                fd, peer = accept(sock) if watch is None else watch.accept(sock)
+            except (BlockingIOError, InterruptedError):
+                self._suspend_if_shutting()
+                return NoConnection.EMPTY
+            except OSError as exc:
+                trouble = trouble_of(exc)
+                if trouble is Trouble.CONNECTION:
+                    continue
+                if trouble is Trouble.LISTENER:
+                    self._suspend_if_shutting()
+                    return NoConnection.CLOSED
+                what = self._listener.what
+                log.warning("accept on %s: %s; the backlog keeps connections", what, exc.strerror)
+                self._dispatcher.resume_accepting_at(self._loop.time() + PAUSE)
+                return NoConnection.TROUBLE
+            return fd, peer if type(peer) is tuple else on_the_wire(peer)
+        return NoConnection.EMPTY
+
+    def _suspend_if_shutting(self) -> None:
+        """Nobody waits: here, so that nobody comes in between and is reset."""
+        if self._dispatcher.arrivals.is_shutting:
+            self._listener.suspend()

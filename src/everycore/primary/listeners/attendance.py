@@ -1,0 +1,116 @@
+"""Whether a listener listens, as the last or the first of its ready workers goes or comes.
+
+With nobody ready it refuses newcomers, or holds them for a while, as `Absence` says. Invariant: connections
+flow exactly while the listener is to listen, a worker is ready, its doors are open, and nobody else has taken
+the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from everycore.primary.listeners.distribution import Distribution
+from everycore.primary.listeners.doors import Doors
+from everycore.primary.listeners.subscriber import Subscriber
+from everycore.system.listeners import BoundSocket
+
+log = logging.getLogger("everycore.primary")
+
+#: Seconds between two attempts to listen again after somebody took the port meanwhile.
+RELISTEN_PAUSE: Final = 1.0
+
+NoWorker = Literal["refuse", "hold"]
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """What to do with new connections while no worker is ready; `hold_timeout` in seconds."""
+
+    when_no_worker: NoWorker = "refuse"
+    hold_timeout: float = 30.0
+
+
+class Attendance:
+    """That of one listener. `subscribers`: those of now; whoever changes them calls `look`."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        socket: BoundSocket,
+        distribution: Distribution,
+        doors: Doors,
+        subscribers: Mapping[int, Subscriber],
+        absence: Absence,
+    ) -> None:
+        self._loop = loop
+        self._socket = socket
+        self._distribution = distribution
+        self._doors = doors
+        self._subscribers = subscribers
+        self._absence = absence
+        #: Whether the listener is to listen: not while its address is only bound, nor once it is closed.
+        self.counts = False
+        self._hold: asyncio.TimerHandle | None = None
+        #: Until it is tried again to listen, after somebody took the port.
+        self._again: asyncio.TimerHandle | None = None
+
+    @property
+    def somebody_is_ready(self) -> bool:
+        """Whether a worker is there that may be given connections."""
+        return any(subscriber.ready for subscriber in self._subscribers.values())
+
+    def begin(self) -> None:
+        """It listens."""
+        self.counts = True
+        if self._subscribers:
+            self.look()
+
+    def end(self) -> None:
+        """The listener is about to be closed."""
+        self.counts = False
+        self._cancel_hold()
+        self._cancel_again()
+
+    def look(self) -> None:
+        """Refuse, hold or listen again, as the last or the first ready worker goes or comes."""
+        self._cancel_again()
+        if not self.counts:
+            return
+        if self.somebody_is_ready:
+            self._cancel_hold()
+            if self._doors.are_open:
+                self._listen_again()
+        elif self._absence.when_no_worker == "refuse" or not self._doors.are_open:
+            self._refuse()
+        elif self._hold is None and self._socket.is_listening:
+            self._distribution.set_flowing(False)
+            self._hold = self._loop.call_later(self._absence.hold_timeout, self._refuse)
+
+    def _cancel_hold(self) -> None:
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+
+    def _cancel_again(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+    def _refuse(self) -> None:
+        self._cancel_hold()
+        self._distribution.set_flowing(False)
+        if self._distribution.refuse(is_held=bool(self._subscribers)):
+            self._socket.suspend()
+
+    def _listen_again(self) -> None:
+        try:
+            self._socket.listen()
+        except OSError as exc:
+            log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)  # noqa: TRY400 - the sentence says it
+            self._again = self._loop.call_later(RELISTEN_PAUSE, self.look)
+        else:
+            self._distribution.set_flowing(True)

@@ -1,0 +1,128 @@
+"""A worker's places in the rows of those that wait: for a shared listener, and for its baton.
+
+In an epoll a place is a `Turn`; a loop that waits in poll(2) or select(2) has a `Watch` instead. Invariant:
+the loop has readers from `enter` to `close`; from `take` to `close` there is a place for each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable
+from typing import Any
+
+from everycore.foreign import asyncio_internals
+from everycore.system.wakeups import Turn
+
+
+class Watch:
+    """What `Turn` is, for a loop that waits in poll(2) or select(2): there is no row, all are woken."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, callback: Callable[[], None]) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._callback = callback
+        self.is_in = True
+
+    def step_out(self) -> None:
+        """Be not woken for a while."""
+        self.is_in = False
+        self._loop.remove_reader(self._fd)
+
+    def to_the_end(self) -> None:
+        """Be woken again."""
+        if not self.is_in:
+            self.is_in = True
+            self._loop.add_reader(self._fd, self._callback)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Places:
+    """Those of one loop. `baton_fd`: -1 if there is no baton.
+
+    `listener` and `baton` are the places, None while there is none. HOT: `listener` is used for every
+    connection, directly.
+    """
+
+    __slots__ = ("_baton_fd", "_fd", "_loop", "_on_baton", "_on_readable", "baton", "listener")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        baton_fd: int,
+        *,
+        on_readable: Callable[[], None],
+        on_baton: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        # By number: uvloop would else keep the socket from being closed.
+        self._fd = fd
+        self._baton_fd = baton_fd
+        self._on_readable = on_readable
+        self._on_baton = on_baton
+        self.listener: Turn | Watch | None = None
+        self.baton: Turn | Watch | None = None
+
+    def enter(self) -> None:
+        """Have the loop call back; there are no places yet."""
+        self._loop.add_reader(self._fd, self._on_readable)
+        if self._baton_fd >= 0:
+            self._loop.add_reader(self._baton_fd, self._on_baton)
+
+    def take(self) -> None:
+        """Take the places.
+
+        Raises FileNotFoundError as long as the loop has not registered what it was to read.
+        """
+        listener = self._place(self._fd, self._on_readable)
+        baton = self._place(self._baton_fd, self._on_baton) if self._baton_fd >= 0 else None
+        self.listener, self.baton = listener, baton
+
+    def _place(self, fd: int, callback: Callable[[], None]) -> Turn | Watch:
+        epoll_fd = _epoll_of(self._loop)
+        return Watch(self._loop, fd, callback) if epoll_fd is None else Turn(epoll_fd, fd)
+
+    def leave(self) -> None:
+        """Step out of both."""
+        for place in (self.listener, self.baton):
+            if place is not None:
+                place.step_out()
+
+    def to_the_end(self) -> None:
+        """Go to the end of both rows, or come back to them."""
+        for place in (self.baton, self.listener):
+            if place is not None:
+                place.to_the_end()
+
+    @property
+    def are_left(self) -> bool:
+        """Whether the worker has stepped out for the baton as well."""
+        return self.baton is not None and not self.baton.is_in
+
+    def close(self) -> None:
+        """Give them up: the listener is about to be closed."""
+        if self._baton_fd >= 0:
+            self._loop.remove_reader(self._baton_fd)
+        self._loop.remove_reader(self._fd)
+        for place in (self.listener, self.baton):
+            if place is not None:
+                place.close()
+        self.listener = self.baton = None
+
+
+def selector_of(loop: Any) -> selectors.BaseSelector | None:
+    """What a loop of asyncio waits in: one of ours has it at hand; None if that can't be told."""
+    return getattr(loop, "stamped_selector", None) or asyncio_internals.selector_of(loop)
+
+
+def _epoll_of(loop: Any) -> int | None:
+    """The epoll that the loop waits on, asyncio's or libuv's; None: it waits in something else."""
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        selector = selector_of(loop)
+        return int(selector.fileno()) if isinstance(selector, selectors.EpollSelector) else None
+    from everycore.foreign import uvloop_internals  # the only other loops that come here
+
+    return uvloop_internals.epoll_of(loop)
