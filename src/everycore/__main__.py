@@ -12,9 +12,15 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _load_anyway)
     from everycore.cli.main import main as run
 
     return run()
+
+
+def _load_anyway(_number: int, _: FrameType | None) -> None:
+    """Nothing is loaded yet that a reload would load again."""
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -95,13 +95,17 @@ async def _as_primary(main: Coroutine[Any, Any, T]) -> T:
     shutdown = Shutdown(loop, task)
     set_shutdown(shutdown)
     try:
-        return await main
+        result = await main
     except asyncio.CancelledError:
         if shutdown.signal is signal.SIGTERM:
             raise SystemExit(0) from None
         if shutdown.signal is signal.SIGINT:
             raise _interrupt() from None
         raise
+    # `Pool.wait` returns when the last worker is gone, which may be a moment before `main` is cancelled.
+    if shutdown.signal is signal.SIGINT:
+        raise _interrupt()
+    return result
 
 
 def _interrupt() -> KeyboardInterrupt:

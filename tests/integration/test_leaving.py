@@ -822,7 +822,7 @@ everycore.run(main())
         program.expect("exited: exit status 0")
         assert program.wait() == 0
 
-    def test_a_worker_that_is_forked_while_it_stops_is_asked_to_leave(self, start_program):
+    def test_a_worker_that_is_forked_while_it_stops_never_starts(self, start_program):
         """A program replaces a worker that has died just before: it would never come to its end."""
         fork = "asyncio.get_running_loop().add_reader(0, lambda: os.read(0, 1) and cluster.fork())"
         program = start_program(
@@ -833,7 +833,7 @@ everycore.run(main())
             program.signal(SIGTERM)
             self.wait_refused(port)
             program.write("x")
-            program.expect("exited: exit status 0")
+            program.expect("exited: not started: .* the cluster is shutting down")
             assert program.is_running
         program.expect("exited: exit status 0")
         assert program.wait() == 0

@@ -30,6 +30,34 @@ asyncio.run(main())
 """
 
 
+def test_its_end_is_not_lost_in_a_callback_of_c(start_program):
+    """ctypes prints what a callback raises, and goes on: so the program is told once more, elsewhere."""
+    source = """
+import ctypes, os, signal
+from everycore import held_signals
+from everycore.worker.signals import WorkerSignals
+
+signals = WorkerSignals(30.0, lambda: None, lambda: False)
+signals.install(ignores_interrupt=False)
+signals.be_guest()
+
+def callback():
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not signals._has_waited:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)  # as the thread that has waited does
+
+held_signals.DROPS_EXCEPTIONS.add(callback.__code__)
+ctypes.CFUNCTYPE(None)(callback)()
+print("goes on", flush=True)
+signal.pause()
+"""
+    running = start_program(source)
+    running.expect("^goes on$")
+    assert running.wait() == 0
+    assert running.stderr == ""
+
+
 def test_it_serves_whom_it_has_taken_before_it_ends(start_program):
     running = start_program(WORKER)
     running.expect("^served$")

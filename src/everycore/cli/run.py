@@ -7,6 +7,7 @@ process.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -165,8 +166,13 @@ def _check_program(program: list[str], *, is_module: bool) -> list[str]:
     if program[0] in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
         raise ConfigurationError("run", "a program from standard input cannot be run several times")
     if not os.path.exists(program[0]):
-        raise ConfigurationError("run", f"there is no file {program[0]!r}")
+        hint = f"; the module of that name: everycore run -m {program[0]}" if _is_module(program[0]) else ""
+        raise ConfigurationError("run", f"there is no file {program[0]!r}{hint}")
     return program
+
+
+def _is_module(name: str) -> bool:
+    return name.isidentifier() and importlib.util.find_spec(name) is not None
 
 
 def _run(options: Options) -> int:

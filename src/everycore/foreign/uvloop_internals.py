@@ -29,6 +29,7 @@ import uvloop
 from uvloop import loop as _module
 
 from everycore.foreign import is_allowed, try_probes
+from everycore.held_signals import DROPS_EXCEPTIONS
 
 #: `uv_handle_type` (uv.h), which libuv keeps for the sake of its ABI.
 _CHECK: Final = 2
@@ -83,14 +84,16 @@ class Stamps:
         at = ctypes.c_void_p(get_pointer(_uvloop.libuv_get_loop_t_ptr(loop), None))
         now = uv.uv_now  # not `loop.time`, which sets the clock first
         now.restype = ctypes.c_uint64
-        self._before = self._make(_PREPARE, uv.uv_prepare_init, uv.uv_prepare_start, at, lambda _: note(True))
-        self._after = self._make(
-            _CHECK,
-            uv.uv_check_init,
-            uv.uv_check_start,
-            at,
-            lambda _: note(False, now(at) * 0.001 + _HALF_TICK),
-        )
+
+        def before(_: object) -> None:
+            note(True)
+
+        def after(_: object) -> None:
+            note(False, now(at) * 0.001 + _HALF_TICK)
+
+        DROPS_EXCEPTIONS.update((before.__code__, after.__code__))
+        self._before = self._make(_PREPARE, uv.uv_prepare_init, uv.uv_prepare_start, at, before)
+        self._after = self._make(_CHECK, uv.uv_check_init, uv.uv_check_start, at, after)
 
     def _make(
         self, kind: int, init: Any, start: Any, loop_at: ctypes.c_void_p, call: Callable[[Any], None]

@@ -32,7 +32,14 @@ class _Program(Service):
 
     async def run(self) -> Outcome:
         self._pool.cluster.on(Listening, self._on_listening)
-        return await super().run()
+        outcome = await super().run()
+        if not self._known and not self._was_told and outcome.status == 0:
+            _logger.warning(
+                "%s ended without having listened; an application that does not listen by itself is run by:"
+                " everycore serve MODULE:APP",
+                self._name,
+            )
+        return outcome
 
     def _on_listening(self, event: Listening) -> None:
         url = as_url(event.address, "udp" if event.kind == socket.SOCK_DGRAM else "tcp")

@@ -78,6 +78,8 @@ class Service:
         self._reports: dict[int, BootReport] = {}
         self._told: BootReport | None = None
         self._was_ready = False
+        #: A signal has stopped it.
+        self._was_told = False
         self._were_all_ready = False
         #: Why workers were killed before the work at hand was done.
         self.cut_short = "killed by a second signal before the work at hand was done"
@@ -111,6 +113,7 @@ class Service:
         set_shutdown(Shutdown(loop, task, stopping.COMMAND, hooks, is_last=True, delay=delay))
 
     def _tell_stop(self, number: signal.Signals) -> None:
+        self._was_told = True
         again = "once more" if number is signal.SIGINT else "SIGINT"
         if self._stop_delay > 0:
             _logger.info(
@@ -188,6 +191,8 @@ class Service:
         if report is None:
             return
         self._reports[event.worker.id] = report
+        if self._pool.size == 0:
+            return  # it was cut short by the stop
         if self._was_ready:  # else the pool gives up, and `_why` has the word
             text = "as before" if report == self._told else report.text
             _logger.error("worker %d could not start the application: %s", event.worker.id, text)

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 from everycore.core import stopping
 from everycore.core.stopping import Do, Input, Worker
-from everycore.held_signals import hear, held
+from everycore.held_signals import hear, held, would_be_dropped
 from everycore.system import forked_signals, inherited
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -151,6 +151,8 @@ class WorkerSignals:
         if callable(loops_own := self._loops_own.get(number)):
             loops_own(number, frame)
         self._runs_other_loop = _runs_event_loop()
+        if self._has_waited and would_be_dropped(frame):
+            return  # the thread that has waited repeats it, and finds the program elsewhere
         self._take(self._meaning_of(number), number, frame)
 
     def is_interrupt(self, error: BaseException) -> bool:

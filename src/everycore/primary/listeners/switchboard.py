@@ -53,11 +53,14 @@ class Switchboard:
         settings: DistributionSettings,
         internal: Callable[[], Iterator[int]],
     ) -> None:
+        self._loop = loop
         self._settings = settings
         self._factory = ListenerFactory(loop, settings, internal, self._on_closed)
         self._book: ListenerBook[Listener] = ListenerBook()
         self._ready: set[int] = set()
         self._resting: set[int] = set()
+        #: Number of a listener that waits for workers -> who closed it last, as long as that worker lives.
+        self._closed_by: dict[int, int] = {}
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -163,6 +166,7 @@ class Switchboard:
     def _connect(self, client: Client, listener: Listener, request: int, *, starts: bool) -> Grant:
         """Raises OSError, having done nothing, when descriptors run out."""
         belt, fds = _make_belt(listener)
+        self._closed_by.pop(listener.listing.id, None)
         if starts:
             self._ready.add(client.id)
         listener.add(client, belt, ready=client.id in self._ready)
@@ -218,6 +222,8 @@ class Switchboard:
         """
         self._ready.discard(worker)
         self._resting.discard(worker)
+        for number in [number for number, closer in self._closed_by.items() if closer == worker]:
+            del self._closed_by[number]  # it was about to end when it closed them: they wait for another one
         keep = not voluntary or self._settings.when_no_worker == "hold"
         held = self._book.held_by(worker)
         take_all(
@@ -227,18 +233,30 @@ class Switchboard:
         take_all((partial(_restore_name, listener) for listener in self._book), f"worker {worker}")
 
     def _on_closed(self, listener: Listener, worker: int) -> None:
-        # A draining worker closes its servers too: that is its departure, not the end of the listener.
-        draining = worker in self._resting and self._settings.when_no_worker == "hold"
-        self._disconnect(worker, listener, keep=draining)
+        """The worker closed it: it wants it no more, or is about to end, which nobody can know yet."""
+        keep = self._settings.when_no_worker == "hold"
+        self._disconnect(worker, listener, keep=keep)
+        if keep and not listener.subscribers and worker not in self._resting:
+            self._closed_by[listener.listing.id] = worker
+            self._loop.call_later(self._settings.hold_timeout, self._end_closed, listener, worker)
+
+    def _end_closed(self, listener: Listener, worker: int) -> None:
+        """The worker lives on, and nobody wants the listener that it closed."""
+        if self._closed_by.get(listener.listing.id) == worker:
+            del self._closed_by[listener.listing.id]
+            self._let_go(listener)
 
     def _disconnect(self, worker: int, listener: Listener, *, keep: bool) -> None:
         listener.remove(worker)
         if not listener.subscribers and not keep:
-            if isinstance(listener.socket, GivenListener):
-                listener.socket.let_go()  # its program removes the file of a unix socket, or leaves it
-            self._close(listener)
+            self._let_go(listener)
         else:
             _restore_name(listener)  # its program may have removed what it took for its own file
+
+    def _let_go(self, listener: Listener) -> None:
+        if isinstance(listener.socket, GivenListener):
+            listener.socket.let_go()  # its program removes the file of a unix socket, or leaves it
+        self._close(listener)
 
     def _close(self, listener: Listener) -> None:
         self._book.remove(listener)
