@@ -40,8 +40,6 @@ log = logging.getLogger("everycore.primary")
 #: After so many seconds a worker that does not start any more has left: a program that forks whenever one
 #: has left does not spin meanwhile.
 WITHHELD: Final = 0.1
-#: Seconds for a worker to leave that is going to say when it is ready, and has not.
-BOOT_GRACE: Final = 1.0
 
 
 class WorkerDriver:
@@ -255,12 +253,8 @@ class WorkerDriver:
     # --- orders -------------------------------------------------------------------------------------------
 
     def disconnect(self, grace: float) -> None:
-        """Ask the worker to finish within `grace` seconds and leave; killed a moment after that.
-
-        One that has not said yet that it is ready has nothing to finish: it is given little time.
-        """
-        if self.readiness.is_held:
-            grace = min(grace, BOOT_GRACE)
+        """Ask the worker to finish within `grace` seconds and leave; killed a moment after that."""
+        grace = self.readiness.grace(grace)
         self.grace = min(self.grace, grace)
         self._happen(Input.DISCONNECT, grace=grace)
         if self._farewell.lasts:  # maybe in less time than the first time

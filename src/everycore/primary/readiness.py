@@ -6,8 +6,12 @@ Invariant: `on_ready` is called as it becomes ready, and never for a worker that
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from everycore.core.lifecycle import Life
+
+#: Seconds for a worker to leave that is going to say when it is ready, and has not.
+BOOT_GRACE: Final = 1.0
 
 
 class Readiness:
@@ -33,6 +37,10 @@ class Readiness:
         """It is served by a listener."""
         if not self.is_held:
             self._become()
+
+    def grace(self, seconds: float) -> float:
+        """What it has of `seconds` to leave. One that is still to say that it is ready has no work."""
+        return min(seconds, BOOT_GRACE) if self.is_held else seconds
 
     def end(self) -> None:
         """It is given no more connections."""

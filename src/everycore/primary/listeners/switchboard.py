@@ -20,6 +20,7 @@ from everycore.core import wire
 from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
 from everycore.primary.listeners.factory import DistributionSettings, ListenerFactory
+from everycore.primary.listeners.leftovers import Leftovers
 from everycore.primary.listeners.listener import Listener
 from everycore.primary.listeners.subscriber import Client
 from everycore.system.belt import Belt, make_pair
@@ -53,14 +54,12 @@ class Switchboard:
         settings: DistributionSettings,
         internal: Callable[[], Iterator[int]],
     ) -> None:
-        self._loop = loop
         self._settings = settings
         self._factory = ListenerFactory(loop, settings, internal, self._on_closed)
         self._book: ListenerBook[Listener] = ListenerBook()
         self._ready: set[int] = set()
         self._resting: set[int] = set()
-        #: Number of a listener that waits for workers -> who closed it last, as long as that worker lives.
-        self._closed_by: dict[int, int] = {}
+        self._leftovers = Leftovers(loop, settings.hold_timeout, self._let_go)
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -166,7 +165,7 @@ class Switchboard:
     def _connect(self, client: Client, listener: Listener, request: int, *, starts: bool) -> Grant:
         """Raises OSError, having done nothing, when descriptors run out."""
         belt, fds = _make_belt(listener)
-        self._closed_by.pop(listener.listing.id, None)
+        self._leftovers.taken(listener)
         if starts:
             self._ready.add(client.id)
         listener.add(client, belt, ready=client.id in self._ready)
@@ -222,8 +221,7 @@ class Switchboard:
         """
         self._ready.discard(worker)
         self._resting.discard(worker)
-        for number in [number for number, closer in self._closed_by.items() if closer == worker]:
-            del self._closed_by[number]  # it was about to end when it closed them: they wait for another one
+        self._leftovers.gone(worker)
         keep = not voluntary or self._settings.when_no_worker == "hold"
         held = self._book.held_by(worker)
         take_all(
@@ -233,18 +231,13 @@ class Switchboard:
         take_all((partial(_restore_name, listener) for listener in self._book), f"worker {worker}")
 
     def _on_closed(self, listener: Listener, worker: int) -> None:
-        """The worker closed it: it wants it no more, or is about to end, which nobody can know yet."""
-        keep = self._settings.when_no_worker == "hold"
-        self._disconnect(worker, listener, keep=keep)
-        if keep and not listener.subscribers and worker not in self._resting:
-            self._closed_by[listener.listing.id] = worker
-            self._loop.call_later(self._settings.hold_timeout, self._end_closed, listener, worker)
-
-    def _end_closed(self, listener: Listener, worker: int) -> None:
-        """The worker lives on, and nobody wants the listener that it closed."""
-        if self._closed_by.get(listener.listing.id) == worker:
-            del self._closed_by[listener.listing.id]
-            self._let_go(listener)
+        # A draining worker closes its servers too: that is its departure, not the end of the listener. A
+        # program that knows nothing of us sees at once that what it has closed is closed.
+        draining = worker in self._resting
+        keep = draining or not isinstance(listener.socket, GivenListener)
+        self._disconnect(worker, listener, keep=keep and self._settings.when_no_worker == "hold")
+        if not draining and not listener.subscribers and self._book.get(listener.listing.id) is not None:
+            self._leftovers.add(listener, worker)
 
     def _disconnect(self, worker: int, listener: Listener, *, keep: bool) -> None:
         listener.remove(worker)
@@ -273,6 +266,7 @@ class Switchboard:
 
     def close(self) -> None:
         """Close every listener."""
+        self._leftovers.clear()
         take_all((partial(self._close, listener) for listener in self._book), "the end of the cluster")
 
     def abandon(self) -> None:

@@ -1,0 +1,48 @@
+"""Listeners whose last worker has closed them, where connections are to wait for workers.
+
+Such a worker wants its listener no more, or it is about to end: a program that fails closes its servers
+first. Nobody can know yet. So the listener waits for a worker, until its closer has lived on for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from everycore.primary.listeners.listener import Listener
+
+
+class Leftovers:
+    """Those of one cluster. `close` ends one that nobody has wanted for `seconds`."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, close: Callable[[Listener], None]
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._close = close
+        #: Number of a listener -> who closed it last, as long as that worker lives.
+        self._closers: dict[int, int] = {}
+
+    def add(self, listener: Listener, worker: int) -> None:
+        """`worker` has closed it, as the last one."""
+        self._closers[listener.listing.id] = worker
+        self._loop.call_later(self._seconds, self._end, listener, worker)
+
+    def taken(self, listener: Listener) -> None:
+        """A worker holds it."""
+        self._closers.pop(listener.listing.id, None)
+
+    def gone(self, worker: int) -> None:
+        """`worker` was about to end: what it had closed waits for another one."""
+        for number in [number for number, closer in self._closers.items() if closer == worker]:
+            del self._closers[number]
+
+    def clear(self) -> None:
+        """All listeners are closed."""
+        self._closers.clear()
+
+    def _end(self, listener: Listener, worker: int) -> None:
+        if self._closers.get(listener.listing.id) == worker:
+            del self._closers[listener.listing.id]
+            self._close(listener)
