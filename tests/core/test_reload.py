@@ -6,6 +6,7 @@ from everycore.core.orders import (
     Dismiss,
     Drain,
     Fork,
+    GiveUp,
     Kill,
     Reload,
     Reloaded,
@@ -351,3 +352,13 @@ def test_drained_in_a_reload():
     pool.ready(2)
     assert pool.answers[request] == Reloaded(1, (request,))
     assert pool.live == {2: 0}
+
+
+def test_a_successor_whose_slot_has_no_other_worker_any_more_is_the_slots_own():
+    """Nobody was ever ready, and the one that was to be replaced is drained: the application cannot start."""
+    pool = Pool(surge=1)
+    pool.tell(ScaleTo(1))
+    pool.reload()
+    pool.tell(Drain(1))
+    actions = pool.exit(2, CRASH)
+    assert any(isinstance(action, GiveUp) for action in actions)

@@ -165,7 +165,9 @@ class Supervisor:
             return []
         slot, member = found
         actions = self._dismiss(member, None)
-        if member is slot.occupant and slot.number < self._wanted and self.rollout.surge and slot.has_room:
+        if member is slot.occupant and slot.successor is not None:
+            slot.take_over()  # if that one fails now, it is nobody's successor: the slot has no other
+        elif member is slot.occupant and slot.number < self._wanted and self.rollout.surge and slot.has_room:
             slot.give_way()
             actions.append(self._fill(slot, now))
         return actions
