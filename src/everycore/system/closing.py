@@ -12,7 +12,7 @@ in the network namespace of the socket (Linux 6.18; the classic manual page does
 
 from __future__ import annotations
 
-import ctypes
+import array
 import socket
 import struct
 from typing import Final
@@ -56,8 +56,8 @@ def bar(sock: socket.socket) -> bool:
 
 def attach(sock: socket.socket, code: bytes) -> None:
     """Attach a filter, a program of classic BPF. Raises OSError: EPERM without CAP_NET_ADMIN."""
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("@HP", len(code) // _STEP.size, ctypes.addressof(buffer))
+    buffer = array.array("B", code)  # not ctypes: Debian's libffi opens a file that stays open
+    program = struct.pack("@HP", len(code) // _STEP.size, buffer.buffer_info()[0])
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
