@@ -361,12 +361,14 @@ def test_sigquit_ends_a_deaf_program_at_once_with_its_stacks(start_command, tmp_
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sock = socket.create_server(("127.0.0.1", 0))
         def stay():
+            print("stays", flush=True)
             while True:
                 signal.pause()
         stay()
     """
     running = run(start_command, tmp_path, source)
-    running.port()
+    for _ in range(2):
+        running.program.expect("stays")
     running.program.signal(signal.SIGQUIT)
     assert running.program.wait() == 1
     assert "SIGQUIT" in complaint(running.program)[-1]
