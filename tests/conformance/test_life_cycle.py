@@ -50,7 +50,9 @@ async def test_cluster_basic(tmp_path, policy, start_program):
         assert worker.id == 1
         assert isinstance(worker, Worker)
         assert worker.pid
-        ticket = environment(worker.pid)[VARIABLE]
+        while not (started_with := environment(worker.pid)):  # empty in the midst of execve(2)
+            pass
+        ticket = started_with[VARIABLE]
         for kind in (Online, Listening, Exited):
             worker.on(kind, own.append)
         status = await within(worker.wait())
