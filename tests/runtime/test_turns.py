@@ -84,6 +84,10 @@ class Stage:
         """One more in the backlog."""
         self.ends.append(connected(self.listener, self.listener.getsockname(), scaled(10)))
 
+    def rest(self):
+        """The primary tells this worker to take nobody."""
+        self.ends[0].send(wire.encode(wire.Rest()))
+
     def waits(self):
         """Whether somebody does."""
         return is_readable(self.listener.fileno())
@@ -156,6 +160,20 @@ async def test_none_beyond_the_limit():
         assert sum(await by_turns(it, 6)) == MOST_AT_ONCE + 1
         it.limit.closed()
         assert sum(await by_turns(it, 2)) == 1
+
+
+async def test_none_that_comes_in_the_same_turn_as_the_word_to_rest_nor_any_later_one():
+    async with stage() as it:
+        it.board.others_wait = True
+        await it.connected(0)
+        await turn()  # it waits in the row
+        it.rest()
+        it.connect()
+        assert await by_turns(it, 3) == [0] * 3
+        assert take_baton(it.sock.baton)  # another is woken for it
+        it.connect()
+        assert await by_turns(it, 3) == [0] * 3
+        assert not take_baton(it.sock.baton)  # this worker is woken no more
 
 
 async def test_none_once_the_program_has_closed_the_socket():

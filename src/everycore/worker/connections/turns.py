@@ -143,6 +143,9 @@ class SharedReader:
         self._places.close()
 
     def _on_readable(self) -> None:
+        if self._places.are_left:
+            self._wake_another()
+            return
         if self._is_over and self._hands_on():
             return
         fd = self._take()
@@ -196,6 +199,14 @@ class SharedReader:
             self._places.baton.to_the_end()
             pass_baton(self._sock.baton)
         return True
+
+    def _wake_another(self) -> None:
+        """This worker was woken for somebody in the very turn in which it left the row.
+
+        To take that one would end at the end of the row: a worker that is to take nobody would be back in it.
+        """
+        if is_readable(self._sock.fileno()):
+            pass_baton(self._sock.baton)
 
     def _leave_to_others(self, *, waits: bool) -> None:
         """Stay out for their sake; `waits`: somebody does, in the accept queue."""
