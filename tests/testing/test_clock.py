@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -72,6 +73,20 @@ def test_a_thread_is_waited_for_and_takes_no_time():
         assert loop.time() == HOUR
 
     run(main(), limit=2 * HOUR)
+
+
+def test_the_end_waits_for_threads_and_takes_no_time():
+    """From Python 3.12 on a loop gives them 300 seconds, and then warns: a failure here."""
+    may_end = threading.Event()
+
+    async def main() -> None:
+        executor = ThreadPoolExecutor()
+        asyncio.get_running_loop().set_default_executor(executor)
+        executor.submit(may_end.wait)  # not by the loop, which does not know of it
+        threading.Timer(0.01, may_end.set).start()
+
+    run(main())
+    assert may_end.is_set()
 
 
 def test_settle_returns_when_nothing_happens_any_more_and_before_time_passes():

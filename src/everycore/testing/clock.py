@@ -82,6 +82,18 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._thread_ended)
         return future
 
+    async def shutdown_default_executor(self, *args: Any, **options: Any) -> None:
+        """As that of any loop; the clock stands still until the threads have ended.
+
+        From Python 3.12 on `asyncio.Runner` gives them 300 seconds, which would be over at once: a thread
+        waits for them, not this loop.
+        """
+        self._clock.threads += 1
+        try:
+            await super().shutdown_default_executor(*args, **options)
+        finally:
+            self._clock.threads -= 1
+
     def _thread_ended(self, _: asyncio.Future[Any]) -> None:
         self._clock.threads -= 1
 
