@@ -188,10 +188,10 @@ import os, time
 
 async def app(scope, receive, send):
     if scope["type"] == "http":
-        os.write(1, b"begun\\n")
         block()
 
 def block():
+    os.write(1, b"begun\\n")
     while True:
         time.sleep(1000)
 """
