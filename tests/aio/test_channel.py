@@ -16,8 +16,8 @@ from everycore.core import wire
 from everycore.core.frames import NOTE, WIRE, encode_frame
 from everycore.errors import ChannelClosed, ProtocolError
 from everycore.system.descriptors import close_all, duplicate
-from tests.aio.pairs import LOOPS, MAX_MESSAGE, Pair, Raw, send_with, until
 from tests.kit import open_fds, turn
+from tests.kit.channel_pairs import LOOPS, MAX_MESSAGE, Pair, Raw, send_with, until
 
 
 @pytest.fixture(params=LOOPS, ids=lambda factory: factory.__module__)

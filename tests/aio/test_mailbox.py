@@ -20,8 +20,8 @@ from everycore.core.window import WINDOW, WINDOW_BYTES
 from everycore.errors import ChannelClosed, ChannelFull, ProtocolError, RequestFailed, RequestTimeout
 from everycore.model import ExitStatus
 from everycore.system.descriptors import Descriptor
-from tests.aio.pairs import LOOPS, MAX_MESSAGE, Pair, Raw, send_with, until
 from tests.kit import open_fds, turn
+from tests.kit.channel_pairs import LOOPS, MAX_MESSAGE, Pair, Raw, send_with, until
 
 
 @pytest.fixture(params=LOOPS, ids=lambda factory: factory.__module__)

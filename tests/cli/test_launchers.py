@@ -10,8 +10,8 @@ import pytest
 
 import everycore
 from tests.cli.conftest import complaint, wait_serving
-from tests.integration.running import ask, ask_http
 from tests.kit import Program
+from tests.kit.running import ask, ask_http
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 

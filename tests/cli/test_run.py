@@ -14,8 +14,8 @@ import pytest
 import everycore.launch
 from everycore.cli.main import main
 from tests.cli.conftest import complaint
-from tests.integration.running import ANSWER, ask, command, run
 from tests.kit import scaled
+from tests.kit.running import ANSWER, ask, command, run
 
 #: Prints what a program sees of itself. Not how deep its stack is: our own frames lie below it.
 PROBE = '''

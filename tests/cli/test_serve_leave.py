@@ -13,8 +13,8 @@ import pytest
 
 from everycore import Pool, Ready, Settings
 from everycore.ops.job import Job
-from tests.cli.http_clients import REQUEST, Crowd, read_answer
 from tests.kit import processes, scaled
+from tests.kit.http_clients import REQUEST, Crowd, read_answer
 
 #: Says who answers. A WebSocket is open until either side closes it; /stream sends events; /read reads the
 #: body first; /leave makes the worker leave.

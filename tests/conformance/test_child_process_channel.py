@@ -22,8 +22,8 @@ from everycore import (
     State,
 )
 from tests.conformance.node import node
-from tests.integration.workers import Diary, within, worker_script
 from tests.kit import turn
+from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -21,9 +21,9 @@ from everycore import (
     Worker,
 )
 from tests.conformance.node import node
-from tests.integration.traffic import no_descriptors
-from tests.integration.workers import HEAD, IDLE, Diary, within, worker_script
 from tests.kit import open_fds, scaled, wait_gone
+from tests.kit.traffic import no_descriptors
+from tests.kit.workers import HEAD, IDLE, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -14,9 +14,9 @@ import pytest
 
 from everycore import ChannelClosed, Cluster, ExitStatus, Settings, Worker
 from tests.conformance.node import node
-from tests.integration.traffic import Client, agents, close_all, is_refused
-from tests.integration.workers import within, worker_script
 from tests.kit import open_fds
+from tests.kit.traffic import Client, agents, close_all, is_refused
+from tests.kit.workers import within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -8,7 +8,7 @@ import pytest
 
 from everycore import Cluster, ConfigurationError, ExitStatus, Settings
 from tests.conformance.node import node
-from tests.integration.workers import HEAD, within, worker_script
+from tests.kit.workers import HEAD, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -7,7 +7,7 @@ import pytest
 
 from everycore import Cluster, ExitStatus, Settings
 from tests.conformance.node import node
-from tests.integration.workers import within, worker_script
+from tests.kit.workers import within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -15,8 +15,9 @@ import pytest
 
 import everycore
 from everycore import BootError, ExitStatus, Listening, Pool, Ready, Settings
-from tests.integration.crowds import both_loops, servers
-from tests.integration.traffic import (
+from tests.kit import open_fds, turn, wait_gone, waiting
+from tests.kit.crowds import both_loops, servers
+from tests.kit.traffic import (
     NEVER,
     Agent,
     Client,
@@ -30,8 +31,7 @@ from tests.integration.traffic import (
     until_on_belt,
     within,
 )
-from tests.integration.workers import ECHO, IDLE, eventually, worker_script
-from tests.kit import open_fds, turn, wait_gone, waiting
+from tests.kit.workers import ECHO, IDLE, eventually, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -22,11 +22,11 @@ from everycore import (
     Settings,
     State,
 )
-from tests.conformance.ends import End
-from tests.integration.crowds import both_loops, servers
-from tests.integration.traffic import NEVER, Client, closing, free_port
-from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 from tests.kit import scaled, turn, wait_gone
+from tests.kit.crowds import both_loops, servers
+from tests.kit.ends import End
+from tests.kit.traffic import NEVER, Client, closing, free_port
+from tests.kit.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

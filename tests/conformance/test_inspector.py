@@ -19,9 +19,9 @@ import pytest
 import everycore
 from everycore import Cluster, ExitStatus, Online, Settings, Worker
 from tests.conformance.node import node
-from tests.conformance.ports import free_ports
-from tests.integration.traffic import Client, agents
-from tests.integration.workers import Diary, within, worker_script
+from tests.kit.ports import free_ports
+from tests.kit.traffic import Client, agents
+from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -22,8 +22,8 @@ from everycore import (
 )
 from everycore.testing import FakeWorkers, settle
 from tests.conformance.node import node
-from tests.integration.traffic import Client
-from tests.integration.workers import ECHO, HEAD, Diary, within, worker_script
+from tests.kit.traffic import Client
+from tests.kit.workers import ECHO, HEAD, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

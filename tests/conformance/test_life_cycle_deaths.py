@@ -9,11 +9,11 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from everycore import Cluster, Disconnected, Exited, ExitStatus, Listening, Message, Settings
-from tests.conformance.ends import End
 from tests.conformance.node import node
-from tests.integration.workers import ECHO, HEAD, Diary, within, worker_script
 from tests.kit import wait_gone
+from tests.kit.ends import End
 from tests.kit.processes import look
+from tests.kit.workers import ECHO, HEAD, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -18,10 +18,10 @@ from everycore import (
     State,
 )
 from everycore.testing import FakeWorkers, settle
-from tests.conformance.ends import End
 from tests.conformance.node import node
-from tests.integration.traffic import Client, is_refused
-from tests.integration.workers import Diary, within, worker_script
+from tests.kit.ends import End
+from tests.kit.traffic import Client, is_refused
+from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -8,7 +8,7 @@ import pytest
 
 from everycore import Cluster, ExitStatus, Listening, Settings
 from tests.conformance.node import node
-from tests.integration.traffic import (
+from tests.kit.traffic import (
     Agent,
     Client,
     Diary,
@@ -23,7 +23,7 @@ from tests.integration.traffic import (
     servers,
     within,
 )
-from tests.integration.workers import worker_script
+from tests.kit.workers import worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

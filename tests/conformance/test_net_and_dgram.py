@@ -20,9 +20,9 @@ import pytest
 import everycore
 from everycore import ConfigurationError, ExitStatus, Listening
 from tests.conformance.node import node
-from tests.integration.traffic import Agent, Client, Diary, agents, is_refused
-from tests.integration.workers import within
 from tests.kit import wait_gone
+from tests.kit.traffic import Agent, Client, Diary, agents, is_refused
+from tests.kit.workers import within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

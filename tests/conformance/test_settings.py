@@ -6,9 +6,9 @@ import pytest
 
 from everycore import Cluster, ConfigurationError, Settings, SetUp
 from tests.conformance.node import node
-from tests.integration.traffic import Agent, agents
-from tests.integration.workers import Diary, within, worker_script
 from tests.kit import turn
+from tests.kit.traffic import Agent, agents
+from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -8,10 +8,10 @@ import pytest
 
 from everycore import ChannelClosed, Cluster, ExitStatus, Listening, Settings
 from tests.conformance.node import node
-from tests.conformance.ports import free_ports
-from tests.integration.traffic import Agent, Diary, agents
-from tests.integration.workers import program, within, worker_script
 from tests.kit import scaled
+from tests.kit.ports import free_ports
+from tests.kit.traffic import Agent, Diary, agents
+from tests.kit.workers import program, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

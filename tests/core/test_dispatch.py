@@ -6,8 +6,8 @@ from everycore.core.arrivals import NoConnection
 from everycore.core.dispatch import BELT_PAUSE, BURST, MOST_AT_THE_END, Dispatcher, Orders
 from everycore.core.lanes import FIRST_CREDIT, LATE_AFTER, RECALL_AFTER, Pause
 from everycore.errors import ProtocolError
-from tests.core.belts import ACCEPT_PAUSE, World, world_in_full_credit, world_of
-from tests.core.law import check
+from tests.kit.dispatch_law import check
+from tests.kit.dispatch_world import ACCEPT_PAUSE, World, world_in_full_credit, world_of
 
 NOTHING = Orders(poll=False, look_at=None, turn_soon=False)
 

@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from everycore.core.lanes import COSTLY, LATE_AFTER, RECALL_AFTER, SLOW_PICK_UP
 from everycore.errors import ProtocolError
-from tests.core.belts import World
-from tests.core.law import check
-from tests.core.watched_lanes import picture
+from tests.kit.dispatch_law import check
+from tests.kit.dispatch_world import World
+from tests.kit.watched_lanes import picture
 
 WORKERS = st.integers(1, 4)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from everycore.core.lanes import LATE_AFTER, RECALL_AFTER
-from tests.core.belts import world_of
-from tests.core.law import check
+from tests.kit.dispatch_law import check
+from tests.kit.dispatch_world import world_of
 
 
 class TestLateAndStalled:

@@ -2,7 +2,7 @@
 
 from everycore.core.arrivals import MOST_TAKEN_IN
 from everycore.core.lanes import FIRST_CREDIT, RECALL_AFTER
-from tests.core.belts import ACCEPT_PAUSE, World, world_of
+from tests.kit.dispatch_world import ACCEPT_PAUSE, World, world_of
 
 
 def shut(world: World) -> None:

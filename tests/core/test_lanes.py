@@ -17,7 +17,7 @@ from everycore.core.lanes import (
 )
 from everycore.core.policies import MOST_ARREARS, RoundRobin
 from everycore.errors import ProtocolError
-from tests.core.belts import world_in_full_credit, world_of
+from tests.kit.dispatch_world import world_in_full_credit, world_of
 
 
 class TestTurns:

@@ -18,7 +18,7 @@ from everycore.core.orders import (
 from everycore.core.slots import Failure
 from everycore.core.supervisor import LAST_SECONDS
 from everycore.model import ExitStatus
-from tests.core.pools import BOOT_TIMEOUT, CRASH, DONE, Pool
+from tests.kit.numbered_pools import BOOT_TIMEOUT, CRASH, DONE, Pool
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 
 from everycore.core.orders import Dismiss, Drain, GiveUp, Reloaded, ReloadStopped, ScaleTo, Stop, TimerFired
 from everycore.model import ExitStatus
-from tests.core.pools import CRASH, DONE, Pool
+from tests.kit.numbered_pools import CRASH, DONE, Pool
 
 
 class Histories(RuleBasedStateMachine):

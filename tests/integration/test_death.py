@@ -20,9 +20,9 @@ from everycore import (
     Ready,
     Settings,
 )
-from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 from tests.kit import children, open_fds, scaled, turn, wait_gone
 from tests.kit.inside import INSIDE
+from tests.kit.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

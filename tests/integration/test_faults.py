@@ -13,7 +13,8 @@ from collections import Counter
 import pytest
 
 from everycore import Exited
-from tests.integration.crowds import (
+from tests.kit import scaled, turn
+from tests.kit.crowds import (
     COUNTED,
     agents,
     ask,
@@ -25,7 +26,7 @@ from tests.integration.crowds import (
     timed,
     until_all_answer,
 )
-from tests.integration.traffic import (
+from tests.kit.traffic import (
     Client,
     Diary,
     closing,
@@ -34,7 +35,6 @@ from tests.integration.traffic import (
     ordinary_user,
     within,
 )
-from tests.kit import scaled, turn
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 

@@ -8,8 +8,8 @@ from signal import SIGKILL
 import pytest
 
 from everycore import Cluster, Descriptor, ExitStatus, Message, RequestFailed, Settings
-from tests.integration.workers import within, worker_script
 from tests.kit import open_fds, turn, wait_readable
+from tests.kit.workers import within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
 

@@ -11,9 +11,9 @@ from signal import SIGKILL
 import pytest
 
 from everycore import Cluster, Exited, ExitStatus, Listening, Message, Ready, Settings, Worker
-from tests.integration.workers import HEAD, Diary, within, worker_script
 from tests.kit import open_fds, scaled
 from tests.kit.crimes import CRIMES, LEGACIES, NAMES
+from tests.kit.workers import HEAD, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

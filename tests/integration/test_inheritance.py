@@ -15,8 +15,8 @@ import pytest
 
 import everycore
 from everycore import Cluster, ExitStatus, Listening, Ready, Settings, State
-from tests.integration.workers import ECHO, HEAD, Diary, program, within, worker_script
 from tests.kit import open_fds, scaled, turn, wait_gone
+from tests.kit.workers import ECHO, HEAD, Diary, program, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

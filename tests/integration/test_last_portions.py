@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from tests.integration.crowds import agents, both_loops, serve_by
-from tests.integration.traffic import descriptor_limit, ordinary_user, within
 from tests.kit import open_fds, scaled, turn
+from tests.kit.crowds import agents, both_loops, serve_by
+from tests.kit.traffic import descriptor_limit, ordinary_user, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(90)]
 

@@ -28,8 +28,8 @@ from everycore import (
     Worker,
 )
 from everycore.core.stopping import SAME_REQUEST
-from tests.integration.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 from tests.kit import scaled, turn, wait_gone
+from tests.kit.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -22,8 +22,8 @@ from everycore import (
     State,
     WorkerEvent,
 )
-from tests.integration.workers import ECHO, IDLE, Diary, within, worker_script
 from tests.kit import open_fds
+from tests.kit.workers import ECHO, IDLE, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -12,8 +12,9 @@ import pytest
 
 import everycore
 from everycore import Cluster, ConfigurationError, Listening, Settings
-from tests.integration.crowds import both_policies
-from tests.integration.traffic import (
+from tests.kit import wait_readable
+from tests.kit.crowds import both_policies
+from tests.kit.traffic import (
     NEVER,
     Agent,
     Client,
@@ -29,8 +30,7 @@ from tests.integration.traffic import (
     ordinary_user,
     within,
 )
-from tests.integration.workers import worker_script
-from tests.kit import wait_readable
+from tests.kit.workers import worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

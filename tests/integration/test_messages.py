@@ -16,8 +16,8 @@ from everycore import (
     ExitStatus,
     Settings,
 )
-from tests.integration.workers import eventually, within, worker_script
 from tests.kit import turn
+from tests.kit.workers import eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -12,7 +12,7 @@ import socket
 import pytest
 
 from everycore import Cluster, ConfigurationError, Settings
-from tests.integration.traffic import (
+from tests.kit.traffic import (
     AGENT,
     Agent,
     Client,
@@ -20,7 +20,7 @@ from tests.integration.traffic import (
     listening_sockets,
     within,
 )
-from tests.integration.workers import worker_script
+from tests.kit.workers import worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

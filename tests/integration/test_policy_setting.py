@@ -3,8 +3,8 @@
 import pytest
 
 from everycore import Cluster, ConfigurationError, Settings
-from tests.integration.traffic import agents, within
-from tests.integration.workers import IDLE, worker_script
+from tests.kit.traffic import agents, within
+from tests.kit.workers import IDLE, worker_script
 
 VARIABLE = "EVERYCORE_POLICY"
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from everycore import BootError, ChannelClosed, Exited, ExitStatus, Pool, Ready, Settings
-from tests.integration.workers import ECHO, Diary, within, worker_script
+from tests.kit.workers import ECHO, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow]
 

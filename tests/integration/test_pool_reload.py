@@ -20,7 +20,7 @@ from everycore import (
     ReloadSnapshot,
     Settings,
 )
-from tests.integration.workers import ECHO, IDLE, Diary, program, within, worker_script
+from tests.kit.workers import ECHO, IDLE, Diary, program, within, worker_script
 
 
 @pytest.fixture

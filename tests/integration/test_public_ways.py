@@ -3,8 +3,8 @@
 import pytest
 
 from everycore import Cluster, Listening, Settings
-from tests.integration.traffic import NEVER, Client, agents, close_all, one_by_one
-from tests.integration.workers import Diary, within, worker_script
+from tests.kit.traffic import NEVER, Client, agents, close_all, one_by_one
+from tests.kit.workers import Diary, within, worker_script
 
 SERVER = """
 

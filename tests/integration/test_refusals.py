@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.traffic import agents
+from tests.kit.traffic import agents
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -9,7 +9,7 @@ import pytest
 
 import everycore
 from everycore import Cluster, ConfigurationError, Listening, Ready, RoleError, Settings, State
-from tests.integration.workers import Diary, program, within, worker_script
+from tests.kit.workers import Diary, program, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

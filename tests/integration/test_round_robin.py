@@ -13,7 +13,8 @@ import time
 import pytest
 
 from everycore import Exited, Listening, Ready
-from tests.integration.traffic import (
+from tests.kit import open_fds, wait_gone
+from tests.kit.traffic import (
     Agent,
     Client,
     Diary,
@@ -31,7 +32,6 @@ from tests.integration.traffic import (
     until_on_belt,
     within,
 )
-from tests.kit import open_fds, wait_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(45)]
 

@@ -8,9 +8,9 @@ import ssl
 
 import pytest
 
-from tests.integration.running import make_certificate, run
-from tests.integration.traffic import free_port
 from tests.kit import scaled
+from tests.kit.running import make_certificate, run
+from tests.kit.traffic import free_port
 
 HEAD = """
 import asyncio, os, socket, ssl, sys, threading

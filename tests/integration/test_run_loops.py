@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.integration.running import ANSWER, ask, make_certificate, run
+from tests.kit.running import ANSWER, ask, make_certificate, run
 
 WAYS = {
     "asyncio.run": "asyncio.run(main())",

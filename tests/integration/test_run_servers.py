@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.running import (
+from tests.kit.running import (
     Running,
     ask,
     command,

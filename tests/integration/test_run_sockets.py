@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 
-from tests.integration.running import ask, run
 from tests.kit import scaled, wait_gone
+from tests.kit.running import ask, run
 
 HEAD = """
 import errno, os, pickle, select, socket, stat, struct, sys, threading

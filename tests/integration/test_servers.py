@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from everycore import Listening
-from tests.integration.traffic import (
+from tests.kit.traffic import (
     Client,
     Diary,
     acknowledged,

@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 
 from everycore import Cluster, Listening, Ready, Settings
-from tests.integration.crowds import agents, ask, both_policies, burst, keep, servers, timed, until_all_answer
-from tests.integration.traffic import (
+from tests.kit import open_fds, scaled
+from tests.kit.crowds import agents, ask, both_policies, burst, keep, servers, timed, until_all_answer
+from tests.kit.traffic import (
     Client,
     Diary,
     close_all,
@@ -19,8 +20,7 @@ from tests.integration.traffic import (
     is_refused,
     within,
 )
-from tests.integration.workers import eventually, worker_script
-from tests.kit import open_fds, scaled
+from tests.kit.workers import eventually, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 

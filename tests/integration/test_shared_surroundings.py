@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 
 from everycore import Cluster, Listening, Ready, Settings
-from tests.integration.crowds import agents, both_loops, keep, servers
 from tests.integration.test_shared import PLAIN
-from tests.integration.traffic import Client, closing, free_port, within
-from tests.integration.workers import Diary, program, worker_script
+from tests.kit.crowds import agents, both_loops, keep, servers
+from tests.kit.traffic import Client, closing, free_port, within
+from tests.kit.workers import Diary, program, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -7,7 +7,7 @@ from signal import SIGKILL
 import pytest
 
 from everycore import Cluster, ConfigurationError, ExitStatus, Settings
-from tests.integration.workers import HEAD, within, worker_script
+from tests.kit.workers import HEAD, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -6,8 +6,8 @@ from signal import SIGCONT, SIGSTOP, SIGTERM
 
 import pytest
 
-from tests.integration.workers import HEAD
 from tests.kit import scaled, wait_gone
+from tests.kit.workers import HEAD
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 

@@ -15,10 +15,10 @@ import pytest
 
 from tests.cli.conftest import APP
 from tests.cli.conftest import command as serve_command
-from tests.integration.running import ANSWER, ask, ask_http, run
-from tests.integration.running import command as run_command
-from tests.integration.workers import HEAD
 from tests.kit import Program, children, scaled
+from tests.kit.running import ANSWER, ask, ask_http, run
+from tests.kit.running import command as run_command
+from tests.kit.workers import HEAD
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 

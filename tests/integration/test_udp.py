@@ -10,9 +10,9 @@ from collections import Counter
 import pytest
 
 from everycore import Listening
-from tests.integration.crowds import agents, both_loops, each_once
-from tests.integration.traffic import Diary, within
 from tests.kit import open_fds
+from tests.kit.crowds import agents, both_loops, each_once
+from tests.kit.traffic import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

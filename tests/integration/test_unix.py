@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 from everycore import Listening, Ready
-from tests.integration.crowds import (
+from tests.kit import scaled
+from tests.kit.crowds import (
     agents,
     ask,
     both_policies,
@@ -20,8 +21,7 @@ from tests.integration.crowds import (
     timed,
     until_all_answer,
 )
-from tests.integration.traffic import Client, Diary, close_all, within
-from tests.kit import scaled
+from tests.kit.traffic import Client, Diary, close_all, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -15,8 +15,8 @@ import everycore
 from everycore import ConfigurationError
 from everycore.foreign import is_allowed
 from everycore.settings import LOOPS, check_loop
-from tests.integration.traffic import NEVER, Client, agents, closing, servers, within
 from tests.kit import open_fds, scaled
+from tests.kit.traffic import NEVER, Client, agents, closing, servers, within
 
 uvloop = pytest.importorskip("uvloop")
 uvloop.new_event_loop().close()  # libuv keeps a pipe of its own from the first loop on

@@ -6,7 +6,7 @@ import pytest
 
 from everycore.core import wire
 from everycore.core.lanes import COSTLY, LATE_AFTER, MOST_CREDIT
-from tests.runtime.stage import ClockLoop, stage
+from tests.kit.stage import ClockLoop, stage
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from everycore.core.lanes import RECALL_AFTER
-from tests.runtime.stage import ClockLoop, stage
+from tests.kit.stage import ClockLoop, stage
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from everycore.core import wire
 from everycore.core.dispatch import BELT_PAUSE
 from everycore.system.accepting import PAUSE
-from tests.runtime.stage import ClockLoop, Stage, blocked_belt, fail_to_accept, stage
+from tests.kit.stage import ClockLoop, Stage, blocked_belt, fail_to_accept, stage
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from everycore.events import Event
 from everycore.model import ExitStatus, State
 from everycore.primary.listeners.switchboard import Switchboard
 from everycore.system.board import PrimaryBoard
-from tests.aio.pairs import LOOPS, until
 from tests.kit import turn
+from tests.kit.channel_pairs import LOOPS, until
 from tests.kit.fake_processes import FakeProcesses, RawWorker
 
 ENDED = ExitStatus(code=0)

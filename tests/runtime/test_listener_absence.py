@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from everycore.primary.listeners.attendance import RELISTEN_PAUSE
-from tests.runtime.stage import ClockLoop, Stage, stage
+from tests.kit.stage import ClockLoop, Stage, stage
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from everycore.foreign import socket_internals
 from everycore.primary.listeners import acceptor as acceptor_module
 from everycore.system.accepting import PAUSE
 from tests.kit import turn
-from tests.runtime.stage import ClockLoop, short_belt, stage
+from tests.kit.stage import ClockLoop, short_belt, stage
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from everycore.system.accepting import PAUSE
 from everycore.system.belt import Belt, make_pair
 from everycore.system.listeners import StreamListener
 from tests.kit import connected, scaled
-from tests.runtime.stage import Client, ClockLoop, stage
+from tests.kit.stage import Client, ClockLoop, stage
 
 
 @pytest.fixture(autouse=True)

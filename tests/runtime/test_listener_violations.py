@@ -7,7 +7,7 @@ import pytest
 
 from everycore.core import wire
 from everycore.core.lanes import MOST_CREDIT, RECALL_AFTER
-from tests.runtime.stage import ClockLoop, stage
+from tests.kit.stage import ClockLoop, stage
 
 
 @pytest.fixture(autouse=True)

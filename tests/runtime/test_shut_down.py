@@ -4,9 +4,9 @@ import asyncio
 import errno
 
 from everycore import Cluster, Exited, ExitStatus, Settings
-from tests.integration.workers import Diary, within
 from tests.kit import turn
 from tests.kit.fake_processes import FakeProcesses
+from tests.kit.workers import Diary, within
 
 
 async def test_what_is_forked_meanwhile_never_starts_and_has_left_of_its_own_accord():

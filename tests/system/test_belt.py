@@ -10,8 +10,8 @@ import pytest
 
 from everycore.system import packets
 from everycore.system.belt import MOST_BATCH, Belt, make_pair, say
-from tests.integration.traffic import descriptor_limit, no_descriptors, ordinary_user
 from tests.kit import wait_readable
+from tests.kit.traffic import descriptor_limit, no_descriptors, ordinary_user
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.integration.workers import HEAD
+from tests.kit.workers import HEAD
 
 LIMITED = (
     HEAD

@@ -27,8 +27,8 @@ from everycore import (
     State,
 )
 from everycore.testing import FakeWorker, FakeWorkers, VirtualTimeLoop, run, serve, settle
-from tests.aio.pairs import LOOPS
 from tests.kit import open_fds, pass_time
+from tests.kit.channel_pairs import LOOPS
 
 LIFE = [Forked, Online, Ready, Disconnected, Exited]
 

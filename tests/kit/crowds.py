@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from everycore import Cluster, Settings
-from tests.integration.traffic import AGENT, Agent, Client, close_all, within
-from tests.integration.workers import worker_script
 from tests.kit import scaled
+from tests.kit.traffic import AGENT, Agent, Client, close_all, within
+from tests.kit.workers import worker_script
 
 #: Node's SCHED_RR and SCHED_NONE: what holds under both is shown under both.
 both_policies = pytest.mark.parametrize("policy", ["round_robin", "shared"])

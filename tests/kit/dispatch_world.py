@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from everycore.core.arrivals import NoConnection
 from everycore.core.dispatch import BELT_PAUSE, BURST, MOST_AT_THE_END, Dispatcher
 from everycore.core.lanes import MOST_CREDIT
-from tests.core.law import check
-from tests.core.watched_lanes import WatchedLanes, picture
+from tests.kit.dispatch_law import check
+from tests.kit.watched_lanes import WatchedLanes, picture
 
 #: Seconds that accepting pauses after it failed, as in `system.accepting`.
 ACCEPT_PAUSE = 0.1

@@ -26,8 +26,8 @@ from typing import Any, Self
 
 from everycore import Cluster, Listening, Settings, Worker
 from everycore.system import descriptors
-from tests.integration.workers import Diary, eventually, within, worker_script
 from tests.kit import INSIDE, scaled, turn
+from tests.kit.workers import Diary, eventually, within, worker_script
 
 #: Seconds: longer than any test.
 NEVER = 3600.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from everycore.core.lanes import MOST_CREDIT, Pause
 
 if TYPE_CHECKING:
-    from tests.core.belts import Worker, World
+    from tests.kit.dispatch_world import Worker, World
 
 #: The dispatcher may look so much after a limit: see `lanes._TICK`.
 TICK = 2e-6
