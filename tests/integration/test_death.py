@@ -1,6 +1,6 @@
 """The death of either side: nobody is left over, nothing is left behind, and who lives learns of it.
 
-What the kernel has no part in: `tests/runtime/test_life.py` and `test_driver.py`, in memory.
+What the kernel has no part in: `tests/primary/test_cluster_life.py` and `test_driver.py`, in memory.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """A worker that breaks the protocol loses its own channel, and nobody else loses anything.
 
 It leaves with status 75 when its loop sees the end of the channel, and is killed after a second if it does
-not; its exit is not voluntary. Every crime under every policy: `tests/runtime/test_hostile.py`, in memory.
+not; its exit is not voluntary. Every crime under every policy:
+`tests/primary/test_cluster_hostile.py`, in memory.
 """
 
 import asyncio

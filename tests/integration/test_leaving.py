@@ -1,6 +1,6 @@
 """How workers leave: the block's end, `disconnect`, grace, what `main` has to say about it.
 
-What the primary decides about it, in all its variety: `tests/runtime/test_life.py`, in memory.
+What the primary decides about it, in all its variety: `tests/primary/test_cluster_life.py`, in memory.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """One worker's life with a real process: what the kernel has a part in, once each.
 
-The order of events, states, ids and blocks in all their variety: `tests/runtime/test_life.py`, in memory.
+The order of events, states, ids and blocks in all their variety:
+`tests/primary/test_cluster_life.py`, in memory.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Messages and requests between a primary and real workers, once a feature: order, limits, back-pressure.
 
-Values, takers and errors in all their variety: `tests/runtime/test_messages.py`, in memory.
+Values, takers and errors in all their variety: `tests/primary/test_cluster_messages.py`, in memory.
 """
 
 import asyncio

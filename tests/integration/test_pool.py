@@ -1,6 +1,6 @@
 """A pool and its real workers, once a feature: kept alive, asked, scaled, stopped, and given up.
 
-Its decisions in all their variety: `tests/runtime/test_pool.py`, in memory.
+Its decisions in all their variety: `tests/test_pool.py`, in memory.
 """
 
 import re

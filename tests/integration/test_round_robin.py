@@ -97,7 +97,7 @@ for size in sizes:
 async def test_bursts_are_answered_to_the_last(tmp_path, start_program):
     """How level they are depends on who is late, and so on what else the machine does: `bench` measures it.
 
-    The exact bound, for prompt workers, is in tests/runtime/test_distributor.py.
+    The exact bound, for prompt workers, is in tests/primary/listeners/test_distributor.py.
     """
     async with servers(tmp_path, 4, recall_after=RECALL) as (_, _workers, address):
         crowd = start_program(CROWD, str(address[1]), "1", "16", "64")

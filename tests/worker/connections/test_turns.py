@@ -252,7 +252,7 @@ class TestWhoHoldsTooMany:
 
 
 class TestErrorsOfAccept:
-    """The primary's acceptor judges them alike (tests/runtime/test_distributor_trouble.py)."""
+    """The primary's acceptor judges them alike (tests/primary/listeners/test_distributor_trouble.py)."""
 
     @pytest.fixture
     def failures(self, monkeypatch):
