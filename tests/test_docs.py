@@ -25,8 +25,8 @@ import everycore
 from everycore import errors, events, testing
 from everycore.cli.main import everycore as command_line
 from everycore.core import wire
+from tests.kit.folders import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",

@@ -4,7 +4,6 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ import pytest
 import everycore
 from everycore import errors
 from everycore.settings import SettingsFields
+from tests.kit.folders import ROOT
 
-PAGE = Path(__file__).parents[1] / "docs/reference/api.md"
+PAGE = ROOT / "docs/reference/api.md"
 CLASSES = ["Cluster", "Pool", "Worker", "WorkerContext", "Descriptor"]
 ERRORS = {name for name, cls in vars(errors).items() if isinstance(cls, type)} | {
     "TypeError", "ValueError", "OverflowError", "OSError", "RuntimeError", "TimeoutError",

@@ -3,7 +3,8 @@
 import ast
 from collections.abc import Iterator
 
-from tests.test_layers import SOURCE, read_modules
+from tests.kit.folders import SOURCE
+from tests.kit.imports import read_modules
 
 #: Documented, or everybody's, in spite of the underscore: sys._getframe and the like would stand here.
 PUBLIC = frozenset({"_replace", "_asdict", "_fields", "_exit"})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "everycore"
+from tests.kit.folders import SOURCE
 
 MOST_LINES = {"file": 400, "class": 250, "function": 60}
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -26,6 +25,7 @@ from tests.kit import (
     wait_gone,
     wait_readable,
 )
+from tests.kit.folders import ROOT
 from tests.kit.leaks import Surroundings
 from tests.kit.loops import run_test
 
@@ -382,8 +382,7 @@ def test_wait_gone_returns_who_is_left(start_command):
 @pytest.fixture
 def inner_run(pytester, monkeypatch):
     """Runs a test file under the kit in a pytest of its own."""
-    root = Path(__file__).parents[1]
-    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytester.makeini("[pytest]\nmarkers = limit: x\n")
     pytester.makeconftest('pytest_plugins = ["tests.kit.plugin"]')

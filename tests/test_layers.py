@@ -4,16 +4,15 @@ The picture is in docs/explanation; the table below is what counts.
 """
 
 import ast
-import functools
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.kit.folders import SOURCE
+from tests.kit.imports import Import, read_imports, read_modules
+
 PACKAGE = "everycore"
-SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 # From the bottom up. A module imports from its own room and from the rows below; from the other rooms of its
 # own row only where `OPEN_ROWS` says so.
@@ -52,72 +51,6 @@ NOT_IN_CORE = frozenset(
 )
 ASYNCIO = {"asyncio", "uvloop"}
 ASYNCIO_ROOMS = {"foreign", "aio", "primary", "worker", "entry", "pool", "ops", "servers", "testing"}
-
-
-@dataclass(frozen=True)
-class Import:
-    importer: str
-    imported: str
-    line: int
-    type_only: bool
-
-    def __str__(self) -> str:
-        return f"{self.importer}:{self.line} imports {self.imported}"
-
-
-@functools.cache
-def read_modules(root: Path) -> dict[str, tuple[ast.Module, bool]]:
-    """Module name -> (its tree, whether it is a package)."""
-    found = {}
-    for path in sorted(root.rglob("*.py")):
-        parts = [root.name, *path.relative_to(root).with_suffix("").parts]
-        is_package = parts[-1] == "__init__"
-        name = ".".join(parts[:-1] if is_package else parts)
-        found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path)), is_package
-    return found
-
-
-def read_imports(root: Path) -> list[Import]:
-    modules = read_modules(root)
-    found: list[Import] = []
-    for name, (tree, is_package) in modules.items():
-        for node, type_only in import_nodes(tree):
-            targets = targets_of(node, name, is_package, set(modules))
-            found += [Import(name, target, node.lineno, type_only) for target in targets]
-    return found
-
-
-def import_nodes(
-    tree: ast.AST, type_only: bool = False
-) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """All imports, those inside functions too, and whether only type checkers see them."""
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.Import | ast.ImportFrom):
-            yield child, type_only
-        elif isinstance(child, ast.If) and ast.unparse(child.test) in (
-            "TYPE_CHECKING",
-            "typing.TYPE_CHECKING",
-        ):
-            for statement in child.body:
-                yield from import_nodes(ast.Module([statement], []), type_only=True)
-            for statement in child.orelse:
-                yield from import_nodes(ast.Module([statement], []), type_only)
-        else:
-            yield from import_nodes(child, type_only)
-
-
-def targets_of(
-    node: ast.Import | ast.ImportFrom, name: str, is_package: bool, modules: set[str]
-) -> list[str]:
-    """The modules one statement asks for; `from package import x` is package.x where that is a module."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    base = node.module or ""
-    if node.level:
-        parts = name.split(".")
-        parts = parts[: len(parts) - node.level + is_package]
-        base = ".".join([*parts, node.module] if node.module else parts)
-    return [f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base for alias in node.names]
 
 
 def room_of(module: str) -> str:

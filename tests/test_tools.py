@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.kit import scaled
+from tests.kit.folders import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.limit(120)]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="who is not root is told so: exit status 77")
 

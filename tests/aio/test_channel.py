@@ -17,12 +17,7 @@ from everycore.core.frames import NOTE, WIRE, encode_frame
 from everycore.errors import ChannelClosed, ProtocolError
 from everycore.system.descriptors import close_all, duplicate
 from tests.kit import open_fds, turn
-from tests.kit.channel_pairs import LOOPS, MAX_MESSAGE, Pair, Raw, send_with, until
-
-
-@pytest.fixture(params=LOOPS, ids=lambda factory: factory.__module__)
-def loop_factory(request):
-    return request.param
+from tests.kit.channel_pairs import MAX_MESSAGE, Pair, Raw, send_with, until
 
 
 def note(size: int = 10) -> bytes:

@@ -9,15 +9,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect as connect_websocket
 
 from tests.cli.conftest import Served, command, wait_serving
 from tests.kit import scaled
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.kit.folders import EXAMPLES
 
 # Traffic
 

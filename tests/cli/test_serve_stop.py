@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -13,8 +12,7 @@ from websockets.sync.client import connect as connect_websocket
 
 from everycore.core.stopping import SAME_REQUEST
 from tests.cli.conftest import APP, command, finish, wait_serving
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.kit.folders import EXAMPLES
 
 
 def beyond_one_request() -> None:

@@ -4,12 +4,11 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 from tests.conformance.catalogue import NOT_HERE, ROWS
 from tests.conformance.node import translations
+from tests.kit.folders import ROOT
 
-ROOT = Path(__file__).parents[2]
 NAMES = [row.split()[1] for rows in ROWS.values() for row in rows]
 
 

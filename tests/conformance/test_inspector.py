@@ -10,7 +10,6 @@ import json
 import socket
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
@@ -19,13 +18,13 @@ import pytest
 import everycore
 from everycore import Cluster, ExitStatus, Online, Settings, Worker
 from tests.conformance.node import node
+from tests.kit.folders import ROOT
 from tests.kit.ports import free_ports
 from tests.kit.traffic import Client, agents
 from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-ROOT = Path(__file__).parents[2]
 LOCAL = "127.0.0.1"
 
 #: `debug_at(host, port)` starts the debugger of this process and returns its address.

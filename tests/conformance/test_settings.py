@@ -8,7 +8,7 @@ from everycore import Cluster, ConfigurationError, Settings, SetUp
 from tests.conformance.node import node
 from tests.kit import turn
 from tests.kit.traffic import Agent, agents
-from tests.kit.workers import Diary, within, worker_script
+from tests.kit.workers import Diary, heard, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
@@ -18,11 +18,6 @@ async def main():
     await everycore.current_worker().send(eval(os.environ["WHAT"]))
 everycore.run(main())
 """
-
-
-async def said(worker):
-    """The first message of `worker`."""
-    return (await within(anext(worker.messages()))).message
 
 
 @node(
@@ -44,7 +39,7 @@ async def test_cluster_advanced_serialization(tmp_path):
     async with Cluster(Settings(exec=script, serialization="pickle")) as cluster:
         worker = cluster.fork()
         await worker.send(circular)
-        echo = await said(worker)
+        echo = await heard(worker)
         assert echo is not circular
         assert echo["self"] is echo
         assert echo["value"] == 1
@@ -64,8 +59,8 @@ async def test_cluster_cwd(tmp_path):
         cluster.setup_primary(cwd=folder)
         assert cluster.settings.cwd == folder
         elsewhere = cluster.fork()
-        assert await said(by_default) == os.getcwd()
-        assert await said(elsewhere) == str(folder)
+        assert await heard(by_default) == os.getcwd()
+        assert await heard(elsewhere) == str(folder)
 
 
 @node("test-cluster-setup-primary")
@@ -82,7 +77,7 @@ async def test_cluster_setup_primary(tmp_path, capfd):
         cluster.setup_primary(exec=worker_script(tmp_path, source), args=["custom argument"], silent=True)
         assert (cluster.settings.args, cluster.settings.silent) == (["custom argument"], True)
         for worker in [cluster.fork() for _ in range(2)]:
-            assert await said(worker) == ["custom argument"]
+            assert await heard(worker) == ["custom argument"]
             assert worker.stdout is not None
             assert await within(worker.stdout.readline()) == b"on stdout\n"
         (event,) = diary.all(SetUp)
@@ -154,7 +149,7 @@ async def test_cluster_setup_primary_multiple(tmp_path):
             event = await diary.until(SetUp, count=number + 1)
             assert event.settings.exec == script
             worker = cluster.fork({"WHAT": "os.path.basename(sys.argv[0])"})
-            assert await said(worker) == script.name
+            assert await heard(worker) == script.name
         assert len(diary.all(SetUp)) == 3
 
 

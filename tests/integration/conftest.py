@@ -16,6 +16,13 @@ def loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return kind
 
 
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> str:
+    """The name of each loop in turn, for `crowds.agents(loop=)`; `crowds.one_loop` overrides it."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
 def on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every `worker_script` of the test runs on uvloop."""

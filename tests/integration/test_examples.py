@@ -7,15 +7,14 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kit import Program, scaled, wait_gone
+from tests.kit.folders import EXAMPLES
 from tests.kit.plugin import StartCommand, StartProgram
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 PATIENCE = 15.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]

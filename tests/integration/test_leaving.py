@@ -4,14 +4,11 @@ What the primary decides about it, in all its variety: `tests/primary/test_clust
 """
 
 import asyncio
-import contextlib
-import errno
 import os
 import signal
 import socket
-import threading
 import time
-from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
+from signal import SIGINT, SIGKILL, SIGTERM
 
 import pytest
 
@@ -27,9 +24,17 @@ from everycore import (
     State,
     Worker,
 )
-from everycore.core.stopping import SAME_REQUEST
-from tests.kit import scaled, turn, wait_gone
-from tests.kit.workers import ECHO, HEAD, IDLE, Diary, eventually, within, worker_script
+from tests.kit import scaled, wait_gone
+from tests.kit.workers import (
+    ECHO,
+    IDLE,
+    Diary,
+    EchoClient,
+    heard,
+    start,
+    within,
+    worker_script,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
@@ -48,49 +53,6 @@ async def main():
 
 everycore.run(main())
 """
-
-
-async def start(cluster: Cluster, diary: Diary, *, until: type = Online) -> Worker:
-    worker = cluster.fork()
-    await diary.until(until, worker)
-    return worker
-
-
-async def heard(worker: Worker) -> object:
-    """The next thing that the worker says."""
-    return (await within(anext(worker.messages()))).message
-
-
-class Client:
-    """One connection to an echo server."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def to(cls, address: tuple[str, int]) -> "Client":
-        client = cls(*await asyncio.open_connection(*address))
-        await client.talk()
-        return client
-
-    async def talk(self) -> None:
-        self.writer.write(b"echo\n")
-        assert await within(self.reader.readline()) == b"echo\n"
-
-    async def ended(self) -> bool:
-        """Waits for the other side to end it."""
-        try:
-            return await within(self.reader.read()) == b""
-        except ConnectionResetError:
-            return True
-
-    async def close(self) -> None:
-        self.writer.close()
-        try:
-            await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
 
 class TestTheBlock:
@@ -141,7 +103,7 @@ class TestDisconnect:
             diary = Diary(cluster)
             worker = await start(cluster, diary, until=Ready)
             address = diary.all(Listening)[0].address
-            client = await Client.to(address)
+            client = await EchoClient.to(address)
             worker.disconnect()
             with pytest.raises(ConnectionRefusedError):  # the last one: nobody takes connections
                 await asyncio.open_connection(*address)
@@ -157,7 +119,7 @@ class TestDisconnect:
         async with Cluster(Settings(exec=worker_script(tmp_path, ECHO)), grace=0.1) as cluster:
             diary = Diary(cluster)
             worker = await start(cluster, diary, until=Ready)
-            client = await Client.to(diary.all(Listening)[0].address)
+            client = await EchoClient.to(diary.all(Listening)[0].address)
             worker.disconnect()
             assert await client.ended()
             assert await within(worker.wait()) == ExitStatus(code=0)
@@ -188,7 +150,7 @@ class TestDisconnect:
             ours, theirs = socket.socketpair()
             await worker.send(None, theirs)
             assert await heard(worker) == "served"
-            client = Client(*await asyncio.open_connection(sock=ours))
+            client = EchoClient(*await asyncio.open_connection(sock=ours))
             worker.disconnect()
             await client.talk()
             await client.close()
@@ -201,9 +163,9 @@ class TestDisconnect:
             address = diary.all(Listening)[0].address
             first.disconnect()
             for _ in range(4):
-                await (await Client.to(address)).close()
+                await (await EchoClient.to(address)).close()
             await within(first.wait())
-            await (await Client.to(address)).close()
+            await (await EchoClient.to(address)).close()
             assert second.is_ready
 
     @pytest.mark.race
@@ -280,7 +242,7 @@ class TestByItself:
             diary = Diary(cluster)
             worker = await start(cluster, diary, until=Ready)
             address = diary.all(Listening)[0].address
-            client = await Client.to(address)
+            client = await EchoClient.to(address)
             worker.kill(number)
             while worker.state is State.LISTENING:  # it tells by the link
                 await client.talk()
@@ -357,554 +319,3 @@ class TestABlockedLoop:
         finally:
             os.close(gate)
             os.close(key)
-
-
-class TestMain:
-    """What `main` does with it."""
-
-    @pytest.mark.parametrize(
-        ("last_words", "code"),
-        [
-            ("return 'ignored'", 0),
-            ("raise", 0),
-            ("raise SystemExit(7)", 7),
-            ("sys.exit('words')", 1),
-            ("raise LookupError('on purpose')", 1),
-        ],
-    )
-    async def test_what_main_raises_or_exits_with_wins(self, tmp_path, last_words, code):
-        source = f"""
-        sys.stderr = open(os.devnull, "w")
-
-        async def main():
-            await everycore.current_worker().send("running")
-            try:
-                await for_ever()
-            except asyncio.CancelledError:
-                {last_words}
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            diary = Diary(cluster)
-            worker = cluster.fork()
-            await heard(worker)
-            worker.disconnect()
-            assert await within(worker.wait()) == ExitStatus(code=code)
-            assert diary.all(Exited)[0].voluntary
-
-    async def test_its_cleanup_is_awaited(self, tmp_path):
-        source = """
-        async def main():
-            await everycore.current_worker().send("running")
-            try:
-                await for_ever()
-            finally:
-                for _ in range(10):
-                    await asyncio.sleep(0)
-                open("cleaned", "w").close()
-        everycore.run(main())
-        """
-        settings = Settings(exec=worker_script(tmp_path, source), cwd=tmp_path)
-        async with Cluster(settings) as cluster:
-            worker = cluster.fork()
-            await heard(worker)
-            worker.disconnect()
-            assert await within(worker.wait()) == ExitStatus(code=0)
-        assert (tmp_path / "cleaned").exists()
-
-    @both_loops
-    async def test_serve_forever_that_ends_by_it_does_not_cut_the_work_short(self, tmp_path):
-        source = """
-        async def handle(reader, writer):
-            await reader.readline()
-            await everycore.current_worker().send("still here")
-            writer.close()
-
-        async def main():
-            server = await asyncio.start_server(handle, "127.0.0.1", 0)
-            async with server:
-                await server.serve_forever()
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            diary = Diary(cluster)
-            worker = await start(cluster, diary, until=Ready)
-            messages = worker.messages()
-            address = diary.all(Listening)[0].address
-            # Its accept must have happened before, or the connection might go back with the belt.
-            reader, writer = await asyncio.open_connection(*address)
-            given = cluster.snapshot
-            await eventually(
-                lambda: given().workers[0].handed_over and not given().workers[0].outstanding, turn
-            )
-            worker.disconnect()
-            with pytest.raises(ConnectionRefusedError):
-                await asyncio.open_connection(*address)
-            writer.write(b"go\n")
-            assert (await within(anext(messages))).message == "still here"
-            assert await within(reader.read()) == b""
-            assert await within(worker.wait()) == ExitStatus(code=0)
-            writer.close()
-            await writer.wait_closed()
-
-    async def test_a_main_that_does_not_end_is_killed_after_grace(self, tmp_path):
-        source = """
-        async def main():
-            await everycore.current_worker().send("running")
-            while True:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await for_ever()
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source)), grace=0.05) as cluster:
-            diary = Diary(cluster)
-            worker = cluster.fork()
-            await heard(worker)
-            worker.disconnect()
-            assert await within(worker.wait()) == ExitStatus(signal=SIGKILL)
-            assert diary.all(Exited)[0].voluntary
-
-    async def test_a_main_that_is_over_leaves_nothing_to_wait_for(self, tmp_path):
-        async with Cluster(
-            Settings(exec=worker_script(tmp_path, "everycore.run(asyncio.sleep(0))"))
-        ) as cluster:
-            diary = Diary(cluster)
-            assert await within(cluster.fork().wait()) == ExitStatus(code=0)
-        assert not diary.all(Exited)[0].voluntary
-
-
-class TestWaitShutdown:
-    async def test_main_returns_by_itself_and_is_not_cancelled(self, tmp_path):
-        source = """
-        async def main():
-            me = everycore.current_worker()
-            await me.send("waiting")
-            try:
-                await me.wait_shutdown()
-                await me.wait_shutdown()  # at once
-                for _ in range(50):
-                    await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                sys.exit(3)
-            sys.exit(5)
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            worker = cluster.fork()
-            await heard(worker)
-            worker.disconnect()
-            assert await within(worker.wait()) == ExitStatus(code=5)
-
-    @both_loops
-    async def test_it_resolves_while_connections_are_open(self, tmp_path):
-        source = """
-        async def echo(reader, writer):
-            async for line in reader:
-                writer.write(b"leaving\\n" if leaving else line)
-            writer.close()
-
-        leaving = False
-
-        async def main():
-            global leaving
-            server = await asyncio.start_server(echo, "127.0.0.1", 0)
-            await everycore.current_worker().wait_shutdown()
-            leaving = True
-            await everycore.current_worker().send("leaving")
-            await server.wait_closed()
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            diary = Diary(cluster)
-            worker = await start(cluster, diary, until=Ready)
-            client = await Client.to(diary.all(Listening)[0].address)
-            worker.disconnect()
-            assert await heard(worker) == "leaving"
-            client.writer.write(b"?\n")
-            assert await within(client.reader.readline()) == b"leaving\n"
-            await client.close()
-            assert await within(worker.wait()) == ExitStatus(code=0)
-
-    async def test_grace_is_the_limit_and_then_main_is_cancelled(self, tmp_path):
-        source = """
-        async def main():
-            me = everycore.current_worker()
-            await me.send("waiting")
-            await me.wait_shutdown()
-            try:
-                await for_ever()
-            except asyncio.CancelledError:
-                sys.exit(6)
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source)), grace=0.05) as cluster:
-            worker = cluster.fork()
-            await heard(worker)
-            worker.disconnect()
-            assert await within(worker.wait()) == ExitStatus(code=6)
-
-    @pytest.mark.parametrize("how", ["me.disconnect()", "me.kill()"])
-    async def test_whoever_asked(self, tmp_path, how):
-        source = f"""
-        async def main():
-            me = everycore.current_worker()
-            {how}
-            await me.wait_shutdown()
-            sys.exit(5)
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            diary = Diary(cluster)
-            assert await within(cluster.fork().wait()) == ExitStatus(code=5)
-        assert diary.all(Exited)[0].voluntary
-
-
-@both_loops
-class TestListenAfterwards:
-    async def test_start_server_is_never_granted_and_listen_is_cancelled(self, tmp_path):
-        source = """
-        async def main():
-            me = everycore.current_worker()
-            await me.send("online")
-            await me.wait_shutdown()
-            try:
-                everycore.listen(("127.0.0.1", 0))
-            except OSError as error:
-                os.write(2, b"")
-                code = error.errno
-            try:
-                await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
-            except asyncio.CancelledError:
-                sys.exit(code)
-            sys.exit(1)
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source)), grace=0.1) as cluster:
-            diary = Diary(cluster)
-            worker = cluster.fork()
-            await heard(worker)
-            worker.disconnect()
-            assert await within(worker.wait()) == ExitStatus(code=errno.ECANCELED)
-            assert diary.all(Listening) == []
-            assert cluster.snapshot().listeners == ()
-
-    async def test_a_cancelled_start_server_reports_nothing_and_frees_its_index(self, tmp_path):
-        source = """
-        async def echo(reader, writer):
-            writer.close()
-
-        async def main():
-            for _ in range(3):
-                starting = asyncio.create_task(asyncio.start_server(echo, "127.0.0.1", 0))
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                starting.cancel()
-            server = await asyncio.start_server(echo, "127.0.0.1", 0)
-            await everycore.current_worker().send(server.sockets[0].getsockname()[1])
-            await for_ever()
-        everycore.run(main())
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            diary = Diary(cluster)
-            first, second = cluster.fork(), cluster.fork()
-            assert await heard(first) == await heard(second)
-            await diary.until(Ready, count=2)
-            assert len(diary.all(Listening)) == 2
-            for worker in (first, second):
-                worker.disconnect()
-            await within(cluster.wait())
-            assert cluster.snapshot().listeners == ()
-
-
-class TestWithoutALoop:
-    """Programs of threads and plain sockets: they are asked by SIGTERM."""
-
-    THREADS = """
-    def serve(connection):
-        with connection, connection.makefile("rwb") as file:
-            for line in file:
-                file.write(line)
-                file.flush()
-
-    listener = everycore.listen(("127.0.0.1", 0))
-    while True:
-        connection, _ = listener.accept()
-        threading.Thread(target=serve, args=(connection,), daemon=True).start()
-    """
-
-    SOCKETSERVER = """
-    import socketserver
-
-    class Echo(socketserver.StreamRequestHandler):
-        def handle(self):
-            for line in self.rfile:
-                self.wfile.write(line)
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-
-    server = Server(("127.0.0.1", 0), Echo, bind_and_activate=False)
-    server.socket.close()
-    server.socket = everycore.listen(("127.0.0.1", 0))
-    server.serve_forever()
-    """
-
-    ONE_BY_ONE = """
-    listener = everycore.listen(("127.0.0.1", 0))
-    while True:
-        connection, _ = listener.accept()
-        with connection, connection.makefile("rwb") as file:
-            for line in file:
-                file.write(line)
-                file.flush()
-    """
-
-    @pytest.mark.parametrize("source", ["THREADS", "SOCKETSERVER", "ONE_BY_ONE"])
-    async def test_it_stops_after_its_connection_ended(self, tmp_path, source):
-        async with Cluster(Settings(exec=worker_script(tmp_path, getattr(self, source)))) as cluster:
-            diary = Diary(cluster)
-            worker = await start(cluster, diary, until=Ready)
-            client = await Client.to(diary.all(Listening)[0].address)
-            worker.disconnect()
-            for _ in range(3):
-                await client.talk()
-            assert not worker.is_dead()
-            await client.close()
-            assert await within(worker.wait()) == ExitStatus(code=0)
-            assert diary.names(worker) == ["Forked", "Online", "Listening", "Ready", "Disconnected", "Exited"]
-
-    @pytest.mark.parametrize("source", ["THREADS", "SOCKETSERVER", "ONE_BY_ONE"])
-    async def test_it_stops_at_once_without_a_connection(self, tmp_path, source):
-        async with Cluster(Settings(exec=worker_script(tmp_path, getattr(self, source)))) as cluster:
-            diary = Diary(cluster)
-            worker = await start(cluster, diary, until=Ready)
-            worker.disconnect()
-            assert await within(worker.wait(), 2) == ExitStatus(code=0)
-
-    async def test_it_stops_when_grace_is_over(self, tmp_path):
-        settings = Settings(exec=worker_script(tmp_path, self.THREADS))
-        async with Cluster(settings, grace=0.1) as cluster:
-            diary = Diary(cluster)
-            worker = await start(cluster, diary, until=Ready)
-            client = await Client.to(diary.all(Listening)[0].address)
-            worker.disconnect()
-            assert await client.ended()
-            await client.close()
-            assert await within(worker.wait()) == ExitStatus(code=0)
-
-    async def test_its_own_handler_of_sigterm_is_left_alone(self, tmp_path):
-        source = """
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
-        listener = everycore.listen(("127.0.0.1", 0))
-        listener.accept()
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            diary = Diary(cluster)
-            worker = await start(cluster, diary, until=Ready)
-            worker.disconnect()
-            assert await within(worker.wait()) == ExitStatus(code=4)
-            assert diary.all(Exited)[0].voluntary
-
-    async def test_listen_after_it_was_asked_raises_ecanceled(self, tmp_path):
-        source = """
-        asked, tell = os.pipe()
-        signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"x"))
-        listener = everycore.listen(("127.0.0.1", 0))
-        os.read(asked, 1)
-        try:
-            everycore.listen(("127.0.0.1", 0))
-        except OSError as error:
-            sys.exit(error.errno)
-        """
-        async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
-            diary = Diary(cluster)
-            worker = await start(cluster, diary, until=Ready)
-            worker.disconnect()
-            assert await within(worker.wait()) == ExitStatus(code=errno.ECANCELED)
-
-
-class TestSignalsToThePrimary:
-    """`everycore.run` in the primary: what an operator's TERM and Ctrl-C do."""
-
-    SOURCE = (
-        HEAD
-        + """
-async def handle(reader, writer):
-    async for line in reader:
-        writer.write(line)
-    writer.close()
-
-async def main():
-    if everycore.is_primary:
-        async with everycore.Cluster(grace=float(sys.argv[1])) as cluster:
-            cluster.on(everycore.Listening, lambda event: say("listening", event.address[1]))
-            cluster.on(everycore.Exited, lambda event: say("exited:", event.status))
-            cluster.fork()
-            await for_ever()
-    else:
-        server = await asyncio.start_server(handle, "127.0.0.1", 0)
-        await server.serve_forever()
-
-everycore.run(main())
-"""
-    )
-
-    def connect(self, port: int) -> socket.socket:
-        client = socket.create_connection(("127.0.0.1", port), timeout=scaled(10))
-        try:
-            client.sendall(b"echo\n")
-            if client.recv(5) != b"echo\n":
-                raise ConnectionResetError
-        except BaseException:
-            client.close()
-            raise
-        return client
-
-    def wait_refused(self, port: int) -> None:
-        """Until the primary has heard the signal, others are let in."""
-        with contextlib.suppress(ConnectionError):
-            while True:
-                self.connect(port).close()
-
-    @both_loops
-    def test_term_lets_work_finish_and_ends_with_status_0(self, start_program):
-        program = start_program(self.SOURCE, "1000")
-        port = int(program.expect(r"listening (\d+)")[1])
-        with self.connect(port) as client:
-            program.signal(SIGTERM)
-            self.wait_refused(port)
-            client.sendall(b"echo\n")
-            assert client.recv(5) == b"echo\n"
-            assert program.is_running
-        program.expect("exited: exit status 0")
-        assert program.wait() == 0
-
-    @both_loops
-    def test_int_ends_as_keyboard_interrupt(self, start_program):
-        program = start_program(self.SOURCE, "1000")
-        program.expect("listening")
-        program.signal(SIGINT)
-        program.expect("exited: exit status 0")
-        assert program.wait() == -SIGINT
-        assert program.stderr == ""
-
-    def test_an_excepthook_of_the_programs_own_is_told(self, start_program):
-        hook = "sys.excepthook = lambda kind, error, trace: say('hook:', kind.__name__)\n"
-        program = start_program(
-            self.SOURCE.replace("everycore.run(main())", hook + "everycore.run(main())"), "1"
-        )
-        program.expect("listening")
-        program.signal(SIGINT)
-        program.expect("^hook: KeyboardInterrupt$")
-        assert program.wait() == -SIGINT
-
-    def test_what_else_ends_a_program_has_its_traceback(self, start_program):
-        ends = (
-            "try:\n    everycore.run(main())\nexcept KeyboardInterrupt as it:\n    raise SystemError from it"
-        )
-        program = start_program(self.SOURCE.replace("everycore.run(main())", ends), "1")
-        program.expect("listening")
-        program.signal(SIGINT)
-        assert program.wait() == 1
-        assert program.stderr.endswith("\nSystemError\n")
-
-    def test_a_second_term_changes_nothing(self, start_program):
-        program = start_program(self.SOURCE, "1000")
-        port = int(program.expect(r"listening (\d+)")[1])
-        with self.connect(port) as client:
-            program.signal(SIGTERM)
-            self.wait_refused(port)
-            for _ in range(3):
-                threading.Event().wait(2 * SAME_REQUEST)
-                program.signal(SIGTERM)
-            client.sendall(b"echo\n")
-            assert client.recv(5) == b"echo\n"
-        program.expect("exited: exit status 0")
-        assert program.wait() == 0
-
-    def test_a_worker_that_is_forked_while_it_stops_never_starts(self, start_program):
-        """A program replaces a worker that has died just before: it would never come to its end."""
-        fork = "asyncio.get_running_loop().add_reader(0, lambda: os.read(0, 1) and cluster.fork())"
-        program = start_program(
-            self.SOURCE.replace("await for_ever()", f"{fork}\n            await for_ever()"), "1000"
-        )
-        port = int(program.expect(r"listening (\d+)")[1])
-        with self.connect(port):
-            program.signal(SIGTERM)
-            self.wait_refused(port)
-            program.write("x")
-            program.expect("exited: not started: .* the cluster is shutting down")
-            assert program.is_running
-        program.expect("exited: exit status 0")
-        assert program.wait() == 0
-
-    def test_a_pool_whose_block_is_being_left_keeps_its_grace(self, start_program):
-        pool = self.SOURCE.replace("everycore.Cluster(", "everycore.Pool(1, ").replace(
-            "cluster.fork()", "pass"
-        )
-        leave = """loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGUSR1, say, "heard")
-            asked = asyncio.Event()
-            loop.add_reader(0, lambda: os.read(0, 1) and asked.set())
-            await asked.wait()
-            say("leaves")
-        say("left")"""
-        program = start_program(pool.replace("await for_ever()", leave), "1000")
-        port = int(program.expect(r"listening (\d+)")[1])
-        with self.connect(port) as client:
-            program.write("x")
-            program.expect("leaves")
-            program.signal(SIGTERM)
-            program.signal(SIGUSR1)
-            program.expect("heard")
-            client.sendall(b"echo\n")
-            assert client.recv(5) == b"echo\n"
-        program.expect("exited: exit status 0")
-        program.expect("left")
-        assert program.wait() == 0
-        assert program.stderr == ""
-
-    def test_a_second_signal_kills_at_once(self, start_program):
-        program = start_program(self.SOURCE, "1000")
-        port = int(program.expect(r"listening (\d+)")[1])
-        with self.connect(port):
-            program.signal(SIGTERM)
-            self.wait_refused(port)
-            program.signal(SIGINT)  # another one: the same at once would be the first, delivered twice
-            program.expect("exited: killed by SIGKILL")
-            assert program.wait() == 0
-
-    def test_ctrl_c_reaches_the_whole_group_and_all_end(self, start_program):
-        program = start_program(self.SOURCE, "1000")
-        program.expect("listening")
-        program.signal_group(SIGINT)
-        program.expect("exited: exit status 0")
-        assert program.wait() == -SIGINT
-
-
-class TestBeforeItsProgram:
-    """A worker hears signals from its first moment on: Ctrl-C reaches the terminal's whole process group."""
-
-    @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
-    @pytest.mark.parametrize("where", ["worker.boot", "core.wire", "worker.session"])
-    async def test_a_signal_while_it_joins(self, tmp_path, number, where):
-        path = tmp_path / "worker.py"
-        path.write_text(f"""
-import os, sys
-
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "everycore.{where}":
-            os.kill(os.getpid(), {int(number)})
-
-sys.meta_path.insert(0, Finder())
-import everycore
-raise SystemExit(everycore.run(__import__("asyncio").sleep(1000)))
-""")
-        async with Cluster(Settings(exec=path, silent=True)) as cluster:
-            diary = Diary(cluster)
-            worker = cluster.fork()
-            assert worker.stderr is not None
-            assert await within(worker.stderr.read()) == b""
-            assert await within(worker.wait()) == ExitStatus(code=0)
-        assert diary.all(Exited)[0].voluntary

@@ -11,6 +11,7 @@ import pytest
 from tests.integration import (
     test_death,
     test_faults,
+    test_faults_floods,
     test_leaving,
     test_lifecycle,
     test_messages,
@@ -66,7 +67,7 @@ class TestDeath(test_death.TestOfAWorker):
 
 
 @pytest.mark.ci_only
-class TestRecall(test_faults.TestRecall):
+class TestRecall(test_faults_floods.TestRecall):
     pass
 
 

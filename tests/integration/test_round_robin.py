@@ -3,31 +3,25 @@
 import asyncio
 import collections
 import contextlib
-import errno
 import os
 import resource
 import signal
-import socket
-import time
 
 import pytest
 
-from everycore import Exited, Listening, Ready
+from everycore import Exited
 from tests.kit import open_fds, wait_gone
 from tests.kit.traffic import (
+    RECALL,
     Agent,
     Client,
-    Diary,
-    LogLines,
     acknowledged,
     agents,
-    close_all,
     closing,
-    descriptor_limit,
+    connect_at_once,
+    greetings,
     is_refused,
-    no_descriptors,
     one_by_one,
-    ordinary_user,
     servers,
     until_on_belt,
     within,
@@ -36,18 +30,6 @@ from tests.kit.traffic import (
 pytestmark = [pytest.mark.slow, pytest.mark.limit(45)]
 
 LOCAL = "127.0.0.1"
-RECALL = 0.02
-
-
-async def greetings(clients):
-    return [await client.greeting() for client in clients]
-
-
-async def burst(address, size):
-    """`size` connections at once; the answers are read when all were asked for."""
-    clients = list(await asyncio.gather(*(Client.open(address) for _ in range(size))))
-    await greetings(clients)
-    return clients
 
 
 # Whose turn it is
@@ -145,7 +127,7 @@ async def test_a_blocked_worker_strands_nothing(tmp_path):
         closing([]) as clients,
     ):
         async with first.standing_still():
-            clients += await burst(address, 20)
+            clients += await connect_at_once(address, 20)
             assert {client.worker for client in clients} == {second.id}
         while True:  # back again, as soon as it has acknowledged the probe
             clients.append(await Client.connect(address))
@@ -161,7 +143,7 @@ async def test_a_stopped_process_strands_nothing(tmp_path):
         first.worker.kill(signal.SIGSTOP)
         try:
             for _ in range(3):
-                clients += await burst(address, 16)
+                clients += await connect_at_once(address, 16)
             assert {client.worker for client in clients} == {second.id, third.id}
         finally:
             first.worker.kill(signal.SIGCONT)
@@ -209,7 +191,7 @@ async def test_before_a_hand_over(tmp_path):
         closing([]) as clients,
     ):
         first.worker.kill(signal.SIGKILL)  # and the primary does not know it yet
-        clients += await burst(address, 16)
+        clients += await connect_at_once(address, 16)
         assert {client.worker for client in clients} == {second.id}
 
 
@@ -326,255 +308,6 @@ async def test_what_lies_on_the_belt_of_a_leaving_worker_goes_to_others(tmp_path
                 first.worker.disconnect()
                 assert await greetings(clients) == [second.id] * 4
             assert (await within(first.worker.wait())).code == 0
-
-
-# Nobody there
-
-
-async def test_refuse_refuses_and_keeps_the_port_for_the_replacement(tmp_path):
-    async with servers(tmp_path, 1) as (cluster, (only,), address):
-        only.worker.kill(signal.SIGKILL)
-        await within(only.worker.wait())
-        assert await is_refused(address)
-        for reuse in (0, 1):
-            with socket.socket() as thief, pytest.raises(OSError, match="in use"):
-                thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
-                thief.bind(address)
-                thief.listen()
-        replacement = Agent(cluster.fork())
-        assert await replacement.serve(0) == address[1]  # the same random port
-        client = await Client.connect(address)
-        assert client.worker == replacement.id
-        await client.close()
-
-
-async def test_hold_keeps_them_waiting_for_the_replacement(tmp_path):
-    async with servers(tmp_path, 1, when_no_worker="hold") as (cluster, (only,), address):
-        only.worker.kill(signal.SIGKILL)
-        await within(only.worker.wait())
-        async with closing([await Client.open(address) for _ in range(3)]) as clients:
-            replacement = Agent(cluster.fork())
-            assert await replacement.serve(0) == address[1]
-            assert await greetings(clients) == [replacement.id] * 3
-
-
-async def test_hold_ends_after_hold_timeout_and_begins_anew_with_the_next_ready_worker(tmp_path):
-    async with servers(tmp_path, 1, when_no_worker="hold", hold_timeout=0.5) as (cluster, (only,), address):
-        only.worker.kill(signal.SIGKILL)
-        await within(only.worker.wait())
-        async with closing([await Client.open(address)]) as clients:
-            assert await clients[0].ended() == b""  # the time is over
-        assert await is_refused(address)
-        replacement = Agent(cluster.fork())
-        assert await replacement.serve(0) == address[1]
-        await (await Client.connect(address)).close()
-
-
-async def test_hold_lasts_through_a_voluntary_departure(tmp_path):
-    async with servers(tmp_path, 1, when_no_worker="hold") as (cluster, (only,), address):
-        only.worker.disconnect()
-        await within(only.worker.wait())
-        async with closing([await Client.open(address)]) as clients:
-            replacement = Agent(cluster.fork())
-            await replacement.serve(address[1])
-            assert await greetings(clients) == [replacement.id]
-
-
-async def test_with_refuse_the_last_voluntary_departure_frees_the_port(tmp_path):
-    async with servers(tmp_path, 1) as (cluster, (only,), address):
-        only.worker.disconnect()
-        await within(only.worker.wait())
-        assert cluster.snapshot().listeners == ()
-        socket.create_server(address).close()
-
-
-@pytest.mark.parametrize("absence", ["refuse", "hold"])
-async def test_who_listens_and_is_not_ready_gets_nothing(tmp_path, absence):
-    async with agents(tmp_path, 1, when_no_worker=absence) as (cluster, only):
-        diary = Diary(cluster)
-        await only.do("me.hold_ready()")
-        address = (LOCAL, await only.serve())
-        await diary.until(Listening)
-        assert not only.worker.is_ready
-        async with closing([]) as clients:
-            if absence == "refuse":
-                assert await is_refused(address)
-            else:
-                clients.append(await Client.open(address))
-            await only.do("everycore.ready()")
-            await diary.until(Ready)
-            clients.append(await Client.open(address))
-            assert set(await greetings(clients)) == {only.id}
-        assert len(diary.all(Ready)) == 1
-
-
-async def test_who_is_not_ready_is_passed_over(tmp_path):
-    async with agents(tmp_path, 2) as (cluster, first, second), closing([]) as clients:
-        port = await first.serve()
-        await second.do("me.hold_ready()")
-        await second.serve(port)
-        clients += await one_by_one(cluster, [(LOCAL, port)] * 3)
-        assert [client.worker for client in clients] == [first.id] * 3
-        await second.do("everycore.ready()")
-        clients += await one_by_one(cluster, [(LOCAL, port)] * 4)
-        assert [client.worker for client in clients[3:]].count(second.id) == 2
-
-
-# Out of descriptors
-
-
-async def test_a_primary_without_descriptors_pauses_and_recovers(tmp_path):
-    """And it does not spin meanwhile. The backlog keeps the connections."""
-    async with servers(tmp_path, 1) as (_, _workers, address), closing([]) as clients:
-        loop = asyncio.get_running_loop()
-        socks = [socket.socket() for _ in range(3)]
-        for sock in socks:
-            sock.setblocking(False)
-        with LogLines() as log:
-            with no_descriptors():
-                for sock in socks:
-                    await loop.sock_connect(sock, address)
-                await log.until("accept on")
-                began, busy = time.monotonic(), time.process_time()
-                await log.until("accept on", count=4)
-                passed, busy = time.monotonic() - began, time.process_time() - busy
-            assert passed >= 0.2  # three pauses
-            assert busy < passed / 2
-            for sock in socks:
-                assert await within(loop.sock_recv(sock, 10)) == b"1\n"
-                sock.close()
-        clients.append(await Client.connect(address))
-
-
-async def test_a_primary_without_descriptors_refuses_a_listen_and_grants_it_later(tmp_path):
-    async with agents(tmp_path) as (cluster, worker):
-        await worker.get("0")
-        for spare in range(8):
-            with no_descriptors(spare):
-                error = await _listen_or_error(worker)
-            if error is None:
-                break
-            assert error == [errno.EMFILE, ["many", "open", "files"]]
-            assert cluster.snapshot().listeners == ()
-        assert spare > 2  # the listener, two ends of a belt, two to send
-        await worker.do("sock.close()")
-        await worker.serve()
-        assert [listener.workers for listener in cluster.snapshot().listeners] == [(worker.id,)]
-
-
-async def _listen_or_error(worker):
-    return await worker.get(
-        """[
-    None if raised[0] == "returned" else [raised[2], raised[3].split()[-3:]]
-    for raised in [await perform(("exec", "sock = everycore.listen(('127.0.0.1', 0))", {}), None)]
-][0]"""
-    )
-
-
-async def test_a_worker_short_of_descriptors_leaves_connections_to_others_and_comes_back(tmp_path):
-    async with (
-        agents(tmp_path, 2, recall_after=RECALL) as (_, first, second),
-        closing([]) as clients,
-    ):
-        await first.do(
-            "import resource\n"
-            "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
-        )
-        address = ("127.0.0.1", await first.serve())
-        await second.serve(address[1])
-        for _ in range(15):
-            clients += await burst(address, 8)
-        shares = collections.Counter(client.worker for client in clients)
-        assert shares[first.id] < 64
-        assert shares[first.id] + shares[second.id] == 120  # nobody was lost
-        await close_all(clients)
-        clients.clear()
-        while True:
-            clients.append(await Client.connect(address))
-            if clients[-1].worker == first.id:
-                break
-
-
-async def test_a_blocking_server_without_descriptors_leaves_connections_to_others_and_comes_back(tmp_path):
-    async with agents(tmp_path, 2, recall_after=RECALL) as (_, first, second), closing([]) as clients:
-        await first.do(
-            """
-import resource
-
-sock = everycore.listen(("127.0.0.1", 0))
-sock.setblocking(False)
-kept = []
-
-def accept():
-    while True:
-        select.select([sock], [], [])
-        try:
-            conn, peer = sock.accept()
-        except OSError as error:
-            if error.errno == errno.EMFILE:
-                seen.set()
-            continue
-        kept.append(conn)
-        conn.sendall(b"%d\\n" % ID)
-
-seen = threading.Event()
-limit = len(os.listdir("/proc/self/fd")) + 8
-resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-threading.Thread(target=accept, daemon=True).start()
-"""
-        )
-        address = tuple(await first.get("sock.getsockname()"))
-        await second.serve(address[1])
-        for _ in range(10):
-            clients += await burst(address, 8)
-        shares = collections.Counter(client.worker for client in clients)
-        assert 0 < shares[first.id] <= 16
-        assert shares[first.id] + shares[second.id] == 80
-        assert await first.get("seen.is_set()")
-        await first.do("for conn in kept:\n    conn.close()\nkept.clear()")
-        await close_all(clients)
-        clients.clear()
-        while True:
-            clients.append(await Client.connect(address))
-            if clients[-1].worker == first.id:
-                break
-
-
-async def test_too_many_descriptors_in_flight_are_waited_out(tmp_path):
-    """unix(7), ETOOMANYREFS: without privileges no more of them may be under way than RLIMIT_NOFILE."""
-    async with servers(tmp_path, 1, recall_after=RECALL) as (_, (only,), address), closing([]) as clients:
-        ours, theirs = socket.socketpair()
-        limit = max(open_fds()) + 40
-        with ours, theirs:
-            for _ in range(limit // 200 + 2):
-                socket.send_fds(ours, [b"!"], [ours.fileno()] * 200)
-            with descriptor_limit(limit), ordinary_user():
-                if not _is_refused_in_flight():
-                    pytest.skip("this kernel, or this user, has no such limit")
-                clients.append(await Client.open(address))
-                reading = asyncio.ensure_future(clients[0].reader.readline())
-                done, _ = await asyncio.wait([reading], timeout=0.05)
-                assert not done
-                while True:  # let them arrive: they are closed, and no longer in flight
-                    theirs.setblocking(False)
-                    try:
-                        _, fds, _, _ = socket.recv_fds(theirs, 1, 200)
-                    except BlockingIOError:
-                        break
-                    for fd in fds:
-                        os.close(fd)
-                assert await within(reading) == b"%d\n" % only.id
-        clients.append(await Client.connect(address))
-
-
-def _is_refused_in_flight():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        try:
-            socket.send_fds(ours, [b"!"], [ours.fileno()])
-        except OSError as error:
-            return error.errno == errno.ETOOMANYREFS
-    return False
 
 
 # For a long time

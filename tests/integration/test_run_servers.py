@@ -1,9 +1,8 @@
 """`everycore run`: servers of the standard library and of others, unchanged."""
 
-from pathlib import Path
-
 import pytest
 
+from tests.kit.folders import EXAMPLES
 from tests.kit.running import (
     Running,
     ask,
@@ -199,7 +198,7 @@ while True:
 
 @pytest.mark.slow
 def test_the_example(start_command, tmp_path):
-    example = Path(__file__).parents[2] / "examples" / "plain_server.py"
+    example = EXAMPLES / "plain_server.py"
     running = Running(start_command(command(str(example), "0"), cwd=tmp_path), workers=2)
     everybody_answers_http(running, running.port())
     assert running.program.finish() == 0

@@ -8,10 +8,9 @@ from collections import Counter
 import pytest
 
 from everycore import Cluster, Listening, Ready, Settings
-from tests.integration.test_shared import PLAIN
 from tests.kit.crowds import agents, both_loops, keep, servers
 from tests.kit.traffic import Client, closing, free_port, within
-from tests.kit.workers import Diary, program, worker_script
+from tests.kit.workers import PLAIN, Diary, program, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -128,3 +128,18 @@ class Raw:
 
 def send_with(sock: socket.socket, data: bytes, fds: list[int]) -> None:
     sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+
+
+def Boxes(**options):
+    """`async with Boxes() as (primary, worker)`: two ends with mailboxes."""
+    return Pair(**{"serialization": "json", **options})
+
+
+async def take(stream, count):
+    """The next messages of a stream, so many."""
+    return [await anext(stream) for _ in range(count)]
+
+
+def values(messages):
+    """What those messages carried."""
+    return [message.message for message in messages]

@@ -23,6 +23,8 @@ from tests.kit.workers import worker_script
 both_policies = pytest.mark.parametrize("policy", ["round_robin", "shared"])
 #: What a worker's `everycore.run(main(), loop=)` may be.
 both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+#: For what the primary does, or a thread that accepts: the loop beside it has no part in that.
+one_loop = pytest.mark.parametrize("loop", ["asyncio"])
 #: For what depends on the policy and on the loop, each by itself: every value once. The other two pairs are
 #: for continuous integration.
 each_once = pytest.mark.parametrize(
@@ -69,6 +71,20 @@ async def servers(
         for worker in workers:
             port = await within(worker.serve(port))
         yield cluster, workers, ("127.0.0.1", port)
+
+
+def shared_agents(
+    folder: Path, loop: str, count: int = 1, **options: Any
+) -> contextlib.AbstractAsyncContextManager[Any]:
+    """`agents` under the policy `shared`."""
+    return agents(folder, count, policy="shared", loop=loop, **options)
+
+
+def shared_servers(
+    folder: Path, loop: str, count: int, **options: Any
+) -> contextlib.AbstractAsyncContextManager[tuple[Cluster, list[Agent], tuple[str, int]]]:
+    """`servers` under the policy `shared`."""
+    return servers(folder, count, policy="shared", loop=loop, **options)
 
 
 async def serve_by(workers: Sequence[Agent], handler: str, source: str) -> tuple[str, int]:

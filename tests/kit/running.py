@@ -135,3 +135,19 @@ def make_certificate(folder: Path) -> str:
         file.write(Path(path + ".crt").read_bytes())
     os.unlink(path + ".crt")
     return path
+
+
+def alone(
+    folder: Path, *program: str, flags: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """What python does: exit status, stdout, stderr."""
+    result = subprocess.run(
+        [sys.executable, *flags, *program],
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=scaled(60),
+    )
+    return result.returncode, result.stdout, result.stderr

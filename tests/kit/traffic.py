@@ -31,6 +31,8 @@ from tests.kit.workers import Diary, eventually, within, worker_script
 
 #: Seconds: longer than any test.
 NEVER = 3600.0
+#: Seconds: a `recall_after` that is soon over.
+RECALL = 0.02
 
 #: Runs what it is sent, in one namespace, as a console with top-level `await` would.
 AGENT = """
@@ -287,6 +289,18 @@ async def one_by_one(cluster: Cluster, addresses: Iterable[Any]) -> list[Client]
     return clients
 
 
+async def greetings(clients: Iterable[Client]) -> list[int]:
+    """Who answered each."""
+    return [await client.greeting() for client in clients]
+
+
+async def connect_at_once(address: Any, count: int) -> list[Client]:
+    """So many clients at once; the answers are read when all were asked for."""
+    clients = list(await asyncio.gather(*(Client.open(address) for _ in range(count))))
+    await greetings(clients)
+    return clients
+
+
 async def close_all(clients: Sequence[Client]) -> None:
     for client in clients:
         await client.close()
@@ -437,6 +451,7 @@ class LogLines(logging.Handler):
 __all__ = [
     "AGENT",
     "NEVER",
+    "RECALL",
     "Agent",
     "Client",
     "Diary",
@@ -447,9 +462,11 @@ __all__ = [
     "backlog_of",
     "close_all",
     "closing",
+    "connect_at_once",
     "descriptor_limit",
     "first_ordinary_port",
     "free_port",
+    "greetings",
     "is_refused",
     "listening_sockets",
     "no_descriptors",

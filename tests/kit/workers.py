@@ -11,9 +11,9 @@ import asyncio
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from everycore import Cluster, Event, Worker
+from everycore import Cluster, Event, Online, Worker
 from tests.kit import scaled
 
 E = TypeVar("E", bound=Event)
@@ -57,6 +57,33 @@ async def main():
     await server.serve_forever()
 
 everycore.run(main())
+"""
+
+
+#: A thread that accepts as an ordinary program does: `serve_plainly(port)` returns the port.
+PLAIN = """
+def serve_plainly(port=0, timeout=None):
+    global listener
+    listener = everycore.listen(("127.0.0.1", port))
+    listener.settimeout(timeout)
+    threading.Thread(target=accept_for_ever, args=(listener,), daemon=True).start()
+    return listener.getsockname()[1]
+
+def accept_for_ever(listener):
+    while True:
+        try:
+            conn, _ = listener.accept()
+        except TimeoutError:
+            continue
+        except OSError:
+            return
+        threading.Thread(target=talk, args=(conn,), daemon=True).start()
+
+def talk(conn):
+    with conn:
+        conn.sendall(b"%d\\n" % ID)
+        while data := conn.recv(100):
+            conn.sendall(data)
 """
 
 
@@ -121,3 +148,47 @@ async def eventually(changed: Callable[[], Any], wait: Callable[[], Any]) -> Non
             await wait()
 
     await within(look())
+
+
+async def start(cluster: Cluster, diary: Diary, *, until: type[Event] = Online) -> Worker:
+    """A new worker, when that has come of it."""
+    worker = cluster.fork()
+    await diary.until(until, worker)
+    return worker
+
+
+async def heard(worker: Worker) -> Any:
+    """The next thing that the worker says."""
+    return (await within(anext(worker.messages()))).message
+
+
+class EchoClient:
+    """One connection to a server that echoes lines, as ECHO is."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def to(cls, address: tuple[str, int]) -> Self:
+        client = cls(*await asyncio.open_connection(*address))
+        await client.talk()
+        return client
+
+    async def talk(self) -> None:
+        self.writer.write(b"echo\n")
+        assert await within(self.reader.readline()) == b"echo\n"
+
+    async def ended(self) -> bool:
+        """Waits for the other side to end it."""
+        try:
+            return await within(self.reader.read()) == b""
+        except ConnectionResetError:
+            return True
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            pass

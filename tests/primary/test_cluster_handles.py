@@ -12,14 +12,8 @@ import ssl
 import pytest
 
 from everycore import ChannelClosed, Cluster, Message
-from everycore.testing import FakeWorkers, VirtualTimeLoop, settle
+from everycore.testing import FakeWorkers, settle
 from tests.kit import open_fds
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    """Every test here runs in virtual time."""
-    return VirtualTimeLoop
 
 
 @pytest.fixture

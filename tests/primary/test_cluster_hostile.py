@@ -20,7 +20,7 @@ from everycore.core import wire
 from everycore.core.frames import NOTE, FrameDecoder, encode_frame
 from everycore.system import seam
 from everycore.system.descriptors import close_all
-from everycore.testing import FakeWorker, VirtualTimeLoop, settle
+from everycore.testing import FakeWorker, settle
 from everycore.testing.processes import FakeProcess, FakeSystem
 from tests.kit import open_fds, pass_time
 from tests.kit.crimes import CRIMES, LEGACIES, NAMES
@@ -30,12 +30,6 @@ POLICIES = ("round_robin", "shared")
 #: These have a part for the policy: all others are heard by the same code.
 BY_POLICY = [(crime, policy) for crime, source in CRIMES.items() for policy in POLICIES if "belt" in source]
 BY_NONE = [(crime, POLICIES[0]) for crime, source in CRIMES.items() if "belt" not in source]
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    """Every test here runs in virtual time."""
-    return VirtualTimeLoop
 
 
 class Hostile:

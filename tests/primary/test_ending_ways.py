@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,27 +9,8 @@ from everycore import Cluster, ClusterClosed, Exited, Pool
 from everycore.aio.shutdown import Shutdown, set_shutdown
 from everycore.core import stopping
 from everycore.core.stopping import Do
-from everycore.testing import FakeWorkers, VirtualTimeLoop, settle
+from everycore.testing import settle
 from tests.kit import pass_time
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    """Every test here runs in virtual time."""
-    return VirtualTimeLoop
-
-
-@pytest.fixture
-def workers() -> Iterator[FakeWorkers]:
-    with FakeWorkers() as workers:
-        yield workers
-
-
-@pytest.fixture
-def idle() -> Iterator[FakeWorkers]:
-    """Workers that are online and do nothing, so that they are never gone."""
-    with FakeWorkers(life=None) as workers:
-        yield workers
 
 
 def obey(delay: float = 0.0) -> None:
@@ -41,7 +21,7 @@ def obey(delay: float = 0.0) -> None:
     set_shutdown(Shutdown(asyncio.get_running_loop(), main, stopping.COMMAND, hooks, delay=delay))
 
 
-async def test_a_signal(workers):
+async def test_a_signal(polite):
     obey()
     async with Cluster() as cluster:
         cluster.fork()
@@ -50,10 +30,10 @@ async def test_a_signal(workers):
         await settle()
         assert cluster.snapshot().is_stopping
         assert cluster.fork().pid is None
-        assert len(workers.all) == 1
+        assert len(polite.all) == 1
 
 
-async def test_a_signal_only_when_its_delay_is_over(workers):
+async def test_a_signal_only_when_its_delay_is_over(polite):
     """Until then newcomers are served: a worker that dies has its successor."""
     obey(delay=10.0)
     async with Cluster() as cluster:
@@ -62,18 +42,18 @@ async def test_a_signal_only_when_its_delay_is_over(workers):
         await settle()
         signal.raise_signal(signal.SIGTERM)
         await settle()
-        workers.all[0].die()
+        polite.all[0].die()
         await settle()
         assert cluster.snapshot().is_stopping
         assert [worker.is_ready for worker in cluster.workers.values()] == [True]
         await pass_time(10.0)
         await settle()
         assert cluster.fork().pid is None
-        assert len(workers.all) == 2
+        assert len(polite.all) == 2
 
 
 @pytest.mark.parametrize(("delay", "starts"), [(0.0, False), (10.0, True)])
-async def test_a_cluster_that_is_opened_after_the_signal(idle, delay, starts):
+async def test_a_cluster_that_is_opened_after_the_signal(workers, delay, starts):
     obey(delay)
     async with Cluster() as first:
         first.fork()
@@ -82,12 +62,12 @@ async def test_a_cluster_that_is_opened_after_the_signal(idle, delay, starts):
         async with Cluster() as second:
             assert second.snapshot().is_stopping
             assert (second.fork().pid is not None) is starts
-            for fake in idle.all[1:]:
+            for fake in workers.all[1:]:
                 fake.die()
-        idle.all[0].die()
+        workers.all[0].die()
 
 
-async def test_a_cluster_that_is_opened_when_the_delay_was_cut_short_by_the_end_of_the_first(workers):
+async def test_a_cluster_that_is_opened_when_the_delay_was_cut_short_by_the_end_of_the_first(polite):
     obey(delay=10.0)
     async with Cluster() as first:
         first.fork()
@@ -98,7 +78,7 @@ async def test_a_cluster_that_is_opened_when_the_delay_was_cut_short_by_the_end_
         assert second.fork().pid is None
 
 
-async def test_a_pool_that_is_opened_after_the_signal_has_ended_at_once(idle):
+async def test_a_pool_that_is_opened_after_the_signal_has_ended_at_once(workers):
     obey()
     async with Cluster() as first:
         first.fork()
@@ -107,21 +87,21 @@ async def test_a_pool_that_is_opened_after_the_signal_has_ended_at_once(idle):
         async with Pool(2) as pool:
             await pool.wait()
             assert pool.snapshot().workers == ()
-        idle.all[0].die()
-        assert len(idle.all) == 1
+        workers.all[0].die()
+        assert len(workers.all) == 1
 
 
-async def test_a_pool_whoever_stops_it(workers):
+async def test_a_pool_whoever_stops_it(polite):
     async with Pool(2) as pool:
         await settle()
         pool.stop()
         assert pool.snapshot().is_stopping
         assert pool.cluster.fork().pid is None
         await pool.wait()
-        assert len(workers.all) == 2
+        assert len(polite.all) == 2
 
 
-async def test_a_pool_whose_keeper_is_told_to_stop_as_by_a_terminal_that_is_gone(workers):
+async def test_a_pool_whose_keeper_is_told_to_stop_as_by_a_terminal_that_is_gone(polite):
     async with Pool(2) as pool:
         await settle()
         pool._keeper.stop()
@@ -129,7 +109,7 @@ async def test_a_pool_whose_keeper_is_told_to_stop_as_by_a_terminal_that_is_gone
         assert pool.cluster.fork().pid is None
 
 
-async def test_a_signal_reaches_workers_that_a_program_has_forked_beside_its_pool(workers):
+async def test_a_signal_reaches_workers_that_a_program_has_forked_beside_its_pool(polite):
     obey()
     async with Pool(1) as pool:
         other = pool.cluster.fork()
@@ -140,7 +120,7 @@ async def test_a_signal_reaches_workers_that_a_program_has_forked_beside_its_poo
         assert not pool.workers
 
 
-async def test_leaving_the_block(idle):
+async def test_leaving_the_block(workers):
     """Its workers are asked to leave, and a callback that forks hears that it is too late."""
     async with Cluster() as cluster:
         cluster.fork()
@@ -153,11 +133,11 @@ async def test_leaving_the_block(idle):
             refusals.append(caught.value)
 
         cluster.on(Exited, fork_again)
-        asyncio.get_running_loop().call_later(1.0, idle.all[0].die)
-    assert len(refusals) == len(idle.all) == 1
+        asyncio.get_running_loop().call_later(1.0, workers.all[0].die)
+    assert len(refusals) == len(workers.all) == 1
 
 
-async def test_a_disconnect_of_a_cluster_is_no_end(workers):
+async def test_a_disconnect_of_a_cluster_is_no_end(polite):
     async with Cluster() as cluster:
         cluster.fork()
         await settle()

@@ -6,12 +6,7 @@ import pytest
 
 from everycore.core import wire
 from everycore.core.lanes import COSTLY, LATE_AFTER, MOST_CREDIT
-from tests.kit.stage import ClockLoop, stage
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    return ClockLoop
+from tests.kit.stage import stage
 
 
 async def test_connections_go_out_in_turn_and_carry_the_peers_address():

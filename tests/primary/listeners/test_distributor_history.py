@@ -6,12 +6,7 @@ import pytest
 
 from everycore.core import wire
 from everycore.core.lanes import LATE_AFTER, RECALL_AFTER
-from tests.kit.stage import ClockLoop, stage
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    return ClockLoop
+from tests.kit.stage import stage
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,14 +1,7 @@
 """What lies too long on a belt is taken back."""
 
-import pytest
-
 from everycore.core.lanes import RECALL_AFTER
-from tests.kit.stage import ClockLoop, stage
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    return ClockLoop
+from tests.kit.stage import stage
 
 
 async def test_what_lies_too_long_is_recalled_and_a_probe_left():

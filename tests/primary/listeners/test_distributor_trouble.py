@@ -10,12 +10,7 @@ import pytest
 from everycore.core import wire
 from everycore.core.dispatch import BELT_PAUSE
 from everycore.system.accepting import PAUSE
-from tests.kit.stage import ClockLoop, Stage, blocked_belt, fail_to_accept, stage
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    return ClockLoop
+from tests.kit.stage import Stage, blocked_belt, fail_to_accept, stage
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,7 @@ import socket
 import pytest
 
 from everycore.primary.listeners.attendance import RELISTEN_PAUSE
-from tests.kit.stage import ClockLoop, Stage, stage
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    return ClockLoop
+from tests.kit.stage import Stage, stage
 
 
 async def test_refuse_stops_listening_and_listens_again_on_the_same_port():

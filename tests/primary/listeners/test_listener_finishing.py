@@ -11,12 +11,7 @@ from everycore.foreign import socket_internals
 from everycore.primary.listeners import acceptor as acceptor_module
 from everycore.system.accepting import PAUSE
 from tests.kit import turn
-from tests.kit.stage import ClockLoop, short_belt, stage
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    return ClockLoop
+from tests.kit.stage import short_belt, stage
 
 
 async def test_the_last_one_that_leaves_has_all_who_came_so_far_and_nobody_after_them():

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from everycore import Cluster, Pool
-from everycore.testing import FakeWorkers, VirtualTimeLoop, settle
+from everycore.testing import VirtualTimeLoop, settle
 from tests.kit import pass_time
 
 ANY_PORT = ("127.0.0.1", 0)
@@ -15,12 +15,6 @@ ANY_PORT = ("127.0.0.1", 0)
 @pytest.fixture(autouse=True)
 def loop_factory():
     return VirtualTimeLoop
-
-
-@pytest.fixture
-def workers():
-    with FakeWorkers(life=None) as workers:
-        yield workers
 
 
 def addresses(cluster) -> list[Any]:

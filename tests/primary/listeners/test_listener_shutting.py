@@ -22,11 +22,6 @@ from tests.kit.stage import Client, ClockLoop, stage
 
 
 @pytest.fixture(autouse=True)
-def loop_factory():
-    return ClockLoop
-
-
-@pytest.fixture(autouse=True)
 def unprivileged(monkeypatch):
     """As without CAP_NET_ADMIN."""
     monkeypatch.setattr(closing, "bar", lambda sock: False)

@@ -1,0 +1,11 @@
+"""What tests of channels share."""
+
+import pytest
+
+from tests.kit.channel_pairs import LOOPS
+
+
+@pytest.fixture(params=LOOPS, ids=lambda factory: factory.__module__)
+def loop_factory(request):
+    """A test that takes it runs on each of the loops."""
+    return request.param

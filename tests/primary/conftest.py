@@ -1,0 +1,27 @@
+"""What tests of the primary share: virtual time, and fake workers."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from everycore.testing import FakeWorkers, VirtualTimeLoop
+
+
+@pytest.fixture(autouse=True)
+def loop_factory() -> type[VirtualTimeLoop]:
+    """Every test of the primary runs in virtual time, unless its file says otherwise."""
+    return VirtualTimeLoop
+
+
+@pytest.fixture
+def workers() -> Iterator[FakeWorkers]:
+    """Workers that do nothing by themselves, so that they are never gone."""
+    with FakeWorkers(life=None) as workers:
+        yield workers
+
+
+@pytest.fixture
+def polite() -> Iterator[FakeWorkers]:
+    """Workers that are ready at once, and leave when they are asked."""
+    with FakeWorkers() as workers:
+        yield workers
