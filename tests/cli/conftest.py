@@ -1,84 +1,11 @@
-"""`everycore serve` as a real process on a port of its own, and clients of it."""
+"""What tests of the command line share."""
 
-import http.client
-import re
-import socket
-import sys
 import textwrap
-from dataclasses import dataclass
 
 import pytest
 
-from tests.kit import Program, scaled
-
-#: Says who answers; /address says who asks; /body waits for the body, and says so on stdout: in one write, so
-#: that lines of several processes do not mix.
-APP = """
-import everycore, os
-
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        os.write(1, b"shut down %d\\n" % everycore.current_worker().id)
-        await send({"type": "lifespan.shutdown.complete"})
-        return
-    body = str(everycore.current_worker().id)
-    if scope["path"] == "/address":
-        body = "%s %d" % tuple(scope["client"])
-    if scope["path"] == "/body":
-        os.write(1, b"begun\\n")
-        body = (await receive())["body"].decode()
-    headers = [(b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body.encode()})
-"""
-
-
-@dataclass
-class Served:
-    """A running `everycore serve` and its port."""
-
-    program: Program
-    port: int
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=scaled(20))
-
-    def get(self, path: str = "/") -> str:
-        """The answer to one request on a connection of its own."""
-        connection = self.connect()
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
-        finally:
-            connection.close()
-
-    def begin(self) -> socket.socket:
-        """Sends a request whose body is still to come, and waits until the application has begun on it."""
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=scaled(20))
-        sock.sendall(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
-        self.program.expect("^begun")
-        return sock
-
-
-def finish(sock: socket.socket) -> bytes:
-    """Sends the body after all and returns the response, up to the end of the connection."""
-    with sock:
-        sock.sendall(b"ok")
-        return b"".join(iter(lambda: sock.recv(65536), b""))
-
-
-def command(*options: str, app: str = "main:app") -> list[str]:
-    # -P, as the installed command has it: the folder we are in is not on sys.path.
-    return [sys.executable, "-P", "-m", "everycore", "serve", "--bind", "127.0.0.1:0", *options, app]
-
-
-def wait_serving(program: Program) -> Served:
-    found = program.expect(r"serving .* on http://127\.0\.0\.1:(\d+)", stream="stderr")
-    program.expect("ready: all", stream="stderr")
-    return Served(program, int(found[1]))
+from tests.kit import Program
+from tests.kit.serving import APP, Served, command, wait_serving
 
 
 @pytest.fixture
@@ -100,8 +27,3 @@ def serve(start):
         return wait_serving(start("--workers", str(workers), *options, **rest))
 
     return serve_it
-
-
-def complaint(program: Program) -> list[str]:
-    """What it said about its end, without log lines."""
-    return [line for line in program.stderr.splitlines() if not re.match(r"\d{4}-\d\d-\d\d ", line)]

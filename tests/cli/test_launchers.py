@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 import everycore
-from tests.cli.conftest import complaint, wait_serving
 from tests.kit import Program
 from tests.kit.running import ask, ask_http
+from tests.kit.serving import complaint, wait_serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 

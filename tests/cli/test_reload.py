@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from tests.cli.conftest import command
 from tests.kit.processes import wait_gone
 from tests.kit.running import ANSWER, ask, run
 from tests.kit.running import command as run_command
+from tests.kit.serving import command
 from tests.kit.visitors import Visitors
 
 #: Each worker answers with its generation, as its environment has it.

@@ -13,9 +13,9 @@ import pytest
 
 import everycore.launch
 from everycore.cli.main import main
-from tests.cli.conftest import complaint
 from tests.kit import scaled
 from tests.kit.running import ANSWER, alone, command, run
+from tests.kit.serving import complaint
 
 #: Prints what a program sees of itself. Not how deep its stack is: our own frames lie below it.
 PROBE = '''

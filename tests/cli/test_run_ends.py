@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from tests.cli.conftest import complaint
 from tests.kit.running import alone, ask, command, run
+from tests.kit.serving import complaint
 
 # How programs end
 

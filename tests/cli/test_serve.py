@@ -13,9 +13,9 @@ from collections import Counter
 import pytest
 from websockets.sync.client import connect as connect_websocket
 
-from tests.cli.conftest import Served, command, wait_serving
 from tests.kit import scaled
 from tests.kit.folders import EXAMPLES
+from tests.kit.serving import Served, command, wait_serving
 
 # Traffic
 

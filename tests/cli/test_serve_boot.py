@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import APP, command, complaint
+from tests.kit.serving import APP, command, complaint
 
 WORKERS = ("--workers", "3")
 

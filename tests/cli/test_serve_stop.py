@@ -11,8 +11,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_websocket
 
 from everycore.core.stopping import SAME_REQUEST
-from tests.cli.conftest import APP, command, finish, wait_serving
 from tests.kit.folders import EXAMPLES
+from tests.kit.serving import APP, command, finish, wait_serving
 
 
 def beyond_one_request() -> None:

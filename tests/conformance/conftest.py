@@ -3,9 +3,11 @@
 import pytest
 
 from everycore.testing import VirtualTimeLoop
-from tests.integration.conftest import time_to_end
 
-__all__ = ["time_to_end"]  # as there: a fixture that every test has
+
+@pytest.fixture(autouse=True)
+def in_its_own_time(time_to_end: None) -> None:
+    """Every test here may have real workers, which end in their own time."""
 
 
 @pytest.fixture(params=["round_robin", pytest.param("shared", marks=pytest.mark.ci_only)])

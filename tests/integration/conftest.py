@@ -2,9 +2,6 @@
 
 import pytest
 
-from everycore.core import lifecycle
-from tests.kit import scaled
-
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def loop_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -31,9 +28,5 @@ def on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the primary allows a worker for its last steps is a limit in time as any other.
-
-    On a busy machine a second is not enough for an interpreter to end, and the status is that of SIGKILL.
-    """
-    monkeypatch.setattr(lifecycle, "KILL_MARGIN", scaled(lifecycle.KILL_MARGIN))
+def in_its_own_time(time_to_end: None) -> None:
+    """Every test here has real workers, which end in their own time."""

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import APP
-from tests.cli.conftest import command as serve_command
 from tests.kit import Program, children, scaled
 from tests.kit.running import ANSWER, ask, ask_http, run
 from tests.kit.running import command as run_command
+from tests.kit.serving import APP
+from tests.kit.serving import command as serve_command
 from tests.kit.workers import HEAD
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]

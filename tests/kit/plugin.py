@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
+from everycore.core import lifecycle
 from tests.kit.leaks import Surroundings
-from tests.kit.limits import Watchdog, limit_of
+from tests.kit.limits import Watchdog, limit_of, scaled
 from tests.kit.loops import run_test
 from tests.kit.processes import process_tree
 from tests.kit.programs import Program
@@ -146,3 +147,12 @@ def start_command(_programs: Callable[[Program], Program], tmp_path: Path) -> St
         return _programs(Program(argv, cwd=cwd or tmp_path, env=env))
 
     return start
+
+
+@pytest.fixture
+def time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the primary allows a worker for its last steps is a limit in time as any other.
+
+    On a busy machine a second is not enough for an interpreter to end, and the status is that of SIGKILL.
+    """
+    monkeypatch.setattr(lifecycle, "KILL_MARGIN", scaled(lifecycle.KILL_MARGIN))
