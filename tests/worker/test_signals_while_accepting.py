@@ -11,6 +11,8 @@ is_served = False
 def is_at_work():
     global looks
     looks += 1
+    if looks == 5:
+        loop.call_soon_threadsafe(enough.set)
     return looks > 1 and not is_served
 
 signals = WorkerSignals(30.0, lambda: None, is_at_work)
@@ -18,10 +20,10 @@ signals.install(ignores_interrupt=False)
 signals.be_guest()
 
 async def main():
-    global is_served
+    global is_served, loop, enough
+    loop, enough = asyncio.get_running_loop(), asyncio.Event()
     os.kill(os.getpid(), signal.SIGTERM)
-    while looks < 5:
-        await asyncio.sleep(0.01)
+    await enough.wait()
     print("served", flush=True)
     is_served = True
     await asyncio.Event().wait()
