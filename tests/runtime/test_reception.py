@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from everycore.core import wire
-from everycore.system.belt import Belt, make_pair, say_surely
+from everycore.system.belt import Belt, make_pair, tell_primary_reliably
 from everycore.worker.connections.ledger import Ledger
 from everycore.worker.connections.limits import Limit
 from everycore.worker.connections.reception import LOOK_AGAIN, BeltReader, Receptions
@@ -167,7 +167,7 @@ async def test_those_taken_meanwhile_share_the_time(monkeypatch):
 
 def fill(sock):
     """No more is said of this socket than its belt takes."""
-    while sock.say(wire.Full()):
+    while sock.tell_primary(wire.Full()):
         pass
 
 
@@ -230,6 +230,6 @@ def test_what_no_patience_helps_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("everycore.system.belt.time.sleep", sleep)
     ours, theirs = make_pair()
     ours.close()
-    assert not say_surely(theirs, b"word")
+    assert not tell_primary_reliably(theirs, b"word")
     theirs.close()
-    assert not say_surely(theirs, b"word")
+    assert not tell_primary_reliably(theirs, b"word")

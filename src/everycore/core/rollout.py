@@ -60,7 +60,7 @@ class Rollout:
         answers, self._answers = self._answers, []
         return tuple(answers)
 
-    def give_up(self) -> tuple[int, ...]:
+    def end_all(self) -> tuple[int, ...]:
         """There will be no reload any more. Returns all open requests."""
         self.is_running = False
         answers = (*self._answers, *self._waiting)

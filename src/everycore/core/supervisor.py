@@ -286,7 +286,7 @@ class Supervisor:
 
     def _stop_reloads(self) -> list[Action]:
         was_running = self.rollout.is_running
-        requests = self.rollout.give_up()
+        requests = self.rollout.end_all()
         if not requests and not was_running:
             return []
         return [ReloadStopped(self.rollout.generation, requests, None)]

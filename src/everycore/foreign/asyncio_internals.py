@@ -7,7 +7,7 @@ Two parts, each with a probe:
   transport of a genuine `asyncio.Server`: 16 us of CPU instead of 27 (measured). Without them
   `worker.loops.beltserver` serves, by `loop.connect_accepted_socket`.
 * *selectors*: `_selector` of a loop that the program has made. Without it the policy `shared` can't put such
-  a loop's worker in the row, and wakes all workers for each connection.
+  a loop's worker in the queue of those that wait, and wakes all workers for each connection.
 """
 
 from __future__ import annotations

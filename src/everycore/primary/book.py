@@ -12,14 +12,14 @@ from typing import Any, Protocol
 from everycore.aio.mailbox import Mailbox
 from everycore.aio.subscriptions import Subscription
 from everycore.errors import ChannelClosed
-from everycore.primary.spawner import Seat
+from everycore.primary.spawner import WorkerIdentity
 from everycore.primary.worker import Worker
 
 
 class Member(Protocol):
     """What the book knows of a worker: its driver."""
 
-    seat: Seat
+    identity: WorkerIdentity
     face: Worker
     mailbox: Mailbox
 
@@ -85,20 +85,20 @@ class Book:
 
     def free_slot(self) -> int:
         """The lowest slot that no worker has."""
-        taken = {member.seat.slot for member in self}
+        taken = {member.identity.slot for member in self}
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
 
     def add(self, member: Member) -> None:
         """A worker was forked."""
-        self.last_id = member.seat.id
-        self._members[member.seat.id] = member
+        self.last_id = member.identity.id
+        self._members[member.identity.id] = member
         self._is_empty.clear()
         for subscriber in self._subscribers:
             subscriber.add(member)
 
     def remove(self, member: Member) -> None:
         """A worker is dead. Its streams may be read to their end for a while."""
-        del self._members[member.seat.id]
+        del self._members[member.identity.id]
         for subscriber in self._subscribers:
             subscriber.forget(member)
         self._ended = [ended for ended in (*self._ended, member) if not ended.is_closed]
@@ -152,10 +152,10 @@ class _Subscriber:
         self._subscriptions: dict[int, Subscription] = {}
 
     def add(self, member: Member) -> None:
-        self._subscriptions[member.seat.id] = member.mailbox.on_message(self._callback)
+        self._subscriptions[member.identity.id] = member.mailbox.on_message(self._callback)
 
     def forget(self, member: Member) -> None:
-        self._subscriptions.pop(member.seat.id, None)
+        self._subscriptions.pop(member.identity.id, None)
 
     def cancel(self) -> None:
         for subscription in self._subscriptions.values():

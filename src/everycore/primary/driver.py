@@ -45,12 +45,12 @@ WITHHELD: Final = 0.1
 class WorkerDriver:
     """One worker, from its spawn to its `Exited`. `face` is the worker as users see it."""
 
-    def __init__(self, runtime: Runtime, seat: spawner.Seat, settings: Settings) -> None:
+    def __init__(self, runtime: Runtime, identity: spawner.WorkerIdentity, settings: Settings) -> None:
         self._runtime = runtime
         self._loop = runtime.loop
         self._switchboard = runtime.switchboard
         self._settings = settings
-        self.seat = seat
+        self.identity = identity
         self.life = Life()
         self.readiness = Readiness(self.life, self._on_ready)
         self.face = Worker(self)
@@ -61,13 +61,13 @@ class WorkerDriver:
         self._log: WorkerLog = WorkerLog(runtime.log, self.face)
         self._deadline = Deadline(runtime.loop, self._on_deadline)
         self._status: ExitStatus | None = None
-        self._farewell = Farewell(runtime.loop, self._switchboard, seat.id, self._ask)
+        self._farewell = Farewell(runtime.loop, self._switchboard, identity.id, self._ask)
         self.grace = runtime.terms.grace
 
     @property
     def id(self) -> int:
         """The worker's number."""
-        return self.seat.id
+        return self.identity.id
 
     @property
     def listeners(self) -> Emitter:
@@ -85,7 +85,7 @@ class WorkerDriver:
         error: OSError | None = None
         try:
             child = spawner.spawn(
-                self._settings, self.seat, runtime.terms, runtime.board.fd, env, runtime.system
+                self._settings, self.identity, runtime.terms, runtime.board.fd, env, runtime.system
             )
         except (OSError, ConfigurationError) as exc:
             if raises and isinstance(exc, ConfigurationError):
@@ -134,7 +134,7 @@ class WorkerDriver:
 
     def _end(self, status: ExitStatus) -> None:
         self._status = status
-        self._connection.hear_to_the_end()
+        self._connection.read_to_the_end()
         self._happen(Input.EXITED)
 
     def _happen(self, what: Input, **seconds: float) -> None:
@@ -143,13 +143,13 @@ class WorkerDriver:
 
     def _on_deadline(self) -> None:
         if self.life.state is not State.DEAD:
-            log.warning("worker %d did not leave in time: killed", self.seat.id)
+            log.warning("worker %d did not leave in time: killed", self.identity.id)
         self._happen(Input.OVERDUE)
 
     # --- what is to be done -------------------------------------------------------------------------------
 
     def _perform(self, todo: tuple[Do, ...]) -> None:
-        take_all((partial(self._steps[step], self) for step in todo), f"worker {self.seat.id}")
+        take_all((partial(self._steps[step], self) for step in todo), f"worker {self.identity.id}")
 
     def _ask_to_leave(self) -> None:
         self._farewell.begin(self.grace)
@@ -186,13 +186,13 @@ class WorkerDriver:
         steps: list[Callable[[], object]] = [
             self.mailbox.close,
             self.process.abort_stdin,
-            partial(self._runtime.board.release, self.seat.row),
+            partial(self._runtime.board.release, self.identity.row),
             partial(self._runtime.book.remove, self),
             partial(self._log.emit, events.Exited, status=status, voluntary=self.life.voluntary),
         ]
         if not self.exited.done():
             steps.append(partial(self.exited.set_result, status))
-        take_all(steps, f"worker {self.seat.id}")
+        take_all(steps, f"worker {self.identity.id}")
 
     _steps: ClassVar[Mapping[Do, Callable[[WorkerDriver], object]]] = {
         Do.ASK_TO_LEAVE: _ask_to_leave,
@@ -226,7 +226,7 @@ class WorkerDriver:
         self.readiness.listens()
 
     def _on_ready(self) -> None:
-        self._switchboard.set_ready(self.seat.id)
+        self._switchboard.set_ready(self.identity.id)
         self._runtime.exchange.ready(self)
         self._log.emit(events.Ready)
 
@@ -262,15 +262,15 @@ class WorkerDriver:
 
     def account(self) -> tuple[int, int]:
         """Connections handed to the worker so far, and those it has not acknowledged."""
-        handed_over, outstanding = self._switchboard.account(self.seat.id)
+        handed_over, outstanding = self._switchboard.account(self.identity.id)
         if self._switchboard.is_shared:
-            handed_over = self._runtime.board.accepted(self.seat.row)
+            handed_over = self._runtime.board.accepted(self.identity.row)
         return handed_over, outstanding
 
     @property
     def open(self) -> int:
         """Connections that the worker has now."""
-        return self._runtime.board.open(self.seat.row)
+        return self._runtime.board.open(self.identity.row)
 
     @property
     def is_closed(self) -> bool:
@@ -308,15 +308,15 @@ def start_worker(
     """
     book, board = runtime.book, runtime.board
     slot = book.free_slot() if slot is None else slot
-    seat = spawner.Seat(book.last_id + 1, slot, generation, board.allot())
-    driver = WorkerDriver(runtime, seat, settings)
+    identity = spawner.WorkerIdentity(book.last_id + 1, slot, generation, board.allot())
+    driver = WorkerDriver(runtime, identity, settings)
     try:
         if withholds:
             driver.withhold()
         else:
             driver.spawn(env, raises=raises)
     except BaseException:
-        board.release(seat.row)
+        board.release(identity.row)
         raise
     book.add(driver)
     return driver.face

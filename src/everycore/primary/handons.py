@@ -53,22 +53,22 @@ class Exchange:
     def can(self, member: Member, most: int) -> None:
         """As `HandOns.can`."""
         self._members[member.id] = member
-        self._note(self._book.can, member.id, most)
+        self._update(self._book.can, member.id, most)
 
     def ready(self, member: Member) -> None:
         """As `HandOns.ready`."""
-        self._note(self._book.ready, member.id)
+        self._update(self._book.ready, member.id)
 
     def leaves(self, member: Member) -> None:
         """As `HandOns.leaves`."""
-        self._note(self._book.leaves, member.id)
+        self._update(self._book.leaves, member.id)
 
     def gone(self, member: Member) -> None:
         """As `HandOns.gone`."""
         self._members.pop(member.id, None)
-        self._note(self._book.gone, member.id)
+        self._update(self._book.gone, member.id)
 
-    def _note(self, what: Callable[..., None], *args: int) -> None:
+    def _update(self, what: Callable[..., None], *args: int) -> None:
         what(*args)
         # In a later turn: where all workers are asked to leave one after the other, none of them stays.
         if not self._is_telling:

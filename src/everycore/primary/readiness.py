@@ -28,7 +28,7 @@ class Readiness:
         """It is going to say when it is ready."""
         self.is_held = not self.is_ready
 
-    def say(self) -> None:
+    def announce(self) -> None:
         """It says that it is ready."""
         self.is_held = False
         self._become()

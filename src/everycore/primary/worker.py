@@ -24,7 +24,7 @@ from everycore.model import ExitStatus, State, WorkerSnapshot
 from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import Readiness
-from everycore.primary.spawner import Seat
+from everycore.primary.spawner import WorkerIdentity
 
 E = TypeVar("E", bound=Event)
 
@@ -32,7 +32,7 @@ E = TypeVar("E", bound=Event)
 class Driver(Protocol):
     """What stands behind a `Worker`, as that knows it."""
 
-    seat: Seat
+    identity: WorkerIdentity
     life: Life
     readiness: Readiness
     process: WorkerProcess
@@ -77,17 +77,17 @@ class Worker:
     @property
     def id(self) -> int:
         """Counts up from 1; never used again."""
-        return self._driver.seat.id
+        return self._driver.identity.id
 
     @property
     def slot(self) -> int:
         """From 0; a replacement inherits it."""
-        return self._driver.seat.slot
+        return self._driver.identity.slot
 
     @property
     def generation(self) -> int:
         """Rises with each reload."""
-        return self._driver.seat.generation
+        return self._driver.identity.generation
 
     @property
     def pid(self) -> int | None:

@@ -165,10 +165,10 @@ def _is_ours(sock: Any) -> bool:
 
 def _source(sock: socket.socket) -> ClusterSocket:
     """Where the connections of a socket that listens come from."""
-    held = registry.find(sock.fileno())
-    if held is None or held.inner is None:
+    intercepted = registry.find(sock.fileno())
+    if intercepted is None or intercepted.inner is None:
         raise OSError(errno.ECANCELED, "the worker is leaving")
-    return held.inner
+    return intercepted.inner
 
 
 async def _bind_all(

@@ -21,7 +21,7 @@ from everycore.system.descriptors import close_all
 from everycore.worker.connections.counted import CountedSocket
 from everycore.worker.connections.limits import Limit
 from everycore.worker.connections.reception import tell_failed
-from everycore.worker.connections.turns import StampedSelector
+from everycore.worker.connections.shared_reader import StampedSelector
 from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.loops.beltserver import BeltServer
 from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms, checked_protocol
@@ -100,11 +100,11 @@ class AsyncioGiver:
 
     def give(self, fd: int, peer: Any) -> None:
         """As `Giver.give`."""
-        lease = self._sock.lease
-        if lease is None:
+        grant = self._sock.grant
+        if grant is None:
             close_all((fd,))
             return
-        conn = CountedSocket(lease.family, lease.kind, lease.proto, fd, self._ledger, self._limit)
+        conn = CountedSocket(grant.family, grant.kind, grant.proto, fd, self._ledger, self._limit)
         try:
             conn.setblocking(False)
             context = self._serving.context

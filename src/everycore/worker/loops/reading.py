@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from everycore.worker.connections.reception import BeltReader, descriptor_limit
-from everycore.worker.connections.turns import SharedReader
+from everycore.worker.connections.shared_reader import SharedReader
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 
 if TYPE_CHECKING:
