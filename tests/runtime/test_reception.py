@@ -14,7 +14,7 @@ import pytest
 from everycore.core import wire
 from everycore.system.belt import Belt, make_pair, tell_primary_reliably
 from everycore.worker.connections.ledger import Ledger
-from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.connections.reception import LOOK_AGAIN, BeltReader, Receptions
 from everycore.worker.listening.clustersocket import ClusterSocket
 from tests.kit import VirtualClock, turn
@@ -62,7 +62,9 @@ async def belt_of_a_worker(monkeypatch):
     )
     loop = asyncio.get_running_loop()
     program = Program()
-    reader = BeltReader(loop, sock, program, Limit(), receptions=Receptions(), descriptor_limit=1_000_000)
+    reader = BeltReader(
+        loop, sock, program, ConnectionLimit(), receptions=Receptions(), descriptor_limit=1_000_000
+    )
     reader.begin()
     assert words(belt) == [wire.Serve(16)]
     try:

@@ -17,7 +17,7 @@ from everycore.foreign import socket_internals
 from everycore.system.belt import make_pair
 from everycore.system.wakeups import is_readable, take_baton
 from everycore.worker.connections import shared_reader
-from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.connections.shared_reader import MOST_AT_ONCE, SharedReader
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from tests.kit import VirtualClock, connected, scaled, turn
@@ -61,7 +61,7 @@ class Stage:
         assert isinstance(sock, SharedSocket)
         self.sock = sock
         self.board = Board()
-        self.limit = Limit()
+        self.limit = ConnectionLimit()
         self.taken = 0
         self.turns = TURNS
         parts: Any = {

@@ -21,7 +21,7 @@ from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.subscriber import Client
 from everycore.primary.listeners.switchboard import Grant, Switchboard
-from everycore.primary.readiness import Readiness
+from everycore.primary.readiness import WorkerReadiness
 from everycore.system import packets
 from everycore.system.descriptors import close_all, close_now
 from everycore.system.sockets import describe, off_the_wire
@@ -48,7 +48,7 @@ class LinkClient(Client, Protocol):
         """Whether it may get listeners: nobody has asked it to leave."""
 
     @property
-    def readiness(self) -> Readiness:
+    def readiness(self) -> WorkerReadiness:
         """Whether it is ready, and what makes it so."""
 
     def on_report(self, body: bytes) -> None:

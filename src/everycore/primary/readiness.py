@@ -14,7 +14,7 @@ from everycore.core.lifecycle import Life
 BOOT_GRACE: Final = 1.0
 
 
-class Readiness:
+class WorkerReadiness:
     """That of one worker."""
 
     def __init__(self, life: Life, on_ready: Callable[[], None]) -> None:

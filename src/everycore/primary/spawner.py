@@ -35,7 +35,7 @@ GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SpawnTerms:
     """What every worker of a cluster is told. Times in seconds."""
 
     grace: float
@@ -80,7 +80,7 @@ def command_line(settings: Settings, system: System) -> list[str]:
 def spawn(
     settings: Settings,
     identity: WorkerIdentity,
-    terms: Terms,
+    terms: SpawnTerms,
     board_fd: int,
     env: Mapping[str, str | None] | None,
     system: System,
@@ -126,7 +126,7 @@ def spawn(
 
 
 def _ticket(
-    identity: WorkerIdentity, terms: Terms, serialization: str, fds: tuple[int, int, int, int]
+    identity: WorkerIdentity, terms: SpawnTerms, serialization: str, fds: tuple[int, int, int, int]
 ) -> Ticket:
     """The ticket of a worker that is about to start. `fds`: its channel, link, board and leash."""
     channel, link, board, leash = map(_named, fds)

@@ -23,7 +23,7 @@ from everycore.events import Event, Message
 from everycore.model import ExitStatus, State, WorkerSnapshot
 from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.primary.process import WorkerProcess
-from everycore.primary.readiness import Readiness
+from everycore.primary.readiness import WorkerReadiness
 from everycore.primary.spawner import WorkerIdentity
 
 E = TypeVar("E", bound=Event)
@@ -34,7 +34,7 @@ class Driver(Protocol):
 
     identity: WorkerIdentity
     life: Life
-    readiness: Readiness
+    readiness: WorkerReadiness
     process: WorkerProcess
     mailbox: Mailbox
     exited: asyncio.Future[ExitStatus]

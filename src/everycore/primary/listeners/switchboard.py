@@ -17,7 +17,7 @@ from functools import partial
 
 from everycore.aio.steps import take_all
 from everycore.core import wire
-from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
+from everycore.core.listeners import BindNew, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
 from everycore.primary.listeners.factory import DistributionSettings, ListenerFactory
 from everycore.primary.listeners.leftovers import Leftovers
@@ -77,7 +77,7 @@ class Switchboard:
         answer = self._book.ask(client.id, key, v6only=request.v6only)
         if isinstance(answer, Conflict):
             raise listen_error(answer.errno, what)
-        if isinstance(answer, Bind):
+        if isinstance(answer, BindNew):
             sock = self._factory.bound(answer.key, request)
             listener = self._listener(answer.key, sock, v6only=request.v6only)
         else:
@@ -117,7 +117,7 @@ class Switchboard:
             answer = self._book.ask(client.id, key, v6only=v6only)
             if isinstance(answer, Conflict):
                 raise OSError(answer.errno, os.strerror(answer.errno))
-            if isinstance(answer, Bind):
+            if isinstance(answer, BindNew):
                 place = (request.folder, request.name)
                 sock = bind_given(given, key.address, mode=request.mode, place=place)
                 stack.pop_all()

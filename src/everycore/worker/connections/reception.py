@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 from everycore.core import wire
 from everycore.core.lanes import MOST_CREDIT
 from everycore.system import belt, packets, sockets
-from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.listening.clustersocket import ClusterSocket
 
 #: With fewer free descriptor numbers than this (or a quarter of the limit) a worker says that it is full.
@@ -61,7 +61,7 @@ class BeltReader:
         loop: asyncio.AbstractEventLoop,
         sock: ClusterSocket,
         giver: Giver,
-        limit: Limit,
+        limit: ConnectionLimit,
         *,
         receptions: Receptions,
         descriptor_limit: int,

@@ -35,7 +35,7 @@ from everycore.worker.connections.resting import RestWatch
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
     from everycore.worker.connections.ledger import Ledger
-    from everycore.worker.connections.limits import Limit
+    from everycore.worker.connections.limits import ConnectionLimit
     from everycore.worker.listening.clustersocket import SharedSocket
     from everycore.worker.listening.readiness import Readiness
 
@@ -74,7 +74,7 @@ class Taker:
     __slots__ = ("_giver", "_limit", "_on_trouble", "_sock")
 
     def __init__(
-        self, sock: SharedSocket, giver: Giver, limit: Limit, on_trouble: Callable[[OSError], None]
+        self, sock: SharedSocket, giver: Giver, limit: ConnectionLimit, on_trouble: Callable[[OSError], None]
     ) -> None:
         self._sock = sock
         self._giver = giver
@@ -111,7 +111,7 @@ class SharedReader:
         loop: asyncio.AbstractEventLoop,
         sock: SharedSocket,
         giver: Giver,
-        limit: Limit,
+        limit: ConnectionLimit,
         *,
         board: WorkerBoard,
         connections: Ledger,

@@ -18,7 +18,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from everycore.foreign import asyncio_internals
-from everycore.foreign.asyncio_internals import Serving
+from everycore.foreign.asyncio_internals import ServingArguments
 from everycore.worker.connections.shared_reader import StampedSelector
 from everycore.worker.intercept.intercepted import InterceptedSocket
 from everycore.worker.intercept.sockets import bind_path, is_installed, registry
@@ -54,7 +54,7 @@ def _listener(sock: Any) -> InterceptedSocket | None:
 
 
 def _replace_serving(session: Session) -> None:
-    def start(loop: Any, serving: Serving) -> bool:
+    def start(loop: Any, serving: ServingArguments) -> bool:
         intercepted = _listener(serving.sock)
         if intercepted is None:
             return False

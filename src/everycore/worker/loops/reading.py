@@ -9,12 +9,14 @@ from everycore.worker.connections.shared_reader import SharedReader
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 
 if TYPE_CHECKING:
-    from everycore.worker.connections.limits import Limit
+    from everycore.worker.connections.limits import ConnectionLimit
     from everycore.worker.connections.reception import Giver
     from everycore.worker.session import Session
 
 
-def begin_reading(loop: Any, sock: ClusterSocket, giver: Giver, limit: Limit, session: Session) -> None:
+def begin_reading(
+    loop: Any, sock: ClusterSocket, giver: Giver, limit: ConnectionLimit, session: Session
+) -> None:
     """Let `giver` have the connections of `sock`, on `loop`, as far as `limit` allows."""
     if isinstance(sock, SharedSocket):
         SharedReader(

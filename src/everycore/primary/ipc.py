@@ -17,7 +17,7 @@ from everycore.aio.outbox import NoPeer
 from everycore.core import wire
 from everycore.errors import ProtocolError
 from everycore.primary.eventlog import WorkerLog
-from everycore.primary.handons import Member
+from everycore.primary.handons import HandOnMember
 from everycore.primary.linkserver import LinkClient, LinkServer
 from everycore.primary.runtime import Runtime
 from everycore.primary.spawner import Child
@@ -27,7 +27,7 @@ from everycore.system.descriptors import close_all
 log = logging.getLogger("everycore.primary")
 
 
-class Client(LinkClient, Member, Protocol):
+class IpcClient(LinkClient, HandOnMember, Protocol):
     """The worker at the other end: its driver."""
 
     def on_joined(self) -> None:
@@ -37,11 +37,16 @@ class Client(LinkClient, Member, Protocol):
         """Its channel has ended; `error`: it was given up for that."""
 
 
-class Connection:
+class Ipc:
     """That of one worker. `child`: None for one whose process was not started, and which says nothing."""
 
     def __init__(
-        self, runtime: Runtime, client: Client, settings: Settings, worker_log: WorkerLog, child: Child | None
+        self,
+        runtime: Runtime,
+        client: IpcClient,
+        settings: Settings,
+        worker_log: WorkerLog,
+        child: Child | None,
     ) -> None:
         self._client = client
         self._exchange = runtime.exchange
