@@ -51,7 +51,7 @@ def untested(tests: Path, source: Path) -> list[str]:
 
 
 def is_of_tests(module: str) -> bool:
-    return module.split(".")[0] == "tests"
+    return module.split(".", maxsplit=1)[0] == "tests"
 
 
 def foreign_imports(tests: Path) -> Iterator[str]:

@@ -7,11 +7,11 @@ program and leave nothing of it behind. An `async def` test needs no mark.
 
 What is asked for less often is imported from its module:
 
-- real processes: `workers` (their programs; `Diary`, what a cluster told of them), `traffic` (workers that do what
-  a test says, and clients), `crowds` (many clients, both loops and policies), `running` (`everycore run`),
-  `serving` (`everycore serve`), `http_clients` and `visitors` (load), `ends`, `ports`
-- fakes: `fake_processes` and `crimes` (workers byte for byte), `stage` (one listener), `channel_pairs` (both ends
-  of a channel), `dispatch_world`, `dispatch_law` and `watched_lanes` (the dispatcher), `numbered_pools`
+- real processes: `workers` (their programs; `Diary`, what a cluster told of them), `traffic` (workers that do
+  what a test says, and clients), `crowds` (many clients, both loops and policies), `running` and `serving`
+  (`everycore run` and `serve`), `http_clients` and `visitors` (load), `ends`, `ports`
+- fakes: `fake_processes` and `crimes` (workers byte for byte), `stage` (one listener), `channel_pairs` (both
+  ends of a channel), `dispatch_world`, `dispatch_law` and `watched_lanes` (the dispatcher), `numbered_pools`
 - the sources: `folders`, `imports`
 """
 
