@@ -9,8 +9,8 @@ import pytest
 from everycore import Cluster, ExitStatus, Listening, Message, Settings
 from tests.conformance.node import node
 from tests.kit import open_fds, wait_readable
-from tests.kit.traffic import Diary, agents, free_port, within
-from tests.kit.workers import worker_script
+from tests.kit.traffic import agents, free_port
+from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -21,7 +21,6 @@ from tests.kit.traffic import (
     NEVER,
     Agent,
     Client,
-    Diary,
     acknowledged,
     agents,
     closing,
@@ -29,9 +28,8 @@ from tests.kit.traffic import (
     is_refused,
     listening_sockets,
     until_on_belt,
-    within,
 )
-from tests.kit.workers import ECHO, IDLE, eventually, worker_script
+from tests.kit.workers import ECHO, IDLE, Diary, eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -11,7 +11,6 @@ from tests.conformance.node import node
 from tests.kit.traffic import (
     Agent,
     Client,
-    Diary,
     LogLines,
     agents,
     backlog_of,
@@ -21,9 +20,8 @@ from tests.kit.traffic import (
     no_descriptors,
     ordinary_user,
     servers,
-    within,
 )
-from tests.kit.workers import worker_script
+from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -21,8 +21,8 @@ import everycore
 from everycore import ConfigurationError, ExitStatus, Listening
 from tests.conformance.node import node
 from tests.kit import wait_gone
-from tests.kit.traffic import Agent, Client, Diary, agents, is_refused
-from tests.kit.workers import within
+from tests.kit.traffic import Agent, Client, agents, is_refused
+from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

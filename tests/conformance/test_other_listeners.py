@@ -12,8 +12,8 @@ import pytest
 from everycore import Cluster, ExitStatus, Listening, Settings
 from tests.conformance.node import node
 from tests.kit.running import make_certificate
-from tests.kit.traffic import Client, Diary, agents, is_refused, within
-from tests.kit.workers import worker_script
+from tests.kit.traffic import Client, agents, is_refused
+from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

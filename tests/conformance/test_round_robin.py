@@ -8,8 +8,8 @@ import pytest
 from everycore import Cluster, ExitStatus, Listening, Message, Online, Settings
 from tests.conformance.node import node
 from tests.kit import open_fds, turn
-from tests.kit.traffic import Client, Diary, agents, closing, is_refused, servers, within
-from tests.kit.workers import eventually, worker_script
+from tests.kit.traffic import Client, agents, closing, is_refused, servers
+from tests.kit.workers import Diary, eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

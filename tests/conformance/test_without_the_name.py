@@ -10,8 +10,8 @@ from everycore import ChannelClosed, Cluster, ExitStatus, Listening, Settings
 from tests.conformance.node import node
 from tests.kit import scaled
 from tests.kit.ports import free_ports
-from tests.kit.traffic import Agent, Diary, agents
-from tests.kit.workers import program, within, worker_script
+from tests.kit.traffic import Agent, agents
+from tests.kit.workers import Diary, program, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

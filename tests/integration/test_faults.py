@@ -22,12 +22,8 @@ from tests.kit.crowds import (
     timed,
     until_all_answer,
 )
-from tests.kit.traffic import (
-    Client,
-    Diary,
-    closing,
-    within,
-)
+from tests.kit.traffic import Client, closing
+from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 

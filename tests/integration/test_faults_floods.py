@@ -21,14 +21,8 @@ from tests.kit.crowds import (
     servers,
     until_all_answer,
 )
-from tests.kit.traffic import (
-    Client,
-    closing,
-    descriptor_limit,
-    no_descriptors,
-    ordinary_user,
-    within,
-)
+from tests.kit.traffic import Client, closing, descriptor_limit, no_descriptors, none_open, ordinary_user
+from tests.kit.workers import within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 
@@ -88,7 +82,7 @@ async def slow(reader, writer):
             assert await within(stayed) in (one.id, two.id)
             assert set(await burst(address, 20)) <= {one.id, two.id}
             for worker in (one, two):
-                await worker.do("while inside.connections.open: await asyncio.sleep(0)")
+                await none_open([worker])
 
 
 class TestRecall:

@@ -8,8 +8,8 @@ import pytest
 from everycore import Cluster, Ready, Settings
 from tests.kit import Program, turn
 from tests.kit.crowds import agents, both_loops, both_policies, servers
-from tests.kit.traffic import Client, acknowledged, closing, within
-from tests.kit.workers import Diary, eventually, program, worker_script
+from tests.kit.traffic import Client, acknowledged, closing
+from tests.kit.workers import Diary, eventually, program, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -9,19 +9,8 @@ import pytest
 import everycore
 from everycore import Cluster, Listening, Settings
 from tests.kit.crowds import both_policies
-from tests.kit.traffic import (
-    NEVER,
-    Client,
-    Diary,
-    agents,
-    backlog_of,
-    closing,
-    free_port,
-    is_refused,
-    one_by_one,
-    within,
-)
-from tests.kit.workers import worker_script
+from tests.kit.traffic import NEVER, Client, agents, backlog_of, closing, free_port, is_refused, one_by_one
+from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

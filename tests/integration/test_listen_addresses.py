@@ -11,7 +11,6 @@ from tests.kit import wait_readable
 from tests.kit.traffic import (
     Agent,
     Client,
-    Diary,
     agents,
     backlog_of,
     closing,
@@ -21,8 +20,8 @@ from tests.kit.traffic import (
     listening_sockets,
     one_by_one,
     ordinary_user,
-    within,
 )
+from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

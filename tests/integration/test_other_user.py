@@ -12,15 +12,8 @@ import socket
 import pytest
 
 from everycore import Cluster, ConfigurationError, Settings
-from tests.kit.traffic import (
-    AGENT,
-    Agent,
-    Client,
-    free_port,
-    listening_sockets,
-    within,
-)
-from tests.kit.workers import worker_script
+from tests.kit.traffic import AGENT, Agent, Client, free_port, listening_sockets
+from tests.kit.workers import within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

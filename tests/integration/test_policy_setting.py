@@ -3,8 +3,8 @@
 import pytest
 
 from everycore import Cluster, ConfigurationError, Settings
-from tests.kit.traffic import agents, within
-from tests.kit.workers import IDLE, worker_script
+from tests.kit.traffic import agents
+from tests.kit.workers import IDLE, within, worker_script
 
 VARIABLE = "EVERYCORE_POLICY"
 

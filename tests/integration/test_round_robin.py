@@ -21,11 +21,12 @@ from tests.kit.traffic import (
     connect_at_once,
     greetings,
     is_refused,
+    none_open,
     one_by_one,
     servers,
     until_on_belt,
-    within,
 )
+from tests.kit.workers import within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(45)]
 
@@ -321,20 +322,15 @@ async def test_no_descriptor_stays_behind_after_two_thousand_connections(tmp_pat
                 await (await Client.connect(address)).close()
 
         await asyncio.gather(*(some(10) for _ in range(10)))
-        await _all_ended(workers)
+        await none_open(workers)
         processes = [os.getpid(), *(worker.worker.pid for worker in workers)]
         before = [len(open_fds(pid)) for pid in processes]
         await asyncio.gather(*(some(200) for _ in range(10)))
-        await _all_ended(workers)
+        await none_open(workers)
         assert [len(open_fds(pid)) for pid in processes] == before
         assert cluster.snapshot().listeners[0].accepted == 2100
         assert cluster.snapshot().listeners[0].queued == 0
         assert sum(one.handed_over for one in cluster.snapshot().workers) == 2100
-
-
-async def _all_ended(workers):
-    for worker in workers:
-        await within(worker.do("while inside.connections.open:\n    await asyncio.sleep(0)"))
 
 
 async def test_when_the_primary_dies_nobody_serves_the_port_any_more(tmp_path, start_program):

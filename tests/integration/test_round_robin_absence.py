@@ -6,18 +6,8 @@ import socket
 import pytest
 
 from everycore import Listening, Ready
-from tests.kit.traffic import (
-    Agent,
-    Client,
-    Diary,
-    agents,
-    closing,
-    greetings,
-    is_refused,
-    one_by_one,
-    servers,
-    within,
-)
+from tests.kit.traffic import Agent, Client, agents, closing, greetings, is_refused, one_by_one, servers
+from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(45)]
 

@@ -22,8 +22,8 @@ from tests.kit.traffic import (
     no_descriptors,
     ordinary_user,
     servers,
-    within,
 )
+from tests.kit.workers import within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(45)]
 

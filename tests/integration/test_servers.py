@@ -9,7 +9,6 @@ import pytest
 from everycore import Listening
 from tests.kit.traffic import (
     Client,
-    Diary,
     acknowledged,
     agents,
     closing,
@@ -17,8 +16,8 @@ from tests.kit.traffic import (
     is_refused,
     one_by_one,
     servers,
-    within,
 )
+from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

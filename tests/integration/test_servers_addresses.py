@@ -10,7 +10,6 @@ import pytest
 from everycore import Listening
 from tests.kit.traffic import (
     Client,
-    Diary,
     agents,
     closing,
     first_ordinary_port,
@@ -18,6 +17,7 @@ from tests.kit.traffic import (
     is_refused,
     ordinary_user,
 )
+from tests.kit.workers import Diary
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

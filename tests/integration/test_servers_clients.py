@@ -6,13 +6,8 @@ import subprocess
 
 import pytest
 
-from tests.kit.traffic import (
-    Client,
-    agents,
-    closing,
-    servers,
-    within,
-)
+from tests.kit.traffic import Client, agents, closing, servers
+from tests.kit.workers import within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

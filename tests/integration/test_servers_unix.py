@@ -9,14 +9,8 @@ import stat
 import pytest
 
 from everycore import Listening
-from tests.kit.traffic import (
-    Client,
-    Diary,
-    agents,
-    closing,
-    one_by_one,
-    within,
-)
+from tests.kit.traffic import Client, agents, closing, one_by_one
+from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

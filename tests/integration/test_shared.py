@@ -22,26 +22,12 @@ from tests.kit.crowds import (
     timed,
     until_all_answer,
 )
-from tests.kit.traffic import (
-    Client,
-    Diary,
-    close_all,
-    closing,
-    free_port,
-    is_refused,
-    within,
-)
-from tests.kit.workers import PLAIN, eventually, worker_script
+from tests.kit.traffic import Client, close_all, closing, free_port, is_refused, none_open
+from tests.kit.workers import PLAIN, Diary, eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 
 LOCAL = "127.0.0.1"
-
-
-async def none_open(workers):
-    """Every worker has noticed that its clients left."""
-    for worker in workers:
-        await worker.do("while inside.connections.open: await asyncio.sleep(0)")
 
 
 class TestBalance:

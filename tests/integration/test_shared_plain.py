@@ -17,12 +17,8 @@ from tests.kit.crowds import (
     shared_servers,
     timed,
 )
-from tests.kit.traffic import (
-    Client,
-    closing,
-    within,
-)
-from tests.kit.workers import PLAIN, eventually
+from tests.kit.traffic import Client, closing
+from tests.kit.workers import PLAIN, eventually, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 

@@ -12,7 +12,7 @@ import pytest
 from everycore import Listening
 from tests.kit import open_fds
 from tests.kit.crowds import agents, both_loops, each_once
-from tests.kit.traffic import Diary, within
+from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

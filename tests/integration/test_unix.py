@@ -21,7 +21,8 @@ from tests.kit.crowds import (
     timed,
     until_all_answer,
 )
-from tests.kit.traffic import Client, Diary, close_all, within
+from tests.kit.traffic import Client, close_all
+from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 

@@ -16,7 +16,8 @@ from everycore import ConfigurationError
 from everycore.foreign import is_allowed
 from everycore.settings import LOOPS, check_loop
 from tests.kit import open_fds, scaled
-from tests.kit.traffic import NEVER, Client, agents, closing, servers, within
+from tests.kit.traffic import NEVER, Client, agents, closing, none_open, servers
+from tests.kit.workers import within
 
 uvloop = pytest.importorskip("uvloop")
 uvloop.new_event_loop().close()  # libuv keeps a pipe of its own from the first loop on
@@ -187,7 +188,7 @@ server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0
             await first.close()
             await second.close()
             assert await worker.get("told") == ["LookupError('on purpose')"]
-            await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
+            await none_open([worker])
 
     async def test_serve_forever_ends_when_the_server_is_closed(self, tmp_path):
         async with agents(tmp_path) as (_, worker):
@@ -260,7 +261,7 @@ class TestManyConnections:
 
             async def look() -> list[list[int]]:
                 for worker in workers:
-                    await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
+                    await none_open([worker])
                 return [
                     await worker.get(
                         "[descriptors(), server.connection_limit.open, count()]",
@@ -306,7 +307,7 @@ opened = await asyncio.open_connection("127.0.0.1", port)
             await worker.do("await opened[0].readline()")
             assert await worker.get("inside.connections.open") == before + 1  # both ends are its own
             await worker.do("opened[1].close(); await opened[1].wait_closed()")
-            await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
+            await none_open([worker])
 
     async def test_a_departure_does_not_wait_for_one(self, tmp_path):
         async with agents(tmp_path, grace=NEVER) as (_, worker):

@@ -8,16 +8,15 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from everycore import Cluster, Settings
-from tests.kit import scaled
-from tests.kit.traffic import AGENT, Agent, Client, close_all, within
-from tests.kit.workers import worker_script
+from everycore import Cluster
+from tests.kit import scaled, traffic
+from tests.kit.traffic import RECALL, Agent, Client, close_all
 
 #: Node's SCHED_RR and SCHED_NONE: what holds under both is shown under both.
 both_policies = pytest.mark.parametrize("policy", ["round_robin", "shared"])
@@ -49,28 +48,18 @@ async def counted(reader, writer):
 """
 
 
-@contextlib.asynccontextmanager
-async def agents(
-    folder: Path, count: int = 1, *, loop: str = "asyncio", grace: float | None = None, **options: Any
-) -> AsyncIterator[Any]:
-    """As `traffic.agents`, on the event loop of that kind."""
-    source = AGENT.replace("everycore.run(main())", f"everycore.run(main(), loop={loop!r})")
-    script = worker_script(folder, source, f"agent-{loop}.py")
-    grace = scaled(2.0) if grace is None else grace
-    async with Cluster(Settings(exec=script), grace=grace, **options) as cluster:
-        yield cluster, *[Agent(cluster.fork()) for _ in range(count)]
+def agents(
+    folder: Path, count: int = 1, *, loop: str = "asyncio", recall_after: float = RECALL, **options: Any
+) -> contextlib.AbstractAsyncContextManager[Any]:
+    """As `traffic.agents`, on the event loop of that kind; who blocks loses what lies on its belt."""
+    return traffic.agents(folder, count, loop=loop, recall_after=recall_after, **options)
 
 
-@contextlib.asynccontextmanager
-async def servers(
-    folder: Path, count: int, **options: Any
-) -> AsyncIterator[tuple[Cluster, list[Agent], tuple[str, int]]]:
+def servers(
+    folder: Path, count: int, *, loop: str = "asyncio", recall_after: float = RECALL, **options: Any
+) -> contextlib.AbstractAsyncContextManager[tuple[Cluster, list[Agent], tuple[str, int]]]:
     """As `agents`, all of them already serving one port."""
-    async with agents(folder, count, **options) as (cluster, *workers):
-        port = 0
-        for worker in workers:
-            port = await within(worker.serve(port))
-        yield cluster, workers, ("127.0.0.1", port)
+    return traffic.servers(folder, count, loop=loop, recall_after=recall_after, **options)
 
 
 def shared_agents(

@@ -27,7 +27,7 @@ from typing import Any, Self
 from everycore import Cluster, Listening, Settings, Worker
 from everycore.system import descriptors
 from tests.kit import INSIDE, scaled, turn
-from tests.kit.workers import Diary, eventually, within, worker_script
+from tests.kit.workers import eventually, within, worker_script
 
 #: Seconds: longer than any test.
 NEVER = 3600.0
@@ -177,14 +177,25 @@ class Agent:
 
 @contextlib.asynccontextmanager
 async def agents(
-    folder: Path, count: int = 1, *, grace: float | None = None, recall_after: float = NEVER, **options: Any
+    folder: Path,
+    count: int = 1,
+    *,
+    loop: str | None = None,
+    grace: float | None = None,
+    recall_after: float = NEVER,
+    **options: Any,
 ) -> AsyncIterator[Any]:
     """A cluster of this process with `count` agents; yields the cluster and them.
+
+    `loop`: the event loop of the agents; without it that of the fixture `loop_kind`, or else `run`'s choice.
 
     A worker that gets no CPU for a while on a busy machine is one that blocks: unless recalls are what a test
     is about there are none, and it keeps what it was given.
     """
-    script = worker_script(folder, AGENT, "agent.py")
+    source = AGENT
+    if loop is not None:
+        source = AGENT.replace("everycore.run(main())", f"everycore.run(main(), loop={loop!r})")
+    script = worker_script(folder, source, f"agent-{loop}.py")
     grace = scaled(2.0) if grace is None else grace
     async with Cluster(Settings(exec=script), grace=grace, recall_after=recall_after, **options) as cluster:
         yield cluster, *[Agent(cluster.fork()) for _ in range(count)]
@@ -265,6 +276,12 @@ async def acknowledged(cluster: Cluster) -> None:
     No event says it (an ack is none), so this looks; the primary runs in this very loop.
     """
     await eventually(lambda: not any(worker.outstanding for worker in cluster.snapshot().workers), turn)
+
+
+async def none_open(workers: Iterable[Agent]) -> None:
+    """When every worker has noticed that its clients left."""
+    for worker in workers:
+        await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
 
 
 async def until_on_belt(cluster: Cluster, worker: Any, number: int = 1) -> None:
@@ -454,7 +471,6 @@ __all__ = [
     "RECALL",
     "Agent",
     "Client",
-    "Diary",
     "LogLines",
     "Raised",
     "acknowledged",
@@ -470,8 +486,8 @@ __all__ = [
     "is_refused",
     "listening_sockets",
     "no_descriptors",
+    "none_open",
     "one_by_one",
     "ordinary_user",
     "servers",
-    "within",
 ]
