@@ -16,7 +16,7 @@ from everycore import (
 )
 from tests.conformance.node import node
 from tests.kit import open_fds, wait_gone
-from tests.kit.traffic import no_descriptors
+from tests.kit.trouble import no_descriptors
 from tests.kit.workers import HEAD, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

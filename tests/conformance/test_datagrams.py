@@ -9,7 +9,8 @@ import pytest
 from everycore import Cluster, ExitStatus, Listening, Message, Settings
 from tests.conformance.node import node
 from tests.kit import open_fds, wait_readable
-from tests.kit.traffic import agents, free_port
+from tests.kit.ports import free_port
+from tests.kit.traffic import agents, leaves
 from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
@@ -53,12 +54,6 @@ async def close_early(gate, port):
 
 closing = asyncio.create_task(close_early(handle, port))
 """
-
-
-async def leaves(worker):
-    """It ends as asked, and well."""
-    worker.worker.disconnect()
-    assert await within(worker.worker.wait()) == ExitStatus(code=0)
 
 
 async def answered(address):

@@ -17,18 +17,9 @@ import everycore
 from everycore import BootError, ExitStatus, Listening, Pool, Ready, Settings
 from tests.kit import open_fds, turn, wait_gone, waiting
 from tests.kit.crowds import both_loops, servers
-from tests.kit.traffic import (
-    NEVER,
-    Agent,
-    Client,
-    acknowledged,
-    agents,
-    closing,
-    free_port,
-    is_refused,
-    listening_sockets,
-    until_on_belt,
-)
+from tests.kit.listeners import listening_sockets
+from tests.kit.ports import free_port
+from tests.kit.traffic import NEVER, Agent, Client, acknowledged, agents, closing, is_refused, until_on_belt
 from tests.kit.workers import ECHO, IDLE, Diary, eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

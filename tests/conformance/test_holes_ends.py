@@ -24,7 +24,8 @@ from everycore import (
 from tests.kit import turn, wait_gone
 from tests.kit.crowds import both_loops, servers
 from tests.kit.ends import End
-from tests.kit.traffic import Client, closing, free_port
+from tests.kit.ports import free_port
+from tests.kit.traffic import Client, closing
 from tests.kit.workers import ECHO, IDLE, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

@@ -8,37 +8,16 @@ import pytest
 
 from everycore import Cluster, ExitStatus, Listening, Settings
 from tests.conformance.node import node
-from tests.kit.traffic import (
-    Agent,
-    Client,
-    LogLines,
-    agents,
-    backlog_of,
-    first_ordinary_port,
-    free_port,
-    listening_sockets,
-    no_descriptors,
-    ordinary_user,
-    servers,
-)
-from tests.kit.workers import Diary, within, worker_script
+from tests.kit.listeners import backlog_of, listening_sockets
+from tests.kit.ports import first_ordinary_port, free_port
+from tests.kit.traffic import Agent, Client, agents, answers, leaves, servers
+from tests.kit.trouble import no_descriptors, ordinary_user
+from tests.kit.workers import Diary, LogLines, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
 LOCAL = "127.0.0.1"
 SERVE = "server = await asyncio.start_server(greet, '127.0.0.1', port)"
-
-
-async def leaves(worker):
-    """It ends as asked, and well."""
-    worker.worker.disconnect()
-    assert await within(worker.worker.wait()) == ExitStatus(code=0)
-
-
-async def answers(address, worker):
-    client = await Client.connect(address)
-    assert client.worker == worker.id
-    await client.close()
 
 
 # Errors

@@ -12,24 +12,12 @@ import pytest
 from everycore import Cluster, ExitStatus, Listening, Settings
 from tests.conformance.node import node
 from tests.kit.running import make_certificate
-from tests.kit.traffic import Client, agents, is_refused
+from tests.kit.traffic import Client, agents, answers, is_refused, leaves
 from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
 LOCAL = "127.0.0.1"
-
-
-async def leaves(worker):
-    """It ends as asked, and well."""
-    worker.worker.disconnect()
-    assert await within(worker.worker.wait()) == ExitStatus(code=0)
-
-
-async def answers(address, worker):
-    client = await Client.connect(address)
-    assert client.worker == worker.id
-    await client.close()
 
 
 # Unix sockets

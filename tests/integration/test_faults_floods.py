@@ -21,7 +21,8 @@ from tests.kit.crowds import (
     servers,
     until_all_answer,
 )
-from tests.kit.traffic import Client, closing, descriptor_limit, no_descriptors, none_open, ordinary_user
+from tests.kit.traffic import Client, closing, none_open
+from tests.kit.trouble import descriptor_limit, no_descriptors, ordinary_user
 from tests.kit.workers import within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]

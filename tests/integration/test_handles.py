@@ -8,7 +8,7 @@ from signal import SIGKILL
 import pytest
 
 from everycore import Cluster, Descriptor, ExitStatus, Message, RequestFailed, Settings
-from tests.kit import open_fds, turn, wait_readable
+from tests.kit import open_fds, turn, usable, wait_readable
 from tests.kit.workers import within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
@@ -132,14 +132,6 @@ class Mailbox:
 
     async def text(self) -> object:
         return (await self.get()).message
-
-
-def usable(handle) -> bool:
-    try:
-        os.fstat(handle.fileno())
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 class TestEachKind:

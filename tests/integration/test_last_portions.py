@@ -9,7 +9,7 @@ import pytest
 
 from tests.kit import open_fds, scaled, turn
 from tests.kit.crowds import agents, both_loops, serve_by
-from tests.kit.traffic import descriptor_limit, ordinary_user
+from tests.kit.trouble import descriptor_limit, ordinary_user
 from tests.kit.workers import within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(90)]

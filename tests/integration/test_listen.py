@@ -9,7 +9,9 @@ import pytest
 import everycore
 from everycore import Cluster, Listening, Settings
 from tests.kit.crowds import both_policies
-from tests.kit.traffic import NEVER, Client, agents, backlog_of, closing, free_port, is_refused, one_by_one
+from tests.kit.listeners import backlog_of
+from tests.kit.ports import free_port
+from tests.kit.traffic import NEVER, Client, agents, closing, is_refused, one_by_one
 from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

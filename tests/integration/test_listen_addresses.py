@@ -8,19 +8,10 @@ import pytest
 
 from everycore import Listening
 from tests.kit import wait_readable
-from tests.kit.traffic import (
-    Agent,
-    Client,
-    agents,
-    backlog_of,
-    closing,
-    first_ordinary_port,
-    free_port,
-    is_refused,
-    listening_sockets,
-    one_by_one,
-    ordinary_user,
-)
+from tests.kit.listeners import backlog_of, listening_sockets
+from tests.kit.ports import first_ordinary_port, free_port
+from tests.kit.traffic import Agent, Client, agents, closing, is_refused, one_by_one
+from tests.kit.trouble import ordinary_user
 from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

@@ -10,7 +10,8 @@ import pytest
 
 import everycore
 from everycore import ConfigurationError, Listening
-from tests.kit.traffic import Client, agents, closing, listening_sockets
+from tests.kit.listeners import listening_sockets
+from tests.kit.traffic import Client, agents, closing
 from tests.kit.workers import Diary
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

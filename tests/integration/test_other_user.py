@@ -12,7 +12,9 @@ import socket
 import pytest
 
 from everycore import Cluster, ConfigurationError, Settings
-from tests.kit.traffic import AGENT, Agent, Client, free_port, listening_sockets
+from tests.kit.listeners import listening_sockets
+from tests.kit.ports import free_port
+from tests.kit.traffic import AGENT, Agent, Client
 from tests.kit.workers import within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

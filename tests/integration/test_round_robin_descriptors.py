@@ -10,20 +10,9 @@ import time
 import pytest
 
 from tests.kit import open_fds
-from tests.kit.traffic import (
-    RECALL,
-    Client,
-    LogLines,
-    agents,
-    close_all,
-    closing,
-    connect_at_once,
-    descriptor_limit,
-    no_descriptors,
-    ordinary_user,
-    servers,
-)
-from tests.kit.workers import within
+from tests.kit.traffic import RECALL, Client, agents, close_all, closing, connect_at_once, servers
+from tests.kit.trouble import descriptor_limit, no_descriptors, ordinary_user
+from tests.kit.workers import LogLines, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(45)]
 

@@ -9,8 +9,8 @@ import ssl
 import pytest
 
 from tests.kit import scaled
+from tests.kit.ports import free_port
 from tests.kit.running import make_certificate, run
-from tests.kit.traffic import free_port
 
 HEAD = """
 import asyncio, os, socket, ssl, sys, threading

@@ -7,16 +7,8 @@ import sys
 import pytest
 
 from everycore import Listening
-from tests.kit.traffic import (
-    Client,
-    acknowledged,
-    agents,
-    closing,
-    free_port,
-    is_refused,
-    one_by_one,
-    servers,
-)
+from tests.kit.ports import free_port
+from tests.kit.traffic import Client, acknowledged, agents, closing, is_refused, one_by_one, servers
 from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

@@ -8,15 +8,9 @@ import socket
 import pytest
 
 from everycore import Listening
-from tests.kit.traffic import (
-    Client,
-    agents,
-    closing,
-    first_ordinary_port,
-    free_port,
-    is_refused,
-    ordinary_user,
-)
+from tests.kit.ports import first_ordinary_port, free_port
+from tests.kit.traffic import Client, agents, closing, is_refused
+from tests.kit.trouble import ordinary_user
 from tests.kit.workers import Diary
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

@@ -22,7 +22,8 @@ from tests.kit.crowds import (
     timed,
     until_all_answer,
 )
-from tests.kit.traffic import Client, close_all, closing, free_port, is_refused, none_open
+from tests.kit.ports import free_port
+from tests.kit.traffic import Client, close_all, closing, is_refused, none_open
 from tests.kit.workers import PLAIN, Diary, eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]

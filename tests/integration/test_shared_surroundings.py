@@ -9,7 +9,8 @@ import pytest
 
 from everycore import Cluster, Listening, Ready, Settings
 from tests.kit.crowds import agents, both_loops, keep, servers
-from tests.kit.traffic import Client, closing, free_port
+from tests.kit.ports import free_port
+from tests.kit.traffic import Client, closing
 from tests.kit.workers import PLAIN, Diary, program, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]

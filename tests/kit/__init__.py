@@ -9,7 +9,8 @@ What is asked for less often is imported from its module:
 
 - real processes: `workers` (their programs; `Diary`, what a cluster told of them), `traffic` (workers that do
   what a test says, and clients), `crowds` (many clients, both loops and policies), `running` and `serving`
-  (`everycore run` and `serve`), `http_clients` and `visitors` (load), `ends`, `ports`
+  (`everycore run` and `serve`), `http_clients` and `visitors` (load), `ends` (of a worker)
+- the machine: `processes`, `listeners`, `ports`, `trouble` (no privileges, no descriptors)
 - fakes: `fake_processes` and `crimes` (workers byte for byte), `stage` (one listener), `channel_pairs` (both
   ends of a channel), `dispatch_world`, `dispatch_law` and `watched_lanes` (the dispatcher), `numbered_pools`
 - the sources: `folders`, `imports`
@@ -20,7 +21,15 @@ from tests.kit.inside import INSIDE
 from tests.kit.limits import scaled
 from tests.kit.listeners import connected, waiting
 from tests.kit.loops import pass_time, turn
-from tests.kit.processes import children, descendants, open_fds, process_tree, wait_gone, wait_readable
+from tests.kit.processes import (
+    children,
+    descendants,
+    open_fds,
+    process_tree,
+    usable,
+    wait_gone,
+    wait_readable,
+)
 from tests.kit.programs import Program, ProgramFailure
 
 __all__ = [
@@ -36,6 +45,7 @@ __all__ = [
     "process_tree",
     "scaled",
     "turn",
+    "usable",
     "wait_gone",
     "wait_readable",
     "waiting",

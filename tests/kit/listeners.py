@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 import struct
 
 
@@ -22,3 +23,35 @@ def connected(listener: socket.socket, address: object, timeout: float) -> socke
     while waiting(listener) == before:
         os.sched_yield()
     return sock
+
+
+def listening_sockets(port: int) -> list[socket.socket]:
+    """Duplicates of this process's listeners on `port`."""
+    found: list[socket.socket] = []
+    seen: set[int] = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            status = os.fstat(int(name))
+        except OSError:
+            continue
+        if not stat.S_ISSOCK(status.st_mode) or status.st_ino in seen:
+            continue
+        seen.add(status.st_ino)
+        sock = socket.socket(fileno=os.dup(int(name)))
+        try:
+            fits = bool(
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and sock.getsockname()[1] == port
+            )
+        except (OSError, IndexError):
+            fits = False
+        if fits:
+            found.append(sock)
+        else:
+            sock.close()
+    return found
+
+
+def backlog_of(sock: socket.socket) -> int:
+    """The kernel's limit of the accept queue: `tcpi_sacked` of a listening socket, as `ss` shows it."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    return struct.unpack_from("I", info, 28)[0]

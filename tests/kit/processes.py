@@ -5,6 +5,7 @@ import select
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from tests.kit.limits import scaled
 
@@ -71,6 +72,15 @@ def open_fds(pid: int | None = None) -> dict[int, str]:
         except FileNotFoundError:  # the descriptor that listed the folder
             continue
     return found
+
+
+def usable(handle: Any) -> bool:
+    """Whether this socket or file is open still."""
+    try:
+        os.fstat(handle.fileno())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def command_line(pid: int) -> str:

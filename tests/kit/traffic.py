@@ -1,4 +1,4 @@
-"""Workers that do what a test tells them, clients that note who answered, and ways to be in trouble.
+"""Workers that do what a test tells them, and clients that note who answered.
 
 async with agents(tmp_path, 2) as (cluster, first, second):
     port = await first.serve()                       # start_server(greet, "127.0.0.1", 0)
@@ -11,21 +11,15 @@ The test's own process is the primary, so what the primary leaks is found by the
 
 import asyncio
 import contextlib
-import errno
-import logging
 import os
-import resource
 import socket
 import ssl
-import stat
-import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from everycore import Cluster, Listening, Settings, Worker
-from everycore.system import descriptors
+from everycore import Cluster, ExitStatus, Listening, Settings, Worker
 from tests.kit import INSIDE, scaled, turn
 from tests.kit.workers import eventually, within, worker_script
 
@@ -332,6 +326,19 @@ async def closing(clients: list[Client]) -> AsyncIterator[list[Client]]:
         await close_all(clients)
 
 
+async def answers(address: Any, agent: Agent) -> None:
+    """It is that agent who answers a connection to `address`."""
+    client = await Client.connect(address)
+    assert client.worker == agent.id
+    await client.close()
+
+
+async def leaves(agent: Agent) -> None:
+    """It ends as asked, and well."""
+    agent.worker.disconnect()
+    assert await within(agent.worker.wait()) == ExitStatus(code=0)
+
+
 async def is_refused(address: Any) -> bool:
     """Whether the kernel refuses a connection to `address`."""
     try:
@@ -340,154 +347,3 @@ async def is_refused(address: Any) -> bool:
         return True
     await client.close()
     return False
-
-
-# The kernel's view
-
-
-def listening_sockets(port: int) -> list[socket.socket]:
-    """Duplicates of this process's listeners on `port`."""
-    found: list[socket.socket] = []
-    seen: set[int] = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            status = os.fstat(int(name))
-        except OSError:
-            continue
-        if not stat.S_ISSOCK(status.st_mode) or status.st_ino in seen:
-            continue
-        seen.add(status.st_ino)
-        sock = socket.socket(fileno=os.dup(int(name)))
-        try:
-            fits = bool(
-                sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and sock.getsockname()[1] == port
-            )
-        except (OSError, IndexError):
-            fits = False
-        if fits:
-            found.append(sock)
-        else:
-            sock.close()
-    return found
-
-
-def backlog_of(sock: socket.socket) -> int:
-    """The kernel's limit of the accept queue: `tcpi_sacked` of a listening socket, as `ss` shows it."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
-    return struct.unpack_from("I", info, 28)[0]
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server((host, 0)) as sock:
-        return sock.getsockname()[1]
-
-
-def first_ordinary_port() -> int:
-    """Below it a port is privileged."""
-    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
-        return int(file.read())
-
-
-# Trouble
-
-
-@contextlib.contextmanager
-def ordinary_user() -> Iterator[None]:
-    """Within the block this process has no privileges (it keeps those to signal its children)."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@contextlib.contextmanager
-def descriptor_limit(number: int) -> Iterator[None]:
-    """Within the block this process has at most `number` descriptors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@contextlib.contextmanager
-def no_descriptors(spare: int = 0) -> Iterator[None]:
-    """Within the block this process can open `spare` descriptors and no more."""
-    taken: list[int] = []
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(descriptor_limit(len(os.listdir("/proc/self/fd")) + 64))
-        stack.callback(descriptors.close_all, taken)
-        while True:
-            try:
-                taken.append(os.dup(2))
-            except OSError as error:
-                if error.errno != errno.EMFILE:
-                    raise
-                break
-        for _ in range(spare):
-            os.close(taken.pop())
-        yield
-
-
-class LogLines(logging.Handler):
-    """Records of logger `everycore`, to be waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self._changed = asyncio.Event()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-        self._changed.set()
-
-    def __enter__(self) -> Self:
-        logging.getLogger("everycore").addHandler(self)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        logging.getLogger("everycore").removeHandler(self)
-
-    async def until(self, part: str, count: int = 1) -> None:
-        """When `count` lines with `part` in them were logged."""
-
-        async def wait() -> None:
-            while sum(part in line for line in self.lines) < count:
-                self._changed.clear()
-                await self._changed.wait()
-
-        await within(wait())
-
-
-__all__ = [
-    "AGENT",
-    "NEVER",
-    "RECALL",
-    "Agent",
-    "Client",
-    "LogLines",
-    "Raised",
-    "acknowledged",
-    "agents",
-    "backlog_of",
-    "close_all",
-    "closing",
-    "connect_at_once",
-    "descriptor_limit",
-    "first_ordinary_port",
-    "free_port",
-    "greetings",
-    "is_refused",
-    "listening_sockets",
-    "no_descriptors",
-    "none_open",
-    "one_by_one",
-    "ordinary_user",
-    "servers",
-]

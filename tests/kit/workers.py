@@ -8,6 +8,7 @@ async with Cluster(Settings(exec=script)) as cluster:
 """
 
 import asyncio
+import logging
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,36 @@ class Diary:
 
         result: E = await within(wait())
         return result
+
+
+class LogLines(logging.Handler):
+    """Records of logger `everycore`, to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._changed = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        self._changed.set()
+
+    def __enter__(self) -> Self:
+        logging.getLogger("everycore").addHandler(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        logging.getLogger("everycore").removeHandler(self)
+
+    async def until(self, part: str, count: int = 1) -> None:
+        """When `count` lines with `part` in them were logged."""
+
+        async def wait() -> None:
+            while sum(part in line for line in self.lines) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+        await within(wait())
 
 
 async def eventually(changed: Callable[[], Any], wait: Callable[[], Any]) -> None:

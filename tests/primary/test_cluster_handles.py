@@ -12,26 +12,12 @@ import ssl
 import pytest
 
 from everycore import ChannelClosed, Cluster, Message
-from everycore.testing import FakeWorkers, settle
-from tests.kit import open_fds
-
-
-@pytest.fixture
-def workers():
-    with FakeWorkers() as workers:
-        yield workers
-
-
-def usable(handle) -> bool:
-    try:
-        os.fstat(handle.fileno())
-    except (OSError, ValueError):
-        return False
-    return True
+from everycore.testing import settle
+from tests.kit import open_fds, usable
 
 
 class TestTakers:
-    async def test_it_goes_to_the_first_open_stream_alone(self, workers):
+    async def test_it_goes_to_the_first_open_stream_alone(self, polite):
         seen = []
         async with Cluster() as cluster:
             worker = cluster.fork()
@@ -39,7 +25,7 @@ class TestTakers:
             first, second = worker.messages(), worker.messages()
             ours, theirs = socket.socketpair()
             with ours:
-                await workers[worker].send("take this", theirs)
+                await polite[worker].send("take this", theirs)
                 assert not usable(theirs)
                 got = await anext(first)
                 assert (await anext(second)).handle is None
@@ -49,7 +35,7 @@ class TestTakers:
                     got.handle.sendall(b"x")
                     assert ours.recv(1) == b"x"
 
-    async def test_without_a_stream_it_goes_to_the_first_callback(self, workers):
+    async def test_without_a_stream_it_goes_to_the_first_callback(self, polite):
         seen: list[object] = []
 
         def first(message: Message) -> None:
@@ -63,20 +49,20 @@ class TestTakers:
             worker.on(Message, lambda message: seen.append(message.handle))
             ours, theirs = socket.socketpair()
             with ours:
-                await workers[worker].send("take this", theirs)
+                await polite[worker].send("take this", theirs)
                 await settle()
         assert seen == ["first", None]
 
-    async def test_what_nobody_took_is_closed_with_the_worker_and_warned_about_once(self, workers, caplog):
+    async def test_what_nobody_took_is_closed_with_the_worker_and_warned_about_once(self, polite, caplog):
         async with Cluster() as cluster:
             worker = cluster.fork()
             await settle()
             before = open_fds()
             pairs = [socket.socketpair() for _ in range(3)]
             for _, theirs in pairs:
-                await workers[worker].send("take this", theirs)
+                await polite[worker].send("take this", theirs)
             await settle()
-            workers[worker].exit()
+            polite[worker].exit()
             await worker.wait()
             for ours, _ in pairs:
                 ours.setblocking(False)  # it is closed by now
@@ -87,7 +73,7 @@ class TestTakers:
 
 
 class TestRefused:
-    async def test_a_closed_one(self, workers):
+    async def test_a_closed_one(self, polite):
         async with Cluster() as cluster:
             worker = cluster.fork()
             sock = socket.socket()
@@ -101,10 +87,10 @@ class TestRefused:
                 worker.send_nowait("x", stale)
             stale.detach()
             await worker.send("after")
-            message = await anext(workers[worker].messages())
+            message = await anext(polite[worker].messages())
             assert (message.message, message.handle) == ("after", None)
 
-    async def test_a_transport_and_what_belongs_to_one(self, workers):
+    async def test_a_transport_and_what_belongs_to_one(self, polite):
         async with Cluster() as cluster:
             worker = cluster.fork()
             ours, theirs = socket.socketpair()
@@ -120,12 +106,12 @@ class TestRefused:
                     await writer.wait_closed()
 
     @pytest.mark.parametrize("handle", [1, True, "x", b"", [], object], ids=repr)
-    async def test_what_is_no_handle(self, workers, handle):
+    async def test_what_is_no_handle(self, polite, handle):
         async with Cluster() as cluster:
             with pytest.raises(TypeError):
                 cluster.fork().send_nowait("x", handle)
 
-    async def test_a_tls_socket(self, workers):
+    async def test_a_tls_socket(self, polite):
         async with Cluster() as cluster:
             worker = cluster.fork()
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -134,7 +120,7 @@ class TestRefused:
                     worker.send_nowait("x", wrapped)
                 assert usable(wrapped)
 
-    async def test_a_refused_value_leaves_the_handle_alone(self, workers):
+    async def test_a_refused_value_leaves_the_handle_alone(self, polite):
         async with Cluster() as cluster:
             worker = cluster.fork()
             ours, theirs = socket.socketpair()
@@ -143,10 +129,10 @@ class TestRefused:
                     worker.send_nowait({1}, theirs)
                 assert usable(theirs)
 
-    async def test_to_a_dead_worker_the_handle_stays_the_senders(self, workers):
+    async def test_to_a_dead_worker_the_handle_stays_the_senders(self, polite):
         async with Cluster() as cluster:
             worker = cluster.fork()
-            workers[worker].die()
+            polite[worker].die()
             await worker.wait()
             ours, theirs = socket.socketpair()
             with ours, theirs:

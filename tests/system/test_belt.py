@@ -11,7 +11,7 @@ import pytest
 from everycore.system import packets
 from everycore.system.belt import MOST_BATCH, Belt, make_pair, tell_primary
 from tests.kit import wait_readable
-from tests.kit.traffic import descriptor_limit, no_descriptors, ordinary_user
+from tests.kit.trouble import descriptor_limit, no_descriptors, ordinary_user
 
 
 @pytest.fixture
