@@ -12,7 +12,7 @@ from everycore.core import wire
 from everycore.primary.process import WorkerProcess
 
 
-class Member(Protocol):
+class SignalledMember(Protocol):
     """A worker, as this module needs it: its driver."""
 
     process: WorkerProcess
@@ -21,7 +21,7 @@ class Member(Protocol):
         """Send a message on the channel."""
 
 
-def reopen_logs(members: Iterable[Member]) -> None:
+def reopen_logs(members: Iterable[SignalledMember]) -> None:
     """Let every worker open its log files anew.
 
     A worker with a loop of ours does so. A program that has a handler of SIGUSR1 gets that signal too, as a
@@ -33,16 +33,16 @@ def reopen_logs(members: Iterable[Member]) -> None:
             member.process.signal(signal.SIGUSR1)
 
 
-def pause(members: Iterable[Member]) -> None:
+def pause(members: Iterable[SignalledMember]) -> None:
     """Stop every worker, with its process group if it leads one."""
     _signal(members, signal.SIGSTOP)
 
 
-def resume(members: Iterable[Member]) -> None:
+def resume(members: Iterable[SignalledMember]) -> None:
     """Continue every worker. Does nothing to one that runs."""
     _signal(members, signal.SIGCONT)
 
 
-def _signal(members: Iterable[Member], number: signal.Signals) -> None:
+def _signal(members: Iterable[SignalledMember], number: signal.Signals) -> None:
     steps = (partial(member.process.signal_group, number) for member in members)
     take_all(steps, f"{number.name} to all workers")  # one may have become another user
