@@ -1,6 +1,7 @@
 """A loop whose clock stands still while its process is stopped."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from types import SimpleNamespace
@@ -8,8 +9,10 @@ from typing import Any
 
 import pytest
 
+import everycore
 from everycore.aio import orders
 from everycore.aio.pausing import PausableLoop
+from everycore.ops.service import run_to_the_end
 from tests.kit import turn
 
 
@@ -86,3 +89,19 @@ def test_whoever_stops_us_without_asking_is_known_by_sigcont(clock):
             assert rung == ["rung"]
 
     run(main())
+
+
+def test_the_commands_and_a_program_have_such_a_clock():
+    """Or workers that were stopped with them, for longer than they have, would be overdue when all go on."""
+
+    class Service:
+        cut_short = ""
+
+        async def run(self) -> Any:
+            return type(asyncio.get_running_loop())
+
+    service: Any = Service()
+    kind: Any = run_to_the_end(service)
+    assert kind is PausableLoop
+    with contextlib.closing(everycore.new_event_loop("asyncio")) as loop:
+        assert type(loop) is PausableLoop

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.conftest import command
 from tests.integration.running import ANSWER, ask, run
-from tests.kit import scaled, wait_gone
+from tests.kit import wait_gone
 from tests.kit.processes import look
 
 both_kinds = pytest.mark.parametrize("kind", ["serve", "run"])
@@ -102,28 +102,6 @@ def test_a_worker_that_dies_while_stopped_is_replaced_afterwards(serve):
     program.signal(signal.SIGCONT)
     program.expect(r"ended: killed by SIGKILL; its slot is filled again", stream="stderr")
     assert served.get() in ("1", "2")
-    assert program.finish() == 0
-
-
-@pytest.mark.slow
-def test_workers_that_boot_are_not_overdue_for_a_stop(start_command, tmp_path):
-    """They were stopped for longer than they have; a process outside says how long that was."""
-    (tmp_path / "main.py").write_text(BOOTS)
-    fifo = tmp_path / "go"
-    os.mkfifo(fifo)
-    limit = scaled(5)
-    program = start_command(command("--workers", "1", "--boot-timeout", f"{limit:g}"), env={"GO": str(fifo)})
-    program.expect("booting")
-    [worker] = program.descendants()
-    program.signal(signal.SIGTSTP)
-    wait_stopped(program, worker)
-    with start_command(["sleep", f"{limit + 0.5:g}"]) as other:
-        assert other.wait() == 0
-    program.signal(signal.SIGCONT)
-    program.expect("going on, with the workers, after", stream="stderr")
-    fifo.write_text("go")
-    program.expect("ready: all 1 workers", stream="stderr")
-    assert program.descendants() == [worker]
     assert program.finish() == 0
 
 
