@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from everycore.core.signals import POOL, Signal, Surroundings
 from everycore.core.stopping import (
     COMMAND,
     GUEST,
@@ -47,6 +48,20 @@ def stages(kind: Iterable[S]) -> str:
     return "\n".join(["| state | |", "|---|---|", *lines])
 
 
+def orders() -> str:
+    """What the signals do that command a pool. Cells that say the same are one, from the left."""
+    head = ["signal", *(where.value for where in Surroundings)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for signal in Signal:
+        acts = [POOL[signal, where] for where in Surroundings]
+        cells = [
+            act.value if index == 0 or act is not acts[index - 1] else "the same"
+            for index, act in enumerate(acts)
+        ]
+        lines.append("| " + " | ".join([signal.value, *cells]) + " |")
+    return "\n".join(lines)
+
+
 def name(stage: PrimaryStage | WorkerStage) -> str:
     return stage.name.lower()
 
@@ -57,6 +72,7 @@ def changes(table: Table[S]) -> Callable[[tuple[S, StopInput]], bool]:
 
 DRAWN: Mapping[str, Callable[[], str]] = {
     "primary": lambda: stages(PrimaryStage),
+    "orders": orders,
     "command": lambda: steps(COMMAND, lambda _: True),
     "program": lambda: steps(PROGRAM, lambda _: True),
     "worker": lambda: stages(WorkerStage),

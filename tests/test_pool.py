@@ -5,6 +5,7 @@ The same with processes, once a feature: `tests/integration/test_pool.py`.
 
 import asyncio
 import errno
+import os
 import signal
 from typing import Any
 
@@ -24,6 +25,7 @@ from everycore import (
     RequestFailed,
     RequestTimeout,
 )
+from everycore.system import pausing
 from everycore.testing import FakeWorker, FakeWorkers, VirtualTimeLoop, settle
 from tests.kit import pass_time
 
@@ -393,3 +395,32 @@ class TestMessages:
                 await pool.request("ask", timeout=None)
             with pytest.raises(TypeError, match="coroutine function"):
                 pool.answer(print)  # type: ignore[arg-type]
+
+
+class TestAllAtOnce:
+    async def test_all_are_stopped_and_continued(self, workers, monkeypatch):
+        seen = []
+        monkeypatch.setattr(pausing, "stop", lambda: seen.append([worker.signals for worker in workers.all]))
+        async with Pool(2, signals=True):
+            await settle()
+            await signalled(signal.SIGTSTP)
+            assert seen == [[(signal.SIGSTOP,)] * 2]
+            assert [worker.signals for worker in workers.all] == [(signal.SIGSTOP, signal.SIGCONT)] * 2
+
+    async def test_usr1_is_for_those_who_hear_it(self, workers):
+        async with Pool(2, signals=True):
+            await settle()
+            workers.all[1]._process.heard.add(signal.SIGUSR1)
+            await signalled(signal.SIGUSR1)
+            assert [worker.signals for worker in workers.all] == [(), (signal.SIGUSR1,)]
+
+
+async def signalled(number):
+    """Returns when the signal was heard, and what it has put off to the next turn of the loop is done."""
+    loop = asyncio.get_running_loop()
+    last = loop.create_future()
+    loop.add_signal_handler(signal.SIGALRM, last.set_result, None)
+    for one in (number, signal.SIGALRM):
+        os.kill(os.getpid(), one)
+    await last
+    loop.remove_signal_handler(signal.SIGALRM)

@@ -12,15 +12,24 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _load_anyway)
+    _have_go_on(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    from everycore.system.terminal import has_terminal
+
+    if not has_terminal():
+        _have_go_on(signal.SIGTTIN, signal.SIGTTOU)
     from everycore.cli.main import main as run
 
     return run()
 
 
-def _load_anyway(_number: int, _: FrameType | None) -> None:
-    """Nothing is loaded yet that a reload would load again."""
+def _have_go_on(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _go_on)
+
+
+def _go_on(_number: int, _: FrameType | None) -> None:
+    """Nothing is loaded or open yet that would be loaded or opened again, and no worker is there."""
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from everycore import current
+from everycore.aio.pausing import PausableLoop
 from everycore.aio.shutdown import Shutdown, set_shutdown
 from everycore.settings import check_loop, has_uvloop
 
@@ -85,7 +86,11 @@ def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
         from everycore.worker.loops.asyncio_loop import ClusterEventLoop
 
         return ClusterEventLoop(session)
-    return asyncio.new_event_loop()
+    loop = asyncio.new_event_loop()
+    if type(loop) is not asyncio.SelectorEventLoop:  # the program has set a policy of its own
+        return loop
+    loop.close()
+    return PausableLoop()
 
 
 async def _as_primary(main: Coroutine[Any, Any, T]) -> T:

@@ -48,7 +48,8 @@ class Pool:
 
     `reload` replaces all workers, `surge` at a time: a new one is ready before the old one leaves. With a
     surge of 0 the old one leaves first, so that what is numbered by slot never has two owners. With
-    `signals`, HUP reloads, and TTIN and TTOU scale, while the block is open (`aio.orders`).
+    `signals`, HUP reloads, USR1 opens log files anew, TTIN and TTOU scale, and TSTP and CONT stop and
+    continue all, while the block is open (`core.signals`).
 
     Leaving the block stops all workers, as leaving that of a `Cluster` does, and raises the `BootError` that
     nobody has heard from `wait`. The other arguments are those of `Cluster`, with one other default: while no

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 #: Stands for the command line, which takes a while to import.
 EARLY = """
 import os, signal, sys, types
@@ -18,14 +20,28 @@ sys.exit(main())
 """
 
 
-def test_hangup_ends_nothing_that_has_not_begun():
-    """`systemctl reload` may come early; what it would load again has not been loaded yet."""
-    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True)
+each = pytest.mark.parametrize("name", ["HUP", "USR1", "USR2", "TTIN", "TTOU"])
+
+
+def early(name: str) -> str:
+    return EARLY.replace("SIGHUP", f"SIG{name}")
+
+
+def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    """In a session of its own: there is no terminal, for whose sake TTIN and TTOU are left alone."""
+    return subprocess.run(argv, capture_output=True, text=True, start_new_session=True)
+
+
+@each
+def test_it_ends_nothing_that_has_not_begun(name):
+    """`systemctl reload` and logrotate may come early: there is nothing yet to be loaded or opened again."""
+    done = run([sys.executable, "-c", early(name)])
     assert (done.returncode, done.stdout) == (0, "goes on\n")
 
 
-def test_hangup_that_was_ignored_stays_ignored():
-    source = EARLY.replace("os.kill", "assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN\n    os.kill")
-    shell = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", sys.executable, "-c", source]
-    done = subprocess.run(shell, capture_output=True, text=True)
+@each
+def test_one_that_was_ignored_stays_ignored(name):
+    check = f"assert signal.getsignal(signal.SIG{name}) is signal.SIG_IGN\n    os.kill"
+    source = early(name).replace("os.kill", check)
+    done = run(["sh", "-c", f"trap '' {name}; exec \"$@\"", "sh", sys.executable, "-c", source])
     assert (done.returncode, done.stdout) == (0, "goes on\n")

@@ -20,6 +20,7 @@ from everycore import (
     ReloadSnapshot,
     Settings,
 )
+from everycore.core.signals import Signal
 from tests.kit.workers import ECHO, IDLE, Diary, program, within, worker_script
 
 
@@ -204,7 +205,7 @@ async def test_worker_finds_its_numbers_in_its_environment(tmp_path):
 
 
 async def test_signals_are_the_programs_own_unless_it_asks(make_pool):
-    numbers = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
+    numbers = [signal.Signals[one.value] for one in Signal]
     before = [signal.getsignal(number) for number in numbers]
     async with make_pool(1, IDLE):
         assert [signal.getsignal(number) for number in numbers] == before
@@ -218,6 +219,43 @@ async def test_a_pool_that_asks_is_reloaded_by_hang_up(make_pool):
         await diary.until(ReloadEnded)
         assert seats(pool) == {(0, 1)}
         # Leaving the test fails if a handler is left.
+
+
+#: Logs to a file when it is told to, and says so.
+LOGS = """
+import logging
+logging.basicConfig(filename="pool.log", format="%(message)s")
+
+async def main():
+    me = everycore.current_worker()
+    logging.warning("before")
+    everycore.ready()
+    async for _ in me.messages():
+        logging.warning("after")
+        await me.send("logged")
+
+everycore.run(main())
+"""
+
+
+async def test_a_pool_that_asks_has_log_files_opened_anew(tmp_path):
+    settings = Settings(exec=worker_script(tmp_path, LOGS), cwd=tmp_path)
+    async with Pool(1, settings=settings, signals=True) as pool:
+        await Diary(pool.cluster).until(Ready)
+        (tmp_path / "pool.log").rename(tmp_path / "pool.log.1")
+        heard = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGALRM, heard.set)
+        try:
+            for number in (signal.SIGUSR1, signal.SIGALRM):
+                os.kill(os.getpid(), number)
+            await within(heard.wait())
+        finally:
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGALRM)
+        logged = pool.workers[1].messages()
+        await pool.workers[1].send("log")
+        await within(anext(logged))
+        assert (tmp_path / "pool.log.1").read_text() == "before\n"
+        assert (tmp_path / "pool.log").read_text() == "after\n"
 
 
 @pytest.mark.parametrize("surge", [-1, True, 1.5, "1"])

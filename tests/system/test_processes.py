@@ -149,3 +149,47 @@ def is_readable(pidfd, milliseconds):
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(milliseconds))
+
+
+#: A process that leads a group with a child in it, which both end at SIGUSR1.
+GROUP = """
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(7))
+child = os.fork()
+if child:
+    os.write(1, b"%d\\n" % child)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_signal_to_the_process_and_to_its_group(whole):
+    spawned = processes.spawn(
+        [sys.executable, "-c", GROUP],
+        env={},
+        cwd="/",
+        stdio=[None, subprocess.PIPE, None],
+        pass_fds=(),
+        credentials=processes.Credentials(),
+        new_group=True,
+    )
+    stdout = spawned.pipes[1]
+    assert stdout is not None
+    child = os.pidfd_open(int(stdout.readline()))
+    try:
+        assert processes.hears(spawned.pid, signal.SIGUSR1)
+        assert not processes.hears(spawned.pid, signal.SIGUSR2)
+        assert processes.send_signal(spawned.pidfd, signal.SIGUSR1, group=spawned.pid if whole else 0)
+        assert is_readable(spawned.pidfd, 20_000)
+        if not whole:
+            assert not is_readable(child, 0)
+            signal.pidfd_send_signal(child, signal.SIGUSR1)
+        assert is_readable(child, 20_000)
+        assert processes.reap(spawned.pidfd) == ExitStatus(code=7)
+        assert not processes.send_signal(spawned.pidfd, signal.SIGUSR1)
+        assert not processes.hears(spawned.pid, signal.SIGUSR1)
+    finally:
+        for fd in (spawned.pidfd, child):
+            os.close(fd)
+        stdout.close()

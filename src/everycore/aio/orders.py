@@ -1,14 +1,15 @@
-"""Signals that command a pool: HUP reloads, TTIN and TTOU scale by one.
+"""Signals that command a pool: the edge of `core.signals`.
 
-Job: turn each of these signals into an operation of the pool. Invariant: after the block the handlers are
-those from before it. INT and TERM are somebody else's (`aio.shutdown`, `ops.service`). Must not import the
-primary, which it only knows as `Commanded`.
+Job: hear each of these signals, and do what the table says by an operation of the pool. Invariant: after the
+block the handlers are those from before it. TERM, INT and QUIT are somebody else's (`aio.shutdown`,
+`ops.service`). Must not import the primary, which it only knows as `Commanded`.
 
-* HUP that was ignored when the block was entered, as by nohup, stays ignored.
+* A signal that was ignored when the block was entered, HUP under nohup above all, stays ignored.
 * HUP may also mean that the terminal is gone. It does where there was a controlling terminal and is none any
   more; then the pool is stopped, as the system's default would end it.
 * TTIN and TTOU are left alone where there is a controlling terminal: the kernel sends them for job control.
   (gunicorn, whose signals these are, takes them everywhere.)
+* TSTP, which Ctrl-Z sends: workers that lead process groups of their own would run on.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from everycore.system import forked_signals, inherited
+from everycore.aio.pausing import PausableLoop
+from everycore.core import signals
+from everycore.core.signals import Act, Signal
+from everycore.system import forked_signals, inherited, logfiles, pausing
 from everycore.system.terminal import has_terminal
 
 _logger = logging.getLogger("everycore.aio")
@@ -43,66 +47,144 @@ class Commanded(Protocol):
     def stop(self) -> None:
         """No workers any more."""
 
+    def reopen_logs(self) -> None:
+        """Let every worker open its log files anew."""
+
+    def pause(self) -> None:
+        """Stop the processes of the workers, until `resume`."""
+
+    def resume(self) -> None:
+        """Continue them. Does nothing to one that runs."""
+
 
 @contextmanager
 def obey_signals(loop: asyncio.AbstractEventLoop, pool: Commanded) -> Iterator[None]:
     """Command `pool` by signals. In another thread than the main one nothing is done."""
-    previous = _install(loop, _handlers(pool, has_terminal()))
+    orders = _Orders(loop, pool)
+    orders.install()
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            loop.remove_signal_handler(number)
+        orders.restore()
+
+
+class _Orders:
+    """The signals of one pool."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pool: Commanded) -> None:
+        self._loop = loop
+        self._pool = pool
+        self._had_terminal = has_terminal()
+        self._previous: dict[signal.Signals, Any] = {}
+        #: TSTP has come, and no CONT after it.
+        self._pausing: asyncio.Handle | None = None
+
+    def install(self) -> None:
+        for what in signals.heard(at_terminal=self._had_terminal):
+            number = signal.Signals[what.value]
+            before = signal.getsignal(number)
+            if before is signal.SIG_IGN:
+                continue
+            try:
+                self._loop.add_signal_handler(number, self._hear, number, what)
+            except (ValueError, RuntimeError):  # not the main thread: signals are somebody else's business
+                return
+            if what is Signal.CONT and isinstance(self._loop, PausableLoop):
+                self._stop_clock_of(self._loop)
+            forked_signals.own(number)
+            self._previous[number] = before
+        inherited.hear(self._previous)
+
+    @staticmethod
+    def _stop_clock_of(loop: PausableLoop) -> None:
+        """By a handler of Python's: it runs before the loop looks at the clock for timers that are due.
+
+        The loop's own does nothing: the byte that C writes is what wakes the loop.
+        """
+        signal.signal(signal.SIGCONT, lambda _number, _frame: loop.stand_still())
+        signal.siginterrupt(signal.SIGCONT, False)
+
+    def restore(self) -> None:
+        if self._pausing is not None:
+            self._pausing.cancel()
+        for number, handler in self._previous.items():
+            self._loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
+    def _hear(self, number: signal.Signals, what: Signal) -> None:
+        where = signals.surroundings(
+            had_terminal=self._had_terminal, has_terminal=has_terminal(), is_ending=self._pool.size == 0
+        )
+        self._steps[signals.POOL[what, where]](self, number)
 
-def _handlers(pool: Commanded, at_terminal: bool) -> Mapping[signal.Signals, Callable[[], None]]:
-    handlers: dict[signal.Signals, Callable[[], None]] = {}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        handlers[signal.SIGHUP] = partial(_hang_up, pool, at_terminal)
-    if not at_terminal:
-        handlers[signal.SIGTTIN] = partial(_scale, pool, signal.SIGTTIN, 1)
-        handlers[signal.SIGTTOU] = partial(_scale, pool, signal.SIGTTOU, -1)
-    return handlers
+    # --- what is to be done -------------------------------------------------------------------------------
 
+    def _reload(self, number: signal.Signals) -> None:
+        _logger.info("%s: reloading", number.name)
+        self._pool.order_reload()
 
-def _install(
-    loop: asyncio.AbstractEventLoop, handlers: Mapping[signal.Signals, Callable[[], None]]
-) -> dict[signal.Signals, Any]:
-    previous: dict[signal.Signals, Any] = {}
-    for number, handler in handlers.items():
-        before = signal.getsignal(number)
+    def _stop(self, number: signal.Signals) -> None:
+        _logger.info("%s: the terminal is gone; stopping", number.name)
+        self._pool.stop()
+
+    def _reopen(self, number: signal.Signals) -> None:
+        logfiles.reopen()
+        self._pool.reopen_logs()
+        _logger.info("%s: the log files are opened anew", number.name)
+
+    def _grow(self, number: signal.Signals) -> None:
+        self._scale(number, self._pool.size + 1)
+
+    def _shrink(self, number: signal.Signals) -> None:
+        if self._pool.size > 1:
+            self._scale(number, self._pool.size - 1)
+        else:
+            _logger.warning("%s: there is one worker, and not fewer than that", number.name)
+
+    def _scale(self, number: signal.Signals, count: int) -> None:
+        _logger.info("%s: scaling from %d to %d", number.name, self._pool.size, count)
+        self._pool.scale(count)
+
+    def _pause(self, number: signal.Signals) -> None:
+        # In the next turn: a CONT that has come since is heard before, and there would be no other one.
+        if self._pausing is None:
+            self._pausing = self._loop.call_soon(self._pause_now, number)
+
+    def _pause_now(self, number: signal.Signals) -> None:
+        self._pausing = None
+        if not pausing.can_stop():
+            _logger.warning(
+                "%s: ignored, for the kernel does not stop process 1 of a container; pause the container",
+                number.name,
+            )
+            return
+        _logger.info("%s: stopped, with the workers, until SIGCONT", number.name)
+        begun = time.monotonic()
+        self._pool.pause()
         try:
-            loop.add_signal_handler(number, handler)
-        except (ValueError, RuntimeError):  # not the main thread: signals are somebody else's business
-            break
-        forked_signals.own(number)
-        previous[number] = before
-    inherited.hear(previous)
-    return previous
+            pausing.stop()
+        finally:
+            if isinstance(self._loop, PausableLoop):
+                self._loop.stand_still()  # here too: SIGCONT may be ignored
+            self._pool.resume()
+        _logger.info("going on, with the workers, after %.1f s", time.monotonic() - begun)
 
+    def _resume(self, _: signal.Signals) -> None:
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
+        self._pool.resume()
 
-def _hang_up(pool: Commanded, was_at_terminal: bool) -> None:
-    if was_at_terminal and not has_terminal():
-        _logger.info("SIGHUP: the terminal is gone; stopping")
-        pool.stop()
-    elif _is_alive(pool, signal.SIGHUP):
-        _logger.info("SIGHUP: reloading")
-        pool.order_reload()
-
-
-def _scale(pool: Commanded, number: signal.Signals, by: int) -> None:
-    if not _is_alive(pool, number):
-        return
-    count = pool.size + by
-    if count < 1:
-        _logger.warning("%s: there is one worker, and not fewer than that", number.name)
-        return
-    _logger.info("%s: scaling from %d to %d", number.name, pool.size, count)
-    pool.scale(count)
-
-
-def _is_alive(pool: Commanded, number: signal.Signals) -> bool:
-    if pool.size == 0:
-        _logger.info("%s: ignored, the workers are being stopped", number.name)
-    return pool.size > 0
+    _steps: Final[Mapping[Act, Callable[[_Orders, signal.Signals], None]]] = {
+        Act.RELOAD: _reload,
+        Act.STOP: _stop,
+        Act.REOPEN: _reopen,
+        Act.RESERVE: lambda _, number: _logger.info(
+            "%s: ignored, it does nothing yet; SIGHUP reloads", number.name
+        ),
+        Act.GROW: _grow,
+        Act.SHRINK: _shrink,
+        Act.PAUSE: _pause,
+        Act.RESUME: _resume,
+        Act.IGNORE: lambda _, number: _logger.info("%s: ignored, the workers are being stopped", number.name),
+    }

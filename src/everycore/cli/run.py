@@ -53,6 +53,8 @@ Signals:
   INT (Ctrl-C), TERM  take every worker out of the rotation and send it TERM; INT after that ends all at once
   HUP                 reload: replace all workers, each new one ready before the old one leaves
   TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
+  USR1                given to every worker whose program has a handler for it
+  TSTP (Ctrl-Z), CONT stop for a while and go on, with all workers
   QUIT                end all at once, and print the stacks of every worker
 
 \b

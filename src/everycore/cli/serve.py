@@ -59,6 +59,8 @@ Signals:
   INT (Ctrl-C)        the same, but close connections without a request at once; INT again ends at once
   HUP                 reload: replace all workers, each new one ready before the old one leaves
   TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
+  USR1                open log files anew, in all processes
+  TSTP (Ctrl-Z), CONT stop for a while and go on, with all workers
   QUIT                end at once, and print the stacks of every worker
 
 \b

@@ -83,6 +83,10 @@ class Disconnect(_Wire):
     spares_idle: bool = True
 
 
+class ReopenLogs(_Wire):
+    """Primary: open your log files anew, for somebody has moved them away."""
+
+
 class Leave(_Wire):
     """Worker, by the link: I leave of my own accord; my exit is voluntary. Acknowledged by `Done`."""
 
@@ -293,7 +297,7 @@ class Report(_Wire):
 
 
 ToPrimary = Joined | Attached | Drained | CanHandOn | HandOn | Listen | Ask | Answer | Failure | Took
-ToWorker = Disconnect | MayHandOn | TakeOver | Granted | Refused | Ask | Answer | Failure | Took
+ToWorker = Disconnect | ReopenLogs | MayHandOn | TakeOver | Granted | Refused | Ask | Answer | Failure | Took
 LinkRequest = (
     Listen | Bind | Release | StartListening | SetOption | GetOption | Settle
     | HoldReady | ReadyNow | Leave | Report | GiveUp
@@ -373,10 +377,7 @@ class Acked(_Wire):
 
 
 class GiveBack(_Wire):
-    """Worker, with one descriptor.
-
-    The connection numbered `number` goes back, my server is closed or full.
-    """
+    """Worker, with one descriptor: connection `number` goes back, my server is closed or full."""
 
     number: int
     peer: Any

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from everycore.aio.pausing import PausableLoop
 from everycore.aio.shutdown import Shutdown, set_shutdown
 from everycore.core import stopping
 from everycore.errors import BootError
@@ -62,7 +63,8 @@ def run_service(pool: Pool, name: str, counts: TextIO | None = None, stop_delay:
 def run_to_the_end(service: Service) -> Outcome:
     """Run the service in a loop of its own. The signals that stop it are ignored from its end on."""
     try:
-        return asyncio.run(service.run())
+        with asyncio.Runner(loop_factory=PausableLoop) as runner:
+            return runner.run(service.run())
     except asyncio.CancelledError:
         return Outcome(STATUS_FAILED, service.cut_short)
 

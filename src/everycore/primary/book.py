@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from everycore.aio.mailbox import Mailbox
 from everycore.aio.subscriptions import Subscription
+from everycore.core import wire
 from everycore.errors import ChannelClosed
+from everycore.primary.process import WorkerProcess
 from everycore.primary.spawner import WorkerIdentity
 from everycore.primary.worker import Worker
 
@@ -22,10 +24,14 @@ class ClusterMember(Protocol):
     identity: WorkerIdentity
     face: Worker
     mailbox: Mailbox
+    process: WorkerProcess
 
     @property
     def is_closed(self) -> bool:
         """Whether the streams of a dead worker were read to their end, or closed."""
+
+    def tell(self, message: wire.ReopenLogs) -> None:
+        """Send a message on the channel."""
 
     def close(self) -> None:
         """After the end: let go of the streams that nobody read to their end."""

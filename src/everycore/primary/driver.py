@@ -164,7 +164,9 @@ class WorkerDriver:
         left = self.grace if deadline is None else deadline - lifecycle.KILL_MARGIN - self._loop.time()
         self._ipc.tell(wire.Disconnect(max(min(self.grace, left), 0.0), self._runtime.spares_idle))
 
-    def tell(self, message: wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()) -> None:
+    def tell(
+        self, message: wire.ReopenLogs | wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()
+    ) -> None:
         """As `Ipc.tell`."""
         self._ipc.tell(message, fds)
 

@@ -52,6 +52,8 @@ class Ipc:
         self._exchange = runtime.exchange
         #: A loop of ours reads the worker's channel.
         self.is_attached = False
+        #: For a worker whose loop does not read the channel yet, and may never do: none piles up there.
+        self._waiting: wire.ReopenLogs | None = None
         #: The channel or the process has ended.
         self.is_ending = False
         self._link_server: LinkServer | None = None
@@ -100,10 +102,15 @@ class Ipc:
         return [end.fileno() for end in (self._link_server, self._channel) if end is not None]
 
     def tell(
-        self, message: wire.Disconnect | wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()
+        self,
+        message: wire.Disconnect | wire.ReopenLogs | wire.MayHandOn | wire.TakeOver,
+        fds: Sequence[int] = (),
     ) -> None:
         """Send a message on the channel, which owns the descriptors from here on."""
-        self._channel.post(message, fds)
+        if isinstance(message, wire.ReopenLogs) and not self.is_attached:
+            self._waiting = message
+        else:
+            self._channel.post(message, fds)
 
     # --- what the worker says -----------------------------------------------------------------------------
 
@@ -117,6 +124,9 @@ class Ipc:
                 self._client.on_joined()
             case wire.Attached():
                 self.is_attached = True
+                if self._waiting is not None:
+                    self._channel.post(self._waiting)
+                    self._waiting = None
             case wire.Listen():
                 self._listen(message)
             case wire.CanHandOn(most):

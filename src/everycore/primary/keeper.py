@@ -22,6 +22,7 @@ from everycore.core.supervisor import RELOAD_SECONDS, Supervisor
 from everycore.errors import BootError, ReloadFailed
 from everycore.events import Exited, Ready, ReloadBegan, ReloadEnded
 from everycore.model import ReloadSnapshot
+from everycore.primary import together
 from everycore.primary.asking import Asking
 from everycore.primary.cluster import Cluster
 from everycore.primary.worker import Worker
@@ -84,6 +85,18 @@ class Keeper:
         """Ask all workers to leave, and replace none. Nothing is forked any more, by nobody."""
         self._cluster._begin_shut_down()
         self._tell(orders.Stop())
+
+    def reopen_logs(self) -> None:
+        """Let every worker open its log files anew."""
+        together.reopen_logs(self._cluster._book)
+
+    def pause(self) -> None:
+        """Stop the processes of all workers, until `resume`."""
+        together.pause(self._cluster._book)
+
+    def resume(self) -> None:
+        """Continue them."""
+        together.resume(self._cluster._book)
 
     def order_reload(self) -> asyncio.Future[None]:
         """Replace all workers. The future raises ReloadFailed; nobody has to wait for it."""

@@ -48,8 +48,7 @@ class WorkerProcess:
         self._loop.add_reader(self._pidfd, self._on_readable)
 
     def _on_readable(self) -> None:
-        group = self.pid if self._leads_group and self.pid is not None else 0
-        status = self._system.reap(self._pidfd, group=group)
+        status = self._system.reap(self._pidfd, group=self._group)
         if status is not None:
             self._loop.remove_reader(self._pidfd)
             self._close_fds()
@@ -63,6 +62,20 @@ class WorkerProcess:
     def signal(self, number: int) -> bool:
         """Signal the process; False if it is gone."""
         return self._pidfd >= 0 and self._system.send_signal(self._pidfd, number)
+
+    def signal_group(self, number: int) -> None:
+        """Signal the process, and the whole process group if it leads one."""
+        if self._pidfd >= 0:
+            self._system.send_signal(self._pidfd, number, group=self._group)
+
+    def hears(self, number: int) -> bool:
+        """Whether the process has a handler for that signal."""
+        return self.pid is not None and self._pidfd >= 0 and self._system.hears(self.pid, number)
+
+    @property
+    def _group(self) -> int:
+        """The process group that it leads; 0: none."""
+        return self.pid if self._leads_group and self.pid is not None else 0
 
     def abort_stdin(self) -> None:
         """After the end: nobody reads what is written any more."""

@@ -152,13 +152,31 @@ def reap_strangers(ours: Collection[int]) -> bool:
         os.waitid(os.P_PID, found.si_pid, os.WEXITED | os.WNOHANG)
 
 
-def send_signal(pidfd: int, number: int) -> bool:
-    """Signal the process, never another that got its pid; False if it is gone."""
+def send_signal(pidfd: int, number: int, *, group: int = 0) -> bool:
+    """Signal the process, never another that got its pid; False if it is gone.
+
+    group: the process group that it leads gets the signal too; nobody else has that number before the process
+    is reaped.
+    """
     try:
         signal.pidfd_send_signal(pidfd, number)
+        if group:
+            os.killpg(group, number)
     except ProcessLookupError:
         return False
     return True
+
+
+def hears(pid: int, number: int) -> bool:
+    """Whether a process has a handler for that signal (proc(5), SigCgt); False without /proc."""
+    with (
+        contextlib.suppress(OSError),
+        open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file,
+    ):
+        for line in file:
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def die_with_parent(parent: int) -> bool:

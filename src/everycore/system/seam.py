@@ -50,8 +50,11 @@ class System(Protocol):
         group: the process group that it led: if it was killed, what is left of that is killed too.
         """
 
-    def send_signal(self, pidfd: int, number: int) -> bool:
-        """Signal the process; False if it is gone."""
+    def send_signal(self, pidfd: int, number: int, *, group: int = 0) -> bool:
+        """Signal the process; False if it is gone. group: the process group that it leads gets it too."""
+
+    def hears(self, pid: int, number: int) -> bool:
+        """Whether a process that was not reaped yet has a handler for that signal."""
 
     def now(self) -> float:
         """Return the date, in seconds since the epoch, as `time.time` does."""
@@ -64,6 +67,7 @@ class Linux:
     spawn = staticmethod(processes.spawn)
     reap = staticmethod(processes.reap)
     send_signal = staticmethod(processes.send_signal)
+    hears = staticmethod(processes.hears)
     now = staticmethod(time.time)
 
 

@@ -116,6 +116,8 @@ class Player:
                 _resolve(self._listens.pop(message.request), OSError(message.errno, message.text))
             case wire.Disconnect(grace):
                 self.leave(grace)
+            case wire.ReopenLogs():
+                pass  # it has none
             case _:
                 self.mailbox.deliver(message, fds)
 

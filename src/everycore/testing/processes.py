@@ -65,6 +65,8 @@ class FakeProcess:
         self.status: ExitStatus | None = None
         #: Those that the primary sent, in order.
         self.signals: list[signal.Signals] = []
+        #: Those that the program has a handler for, beside TERM and INT.
+        self.heard: set[int] = set()
         #: Called with each of them but SIGKILL.
         self.on_signal: Callable[[signal.Signals], object] = lambda _: None
         #: Called at the end, before channel and link are closed.
@@ -150,14 +152,18 @@ class FakeSystem:
             del self._by_pidfd[pidfd]
         return status
 
-    def send_signal(self, pidfd: int, number: int) -> bool:
-        """Let the process know of the signal; False if it has ended."""
+    def send_signal(self, pidfd: int, number: int, *, group: int = 0) -> bool:
+        """Let the process know of the signal; False if it has ended. Nobody else is in its group."""
         process = self._by_pidfd[pidfd]
         if process.status is not None:
             return False
         if number:  # kill(2): 0 asks whether it is there
             process.receive(number)
         return True
+
+    def hears(self, pid: int, number: int) -> bool:
+        """Whether the process has a handler for that signal: `FakeProcess.heard` has those."""
+        return any(process.pid == pid and number in process.heard for process in self._by_pidfd.values())
 
     def now(self) -> float:
         """Return the date: that of the running loop, if it has one of its own."""

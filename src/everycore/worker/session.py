@@ -22,6 +22,7 @@ from everycore.aio.emitter import Emitter
 from everycore.aio.mailbox import Mailbox
 from everycore.core import values, wire
 from everycore.errors import ProtocolError
+from everycore.system import logfiles
 from everycore.system.descriptors import close_all
 from everycore.worker.boot import ORPHANED, Membership
 from everycore.worker.connections.handons import HandOns
@@ -139,6 +140,9 @@ class Session:
             case wire.TakeOver():
                 self.handons.take_over(fds)
                 return
+            case wire.ReopenLogs():
+                if not self._is_program:  # whose log files are its own affair: SIGUSR1 is sent to it
+                    logfiles.reopen()
             case wire.MayHandOn(may):
                 self.handons.is_told = may
             case wire.Disconnect(grace, spares_idle):
