@@ -390,7 +390,7 @@ def inner_run(pytester, monkeypatch):
     def run(source: str) -> pytest.RunResult:
         pytester.makepyfile(source)
         return pytester.runpytest_subprocess(
-            "-p", "no:cacheprovider", "-p", "no:hypothesispytest", timeout=60
+            "-p", "no:cacheprovider", "-p", "no:hypothesispytest", timeout=scaled(60)
         )
 
     return run
