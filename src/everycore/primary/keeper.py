@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any, Final
 
+from everycore.aio.deadline import Deadline
 from everycore.core import orders
 from everycore.core.slots import Failure
 from everycore.core.supervisor import RELOAD_SECONDS, Supervisor
@@ -44,7 +45,7 @@ class Keeper:
         self._inputs: deque[orders.Input] = deque()
         self._is_busy = False
         self._workers: dict[int, Worker] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._loop, lambda: self._tell(orders.TimerFired()))
         self._requests = count(1)
         self._reloads: dict[int, asyncio.Future[None]] = {}
         self._reload: ReloadSnapshot | None = None
@@ -53,7 +54,7 @@ class Keeper:
     async def close(self) -> None:
         """The cluster has closed its events: wait until those left are told."""
         await self._follower
-        self._set_timer(None)
+        self._deadline.set(None)
         self._end_all_reloads()
 
     @property
@@ -145,7 +146,7 @@ class Keeper:
             case orders.Kill(number):
                 self._workers[number].kill(signal.SIGKILL)
             case orders.SetTimer(at):
-                self._set_timer(at)
+                self._deadline.set(at)
             case orders.Replace():
                 self._log_replace(action)
             case orders.Reloading(generation):
@@ -168,11 +169,6 @@ class Keeper:
             self.end.set_result(None)
         else:
             self.end.set_exception(BootError(failure.worker, self._describe(failure)))
-
-    def _set_timer(self, at: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if at is None else self._loop.call_at(at, self._tell, orders.TimerFired())
 
     # Reloads
 
