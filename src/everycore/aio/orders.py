@@ -19,9 +19,9 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-from everycore.system import forked_signals, inherited
+from everycore.aio import signals
 from everycore.system.terminal import has_terminal
 
 _logger = logging.getLogger("everycore.aio")
@@ -47,13 +47,11 @@ class Commanded(Protocol):
 @contextmanager
 def obey_signals(loop: asyncio.AbstractEventLoop, pool: Commanded) -> Iterator[None]:
     """Command `pool` by signals. In another thread than the main one nothing is done."""
-    previous = _install(loop, _handlers(pool, has_terminal()))
+    previous = signals.install(loop, _handlers(pool, has_terminal()))
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+        signals.restore(loop, previous)
 
 
 def _handlers(pool: Commanded, at_terminal: bool) -> Mapping[signal.Signals, Callable[[], None]]:
@@ -64,22 +62,6 @@ def _handlers(pool: Commanded, at_terminal: bool) -> Mapping[signal.Signals, Cal
         handlers[signal.SIGTTIN] = partial(_scale, pool, signal.SIGTTIN, 1)
         handlers[signal.SIGTTOU] = partial(_scale, pool, signal.SIGTTOU, -1)
     return handlers
-
-
-def _install(
-    loop: asyncio.AbstractEventLoop, handlers: Mapping[signal.Signals, Callable[[], None]]
-) -> dict[signal.Signals, Any]:
-    previous: dict[signal.Signals, Any] = {}
-    for number, handler in handlers.items():
-        before = signal.getsignal(number)
-        try:
-            loop.add_signal_handler(number, handler)
-        except (ValueError, RuntimeError):  # not the main thread: signals are somebody else's business
-            break
-        forked_signals.own(number)
-        previous[number] = before
-    inherited.hear(previous)
-    return previous
 
 
 def _hang_up(pool: Commanded, was_at_terminal: bool) -> None:

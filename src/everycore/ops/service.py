@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from everycore.aio import signals
 from everycore.aio.shutdown import Shutdown, set_shutdown
 from everycore.core import stopping
 from everycore.errors import BootError
@@ -26,7 +27,6 @@ from everycore.events import Message, Ready
 from everycore.model import Snapshot
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
-from everycore.system import inherited
 from everycore.system.addresses import as_url
 from everycore.system.ended import wait_for_end
 from everycore.system.processes import reap_strangers
@@ -155,12 +155,11 @@ class Service:
             yield
             return
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        inherited.hear((signal.SIGCHLD,))
+        previous = signals.install(loop, {signal.SIGCHLD: self._reap})
         try:
             yield
         finally:
-            loop.remove_signal_handler(signal.SIGCHLD)
+            signals.restore(loop, previous)
 
     def _reap(self) -> None:
         ours = {worker.pid for worker in self._pool.cluster.workers.values() if worker.pid is not None}

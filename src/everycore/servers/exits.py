@@ -9,9 +9,10 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from everycore.system import inherited
+from everycore.aio import signals
 from everycore.worker.connections.handons import connect
 from everycore.worker.session import Session
 
@@ -92,9 +93,7 @@ class LoneExit:
             if not came.done():
                 came.set_result(number)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, take, number)
-        inherited.hear((signal.SIGINT, signal.SIGTERM))
+        signals.install(loop, {number: partial(take, number) for number in (signal.SIGINT, signal.SIGTERM)})
         self.spares_idle = await came is not signal.SIGINT
         self.deadline = loop.time() + self._grace
 

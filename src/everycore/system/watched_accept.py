@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Final
 
 from everycore.foreign.socket_internals import accept
-from everycore.system import forked_signals, inherited
+from everycore.system import forked_signals
 from everycore.system.wakeups import is_readable
 
 #: Seconds between two looks at a call that is under way.
@@ -76,12 +76,8 @@ def _add_watcher() -> None:
     """Start ticking, if SIGALRM is free and this is the main thread."""
     global _watchers
     _watchers += 1
-    if _watchers > 1 or threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL and signal.getitimer(signal.ITIMER_REAL)[0] == 0:
-        signal.signal(signal.SIGALRM, _tick)
-        forked_signals.own(signal.SIGALRM)
-        inherited.hear((signal.SIGALRM,))
+    is_free = signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    if _watchers == 1 and is_free and forked_signals.handle_unused(signal.SIGALRM, _tick):
         signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
 
 

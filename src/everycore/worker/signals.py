@@ -8,7 +8,6 @@ threads needs none), nor the primary's side.
 
 from __future__ import annotations
 
-import _thread
 import faulthandler
 import os
 import signal
@@ -21,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from everycore.core import stopping
 from everycore.core.stopping import Do, Input, Worker
-from everycore.held_signals import hear, held, would_be_dropped
+from everycore.held_signals import held, start_helper, would_be_dropped
 from everycore.system import forked_signals, inherited
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -35,8 +34,7 @@ _LAST_TURNS: Final = 0.5
 #: A main thread whose loop is deaf has so long to end by the signal, before it is SIGKILL. Seconds.
 _LAST_WORD: Final = 1.0
 
-# As they were before gevent replaced them: a signal handler can't wait for a greenlet to start.
-_start_thread: Final = _thread.start_new_thread
+# As it was before gevent replaced it.
 _sleep: Final = time.sleep
 
 _LOOP_HEARS: Final = {signal.SIGTERM: Input.LOOP_HEARS_TERM, signal.SIGINT: Input.LOOP_HEARS_INT}
@@ -70,10 +68,10 @@ class WorkerSignals:
         self._previous: dict[int, Any] = {}
         self._loops_own: dict[int, Any] = {}
         self._steps: dict[Do, Callable[[int, FrameType | None], object]] = {
-            Do.WAIT: lambda number, _: _start_helper(self._wait_and_repeat, number),
+            Do.WAIT: lambda number, _: start_helper(self._wait_and_repeat, number),
             Do.WAIT_HERE: lambda _number, _frame: self._wait(self._begin_to_leave()),
             Do.EXIT: self._exit,
-            Do.GUARD: lambda number, _: _start_helper(self._guard, number),
+            Do.GUARD: lambda number, _: start_helper(self._guard, number),
             Do.DIE: self._die,
         }
 
@@ -88,15 +86,15 @@ class WorkerSignals:
         if not _is_main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._hear(signal.SIGTERM)
+            forked_signals.handle(signal.SIGTERM, self)
         # Ctrl-C reaches the whole process group: without this, every worker that is still importing its
         # program would print a traceback.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             if ignores_interrupt:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             else:
-                self._hear(signal.SIGINT)
-        hear(number for number in SIGNALS if number in blocked)
+                forked_signals.handle(signal.SIGINT, self)
+        inherited.hear(number for number in SIGNALS if number in blocked)
 
     def be_guest(self) -> None:
         """This is a worker of `everycore run`.
@@ -127,7 +125,7 @@ class WorkerSignals:
                 # Come before the handler of the loop, which wakes it: a loop that is blocked in Python would
                 # outlive every signal but SIGKILL.
                 self._loops_own[number] = signal.getsignal(number)
-                self._hear(number)
+                forked_signals.handle(number, self)
             self._take(Input.LOOP_RUNS)
 
     def departs(self) -> None:
@@ -162,10 +160,6 @@ class WorkerSignals:
         return self._has_waited and isinstance(error, KeyboardInterrupt)
 
     # --- decisions ----------------------------------------------------------------------------------------
-
-    def _hear(self, number: int) -> None:
-        signal.signal(number, self)
-        forked_signals.own(number)
 
     def _meaning_of(self, number: int) -> Input:
         if self._has_waited:
@@ -235,15 +229,6 @@ class WorkerSignals:
     def _die(self, number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-
-
-def _start_helper(work: Callable[[int], object], number: int) -> None:
-    """Call `work(number)` in a thread that no signal is delivered to.
-
-    A signal is for the main thread, which may hold it back for a moment (`everycore.held_signals`).
-    """
-    with held(*SIGNALS):  # a thread begins with the mask of the one that starts it
-        _start_thread(work, (number,))
 
 
 def print_stacks_at_quit() -> None:
