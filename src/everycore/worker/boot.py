@@ -36,7 +36,7 @@ class Post:
         self.link = Link(socket.socket(fileno=ticket.link[0]))
         self.board = WorkerBoard(ticket.board[0], ticket.row)
         self.connections = Ledger(self.board)
-        self.signals = WorkerSignals(ticket.grace, self.say_leave, self._is_at_work)
+        self.signals = WorkerSignals(ticket.grace, self.say_leave, lambda: self.connections.open > 0)
         self.orphan = Orphan(ticket.orphan_grace)
 
     def say_leave(self) -> None:
@@ -45,12 +45,6 @@ class Post:
             self.link.tell(wire.Leave())
         except (OSError, EverycoreError):
             pass  # the primary is gone: we leave all the same
-
-    def _is_at_work(self) -> bool:
-        try:
-            return self.connections.open > 0
-        except RuntimeError:  # another thread has just accepted one
-            return True
 
     def abandon(self) -> None:
         """In a forked child: these are the parent's."""

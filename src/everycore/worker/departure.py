@@ -146,12 +146,13 @@ class Departure:
 
     async def _none_open(self) -> None:
         """Return when no connection is open. Most tell when they are closed; the others are looked at."""
-        while self._connections.open:
+        while True:
             told = asyncio.Event()
             self._connections.when_none(told.set)
             await told.wait()
-            if self._connections.open:
-                await asyncio.sleep(LOOK)
+            if not self._connections.open:
+                return
+            await asyncio.sleep(LOOK)
 
     async def _end_main(self, left: Callable[[], float]) -> None:
         main = self._main

@@ -180,9 +180,8 @@ class WorkerSignals:
         if self._machine.table is stopping.GUEST and self._runs_other_loop:
             while time.monotonic() < deadline:
                 _sleep(_LAST_TURNS)
-                if not self._is_at_work():
-                    break
-                self._wait(deadline)  # it was just taking one, which was not counted yet
+                if not self._wait(deadline):
+                    break  # else it was just taking one, which was not counted yet
         while stopping.is_unheard(
             self._machine.table, self._machine.stage
         ):  # a signal may come in the moment before a system call, and wake nobody
@@ -198,11 +197,16 @@ class WorkerSignals:
         self._tell_primary()
         return deadline
 
-    def _wait(self, deadline: float) -> None:
-        """Return when no connection is open, or at the deadline."""
-        while self._is_at_work() and time.monotonic() < deadline:
+    def _wait(self, deadline: float) -> bool:
+        """Return when no connection is open, or at the deadline: whether one was open at first."""
+        was_at_work = False
+        while self._is_at_work():
+            was_at_work = True
+            if time.monotonic() >= deadline:
+                break
             _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self._has_waited = True
+        return was_at_work
 
     def _guard(self, number: int) -> None:
         _sleep(self._grace)

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from everycore.worker.connections.counted import CountedSocket
+from everycore.worker.connections.counted import CountedSocket, end_transport
 
 if TYPE_CHECKING:
     from everycore.worker.connections.ledger import Ledger
@@ -115,12 +115,7 @@ class Accepted:
         coroutine, self._coroutine = self._coroutine, None
         if coroutine is not None:
             coroutine.close()
-        transport = self._transport() if self._transport is not None else None
-        if transport is not None:
-            if abort:
-                transport.abort()
-            else:
-                transport.close()
+        end_transport(self._transport, abort=abort)
 
 
 class AcceptedSocket(CountedSocket):
