@@ -20,7 +20,15 @@ Invariant: fields are plain values; the text is made from them. Imports nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+
+def consists_of(error: BaseException, is_one: Callable[[BaseException], bool]) -> bool:
+    """Whether `error` is one of those, or a group, however deep, of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(consists_of(inner, is_one) for inner in error.exceptions)
+    return is_one(error)
 
 
 class EverycoreError(Exception):

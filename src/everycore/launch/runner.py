@@ -33,7 +33,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
 from everycore import place
-from everycore.errors import EverycoreError, RoleError
+from everycore.errors import EverycoreError, RoleError, consists_of
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
 from everycore.system.processes import interpreter_flags
@@ -199,7 +199,8 @@ class _Ending:
         """Let the primary print it, if the program has not got as far as to listen."""
         if isinstance(error, KeyboardInterrupt):
             return False
-        if _is_about_roles(error):
+        # A worker wanted to be a primary, and nothing else went wrong; a task group wraps it.
+        if consists_of(error, lambda inner: isinstance(inner, RoleError)):
             words = " ".join(self._program)
             return self._report(
                 "this program opens a Cluster of its own, and 'everycore run' is one already;"
@@ -218,10 +219,3 @@ class _Ending:
             # Told to leave before it had listened, it has said good-bye: another one's failure is told.
             return self._session.departure.has_begun
         return True
-
-
-def _is_about_roles(error: BaseException) -> bool:
-    """Whether all that went wrong is that a worker wanted to be a primary; a task group wraps it."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_about_roles, error.exceptions))
-    return isinstance(error, RoleError)

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from everycore.core import stopping
 from everycore.core.stopping import Do, Input, Worker
+from everycore.errors import consists_of
 from everycore.held_signals import held, start_helper, would_be_dropped
 from everycore.system import forked_signals, inherited
 
@@ -155,9 +156,7 @@ class WorkerSignals:
 
     def is_interrupt(self, error: BaseException) -> bool:
         """Whether `error` is what has become of `Do.EXIT`."""
-        if isinstance(error, BaseExceptionGroup):
-            return all(map(self.is_interrupt, error.exceptions))
-        return self._has_waited and isinstance(error, KeyboardInterrupt)
+        return self._has_waited and consists_of(error, lambda inner: isinstance(inner, KeyboardInterrupt))
 
     # --- decisions ----------------------------------------------------------------------------------------
 
