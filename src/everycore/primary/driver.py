@@ -33,7 +33,6 @@ from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import Readiness
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
-from everycore.settings import Settings
 
 log = logging.getLogger("everycore.primary")
 
@@ -45,11 +44,11 @@ WITHHELD: Final = 0.1
 class WorkerDriver:
     """One worker, from its spawn to its `Exited`. `face` is the worker as users see it."""
 
-    def __init__(self, runtime: Runtime, seat: spawner.Seat, settings: Settings) -> None:
+    def __init__(self, runtime: Runtime, seat: spawner.Seat, request: spawner.SpawnRequest) -> None:
         self._runtime = runtime
         self._loop = runtime.loop
         self._switchboard = runtime.switchboard
-        self._settings = settings
+        self._request = request
         self.seat = seat
         self.life = Life()
         self.readiness = Readiness(self.life, self._on_ready)
@@ -76,19 +75,17 @@ class WorkerDriver:
 
     # --- birth --------------------------------------------------------------------------------------------
 
-    def spawn(self, env: Mapping[str, str | None] | None, *, raises: bool = True) -> None:
+    def spawn(self) -> None:
         """Start the process. A refusal of the kernel becomes the worker's exit.
 
-        A bad setting is raised, unless not `raises`: then that becomes its exit too.
+        Raises ConfigurationError for a setting that can't work, if the request says so.
         """
         runtime = self._runtime
         error: OSError | None = None
         try:
-            child = spawner.spawn(
-                self._settings, self.seat, runtime.terms, runtime.board.fd, env, runtime.system
-            )
+            child = spawner.spawn(self._request, self.seat, runtime.terms, runtime.board.fd, runtime.system)
         except (OSError, ConfigurationError) as exc:
-            if raises and isinstance(exc, ConfigurationError):
+            if self._request.raises and isinstance(exc, ConfigurationError):
                 raise
             error = exc if isinstance(exc, OSError) else OSError(errno.EINVAL, str(exc))
             self._connect(None)  # it may have been for want of descriptors
@@ -109,7 +106,7 @@ class WorkerDriver:
         self._loop.call_later(WITHHELD, self._announce, error)
 
     def _connect(self, child: spawner.Child | None) -> None:
-        self._connection = Connection(self._runtime, self, self._settings, self._log, child)
+        self._connection = Connection(self._runtime, self, self._request.settings, self._log, child)
         self.mailbox = self._connection.mailbox
 
     def _announce(self, error: OSError | None) -> None:
@@ -291,30 +288,20 @@ class WorkerDriver:
         return [self.process.fileno(), *self._connection.filenos()]
 
 
-def start_worker(
-    runtime: Runtime,
-    settings: Settings,
-    env: Mapping[str, str | None] | None,
-    *,
-    slot: int | None,
-    generation: int,
-    raises: bool,
-    withholds: bool,
-) -> Worker:
-    """Give a new worker its number, its slot (the lowest free one for None) and its row, and spawn it.
+def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: bool) -> Worker:
+    """Give a new worker its number, its slot and its row, and spawn it.
 
-    withholds: the cluster ends, so no process is started. For `env` and `raises` see `WorkerDriver.spawn`.
-    What is raised leaves nothing behind.
+    withholds: the cluster ends, so no process is started. What is raised leaves nothing behind.
     """
     book, board = runtime.book, runtime.board
-    slot = book.free_slot() if slot is None else slot
-    seat = spawner.Seat(book.last_id + 1, slot, generation, board.allot())
-    driver = WorkerDriver(runtime, seat, settings)
+    slot = book.free_slot() if request.slot is None else request.slot
+    seat = spawner.Seat(book.last_id + 1, slot, request.generation, board.allot())
+    driver = WorkerDriver(runtime, seat, request)
     try:
         if withholds:
             driver.withhold()
         else:
-            driver.spawn(env, raises=raises)
+            driver.spawn()
     except BaseException:
         board.release(seat.row)
         raise

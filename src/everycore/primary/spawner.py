@@ -46,6 +46,21 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class SpawnRequest:
+    """What is asked of one fork.
+
+    env: what is added to the worker's environment; None removes a variable. slot: None: the lowest free one.
+    raises: a setting that can't work is raised; else it becomes the worker's exit.
+    """
+
+    settings: Settings
+    env: Mapping[str, str | None] | None = None
+    slot: int | None = None
+    generation: int = 0
+    raises: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Seat:
     """Which worker it is; `row` is its place on the board."""
 
@@ -77,18 +92,12 @@ def command_line(settings: Settings, system: System) -> list[str]:
     return [*settings.exec, *(settings.args or ())]
 
 
-def spawn(
-    settings: Settings,
-    seat: Seat,
-    terms: Terms,
-    board_fd: int,
-    env: Mapping[str, str | None] | None,
-    system: System,
-) -> Child:
+def spawn(request: SpawnRequest, seat: Seat, terms: Terms, board_fd: int, system: System) -> Child:
     """Start a worker.
 
     Raises ConfigurationError for settings that can't work, OSError if the kernel refuses.
     """
+    settings = request.settings
     argv = command_line(settings, system)
     identity, user_env = processes.resolve_identity(
         settings.uid, settings.gid, settings.groups, settings.umask
@@ -110,7 +119,7 @@ def spawn(
         ticket = _ticket(seat, terms, settings.serialization, (*fds, leash.theirs))
         process = system.spawn(
             argv,
-            env=_environment(settings.env, user_env, env, ticket),
+            env=_environment(settings.env, user_env, request.env, ticket),
             cwd=settings.cwd if settings.cwd is not None else role.start_directory,
             stdio=[_stream(stack, item) for item in _three_streams(settings)],
             pass_fds=(*fds, *settings.pass_fds),
