@@ -211,16 +211,9 @@ def remove_stale(path: bytes, kind: int) -> None:
         return
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
-        folder, base = os.path.split(path)
         try:
-            if len(path) < LONGEST_PATH:
-                probe.connect(path)
-            else:
-                fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    probe.connect(b"/proc/self/fd/%d/%s" % (fd, base))
-                finally:
-                    os.close(fd)
+            with contextlib.ExitStack() as stack:
+                probe.connect(short_name(stack, path))
         except ConnectionRefusedError:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
