@@ -53,8 +53,9 @@ class Session:
         #: Sockets that came over the channel: a transport made of one is a connection that a drain waits for.
         self.handles: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.readiness = Readiness(post.link)
-        self.departure = Departure(post.connections, post.board, self.receptions)
-        self.departure.shutdown_timeout = post.ticket.shutdown_timeout
+        self.departure = Departure(
+            post.connections, post.board, self.receptions, post.ticket.shutdown_timeout
+        )
         self.handons = HandOns()
         self.grants = Grants(post.link, post.connections, self.readiness, self.departure)
         self.emitter = Emitter()
