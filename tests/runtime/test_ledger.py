@@ -357,3 +357,14 @@ class TestFiles:
         for thread in threads:
             thread.join()
         assert ledger.open == 0
+
+
+def test_a_server_hears_whenever_its_last_connection_has_ended():
+    heard: list[int] = []
+    limit = Limit(on_none=lambda: heard.append(limit.open))
+    for change in (limit.opened, limit.opened, limit.closed):
+        change()
+    assert heard == []
+    for change in (limit.closed, limit.opened, limit.closed):
+        change()
+    assert heard == [0, 0]

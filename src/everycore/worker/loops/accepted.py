@@ -31,10 +31,6 @@ class Server(Protocol):
     ledger: Ledger
     connection_limit: Limit
 
-    def ended(self) -> None:
-        """One of its connections has ended."""
-        ...
-
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """The event loop."""
         ...
@@ -108,7 +104,6 @@ class Accepted:
         """The connection is closed: called by uvloop, last of all."""
         self._transport = None
         self.entry.closed()
-        self.server.ended()
 
     def end(self, *, abort: bool) -> None:
         """Close the transport, or cut it off."""
@@ -168,10 +163,3 @@ class AcceptedSocket(CountedSocket):
         """As `socket.close`."""
         super().close()
         self._carrier = None
-        self._server.ended()
-
-    def detach(self) -> int:
-        """As `socket.detach`."""
-        number = super().detach()
-        self._server.ended()
-        return number

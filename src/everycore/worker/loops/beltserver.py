@@ -108,7 +108,7 @@ class BeltServer(asyncio.AbstractServer):
         self._forever: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = []
         #: For `everycore.limit_connections`.
-        self.connection_limit = Limit()
+        self.connection_limit = Limit(on_none=self._end_waits)
         self.ledger = session.connections
 
     @classmethod
@@ -137,12 +137,10 @@ class BeltServer(asyncio.AbstractServer):
 
     # --- its end ------------------------------------------------------------------------------------------
 
-    def ended(self) -> None:
-        """One of its connections has ended."""
-        if self._sockets is None and not self.connection_limit.open:
-            self._wake()
-
-    def _wake(self) -> None:
+    def _end_waits(self) -> None:
+        """Let `wait_closed` return if the server is closed and no connection is open."""
+        if self._sockets is not None or self.connection_limit.open:
+            return
         waiters, self._waiters = self._waiters, None
         for waiter in waiters or ():
             if not waiter.done():
@@ -222,7 +220,7 @@ class BeltServer(asyncio.AbstractServer):
         self._serving = False
         if self._forever is not None and not self._forever.done():
             self._forever.cancel()
-        self.ended()
+        self._end_waits()
 
     def leave(self) -> None:
         """Close, for a worker that leaves: the connections that are open go on."""
