@@ -1,7 +1,7 @@
 """Every error everycore raises on purpose. Anything else that escapes is a bug: please report it.
 
-Job: one tree, printed here, so that a caller can choose how much to catch.
-Invariant: fields are plain values; the text is made from them. Imports nothing of everycore.
+One tree, printed here, so that a caller can choose how much to catch. Invariant: fields are plain values; the
+text is made from them. Imports nothing of everycore.
 
     EverycoreError
       ConfigurationError      also ValueError: names the setting and where its value came from

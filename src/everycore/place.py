@@ -1,7 +1,7 @@
 """This process's place in a cluster: taken once, at import.
 
-Job: join the channel if a cluster started this process, and give up the place in a forked child.
-Invariant: at most one place a process; a fork of a worker has none.
+Join the channel if a cluster started this process, and give up the place in a forked child. Invariant: at
+most one place a process; a fork of a worker has none.
 """
 
 from __future__ import annotations

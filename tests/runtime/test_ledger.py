@@ -361,10 +361,10 @@ class TestFiles:
 
 def test_a_server_hears_whenever_its_last_connection_has_ended():
     heard: list[int] = []
-    limit = Limit(on_none=lambda: heard.append(limit.open))
-    for change in (limit.opened, limit.opened, limit.closed):
+    server = Limit(on_none=lambda: heard.append(server.open))
+    for change in (server.opened, server.opened, server.closed):
         change()
     assert heard == []
-    for change in (limit.closed, limit.opened, limit.closed):
+    for change in (server.closed, server.opened, server.closed):
         change()
     assert heard == [0, 0]

@@ -1,8 +1,7 @@
 """Signals that command a pool: HUP reloads, TTIN and TTOU scale by one.
 
-Job: turn each of these signals into an operation of the pool. Invariant: after the block the handlers are
-those from before it. INT and TERM are somebody else's (`aio.shutdown`, `ops.service`). Must not import the
-primary, which it only knows as `Commanded`.
+Turn each of these signals into an operation of the pool. Invariant: after the block the handlers are those
+from before it. INT and TERM are somebody else's (`aio.shutdown`, `ops.service`).
 
 * HUP that was ignored when the block was entered, as by nohup, stays ignored.
 * HUP may also mean that the terminal is gone. It does where there was a controlling terminal and is none any
@@ -24,7 +23,7 @@ from typing import Protocol
 from everycore.aio import signals
 from everycore.system.terminal import has_terminal
 
-_logger = logging.getLogger("everycore.aio")
+log = logging.getLogger("everycore.aio")
 
 
 class Commanded(Protocol):
@@ -66,10 +65,10 @@ def _handlers(pool: Commanded, at_terminal: bool) -> Mapping[signal.Signals, Cal
 
 def _hang_up(pool: Commanded, was_at_terminal: bool) -> None:
     if was_at_terminal and not has_terminal():
-        _logger.info("SIGHUP: the terminal is gone; stopping")
+        log.info("SIGHUP: the terminal is gone; stopping")
         pool.stop()
     elif _is_alive(pool, signal.SIGHUP):
-        _logger.info("SIGHUP: reloading")
+        log.info("SIGHUP: reloading")
         pool.order_reload()
 
 
@@ -78,13 +77,13 @@ def _scale(pool: Commanded, number: signal.Signals, by: int) -> None:
         return
     count = pool.size + by
     if count < 1:
-        _logger.warning("%s: there is one worker, and not fewer than that", number.name)
+        log.warning("%s: there is one worker, and not fewer than that", number.name)
         return
-    _logger.info("%s: scaling from %d to %d", number.name, pool.size, count)
+    log.info("%s: scaling from %d to %d", number.name, pool.size, count)
     pool.scale(count)
 
 
 def _is_alive(pool: Commanded, number: signal.Signals) -> bool:
     if pool.size == 0:
-        _logger.info("%s: ignored, the workers are being stopped", number.name)
+        log.info("%s: ignored, the workers are being stopped", number.name)
     return pool.size > 0

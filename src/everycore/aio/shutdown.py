@@ -2,7 +2,7 @@
 
 A context variable connects `everycore.run`, or a command, with the clusters opened inside it. Invariant:
 handlers are installed while a cluster is open and taken back after the last; a process without a cluster
-keeps plain `asyncio.run` behaviour. Must not import the primary, which it only knows as `Stoppable`.
+keeps plain `asyncio.run` behaviour.
 """
 
 from __future__ import annotations

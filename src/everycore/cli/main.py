@@ -1,7 +1,7 @@
 """The `everycore` command.
 
-Job: gather the commands and turn what they raise into one sentence and an exit status. Invariant: `main`
-never raises for what a user can do wrong, and it can be called in a process that goes on living.
+Gather the commands and turn what they raise into one sentence and an exit status. Invariant: `main` never
+raises for what a user can do wrong, and it can be called in a process that goes on living.
 """
 
 from __future__ import annotations

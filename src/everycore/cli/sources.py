@@ -1,8 +1,8 @@
 """Where a setting of the command line comes from, and how its text is read.
 
-Job: argument, then `EVERYCORE_<OPTION>`, then other variables named for that option, then the default; the
-text is read by one of the parsers below, whose errors name the option and the source. Invariant: an empty
-variable counts as not set. Must not import cli or servers.
+Argument, then `EVERYCORE_<OPTION>`, then other variables named for that option, then the default; the text is
+read by one of the parsers below, whose errors name the option and the source. Invariant: an empty variable
+counts as not set.
 """
 
 from __future__ import annotations

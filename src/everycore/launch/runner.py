@@ -2,11 +2,11 @@
 
     python FLAGS .../everycore/launch/__main__.py LOOP SCRIPT|-m MODULE [ARGS...]
 
-Job: make this interpreter what `python SCRIPT|-m MODULE [ARGS...]` would be, with sockets that listen through
-the primary, and let the program go. Invariant: the program's `__main__` is the interpreter's own, as C made
-it; what the program sees of itself (`sys.argv`, `sys.path`, `sys.orig_argv`, `__file__`, its tracebacks, its
-exit status) is what it would see alone. What C does at the end of a program (exit status, SIGINT's death,
-waiting for threads, atexit) is left to C: exceptions leave this file as they came.
+Make this interpreter what `python SCRIPT|-m MODULE [ARGS...]` would be, with sockets that listen through the
+primary, and let the program go. Invariant: the program's `__main__` is the interpreter's own, as C made it;
+what the program sees of itself (`sys.argv`, `sys.path`, `sys.orig_argv`, `__file__`, its tracebacks, its exit
+status) is what it would see alone. What C does at the end of a program (exit status, SIGINT's death, waiting
+for threads, atexit) is left to C: exceptions leave this file as they came.
 
 How it stops: the primary takes the worker out of the rotation, then sends SIGTERM, as whoever stops a lone
 process does, and SIGKILL a second after the grace. A handler of the program's own (uvicorn has one) does what

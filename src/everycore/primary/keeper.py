@@ -1,8 +1,8 @@
 """The driver of `core.supervisor`: keeps the workers of one cluster as that decides.
 
-Job: tell the supervisor what happens in a `Cluster`, and perform what it orders. Invariant: one input at a
-time, its actions performed in order before the next is looked at, whoever told it (an event, a timer, or a
-callback that scales while we fork); every `reload` comes to an end with the pool. Must not import pool.
+Tell the supervisor what happens in a `Cluster`, and perform what it orders. Invariant: one input at a time,
+its actions performed in order before the next is looked at, whoever told it (an event, a timer, or a callback
+that scales while we fork); every `reload` comes to an end with the pool.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from everycore.primary.asking import Asking
 from everycore.primary.cluster import Cluster
 from everycore.primary.worker import Worker
 
-_logger = logging.getLogger("everycore.primary")
+log = logging.getLogger("everycore.primary")
 
 #: Why a reload did not come to its end, where no worker is to blame.
 POOL_ENDS: Final = "the pool was told to stop before all workers were replaced"
@@ -152,12 +152,12 @@ class Keeper:
             case orders.Reloading(generation):
                 self._begin_reload(generation)
             case orders.Reloaded(generation, requests):
-                _logger.info("reload %d: all workers are new", generation)
+                log.info("reload %d: all workers are new", generation)
                 self._end_reload(generation, requests, None)
             case orders.ReloadStopped(generation, requests, failure):
                 self._stop_reload(generation, requests, failure)
             case orders.GiveUp(failure):
-                _logger.debug("giving up: %s", self._describe(failure))
+                log.debug("giving up: %s", self._describe(failure))
             case orders.Finish(failure):
                 self._finish(failure)
 
@@ -173,7 +173,7 @@ class Keeper:
     # Reloads
 
     def _begin_reload(self, generation: int) -> None:
-        _logger.info("reload %d: replacing the workers (%d)", generation, self._supervisor.wanted)
+        log.info("reload %d: replacing the workers (%d)", generation, self._supervisor.wanted)
         self._reload = ReloadSnapshot(generation, "running")
         self._cluster._log.emit(ReloadBegan, generation=generation)
 
@@ -182,7 +182,7 @@ class Keeper:
             error = ReloadFailed(None, POOL_ENDS)
         else:
             error = ReloadFailed(failure.worker, self._describe(failure))
-            _logger.error(
+            log.error(
                 "reload %d failed: %s; workers that were replaced stay new, the others go on as they are",
                 generation,
                 error.report,
@@ -232,4 +232,4 @@ class Keeper:
             what = "its successor boots already"
         elif self._supervisor.rollout.failure is not None:
             what += f", from what is there now (reload {self._supervisor.rollout.generation} failed)"
-        _logger.warning("worker %d (slot %d) ended: %s; %s", action.worker, action.slot, how, what)
+        log.warning("worker %d (slot %d) ended: %s; %s", action.worker, action.slot, how, what)

@@ -1,7 +1,7 @@
 """From settings to a running process.
 
-Job: the command line, environment, standard streams, identity and descriptors of one worker. Invariant:
-after a failed spawn nothing of it is left. Decides nothing about when. Must not import the worker's side.
+The command line, environment, standard streams, identity and descriptors of one worker. Invariant: after a
+failed spawn nothing of it is left. Decides nothing about when.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One request, or one WebSocket, in the hands of a worker that may leave: see `everycore.servers.draining`.
 
-Job: change what the application sends, where the worker leaves. Invariant: an application's message is passed
-on, or answered by an error that says why it can't be; never dropped in silence. Must not import the engines.
+Change what the application sends, where the worker leaves. Invariant: an application's message is passed on,
+or answered by an error that says why it can't be; never dropped in silence.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a serving process is asked to leave: by its cluster, or, without one, by a signal.
 
-Job: the two kinds of `departing.Exit`. Must not import the engines.
+The two kinds of `departing.Exit`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The ASGI lifespan: the application's own start and stop around the time it serves.
 
-Job: run it ourselves, so that a failed start is a boot failure with the application's own text, said once
-by the primary and not once a worker by the engine's log. Invariant: the application's lifespan task has ended
-when `shutdown` returns. Source: the ASGI lifespan specification 2.0. An application that raises before it
-has answered does not know the protocol, and is served without, as the specification wants it.
+Run it ourselves, so that a failed start is a boot failure with the application's own text, said once by the
+primary and not once a worker by the engine's log. Invariant: the application's lifespan task has ended when
+`shutdown` returns. Source: the ASGI lifespan specification 2.0. An application that raises before it has
+answered does not know the protocol, and is served without, as the specification wants it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from everycore.servers.interfaces import Asgi, Receive, Scope, Send
 from everycore.servers.loading import CannotBootError, user_traceback
 from everycore.servers.whereabouts import whereabouts
 
-_logger = logging.getLogger("everycore.servers")
+log = logging.getLogger("everycore.servers")
 
 #: What the application may still do when it is cancelled, in seconds.
 _LAST_WORDS: Final = 0.25
@@ -69,7 +69,7 @@ class Lifespan:
         assert self._task is not None
         if not self._task.done():
             where = whereabouts(self._task)
-            _logger.error("the application's shutdown was cut off: %s; it was here:\n%s", why, where)
+            log.error("the application's shutdown was cut off: %s; it was here:\n%s", why, where)
             self._task.cancel()
 
     async def _run(self) -> None:
@@ -91,9 +91,9 @@ class Lifespan:
             _settle(self._started, CannotBootError(user_traceback(error)))
         elif not self._started.done():
             level = logging.WARNING if self._is_known else logging.DEBUG
-            _logger.log(level, "served without a lifespan, which the application ended", exc_info=error)
+            log.log(level, "served without a lifespan, which the application ended", exc_info=error)
         elif self._started.exception() is None:
-            _logger.error("the application's lifespan failed", exc_info=error)
+            log.error("the application's lifespan failed", exc_info=error)
 
     async def _receive(self) -> dict[str, str]:
         self._is_known = True
@@ -109,7 +109,7 @@ class Lifespan:
             case "lifespan.shutdown.complete":
                 _settle(self._stopped)
             case "lifespan.shutdown.failed":
-                _logger.error(
+                log.error(
                     "the application's shutdown failed: %s", message.get("message") or "no reason given"
                 )
                 _settle(self._stopped)

@@ -1,7 +1,7 @@
 """Where a task waits: the stack of a coroutine that is not running.
 
-Job: follow what awaits what, from the task inwards. asyncio's own `Task.get_stack` shows the outermost frame
-alone. Must not import the engines.
+Follow what awaits what, from the task inwards. asyncio's own `Task.get_stack` shows the outermost frame
+alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The first thing a worker does, at `import everycore`, before the program begins.
 
-Job: tie this process's life to the primary's, join the channel, and make sure that no child of ours is
-taken for a worker. Invariant: whatever the program is (asyncio, threads, neither), the primary knows it and
-can stop it. Must not import the primary's side.
+Tie this process's life to the primary's, join the channel, and make sure that no child of ours is taken for a
+worker. Invariant: whatever the program is (asyncio, threads, neither), the primary knows it and can stop it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Python runs a handler in the main thread. It can't wait there, for the connection that is open may be served
 by that very thread, nor use the link, which that thread may be using. So a helper thread waits, and repeats
-the signal. Invariant: the stage changes in the main thread alone. Must not import asyncio (a program of
-threads needs none), nor the primary's side.
+the signal. Invariant: the stage changes in the main thread alone. asyncio is not imported here: a program of
+threads needs none.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The primary accepts, and puts connections on belts, as the dispatcher says.
 
-Job: send, read back, and obey; all that is decided is decided in `core.dispatch`, and the `Acceptor` accepts.
-HOT: `_turn`, `_send` and `take` run once or more a connection, so they take the shortest road (one `sendmsg`
-a worker and turn, `os.close` of the copies) and touch no event, no log and no task.
+Send, read back, and obey; all that is decided is decided in `core.dispatch`, and the `Acceptor` accepts. HOT:
+`_turn`, `_send` and `take` run once or more a connection, so they take the shortest road (one `sendmsg` a
+worker and turn, `os.close` of the copies) and touch no event, no log and no task.
 
 Invariant: every descriptor that was accepted is closed here or lies in the dispatcher's queue; a descriptor
 read from a belt is on no belt any more.

@@ -1,9 +1,9 @@
 """The workers accept: the listener, or the datagram socket, is shared.
 
-Job: give every worker the descriptor itself, tell those that accept without a loop of ours when they may,
-and watch that no connection waits because the worker that was woken for it died, stopped or blocked.
-Invariants: a connection lies in the accept queue for at most two looks while some worker could take it; a
-`Rest` lies on the belt of a worker exactly while it is not ready. Nothing is accepted here.
+Give every worker the descriptor itself, tell those that accept without a loop of ours when they may, and
+watch that no connection waits because the worker that was woken for it died, stopped or blocked. Invariants:
+a connection lies in the accept queue for at most two looks while some worker could take it; a `Rest` lies on
+the belt of a worker exactly while it is not ready. Nothing is accepted here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Answers every `listen`: finds or binds the listener, and connects the worker to it by a belt.
 
-Job: act on what `core.listeners` decides; own all listeners of one cluster. Invariant: a listener is in the
-book exactly until it is closed.
+Act on what `core.listeners` decides; own all listeners of one cluster. Invariant: a listener is in the book
+exactly until it is closed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether a worker that shares a listener is to take nobody: a word of the primary lies on its belt.
 
-Job: tell who takes connections when that word comes and when it is gone. Without it, a program whose loop
-reads no channel of ours would go on taking connections after it was asked to leave: it is asked by a signal,
-which it answers when its last connection is closed. Must not import the primary's side.
+Tell who takes connections when that word comes and when it is gone. Without it, a program whose loop reads no
+channel of ours would go on taking connections after it was asked to leave: it is asked by a signal, which it
+answers when its last connection is closed.
 """
 
 from __future__ import annotations
