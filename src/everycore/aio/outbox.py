@@ -21,13 +21,13 @@ from __future__ import annotations
 import array
 import asyncio
 import errno
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from everycore.errors import ChannelClosed
+from everycore.kernel import os_error
 from everycore.system.descriptors import close_all
 
 #: A peer that died with unread bytes gives ECONNRESET once, and EPIPE to writers: an end like any other.
@@ -54,7 +54,7 @@ class NoPeer:
         pass
 
     def send(self, *_: Any) -> NoReturn:
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        raise os_error(errno.EPIPE)
 
     sendmsg = send
 

@@ -92,9 +92,8 @@ class SharedDistribution:
     def withdraw(self, subscriber: Subscriber) -> None:
         """As `Distribution.withdraw`."""
         if not subscriber.is_leaving:
-            with contextlib.suppress(
-                OSError
-            ):  # no memory for buffers: it goes on until its sockets are closed
+            # An error: there is no memory for buffers: it goes on until its sockets are closed.
+            with contextlib.suppress(OSError):
                 subscriber.belt.send(_REST, ())
         # It may just have been woken.
         if self._baton is not None:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from everycore.core import wire
 from everycore.errors import ChannelClosed
 from everycore.foreign.socket_internals import Accept
+from everycore.kernel import os_error
 from everycore.system.sockets import remove_stale
 from everycore.worker.intercept.addresses import cluster_address, new_file_mode, working_directory
 from everycore.worker.intercept.held import Held, Registry
@@ -67,10 +68,6 @@ def replace(kind: type, *functions: Callable[..., Any]) -> None:
         setattr(kind, function.__name__, function)
 
 
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
 def __init__(  # noqa: N807 - it is to bear that name
     self: socket.socket, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
 ) -> None:
@@ -86,7 +83,7 @@ def __init__(  # noqa: N807 - it is to bear that name
 def bind(self: socket.socket, address: Any, /) -> None:
     """As `socket.bind`."""
     if registry.find_any(_c.fileno(self)) is not None:
-        raise _error(errno.EINVAL)
+        raise os_error(errno.EINVAL)
     where = None if _session is None else cluster_address(self, address)
     if where is None:
         _c.bind(self, address)
@@ -156,7 +153,7 @@ def _ask(sock: socket.socket, held: Held, name: bytes | None = None) -> bool:
     except OSError as exc:
         if exc.errno == errno.ECANCELED:
             return False
-        raise _error(exc.errno or errno.EINVAL) from None
+        raise os_error(exc.errno or errno.EINVAL) from None
     if inner.lease is not None:
         inner.lease.proto = sock.proto  # for connections: 0 stays 0, as with accept(2)
     held.grant(inner)
@@ -232,7 +229,7 @@ def _begin(held: Held, backlog: int) -> None:
     except ChannelClosed:
         raise
     except OSError as exc:
-        raise _error(exc.errno or errno.EINVAL) from None
+        raise os_error(exc.errno or errno.EINVAL) from None
 
 
 def serves_by_itself(sock: Any) -> None:
@@ -265,7 +262,7 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
         return inner.accept()
     except OSError as exc:
         if exc.errno == errno.EINVAL:  # it was shut down
-            raise _error(errno.EINVAL) from None
+            raise os_error(errno.EINVAL) from None
         raise
 
 
@@ -293,7 +290,7 @@ def getpeername(self: socket.socket, /) -> Any:
     """As `socket.getpeername`: a listener has no peer, a belt has one."""
     held = registry.find(_c.fileno(self))
     if held is not None and held.inner is not None:
-        raise _error(errno.ENOTCONN)
+        raise os_error(errno.ENOTCONN)
     return _c.getpeername(self)
 
 
@@ -357,18 +354,20 @@ def gettimeout(self: socket.socket, /) -> float | None:
 
 def connect(self: socket.socket, address: Any, /) -> None:
     """As `socket.connect`: what was bound is a client's after all."""
-    held = registry.find(_c.fileno(self))
-    if held is not None and not (held.is_listening and self.type == socket.SOCK_STREAM):
-        _become_ordinary(self, held)
+    _become_client(self)
     _c.connect(self, address)
 
 
 def connect_ex(self: socket.socket, address: Any, /) -> int:
     """As `socket.connect_ex`."""
-    held = registry.find(_c.fileno(self))
-    if held is not None and not (held.is_listening and self.type == socket.SOCK_STREAM):
-        _become_ordinary(self, held)
+    _become_client(self)
     return _c.connect_ex(self, address)
+
+
+def _become_client(sock: socket.socket) -> None:
+    held = registry.find(_c.fileno(sock))
+    if held is not None and not (held.is_listening and sock.type == socket.SOCK_STREAM):
+        _become_ordinary(sock, held)
 
 
 def shutdown(self: socket.socket, how: int, /) -> None:
