@@ -17,6 +17,7 @@ from itertools import count
 from typing import Any, Final
 
 from everycore.aio.deadline import Deadline
+from everycore.aio.waiting import settle
 from everycore.core import orders
 from everycore.core.slots import Failure
 from everycore.core.supervisor import RELOAD_SECONDS, Supervisor
@@ -114,8 +115,7 @@ class Keeper:
         except Exception as error:
             # A bug, or the cluster was closed by another hand: either way the pool is over.
             self._inputs.clear()
-            if not self.end.done():
-                self.end.set_exception(error)
+            settle(self.end, error)
             self._end_all_reloads()
         finally:
             self._is_busy = False
@@ -163,12 +163,7 @@ class Keeper:
 
     def _finish(self, failure: Failure | None) -> None:
         self._end_all_reloads()
-        if self.end.done():
-            return
-        if failure is None:
-            self.end.set_result(None)
-        else:
-            self.end.set_exception(BootError(failure.worker, self._describe(failure)))
+        settle(self.end, None if failure is None else BootError(failure.worker, self._describe(failure)))
 
     # Reloads
 
@@ -195,22 +190,13 @@ class Keeper:
             self._reload = ReloadSnapshot(generation, state, "" if error is None else error.report)
             self._cluster._log.emit(ReloadEnded, generation=generation, error=error)
         for request in requests:
-            self._answer(self._reloads.pop(request), error)
+            settle(self._reloads.pop(request), error)
 
     def _end_all_reloads(self) -> None:
         """The pool has ended, in whatever way."""
         for future in self._reloads.values():
-            self._answer(future, ReloadFailed(None, POOL_ENDS))
+            settle(future, ReloadFailed(None, POOL_ENDS))
         self._reloads.clear()
-
-    @staticmethod
-    def _answer(future: asyncio.Future[None], error: ReloadFailed | None) -> None:
-        if future.done():  # whoever waited was cancelled
-            return
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
 
     # Words
 

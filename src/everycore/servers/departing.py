@@ -1,8 +1,8 @@
 """The end of a served application, step by step: from the order to leave to the last connection.
 
 Let every client that is connected have its answer, within the grace. Invariant: nobody's connection is closed
-while a request of his may be under way, but by the end of the grace. An `Exit` stands for the
-worker and for its primary.
+while a request of his may be under way, but by the end of the grace. An `Exit` stands for the worker and
+for its primary.
 
 1. Answers say `Connection: close` from now on; WebSockets and event streams end, spread over time.
 2. An idle connection is handed on, where another worker takes it over: its client notices nothing. Else it

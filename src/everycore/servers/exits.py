@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from everycore.aio import signals
+from everycore.aio.waiting import settle
 from everycore.worker.connections.handons import connect
 from everycore.worker.session import Session
 
@@ -89,11 +90,9 @@ class LoneExit:
         loop = asyncio.get_running_loop()
         came: asyncio.Future[signal.Signals] = loop.create_future()
 
-        def take(number: signal.Signals) -> None:
-            if not came.done():
-                came.set_result(number)
-
-        signals.install(loop, {number: partial(take, number) for number in (signal.SIGINT, signal.SIGTERM)})
+        signals.install(
+            loop, {number: partial(settle, came, number) for number in (signal.SIGINT, signal.SIGTERM)}
+        )
         self.spares_idle = await came is not signal.SIGINT
         self.deadline = loop.time() + self._grace
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Final
 
+from everycore.aio.waiting import settle
 from everycore.servers.interfaces import Asgi, Receive, Scope, Send
 from everycore.servers.loading import CannotBootError, user_traceback
 from everycore.servers.whereabouts import whereabouts
@@ -83,12 +84,12 @@ class Lifespan:
         except (Exception, SystemExit) as error:
             self._raised(error)
         finally:
-            _settle(self._started)
-            _settle(self._stopped)
+            settle(self._started, None)
+            settle(self._stopped, None)
 
     def _raised(self, error: BaseException) -> None:
         if isinstance(error, SystemExit) and not self._started.done():
-            _settle(self._started, CannotBootError(user_traceback(error)))
+            settle(self._started, CannotBootError(user_traceback(error)))
         elif not self._started.done():
             level = logging.WARNING if self._is_known else logging.DEBUG
             log.log(level, "served without a lifespan, which the application ended", exc_info=error)
@@ -102,23 +103,14 @@ class Lifespan:
     async def _send(self, message: dict[str, Any]) -> None:
         match message["type"]:
             case "lifespan.startup.complete":
-                _settle(self._started)
+                settle(self._started, None)
             case "lifespan.startup.failed":
                 text = message.get("message") or "the application's startup failed; it does not say why"
-                _settle(self._started, CannotBootError(text.rstrip("\n")))
+                settle(self._started, CannotBootError(text.rstrip("\n")))
             case "lifespan.shutdown.complete":
-                _settle(self._stopped)
+                settle(self._stopped, None)
             case "lifespan.shutdown.failed":
                 log.error(
                     "the application's shutdown failed: %s", message.get("message") or "no reason given"
                 )
-                _settle(self._stopped)
-
-
-def _settle(future: asyncio.Future[None], error: Exception | None = None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
+                settle(self._stopped, None)

@@ -11,10 +11,12 @@ import os
 import socket
 import sys
 from asyncio.trsock import TransportSocket
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from everycore.aio.waiting import Waiters, release, wait_among
 from everycore.worker.connections.limits import Limit
 from everycore.worker.connections.reception import tell_failed
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
@@ -106,7 +108,7 @@ class BeltServer(asyncio.AbstractServer):
         self._backlog = terms.backlog
         self._serving = False
         self._forever: asyncio.Future[None] | None = None
-        self._waiters: list[asyncio.Future[None]] | None = []
+        self._waiters: Waiters | None = deque()
         #: For `everycore.limit_connections`.
         self.connection_limit = Limit(on_none=self._end_waits)
         self.ledger = session.connections
@@ -142,9 +144,7 @@ class BeltServer(asyncio.AbstractServer):
         if self._sockets is not None or self.connection_limit.open:
             return
         waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+        release(waiters or deque())
 
     # --- as asyncio.Server --------------------------------------------------------------------------------
 
@@ -230,9 +230,7 @@ class BeltServer(asyncio.AbstractServer):
     async def wait_closed(self) -> None:
         """Wait until it is closed and its connections have ended."""
         if self._waiters is not None:
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
+            await wait_among(self._waiters)
 
     def close_clients(self) -> None:
         """Close every connection that is open."""
