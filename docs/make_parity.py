@@ -10,11 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from drawn import main  # noqa: E402
+
 from tests.conformance.catalogue import NOT_HERE, ROWS  # noqa: E402
 from tests.conformance.node import translations  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "node-parity.md"
-BEGIN, END = "<!-- begin: made by docs/make_parity.py -->", "<!-- end -->"
 
 
 def table() -> str:
@@ -40,21 +41,5 @@ def table() -> str:
     return "\n".join([f"{counts.total()} tests of Node: {total}.", "", *sections]).rstrip()
 
 
-def page(old: str) -> str:
-    """The page with a fresh table."""
-    before, _, rest = old.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
-
-
-def main() -> int:
-    old = PAGE.read_text(encoding="utf-8")
-    new = page(old)
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PAGE, {"": table}))

@@ -3,11 +3,12 @@
 python docs/make_signals.py [--check]    # rewrites the page; --check only says whether it is current
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
+
+from drawn import main
 
 from everycore.core.signals import POOL, Signal, Surroundings
 from everycore.core.stopping import (
@@ -23,7 +24,6 @@ from everycore.core.stopping import (
 )
 
 PAGE = Path(__file__).parent / "reference" / "signals.md"
-BEGIN, END = "<!-- begin {}: made by docs/make_signals.py -->", "<!-- end -->"
 S = TypeVar("S", PrimaryStage, WorkerStage)
 
 
@@ -81,29 +81,5 @@ DRAWN: Mapping[str, Callable[[], str]] = {
 }
 
 
-def page(old: str) -> str:
-    """The page with fresh tables. Raises ValueError where the place of one is missing."""
-    for table, draw in DRAWN.items():
-        begin = BEGIN.format(table)
-        old, found = re.subn(
-            rf"{re.escape(begin)}.*?{re.escape(END)}",
-            lambda _, drawn=f"{begin}\n\n{draw()}\n\n{END}": drawn,  # type: ignore[misc]
-            old,
-            flags=re.DOTALL,
-        )
-        if found != 1:
-            raise ValueError(f"{PAGE.name} has {found} places for {table!r}")
-    return old
-
-
-def main() -> int:
-    old = PAGE.read_text(encoding="utf-8")
-    new = page(old)
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PAGE, DRAWN))

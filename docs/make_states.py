@@ -6,11 +6,12 @@ python docs/make_states.py [--check]    # rewrites the page; --check only says w
 import sys
 from pathlib import Path
 
+from drawn import main
+
 from everycore.core.lifecycle import STAGES, TABLE, LifeAction, LifeInput, LifeStep, Stage, TimeLimit
 from everycore.model import State
 
 PAGE = Path(__file__).parent / "explanation" / "worker-states.md"
-BEGIN, END = "<!-- begin: made by docs/make_states.py -->", "<!-- end -->"
 
 
 def drawn() -> str:
@@ -50,21 +51,5 @@ def name(stage: Stage) -> str:
     return stage.value.replace(" ", "_")
 
 
-def page(old: str) -> str:
-    """The page with a fresh drawing."""
-    before, _, rest = old.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{drawn()}\n\n{END}{after}"
-
-
-def main() -> int:
-    old = PAGE.read_text(encoding="utf-8")
-    new = page(old)
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PAGE, {"": drawn}))

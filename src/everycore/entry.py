@@ -1,6 +1,6 @@
 """`run` and `new_event_loop`: where a program begins.
 
-Job: `asyncio.run`, with two additions. In a worker, servers listen through the primary and the worker ends
+`asyncio.run`, with two additions. In a worker, servers listen through the primary and the worker ends
 in the order of `worker.departure`; in a primary with an open `Cluster`, INT and TERM stop it gracefully.
 Anywhere else it is plain `asyncio.run`. Invariant: signal handlers are restored, and what the program
 itself raises or exits with wins.

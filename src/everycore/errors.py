@@ -1,7 +1,7 @@
 """Every error everycore raises on purpose. Anything else that escapes is a bug: please report it.
 
-Job: one tree, printed here, so that a caller can choose how much to catch.
-Invariant: fields are plain values; the text is made from them. Imports nothing of everycore.
+One tree, printed here, so that a caller can choose how much to catch. Invariant: fields are plain values; the
+text is made from them. Imports nothing of everycore.
 
     EverycoreError
       ConfigurationError      also ValueError: names the setting and where its value came from
@@ -20,7 +20,15 @@ Invariant: fields are plain values; the text is made from them. Imports nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+
+def consists_of(error: BaseException, is_one: Callable[[BaseException], bool]) -> bool:
+    """Whether `error` is one of those, or a group, however deep, of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(consists_of(inner, is_one) for inner in error.exceptions)
+    return is_one(error)
 
 
 class EverycoreError(Exception):

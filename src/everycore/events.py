@@ -1,8 +1,8 @@
 """Facts about a cluster, in the past tense.
 
-Job: one frozen class per fact. Invariant: an event never changes and has no return value; what decides
-is a policy object, not an event handler. `seq` counts up from 1 without a gap within one process's view of
-one cluster; `at` is `time.time()`, in seconds.
+One frozen class per fact. Invariant: an event never changes and has no return value; what decides is a policy
+object, not an event handler. `seq` counts up from 1 without a gap within one process's view of one cluster;
+`at` is `time.time()`, in seconds.
 
 Order, per worker: `Forked`, `Online`, any `Listening` and `Ready`, exactly one `Disconnected`, exactly one
 `Exited`; every `Message` comes before `Disconnected`. (Node leaves the order of the last two open.)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import Final
+from typing import Any, Final
 
-#: Those that were blocked from outside, and are never to be again at the end of a block.
-_heard: set[int] = set()
-
-
-def hear(numbers: Iterable[int]) -> None:
-    """Unblock these signals in this thread, for good: no end of a `held` block blocks them again."""
-    _heard.update(numbers)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _heard)
-
+# As it was before gevent replaced it: a signal handler can't wait for a greenlet to start.
+_start_thread: Final = _thread.start_new_thread
 
 #: Code that C calls and whose exceptions it drops: what a signal's handler raises there ends nothing.
 DROPS_EXCEPTIONS: Final[set[CodeType]] = set()
@@ -33,9 +27,21 @@ def would_be_dropped(frame: FrameType | None) -> bool:
 
 @contextmanager
 def held(*numbers: signal.Signals) -> Iterator[None]:
-    """Hold back these signals from the calling thread. What has come is delivered at the end of the block."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    """Hold back these signals from the calling thread. What has come is delivered at the end of the block.
+
+    A signal that was blocked before is left alone: whoever unblocks it within the block has it unblocked.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask - _heard)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(numbers) - before)
+
+
+def start_helper(work: Callable[..., object], *args: Any) -> None:
+    """Call `work(*args)` in a thread to which neither SIGINT nor SIGTERM is delivered.
+
+    These are for the main thread, which may hold them back for a moment.
+    """
+    with held(signal.SIGINT, signal.SIGTERM):  # a thread begins with the mask of the one that starts it
+        _start_thread(work, args)

@@ -1,7 +1,6 @@
 """`listen`: a listening socket, the primitive under everything else; blocking, for any program.
 
-Job: in a worker, ask the primary; anywhere else, make an ordinary socket. The same arguments mean the same.
-Must not import asyncio.
+In a worker, ask the primary; anywhere else, make an ordinary socket. The same arguments mean the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The plain values that all rooms speak of.
 
-Job: small frozen types with no behaviour beyond reading well.
-Invariant: no I/O, nothing mutable. Imports nothing of everycore.
+Small frozen types with no behaviour beyond reading well. Invariant: no I/O, nothing mutable. Imports nothing
+of everycore.
 """
 
 from __future__ import annotations

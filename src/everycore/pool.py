@@ -1,7 +1,7 @@
 """`Pool`: a cluster that keeps its number of workers.
 
 The public face: `core.supervisor` decides, and `primary.keeper`, which drives it, has the operations. Signals
-and whatever else commands a pool call the same ones. Must not import cli, ops or servers.
+and whatever else commands a pool call the same ones.
 """
 
 from __future__ import annotations

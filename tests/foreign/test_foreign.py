@@ -61,6 +61,15 @@ def test_the_variable_makes_them_fail(module, name):
     assert found(module, said) == expected
 
 
+def test_nothing_is_probed_for_a_loop_that_is_not_asyncios():
+    source = """
+        from everycore.foreign import asyncio_internals
+        assert asyncio_internals.selector_of(object()) is None
+        assert asyncio_internals.capabilities.cache_info().currsize == 0
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(source)], check=True)
+
+
 def test_a_probe_runs_where_a_loop_runs_too():
     async def inside():
         return foreign.outside_any_loop(lambda: asyncio.run(turn()))

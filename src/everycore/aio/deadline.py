@@ -7,25 +7,39 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """Calls `on_due` once when the time that was set last has come: seconds of the clock of `loop`."""
+    """Calls `on_due` once when the time that was set last has come: seconds of the clock of `loop`.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_due: Callable[[], object]) -> None:
+    least: seconds from setting it to the call at least. Asked for less than a millisecond, uvloop would spin.
+    """
+
+    __slots__ = ("_least", "_loop", "_on_due", "_timer", "due")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_due: Callable[[], object], *, least: float = 0.0
+    ) -> None:
         self._loop = loop
         self._on_due = on_due
+        self._least = least
         self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        #: The time that was set last; None: there is none, or it has come. To be read.
+        self.due: float | None = None  # the handle does not tell, on uvloop
 
     def set(self, due: float | None) -> None:
         """None: there is no deadline any more."""
+        if due == self.due:
+            return
         if self._timer is not None:
-            if due == self._due:
-                return
             self._timer.cancel()
             self._timer = None
+        self.due = due
         if due is not None:
-            self._due = due  # the handle does not tell, on uvloop
-            self._timer = self._loop.call_at(due, self._end)
+            at = max(due, self._loop.time() + self._least) if self._least else due
+            self._timer = self._loop.call_at(at, self._end)
+
+    def set_in(self, seconds: float) -> None:
+        """So many seconds from now."""
+        self.set(self._loop.time() + seconds)
 
     def _end(self) -> None:
-        self._timer = None
+        self._timer = self.due = None
         self._on_due()

@@ -7,10 +7,11 @@ has no bound (they are few: some per worker; messages have their own road with a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, overload
 
 from everycore.aio.streams import Feed, Stream
-from everycore.aio.subscriptions import Subscription, call_back, check_plain
+from everycore.aio.subscriptions import Subscription, call_back, check_plain, once
 from everycore.events import Event, Message
 
 E = TypeVar("E", bound=Event)
@@ -19,21 +20,18 @@ EventStream: TypeAlias = Stream[Event, E]
 
 
 class _Listener:
-    """One `on` or `once`."""
+    """One `on`."""
 
-    __slots__ = ("callback", "event_type", "is_active", "is_once")
+    __slots__ = ("callback", "event_type", "is_active")
 
-    def __init__(self, event_type: type[Event], callback: Callable[[Any], object], *, is_once: bool) -> None:
+    def __init__(self, event_type: type[Event], callback: Callable[[Any], object]) -> None:
         self.event_type = event_type
         self.callback = callback
-        self.is_once = is_once
         self.is_active = True
 
 
 class Emitter:
-    """Callbacks and iterators, by event type; a base class (`WorkerEvent`, `Event`) stands for all below
-    it.
-    """
+    """Callbacks and iterators, by event type. A base class (`Event`, `WorkerEvent`) stands for all below."""
 
     def __init__(self) -> None:
         self._listeners: list[_Listener] = []
@@ -42,11 +40,16 @@ class Emitter:
 
     def on(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
         """Call `callback` with each such event, in the order of subscription."""
-        return self._subscribe(event_type, callback, is_once=False)
+        _check_type(event_type)
+        check_plain(callback)
+        listener = _Listener(event_type, callback)
+        if not self._is_closed:
+            self._listeners.append(listener)
+        return Subscription(lambda: self._cancel(listener))
 
     def once(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
         """Call `callback` with the next such event only."""
-        return self._subscribe(event_type, callback, is_once=True)
+        return once(partial(self.on, event_type), callback)
 
     @overload
     def events(self) -> EventStream[Event]: ...
@@ -75,8 +78,6 @@ class Emitter:
                 feed.push(event)
         for listener in tuple(self._listeners):
             if listener.is_active and isinstance(event, listener.event_type):
-                if listener.is_once:
-                    self._cancel(listener)
                 call_back(listener.callback, event)
 
     def close(self) -> None:
@@ -87,16 +88,6 @@ class Emitter:
             feed.end()
         for listener in tuple(self._listeners):
             self._cancel(listener)
-
-    def _subscribe(
-        self, event_type: type[Event], callback: Callable[[Any], object], *, is_once: bool
-    ) -> Subscription:
-        _check_type(event_type)
-        check_plain(callback)
-        listener = _Listener(event_type, callback, is_once=is_once)
-        if not self._is_closed:
-            self._listeners.append(listener)
-        return Subscription(lambda: self._cancel(listener))
 
     def _cancel(self, listener: _Listener) -> None:
         listener.is_active = False

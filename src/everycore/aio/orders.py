@@ -1,8 +1,7 @@
 """Signals that command a pool: the edge of `core.signals`.
 
-Job: hear each of these signals, and do what the table says by an operation of the pool. Invariant: after the
-block the handlers are those from before it. TERM, INT and QUIT are somebody else's (`aio.shutdown`,
-`ops.service`). Must not import the primary, which it only knows as `Commanded`.
+Hear each of these signals, and do what the table says by an operation of the pool. Invariant: after the block
+the handlers are those from before it. TERM, INT and QUIT are somebody else's (`aio.shutdown`, `ops.service`).
 
 * A signal that was ignored when the block was entered, HUP under nohup above all, stays ignored.
 * HUP may also mean that the terminal is gone. It does where there was a controlling terminal and is none any
@@ -20,15 +19,17 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Protocol
 
 from everycore.aio.pausing import PausableLoop
+from everycore.aio.signals import install, restore
 from everycore.core import signals
 from everycore.core.signals import Act, Signal
-from everycore.system import forked_signals, inherited, logfiles, pausing
+from everycore.system import logfiles, pausing
 from everycore.system.terminal import has_terminal
 
-_logger = logging.getLogger("everycore.aio")
+log = logging.getLogger("everycore.aio")
 
 
 class Commanded(Protocol):
@@ -80,20 +81,14 @@ class _Orders:
         self._pausing: asyncio.Handle | None = None
 
     def install(self) -> None:
+        handlers = {}
         for what in signals.heard(at_terminal=self._had_terminal):
             number = signal.Signals[what.value]
-            before = signal.getsignal(number)
-            if before is signal.SIG_IGN:
-                continue
-            try:
-                self._loop.add_signal_handler(number, self._hear, number, what)
-            except (ValueError, RuntimeError):  # not the main thread: signals are somebody else's business
-                return
-            if what is Signal.CONT and isinstance(self._loop, PausableLoop):
-                self._stop_clock_of(self._loop)
-            forked_signals.own(number)
-            self._previous[number] = before
-        inherited.hear(self._previous)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                handlers[number] = partial(self._hear, number, what)
+        self._previous = install(self._loop, handlers)
+        if signal.SIGCONT in self._previous and isinstance(self._loop, PausableLoop):
+            self._stop_clock_of(self._loop)
 
     @staticmethod
     def _stop_clock_of(loop: PausableLoop) -> None:
@@ -107,9 +102,7 @@ class _Orders:
     def restore(self) -> None:
         if self._pausing is not None:
             self._pausing.cancel()
-        for number, handler in self._previous.items():
-            self._loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+        restore(self._loop, self._previous)
 
     def _hear(self, number: signal.Signals, what: Signal) -> None:
         where = signals.surroundings(
@@ -120,17 +113,17 @@ class _Orders:
     # --- what is to be done -------------------------------------------------------------------------------
 
     def _reload(self, number: signal.Signals) -> None:
-        _logger.info("%s: reloading", number.name)
+        log.info("%s: reloading", number.name)
         self._pool.order_reload()
 
     def _stop(self, number: signal.Signals) -> None:
-        _logger.info("%s: the terminal is gone; stopping", number.name)
+        log.info("%s: the terminal is gone; stopping", number.name)
         self._pool.stop()
 
     def _reopen(self, number: signal.Signals) -> None:
         logfiles.reopen()
         self._pool.reopen_logs()
-        _logger.info("%s: the log files are opened anew", number.name)
+        log.info("%s: the log files are opened anew", number.name)
 
     def _grow(self, number: signal.Signals) -> None:
         self._scale(number, self._pool.size + 1)
@@ -139,10 +132,10 @@ class _Orders:
         if self._pool.size > 1:
             self._scale(number, self._pool.size - 1)
         else:
-            _logger.warning("%s: there is one worker, and not fewer than that", number.name)
+            log.warning("%s: there is one worker, and not fewer than that", number.name)
 
     def _scale(self, number: signal.Signals, count: int) -> None:
-        _logger.info("%s: scaling from %d to %d", number.name, self._pool.size, count)
+        log.info("%s: scaling from %d to %d", number.name, self._pool.size, count)
         self._pool.scale(count)
 
     def _pause(self, number: signal.Signals) -> None:
@@ -153,12 +146,12 @@ class _Orders:
     def _pause_now(self, number: signal.Signals) -> None:
         self._pausing = None
         if not pausing.can_stop():
-            _logger.warning(
+            log.warning(
                 "%s: ignored, for the kernel does not stop process 1 of a container; pause the container",
                 number.name,
             )
             return
-        _logger.info("%s: stopped, with the workers, until SIGCONT", number.name)
+        log.info("%s: stopped, with the workers, until SIGCONT", number.name)
         begun = time.monotonic()
         self._pool.pause()
         try:
@@ -167,7 +160,7 @@ class _Orders:
             if isinstance(self._loop, PausableLoop):
                 self._loop.stand_still()  # here too: SIGCONT may be ignored
             self._pool.resume()
-        _logger.info("going on, with the workers, after %.1f s", time.monotonic() - begun)
+        log.info("going on, with the workers, after %.1f s", time.monotonic() - begun)
 
     def _resume(self, _: signal.Signals) -> None:
         if self._pausing is not None:
@@ -179,12 +172,12 @@ class _Orders:
         Act.RELOAD: _reload,
         Act.STOP: _stop,
         Act.REOPEN: _reopen,
-        Act.RESERVE: lambda _, number: _logger.info(
+        Act.RESERVE: lambda _, number: log.info(
             "%s: ignored, it does nothing yet; SIGHUP reloads", number.name
         ),
         Act.GROW: _grow,
         Act.SHRINK: _shrink,
         Act.PAUSE: _pause,
         Act.RESUME: _resume,
-        Act.IGNORE: lambda _, number: _logger.info("%s: ignored, the workers are being stopped", number.name),
+        Act.IGNORE: lambda _, number: log.info("%s: ignored, the workers are being stopped", number.name),
     }

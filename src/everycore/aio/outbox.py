@@ -21,13 +21,14 @@ from __future__ import annotations
 import array
 import asyncio
 import errno
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
+from everycore.aio.waiting import Waiters, release, wait_among
 from everycore.errors import ChannelClosed
+from everycore.kernel import os_error
 from everycore.system.descriptors import close_all
 
 #: A peer that died with unread bytes gives ECONNRESET once, and EPIPE to writers: an end like any other.
@@ -54,7 +55,7 @@ class NoPeer:
         pass
 
     def send(self, *_: Any) -> NoReturn:
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        raise os_error(errno.EPIPE)
 
     sendmsg = send
 
@@ -105,8 +106,8 @@ class Outbox:
         self._is_blocked = False  # a writer, a timer or the end will follow: putting needs do nothing
         self._has_writer = False
         self._flush_handle: asyncio.Handle | None = None
-        self._room_waiters: deque[asyncio.Future[None]] = deque()
-        self._empty_waiters: deque[asyncio.Future[None]] = deque()
+        self._room_waiters: Waiters = deque()
+        self._empty_waiters: Waiters = deque()
 
     @property
     def is_full(self) -> bool:
@@ -162,29 +163,20 @@ class Outbox:
     async def wait_room(self) -> None:
         """Return once it is not full; `ChannelClosed` if it ends before."""
         while self.waiting >= self.buffer_limit:
-            await self._wait(self._room_waiters)
+            await wait_among(self._room_waiters)
         if self.is_closed:
             raise ChannelClosed(self._peer)
 
     async def flush(self) -> None:
         """Return once everything posted, and everything held, is in the socket, or the channel is closed."""
         while self.waiting and not self.is_closed:
-            await self._wait(self._empty_waiters)
-
-    async def _wait(self, waiters: deque[asyncio.Future[None]]) -> None:
-        waiter = self._loop.create_future()
-        waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in waiters:
-                waiters.remove(waiter)
+            await wait_among(self._empty_waiters)
 
     def _wake(self) -> None:
         if self._room_waiters and self.waiting < self.buffer_limit:
-            _wake(self._room_waiters)
+            release(self._room_waiters)
         if self._empty_waiters and not self.waiting:
-            _wake(self._empty_waiters)
+            release(self._empty_waiters)
 
     def _end_turn(self) -> None:
         self._flush_handle = None
@@ -297,10 +289,3 @@ class Outbox:
         self._sending, self._sending_fds, self._sending_control = b"", (), 0
         self.waiting = self._control = 0
         self._wake()
-
-
-def _wake(waiters: deque[asyncio.Future[None]]) -> None:
-    while waiters:
-        waiter = waiters.popleft()
-        if not waiter.done():
-            waiter.set_result(None)

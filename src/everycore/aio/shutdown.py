@@ -2,7 +2,7 @@
 
 A context variable connects `everycore.run`, or a command, with the clusters opened inside it. Invariant:
 handlers are installed while a cluster is open and taken back after the last; a process without a cluster
-keeps plain `asyncio.run` behaviour. Must not import the primary, which it only knows as `Stoppable`.
+keeps plain `asyncio.run` behaviour.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, Protocol
 
+from everycore.aio import signals
 from everycore.core import stopping
 from everycore.core.stopping import PrimaryStage, StopAction, StopInput
 from everycore.errors import ClusterClosed
-from everycore.system import forked_signals, inherited
 
 Hook = Callable[[signal.Signals], object]
 
@@ -100,27 +101,18 @@ class Shutdown:
     # --- handlers -----------------------------------------------------------------------------------------
 
     def _install(self) -> None:
+        handlers = {}
         for what in stopping.signals_of(self._machine.table):
             number = signal.Signals[f"SIG{what.name}"]
-            previous = signal.getsignal(number)
-            if previous is signal.SIG_IGN and what not in stopping.HEARD_ANYWAY:
-                continue
-            try:
-                self._loop.add_signal_handler(number, self._hear, number, what)
-            except (ValueError, RuntimeError):  # not the main thread: signals are somebody else's business
-                return
-            forked_signals.own(number)
-            self._previous[number] = previous
-        inherited.hear(self._previous)
+            if signal.getsignal(number) is not signal.SIG_IGN or what in stopping.HEARD_ANYWAY:
+                handlers[number] = partial(self._hear, number, what)
+        self._previous = signals.install(self._loop, handlers)
 
     def _restore(self) -> None:
-        # Blocked, they can't come between two of these calls, and what is ignored then is forgotten.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._previous)
-        for number, previous in self._previous.items():
-            self._loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN if self._is_last else previous)
-        self._previous.clear()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if self._is_last:
+            self._previous = dict.fromkeys(self._previous, signal.SIG_IGN)
+        signals.restore(self._loop, self._previous)
+        self._previous = {}
 
     # --- decisions and what becomes of them ---------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
+from everycore.aio.waiting import Waiters, release, wait_among
+
 Item = TypeVar("Item")
 Out = TypeVar("Out")
 
@@ -27,40 +29,24 @@ SKIP: Final[Any] = object()
 class Feed(Generic[Item]):
     """The publisher's half."""
 
-    __slots__ = ("_waiters", "is_ended", "items")
+    __slots__ = ("is_ended", "items", "waiters")
 
     def __init__(self) -> None:
         self.items: deque[Item] = deque()
         self.is_ended = False
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        #: Those that wait for the next `push` or `end`.
+        self.waiters: Waiters = deque()
 
     def push(self, item: Item) -> None:
         """Add one item."""
         self.items.append(item)
-        if self._waiters:
-            self._wake()
+        if self.waiters:
+            release(self.waiters)
 
     def end(self) -> None:
         """No more items: the stream stops after those that wait."""
         self.is_ended = True
-        self._wake()
-
-    async def wait(self) -> None:
-        """Return after the next `push` or `end`."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def _wake(self) -> None:
-        # All of them, who look again for themselves: with several readers one may be cancelled meanwhile.
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        release(self.waiters)
 
 
 class Stream(Generic[Item, Out]):
@@ -93,7 +79,7 @@ class Stream(Generic[Item, Out]):
                 await self.aclose()
                 raise StopAsyncIteration
             else:
-                await feed.wait()
+                await wait_among(feed.waiters)
 
     async def aclose(self) -> None:
         """Stop listening. Also who waits in `anext` stops."""

@@ -1,7 +1,7 @@
 """The `everycore` command.
 
-Job: gather the commands and turn what they raise into one sentence and an exit status. Invariant: `main`
-never raises for what a user can do wrong, and it can be called in a process that goes on living.
+Gather the commands and turn what they raise into one sentence and an exit status. Invariant: `main` never
+raises for what a user can do wrong, and it can be called in a process that goes on living.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from everycore.cli.options import CONTEXT
 from everycore.cli.run import run
 from everycore.cli.serve import serve
 from everycore.errors import ConfigurationError, EverycoreError
@@ -23,10 +24,7 @@ from everycore.system import inherited
 from everycore.system.descriptors import fill_standard_streams
 
 
-@click.group(
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
+@click.group(invoke_without_command=True, context_settings=CONTEXT)
 @click.version_option(package_name="everycore", message="%(prog)s %(version)s")
 @click.pass_context
 def everycore(context: click.Context) -> int | None:

@@ -18,65 +18,39 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-def workers_option(function: Function) -> Function:
-    """`--workers`."""
-    return click.option(
-        "--workers", metavar="N|auto", help="How many; auto: one a CPU, as memory allows.  [default: auto]"
-    )(function)
-
-
-def policy_option(function: Function) -> Function:
-    """`--policy`."""
-    return click.option(
-        "--policy",
-        metavar="NAME",
-        help=f"Who gets the next connection: {', '.join(POLICIES)}.  [default: {POLICIES[0]}]",
-    )(function)
-
-
-def grace_option(function: Function) -> Function:
-    """`--grace`."""
-    return click.option(
-        "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
-    )(function)
-
-
-def stop_delay_option(function: Function) -> Function:
-    """`--stop-delay`."""
-    return click.option(
-        "--stop-delay",
-        metavar="SECONDS",
-        help="After TERM or INT, serve on for so long: load balancers hear of a stop late.  [default: 0]",
-    )(function)
-
-
-def surge_option(function: Function) -> Function:
-    """`--surge`."""
-    return click.option(
-        "--surge",
-        metavar="N",
-        help="Workers that a reload starts at a time; 0: stop the old one first.  [default: 1]",
-    )(function)
+workers_option = click.option(
+    "--workers", metavar="N|auto", help="How many; auto: one a CPU, as memory allows.  [default: auto]"
+)
+policy_option = click.option(
+    "--policy",
+    metavar="NAME",
+    help=f"Who gets the next connection: {', '.join(POLICIES)}.  [default: {POLICIES[0]}]",
+)
+grace_option = click.option(
+    "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
+)
+stop_delay_option = click.option(
+    "--stop-delay",
+    metavar="SECONDS",
+    help="After TERM or INT, serve on for so long: load balancers hear of a stop late.  [default: 0]",
+)
+surge_option = click.option(
+    "--surge",
+    metavar="N",
+    help="Workers that a reload starts at a time; 0: stop the old one first.  [default: 1]",
+)
+log_level_option = click.option(
+    "--log-level", metavar="LEVEL", help=f"{', '.join(logs.LEVELS)}.  [default: info]"
+)
+keep_nofile_option = click.option(
+    "--keep-nofile", is_flag=True, help="Leave the soft limit of descriptors as it is."
+)
 
 
 def loop_option(what: str) -> Callable[[Function], Function]:
     """`--loop`; `what` the loop is for."""
     text = f"{what}: {', '.join(LOOPS)}.  [default: {LOOPS[0]}]"
     return click.option("--loop", metavar="NAME", help=text)
-
-
-def log_level_option(function: Function) -> Function:
-    """`--log-level`."""
-    return click.option("--log-level", metavar="LEVEL", help=f"{', '.join(logs.LEVELS)}.  [default: info]")(
-        function
-    )
-
-
-def keep_nofile_option(function: Function) -> Function:
-    """`--keep-nofile`."""
-    return click.option("--keep-nofile", is_flag=True, help="Leave the soft limit of descriptors as it is.")(
-        function
-    )
 
 
 def name_option(default: str) -> Callable[[Function], Function]:

@@ -1,6 +1,6 @@
 """`everycore run`: any program on every core, unchanged.
 
-Job: tell our options from the program, check what can be checked before anything starts, and hand over to
+Tell our options from the program, check what can be checked before anything starts, and hand over to
 `ops.program`. Invariant: everything behind the program's name is the program's; no user code runs in this
 process.
 """

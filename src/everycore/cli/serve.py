@@ -1,7 +1,7 @@
 """`everycore serve`: an ASGI or WSGI application on every core.
 
-Job: read the options, check them all before anything starts, and hand over to `ops.service`. Invariant: no
-user code runs in this process, and nothing is imported that a wrong option would make useless.
+Read the options, check them all before anything starts, and hand over to `ops.service`. Invariant: no user
+code runs in this process, and nothing is imported that a wrong option would make useless.
 """
 
 from __future__ import annotations

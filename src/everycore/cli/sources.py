@@ -1,8 +1,8 @@
 """Where a setting of the command line comes from, and how its text is read.
 
-Job: argument, then `EVERYCORE_<OPTION>`, then other variables named for that option, then the default; the
-text is read by one of the parsers below, whose errors name the option and the source. Invariant: an empty
-variable counts as not set. Must not import cli or servers.
+Argument, then `EVERYCORE_<OPTION>`, then other variables named for that option, then the default; the text is
+read by one of the parsers below, whose errors name the option and the source. Invariant: an empty variable
+counts as not set.
 """
 
 from __future__ import annotations
@@ -58,26 +58,20 @@ def parse_workers(text: str, option: str, source: str) -> int | Literal["auto"]:
     """Read a whole number of at least 1, or `auto`."""
     if text == "auto":
         return "auto"
-    # int() alone would take "1_0", " 4" and digits of other scripts.
-    count = int(text) if text.isascii() and text.isdigit() else 0
-    if count < 1:
-        raise ConfigurationError(
-            option, f"must be 'auto' or a whole number of at least 1, not {text!r}", source=source
-        )
-    return count
+    return _whole(text, 1, option, source, or_else="'auto' or ")
 
 
 def parse_count(least: int) -> Parser[int]:
     """A whole number of at least `least`."""
+    return lambda text, option, source: _whole(text, least, option, source)
 
-    def parse(text: str, option: str, source: str) -> int:
-        # int() alone would take "1_0", " 4" and digits of other scripts.
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            problem = f"must be a whole number of at least {least}, not {text!r}"
-            raise ConfigurationError(option, problem, source=source)
-        return int(text)
 
-    return parse
+def _whole(text: str, least: int, option: str, source: str, *, or_else: str = "") -> int:
+    # int() alone would take "1_0", " 4" and digits of other scripts.
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        problem = f"must be {or_else}a whole number of at least {least}, not {text!r}"
+        raise ConfigurationError(option, problem, source=source)
+    return int(text)
 
 
 def parse_seconds(least: float) -> Parser[float]:

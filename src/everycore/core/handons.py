@@ -1,8 +1,8 @@
 """Who hands idle connections on when it leaves, and who takes them over.
 
-Job: keep the account of the workers that say they can, decide who may hand on, and choose who gets each.
+Keep the account of the workers that say they can, decide who may hand on, and choose who gets each.
 Invariant: a worker is told that it may hand on only while another one is ready to take over, and is told when
-that has changed. Must not import anything with I/O or a clock.
+that has changed.
 """
 
 from __future__ import annotations

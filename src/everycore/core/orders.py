@@ -1,7 +1,6 @@
 """What the supervisor of a pool is told, and what it orders.
 
-Job: the inputs and the actions of `core.supervisor`, as values. Times are seconds, by the driver's
-clock. Must not import anything with I/O, a clock or chance.
+The inputs and the actions of `core.supervisor`, as values. Times are seconds, by the driver's clock.
 """
 
 from __future__ import annotations

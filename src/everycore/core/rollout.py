@@ -1,6 +1,6 @@
 """A rolling reload: the workers of a pool are replaced by new ones, slot by slot.
 
-Job: say which slots are next, when a reload is complete, and what became of those who asked for one.
+Say which slots are next, when a reload is complete, and what became of those who asked for one.
 
 Rules:
 * A reload raises the generation by one. Whatever is forked from then on has the new generation, for it starts
@@ -12,8 +12,6 @@ Rules:
 * A worker of the new generation that does not become ready fails the reload: what was renewed stays, and what
   was not stays as it was.
 * One reload at a time. Those asked for meanwhile wait for its end, however it ends, and are one reload then.
-
-Must not import anything with I/O, a clock or chance.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """The slots of a pool, and the workers in them.
 
-Job: say which workers a slot has and what each of them is there: the occupant, who serves; the successor, who
+Say which workers a slot has and what each of them is there: the occupant, who serves; the successor, who
 boots beside it and takes its place; the leaver, who was replaced and finishes its work.
 
 Invariants:
 * A slot has at most two live workers: the occupant, and one of the other two.
 * A successor is always beside an occupant: it becomes the occupant if that one ends first.
-
-Must not import anything with I/O, a clock or chance.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keeps n workers alive: who is forked, dismissed, killed, and when it is hopeless.
 
-Job: `Supervisor.handle(input, now) -> actions`, its only entrance (`core.orders`). The driver
+`Supervisor.handle(input, now) -> actions` is the only entrance (`core.orders`). The driver
 (`primary.keeper`) performs the actions in order and feeds back what happens; times are its clock's seconds.
 
 Invariants:
@@ -22,8 +22,6 @@ Rules:
 * With `may_finish`, a worker that ends with status 0 before it was ready has done its work, which was not to
   serve: its slot stays empty, and when all are, the pool has ended as it should.
 * Where workers may take for ever to become ready, those of a reload have `RELOAD_SECONDS`: a reload ends.
-
-Must not import anything with I/O, a clock or chance.
 """
 
 from __future__ import annotations

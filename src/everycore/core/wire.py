@@ -1,9 +1,8 @@
 """Every message that travels between the primary and a worker, for both ends, in one file.
 
-Job: frozen types and their encoding. A reader who knows this file knows the protocol.
-Invariant: the format cannot execute code; whatever is wrong with the bytes (an unknown tag, a missing field,
-a field of another type, text that is not UTF-8, nesting without end) is a `ProtocolError`, never a guess.
-Must not import anything with I/O.
+Frozen types and their encoding. A reader who knows this file knows the protocol. Invariant: the format cannot
+execute code; whatever is wrong with the bytes (an unknown tag, a missing field, a field of another type, text
+that is not UTF-8, nesting without end) is a `ProtocolError`, never a guess.
 
 Three pipes carry them (see `docs/reference/wire-protocol.md`):
 

@@ -54,6 +54,13 @@ def outside_any_loop(probe: Callable[[], T]) -> T:
     return found[0]
 
 
+def probe_parts(library: str, new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> dict[str, bool]:
+    """Which parts of `library` are as their probes know them. What may not be tried is not."""
+    allowed = {part: probe for part, probe in probes.items() if is_allowed(f"{library}.{part}")}
+    found = try_probes(new_loop, allowed) if allowed else frozenset()
+    return {part: part in found for part in probes}
+
+
 def try_probes(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozenset[str]:
     """The names of the probes that succeed. A probe that raises has failed: that is what it looks for."""
     return outside_any_loop(lambda: _try_all(new_loop, probes))

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everycore.foreign import is_allowed, try_probes
+from everycore.foreign import probe_parts
 
 _Loop: Final[Any] = asyncio.SelectorEventLoop
 _Server: Final[Any] = asyncio.base_events.Server
@@ -64,9 +64,7 @@ class ServingArguments:
 def capabilities() -> Capabilities:
     """What this Python's asyncio has. Probed once a process, by one connection over a socket pair."""
     probes = {"servers": _probe_servers, "selectors": _probe_selectors}
-    allowed = {name: probe for name, probe in probes.items() if is_allowed(f"asyncio.{name}")}
-    found = try_probes(_ProbeLoop, allowed) if allowed else frozenset()
-    return Capabilities(**{name: name in found for name in probes})
+    return Capabilities(**probe_parts("asyncio", _ProbeLoop, probes))
 
 
 # --- servers ----------------------------------------------------------------------------------------------
@@ -180,8 +178,9 @@ def make_transport(
 
 def selector_of(loop: Any) -> selectors.BaseSelector | None:
     """What a loop of asyncio waits in; None if that can't be told."""
-    found = getattr(loop, "_selector", None) if capabilities().selectors else None
-    return found if isinstance(found, selectors.BaseSelector) else None
+    found = getattr(loop, "_selector", None)
+    # Probed last: for a loop that is not asyncio's there is no need, and a probe takes some milliseconds.
+    return found if isinstance(found, selectors.BaseSelector) and capabilities().selectors else None
 
 
 # --- the probe --------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from everycore.foreign import is_allowed, try_probes
+from everycore.foreign import probe_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,7 @@ class Capabilities:
 @functools.cache
 def capabilities() -> Capabilities:
     """What this uvicorn has. Probed once a process, by one connection over a socket pair."""
-    allowed = {"handover": _probe_handover} if is_allowed("uvicorn.handover") else {}
-    found = try_probes(asyncio.new_event_loop, allowed) if allowed else frozenset()
-    return Capabilities("handover" in found)
+    return Capabilities(**probe_parts("uvicorn", asyncio.new_event_loop, {"handover": _probe_handover}))
 
 
 class Inside:

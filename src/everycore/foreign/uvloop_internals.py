@@ -28,7 +28,7 @@ from typing import Any, Final
 import uvloop
 from uvloop import loop as _module
 
-from everycore.foreign import is_allowed, try_probes
+from everycore.foreign import probe_parts
 from everycore.held_signals import DROPS_EXCEPTIONS
 
 #: `uv_handle_type` (uv.h), which libuv keeps for the sake of its ABI.
@@ -53,9 +53,7 @@ class Capabilities:
 def capabilities() -> Capabilities:
     """What this uvloop has. Probed once a process, by one connection over a socket pair."""
     probes = {"connect": _probe_connect, "backend": _probe_backend, "stamps": _probe_stamps}
-    allowed = {name: probe for name, probe in probes.items() if is_allowed(f"uvloop.{name}")}
-    found = try_probes(uvloop.Loop, allowed) if allowed else frozenset()
-    return Capabilities(**{name: name in found for name in probes})
+    return Capabilities(**probe_parts("uvloop", uvloop.Loop, probes))
 
 
 def epoll_of(loop: Any) -> int | None:

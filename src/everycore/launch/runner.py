@@ -2,11 +2,11 @@
 
     python FLAGS .../everycore/launch/__main__.py LOOP SCRIPT|-m MODULE [ARGS...]
 
-Job: make this interpreter what `python SCRIPT|-m MODULE [ARGS...]` would be, with sockets that listen through
-the primary, and let the program go. Invariant: the program's `__main__` is the interpreter's own, as C made
-it; what the program sees of itself (`sys.argv`, `sys.path`, `sys.orig_argv`, `__file__`, its tracebacks, its
-exit status) is what it would see alone. What C does at the end of a program (exit status, SIGINT's death,
-waiting for threads, atexit) is left to C: exceptions leave this file as they came.
+Make this interpreter what `python SCRIPT|-m MODULE [ARGS...]` would be, with sockets that listen through the
+primary, and let the program go. Invariant: the program's `__main__` is the interpreter's own, as C made it;
+what the program sees of itself (`sys.argv`, `sys.path`, `sys.orig_argv`, `__file__`, its tracebacks, its exit
+status) is what it would see alone. What C does at the end of a program (exit status, SIGINT's death, waiting
+for threads, atexit) is left to C: exceptions leave this file as they came.
 
 How it stops: the primary takes the worker out of the rotation, then sends SIGTERM, as whoever stops a lone
 process does, and SIGKILL a second after the grace. A handler of the program's own (uvicorn has one) does what
@@ -33,7 +33,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
 from everycore import current
-from everycore.errors import EverycoreError, RoleError
+from everycore.errors import EverycoreError, RoleError, consists_of
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
 from everycore.system.processes import interpreter_flags
@@ -199,7 +199,8 @@ class _Ending:
         """Let the primary print it, if the program has not got as far as to listen."""
         if isinstance(error, KeyboardInterrupt):
             return False
-        if _is_about_roles(error):
+        # A worker wanted to be a primary, and nothing else went wrong; a task group wraps it.
+        if consists_of(error, lambda inner: isinstance(inner, RoleError)):
             words = " ".join(self._program)
             return self._report(
                 "this program opens a Cluster of its own, and 'everycore run' is one already;"
@@ -218,10 +219,3 @@ class _Ending:
             # Told to leave before it had listened, it has said good-bye: another one's failure is told.
             return self._session.departure.has_begun
         return True
-
-
-def _is_about_roles(error: BaseException) -> bool:
-    """Whether all that went wrong is that a worker wanted to be a primary; a task group wraps it."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_about_roles, error.exceptions))
-    return isinstance(error, RoleError)

@@ -1,7 +1,7 @@
 """What the primary of `everycore serve` tells its workers, and what they report if they cannot start.
 
-Job: the two messages and their encodings. Invariant: the primary never imports the application; whether it
-can be loaded is known from a worker's report alone. Must not import cli or servers.
+The two messages and their encodings. Invariant: the primary never imports the application; whether it can be
+loaded is known from a worker's report alone.
 """
 
 from __future__ import annotations

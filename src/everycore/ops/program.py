@@ -1,7 +1,6 @@
 """A pool that runs any program, as a program: what differs from a served application.
 
-Job: log where the program listens, as it does so, for nobody has told us before. Must not import cli or
-servers.
+Log where the program listens, as it does so, for nobody has told us before.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from everycore.ops.service import Outcome, Service, run_to_the_end
 from everycore.pool import Pool
 from everycore.system.addresses import as_url
 
-_logger = logging.getLogger("everycore.ops")
+log = logging.getLogger("everycore.ops")
 
 
 def run_program(pool: Pool, name: str, stop_delay: float = 0.0) -> Outcome:
@@ -34,7 +33,7 @@ class _Program(Service):
         self._pool.cluster.on(Listening, self._on_listening)
         outcome = await super().run()
         if not self._known and not self._was_told and outcome.status == 0:
-            _logger.warning(
+            log.warning(
                 "%s ended without having listened; an application that does not listen by itself is run by:"
                 " everycore serve MODULE:APP",
                 self._name,
@@ -45,7 +44,7 @@ class _Program(Service):
         url = as_url(event.address, "udp" if event.kind == socket.SOCK_DGRAM else "tcp")
         if url not in self._known:
             self._known.add(url)
-            _logger.info("%s listens on %s", self._name, url)
+            log.info("%s listens on %s", self._name, url)
 
     def _say_where(self) -> None:
         """Said as it became known."""

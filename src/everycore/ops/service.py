@@ -1,7 +1,7 @@
 """A pool run as a program: signals, log lines, counts, exit status.
 
-Job: everything of `everycore serve` between the options, once they are read, and the exit status. Invariant:
-nothing here decides about workers, nor about stopping (`core.stopping` does). Must not import cli or servers.
+Everything of `everycore serve` between the options, once they are read, and the exit status. Invariant:
+nothing here decides about workers, nor about stopping (`core.stopping` does).
 
 Exit status: 0, stopped as asked, even if work outlasted the grace and was cut short, for that was asked too;
 1, a signal ended it at once, or the workers could not listen; 3, the application could not start.
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from everycore.aio import signals
 from everycore.aio.pausing import PausableLoop
 from everycore.aio.shutdown import Shutdown, set_shutdown
 from everycore.core import stopping
@@ -27,12 +28,11 @@ from everycore.events import Message, Ready
 from everycore.model import Snapshot
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
-from everycore.system import inherited
 from everycore.system.addresses import as_url
 from everycore.system.ended import wait_for_end
 from everycore.system.processes import reap_strangers
 
-_logger = logging.getLogger("everycore.ops")
+log = logging.getLogger("everycore.ops")
 
 #: The least time between two lines of counts.
 COUNT_INTERVAL = 0.5
@@ -100,7 +100,7 @@ class Service:
                 finally:
                     if counter is not None:
                         counter.cancel()
-        _logger.info("stopped")
+        log.info("stopped")
         return Outcome(STATUS_STOPPED)
 
     # Signals
@@ -118,14 +118,14 @@ class Service:
         self._was_told = True
         again = "once more" if number is signal.SIGINT else "SIGINT"
         if self._stop_delay > 0:
-            _logger.info(
+            log.info(
                 "%s: stopping in %g s (--stop-delay), serving until then; %s ends it at once",
                 number.name,
                 self._stop_delay,
                 again,
             )
         else:
-            _logger.info("%s: finishing the work at hand; %s ends it at once", number.name, again)
+            log.info("%s: finishing the work at hand; %s ends it at once", number.name, again)
         if number is signal.SIGINT:
             # TERM is a machine's, and spares the clients; a human who presses Ctrl-C waits for the prompt.
             self._pool.cluster._ending.close_idle()
@@ -136,14 +136,12 @@ class Service:
         Nothing else happens meanwhile. The loop would take the workers for dead ones, and replace them.
         """
         self.cut_short = "ended at once by SIGQUIT; the stacks of the workers are above"
-        _logger.info(
-            "%s: ending at once, after the stacks of %d workers", number.name, len(self._pool.workers)
-        )
+        log.info("%s: ending at once, after the stacks of %d workers", number.name, len(self._pool.workers))
         left = STACKS_OF_ALL
         for worker in self._pool.workers.values():
             if worker.pid is not None:
                 begun = time.monotonic()
-                _logger.warning("worker %d (pid %d) ends; its stacks:", worker.id, worker.pid)
+                log.warning("worker %d (pid %d) ends; its stacks:", worker.id, worker.pid)
                 worker.kill(signal.SIGQUIT)
                 wait_for_end(worker.pid, min(STACKS_OF_ONE, left))
                 left = max(left - (time.monotonic() - begun), 0.0)
@@ -157,12 +155,11 @@ class Service:
             yield
             return
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        inherited.hear((signal.SIGCHLD,))
+        previous = signals.install(loop, {signal.SIGCHLD: self._reap})
         try:
             yield
         finally:
-            loop.remove_signal_handler(signal.SIGCHLD)
+            signals.restore(loop, previous)
 
     def _reap(self) -> None:
         ours = {worker.pid for worker in self._pool.cluster.workers.values() if worker.pid is not None}
@@ -178,13 +175,13 @@ class Service:
         ready = sum(worker.is_ready for worker in self._pool.workers.values())
         if ready == self._pool.size and not self._were_all_ready:
             self._were_all_ready = True
-            _logger.info("ready: all %d workers", ready)
+            log.info("ready: all %d workers", ready)
 
     def _say_where(self) -> None:
         addresses = dict.fromkeys(
             as_url(listener.address) for listener in self._pool.cluster.snapshot().listeners
         )
-        _logger.info("serving %s on %s", self._name, ", ".join(addresses))
+        log.info("serving %s on %s", self._name, ", ".join(addresses))
 
     def _on_message(self, event: Message) -> None:
         if event.handle is not None:  # we are its taker, and nobody here has a use for it
@@ -197,7 +194,7 @@ class Service:
             return  # it was cut short by the stop
         if self._was_ready:  # else the pool gives up, and `_why` has the word
             text = "as before" if report == self._told else report.text
-            _logger.error("worker %d could not start the application: %s", event.worker.id, text)
+            log.error("worker %d could not start the application: %s", event.worker.id, text)
             self._told = report
 
     def _why(self, error: BootError) -> Outcome:

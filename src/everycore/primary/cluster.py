@@ -219,15 +219,8 @@ class Cluster:
             raise ClusterClosed(f"the cluster is {self._state}")
         if env is not None:
             check_env("env", env)
-        return start_worker(
-            self._runtime,
-            self._settings,
-            env,
-            slot=slot,
-            generation=generation,
-            raises=raises,
-            withholds=self._ending.has_begun,
-        )
+        request = spawner.SpawnRequest(self._settings, env, slot, generation, raises)
+        return start_worker(self._runtime, request, withholds=self._ending.has_begun)
 
     async def broadcast(self, message: Any) -> int:
         """Send `message` to every connected worker; returns how many there were.

@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
 
 from everycore import events
 from everycore.aio.deadline import Deadline
@@ -33,7 +33,6 @@ from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
-from everycore.settings import Settings
 
 log = logging.getLogger("everycore.primary")
 
@@ -41,15 +40,19 @@ log = logging.getLogger("everycore.primary")
 #: has left does not spin meanwhile.
 WITHHELD: Final = 0.1
 
+Told: TypeAlias = wire.ReopenLogs | wire.MayHandOn | wire.TakeOver
+
 
 class WorkerDriver:
     """One worker, from its spawn to its `Exited`. `face` is the worker as users see it."""
 
-    def __init__(self, runtime: Runtime, identity: spawner.WorkerIdentity, settings: Settings) -> None:
+    def __init__(
+        self, runtime: Runtime, identity: spawner.WorkerIdentity, request: spawner.SpawnRequest
+    ) -> None:
         self._runtime = runtime
         self._loop = runtime.loop
         self._switchboard = runtime.switchboard
-        self._settings = settings
+        self._request = request
         self.identity = identity
         self.life = Life()
         self.readiness = WorkerReadiness(self.life, self._on_ready)
@@ -76,19 +79,19 @@ class WorkerDriver:
 
     # --- birth --------------------------------------------------------------------------------------------
 
-    def spawn(self, env: Mapping[str, str | None] | None, *, raises: bool = True) -> None:
+    def spawn(self) -> None:
         """Start the process. A refusal of the kernel becomes the worker's exit.
 
-        A bad setting is raised, unless not `raises`: then that becomes its exit too.
+        Raises ConfigurationError for a setting that can't work, if the request says so.
         """
         runtime = self._runtime
         error: OSError | None = None
         try:
             child = spawner.spawn(
-                self._settings, self.identity, runtime.terms, runtime.board.fd, env, runtime.system
+                self._request, self.identity, runtime.terms, runtime.board.fd, runtime.system
             )
         except (OSError, ConfigurationError) as exc:
-            if raises and isinstance(exc, ConfigurationError):
+            if self._request.raises and isinstance(exc, ConfigurationError):
                 raise
             error = exc if isinstance(exc, OSError) else OSError(errno.EINVAL, str(exc))
             self._connect(None)  # it may have been for want of descriptors
@@ -109,7 +112,7 @@ class WorkerDriver:
         self._loop.call_later(WITHHELD, self._announce, error)
 
     def _connect(self, child: spawner.Child | None) -> None:
-        self._ipc = Ipc(self._runtime, self, self._settings, self._log, child)
+        self._ipc = Ipc(self._runtime, self, self._request.settings, self._log, child)
         self.mailbox = self._ipc.mailbox
 
     def _announce(self, error: OSError | None) -> None:
@@ -164,9 +167,7 @@ class WorkerDriver:
         left = self.grace if deadline is None else deadline - lifecycle.KILL_MARGIN - self._loop.time()
         self._ipc.tell(wire.Disconnect(max(min(self.grace, left), 0.0), self._runtime.spares_idle))
 
-    def tell(
-        self, message: wire.ReopenLogs | wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()
-    ) -> None:
+    def tell(self, message: Told, fds: Sequence[int] = ()) -> None:
         """As `Ipc.tell`."""
         self._ipc.tell(message, fds)
 
@@ -293,30 +294,20 @@ class WorkerDriver:
         return [self.process.fileno(), *self._ipc.filenos()]
 
 
-def start_worker(
-    runtime: Runtime,
-    settings: Settings,
-    env: Mapping[str, str | None] | None,
-    *,
-    slot: int | None,
-    generation: int,
-    raises: bool,
-    withholds: bool,
-) -> Worker:
-    """Give a new worker its number, its slot (the lowest free one for None) and its row, and spawn it.
+def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: bool) -> Worker:
+    """Give a new worker its number, its slot and its row, and spawn it.
 
-    withholds: the cluster ends, so no process is started. For `env` and `raises` see `WorkerDriver.spawn`.
-    What is raised leaves nothing behind.
+    withholds: the cluster ends, so no process is started. What is raised leaves nothing behind.
     """
     book, board = runtime.book, runtime.board
-    slot = book.free_slot() if slot is None else slot
-    identity = spawner.WorkerIdentity(book.last_id + 1, slot, generation, board.allot())
-    driver = WorkerDriver(runtime, identity, settings)
+    slot = book.free_slot() if request.slot is None else request.slot
+    identity = spawner.WorkerIdentity(book.last_id + 1, slot, request.generation, board.allot())
+    driver = WorkerDriver(runtime, identity, request)
     try:
         if withholds:
             driver.withhold()
         else:
-            driver.spawn(env, raises=raises)
+            driver.spawn()
     except BaseException:
         board.release(identity.row)
         raise

@@ -1,8 +1,7 @@
 """Idle connections on their way from a worker that leaves to one that stays.
 
-Job: act on what `core.handons` decides. Invariant: a descriptor that comes here is passed on or closed in
-this very call; and what reaches another worker is a connection of a listener that it holds. Must not import
-the worker's side.
+Act on what `core.handons` decides. Invariant: a descriptor that comes here is passed on or closed in this
+very call; and what reaches another worker is a connection of a listener that it holds.
 
 Both policies use this way, by the channels: it is rare, and a belt has accounts that this is none of.
 """

@@ -1,8 +1,8 @@
 """The driver of `core.supervisor`: keeps the workers of one cluster as that decides.
 
-Job: tell the supervisor what happens in a `Cluster`, and perform what it orders. Invariant: one input at a
-time, its actions performed in order before the next is looked at, whoever told it (an event, a timer, or a
-callback that scales while we fork); every `reload` comes to an end with the pool. Must not import pool.
+Tell the supervisor what happens in a `Cluster`, and perform what it orders. Invariant: one input at a time,
+its actions performed in order before the next is looked at, whoever told it (an event, a timer, or a callback
+that scales while we fork); every `reload` comes to an end with the pool.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any, Final
 
+from everycore.aio.deadline import Deadline
+from everycore.aio.waiting import settle
 from everycore.core import orders
 from everycore.core.slots import SlotFailure
 from everycore.core.supervisor import RELOAD_SECONDS, Supervisor
@@ -27,7 +29,7 @@ from everycore.primary.asking import Asking
 from everycore.primary.cluster import Cluster
 from everycore.primary.worker import Worker
 
-_logger = logging.getLogger("everycore.primary")
+log = logging.getLogger("everycore.primary")
 
 #: Why a reload did not come to its end, where no worker is to blame.
 POOL_ENDS: Final = "the pool was told to stop before all workers were replaced"
@@ -45,7 +47,7 @@ class Keeper:
         self._inputs: deque[orders.Input] = deque()
         self._is_busy = False
         self._workers: dict[int, Worker] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._loop, lambda: self._tell(orders.TimerFired()))
         self._requests = count(1)
         self._reloads: dict[int, asyncio.Future[None]] = {}
         self._reload: ReloadSnapshot | None = None
@@ -54,7 +56,7 @@ class Keeper:
     async def close(self) -> None:
         """The cluster has closed its events: wait until those left are told."""
         await self._follower
-        self._set_timer(None)
+        self._deadline.set(None)
         self._end_all_reloads()
 
     @property
@@ -126,8 +128,7 @@ class Keeper:
         except Exception as error:
             # A bug, or the cluster was closed by another hand: either way the pool is over.
             self._inputs.clear()
-            if not self.end.done():
-                self.end.set_exception(error)
+            settle(self.end, error)
             self._end_all_reloads()
         finally:
             self._is_busy = False
@@ -158,39 +159,29 @@ class Keeper:
             case orders.Kill(number):
                 self._workers[number].kill(signal.SIGKILL)
             case orders.SetTimer(at):
-                self._set_timer(at)
+                self._deadline.set(at)
             case orders.Replace():
                 self._log_replace(action)
             case orders.Reloading(generation):
                 self._begin_reload(generation)
             case orders.Reloaded(generation, requests):
-                _logger.info("reload %d: all workers are new", generation)
+                log.info("reload %d: all workers are new", generation)
                 self._end_reload(generation, requests, None)
             case orders.ReloadStopped(generation, requests, failure):
                 self._stop_reload(generation, requests, failure)
             case orders.FailPool(failure):
-                _logger.debug("giving up: %s", self._describe(failure))
+                log.debug("giving up: %s", self._describe(failure))
             case orders.Finish(failure):
                 self._finish(failure)
 
     def _finish(self, failure: SlotFailure | None) -> None:
         self._end_all_reloads()
-        if self.end.done():
-            return
-        if failure is None:
-            self.end.set_result(None)
-        else:
-            self.end.set_exception(BootError(failure.worker, self._describe(failure)))
-
-    def _set_timer(self, at: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if at is None else self._loop.call_at(at, self._tell, orders.TimerFired())
+        settle(self.end, None if failure is None else BootError(failure.worker, self._describe(failure)))
 
     # Reloads
 
     def _begin_reload(self, generation: int) -> None:
-        _logger.info("reload %d: replacing the workers (%d)", generation, self._supervisor.wanted)
+        log.info("reload %d: replacing the workers (%d)", generation, self._supervisor.wanted)
         self._reload = ReloadSnapshot(generation, "running")
         self._cluster._log.emit(ReloadBegan, generation=generation)
 
@@ -199,7 +190,7 @@ class Keeper:
             error = ReloadFailed(None, POOL_ENDS)
         else:
             error = ReloadFailed(failure.worker, self._describe(failure))
-            _logger.error(
+            log.error(
                 "reload %d failed: %s; workers that were replaced stay new, the others go on as they are",
                 generation,
                 error.report,
@@ -212,22 +203,13 @@ class Keeper:
             self._reload = ReloadSnapshot(generation, state, "" if error is None else error.report)
             self._cluster._log.emit(ReloadEnded, generation=generation, error=error)
         for request in requests:
-            self._answer(self._reloads.pop(request), error)
+            settle(self._reloads.pop(request), error)
 
     def _end_all_reloads(self) -> None:
         """The pool has ended, in whatever way."""
         for future in self._reloads.values():
-            self._answer(future, ReloadFailed(None, POOL_ENDS))
+            settle(future, ReloadFailed(None, POOL_ENDS))
         self._reloads.clear()
-
-    @staticmethod
-    def _answer(future: asyncio.Future[None], error: ReloadFailed | None) -> None:
-        if future.done():  # whoever waited was cancelled
-            return
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
 
     # Words
 
@@ -249,4 +231,4 @@ class Keeper:
             what = "its successor boots already"
         elif self._supervisor.rollout.failure is not None:
             what += f", from what is there now (reload {self._supervisor.rollout.generation} failed)"
-        _logger.warning("worker %d (slot %d) ended: %s; %s", action.worker, action.slot, how, what)
+        log.warning("worker %d (slot %d) ended: %s; %s", action.worker, action.slot, how, what)

@@ -19,6 +19,7 @@ from everycore.core import wire
 from everycore.core.permits import Permit, permit_of
 from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
+from everycore.kernel import os_error
 from everycore.primary.listeners.subscriber import Client
 from everycore.primary.listeners.switchboard import Grant, Switchboard
 from everycore.primary.readiness import WorkerReadiness
@@ -168,7 +169,7 @@ class LinkServer:
             match request:
                 case wire.Listen() | wire.Bind():
                     if is_truncated:  # this process has no number left for the socket that came with it
-                        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                        raise os_error(errno.EMFILE)
                     grant = self._grant(request, fds)
                     return grant.message, grant.fds
                 case wire.SetOption() | wire.GetOption():

@@ -1,7 +1,7 @@
 """From settings to a running process.
 
-Job: the command line, environment, standard streams, identity and descriptors of one worker. Invariant:
-after a failed spawn nothing of it is left. Decides nothing about when. Must not import the worker's side.
+The command line, environment, standard streams, identity and descriptors of one worker. Invariant: after a
+failed spawn nothing of it is left. Decides nothing about when.
 """
 
 from __future__ import annotations
@@ -46,6 +46,21 @@ class SpawnTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class SpawnRequest:
+    """What is asked of one fork.
+
+    env: what is added to the worker's environment; None removes a variable. slot: None: the lowest free one.
+    raises: a setting that can't work is raised; else it becomes the worker's exit.
+    """
+
+    settings: Settings
+    env: Mapping[str, str | None] | None = None
+    slot: int | None = None
+    generation: int = 0
+    raises: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerIdentity:
     """Which worker it is; `row` is its place on the board."""
 
@@ -78,17 +93,13 @@ def command_line(settings: Settings, system: System) -> list[str]:
 
 
 def spawn(
-    settings: Settings,
-    identity: WorkerIdentity,
-    terms: SpawnTerms,
-    board_fd: int,
-    env: Mapping[str, str | None] | None,
-    system: System,
+    request: SpawnRequest, identity: WorkerIdentity, terms: SpawnTerms, board_fd: int, system: System
 ) -> Child:
     """Start a worker.
 
     Raises ConfigurationError for settings that can't work, OSError if the kernel refuses.
     """
+    settings = request.settings
     argv = command_line(settings, system)
     credentials, user_env = processes.resolve_credentials(
         settings.uid, settings.gid, settings.groups, settings.umask
@@ -110,7 +121,7 @@ def spawn(
         ticket = _ticket(identity, terms, settings.serialization, (*fds, leash.theirs))
         process = system.spawn(
             argv,
-            env=_environment(settings.env, user_env, env, ticket),
+            env=_environment(settings.env, user_env, request.env, ticket),
             cwd=settings.cwd if settings.cwd is not None else role.start_directory,
             stdio=[_stream(stack, item) for item in _three_streams(settings)],
             pass_fds=(*fds, *settings.pass_fds),

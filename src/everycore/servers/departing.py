@@ -1,8 +1,8 @@
 """The end of a served application, step by step: from the order to leave to the last connection.
 
-Job: let every client that is connected have its answer, within the grace. Invariant: nobody's connection is
-closed while a request of his may be under way, but by the end of the grace. Must not import the worker's or
-the primary's side: an `Exit` stands for them.
+Let every client that is connected have its answer, within the grace. Invariant: nobody's connection is closed
+while a request of his may be under way, but by the end of the grace. An `Exit` stands for the worker and
+for its primary.
 
 1. Answers say `Connection: close` from now on; WebSockets and event streams end, spread over time.
 2. An idle connection is handed on, where another worker takes it over: its client notices nothing. Else it
@@ -24,7 +24,7 @@ from everycore.servers.interfaces import Send
 if TYPE_CHECKING:
     from everycore.foreign.uvicorn_internals import Inside
 
-_logger = logging.getLogger("everycore.servers")
+log = logging.getLogger("everycore.servers")
 
 #: How often to look at what is open, in seconds.
 LOOK: Final = 0.02
@@ -212,4 +212,4 @@ class Departing:
             names.append(f"{len(busy) - _MOST_NAMED} more")
         if not busy:
             names = [f"{len(tasks)} tasks of requests that were answered"]
-        _logger.error("the grace is over: cut off %s", ", ".join(names))
+        log.error("the grace is over: cut off %s", ", ".join(names))

@@ -1,10 +1,10 @@
 """What a worker that leaves owes to the clients that it still has, in ASGI alone.
 
-Job: from the moment the worker leaves, every answer says `Connection: close`, WebSockets are closed with 1012
-and event streams end, spread over time so that their clients do not all come back at once. Invariant: a
-client reads in its answer that the connection ends, before it ends. Nothing here knows an engine. Source: RFC
-9112 9.6 (who has sent `close` closes the connection in stages), RFC 6455 7.4.1 and the registry behind it
-(1012, service restart), the ASGI specification.
+From the moment the worker leaves, every answer says `Connection: close`, WebSockets are closed with 1012 and
+event streams end, spread over time so that their clients do not all come back at once. Invariant: a client
+reads in its answer that the connection ends, before it ends. Nothing here knows an engine. Source: RFC 9112
+9.6 (who has sent `close` closes the connection in stages), RFC 6455 7.4.1 and the registry behind it (1012,
+service restart), the ASGI specification.
 
 HOT: one object, one more frame and one question a message, for each request.
 """

@@ -1,6 +1,6 @@
 """uvicorn as a library: serves one ASGI application on sockets that it is given.
 
-Job: `Engine.serve`, from the first connection to the last. Invariant: no signal handler of uvicorn's is
+`Engine.serve`, from the first connection to the last. Invariant: no signal handler of uvicorn's is
 installed; who stops it is an `Exit`. Nothing but this file and `foreign.uvicorn_internals` knows uvicorn.
 
 Facts (uvicorn 0.30 to 0.54): `Config.load` calls the application without arguments to find out whether it is

@@ -1,7 +1,7 @@
 """One request, or one WebSocket, in the hands of a worker that may leave: see `everycore.servers.draining`.
 
-Job: change what the application sends, where the worker leaves. Invariant: an application's message is passed
-on, or answered by an error that says why it can't be; never dropped in silence. Must not import the engines.
+Change what the application sends, where the worker leaves. Invariant: an application's message is passed on,
+or answered by an error that says why it can't be; never dropped in silence.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from everycore.errors import consists_of
 from everycore.servers.interfaces import Receive, Send
 
 #: An answer that closes the connection waits so long for the rest of the request's body, in seconds: closed
@@ -136,7 +137,7 @@ class HttpExchange:
 
     def explains(self, error: BaseException) -> bool:
         """Whether `error` is the application's answer to what we did to it."""
-        return self._stream is not None and self._stream.is_ended and _is_ours(error)
+        return self._stream is not None and self._stream.is_ended and consists_of(error, _is_ours)
 
     def finish(self) -> None:
         """The application has returned."""
@@ -237,7 +238,7 @@ class WebSocketExchange:
 
     def explains(self, error: BaseException) -> bool:
         """As that of `HttpExchange`."""
-        return self.is_ended and _is_ours(error)
+        return self.is_ended and consists_of(error, _is_ours)
 
     def finish(self) -> None:
         """As that of `HttpExchange`."""
@@ -245,13 +246,10 @@ class WebSocketExchange:
 
 
 def _is_ours(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_ours, error.exceptions))
-    while error is not None:
-        if isinstance(error, EndedByLeavingError):
-            return True
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return False
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, EndedByLeavingError):
+        found = found.__cause__ or found.__context__
+    return found is not None
 
 
 def _is_event_stream(message: Any) -> bool:

@@ -1,6 +1,6 @@
 """How a serving process is asked to leave: by its cluster, or, without one, by a signal.
 
-Job: the two kinds of `departing.Exit`. Must not import the engines.
+The two kinds of `departing.Exit`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from everycore.system import inherited
+from everycore.aio import signals
+from everycore.aio.waiting import settle
 from everycore.worker.connections.handons import connect
 from everycore.worker.session import Session
 
@@ -88,13 +90,9 @@ class LoneExit:
         loop = asyncio.get_running_loop()
         came: asyncio.Future[signal.Signals] = loop.create_future()
 
-        def take(number: signal.Signals) -> None:
-            if not came.done():
-                came.set_result(number)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, take, number)
-        inherited.hear((signal.SIGINT, signal.SIGTERM))
+        signals.install(
+            loop, {number: partial(settle, came, number) for number in (signal.SIGINT, signal.SIGTERM)}
+        )
         self.spares_idle = await came is not signal.SIGINT
         self.deadline = loop.time() + self._grace
 

@@ -1,9 +1,9 @@
 """The ASGI lifespan: the application's own start and stop around the time it serves.
 
-Job: run it ourselves, so that a failed start is a boot failure with the application's own text, said once
-by the primary and not once a worker by the engine's log. Invariant: the application's lifespan task has ended
-when `shutdown` returns. Source: the ASGI lifespan specification 2.0. An application that raises before it
-has answered does not know the protocol, and is served without, as the specification wants it.
+Run it ourselves, so that a failed start is a boot failure with the application's own text, said once by the
+primary and not once a worker by the engine's log. Invariant: the application's lifespan task has ended when
+`shutdown` returns. Source: the ASGI lifespan specification 2.0. An application that raises before it has
+answered does not know the protocol, and is served without, as the specification wants it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Final
 
+from everycore.aio.waiting import settle
 from everycore.servers.interfaces import Asgi, Receive, Scope, Send
 from everycore.servers.loading import CannotBootError, user_traceback
 from everycore.servers.whereabouts import whereabouts
 
-_logger = logging.getLogger("everycore.servers")
+log = logging.getLogger("everycore.servers")
 
 #: What the application may still do when it is cancelled, in seconds.
 _LAST_WORDS: Final = 0.25
@@ -69,7 +70,7 @@ class Lifespan:
         assert self._task is not None
         if not self._task.done():
             where = whereabouts(self._task)
-            _logger.error("the application's shutdown was cut off: %s; it was here:\n%s", why, where)
+            log.error("the application's shutdown was cut off: %s; it was here:\n%s", why, where)
             self._task.cancel()
 
     async def _run(self) -> None:
@@ -83,17 +84,17 @@ class Lifespan:
         except (Exception, SystemExit) as error:
             self._raised(error)
         finally:
-            _settle(self._started)
-            _settle(self._stopped)
+            settle(self._started, None)
+            settle(self._stopped, None)
 
     def _raised(self, error: BaseException) -> None:
         if isinstance(error, SystemExit) and not self._started.done():
-            _settle(self._started, CannotBootError(user_traceback(error)))
+            settle(self._started, CannotBootError(user_traceback(error)))
         elif not self._started.done():
             level = logging.WARNING if self._is_known else logging.DEBUG
-            _logger.log(level, "served without a lifespan, which the application ended", exc_info=error)
+            log.log(level, "served without a lifespan, which the application ended", exc_info=error)
         elif self._started.exception() is None:
-            _logger.error("the application's lifespan failed", exc_info=error)
+            log.error("the application's lifespan failed", exc_info=error)
 
     async def _receive(self) -> dict[str, str]:
         self._is_known = True
@@ -102,23 +103,14 @@ class Lifespan:
     async def _send(self, message: dict[str, Any]) -> None:
         match message["type"]:
             case "lifespan.startup.complete":
-                _settle(self._started)
+                settle(self._started, None)
             case "lifespan.startup.failed":
                 text = message.get("message") or "the application's startup failed; it does not say why"
-                _settle(self._started, CannotBootError(text.rstrip("\n")))
+                settle(self._started, CannotBootError(text.rstrip("\n")))
             case "lifespan.shutdown.complete":
-                _settle(self._stopped)
+                settle(self._stopped, None)
             case "lifespan.shutdown.failed":
-                _logger.error(
+                log.error(
                     "the application's shutdown failed: %s", message.get("message") or "no reason given"
                 )
-                _settle(self._stopped)
-
-
-def _settle(future: asyncio.Future[None], error: Exception | None = None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
+                settle(self._stopped, None)

@@ -1,8 +1,8 @@
 """The program that a worker of `everycore serve` runs: `python -m everycore.servers JOB`.
 
-Job: load, open, start, serve, stop; report a failure to start to the primary. Without a primary (on a system
-that has no clusters, or started by hand) it serves in this one process and prints such a report itself.
-Invariant: the worker is ready exactly while it serves. Must not import cli.
+Load, open, start, serve, stop; report a failure to start to the primary. Without a primary (on a system that
+has no clusters, or started by hand) it serves in this one process and prints such a report itself. Invariant:
+the worker is ready exactly while it serves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app
 from everycore.worker.context import WorkerContext
 
-_logger = logging.getLogger("everycore.servers")
+log = logging.getLogger("everycore.servers")
 
 
 def main(argv: Sequence[str], told: Sequence[int]) -> int:
@@ -93,4 +93,4 @@ async def _report(report: BootReport, me: WorkerContext | None) -> None:
 
 def _say_where(sockets: Sequence[socket.socket]) -> None:
     for sock in sockets:
-        _logger.info("serving on %s, in this one process", sock.getsockname())
+        log.info("serving on %s, in this one process", sock.getsockname())

@@ -1,15 +1,15 @@
 """Where a task waits: the stack of a coroutine that is not running.
 
-Job: follow what awaits what, from the task inwards. asyncio's own `Task.get_stack` shows the outermost frame
-alone. Must not import the engines.
+Follow what awaits what, from the task inwards. asyncio's own `Task.get_stack` shows the outermost frame
+alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import linecache
 from collections.abc import Iterator
+from traceback import StackSummary
 from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any, Final
 
@@ -19,8 +19,8 @@ _NAMES: Final = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_fr
 
 def whereabouts(task: asyncio.Task[Any]) -> str:
     """The lines at which `task` waits, outermost first, as a traceback shows them; without frames of ours."""
-    lines = [_line(frame, number) for frame, number in _frames(task.get_coro()) if not _is_ours(frame)]
-    return "\n".join(lines) or "  (not in Python code)"
+    frames = ((frame, number) for frame, number in _frames(task.get_coro()) if not _is_ours(frame))
+    return "".join(StackSummary.extract(frames).format()).rstrip("\n") or "  (not in Python code)"
 
 
 def _frames(awaited: Any) -> Iterator[tuple[FrameType, int]]:
@@ -45,9 +45,3 @@ def _behind(awaited: Any) -> Any:
 
 def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("everycore.")
-
-
-def _line(frame: FrameType, number: int) -> str:
-    code = frame.f_code
-    text = linecache.getline(code.co_filename, number, frame.f_globals).strip()
-    return f'  File "{code.co_filename}", line {number}, in {code.co_name}\n    {text}'.rstrip()

@@ -6,6 +6,7 @@ from here closes it exactly once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from everycore.kernel import FIRST_OTHER
+from everycore.kernel import FIRST_OTHER, os_error
 
 
 class Descriptor:
@@ -155,7 +156,7 @@ def fileno_of(handle: Any) -> int:
         raise TypeError(msg)
     fd = handle.fileno()
     if not isinstance(fd, int) or fd < 0:
-        raise OSError(9, os.strerror(9))
+        raise os_error(errno.EBADF)
     os.fstat(fd)
     return fd
 

@@ -11,7 +11,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
+
+from everycore.system import inherited
 
 _DEFAULTS: Final[dict[int, Any]] = {signal.SIGINT: signal.default_int_handler}
 _ours: dict[int, Any] = {}
@@ -22,6 +26,26 @@ _masks: dict[int, set[signal.Signals | int]] = {}
 def own(number: int) -> None:
     """The handler that this signal has now is everycore's, or that of a loop which everycore has asked."""
     _ours[number] = signal.getsignal(number)
+
+
+def handle(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
+    """Let `handler` handle this signal. To be called in the main thread."""
+    signal.signal(number, handler)
+    own(number)
+
+
+def handle_unused(number: int, handler: Callable[[int, FrameType | None], object]) -> bool:
+    """Let `handler` handle this signal, also where it was blocked from outside, if nobody else does.
+
+    Returns whether it does: not where the signal has a handler or is ignored, nor in another thread than the
+    main one.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(number) is not signal.SIG_DFL:
+        return False
+    handle(number, handler)
+    inherited.hear((number,))
+    return True
 
 
 def _before_fork() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from logging.handlers import MemoryHandler, WatchedFileHandler
 from typing import Any
 
-_logger = logging.getLogger("everycore.system")
+log = logging.getLogger("everycore.system")
 
 
 def reopen() -> None:
@@ -27,7 +27,7 @@ def reopen() -> None:
         try:
             _reopen(handler)
         except (OSError, ValueError, LookupError) as error:  # closed by somebody; an unknown encoding
-            _logger.warning("the log file %r goes on as it is: %s", handler.baseFilename, error)
+            log.warning("the log file %r goes on as it is: %s", handler.baseFilename, error)
 
 
 def _reopen(handler: logging.FileHandler) -> None:

@@ -9,15 +9,13 @@ channel, and departs by itself; every other program is asked as the primary asks
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
-import threading
 import time
 from types import FrameType
 from typing import Final
 
-from everycore.held_signals import held
+from everycore.held_signals import start_helper
 from everycore.system import forked_signals, inherited
 
 #: A loop that departs has so long, after the grace, to end by itself. Seconds.
@@ -25,8 +23,7 @@ LAST_STEPS: Final = 2.0
 #: Within less than this, a loop that is busy cannot be told from one that is blocked. Seconds.
 LEAST: Final = 1.0
 
-# As they were before gevent replaced them: a signal handler can't wait for a greenlet to start.
-_start_thread: Final = _thread.start_new_thread
+# As it was before gevent replaced it.
 _sleep: Final = time.sleep
 
 
@@ -43,19 +40,13 @@ class Orphan:
 
     def install(self) -> None:
         """Be prepared. A worker that has not come as far as this dies by SIGIO: it serves nobody yet."""
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and signal.getsignal(signal.SIGIO) is signal.SIG_DFL:
-            signal.signal(signal.SIGIO, self)
-            forked_signals.own(signal.SIGIO)
-            inherited.hear((signal.SIGIO,))
+        forked_signals.handle_unused(signal.SIGIO, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal has come."""
         if not self._has_helper:
             self._has_helper = True
-            # No signal is delivered to that thread: SIGTERM is to interrupt the main one.
-            with held(signal.SIGINT, signal.SIGTERM):
-                _start_thread(self._see_off, ())
+            start_helper(self._see_off)
 
     def _see_off(self) -> None:
         if not self.is_read:

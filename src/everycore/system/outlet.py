@@ -24,9 +24,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
+from everycore.held_signals import held
 from everycore.system.descriptors import duplicate
 
 #: Bytes that wait at most.
@@ -122,7 +123,7 @@ class Outlet(io.TextIOBase):
     def _attempt(self, data: bytes) -> int:
         if not self._is_terminal:
             return self._write(data)
-        with _allowed_in_background():
+        with held(signal.SIGTTOU):  # with `stty tostop` it would stop a background process (termios(3))
             return self._write(data)
 
     def _on_waiting(self) -> None:
@@ -209,13 +210,3 @@ def _write_if_room(fd: int, data: bytes) -> int:
         if not poller.poll(0):
             raise BlockingIOError from None
         return os.write(fd, part)
-
-
-@contextlib.contextmanager
-def _allowed_in_background() -> Iterator[None]:
-    """Within this block a terminal with `stty tostop` takes what a background process writes (termios(3))."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,8 +1,8 @@
 """Starting a worker and learning of its end.
 
-Job: spawn by `subprocess.Popen`, watch by pidfd, reap by waitid(2). Invariant: every process started here is
+Spawn by `subprocess.Popen`, watch by pidfd, reap by waitid(2). Invariant: every process started here is
 reaped exactly once, here. The same code on every Python version: asyncio's own child watcher adds a thread a
-child on 3.11, and a primary has no threads. Must not import asyncio.
+child on 3.11, and a primary has no threads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a primary asks of the operating system about its workers, as one small interface.
 
-Job: let something else stand in its place: `everycore.testing` does. Invariant: who drives workers starts,
-signals and reaps them, and learns the date, through a `System` alone; how long things take it is told by its
-event loop. Must not import asyncio.
+Let something else stand in its place: `everycore.testing` does. Invariant: who drives workers starts, signals
+and reaps them, and learns the date, through a `System` alone; how long things take it is told by its event
+loop.
 """
 
 from __future__ import annotations

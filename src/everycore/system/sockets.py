@@ -15,7 +15,7 @@ import stat
 from collections.abc import Collection
 from typing import Any, Final
 
-from everycore.kernel import LONGEST_PATH
+from everycore.kernel import LONGEST_PATH, os_error
 from everycore.system.descriptors import duplicate, is_socket
 
 #: Families and kinds that can be listened on through the primary.
@@ -190,7 +190,7 @@ def short_name(stack: contextlib.ExitStack, path: bytes) -> bytes:
     stack.callback(os.close, fd)
     name = b"/proc/self/fd/%d/%s" % (fd, base)
     if len(name) >= LONGEST_PATH:
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        raise os_error(errno.ENAMETOOLONG)
     return name
 
 
@@ -211,16 +211,9 @@ def remove_stale(path: bytes, kind: int) -> None:
         return
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
-        folder, base = os.path.split(path)
         try:
-            if len(path) < LONGEST_PATH:
-                probe.connect(path)
-            else:
-                fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    probe.connect(b"/proc/self/fd/%d/%s" % (fd, base))
-                finally:
-                    os.close(fd)
+            with contextlib.ExitStack() as stack:
+                probe.connect(short_name(stack, path))
         except ConnectionRefusedError:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -263,7 +256,7 @@ def adopt(fd: int, *, kind: int, internal: Collection[int]) -> socket.socket:
         raise refuse(errno.EBADF, "it belongs to everycore itself")
     try:
         if not is_socket(fd):
-            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+            raise os_error(errno.ENOTSOCK)
         copy = socket.socket(fileno=duplicate(fd))
     except (OSError, ValueError, OverflowError) as exc:
         number = getattr(exc, "errno", None) or errno.EBADF

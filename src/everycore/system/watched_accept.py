@@ -13,7 +13,6 @@ the mode in that very moment.
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import socket
 import threading
@@ -22,7 +21,8 @@ from types import FrameType
 from typing import Any, Final
 
 from everycore.foreign.socket_internals import accept
-from everycore.system import forked_signals, inherited
+from everycore.kernel import os_error
+from everycore.system import forked_signals
 from everycore.system.wakeups import is_readable
 
 #: Seconds between two looks at a call that is under way.
@@ -37,7 +37,7 @@ def watched_accept(sock: socket.socket) -> tuple[int, Any]:
     """One connection: its descriptor and the peer's address. Raises OSError as accept(2) does, EAGAIN too."""
     global _began
     if not is_readable(sock.fileno()):
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        raise os_error(errno.EAGAIN)
     sock.setblocking(False)
     _began = time.monotonic()
     try:
@@ -49,7 +49,7 @@ def watched_accept(sock: socket.socket) -> tuple[int, Any]:
 def _tick(_number: int, _frame: FrameType | None) -> None:
     # Never right behind the call, when it may have returned a descriptor that nobody would close then.
     if _began and time.monotonic() - _began >= TICK:
-        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+        raise os_error(errno.EINTR)
 
 
 class Watch:
@@ -76,12 +76,8 @@ def _add_watcher() -> None:
     """Start ticking, if SIGALRM is free and this is the main thread."""
     global _watchers
     _watchers += 1
-    if _watchers > 1 or threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL and signal.getitimer(signal.ITIMER_REAL)[0] == 0:
-        signal.signal(signal.SIGALRM, _tick)
-        forked_signals.own(signal.SIGALRM)
-        inherited.hear((signal.SIGALRM,))
+    is_free = signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    if _watchers == 1 and is_free and forked_signals.handle_unused(signal.SIGALRM, _tick):
         signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
 
 

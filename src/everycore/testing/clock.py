@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
+from everycore.aio import waiting
 from everycore.settings import check_seconds
 
 T = TypeVar("T")
@@ -47,8 +48,7 @@ class _Selector(selectors.EpollSelector):
     def _settled(self) -> None:
         settling, self.settling = self.settling, []
         for future in settling:
-            if not future.done():
-                future.set_result(None)
+            waiting.settle(future, None)
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):

@@ -16,6 +16,7 @@ import msgspec
 
 from everycore.aio.channel import Channel
 from everycore.aio.mailbox import Mailbox
+from everycore.aio.waiting import settle
 from everycore.core import wire
 from everycore.errors import ChannelClosed
 from everycore.events import make_message
@@ -111,9 +112,9 @@ class Player:
                 sock = ClusterSocket.granted(message, fds, _nothing, _nothing, started=True)
                 sock.setblocking(False)
                 self._sockets.append(sock)
-                _resolve(self._listens.pop(message.request), sock)
+                settle(self._listens.pop(message.request), sock)
             case wire.Refused():
-                _resolve(self._listens.pop(message.request), OSError(message.errno, message.text))
+                settle(self._listens.pop(message.request), OSError(message.errno, message.text))
             case wire.Disconnect(grace):
                 self.leave(grace)
             case wire.ReopenLogs():
@@ -186,17 +187,7 @@ class Player:
         for sock in self._sockets:
             sock.abandon()
         for granted in self._listens.values():
-            _resolve(granted, ChannelClosed("the primary"))
-
-
-def _resolve(future: asyncio.Future[ClusterSocket], result: ClusterSocket | Exception) -> None:
-    """Give `result` to whoever waits for it, if anybody does still."""
-    if future.done():
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+            settle(granted, ChannelClosed("the primary"))
 
 
 def _nothing(*_: Any) -> None:

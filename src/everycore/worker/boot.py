@@ -1,8 +1,7 @@
 """The first thing a worker does, at `import everycore`, before the program begins.
 
-Job: tie this process's life to the primary's, join the channel, and make sure that no child of ours is
-taken for a worker. Invariant: whatever the program is (asyncio, threads, neither), the primary knows it and
-can stop it. Must not import the primary's side.
+Tie this process's life to the primary's, join the channel, and make sure that no child of ours is taken for a
+worker. Invariant: whatever the program is (asyncio, threads, neither), the primary knows it and can stop it.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Membership:
         self.link = Link(socket.socket(fileno=ticket.link[0]))
         self.board = WorkerBoard(ticket.board[0], ticket.row)
         self.connections = Ledger(self.board)
-        self.signals = WorkerSignals(ticket.grace, self.say_leave, self._is_at_work)
+        self.signals = WorkerSignals(ticket.grace, self.say_leave, lambda: self.connections.open > 0)
         self.orphan = Orphan(ticket.orphan_grace)
 
     def say_leave(self) -> None:
@@ -45,12 +44,6 @@ class Membership:
             self.link.tell(wire.Leave())
         except (OSError, EverycoreError):
             pass  # the primary is gone: we leave all the same
-
-    def _is_at_work(self) -> bool:
-        try:
-            return self.connections.open > 0
-        except RuntimeError:  # another thread has just accepted one
-            return True
 
     def abandon(self) -> None:
         """In a forked child: these are the parent's."""

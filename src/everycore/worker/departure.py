@@ -41,12 +41,18 @@ Goodbye = Callable[[], Awaitable[None]]
 
 
 class Departure:
-    """The end of this worker: not asked for yet, under way, or done."""
+    """The end of this worker: not asked for yet, under way, or done.
 
-    def __init__(self, connections: Ledger, board: WorkerBoard, receptions: Receptions) -> None:
+    shutdown_timeout: what the program has at least for its own shutdown, in seconds.
+    """
+
+    def __init__(
+        self, connections: Ledger, board: WorkerBoard, receptions: Receptions, shutdown_timeout: float
+    ) -> None:
         self._connections = connections
         self._board = board
         self._receptions = receptions
+        self._shutdown_timeout = shutdown_timeout
         self._servers: weakref.WeakSet[Any] = weakref.WeakSet()
         #: The status to leave with, when it is not the program's own.
         self.exit_code: int | None = None
@@ -56,8 +62,6 @@ class Departure:
         self._is_over = asyncio.Event()
         self._deadline = 0.0
         self._steps: asyncio.Task[None] | None = None
-        #: What the program has at least for its own shutdown, in seconds.
-        self.shutdown_timeout = 0.0
         #: Clients that ask for nothing are given time to ask once more.
         self.spares_idle = True
 
@@ -132,7 +136,7 @@ class Departure:
                 await _within(self._none_open(), ABORT_TIME)
             await _within(goodbye(), left())
             # The program's own shutdown has what is left of the grace, or a time of its own.
-            own = self.shutdown_timeout + SERVER_END if self.shutdown_timeout else 0.0
+            own = self._shutdown_timeout + SERVER_END if self._shutdown_timeout else 0.0
             await self._end_main(lambda: max(left(), own))
         finally:
             self._is_over.set()
@@ -146,12 +150,13 @@ class Departure:
 
     async def _none_open(self) -> None:
         """Return when no connection is open. Most tell when they are closed; the others are looked at."""
-        while self._connections.open:
+        while True:
             told = asyncio.Event()
             self._connections.when_none(told.set)
             await told.wait()
-            if self._connections.open:
-                await asyncio.sleep(LOOK)
+            if not self._connections.open:
+                return
+            await asyncio.sleep(LOOK)
 
     async def _end_main(self, left: Callable[[], float]) -> None:
         main = self._main

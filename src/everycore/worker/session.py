@@ -54,8 +54,9 @@ class Session:
         #: Sockets that came over the channel: a transport made of one is a connection that a drain waits for.
         self.handles: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.readiness = Readiness(membership.link)
-        self.departure = Departure(membership.connections, membership.board, self.receptions)
-        self.departure.shutdown_timeout = membership.ticket.shutdown_timeout
+        self.departure = Departure(
+            membership.connections, membership.board, self.receptions, membership.ticket.shutdown_timeout
+        )
         self.handons = HandOns()
         self.grants = Grants(membership.link, membership.connections, self.readiness, self.departure)
         self.emitter = Emitter()

@@ -2,13 +2,12 @@
 
 Python runs a handler in the main thread. It can't wait there, for the connection that is open may be served
 by that very thread, nor use the link, which that thread may be using. So a helper thread waits, and repeats
-the signal. Invariant: the stage changes in the main thread alone. Must not import asyncio (a program of
-threads needs none), nor the primary's side.
+the signal. Invariant: the stage changes in the main thread alone. asyncio is not imported here: a program of
+threads needs none.
 """
 
 from __future__ import annotations
 
-import _thread
 import faulthandler
 import os
 import signal
@@ -21,7 +20,8 @@ from typing import Any, Final, Protocol
 
 from everycore.core import stopping
 from everycore.core.stopping import StopAction, StopInput, WorkerStage
-from everycore.held_signals import hear, held, would_be_dropped
+from everycore.errors import consists_of
+from everycore.held_signals import held, start_helper, would_be_dropped
 from everycore.system import forked_signals, inherited
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -35,8 +35,7 @@ _LAST_TURNS: Final = 0.5
 #: A main thread whose loop is deaf has so long to end by the signal, before it is SIGKILL. Seconds.
 _LAST_WORD: Final = 1.0
 
-# As they were before gevent replaced them: a signal handler can't wait for a greenlet to start.
-_start_thread: Final = _thread.start_new_thread
+# As it was before gevent replaced it.
 _sleep: Final = time.sleep
 
 _LOOP_HEARS: Final = {signal.SIGTERM: StopInput.LOOP_HEARS_TERM, signal.SIGINT: StopInput.LOOP_HEARS_INT}
@@ -70,10 +69,10 @@ class WorkerSignals:
         self._previous: dict[int, Any] = {}
         self._loops_own: dict[int, Any] = {}
         self._steps: dict[StopAction, Callable[[int, FrameType | None], object]] = {
-            StopAction.WAIT: lambda number, _: _start_helper(self._wait_and_repeat, number),
+            StopAction.WAIT: lambda number, _: start_helper(self._wait_and_repeat, number),
             StopAction.WAIT_HERE: lambda _number, _frame: self._wait(self._begin_to_leave()),
             StopAction.EXIT: self._exit,
-            StopAction.GUARD: lambda number, _: _start_helper(self._guard, number),
+            StopAction.GUARD: lambda number, _: start_helper(self._guard, number),
             StopAction.DIE: self._die,
         }
 
@@ -88,15 +87,15 @@ class WorkerSignals:
         if not _is_main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._hear(signal.SIGTERM)
+            forked_signals.handle(signal.SIGTERM, self)
         # Ctrl-C reaches the whole process group: without this, every worker that is still importing its
         # program would print a traceback.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             if ignores_interrupt:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             else:
-                self._hear(signal.SIGINT)
-        hear(number for number in SIGNALS if number in blocked)
+                forked_signals.handle(signal.SIGINT, self)
+        inherited.hear(number for number in SIGNALS if number in blocked)
 
     def be_guest(self) -> None:
         """This is a worker of `everycore run`.
@@ -127,7 +126,7 @@ class WorkerSignals:
                 # Come before the handler of the loop, which wakes it: a loop that is blocked in Python would
                 # outlive every signal but SIGKILL.
                 self._loops_own[number] = signal.getsignal(number)
-                self._hear(number)
+                forked_signals.handle(number, self)
             self._take(StopInput.LOOP_RUNS)
 
     def departs(self) -> None:
@@ -157,15 +156,9 @@ class WorkerSignals:
 
     def is_interrupt(self, error: BaseException) -> bool:
         """Whether `error` is what has become of `StopAction.EXIT`."""
-        if isinstance(error, BaseExceptionGroup):
-            return all(map(self.is_interrupt, error.exceptions))
-        return self._has_waited and isinstance(error, KeyboardInterrupt)
+        return self._has_waited and consists_of(error, lambda inner: isinstance(inner, KeyboardInterrupt))
 
     # --- decisions ----------------------------------------------------------------------------------------
-
-    def _hear(self, number: int) -> None:
-        signal.signal(number, self)
-        forked_signals.own(number)
 
     def _meaning_of(self, number: int) -> StopInput:
         if self._has_waited:
@@ -186,9 +179,8 @@ class WorkerSignals:
         if self._machine.table is stopping.GUEST and self._runs_other_loop:
             while time.monotonic() < deadline:
                 _sleep(_LAST_TURNS)
-                if not self._is_at_work():
-                    break
-                self._wait(deadline)  # it was just taking one, which was not counted yet
+                if not self._wait(deadline):
+                    break  # else it was just taking one, which was not counted yet
         while stopping.is_unheard(
             self._machine.table, self._machine.stage
         ):  # a signal may come in the moment before a system call, and wake nobody
@@ -204,11 +196,16 @@ class WorkerSignals:
         self._tell_primary()
         return deadline
 
-    def _wait(self, deadline: float) -> None:
-        """Return when no connection is open, or at the deadline."""
-        while self._is_at_work() and time.monotonic() < deadline:
+    def _wait(self, deadline: float) -> bool:
+        """Return when no connection is open, or at the deadline: whether one was open at first."""
+        was_at_work = False
+        while self._is_at_work():
+            was_at_work = True
+            if time.monotonic() >= deadline:
+                break
             _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self._has_waited = True
+        return was_at_work
 
     def _guard(self, number: int) -> None:
         _sleep(self._grace)
@@ -235,15 +232,6 @@ class WorkerSignals:
     def _die(self, number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-
-
-def _start_helper(work: Callable[[int], object], number: int) -> None:
-    """Call `work(number)` in a thread that no signal is delivered to.
-
-    A signal is for the main thread, which may hold it back for a moment (`everycore.held_signals`).
-    """
-    with held(*SIGNALS):  # a thread begins with the mask of the one that starts it
-        _start_thread(work, (number,))
 
 
 def print_stacks_at_quit() -> None:

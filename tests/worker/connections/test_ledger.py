@@ -357,3 +357,14 @@ class TestFiles:
         for thread in threads:
             thread.join()
         assert ledger.open == 0
+
+
+def test_a_server_hears_whenever_its_last_connection_has_ended():
+    heard: list[int] = []
+    server = ConnectionLimit(on_none=lambda: heard.append(server.open))
+    for change in (server.opened, server.opened, server.closed):
+        change()
+    assert heard == []
+    for change in (server.closed, server.opened, server.closed):
+        change()
+    assert heard == [0, 0]

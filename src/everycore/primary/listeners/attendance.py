@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from everycore.aio.deadline import Deadline
 from everycore.primary.listeners.distribution import Distribution
 from everycore.primary.listeners.doors import Doors
 from everycore.primary.listeners.subscriber import Subscriber
@@ -46,7 +47,6 @@ class Attendance:
         subscribers: Mapping[int, Subscriber],
         no_worker: NoWorkerBehaviour,
     ) -> None:
-        self._loop = loop
         self._socket = socket
         self._distribution = distribution
         self._doors = doors
@@ -54,9 +54,9 @@ class Attendance:
         self._no_worker = no_worker
         #: Whether the listener is to listen: not while its address is only bound, nor once it is closed.
         self.counts = False
-        self._hold: asyncio.TimerHandle | None = None
+        self._hold = Deadline(loop, self._refuse)
         #: Until it is tried again to listen, after somebody took the port.
-        self._again: asyncio.TimerHandle | None = None
+        self._again = Deadline(loop, self.look)
 
     @property
     def somebody_is_ready(self) -> bool:
@@ -72,36 +72,26 @@ class Attendance:
     def end(self) -> None:
         """The listener is about to be closed."""
         self.counts = False
-        self._cancel_hold()
-        self._cancel_again()
+        self._hold.set(None)
+        self._again.set(None)
 
     def look(self) -> None:
         """Refuse, hold or listen again, as the last or the first ready worker goes or comes."""
-        self._cancel_again()
+        self._again.set(None)
         if not self.counts:
             return
         if self.somebody_is_ready:
-            self._cancel_hold()
+            self._hold.set(None)
             if self._doors.are_open:
                 self._listen_again()
         elif self._no_worker.when_no_worker == "refuse" or not self._doors.are_open:
             self._refuse()
-        elif self._hold is None and self._socket.is_listening:
+        elif self._hold.due is None and self._socket.is_listening:
             self._distribution.set_flowing(False)
-            self._hold = self._loop.call_later(self._no_worker.hold_timeout, self._refuse)
-
-    def _cancel_hold(self) -> None:
-        if self._hold is not None:
-            self._hold.cancel()
-            self._hold = None
-
-    def _cancel_again(self) -> None:
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+            self._hold.set_in(self._no_worker.hold_timeout)
 
     def _refuse(self) -> None:
-        self._cancel_hold()
+        self._hold.set(None)
         self._distribution.set_flowing(False)
         if self._distribution.refuse(is_held=bool(self._subscribers)):
             self._socket.suspend()
@@ -111,6 +101,6 @@ class Attendance:
             self._socket.listen()
         except OSError as exc:
             log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)  # noqa: TRY400 - the sentence says it
-            self._again = self._loop.call_later(RELISTEN_PAUSE, self.look)
+            self._again.set_in(RELISTEN_PAUSE)
         else:
             self._distribution.set_flowing(True)

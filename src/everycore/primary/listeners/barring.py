@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from everycore.aio.deadline import Deadline
 from everycore.system import closing
 from everycore.system.listeners import BoundSocket
 
@@ -29,26 +30,23 @@ class Barring:
         self._loop = loop
         self._listener = listener
         self._then = then
-        self._least = LEAST if _is_loopback(listener) else LEAST_ELSEWHERE
         self._ends_by = loop.time() + MOST
         #: The last look found no handshake.
         self._was_clear = False
-        self._timer: asyncio.TimerHandle | None = loop.call_later(self._least, self._look)
+        self._looking = Deadline(loop, self._look)
+        self._looking.set_in(LEAST if _is_loopback(listener) else LEAST_ELSEWHERE)
 
     def cancel(self) -> None:
         """Do not call `then`."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._looking.set(None)
 
     def _look(self) -> None:
-        self._timer = None
         is_clear = _count(self._listener.sock) == 0
         if (is_clear and self._was_clear) or self._loop.time() >= self._ends_by:
             self._then()
             return
         self._was_clear = is_clear
-        self._timer = self._loop.call_later(LEAST, self._look)
+        self._looking.set_in(LEAST)
 
 
 def _count(sock: socket.socket) -> int:

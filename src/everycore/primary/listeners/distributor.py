@@ -1,8 +1,8 @@
 """The primary accepts, and puts connections on belts, as the dispatcher says.
 
-Job: send, read back, and obey; all that is decided is decided in `core.dispatch`, and the `Acceptor` accepts.
-HOT: `_turn`, `_send` and `take` run once or more a connection, so they take the shortest road (one `sendmsg`
-a worker and turn, `os.close` of the copies) and touch no event, no log and no task.
+Send, read back, and obey; all that is decided is decided in `core.dispatch`, and the `Acceptor` accepts. HOT:
+`_turn`, `_send` and `take` run once or more a connection, so they take the shortest road (one `sendmsg` a
+worker and turn, `os.close` of the copies) and touch no event, no log and no task.
 
 Invariant: every descriptor that was accepted is closed here or lies in the dispatcher's queue; a descriptor
 read from a belt is on no belt any more.
@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from everycore.aio.deadline import Deadline
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
 from everycore.errors import ProtocolError
@@ -51,8 +52,7 @@ class Distributor:
         self._then: Callable[[], None] | None = None
         #: What to call when everybody who had come before the listener shut was picked up.
         self._on_shut: Callable[[], None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._looks_at: float | None = None  # the handle does not tell, on uvloop
+        self._looking = Deadline(loop, self._look, least=FINEST)
         self._is_closed = False
 
     @property
@@ -83,7 +83,7 @@ class Distributor:
         """As `Distribution.close`."""
         self._is_closed = True
         self.set_flowing(False)
-        self._set_timer(None)
+        self._looking.set(None)
         self._drop_queue()
 
     def abandon(self) -> None:
@@ -183,18 +183,10 @@ class Distributor:
         poll, look_at, turn_soon = self.dispatcher.orders
         if poll != self._acceptor.watches:
             self._acceptor.watch(poll)
-        if look_at != self._looks_at:
-            self._set_timer(look_at)
+        if look_at != self._looking.due:
+            self._looking.set(look_at)
         if turn_soon:
             self._loop.call_soon(self._turn)
-
-    def _set_timer(self, at: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._looks_at = at
-        self._timer = None
-        if at is not None:
-            self._timer = self._loop.call_at(max(at, self._loop.time() + FINEST), self._look)
 
     def _send(self, worker: int, first: int, share: list[Accepted]) -> bool:
         """Put one message on the belt, and close our copies. False: it took nothing."""
@@ -260,7 +252,6 @@ class Distributor:
             raise
 
     def _look(self) -> None:
-        self._timer = self._looks_at = None
         now = self._loop.time()
         for worker in self.dispatcher.look(now):
             self._read_back(self._served[worker])

@@ -1,9 +1,8 @@
 """A listener in the primary and the workers that hold it.
 
-Job: hear the belts, and let ready workers come and go. How connections reach the workers is its
-`Distribution`'s affair; whether any come, that of its `Attendance` and its `Doors`.
-Invariant: a subscriber has a belt, and a reader on it, exactly while it is in `_subscribers`. It is known
-as a `Client`, and told what concerns it.
+Hear the belts, and let ready workers come and go. How connections reach the workers is its `Distribution`'s
+affair; whether any come, that of its `Attendance` and its `Doors`. Invariant: a subscriber has a belt, and a
+reader on it, exactly while it is in `_subscribers`. It is known as a `Client`, and told what concerns it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The workers accept: the listener, or the datagram socket, is shared.
 
-Job: give every worker the descriptor itself, tell those that accept without a loop of ours when they may,
-and watch that no connection waits because the worker that was woken for it died, stopped or blocked.
-Invariants: a connection lies in the accept queue for at most two looks while some worker could take it; a
-`Rest` lies on the belt of a worker exactly while it is not ready. Nothing is accepted here.
+Give every worker the descriptor itself, tell those that accept without a loop of ours when they may, and
+watch that no connection waits because the worker that was woken for it died, stopped or blocked. Invariants:
+a connection lies in the accept queue for at most two looks while some worker could take it; a `Rest` lies on
+the belt of a worker exactly while it is not ready. Nothing is accepted here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
+from everycore.aio.deadline import Deadline
 from everycore.core import wire
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.distribution import LAST_WORDS
@@ -41,11 +42,11 @@ class SharedDistribution:
         self._loop = loop
         self._listener = listener
         self._baton = Baton() if listener.kind == socket.SOCK_STREAM else None
-        self._timer: asyncio.TimerHandle | None = None
+        self._looking = Deadline(loop, self._look)
         self._waited = False
         #: What to call when everybody who had come before the listener shut was taken.
         self._on_shut: Callable[[], None] | None = None
-        self._shut_timer: asyncio.TimerHandle | None = None
+        self._shutting = Deadline(loop, self._see_if_empty)
 
     def shared(self) -> tuple[int, ...]:
         """The listener, and the baton."""
@@ -91,9 +92,8 @@ class SharedDistribution:
     def withdraw(self, subscriber: Subscriber) -> None:
         """As `Distribution.withdraw`."""
         if not subscriber.is_leaving:
-            with contextlib.suppress(
-                OSError
-            ):  # no memory for buffers: it goes on until its sockets are closed
+            # An error: there is no memory for buffers: it goes on until its sockets are closed.
+            with contextlib.suppress(OSError):
                 subscriber.belt.send(_REST, ())
         # It may just have been woken.
         if self._baton is not None:
@@ -116,13 +116,12 @@ class SharedDistribution:
 
     def set_flowing(self, flows: bool) -> None:
         """As `Distribution.set_flowing`."""
-        if not flows and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if flows:
-            self._stop_shutting()
-        if flows and self._timer is None and self._baton is not None:
-            self._timer = self._loop.call_later(LOOK, self._look)
+        if not flows:
+            self._looking.set(None)
+            return
+        self._stop_shutting()
+        if self._looking.due is None and self._baton is not None:
+            self._looking.set_in(LOOK)
 
     def refuse(self, *, is_held: bool) -> bool:
         """As `Distribution.refuse`.
@@ -139,11 +138,10 @@ class SharedDistribution:
 
     def _see_if_empty(self) -> None:
         """Close the listener when nobody waits there: whoever is in its queue then is reset."""
-        self._shut_timer = None
         listener = self._listener
         if listener.owned and listener.kind == socket.SOCK_STREAM and listener.is_listening:
             if is_readable(listener.sock.fileno()):
-                self._shut_timer = self._loop.call_later(LOOK_SHUTTING, self._see_if_empty)
+                self._shutting.set_in(LOOK_SHUTTING)
                 return
             listener.turn_away()
             listener.suspend()
@@ -153,12 +151,10 @@ class SharedDistribution:
 
     def _stop_shutting(self) -> None:
         self._on_shut = None
-        if self._shut_timer is not None:
-            self._shut_timer.cancel()
-            self._shut_timer = None
+        self._shutting.set(None)
 
     def _look(self) -> None:
-        self._timer = self._loop.call_later(LOOK, self._look)
+        self._looking.set_in(LOOK)
         waits = self._listener.is_listening and is_readable(self._listener.sock.fileno())
         if waits and self._waited and self._baton is not None:
             self._baton.pass_on()

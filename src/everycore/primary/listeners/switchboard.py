@@ -1,7 +1,7 @@
 """Answers every `listen`: finds or binds the listener, and connects the worker to it by a belt.
 
-Job: act on what `core.listeners` decides; own all listeners of one cluster. Invariant: a listener is in the
-book exactly until it is closed.
+Act on what `core.listeners` decides; own all listeners of one cluster. Invariant: a listener is in the book
+exactly until it is closed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from functools import partial
 from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.listeners import BindNew, Conflict, ListenerBook, ListenKey
+from everycore.kernel import os_error
 from everycore.model import ListenerSnapshot
 from everycore.primary.listeners.factory import DistributionSettings, ListenerFactory
 from everycore.primary.listeners.leftovers import Leftovers
@@ -113,10 +113,10 @@ class Switchboard:
         with contextlib.ExitStack() as stack:
             stack.callback(given.close)
             if key.kind not in KINDS or key.family not in FAMILIES:
-                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+                raise os_error(errno.EOPNOTSUPP)
             answer = self._book.ask(client.id, key, v6only=v6only)
             if isinstance(answer, Conflict):
-                raise OSError(answer.errno, os.strerror(answer.errno))
+                raise os_error(answer.errno)
             if isinstance(answer, BindNew):
                 place = (request.folder, request.name)
                 sock = bind_given(given, key.address, mode=request.mode, place=place)
@@ -141,7 +141,7 @@ class Switchboard:
         """Give the listener up, and return its descriptor. Raises OSError: EADDRINUSE if others hold it."""
         listener = self._held(worker, number)
         if listener.subscribers != [worker]:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            raise os_error(errno.EADDRINUSE)
         fd = duplicate(listener.socket.sock.fileno())
         listener.socket.keep_file()
         self._close(listener)
@@ -194,17 +194,16 @@ class Switchboard:
 
     def rest(self, worker: int, *, finishes: bool) -> None:
         """`worker` gets no more connections: it is on its way out, and finishes its work, or is gone."""
-        self._ready.discard(worker)
-        self._resting.add(worker)
-        steps = (partial(listener.rest, worker, finishes=finishes) for listener in self._book.held_by(worker))
-        take_all(steps, f"worker {worker}")
+        self._leave_rotation(worker, lambda listener: listener.rest(worker, finishes=finishes))
 
     def finish(self, worker: int) -> None:
         """As `rest`, of a worker that is to be asked to leave: once it no longer `is_finishing`."""
+        self._leave_rotation(worker, lambda listener: listener.finish(worker))
+
+    def _leave_rotation(self, worker: int, step: Callable[[Listener], object]) -> None:
         self._ready.discard(worker)
         self._resting.add(worker)
-        steps = (partial(listener.finish, worker) for listener in self._book.held_by(worker))
-        take_all(steps, f"worker {worker}")
+        take_all((partial(step, listener) for listener in self._book.held_by(worker)), f"worker {worker}")
 
     def is_finishing(self, worker: int) -> bool:
         """Whether it is still being given those who had come; `Client.on_finished` is told of the end."""

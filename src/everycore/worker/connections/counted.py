@@ -52,13 +52,7 @@ class CountedSocket(socket.socket):
 
     def end(self, *, abort: bool) -> None:
         """Close the transport, or cut it off."""
-        transport = None if self._carrier is None else self._carrier()
-        if transport is None:
-            return
-        if abort:
-            transport.abort()
-        else:
-            transport.close()
+        end_transport(self._carrier, abort=abort)
 
     def close(self) -> None:
         """As `socket.close`. Transports make no file of it, so it is closed now."""
@@ -82,6 +76,17 @@ class CountedSocket(socket.socket):
         if self._is_copied and self.entry.is_open:
             self._ledger.watch_file(self.fileno())
         self.entry.closed()
+
+
+def end_transport(transport: Callable[[], Any] | None, *, abort: bool) -> None:
+    """Close a transport, or cut it off, if there is one still."""
+    found = None if transport is None else transport()
+    if found is None:
+        return
+    if abort:
+        found.abort()
+    else:
+        found.close()
 
 
 @functools.cache

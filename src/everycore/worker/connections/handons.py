@@ -1,7 +1,7 @@
 """Idle connections that this worker hands on when it leaves, or takes over from one that leaves.
 
-Job: the worker's half of `primary.handons`, for a server that knows which of its connections are idle.
-Invariant: a descriptor that comes here is served or closed. Must not import the primary's side.
+The worker's half of `primary.handons`, for a server that knows which of its connections are idle. Invariant:
+a descriptor that comes here is served or closed.
 """
 
 from __future__ import annotations

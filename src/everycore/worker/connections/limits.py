@@ -18,11 +18,15 @@ from everycore.settings import check_count
 
 
 class ConnectionLimit:
-    """The limit of one server. Without one it only counts. HOT: called twice a connection."""
+    """The limit of one server. Without one it only counts. HOT: called twice a connection.
 
-    __slots__ = ("_most", "_on_drop", "_was_full", "_watchers", "open")
+    on_none: to be called whenever the last connection that is open has ended.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_most", "_on_drop", "_on_none", "_was_full", "_watchers", "open")
+
+    def __init__(self, on_none: Callable[[], None] | None = None) -> None:
+        self._on_none = on_none
         #: Connections that are open.
         self.open = 0
         self._most: int | None = None
@@ -69,6 +73,8 @@ class ConnectionLimit:
         self.open -= 1
         if self._was_full:
             self._look()
+        if not self.open and self._on_none is not None:
+            self._on_none()
 
     def watch(self, *, on_full: Callable[[], None], on_room: Callable[[], None]) -> None:
         """Call `on_full` when the server becomes full, `on_room` when it has room again.

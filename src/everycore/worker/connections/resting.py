@@ -2,7 +2,7 @@
 
 Tells who takes connections when that message comes and when it is gone. Without it, a program whose loop
 reads no channel of ours would go on taking connections after it was asked to leave: it is asked by a signal,
-which it answers when its last connection is closed. Must not import the primary's side.
+which it answers when its last connection is closed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
+
+from everycore.aio.deadline import Deadline
 
 #: Nothing tells when the `Rest` is taken away: how often to look while it lies there, in seconds.
 LOOK: Final = 0.05
@@ -28,35 +30,33 @@ class Rester(Protocol):
 class RestWatch:
     """Calls `on_change` when the worker is to rest, and when it is not any more. `is_on`: it is to rest."""
 
-    __slots__ = ("_fd", "_loop", "_on_change", "_sock", "_timer", "is_on")
+    __slots__ = ("_fd", "_looking", "_loop", "_on_change", "_sock", "is_on")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: Rester, on_change: Callable[[], None]) -> None:
         self._loop = loop
         self._sock = sock
         self._on_change = on_change
         self._fd = sock.belt_fileno()
-        self._timer: asyncio.TimerHandle | None = None
+        self._looking = Deadline(loop, self._look)
         self.is_on = False
         loop.add_reader(self._fd, self._begin)
 
     def close(self) -> None:
         """The socket is about to be closed."""
         self._loop.remove_reader(self._fd)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._looking.set(None)
 
     def _begin(self) -> None:
         # The `Rest` stays there: a reader would be called in every turn.
         self._loop.remove_reader(self._fd)
         self.is_on = True
-        self._timer = self._loop.call_later(LOOK, self._look)
+        self._looking.set_in(LOOK)
         self._on_change()
 
     def _look(self) -> None:
         if self._sock.rests():
-            self._timer = self._loop.call_later(LOOK, self._look)
+            self._looking.set_in(LOOK)
             return
-        self._timer = None
         self.is_on = False
         self._loop.add_reader(self._fd, self._begin)
         self._on_change()

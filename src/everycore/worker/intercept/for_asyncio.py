@@ -100,7 +100,7 @@ def _replace_selector(session: Session) -> None:
     init = _Loop.__init__
 
     def __init__(self: Any, selector: Any = None) -> None:  # noqa: N807 - it is to bear that name
-        if selector is None and is_installed():  # not in a forked child, which has no place on the board
+        if selector is None and is_installed():  # not in a forked child, which has no row on the board
             selector = self.stamped_selector = StampedSelector(session.board)
         init(self, selector)
 

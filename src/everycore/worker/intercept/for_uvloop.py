@@ -178,38 +178,24 @@ async def _bind_all(
     infos = await resolving.resolve(
         loop, resolving.hosts_of(host), port, family=family, kind=socket.SOCK_STREAM, flags=flags
     )
-    opened: list[socket.socket] = []
-    try:
-        for left, (af, kind, address) in enumerate(infos, start=1 - len(infos)):
-            sock = socket.socket(af, kind)
-            opened.append(sock)
-            try:
-                _bind(sock, address)
-            except OSError as exc:
-                if exc.errno not in resolving.NOT_HERE or not (len(opened) > 1 or left):
-                    raise
-                opened.pop().close()
-    except BaseException:
-        _close_all(opened)
-        raise
+    opened = await resolving.open_all(infos, _bound)
     if not all(map(_is_ours, opened)):
-        _close_all(opened)
+        resolving.close_sockets(opened)
         return []
     return opened
 
 
-def _bind(sock: socket.socket, address: Any) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+async def _bound(family: int, kind: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, kind)
     try:
-        sock.bind(address)
-    except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
-        text = f"error while attempting to bind on address {address!r}: {reason}"
-        raise OSError(exc.errno, text) from None
-
-
-def _close_all(opened: list[socket.socket]) -> None:
-    for sock in opened:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind(address)
+        except OSError as exc:
+            raise resolving.bind_error(exc, address) from None
+    except BaseException:
         sock.close()
+        raise
+    return sock

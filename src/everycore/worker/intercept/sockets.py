@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from everycore.core import wire
 from everycore.errors import ChannelClosed
 from everycore.foreign.socket_internals import Accept
+from everycore.kernel import os_error
 from everycore.system.sockets import remove_stale
 from everycore.worker.intercept.addresses import cluster_address, new_file_mode, working_directory
 from everycore.worker.intercept.intercepted import InterceptedSocket, Registry
@@ -67,10 +68,6 @@ def replace(kind: type, *functions: Callable[..., Any]) -> None:
         setattr(kind, function.__name__, function)
 
 
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
 def __init__(  # noqa: N807 - it is to bear that name
     self: socket.socket, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
 ) -> None:
@@ -87,7 +84,7 @@ def __init__(  # noqa: N807 - it is to bear that name
 def bind(self: socket.socket, address: Any, /) -> None:
     """As `socket.bind`."""
     if registry.find_any(_c.fileno(self)) is not None:
-        raise _error(errno.EINVAL)
+        raise os_error(errno.EINVAL)
     where = None if _session is None else cluster_address(self, address)
     if where is None:
         _c.bind(self, address)
@@ -157,7 +154,7 @@ def _ask(sock: socket.socket, intercepted: InterceptedSocket, name: bytes | None
     except OSError as exc:
         if exc.errno == errno.ECANCELED:
             return False
-        raise _error(exc.errno or errno.EINVAL) from None
+        raise os_error(exc.errno or errno.EINVAL) from None
     if inner.grant is not None:
         inner.grant.proto = sock.proto  # for connections: 0 stays 0, as with accept(2)
     intercepted.put_listener(inner)
@@ -233,7 +230,7 @@ def _begin(intercepted: InterceptedSocket, backlog: int) -> None:
     except ChannelClosed:
         raise
     except OSError as exc:
-        raise _error(exc.errno or errno.EINVAL) from None
+        raise os_error(exc.errno or errno.EINVAL) from None
 
 
 def serves_by_itself(sock: Any) -> None:
@@ -266,7 +263,7 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
         return inner.accept()
     except OSError as exc:
         if exc.errno == errno.EINVAL:  # it was shut down
-            raise _error(errno.EINVAL) from None
+            raise os_error(errno.EINVAL) from None
         raise
 
 
@@ -294,7 +291,7 @@ def getpeername(self: socket.socket, /) -> Any:
     """As `socket.getpeername`: a listener has no peer, a belt has one."""
     intercepted = registry.find(_c.fileno(self))
     if intercepted is not None and intercepted.inner is not None:
-        raise _error(errno.ENOTCONN)
+        raise os_error(errno.ENOTCONN)
     return _c.getpeername(self)
 
 
@@ -362,18 +359,20 @@ def gettimeout(self: socket.socket, /) -> float | None:
 
 def connect(self: socket.socket, address: Any, /) -> None:
     """As `socket.connect`: what was bound is a client's after all."""
-    intercepted = registry.find(_c.fileno(self))
-    if intercepted is not None and not (intercepted.is_listening and self.type == socket.SOCK_STREAM):
-        _become_ordinary(self, intercepted)
+    _become_client(self)
     _c.connect(self, address)
 
 
 def connect_ex(self: socket.socket, address: Any, /) -> int:
     """As `socket.connect_ex`."""
-    intercepted = registry.find(_c.fileno(self))
-    if intercepted is not None and not (intercepted.is_listening and self.type == socket.SOCK_STREAM):
-        _become_ordinary(self, intercepted)
+    _become_client(self)
     return _c.connect_ex(self, address)
+
+
+def _become_client(sock: socket.socket) -> None:
+    intercepted = registry.find(_c.fileno(sock))
+    if intercepted is not None and not (intercepted.is_listening and sock.type == socket.SOCK_STREAM):
+        _become_ordinary(sock, intercepted)
 
 
 def shutdown(self: socket.socket, how: int, /) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from everycore.core import wire
 from everycore.foreign.socket_internals import accept, keep_native_accept
+from everycore.kernel import os_error
 from everycore.system import belt, packets, sockets
 from everycore.system.descriptors import close_now, duplicate
 
@@ -120,12 +121,12 @@ class ClusterSocket(socket.socket):
     def getsockname(self) -> Any:
         """The real listener's address."""
         if self._grant is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise os_error(errno.EBADF)
         return self._grant.address
 
     def getpeername(self) -> Any:
         """As that of any listener: it has none (a belt has)."""
-        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        raise os_error(errno.ENOTCONN)
 
     def listen(self, backlog: int = 128, /) -> None:
         """Nothing, for the primary listens already.
@@ -134,7 +135,7 @@ class ClusterSocket(socket.socket):
         """
         grant = self._grant
         if grant is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise os_error(errno.EBADF)
         if not grant.started:
             grant.start(grant.listener, backlog)
             grant.started = True
@@ -165,7 +166,7 @@ class ClusterSocket(socket.socket):
         """
         grant = self._grant
         if grant is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise os_error(errno.EBADF)
         while True:
             # Out of numbers? Then it stays on the belt, and the primary gives it to another worker.
             os.close(os.dup(self.fileno()))
@@ -179,9 +180,9 @@ class ClusterSocket(socket.socket):
             if fds:
                 break
             if handover.peers:  # the kernel dropped the descriptor: we have no number left for it
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                raise os_error(errno.EMFILE)
             if self.gettimeout() == 0.0:  # a probe: it woke us, but there is nobody
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise os_error(errno.EAGAIN)
         conn = socket.socket(grant.family, grant.kind, grant.proto, fileno=fds[0])
         if socket.getdefaulttimeout() is None:
             conn.setblocking(True)
@@ -225,7 +226,7 @@ class ClusterSocket(socket.socket):
     def dup(self) -> Self:
         """Another socket for the same listener."""
         if self._grant is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise os_error(errno.EBADF)
         copy = type(self)(self._grant, duplicate(self.fileno()), duplicate(self._twin.fileno()))
         copy.settimeout(self.gettimeout())
         return copy
@@ -328,7 +329,7 @@ class SharedSocket(ClusterSocket):
         while True:
             grant = self._grant
             if grant is None:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+                raise os_error(errno.EBADF)
             rests = self.rests()
             accepted: tuple[int, Any] | None = None
             if not rests:
@@ -348,7 +349,7 @@ class SharedSocket(ClusterSocket):
             left = VERY_LONG if deadline is None else deadline - _now()
             if left <= 0:
                 if timeout == 0:
-                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                    raise os_error(errno.EAGAIN)
                 raise TimeoutError("timed out")
             if rests:  # nothing tells when the `Rest` is taken away
                 _sleep(min(left, _LOOK))
@@ -368,7 +369,7 @@ class SharedSocket(ClusterSocket):
         try:
             _ready((self, self._belt), min(seconds, _LONGEST_WAIT))
         except ValueError:  # closed by another thread
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+            raise os_error(errno.EBADF) from None
 
     def setsockopt(self, level: int, option: int, *args: Any) -> None:
         """As `socket.setsockopt`: the socket is real, and so is the effect on the others."""
@@ -377,7 +378,7 @@ class SharedSocket(ClusterSocket):
     def dup(self) -> Self:
         """Another socket for the same listener."""
         if self._grant is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise os_error(errno.EBADF)
         belt_fd, twin_fd, shared_fd = (duplicate(sock.fileno()) for sock in (self._belt, self._twin, self))
         baton_fd = duplicate(self.baton) if self.baton >= 0 else -1
         copy = type(self)(self._grant, belt_fd, twin_fd, shared_fd, baton_fd)

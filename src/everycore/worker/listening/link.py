@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
+from everycore.kernel import os_error
 from everycore.system import packets
 from everycore.system.descriptors import close_all
 
@@ -121,7 +122,7 @@ class Link:
             elif is_truncated:  # this process has no number left for what came with it
                 close_all(fds)
                 self._send(wire.GiveUp(), None)
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                raise os_error(errno.EMFILE)
             else:
                 return reply, fds
 

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from everycore.worker.connections.counted import CountedSocket
+from everycore.worker.connections.counted import CountedSocket, end_transport
 
 if TYPE_CHECKING:
     from everycore.worker.connections.ledger import Ledger
@@ -30,10 +30,6 @@ class Server(Protocol):
     is_asyncio: bool
     ledger: Ledger
     connection_limit: ConnectionLimit
-
-    def ended(self) -> None:
-        """One of its connections has ended."""
-        ...
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """The event loop."""
@@ -108,19 +104,13 @@ class Accepted:
         """The connection is closed: called by uvloop, last of all."""
         self._transport = None
         self.entry.closed()
-        self.server.ended()
 
     def end(self, *, abort: bool) -> None:
         """Close the transport, or cut it off."""
         coroutine, self._coroutine = self._coroutine, None
         if coroutine is not None:
             coroutine.close()
-        transport = self._transport() if self._transport is not None else None
-        if transport is not None:
-            if abort:
-                transport.abort()
-            else:
-                transport.close()
+        end_transport(self._transport, abort=abort)
 
 
 class AcceptedSocket(CountedSocket):
@@ -173,10 +163,3 @@ class AcceptedSocket(CountedSocket):
         """As `socket.close`."""
         super().close()
         self._carrier = None
-        self._server.ended()
-
-    def detach(self) -> int:
-        """As `socket.detach`."""
-        number = super().detach()
-        self._server.ended()
-        return number

@@ -11,10 +11,12 @@ import os
 import socket
 import sys
 from asyncio.trsock import TransportSocket
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from everycore.aio.waiting import Waiters, release, wait_among
 from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.connections.reception import tell_failed
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
@@ -106,9 +108,9 @@ class BeltServer(asyncio.AbstractServer):
         self._backlog = terms.backlog
         self._serving = False
         self._forever: asyncio.Future[None] | None = None
-        self._waiters: list[asyncio.Future[None]] | None = []
+        self._waiters: Waiters | None = deque()
         #: For `everycore.limit_connections`.
-        self.connection_limit = ConnectionLimit()
+        self.connection_limit = ConnectionLimit(on_none=self._end_waits)
         self.ledger = session.connections
 
     @classmethod
@@ -137,16 +139,12 @@ class BeltServer(asyncio.AbstractServer):
 
     # --- its end ------------------------------------------------------------------------------------------
 
-    def ended(self) -> None:
-        """One of its connections has ended."""
-        if self._sockets is None and not self.connection_limit.open:
-            self._wake()
-
-    def _wake(self) -> None:
+    def _end_waits(self) -> None:
+        """Let `wait_closed` return if the server is closed and no connection is open."""
+        if self._sockets is not None or self.connection_limit.open:
+            return
         waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+        release(waiters or deque())
 
     # --- as asyncio.Server --------------------------------------------------------------------------------
 
@@ -222,7 +220,7 @@ class BeltServer(asyncio.AbstractServer):
         self._serving = False
         if self._forever is not None and not self._forever.done():
             self._forever.cancel()
-        self.ended()
+        self._end_waits()
 
     def leave(self) -> None:
         """Close, for a worker that leaves: the connections that are open go on."""
@@ -232,9 +230,7 @@ class BeltServer(asyncio.AbstractServer):
     async def wait_closed(self) -> None:
         """Wait until it is closed and its connections have ended."""
         if self._waiters is not None:
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
+            await wait_among(self._waiters)
 
     def close_clients(self) -> None:
         """Close every connection that is open."""

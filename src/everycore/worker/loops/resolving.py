@@ -12,8 +12,9 @@ import errno
 import itertools
 import os
 import socket
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
@@ -23,6 +24,7 @@ from everycore.worker.listening.clustersocket import ClusterSocket
 if TYPE_CHECKING:
     from everycore.worker.session import Session
 
+S = TypeVar("S", bound=socket.socket)
 #: One address of several may be none of this machine: asyncio leaves it out, since 3.13 the second kind too.
 NOT_HERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -46,11 +48,21 @@ async def open_tcp(
     """A listener for every address that `host` and `port` stand for and this machine has."""
     loop = asyncio.get_running_loop()
     infos = await resolve(loop, hosts_of(host), port, family=family, kind=socket.SOCK_STREAM, flags=flags)
-    opened: list[ClusterSocket] = []
+    return await open_all(infos, partial(ask, session, backlog=backlog, start=start))
+
+
+async def open_all(
+    infos: Sequence[tuple[int, int, Any]], open_one: Callable[[int, int, Any], Awaitable[S]]
+) -> list[S]:
+    """What `open_one(family, kind, address)` makes of each that this machine has: all of them or none.
+
+    Raises what that raises; OSError of `NOT_HERE` if the machine has none of them.
+    """
+    opened: list[S] = []
     try:
-        for left, (af, kind, address) in enumerate(infos, start=1 - len(infos)):
+        for left, info in enumerate(infos, start=1 - len(infos)):
             try:
-                opened.append(await ask(session, af, kind, address, backlog=backlog, start=start))
+                opened.append(await open_one(*info))
             except OSError as exc:
                 if exc.errno not in NOT_HERE or not (opened or left):
                     raise
@@ -68,7 +80,7 @@ async def open_unix(
     return [await ask(session, socket.AF_UNIX, socket.SOCK_STREAM, address, backlog=backlog, start=start)]
 
 
-def close_sockets(opened: list[ClusterSocket]) -> None:
+def close_sockets(opened: Iterable[socket.socket]) -> None:
     """Give up every one."""
     for sock in opened:
         sock.close()
@@ -107,7 +119,7 @@ async def _resolve_one(
 async def ask(
     session: Session, family: int, kind: int, address: Any, *, backlog: int, start: bool
 ) -> ClusterSocket:
-    """Ask the primary for a listener. An error reads as asyncio's own would."""
+    """Ask the primary for a listener. Raises ChannelClosed; OSError as `bind_error`."""
     request = wire.Listen(
         address=sockets.on_the_wire(address),
         family=family,
@@ -120,8 +132,12 @@ async def ask(
     except ChannelClosed:
         raise
     except OSError as exc:
-        reason = os.strerror(exc.errno).lower() if exc.errno else str(exc)
-        text = f"error while attempting to bind on address {address!r}: {reason}"
-        raise OSError(exc.errno, text) from None
+        raise bind_error(exc, address) from None
     sock.setblocking(False)
     return sock
+
+
+def bind_error(error: OSError, address: Any) -> OSError:
+    """The error of a bind to `address` as asyncio's own servers tell it."""
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    return OSError(error.errno, f"error while attempting to bind on address {address!r}: {reason}")
