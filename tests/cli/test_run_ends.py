@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from tests.kit.running import alone, ask, command, run
+from tests.kit.running import ANSWER, alone, ask, command, run
 from tests.kit.serving import complaint
 
 # How programs end
@@ -140,3 +140,31 @@ def test_a_server_that_ends_is_replaced(start_command, tmp_path):
         assert ask(port) == "bye"
         running.program.expect(r"ended: exit status 0", stream="stderr")
     assert running.program.finish() == 0
+
+
+HALF_MADE = (
+    ANSWER
+    + """
+from asyncio import selector_events
+
+make_self_pipe = selector_events.BaseSelectorEventLoop._make_self_pipe
+
+def be_told_to_leave(loop):
+    if os.environ["EVERYCORE_WORKER_ID"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    make_self_pipe(loop)
+
+selector_events.BaseSelectorEventLoop._make_self_pipe = be_told_to_leave
+asyncio.run(main())
+"""
+)
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_loop_is_made_leaves_no_half_of_one(start_command, tmp_path):
+    """SystemExit within the constructor: what there is of the loop complains when it is deleted."""
+    running = run(start_command, tmp_path, HALF_MADE)
+    assert ask(int(running.listens().rpartition(":")[2]))  # of the other worker
+    assert running.program.finish() == 0
+    assert "Traceback" not in running.program.stderr
+    assert "Exception ignored" not in running.program.stderr

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from everycore.foreign import asyncio_internals
 from everycore.foreign.asyncio_internals import ServingArguments
+from everycore.held_signals import held
 from everycore.worker.connections.shared_reader import StampedSelector
 from everycore.worker.intercept.intercepted import InterceptedSocket
 from everycore.worker.intercept.sockets import bind_path, is_installed, registry
 from everycore.worker.loops import asyncio_loop
+from everycore.worker.signals import SIGNALS
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session
@@ -35,7 +37,7 @@ def install_on_asyncio(session: Session) -> None:
     if asyncio_internals.capabilities().servers:  # else connections come by plain `accept`
         _replace_serving(session)
     _replace_create_unix_server()
-    _replace_selector(session)
+    _replace_init(session)
 
 
 def use_uvloop() -> None:
@@ -95,13 +97,17 @@ def _replace_create_unix_server() -> None:
     _Loop.create_unix_server = create_unix_server
 
 
-def _replace_selector(session: Session) -> None:
-    """The others see on the board whether this worker is free: for the policy `shared`."""
+def _replace_init(session: Session) -> None:
+    """The others see on the board whether this worker is free: for the policy `shared`.
+
+    A loop is made as a whole or not at all: one that a signal leaves half made complains when it is deleted.
+    """
     init = _Loop.__init__
 
     def __init__(self: Any, selector: Any = None) -> None:  # noqa: N807 - it is to bear that name
-        if selector is None and is_installed():  # not in a forked child, which has no row on the board
-            selector = self.stamped_selector = StampedSelector(session.board)
-        init(self, selector)
+        with held(*SIGNALS):
+            if selector is None and is_installed():  # not in a forked child, which has no row on the board
+                selector = self.stamped_selector = StampedSelector(session.board)
+            init(self, selector)
 
     _Loop.__init__ = __init__
