@@ -73,7 +73,7 @@ class BootError(EverycoreError):
         self.report = report
 
     def __str__(self) -> str:
-        return f"worker {self.worker} could not start the application"
+        return f"the application cannot start: {self.report}"
 
 
 class ReloadFailed(EverycoreError):

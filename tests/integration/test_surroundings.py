@@ -18,13 +18,14 @@ from tests.cli.conftest import command as serve_command
 from tests.integration.running import ANSWER, ask, ask_http, run
 from tests.integration.running import command as run_command
 from tests.integration.workers import HEAD
-from tests.kit import Program, children, scaled
+from tests.kit import Program, children, open_fds, scaled
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 
 #: Starts a command line as somebody else might: `python -c LAUNCH STATEMENT COMMAND...`.
 LAUNCH = "import os, signal, sys; exec(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
 SIGCHLD_IGNORED = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+NOTHING = {0: "/dev/null", 1: "/dev/null"}
 ALL_BLOCKED = "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"
 
 #: A primary that keeps two workers, by the public interface alone.
@@ -111,6 +112,16 @@ def test_with_all_signals_blocked_it_stops_when_it_is_told_to(start):
     assert started.answer()
     assert started.program.finish() == 0
     assert "killed" not in started.program.stderr
+
+
+def test_closed_standard_streams_are_no_numbers_for_anything_else(start):
+    """uvloop aborts the process when it closes a descriptor of its own that got such a number."""
+    started = start("os.close(0); os.close(1)")
+    assert started.answer()
+    for pid in (started.program.pid, *children(started.program.pid)):
+        assert {fd: name for fd, name in open_fds(pid).items() if fd < 2} == NOTHING
+    assert started.program.finish() == 0
+    assert "Assertion" not in started.program.stderr
 
 
 def test_a_worker_hears_what_its_primary_has_blocked(start_program):

@@ -7,6 +7,7 @@ can stop it. Must not import the primary's side.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import Final
@@ -16,7 +17,7 @@ from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
 from everycore.system import inherited, processes
 from everycore.system.board import WorkerBoard
-from everycore.system.descriptors import close_all, release
+from everycore.system.descriptors import close_all, fill_standard_streams, release
 from everycore.system.orphan import Orphan
 from everycore.ticket import Ticket
 from everycore.worker.connections.ledger import Ledger
@@ -62,6 +63,8 @@ class Post:
 
 def join(ticket: Ticket) -> Post:
     """Take the place that `ticket` names."""
+    with contextlib.suppress(OSError):  # no /dev/null, or no descriptor is left: it was so before
+        fill_standard_streams()
     if ticket.orphan_grace == 0 and not processes.die_with_parent(ticket.primary):
         os._exit(ORPHANED)
     processes.become_likelier_victim()

@@ -70,9 +70,10 @@ class WorkerSignals:
         self._previous: dict[int, Any] = {}
         self._loops_own: dict[int, Any] = {}
         self._steps: dict[Do, Callable[[int, FrameType | None], object]] = {
-            Do.WAIT: lambda number, _: _start_helper(self._wait_and_repeat, number),
+            Do.WAIT: self._wait_elsewhere,
             Do.WAIT_HERE: lambda _number, _frame: self._wait(self._begin_to_leave()),
             Do.EXIT: self._exit,
+            # Without a thread it is the primary's SIGKILL that ends a loop which does not hear.
             Do.GUARD: lambda number, _: _start_helper(self._guard, number),
             Do.DIE: self._die,
         }
@@ -178,6 +179,38 @@ class WorkerSignals:
         for action in self._machine.take(what, time.monotonic()):
             self._steps[action](number, frame)
 
+    # --- waiting ------------------------------------------------------------------------------------------
+
+    def _wait_elsewhere(self, number: int, frame: FrameType | None) -> None:
+        if _start_helper(self._wait_and_repeat, number):
+            return
+        if not self._wait_by_alarm(number):
+            self._has_waited = True
+            self(number, frame)
+
+    def _wait_by_alarm(self, number: int) -> bool:
+        """Wait where no thread can be started (RLIMIT_NPROC, pids.max). False: the program has the alarm.
+
+        The primary is not told: the main thread may be using the link. If it was the primary that asked, it
+        knows.
+        """
+        if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL or signal.getitimer(signal.ITIMER_REAL)[0]:
+            return False
+        deadline = time.monotonic() + self._grace
+
+        def look(_: int, frame: FrameType | None) -> None:
+            if would_be_dropped(frame) or (self._is_at_work() and time.monotonic() < deadline):
+                return
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            self._has_waited = True
+            self(number, frame)
+
+        signal.signal(signal.SIGALRM, look)
+        forked_signals.own(signal.SIGALRM)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK, _LOOK)
+        return True
+
     # --- in a helper thread -------------------------------------------------------------------------------
 
     def _wait_and_repeat(self, number: int) -> None:
@@ -237,13 +270,17 @@ class WorkerSignals:
         os.kill(os.getpid(), number)
 
 
-def _start_helper(work: Callable[[int], object], number: int) -> None:
-    """Call `work(number)` in a thread that no signal is delivered to.
+def _start_helper(work: Callable[[int], object], number: int) -> bool:
+    """Call `work(number)` in a thread that no signal is delivered to. False: the system has none for us.
 
     A signal is for the main thread, which may hold it back for a moment (`everycore.held_signals`).
     """
     with held(*SIGNALS):  # a thread begins with the mask of the one that starts it
-        _start_thread(work, (number,))
+        try:
+            _start_thread(work, (number,))
+        except RuntimeError:  # RLIMIT_NPROC, pids.max, or memory
+            return False
+    return True
 
 
 def print_stacks_at_quit() -> None:
