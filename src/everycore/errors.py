@@ -20,7 +20,8 @@ Invariant: fields are plain values; the text is made from them. Imports nothing 
 
 from __future__ import annotations
 
-from typing import Any
+import errno
+from typing import Any, Final
 
 
 class EverycoreError(Exception):
@@ -148,3 +149,18 @@ class RequestTimeout(ChannelError, TimeoutError):
 
 class ProtocolError(ChannelError):
     """The peer sent what the wire protocol does not allow; its channel is given up."""
+
+
+#: What is to be raised where an error comes from a limit.
+_HINTS: Final = {
+    errno.EAGAIN: "no process more is allowed here: ulimit -u, TasksMax of systemd, pids.max of the cgroup",
+    errno.ENOMEM: "ulimit -v and -d, memory.max of the cgroup",
+    errno.EMFILE: "ulimit -n",
+    errno.EFBIG: "ulimit -f",
+}
+
+
+def with_hint(error: OSError) -> OSError:
+    """The same error, which says the limit that is to be raised where it comes from one."""
+    hint = _HINTS.get(error.errno or 0)
+    return error if hint is None else OSError(error.errno, f"{error.strerror} ({hint})", error.filename)

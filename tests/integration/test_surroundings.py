@@ -1,5 +1,7 @@
 """What a service was started with and cannot choose: signals, standard streams, its terminal."""
 
+import asyncio
+import errno
 import fcntl
 import os
 import pty
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import everycore
+from everycore.system import seam
 from tests.cli.conftest import APP
 from tests.cli.conftest import command as serve_command
 from tests.integration.running import ANSWER, ask, ask_http, run
@@ -298,3 +302,23 @@ def test_a_program_that_makes_its_listener_blocking_stops_no_primary(start_comma
     for _ in range(3):
         running.everybody_answers(port)
     assert running.program.finish() == 0
+
+
+def test_why_no_worker_could_be_started_is_told_with_what_to_raise():
+    """EAGAIN of fork(2): the limit of processes. What `Pool.wait` raises says so."""
+
+    class Exhausted(seam.Linux):
+        @staticmethod
+        def spawn(*_, **__):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    async def main():
+        seam.current.set(Exhausted())
+        async with everycore.Pool(2, settings=everycore.Settings(exec="server.py")) as pool:
+            await pool.wait()
+
+    with pytest.raises(
+        everycore.BootError, match=r"cannot start: worker 1 .*\[Errno 11\].*ulimit -u"
+    ) as told:
+        asyncio.run(main())
+    assert "\n" not in str(told.value)

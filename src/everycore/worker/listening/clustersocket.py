@@ -250,6 +250,10 @@ class ClusterSocket(socket.socket):
         """Close what goes with this socket."""
         self._twin.close()
 
+    def _forget(self) -> None:
+        """Leave it to the kernel to close what goes with this socket: Python would warn of it."""
+        self._twin.detach()
+
     def _give_up(self) -> None:
         when_closed, self._when_closed = self._when_closed, None
         if when_closed is not None:
@@ -265,6 +269,7 @@ class ClusterSocket(socket.socket):
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the end of the process the modules are empty, and the primary sees the end itself.
         if _is_finalizing():
+            self._forget()
             return
         if getattr(self, "_lease", None) is not None:
             self._give_up()
@@ -386,6 +391,10 @@ class SharedSocket(ClusterSocket):
         if self.baton >= 0:
             os.close(self.baton)
             self.baton = -1
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._belt.detach()
 
 
 keep_native_accept(ClusterSocket)  # `everycore run` replaces that of `socket.socket`
