@@ -218,7 +218,7 @@ def test_help_into_a_closed_pipe():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "limit, number, text",
+    ("limit", "number", "text"),
     [
         ("RLIMIT_FSIZE", 0, "[Errno 27] File too large (ulimit -f)"),
         ("RLIMIT_NOFILE", 8, "[Errno 24] Too many open files (ulimit -n): '/dev/null'"),
@@ -247,3 +247,22 @@ def test_no_memory_is_one_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith(
         "everycore: the system refuses what is needed here: [Errno 12] Cannot allocate memory (ulimit -v"
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (
+            ["serve", "--app-dir", "SECRET/app", "main:app"],
+            "--app-dir: uid {} has no permission to reach the folder",
+        ),
+        (["run", "SECRET/main.py"], "run: uid {} has no permission to reach the file"),
+    ],
+)
+def test_what_this_user_may_not_reach_is_not_called_missing(argv, what, tmp_path, monkeypatch, capsys):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("everycore.cli.sources.os.stat", refuse)  # root may reach everything
+    assert main([word.replace("SECRET", str(tmp_path)) for word in argv]) == 2
+    assert what.format(os.geteuid()) in capsys.readouterr().err

@@ -45,7 +45,7 @@ def command(
 
 
 def environment() -> dict[str, str]:
-    """What goes with the command line: our module search path, and the folders that a worker needs beside it."""
+    """What goes with the command line: our module search path, and what a worker needs beside it."""
     path = search_path()
     return {VARIABLE: _BETWEEN.join([*path, *_folders_beside(path)])}
 
