@@ -9,16 +9,26 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from everycore.core.stopping import COMMAND, GUEST, PROGRAM, WORKER, Input, Primary, Step, Table, Worker
+from everycore.core.stopping import (
+    COMMAND,
+    GUEST,
+    PROGRAM,
+    WORKER,
+    PrimaryStage,
+    StopInput,
+    StopStep,
+    Table,
+    WorkerStage,
+)
 
 PAGE = Path(__file__).parent / "reference" / "signals.md"
 BEGIN, END = "<!-- begin {}: made by docs/make_signals.py -->", "<!-- end -->"
-S = TypeVar("S", Primary, Worker)
+S = TypeVar("S", PrimaryStage, WorkerStage)
 
 
-def steps(table: Table[S], keep: Callable[[tuple[S, Input]], bool]) -> str:
+def steps(table: Table[S], keep: Callable[[tuple[S, StopInput]], bool]) -> str:
     """The steps as a Markdown table; inputs of one stage that do the same share a row."""
-    rows: dict[tuple[S, Step[S]], list[Input]] = {}
+    rows: dict[tuple[S, StopStep[S]], list[StopInput]] = {}
     order = {stage: number for number, stage in enumerate(type(next(iter(table))[0]))}
     for stage, what in sorted(table, key=lambda key: order[key[0]]):
         if keep((stage, what)):
@@ -37,19 +47,19 @@ def stages(kind: Iterable[S]) -> str:
     return "\n".join(["| state | |", "|---|---|", *lines])
 
 
-def name(stage: Primary | Worker) -> str:
+def name(stage: PrimaryStage | WorkerStage) -> str:
     return stage.name.lower()
 
 
-def changes(table: Table[S]) -> Callable[[tuple[S, Input]], bool]:
-    return lambda key: table[key] != Step(key[0])
+def changes(table: Table[S]) -> Callable[[tuple[S, StopInput]], bool]:
+    return lambda key: table[key] != StopStep(key[0])
 
 
 DRAWN: Mapping[str, Callable[[], str]] = {
-    "primary": lambda: stages(Primary),
+    "primary": lambda: stages(PrimaryStage),
     "command": lambda: steps(COMMAND, lambda _: True),
     "program": lambda: steps(PROGRAM, lambda _: True),
-    "worker": lambda: stages(Worker),
+    "worker": lambda: stages(WorkerStage),
     "worker steps": lambda: steps(WORKER, changes(WORKER)),
     "guest steps": lambda: steps(GUEST, lambda key: GUEST[key] != WORKER[key]),
 }

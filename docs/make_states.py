@@ -6,7 +6,7 @@ python docs/make_states.py [--check]    # rewrites the page; --check only says w
 import sys
 from pathlib import Path
 
-from everycore.core.lifecycle import STAGES, TABLE, Do, Input, Limit, Stage, Step
+from everycore.core.lifecycle import STAGES, TABLE, LifeAction, LifeInput, LifeStep, Stage, TimeLimit
 from everycore.model import State
 
 PAGE = Path(__file__).parent / "explanation" / "worker-states.md"
@@ -23,17 +23,19 @@ def drawn() -> str:
     lines += [f"    {name(a)} --> {name(b)}: {' / '.join(names)}" for (a, b), names in arrows.items()]
     lines += [f"    {State.DEAD} --> [*]", "```", ""]
     lines += ["| state | input | state after | steps, in order | limit |", "|---|---|---|---|---|"]
-    lines += [row(stage, what) for stage in STAGES for what in Input if TABLE[stage, what] != Step(stage)]
+    lines += [
+        row(stage, what) for stage in STAGES for what in LifeInput if TABLE[stage, what] != LifeStep(stage)
+    ]
     lines += ["", "| input | what happened |", "|---|---|"]
-    lines += [f"| {what.name} | {what.value} |" for what in Input]
+    lines += [f"| {what.name} | {what.value} |" for what in LifeInput]
     lines += ["", "| step | what is done |", "|---|---|"]
-    lines += [f"| {step.name} | {step.value} |" for step in Do]
+    lines += [f"| {step.name} | {step.value} |" for step in LifeAction]
     lines += ["", "| limit | when the worker is killed |", "|---|---|"]
-    lines += [f"| {limit.name} | {limit.value} |" for limit in Limit]
+    lines += [f"| {limit.name} | {limit.value} |" for limit in TimeLimit]
     return "\n".join(lines)
 
 
-def row(stage: Stage, what: Input) -> str:
+def row(stage: Stage, what: LifeInput) -> str:
     """One step of the table as a row of the page."""
     step = TABLE[stage, what]
     if step.error:

@@ -1,6 +1,7 @@
 """What holds for every file of the package, whatever it does: sizes, and whose logger it writes to."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,38 @@ def test_each_room_writes_to_a_logger_of_its_own():
             assert name == f"everycore.{room}", path
             asked += 1
     assert asked
+
+
+def class_names(root: Path = SOURCE) -> dict[str, list[str]]:
+    """Where each class that is not private to its file is defined."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.relative_to(root).as_posix())
+    return found
+
+
+#: What each module about another library is asked for, and each command takes: one meaning, several of them.
+SEVERAL = {"Capabilities", "Options"}
+
+
+def test_a_class_name_has_one_meaning():
+    names = class_names()
+    assert {name: names[name] for name in names.keys() - SEVERAL if len(names[name]) > 1} == {}
+
+
+GLOSSARY = Path(__file__).parents[1] / "docs" / "reference" / "README.md"
+
+
+def glossary() -> list[str]:
+    """The words that it explains."""
+    table = GLOSSARY.read_text(encoding="utf-8").partition("## Glossary")[2].partition("\n## ")[0]
+    return [re.sub(r" \(.*?\)", "", word) for word in re.findall(r"^\| ([^|]+?) \|", table, re.MULTILINE)[1:]]
+
+
+def test_the_glossary_explains_words_that_the_code_uses():
+    code = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")).lower()
+    assert len(glossary()) > 30
+    assert [word for word in glossary() if not re.search(rf"\b{re.escape(word)}", code)] == []
+    assert len(set(glossary())) == len(glossary())

@@ -22,7 +22,7 @@ ROWS: list[set[str]] = [
     {"core", "system"},
     {"aio"},
     {"primary", "worker"},
-    {"entry", "listening", "place", "pool"},
+    {"current", "entry", "listening", "pool"},
     {"ops"},
     {"cli", "servers", "launch"},
     {"testing"},  # for users' tests: it plays the workers of a primary, and nothing imports it
@@ -420,8 +420,8 @@ def test_rooms_of_a_circle_are_on_no_floor(tree):
     root = tree(
         {
             "worker/link.py": "import socket",
-            "worker/loops/asyncio_loop.py": "from everycore.worker.connections.turns import Turn",
-            "worker/connections/turns.py": GUARDED.format(
+            "worker/loops/asyncio_loop.py": "from everycore.worker.connections.shared_reader import Turn",
+            "worker/connections/shared_reader.py": GUARDED.format(
                 "from everycore.worker.loops.clustered import Loop"
             ),
             "worker/boot.py": "from everycore.worker.link import Link",

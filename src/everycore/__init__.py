@@ -11,10 +11,10 @@ import signal as _signal
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 
-from everycore import place as _place
+from everycore import current as _current
 from everycore import role as _role
+from everycore.current import current_worker
 from everycore.held_signals import held as _held
-from everycore.place import current_worker
 from everycore.role import is_primary, is_worker
 
 if TYPE_CHECKING:
@@ -168,13 +168,13 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(_LAZY))
 
 
-_place.take()
+_current.join()
 
 
 def _forked() -> None:
     """A forked child is no worker, and no primary of a `Cluster` that its parent has opened."""
     global is_primary, is_worker
-    _place.give_up()
+    _current.leave_after_fork()
     is_primary, is_worker = _role.is_primary, _role.is_worker
 
 

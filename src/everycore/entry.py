@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from everycore import place
+from everycore import current
 from everycore.aio.shutdown import Shutdown, set_shutdown
 from everycore.settings import check_loop, has_uvloop
 from everycore.system.descriptors import fill_standard_streams
@@ -44,7 +44,7 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     check_loop("loop", loop)
     if not asyncio.iscoroutine(main):
         raise TypeError(f"run() takes a coroutine, not {type(main).__name__}")
-    session = place.session()
+    session = current.session()
     if session is not None:
         session.signals.loop_begins()
     with contextlib.suppress(OSError):  # no /dev/null, or no descriptor is left: a loop says it better
@@ -73,7 +73,7 @@ def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
     Raises: ConfigurationError as `run`.
     """
     check_loop("loop", kind)
-    session = place.session()
+    session = current.session()
     if kind == "auto":
         # A primary gains nothing by uvloop: docs/explanation/how-a-connection-travels.md.
         kind = "uvloop" if session is not None and has_uvloop() else "asyncio"
@@ -158,6 +158,6 @@ async def _outcome(main: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException |
 
 def ready() -> None:
     """Say that this worker takes connections from now on (after `hold_ready()`). Elsewhere: nothing."""
-    session = place.session()
+    session = current.session()
     if session is not None:
         session.readiness.ready()

@@ -11,7 +11,7 @@ import os
 import socket
 from typing import Any
 
-from everycore import place
+from everycore import current
 from everycore.core import wire
 from everycore.errors import ConfigurationError
 from everycore.settings import check_count, check_seconds
@@ -48,7 +48,7 @@ def listen(
     """
     check_seconds("timeout", timeout)
     request = request_for(address, fd=fd, family=family, kind=kind, backlog=backlog, v6only=v6only, mode=mode)
-    session = place.session()
+    session = current.session()
     if session is None or exclusive:
         return _own(sockets.off_the_wire(request.address), request)
     return session.grants.listen_blocking(request, timeout)

@@ -5,18 +5,18 @@ import signal
 from everycore.core.orders import (
     Action,
     Dismiss,
-    Exited,
     Finish,
     Fork,
-    Forked,
     Input,
     Kill,
-    Ready,
     Reload,
     Reloaded,
     ReloadStopped,
     SetTimer,
     TimerFired,
+    WorkerExited,
+    WorkerForked,
+    WorkerReady,
 )
 from everycore.core.rollout import Rollout
 from everycore.core.supervisor import Supervisor
@@ -58,7 +58,7 @@ class Pool:
                 self.forks += 1
                 self.live[self.forks] = slot
                 self.generations[self.forks] = generation
-                assert self.supervisor.handle(Forked(slot, self.forks), self.now) == []
+                assert self.supervisor.handle(WorkerForked(slot, self.forks), self.now) == []
             case Dismiss(worker):
                 assert worker in self.live
                 assert worker not in self.dismissed
@@ -76,12 +76,12 @@ class Pool:
 
     def ready(self, *workers: int) -> list[Action]:
         self.is_ready.update(workers)
-        return [action for worker in workers for action in self.tell(Ready(worker))]
+        return [action for worker in workers for action in self.tell(WorkerReady(worker))]
 
     def exit(self, worker: int, status: ExitStatus = CRASH) -> list[Action]:
         self.live.pop(worker)
         self.dismissed.discard(worker)
-        return self.tell(Exited(worker, status))
+        return self.tell(WorkerExited(worker, status))
 
     def reload(self) -> int:
         """Asks for a reload; the number of that request."""

@@ -67,7 +67,7 @@ def test_frames_and_descriptors_come_out_as_they_went_in(data):
         decoder.check()
     assert received == frames
     assert decoder.is_between_frames
-    assert decoder.abandon() == ()
+    assert decoder.close() == ()
 
 
 @given(st.lists(st.tuples(st.binary(max_size=40), st.integers(0, 4))))
@@ -83,7 +83,7 @@ def test_random_bytes_raise_nothing_but_protocol_errors_and_lose_no_descriptor(c
             decoder.check()
         except ProtocolError:
             continue
-    handed_out += decoder.abandon()
+    handed_out += decoder.close()
     assert sorted(handed_out) == given_in
 
 
@@ -107,7 +107,7 @@ def test_nearly_right_streams_lose_no_descriptor(data):
                 decoder.check()
             except ProtocolError:
                 continue
-    handed_out += decoder.abandon()
+    handed_out += decoder.close()
     assert sorted(handed_out) == sorted(given_in)
 
 
@@ -127,7 +127,7 @@ def violation(*chunks: tuple[bytes, tuple[int, ...]]) -> tuple[str, list[bytes],
             decoder.check()
     with pytest.raises(ProtocolError):
         decoder.feed(PLAIN)
-    return str(caught.value), heard, decoder.abandon()
+    return str(caught.value), heard, decoder.close()
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ def test_a_large_frame_in_many_pieces_costs_no_more_than_its_bytes():
 def test_an_abandoned_decoder_takes_nothing_more():
     decoder = FrameDecoder(LIMIT)
     decoder.feed(ONE[:9], (7,))
-    assert decoder.abandon() == (7,)
+    assert decoder.close() == (7,)
     with pytest.raises(ProtocolError):
         decoder.feed(ONE[9:], (8,))
-    assert decoder.abandon() == (8,)
+    assert decoder.close() == (8,)
 
 
 def test_more_descriptors_than_the_kernel_carries_are_refused():

@@ -4,14 +4,14 @@ import random
 
 import pytest
 
-from everycore.core.handons import HandOns
+from everycore.core.handons import HandOnBook
 from everycore.errors import ProtocolError
 
 ROOM = 100
 
 
 def book(*workers, most=ROOM):
-    handons = HandOns()
+    handons = HandOnBook()
     for worker in workers:
         handons.can(worker, most)
         handons.ready(worker)
@@ -121,7 +121,7 @@ class TestWhoGetsIt:
 def test_whatever_happens_what_workers_believe_is_true_once_they_were_told():
     rng = random.Random(7)
     for _ in range(300):
-        handons, believe, ready, leaving = HandOns(), {}, set(), set()
+        handons, believe, ready, leaving = HandOnBook(), {}, set(), set()
         for worker in range(1, 6):
             if rng.random() < 0.8:
                 handons.can(worker, ROOM)

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from everycore.core.listeners import EADDRINUSE, Bind, Conflict, ListenerBook, ListenKey, Listing, Share
+from everycore.core.listeners import (
+    EADDRINUSE,
+    BindNew,
+    Conflict,
+    ListenerBook,
+    ListenKey,
+    Listing,
+    ShareExisting,
+)
 
 INET, INET6, UNIX = 2, 10, 1
 STREAM, DGRAM = 1, 2
@@ -44,10 +52,10 @@ class Primary:
         if isinstance(answer, Conflict):
             assert answer.errno == errno.EADDRINUSE == EADDRINUSE
             return None
-        if isinstance(answer, Share):
+        if isinstance(answer, ShareExisting):
             entry = answer.listener
         else:
-            assert isinstance(answer, Bind)
+            assert isinstance(answer, BindNew)
             real = answer.key.address
             if answer.key.any_port:
                 assert isinstance(real, tuple)
@@ -134,13 +142,13 @@ class TestFixedAddresses:
     def test_asking_changes_nothing(self):
         book: ListenerBook[Entry] = ListenerBook()
         for _ in range(3):
-            assert book.ask(1, key(0)) == Bind(key(0))
-            assert book.ask(1, key(8000)) == Bind(key(8000))
+            assert book.ask(1, key(0)) == BindNew(key(0))
+            assert book.ask(1, key(8000)) == BindNew(key(8000))
         assert len(book) == 0
 
     def test_the_index_that_is_asked_for_is_ignored(self):
-        assert ListenerBook().ask(1, key(8000, index=5)) == Bind(key(8000))
-        assert ListenerBook().ask(1, key(0, index=5)) == Bind(key(0))
+        assert ListenerBook().ask(1, key(8000, index=5)) == BindNew(key(8000))
+        assert ListenerBook().ask(1, key(0, index=5)) == BindNew(key(0))
 
 
 class TestPortZero:
@@ -207,9 +215,9 @@ class TestAliases:
     def test_not_of_another_family_or_kind(self):
         primary = Primary()
         first = primary.listen(1, key(0))
-        assert isinstance(primary.book.ask(2, replace(key(40000), family=INET6)), Bind)
-        assert isinstance(primary.book.ask(2, replace(key(40000), kind=DGRAM)), Bind)
-        assert isinstance(primary.book.ask(2, key(40000, "0.0.0.0")), Bind)
+        assert isinstance(primary.book.ask(2, replace(key(40000), family=INET6)), BindNew)
+        assert isinstance(primary.book.ask(2, replace(key(40000), kind=DGRAM)), BindNew)
+        assert isinstance(primary.book.ask(2, key(40000, "0.0.0.0")), BindNew)
         assert primary.listen(2, key(40000)) is first
 
 

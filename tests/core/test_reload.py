@@ -5,8 +5,8 @@ import pytest
 from everycore.core.orders import (
     Dismiss,
     Drain,
+    FailPool,
     Fork,
-    GiveUp,
     Kill,
     Reload,
     Reloaded,
@@ -17,14 +17,14 @@ from everycore.core.orders import (
     SetTimer,
     Stop,
 )
-from everycore.core.slots import Failure
+from everycore.core.slots import SlotFailure
 from everycore.core.supervisor import LAST_SECONDS, RELOAD_SECONDS
 from everycore.model import ExitStatus
 from tests.core.pools import BOOT_TIMEOUT, CRASH, DONE, Pool
 
 
 def running(count: int = 3, **options) -> Pool:
-    """Ready workers, 1 to `count`, in the slots from 0."""
+    """WorkerReady workers, 1 to `count`, in the slots from 0."""
     pool = Pool(**options)
     pool.tell(ScaleTo(count))
     pool.ready(*range(1, count + 1))
@@ -103,7 +103,7 @@ def test_two_that_wait_are_one_reload_after_the_first():
 def test_the_second_begins_though_the_first_has_failed():
     pool = running(1)
     first, second = pool.reload(), pool.reload()
-    stopped = ReloadStopped(1, (first,), Failure(2, CRASH, overdue=False))
+    stopped = ReloadStopped(1, (first,), SlotFailure(2, CRASH, overdue=False))
     assert pool.exit(2) == [stopped, Reloading(2), Fork(0, 2)]
     pool.ready(3)
     assert pool.answers[second] == Reloaded(2, (second,))
@@ -118,7 +118,7 @@ def test_what_was_replaced_stays_and_what_was_not_stays(status, may_finish):
     pool = running(may_finish=may_finish)
     request = pool.reload()
     pool.ready(4)
-    failure = Failure(5, status, overdue=False)
+    failure = SlotFailure(5, status, overdue=False)
     assert pool.exit(5, status) == [ReloadStopped(1, (request,), failure), SetTimer(None)]
     pool.exit(1, DONE)
     assert pool.live == {2: 1, 3: 2, 4: 0}
@@ -129,7 +129,7 @@ def test_one_that_is_not_ready_in_time_is_killed_and_fails_it():
     pool = running()
     request = pool.reload()
     assert pool.let_time_pass(BOOT_TIMEOUT) == [Kill(4), SetTimer(None)]
-    assert pool.exit(4) == [ReloadStopped(1, (request,), Failure(4, CRASH, overdue=True))]
+    assert pool.exit(4) == [ReloadStopped(1, (request,), SlotFailure(4, CRASH, overdue=True))]
 
 
 def test_others_that_boot_are_not_wanted_any_more():
@@ -177,7 +177,7 @@ def test_a_reload_ends_also_where_workers_may_take_for_ever():
     request = pool.reload()
     assert pool.let_time_pass(RELOAD_SECONDS) == [Kill(2), SetTimer(None)]
     pool.exit(2)
-    assert pool.answers[request] == ReloadStopped(1, (request,), Failure(2, CRASH, overdue=True))
+    assert pool.answers[request] == ReloadStopped(1, (request,), SlotFailure(2, CRASH, overdue=True))
 
 
 def test_of_two_that_may_take_for_ever_the_one_that_has_the_slot_lives_on():
@@ -185,7 +185,7 @@ def test_of_two_that_may_take_for_ever_the_one_that_has_the_slot_lives_on():
     request = pool.reload()
     pool.exit(1, DONE)
     pool.let_time_pass(RELOAD_SECONDS)
-    assert pool.answers[request] == ReloadStopped(1, (request,), Failure(2, None, overdue=True))
+    assert pool.answers[request] == ReloadStopped(1, (request,), SlotFailure(2, None, overdue=True))
     assert pool.staying == {2: 0}
 
 
@@ -306,7 +306,7 @@ def test_nobody_was_ever_ready_and_the_old_one_ends():
     assert pool.answers[request] == ReloadStopped(1, (request,), None)
     pool.exit(2)
     assert pool.finished is not None
-    assert pool.finished.failure == Failure(1, CRASH, overdue=False)
+    assert pool.finished.failure == SlotFailure(1, CRASH, overdue=False)
 
 
 def test_slots_whose_work_is_done_are_left_out():
@@ -361,4 +361,4 @@ def test_a_successor_whose_slot_has_no_other_worker_any_more_is_the_slots_own():
     pool.reload()
     pool.tell(Drain(1))
     actions = pool.exit(2, CRASH)
-    assert any(isinstance(action, GiveUp) for action in actions)
+    assert any(isinstance(action, FailPool) for action in actions)

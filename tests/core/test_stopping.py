@@ -8,17 +8,17 @@ from everycore.core.stopping import (
     PROGRAM,
     SAME_REQUEST,
     WORKER,
-    Do,
-    Input,
     Machine,
-    Primary,
-    Worker,
+    PrimaryStage,
+    StopAction,
+    StopInput,
+    WorkerStage,
     is_unheard,
     signals_of,
 )
 
 SOON, LATER = SAME_REQUEST / 2, SAME_REQUEST * 2
-TERM, INT, QUIT = Input.TERM, Input.INT, Input.QUIT
+TERM, INT, QUIT = StopInput.TERM, StopInput.INT, StopInput.QUIT
 PRIMARIES = pytest.mark.parametrize("table", [PROGRAM, COMMAND], ids=["program", "command"])
 WORKERS = pytest.mark.parametrize("table", [WORKER, GUEST], ids=["worker", "guest"])
 
@@ -29,11 +29,11 @@ def run(machine, *inputs, apart=LATER):
 
 
 def primary(table):
-    return Machine(table, Primary.RUNNING)
+    return Machine(table, PrimaryStage.RUNNING)
 
 
 def worker(table, *before):
-    machine = Machine(table, Worker.PROGRAM)
+    machine = Machine(table, WorkerStage.PROGRAM)
     run(machine, *before)
     return machine
 
@@ -44,15 +44,15 @@ def worker(table, *before):
 @PRIMARIES
 def test_a_primary_has_a_step_for_whatever_can_happen(table):
     # Nobody waits for the last worker before a signal has come.
-    never = {(Primary.RUNNING, Input.ALL_GONE)}
-    wanted = {(stage, what) for stage in Primary for what in (*signals_of(table), Input.ALL_GONE)}
+    never = {(PrimaryStage.RUNNING, StopInput.ALL_GONE)}
+    wanted = {(stage, what) for stage in PrimaryStage for what in (*signals_of(table), StopInput.ALL_GONE)}
     assert set(table) == wanted - never
 
 
 @WORKERS
 def test_a_worker_has_a_step_for_whatever_can_happen(table):
-    inputs = set(Input) - {QUIT, Input.ALL_GONE}
-    assert set(table) == {(stage, what) for stage in Worker for what in inputs}
+    inputs = set(StopInput) - {QUIT, StopInput.ALL_GONE}
+    assert set(table) == {(stage, what) for stage in WorkerStage for what in inputs}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_signals_that_a_table_names(table, named):
 
 @PRIMARIES
 def test_nothing_but_a_signal_leads_a_primary_out_of_running(table):
-    assert {what for (stage, what) in table if stage is Primary.RUNNING} <= {TERM, INT, QUIT}
+    assert {what for (stage, what) in table if stage is PrimaryStage.RUNNING} <= {TERM, INT, QUIT}
 
 
 @pytest.mark.parametrize("table", [PROGRAM, COMMAND, WORKER, GUEST])
@@ -81,7 +81,14 @@ def test_a_second_term_changes_nothing(table):
 
 def test_a_worker_never_goes_back():
     """Once it is to leave it leaves: no input leads to a stage in which it would serve on."""
-    leaving = {Worker.WAITING, Worker.ENDED, Worker.NOTED, Worker.ASKED, Worker.LEAVING, Worker.DEAF}
+    leaving = {
+        WorkerStage.WAITING,
+        WorkerStage.ENDED,
+        WorkerStage.NOTED,
+        WorkerStage.ASKED,
+        WorkerStage.LEAVING,
+        WorkerStage.DEAF,
+    }
     for (stage, what), step in WORKER.items():
         assert stage not in leaving or step.after in leaving, (stage, what)
 
@@ -94,8 +101,8 @@ def test_a_worker_never_goes_back():
 def test_the_first_one_asks(table, signal):
     machine = primary(table)
     (actions,) = run(machine, signal)
-    assert [action for action in actions if action is not Do.TELL] == [Do.ASK]
-    assert machine.stage is Primary.STOPPING
+    assert [action for action in actions if action is not StopAction.TELL] == [StopAction.ASK]
+    assert machine.stage is PrimaryStage.STOPPING
 
 
 @PRIMARIES
@@ -116,24 +123,24 @@ def test_the_first_one_asks(table, signal):
 def test_int_ends_at_once_what_was_asked_to_stop(table, came, apart, ended):
     machine = primary(table)
     actions = [action for step in run(machine, *came, apart=apart) for action in step]
-    assert (Do.CANCEL in actions) is ended
-    assert actions.count(Do.ASK) == 1
-    assert machine.stage is (Primary.ENDING if ended else Primary.STOPPING)
+    assert (StopAction.CANCEL in actions) is ended
+    assert actions.count(StopAction.ASK) == 1
+    assert machine.stage is (PrimaryStage.ENDING if ended else PrimaryStage.STOPPING)
 
 
 def test_quit_ends_at_once_with_stacks():
     for before in ([], [TERM], [INT]):
         machine = primary(COMMAND)
-        assert run(machine, *before, QUIT)[-1] == (Do.DUMP, Do.CANCEL)
+        assert run(machine, *before, QUIT)[-1] == (StopAction.DUMP, StopAction.CANCEL)
         assert run(machine, TERM, INT, QUIT) == [(), (), ()]
 
 
 def test_main_of_a_program_is_cancelled_when_all_are_gone():
-    assert run(primary(PROGRAM), TERM, Input.ALL_GONE)[-1] == (Do.CANCEL,)
+    assert run(primary(PROGRAM), TERM, StopInput.ALL_GONE)[-1] == (StopAction.CANCEL,)
 
 
 def test_a_command_ends_by_itself_when_all_are_gone():
-    assert run(primary(COMMAND), TERM, Input.ALL_GONE)[-1] == ()
+    assert run(primary(COMMAND), TERM, StopInput.ALL_GONE)[-1] == ()
 
 
 # A worker without our loop
@@ -143,46 +150,46 @@ def test_a_command_ends_by_itself_when_all_are_gone():
 @pytest.mark.parametrize("signal", [TERM, INT])
 def test_it_waits_and_is_told_to_end(table, signal):
     machine = worker(table)
-    assert run(machine, signal, signal, Input.WAITED) == [(Do.WAIT,), (), (Do.EXIT,)]
-    assert machine.stage is Worker.ENDED
-    assert run(machine, TERM, INT, Input.WAITED) == [(), (), ()]
+    assert run(machine, signal, signal, StopInput.WAITED) == [(StopAction.WAIT,), (), (StopAction.EXIT,)]
+    assert machine.stage is WorkerStage.ENDED
+    assert run(machine, TERM, INT, StopInput.WAITED) == [(), (), ()]
 
 
 @WORKERS
 def test_no_thread_is_started_once_the_main_thread_is_done(table):
-    assert run(worker(table), Input.LATE) == [(Do.WAIT_HERE, Do.EXIT)]
+    assert run(worker(table), StopInput.LATE) == [(StopAction.WAIT_HERE, StopAction.EXIT)]
 
 
 @WORKERS
 def test_a_signal_in_the_moment_in_which_the_loop_begins_is_noted(table):
     """The thread that waits repeats it, if the stage that it led to was overwritten."""
-    machine = Machine(table, Worker.MAKING)
+    machine = Machine(table, WorkerStage.MAKING)
     assert is_unheard(table, machine.stage)
-    run(machine, Input.WAITED)
-    assert machine.stage is Worker.NOTED
+    run(machine, StopInput.WAITED)
+    assert machine.stage is WorkerStage.NOTED
     assert not is_unheard(table, machine.stage)
 
 
 def test_a_step_that_stays_does_not_undo_a_signal_that_comes_meanwhile():
     class Interrupted(dict):
         def __getitem__(self, key):
-            machine.stage = Worker.WAITING  # as a handler of Python's does, between two instructions
+            machine.stage = WorkerStage.WAITING  # as a handler of Python's does, between two instructions
             return super().__getitem__(key)
 
-    machine = Machine(Interrupted(WORKER), Worker.PROGRAM)
-    machine.take(Input.DEPARTS, 1000.0)
-    assert machine.stage is Worker.WAITING
+    machine = Machine(Interrupted(WORKER), WorkerStage.PROGRAM)
+    machine.take(StopInput.DEPARTS, 1000.0)
+    assert machine.stage is WorkerStage.WAITING
 
 
 @pytest.mark.parametrize(("table", "ended"), [(WORKER, False), (GUEST, True)])
 def test_where_a_repeated_signal_is_to_be_heard(table, ended):
-    unheard = {stage for stage in Worker if is_unheard(table, stage)}
-    assert unheard == {Worker.WAITING, Worker.MAKING} | ({Worker.ENDED} if ended else set())
+    unheard = {stage for stage in WorkerStage if is_unheard(table, stage)}
+    assert unheard == {WorkerStage.WAITING, WorkerStage.MAKING} | ({WorkerStage.ENDED} if ended else set())
 
 
 def test_a_guest_is_told_until_it_ends():
-    told = [TERM, Input.WAITED, Input.WAITED_LATE]
-    assert run(worker(GUEST), *told)[-1] == (Do.EXIT,)
+    told = [TERM, StopInput.WAITED, StopInput.WAITED_LATE]
+    assert run(worker(GUEST), *told)[-1] == (StopAction.EXIT,)
     assert run(worker(WORKER), *told)[-1] == ()
 
 
@@ -197,63 +204,63 @@ def test_a_guest_is_told_until_it_ends():
 def test_a_signal_before_the_loop_runs_is_noted(table, signal, came):
     match came:
         case "before the loop":
-            machine = worker(table, signal, Input.LOOP_BEGINS)
+            machine = worker(table, signal, StopInput.LOOP_BEGINS)
         case "while it is made":
-            machine = worker(table, Input.LOOP_BEGINS, signal)
+            machine = worker(table, StopInput.LOOP_BEGINS, signal)
         case _:
-            machine = worker(table, signal, Input.WAITED, Input.LOOP_BEGINS)
-    assert run(machine, TERM, INT, Input.WAITED) == [(), (), ()]
-    assert run(machine, Input.LOOP_RUNS) == [(Do.LEAVE,)]
+            machine = worker(table, signal, StopInput.WAITED, StopInput.LOOP_BEGINS)
+    assert run(machine, TERM, INT, StopInput.WAITED) == [(), (), ()]
+    assert run(machine, StopInput.LOOP_RUNS) == [(StopAction.LEAVE,)]
 
 
 @WORKERS
-@pytest.mark.parametrize("hears", [Input.LOOP_HEARS_TERM, Input.LOOP_HEARS_INT])
+@pytest.mark.parametrize("hears", [StopInput.LOOP_HEARS_TERM, StopInput.LOOP_HEARS_INT])
 @pytest.mark.parametrize("python_first", [True, False])
 def test_a_loop_that_hears_leaves(table, hears, python_first):
-    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS)
+    machine = worker(table, StopInput.LOOP_BEGINS, StopInput.LOOP_RUNS)
     if python_first:
-        assert run(machine, TERM) == [(Do.GUARD,)]
-    assert run(machine, hears, TERM) == [(Do.LEAVE,), ()]
-    assert run(machine, Input.DEPARTS, Input.WAITED, Input.LOOP_HEARS_TERM) == [(), (), ()]
+        assert run(machine, TERM) == [(StopAction.GUARD,)]
+    assert run(machine, hears, TERM) == [(StopAction.LEAVE,), ()]
+    assert run(machine, StopInput.DEPARTS, StopInput.WAITED, StopInput.LOOP_HEARS_TERM) == [(), (), ()]
 
 
 @WORKERS
 def test_a_deaf_loop_dies(table):
-    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS)
-    assert run(machine, TERM, TERM, Input.WAITED) == [(Do.GUARD,), (), (Do.DIE,)]
+    machine = worker(table, StopInput.LOOP_BEGINS, StopInput.LOOP_RUNS)
+    assert run(machine, TERM, TERM, StopInput.WAITED) == [(StopAction.GUARD,), (), (StopAction.DIE,)]
 
 
 @WORKERS
 def test_a_second_int_cancels_main(table):
-    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS)
-    heard = [Input.LOOP_HEARS_INT, Input.LOOP_HEARS_INT]
-    assert run(machine, *heard) == [(Do.LEAVE,), (Do.CANCEL,)]
+    machine = worker(table, StopInput.LOOP_BEGINS, StopInput.LOOP_RUNS)
+    heard = [StopInput.LOOP_HEARS_INT, StopInput.LOOP_HEARS_INT]
+    assert run(machine, *heard) == [(StopAction.LEAVE,), (StopAction.CANCEL,)]
 
 
 @WORKERS
-@pytest.mark.parametrize(("apart", "cancels"), [(SOON, ()), (LATER, (Do.CANCEL,))])
+@pytest.mark.parametrize(("apart", "cancels"), [(SOON, ()), (LATER, (StopAction.CANCEL,))])
 def test_one_ctrl_c_of_which_the_primary_tells_first_is_one_request(table, apart, cancels):
-    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS)
-    assert run(machine, Input.DEPARTS, Input.LOOP_HEARS_INT, apart=apart) == [(), cancels]
+    machine = worker(table, StopInput.LOOP_BEGINS, StopInput.LOOP_RUNS)
+    assert run(machine, StopInput.DEPARTS, StopInput.LOOP_HEARS_INT, apart=apart) == [(), cancels]
 
 
 @WORKERS
 @pytest.mark.parametrize(
     ("before", "stage", "actions"),
     [
-        ([], Worker.PROGRAM, (Do.WAIT,)),
-        ([TERM], Worker.ENDED, ()),
-        ([Input.DEPARTS], Worker.ENDED, ()),
+        ([], WorkerStage.PROGRAM, (StopAction.WAIT,)),
+        ([TERM], WorkerStage.ENDED, ()),
+        ([StopInput.DEPARTS], WorkerStage.ENDED, ()),
     ],
     ids=["goes on", "was asked", "departed"],
 )
 def test_after_the_loop(table, before, stage, actions):
-    machine = worker(table, Input.LOOP_BEGINS, Input.LOOP_RUNS, *before, Input.LOOP_ENDS)
+    machine = worker(table, StopInput.LOOP_BEGINS, StopInput.LOOP_RUNS, *before, StopInput.LOOP_ENDS)
     assert machine.stage is stage
     assert run(machine, TERM) == [actions]
 
 
 @WORKERS
 def test_a_loop_that_could_not_be_made(table):
-    assert worker(table, Input.LOOP_BEGINS, Input.LOOP_ENDS).stage is Worker.PROGRAM
-    assert worker(table, Input.LOOP_BEGINS, TERM, Input.LOOP_ENDS).stage is Worker.ENDED
+    assert worker(table, StopInput.LOOP_BEGINS, StopInput.LOOP_ENDS).stage is WorkerStage.PROGRAM
+    assert worker(table, StopInput.LOOP_BEGINS, TERM, StopInput.LOOP_ENDS).stage is WorkerStage.ENDED

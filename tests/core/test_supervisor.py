@@ -4,18 +4,18 @@ import pytest
 
 from everycore.core.orders import (
     Dismiss,
-    Exited,
+    FailPool,
     Finish,
     Fork,
-    GiveUp,
     Kill,
-    Ready,
     Replace,
     ScaleTo,
     SetTimer,
     Stop,
+    WorkerExited,
+    WorkerReady,
 )
-from everycore.core.slots import Failure
+from everycore.core.slots import SlotFailure
 from everycore.core.supervisor import LAST_SECONDS
 from everycore.model import ExitStatus
 from tests.core.pools import BOOT_TIMEOUT, CRASH, DONE, Pool
@@ -84,8 +84,8 @@ def test_booting_is_not_health(running):
 
 
 def test_worker_of_somebody_else_is_ignored(running):
-    assert running.supervisor.handle(Exited(99, CRASH), 0.0) == []
-    assert running.supervisor.handle(Ready(99), 0.0) == []
+    assert running.supervisor.handle(WorkerExited(99, CRASH), 0.0) == []
+    assert running.supervisor.handle(WorkerReady(99), 0.0) == []
 
 
 # The application cannot boot
@@ -93,9 +93,9 @@ def test_worker_of_somebody_else_is_ignored(running):
 
 def test_first_failure_before_anybody_was_ready_ends_the_pool(pool):
     pool.tell(ScaleTo(3))
-    failure = Failure(2, ExitStatus(code=3), overdue=False)
+    failure = SlotFailure(2, ExitStatus(code=3), overdue=False)
     actions = pool.exit(2, ExitStatus(code=3))
-    assert actions == [GiveUp(failure), Dismiss(1), Dismiss(3), SetTimer(LAST_SECONDS)]
+    assert actions == [FailPool(failure), Dismiss(1), Dismiss(3), SetTimer(LAST_SECONDS)]
     pool.exit(1, ExitStatus(code=4))
     assert pool.finished is None
     pool.exit(3)
@@ -106,7 +106,7 @@ def test_first_failure_before_anybody_was_ready_ends_the_pool(pool):
 def test_clean_end_before_anybody_was_ready_is_a_failure_too(pool):
     pool.tell(ScaleTo(1))
     pool.exit(1, DONE)
-    assert pool.finished == Finish(Failure(1, DONE, overdue=False))
+    assert pool.finished == Finish(SlotFailure(1, DONE, overdue=False))
 
 
 def test_workers_that_still_boot_are_killed_soon_after(pool):
@@ -128,7 +128,7 @@ def test_boot_time_out_kills_and_counts_as_failure(pool):
     assert pool.let_time_pass(BOOT_TIMEOUT - 0.1) == []
     assert pool.let_time_pass(0.1) == [Kill(1), SetTimer(None)]
     pool.exit(1)
-    assert pool.finished == Finish(Failure(1, CRASH, overdue=True))
+    assert pool.finished == Finish(SlotFailure(1, CRASH, overdue=True))
 
 
 def test_boot_time_out_later_is_retried(running):

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from everycore.core.orders import Dismiss, Drain, GiveUp, Reloaded, ReloadStopped, ScaleTo, Stop, TimerFired
+from everycore.core.orders import Dismiss, Drain, FailPool, Reloaded, ReloadStopped, ScaleTo, Stop, TimerFired
 from everycore.model import ExitStatus
 from tests.core.pools import CRASH, DONE, Pool
 
@@ -64,7 +64,7 @@ class Histories(RuleBasedStateMachine):
         was_asked = worker in self.pool.dismissed
         was_alone = [other for other in self.pool.staying if self.pool.live[other] == slot][:1] == [worker]
         actions = self.pool.exit(worker, status)
-        gave_up = any(isinstance(action, GiveUp) for action in actions)
+        gave_up = any(isinstance(action, FailPool) for action in actions)
         assert gave_up == (not self.ended and not was_asked and not self.was_ready and was_alone)
         self.ended = self.ended or gave_up
 

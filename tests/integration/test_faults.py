@@ -288,7 +288,7 @@ class TestAWorkerThatSwallowsAWakeUp:
         fifo, token = tmp_path / "gate", tmp_path / "token"
         os.mkfifo(fifo)
         source = f"""
-from everycore.worker.connections.turns import SharedReader
+from everycore.worker.connections.shared_reader import SharedReader
 accept = SharedReader._on_readable
 
 def fail_first(self):

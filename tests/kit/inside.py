@@ -1,4 +1,4 @@
 """What a worker has behind its public face, for the few tests that look at it: `inside.connections.open`."""
 
 #: For the program of a worker: gives it the name `inside`, which is its `worker.session.Session`.
-INSIDE = "from everycore import place\n\ninside = place.session()\n"
+INSIDE = "from everycore import current\n\ninside = current.session()\n"

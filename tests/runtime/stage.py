@@ -15,7 +15,7 @@ from everycore.core.listeners import ListenKey, Listing
 from everycore.errors import ProtocolError
 from everycore.foreign import socket_internals
 from everycore.primary.listeners import acceptor as acceptor_module
-from everycore.primary.listeners.attendance import Absence
+from everycore.primary.listeners.attendance import NoWorkerBehaviour
 from everycore.primary.listeners.distributor import Distributor
 from everycore.primary.listeners.listener import Listener
 from everycore.system import belt, packets
@@ -49,7 +49,7 @@ class FakeWorker:
         self.taken = []
 
     def say(self, word, fds=()):
-        assert belt.say(self.end, wire.encode(word), fds)
+        assert belt.tell_primary(self.end, wire.encode(word), fds)
 
     def serve(self, batch=1, room=None):
         self.say(wire.Serve(batch, room))
@@ -127,7 +127,7 @@ class Stage:
             self.loop,
             self.socket,
             Listing(1, ListenKey(self.socket.real, socket.AF_INET, socket.SOCK_STREAM), True, None),
-            Absence(when_no_worker, hold_timeout),
+            NoWorkerBehaviour(when_no_worker, hold_timeout),
             self._closed,
             self.distribution,
         )

@@ -13,7 +13,7 @@ from everycore.system import descriptors
 from everycore.worker.connections import files
 from everycore.worker.connections.counted import CountedSocket
 from everycore.worker.connections.ledger import Ledger
-from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.limits import ConnectionLimit
 from tests.kit import turn
 
 
@@ -39,7 +39,7 @@ def ledger(board):
 
 @pytest.fixture
 def limit():
-    return Limit()
+    return ConnectionLimit()
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ class TestEntries:
         assert second.is_open
 
     def test_each_server_has_its_own(self, ledger, limit):
-        other = Limit()
+        other = ConnectionLimit()
         mine, its = Connection(), Connection()
         ledger.opened(limit, mine)
         ledger.opened(other, its)

@@ -10,7 +10,7 @@ import pytest
 from everycore.core.listeners import ListenKey, Listing
 from everycore.foreign import socket_internals
 from everycore.primary.listeners import acceptor, barring
-from everycore.primary.listeners.attendance import Absence
+from everycore.primary.listeners.attendance import NoWorkerBehaviour
 from everycore.primary.listeners.listener import Listener
 from everycore.primary.listeners.shared import LOOK_SHUTTING, SharedDistribution
 from everycore.system import closing
@@ -232,7 +232,9 @@ class Shared:
         key = ListenKey(address, family, socket.SOCK_STREAM)
         self.distribution = SharedDistribution(loop, self.socket)
         listing = Listing(1, key, True, None)
-        self.listener = Listener(loop, self.socket, listing, Absence(), lambda *_: None, self.distribution)
+        self.listener = Listener(
+            loop, self.socket, listing, NoWorkerBehaviour(), lambda *_: None, self.distribution
+        )
         self.listener.start()
         for number in range(1, count + 1):
             ours, theirs = make_pair()

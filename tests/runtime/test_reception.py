@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from everycore.core import wire
-from everycore.system.belt import Belt, make_pair, say_surely
+from everycore.system.belt import Belt, make_pair, tell_primary_reliably
 from everycore.worker.connections.ledger import Ledger
-from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.connections.reception import LOOK_AGAIN, BeltReader, Receptions
 from everycore.worker.listening.clustersocket import ClusterSocket
 from tests.kit import VirtualClock, turn
@@ -62,7 +62,9 @@ async def belt_of_a_worker(monkeypatch):
     )
     loop = asyncio.get_running_loop()
     program = Program()
-    reader = BeltReader(loop, sock, program, Limit(), receptions=Receptions(), descriptor_limit=1_000_000)
+    reader = BeltReader(
+        loop, sock, program, ConnectionLimit(), receptions=Receptions(), descriptor_limit=1_000_000
+    )
     reader.begin()
     assert words(belt) == [wire.Serve(16)]
     try:
@@ -167,7 +169,7 @@ async def test_those_taken_meanwhile_share_the_time(monkeypatch):
 
 def fill(sock):
     """No more is said of this socket than its belt takes."""
-    while sock.say(wire.Full()):
+    while sock.tell_primary(wire.Full()):
         pass
 
 
@@ -230,6 +232,6 @@ def test_what_no_patience_helps_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("everycore.system.belt.time.sleep", sleep)
     ours, theirs = make_pair()
     ours.close()
-    assert not say_surely(theirs, b"word")
+    assert not tell_primary_reliably(theirs, b"word")
     theirs.close()
-    assert not say_surely(theirs, b"word")
+    assert not tell_primary_reliably(theirs, b"word")

@@ -9,7 +9,7 @@ import pytest
 from everycore import Cluster, ClusterClosed, Exited, Pool
 from everycore.aio.shutdown import Shutdown, set_shutdown
 from everycore.core import stopping
-from everycore.core.stopping import Do
+from everycore.core.stopping import StopAction
 from everycore.testing import FakeWorkers, VirtualTimeLoop, settle
 from tests.kit import pass_time
 
@@ -37,7 +37,7 @@ def obey(delay: float = 0.0) -> None:
     """Obey signals as a command does: its `main` is not cancelled when the last worker is gone."""
     main = asyncio.current_task()
     assert main is not None
-    hooks = {Do.TELL: lambda _: None}
+    hooks = {StopAction.TELL: lambda _: None}
     set_shutdown(Shutdown(asyncio.get_running_loop(), main, stopping.COMMAND, hooks, delay=delay))
 
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from everycore.system import packets
-from everycore.system.belt import MOST_BATCH, Belt, make_pair, say
+from everycore.system.belt import MOST_BATCH, Belt, make_pair, tell_primary
 from tests.integration.traffic import descriptor_limit, no_descriptors, ordinary_user
 from tests.kit import wait_readable
 
@@ -79,8 +79,8 @@ class TestAMessage:
 
     def test_the_worker_s_words_come_the_other_way(self, ends, pipe):
         primary, worker, _ = ends
-        assert say(worker, b"word")
-        assert say(worker, b"back", [pipe[0]])
+        assert tell_primary(worker, b"word")
+        assert tell_primary(worker, b"back", [pipe[0]])
         assert primary.receive() == (b"word", [], False)
         data, fds, _ = primary.receive()
         assert (data, len(fds)) == (b"back", 1)
@@ -211,14 +211,14 @@ class TestItsEnds:
         primary.send(b"again", [])
         assert receive(worker) == (b"again", [], False)
 
-    def test_say_is_false_when_nobody_can_hear(self, ends):
+    def test_telling_is_false_when_nobody_can_hear(self, ends):
         primary, worker, twin = ends
-        while say(worker, b"x" * 1000):
+        while tell_primary(worker, b"x" * 1000):
             pass
-        assert not say(worker, b"x", [0])
+        assert not tell_primary(worker, b"x", [0])
         primary.close()
         twin.close()
-        assert not say(worker, b"x")
+        assert not tell_primary(worker, b"x")
 
 
 class TestShortOfDescriptors:

@@ -13,7 +13,7 @@ from tests.kit import open_fds, wait_gone
 PARENT = """
 import os, signal, subprocess, sys
 from everycore.system.leash import Leash
-from everycore.system.processes import Identity, spawn
+from everycore.system.processes import Credentials, spawn
 
 leash = Leash()
 child = spawn(
@@ -22,7 +22,7 @@ child = spawn(
     cwd="/",
     stdio=[subprocess.DEVNULL, None, None],
     pass_fds=(),
-    identity=Identity(),
+    credentials=Credentials(),
     new_group=sys.argv[2] == "group",
     leash=leash,
     orphan_signal=int(sys.argv[3]) if len(sys.argv) > 3 else signal.SIGKILL,

@@ -67,7 +67,7 @@ def test_a_process_that_cannot_be_watched_is_not_left_behind(monkeypatch):
             cwd="/",
             stdio=[subprocess.PIPE] * 3,
             pass_fds=(),
-            identity=processes.Identity(),
+            credentials=processes.Credentials(),
             new_group=False,
         )
     assert children(os.getpid()) == []
@@ -82,7 +82,7 @@ def test_of_a_child_that_somebody_else_has_reaped_the_end_is_known_and_no_more()
         cwd="/",
         stdio=[subprocess.DEVNULL] * 3,
         pass_fds=(),
-        identity=processes.Identity(),
+        credentials=processes.Credentials(),
         new_group=False,
     )
     try:
@@ -116,7 +116,7 @@ def test_of_a_killed_leader_the_whole_group_ends(is_killed):
         cwd="/",
         stdio=[subprocess.PIPE, subprocess.PIPE, None],
         pass_fds=(),
-        identity=processes.Identity(),
+        credentials=processes.Credentials(),
         new_group=True,
     )
     stdin, stdout, _ = spawned.pipes

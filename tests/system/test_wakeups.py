@@ -8,14 +8,14 @@ import socket
 
 import pytest
 
-from everycore.system.wakeups import Baton, Turn, is_readable, take_baton
+from everycore.system.wakeups import Baton, ExclusiveRegistration, is_readable, take_baton
 from tests.kit import scaled, wait_readable
 from tests.kit.processes import look
 
 #: Four processes that wait for one listener of the test's; each says its number when it has accepted one.
 WAITERS = """
 import os, select, socket, sys
-from everycore.system.wakeups import Turn, take_baton
+from everycore.system.wakeups import ExclusiveRegistration, take_baton
 
 link = socket.socket(socket.AF_UNIX)
 link.connect(sys.argv[1])
@@ -27,13 +27,14 @@ def wait_for_ever(number):
     epoll = select.epoll()
     epoll.register(listener.fileno(), select.EPOLLIN)
     epoll.register(baton, select.EPOLLIN)
-    turn, lot = Turn(epoll.fileno(), listener.fileno()), Turn(epoll.fileno(), baton)
+    turn = ExclusiveRegistration(epoll.fileno(), listener.fileno())
+    lot = ExclusiveRegistration(epoll.fileno(), baton)
     while True:
         for fd, _ in epoll.poll():
             if fd == baton:
                 if take_baton(baton):
                     os.write(1, b"baton %d\\n" % number)
-                    lot.to_the_end()
+                    lot.rearm()
                 continue
             try:
                 conn, _ = listener.accept()
@@ -41,7 +42,7 @@ def wait_for_ever(number):
                 os.write(1, b"in vain %d\\n" % number)
                 continue
             conn.close()
-            turn.to_the_end()
+            turn.rearm()
             os.write(1, b"took %d\\n" % number)
 
 for number in range(4):
@@ -136,7 +137,7 @@ class TestFourWaiters:
 class TestTurn:
     def test_it_waits_as_before_and_exclusively(self, epoll, listener):
         epoll.register(listener.fileno(), select.EPOLLIN)
-        turn = Turn(epoll.fileno(), listener.fileno())
+        turn = ExclusiveRegistration(epoll.fileno(), listener.fileno())
         with socket.create_connection(listener.getsockname()):
             assert [fd for fd, _ in epoll.poll(scaled(5))] == [listener.fileno()]
         with pytest.raises(OSError, match="Invalid") as caught:  # EPOLLEXCLUSIVE cannot be modified
@@ -146,38 +147,38 @@ class TestTurn:
 
     def test_out_of_the_row_it_is_not_woken_and_back_in_it_sees_what_came(self, epoll, listener):
         epoll.register(listener.fileno(), select.EPOLLIN)
-        turn = Turn(epoll.fileno(), listener.fileno())
-        turn.step_out()
-        turn.step_out()
-        assert not turn.is_in
+        turn = ExclusiveRegistration(epoll.fileno(), listener.fileno())
+        turn.disarm()
+        turn.disarm()
+        assert not turn.is_armed
         with socket.create_connection(listener.getsockname()):
             assert wait_readable(listener.fileno(), 5)
             assert epoll.poll(0) == []
-            turn.to_the_end()
-            assert turn.is_in
+            turn.rearm()
+            assert turn.is_armed
             assert epoll.poll(0) == [(listener.fileno(), select.EPOLLIN)]
-            turn.to_the_end()
+            turn.rearm()
             assert epoll.poll(0) == [(listener.fileno(), select.EPOLLIN)]
         turn.close()
 
     def test_the_loop_may_have_removed_it_meanwhile(self, epoll, listener):
         epoll.register(listener.fileno(), select.EPOLLIN)
-        turn = Turn(epoll.fileno(), listener.fileno())
+        turn = ExclusiveRegistration(epoll.fileno(), listener.fileno())
         epoll.unregister(listener.fileno())
-        turn.step_out()
-        turn.to_the_end()
+        turn.disarm()
+        turn.rearm()
         epoll.unregister(listener.fileno())
-        turn.to_the_end()
+        turn.rearm()
         turn.close()
         epoll.unregister(listener.fileno())
 
     def test_what_the_loop_never_added_is_an_error_that_keeps_nothing_open(self, epoll, listener):
         with pytest.raises(FileNotFoundError):
-            Turn(epoll.fileno(), listener.fileno())
+            ExclusiveRegistration(epoll.fileno(), listener.fileno())
 
     def test_closing_it_leaves_the_registration_to_the_loop(self, epoll, listener):
         epoll.register(listener.fileno(), select.EPOLLIN)
-        Turn(epoll.fileno(), listener.fileno()).close()
+        ExclusiveRegistration(epoll.fileno(), listener.fileno()).close()
         with socket.create_connection(listener.getsockname()):
             assert epoll.poll(scaled(5))
         epoll.unregister(listener.fileno())

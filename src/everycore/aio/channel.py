@@ -23,7 +23,7 @@ from everycore.aio.subscriptions import log
 from everycore.core import wire
 from everycore.core.frames import MAX_DESCRIPTORS, NOTE, FrameDecoder, encode_frame
 from everycore.errors import ProtocolError
-from everycore.system.descriptors import close_all, release
+from everycore.system.descriptors import close_all, close_now
 from everycore.system.packets import descriptors_in
 
 #: What the wire adds to a user's value, and the longest control message (a path and some numbers).
@@ -164,11 +164,11 @@ class Channel:
 
     def _read_last_words(self, error: OSError | None) -> None:
         for _ in range(_LAST_READS):
-            if self._is_closed or not self._read_once(to_the_end=True):
+            if self._is_closed or not self._read_once(rearm=True):
                 break
         self._lose(error)
 
-    def _read_once(self, *, to_the_end: bool = False) -> bool:
+    def _read_once(self, *, rearm: bool = False) -> bool:
         """Read and deliver one chunk. False: nothing is left for now, or the channel is lost."""
         try:
             data, ancillary, flags, _ = self._sock.recvmsg(_READ_SIZE, _CONTROL_SPACE, _RECV_FLAGS)
@@ -195,7 +195,7 @@ class Channel:
             self._lose(ProtocolError(_TRUNCATED) if is_truncated else error)
             return False
         # A chunk that did not fill the buffer was the last, unless descriptors ended it.
-        return to_the_end or len(data) == _READ_SIZE or bool(fds)
+        return rearm or len(data) == _READ_SIZE or bool(fds)
 
     def _deliver(self, data: bytes, fds: tuple[int, ...]) -> None:
         """Cut, decode, hand over. Hot. Raises ProtocolError once what was good before it is handed over."""
@@ -245,16 +245,16 @@ class Channel:
         self._update_reader()
         self.outbox.close()
         self._sock.close()
-        close_all(self._frames.abandon())
+        close_all(self._frames.close())
 
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
         self._is_closed = True
         self._has_reader = False
         self.outbox.abandon()
-        close_all(self._frames.abandon())
+        close_all(self._frames.close())
         if isinstance(self._sock, socket.socket):
-            release(self._sock)
+            close_now(self._sock)
 
     def _lose(self, error: Exception | None) -> None:
         if self._is_closed:

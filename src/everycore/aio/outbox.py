@@ -182,9 +182,9 @@ class Outbox:
 
     def _wake(self) -> None:
         if self._room_waiters and self.waiting < self.buffer_limit:
-            _release(self._room_waiters)
+            _wake(self._room_waiters)
         if self._empty_waiters and not self.waiting:
-            _release(self._empty_waiters)
+            _wake(self._empty_waiters)
 
     def _end_turn(self) -> None:
         self._flush_handle = None
@@ -299,7 +299,7 @@ class Outbox:
         self._wake()
 
 
-def _release(waiters: deque[asyncio.Future[None]]) -> None:
+def _wake(waiters: deque[asyncio.Future[None]]) -> None:
     while waiters:
         waiter = waiters.popleft()
         if not waiter.done():

@@ -25,7 +25,7 @@ from everycore.core import wire
 from everycore.core.frames import encode_frame
 from everycore.errors import ChannelClosed, ProtocolError, RequestFailed, RequestTimeout
 from everycore.settings import check_seconds
-from everycore.system.descriptors import close_all, duplicate, fileno_of, let_go, wrap
+from everycore.system.descriptors import close_all, close_sent, duplicate, fileno_of, wrap
 
 Handler: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
@@ -33,7 +33,7 @@ _NOBODY: Final = "nobody answers requests there: answer(handler) was not called,
 _TEXT_LIMIT: Final = 2000  # of an error's text: what goes beyond helps nobody, and has to fit a frame
 
 
-class Post(Protocol):
+class MailboxInterface(Protocol):
     """What requests need of the mailbox they belong to."""
 
     peer_status: Any
@@ -48,7 +48,7 @@ class Post(Protocol):
 class Requests:
     """See the module."""
 
-    def __init__(self, mailbox: Post, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, mailbox: MailboxInterface, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         self._mailbox = mailbox
         self._channel = channel
         self._loop = loop
@@ -218,7 +218,7 @@ def take_handle(handle: Any, *, keep_open: bool) -> tuple[int, ...]:
     copy = duplicate(fileno_of(handle))
     if not keep_open:
         try:
-            let_go(handle)
+            close_sent(handle)
         except BaseException:
             close_all((copy,))
             raise

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from everycore.core import stopping
-from everycore.core.stopping import Do, Input, Primary
+from everycore.core.stopping import PrimaryStage, StopAction, StopInput
 from everycore.errors import ClusterClosed
 from everycore.system import forked_signals, inherited
 
@@ -40,8 +40,8 @@ class Stoppable(Protocol):
 class Shutdown:
     """What one primary does about signals while a cluster is open.
 
-    main: the task that `Do.CANCEL` cancels.
-    hooks: what `Do.TELL` and `Do.DUMP` call, with the signal.
+    main: the task that `StopAction.CANCEL` cancels.
+    hooks: what `StopAction.TELL` and `StopAction.DUMP` call, with the signal.
     delay: seconds from the signal until the workers are asked. Load balancers hear of a stop late: until then
         newcomers are served, and workers that die are replaced.
     is_last: nothing but the end of this process comes after the last cluster. Signals that would stop it are
@@ -52,18 +52,18 @@ class Shutdown:
         self,
         loop: asyncio.AbstractEventLoop,
         main: asyncio.Task[Any],
-        table: stopping.Table[Primary] = stopping.PROGRAM,
-        hooks: Mapping[Do, Hook] | None = None,
+        table: stopping.Table[PrimaryStage] = stopping.PROGRAM,
+        hooks: Mapping[StopAction, Hook] | None = None,
         *,
         is_last: bool = False,
         delay: float = 0.0,
     ) -> None:
         self._loop = loop
         self._main = main
-        self._machine = stopping.Machine(table, Primary.RUNNING)
-        self._steps: Final[Mapping[Do, Hook]] = {
-            Do.ASK: self._ask,
-            Do.CANCEL: lambda _: self._main.cancel(),
+        self._machine = stopping.Machine(table, PrimaryStage.RUNNING)
+        self._steps: Final[Mapping[StopAction, Hook]] = {
+            StopAction.ASK: self._ask,
+            StopAction.CANCEL: lambda _: self._main.cancel(),
             **(hooks or {}),
         }
         self._is_last = is_last
@@ -82,7 +82,7 @@ class Shutdown:
         if not self._clusters:
             self._install()
         self._clusters[cluster] = asyncio.Event()
-        if self._machine.stage is not Primary.RUNNING:
+        if self._machine.stage is not PrimaryStage.RUNNING:
             cluster._announce_stop()
             if self._delayed is None:
                 cluster._begin_shut_down()
@@ -124,11 +124,11 @@ class Shutdown:
 
     # --- decisions and what becomes of them ---------------------------------------------------------------
 
-    def _hear(self, number: signal.Signals, what: Input) -> None:
+    def _hear(self, number: signal.Signals, what: StopInput) -> None:
         self.signal = self.signal or number
         self._take(what, number)
 
-    def _take(self, what: Input, number: signal.Signals | None = None) -> None:
+    def _take(self, what: StopInput, number: signal.Signals | None = None) -> None:
         number = number or self.signal
         assert number is not None  # nothing else happens before a signal
         for action in self._machine.take(what, self._loop.time()):
@@ -148,7 +148,7 @@ class Shutdown:
 
     async def _ask_and_wait(self) -> None:
         await asyncio.gather(*(self._ask_one(cluster, left) for cluster, left in self._clusters.items()))
-        self._take(Input.ALL_GONE)
+        self._take(StopInput.ALL_GONE)
 
     async def _ask_one(self, cluster: Stoppable, left: asyncio.Event) -> None:
         try:

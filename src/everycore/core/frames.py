@@ -119,7 +119,7 @@ class FrameDecoder:
         if self.violation is not None:
             raise self.violation
 
-    def abandon(self) -> tuple[int, ...]:
+    def close(self) -> tuple[int, ...]:
         """Every descriptor that was not handed out: the caller closes them. Nothing can be fed after this."""
         left = self._claimed + self._group
         self._claimed = self._group = ()

@@ -16,7 +16,7 @@ from everycore.errors import ProtocolError
 MOST: Final = 1 << 20
 
 
-class HandOns:
+class HandOnBook:
     """The account of one cluster. Workers are known by their numbers."""
 
     def __init__(self) -> None:

@@ -152,8 +152,8 @@ class Lanes:
         """
         lane = self.lanes.get(worker)
         if lane is None:
-            # A newcomer stands at the end of the row: it is owed nothing for the time before. One that comes
-            # back goes on with its numbers.
+            # A newcomer stands at the end of the queue: it is owed nothing for the time before. One that
+            # comes back goes on with its numbers.
             lane = self._left.pop(worker, None) or Lane(worker, batch, self._most_given)
             lane.given = self._most_given
             self.lanes[worker] = lane

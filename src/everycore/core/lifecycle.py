@@ -33,7 +33,7 @@ class Hidden(enum.Enum):
 Stage: TypeAlias = State | Hidden
 
 
-class Input(enum.Enum):
+class LifeInput(enum.Enum):
     """What can happen to a worker."""
 
     JOINED = "its process runs and joined the channel"
@@ -46,7 +46,7 @@ class Input(enum.Enum):
     OVERDUE = "it did not leave in time"
 
 
-class Do(enum.Enum):
+class LifeAction(enum.Enum):
     """What is to be done, in the order given."""
 
     ASK_TO_LEAVE = "send it `Disconnect`; SIGTERM before if no loop of ours reads the channel"
@@ -60,7 +60,7 @@ class Do(enum.Enum):
     KILL = "SIGKILL"
 
 
-class Limit(enum.Enum):
+class TimeLimit(enum.Enum):
     """When a worker is killed unless it is gone by then. A limit only comes closer, but for SHUTDOWN."""
 
     GRACE = "the grace that it was given, and a margin"
@@ -70,7 +70,7 @@ class Limit(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LifeStep:
     """The state after an input, what is to be done, and the worker's limit from now on.
 
     limit: None leaves it as it is.
@@ -79,8 +79,8 @@ class Step:
     """
 
     after: Stage
-    actions: tuple[Do, ...] = ()
-    limit: Limit | None = None
+    actions: tuple[LifeAction, ...] = ()
+    limit: TimeLimit | None = None
     via: Stage | None = None
     error: str = ""
 
@@ -95,41 +95,49 @@ _LEAVING: Final[tuple[Stage, ...]] = (_EARLY, _DRAINING)
 _CONNECTED: Final[tuple[Stage, ...]] = (_NONE, _EARLY, _ONLINE, _LISTENING, _DRAINING)
 _ENDED: Final[tuple[Stage, ...]] = (_GONE, _DEAD)
 
-_LOST: Final = (Do.LEAVE_ROTATION, Do.CLOSE_CHANNEL, Do.RELEASE, Do.EMIT_DISCONNECTED)
-_EXITED: Final = (*_LOST, Do.DIE, Do.EMIT_EXITED)
-_LEAVE: Final = (Do.LEAVE_ROTATION,)
-_DISCONNECT: Final = (Do.LEAVE_ROTATION, Do.ASK_TO_LEAVE)
+_LOST: Final = (
+    LifeAction.LEAVE_ROTATION,
+    LifeAction.CLOSE_CHANNEL,
+    LifeAction.RELEASE,
+    LifeAction.EMIT_DISCONNECTED,
+)
+_EXITED: Final = (*_LOST, LifeAction.DIE, LifeAction.EMIT_EXITED)
+_LEAVE: Final = (LifeAction.LEAVE_ROTATION,)
+_DISCONNECT: Final = (LifeAction.LEAVE_ROTATION, LifeAction.ASK_TO_LEAVE)
 
 #: State x input -> step, for each of both.
-TABLE: Final[dict[tuple[Stage, Input], Step]] = {
-    (_NONE, Input.JOINED): Step(_ONLINE, (Do.EMIT_ONLINE,)),
+TABLE: Final[dict[tuple[Stage, LifeInput], LifeStep]] = {
+    (_NONE, LifeInput.JOINED): LifeStep(_ONLINE, (LifeAction.EMIT_ONLINE,)),
     # It was asked to leave before it was there to hear it.
-    (_EARLY, Input.JOINED): Step(_DRAINING, (Do.EMIT_ONLINE, *_DISCONNECT)),
-    **{(stage, Input.JOINED): Step(stage, error="a worker joined its channel twice") for stage in STAGES[2:]},
-    **{(stage, Input.LISTENED): Step(stage) for stage in STAGES},
-    (_ONLINE, Input.LISTENED): Step(_LISTENING),
-    **{(stage, Input.DISCONNECT): Step(stage) for stage in _ENDED},
-    **{(stage, Input.DISCONNECT): Step(stage, limit=Limit.GRACE) for stage in _LEAVING},
-    (_NONE, Input.DISCONNECT): Step(_EARLY, limit=Limit.GRACE),
-    (_ONLINE, Input.DISCONNECT): Step(_DRAINING, _DISCONNECT, Limit.GRACE),
-    (_LISTENING, Input.DISCONNECT): Step(_DRAINING, _DISCONNECT, Limit.GRACE),
-    **{(stage, Input.LEAVE): Step(stage) for stage in _ENDED},
-    **{(stage, Input.LEAVE): Step(stage, limit=Limit.GRACE) for stage in _LEAVING},
-    (_NONE, Input.LEAVE): Step(_EARLY, limit=Limit.GRACE),
-    (_ONLINE, Input.LEAVE): Step(_DRAINING, _LEAVE, Limit.GRACE),
-    (_LISTENING, Input.LEAVE): Step(_DRAINING, _LEAVE, Limit.GRACE),
+    (_EARLY, LifeInput.JOINED): LifeStep(_DRAINING, (LifeAction.EMIT_ONLINE, *_DISCONNECT)),
+    **{
+        (stage, LifeInput.JOINED): LifeStep(stage, error="a worker joined its channel twice")
+        for stage in STAGES[2:]
+    },
+    **{(stage, LifeInput.LISTENED): LifeStep(stage) for stage in STAGES},
+    (_ONLINE, LifeInput.LISTENED): LifeStep(_LISTENING),
+    **{(stage, LifeInput.DISCONNECT): LifeStep(stage) for stage in _ENDED},
+    **{(stage, LifeInput.DISCONNECT): LifeStep(stage, limit=TimeLimit.GRACE) for stage in _LEAVING},
+    (_NONE, LifeInput.DISCONNECT): LifeStep(_EARLY, limit=TimeLimit.GRACE),
+    (_ONLINE, LifeInput.DISCONNECT): LifeStep(_DRAINING, _DISCONNECT, TimeLimit.GRACE),
+    (_LISTENING, LifeInput.DISCONNECT): LifeStep(_DRAINING, _DISCONNECT, TimeLimit.GRACE),
+    **{(stage, LifeInput.LEAVE): LifeStep(stage) for stage in _ENDED},
+    **{(stage, LifeInput.LEAVE): LifeStep(stage, limit=TimeLimit.GRACE) for stage in _LEAVING},
+    (_NONE, LifeInput.LEAVE): LifeStep(_EARLY, limit=TimeLimit.GRACE),
+    (_ONLINE, LifeInput.LEAVE): LifeStep(_DRAINING, _LEAVE, TimeLimit.GRACE),
+    (_LISTENING, LifeInput.LEAVE): LifeStep(_DRAINING, _LEAVE, TimeLimit.GRACE),
     # Whatever grace it was given is over.
-    **{(stage, Input.BROKE_PROTOCOL): Step(stage, limit=Limit.MARGIN) for stage in STAGES},
-    (_DEAD, Input.BROKE_PROTOCOL): Step(_DEAD),
-    **{(stage, Input.CHANNEL_LOST): Step(_GONE, _LOST, Limit.MARGIN) for stage in _SERVING},
+    **{(stage, LifeInput.BROKE_PROTOCOL): LifeStep(stage, limit=TimeLimit.MARGIN) for stage in STAGES},
+    (_DEAD, LifeInput.BROKE_PROTOCOL): LifeStep(_DEAD),
+    **{(stage, LifeInput.CHANNEL_LOST): LifeStep(_GONE, _LOST, TimeLimit.MARGIN) for stage in _SERVING},
     # Its work is done, and its program ends: it may use up the grace that it was given, or the time for that.
-    **{(stage, Input.CHANNEL_LOST): Step(_GONE, _LOST, Limit.SHUTDOWN) for stage in _LEAVING},
-    **{(stage, Input.CHANNEL_LOST): Step(stage) for stage in _ENDED},
-    **{(stage, Input.EXITED): Step(_DEAD, _EXITED, via=_GONE) for stage in _CONNECTED},
-    (_GONE, Input.EXITED): Step(_DEAD, (Do.EMIT_EXITED,)),
-    (_DEAD, Input.EXITED): Step(_DEAD),
-    **{(stage, Input.OVERDUE): Step(stage, (Do.KILL,), Limit.OFF) for stage in STAGES},
-    (_DEAD, Input.OVERDUE): Step(_DEAD),
+    **{(stage, LifeInput.CHANNEL_LOST): LifeStep(_GONE, _LOST, TimeLimit.SHUTDOWN) for stage in _LEAVING},
+    **{(stage, LifeInput.CHANNEL_LOST): LifeStep(stage) for stage in _ENDED},
+    **{(stage, LifeInput.EXITED): LifeStep(_DEAD, _EXITED, via=_GONE) for stage in _CONNECTED},
+    (_GONE, LifeInput.EXITED): LifeStep(_DEAD, (LifeAction.EMIT_EXITED,)),
+    (_DEAD, LifeInput.EXITED): LifeStep(_DEAD),
+    **{(stage, LifeInput.OVERDUE): LifeStep(stage, (LifeAction.KILL,), TimeLimit.OFF) for stage in STAGES},
+    (_DEAD, LifeInput.OVERDUE): LifeStep(_DEAD),
 }
 
 
@@ -154,7 +162,9 @@ class Life:
         """Whether it may get listeners and connections: it is there or on its way, and stays."""
         return self.stage in _SERVING
 
-    def handle(self, what: Input, now: float, *, grace: float = 0.0, shutdown: float = 0.0) -> tuple[Do, ...]:
+    def handle(
+        self, what: LifeInput, now: float, *, grace: float = 0.0, shutdown: float = 0.0
+    ) -> tuple[LifeAction, ...]:
         """Take note of `what`; return what is to be done.
 
         `grace` goes with DISCONNECT and LEAVE, `shutdown` with CHANNEL_LOST; both in seconds.
@@ -163,20 +173,20 @@ class Life:
         if step.error:
             raise ProtocolError(step.error)
         match step.limit:
-            case Limit.GRACE:
+            case TimeLimit.GRACE:
                 self._kill_by(now + grace + KILL_MARGIN)
-            case Limit.MARGIN:
+            case TimeLimit.MARGIN:
                 self._kill_by(now + KILL_MARGIN)
-            case Limit.SHUTDOWN:
+            case TimeLimit.SHUTDOWN:
                 if shutdown > 0 and self.deadline is not None:
                     self.deadline = max(self.deadline, now + shutdown + KILL_MARGIN)
-            case Limit.OFF:
+            case TimeLimit.OFF:
                 self.deadline = None
         self._enter(step.after if step.via is None else step.via)
         return step.actions
 
     def die(self) -> None:
-        """Perform `Do.DIE`."""
+        """Perform `LifeAction.DIE`."""
         self._enter(_DEAD)
 
     def _enter(self, stage: Stage) -> None:

@@ -67,14 +67,14 @@ L = TypeVar("L", bound=Listed)
 
 
 @dataclass(frozen=True, slots=True)
-class Share(Generic[L]):
+class ShareExisting(Generic[L]):
     """Answer: this listener."""
 
     listener: L
 
 
 @dataclass(frozen=True, slots=True)
-class Bind:
+class BindNew:
     """Answer: bind a new one for this key, have it numbered, and `add` it."""
 
     key: ListenKey
@@ -105,21 +105,23 @@ class ListenerBook(Generic[L]):
         """The listener with that id."""
         return self._listeners.get(listener)
 
-    def ask(self, worker: int, key: ListenKey, *, v6only: bool = False) -> Share[L] | Bind | Conflict:
+    def ask(
+        self, worker: int, key: ListenKey, *, v6only: bool = False
+    ) -> ShareExisting[L] | BindNew | Conflict:
         """What `worker`, which asks for `key` (its index is ignored), should get. Changes nothing."""
         if key.any_port:
             index = 0
             while listener := self._by_key.get(_indexed(key, index)):
                 if not listener.holds(worker) and listener.listing.v6only == v6only:
-                    return Share(listener)
+                    return ShareExisting(listener)
                 index += 1
-            return Bind(_indexed(key, index))
+            return BindNew(_indexed(key, index))
         found = self._by_key.get(_indexed(key, 0)) or self._by_real_address(key)
         if found is None:
-            return Bind(_indexed(key, 0))
+            return BindNew(_indexed(key, 0))
         if found.holds(worker) or found.listing.v6only != v6only:
             return Conflict(EADDRINUSE)
-        return Share(found)
+        return ShareExisting(found)
 
     def _by_real_address(self, key: ListenKey) -> L | None:
         if key.fd is not None:

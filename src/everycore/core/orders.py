@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from everycore.core.slots import Failure
+from everycore.core.slots import SlotFailure
 from everycore.model import ExitStatus
 
 # --- inputs -------------------------------------------------------------------------------------------------
@@ -22,7 +22,7 @@ class ScaleTo:
 
 
 @dataclass(frozen=True, slots=True)
-class Forked:
+class WorkerForked:
     """The answer to `Fork(slot)`, before anything else about that worker."""
 
     slot: int
@@ -30,14 +30,14 @@ class Forked:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class WorkerReady:
     """The worker takes connections."""
 
     worker: int
 
 
 @dataclass(frozen=True, slots=True)
-class Exited:
+class WorkerExited:
     """The worker is gone. `chance`, from 0 to 1, spreads the waits before restarts."""
 
     worker: int
@@ -69,14 +69,14 @@ class Stop:
     """No workers any more."""
 
 
-Input = ScaleTo | Forked | Ready | Exited | TimerFired | Reload | Drain | Stop
+Input = ScaleTo | WorkerForked | WorkerReady | WorkerExited | TimerFired | Reload | Drain | Stop
 
 # --- actions ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Start a worker in `slot` and say `Forked` before anything else is said."""
+    """Start a worker in `slot` and say `WorkerForked` before anything else is said."""
 
     slot: int
     generation: int = 0
@@ -138,21 +138,21 @@ class ReloadStopped:
 
     generation: int
     requests: tuple[int, ...]
-    failure: Failure | None
+    failure: SlotFailure | None
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class FailPool:
     """The application cannot boot; the end has begun."""
 
-    failure: Failure
+    failure: SlotFailure
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
     """The last worker is gone, as asked or, with a failure, because we gave up. No action follows."""
 
-    failure: Failure | None
+    failure: SlotFailure | None
 
 
-Action = Fork | Dismiss | Kill | SetTimer | Replace | Reloading | Reloaded | ReloadStopped | GiveUp | Finish
+Action = Fork | Dismiss | Kill | SetTimer | Replace | Reloading | Reloaded | ReloadStopped | FailPool | Finish

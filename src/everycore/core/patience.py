@@ -4,7 +4,7 @@ Under `shared`, tell somebody who waits for another worker that is about to take
 will take. Invariant: decides from what it is told; knows no clock.
 
 A worker that was woken for a connection takes it 50 us later, if there is a processor for it. Where
-processors are short it may be 30 ms, and a worker that comes back to the row after a fixed 2 ms takes what
+processors are short it may be 30 ms, and a worker that comes back to the queue after a fixed 2 ms takes what
 was meant for the other: largest share 1.2 to 1.4 times the mean of 400 connections over 8 workers, with four
 processes that compute on two processors. That waiting helps shows itself: somebody waited at one look and is
 gone at the next. That it does not (the other is stopped, or does not serve this listener) shows itself too,
@@ -31,7 +31,7 @@ class Patience:
         self._somebody_waited = False
 
     def begin(self, now: float, *, waits: bool) -> None:
-        """The worker leaves the row for the sake of others, while a connection `waits`, or none does."""
+        """The worker leaves the queue for the sake of others, while a connection `waits`, or none does."""
         self._until = now + self._span
         self._somebody_waited = waits
 

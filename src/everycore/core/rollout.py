@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from everycore.core.slots import Failure, Slot
+from everycore.core.slots import Slot, SlotFailure
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Rollout:
     generation: int = 0
     """How many reloads have begun."""
     is_running: bool = False
-    failure: Failure | None = None
+    failure: SlotFailure | None = None
     """Why the last reload failed, until the next one begins."""
     _answers: list[int] = field(default_factory=list)
     _waiting: list[int] = field(default_factory=list)
@@ -53,14 +53,14 @@ class Rollout:
         self.failure = None
         self._answers, self._waiting = self._waiting, []
 
-    def end(self, failure: Failure | None = None) -> tuple[int, ...]:
+    def end(self, failure: SlotFailure | None = None) -> tuple[int, ...]:
         """The reload is over. Returns the requests that it was for."""
         self.is_running = False
         self.failure = failure
         answers, self._answers = self._answers, []
         return tuple(answers)
 
-    def give_up(self) -> tuple[int, ...]:
+    def end_all(self) -> tuple[int, ...]:
         """There will be no reload any more. Returns all open requests."""
         self.is_running = False
         answers = (*self._answers, *self._waiting)

@@ -38,7 +38,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class SlotFailure:
     """A worker that did not become ready.
 
     It ended with `status`. overdue: it was not ready in time, and was killed for that; with `status` None it

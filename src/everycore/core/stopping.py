@@ -20,7 +20,7 @@ from typing import Final, Generic, TypeVar
 SAME_REQUEST: Final = 0.1
 
 
-class Input(enum.Enum):
+class StopInput(enum.Enum):
     """What can happen. A signal is an input when Python's handler runs, in the main thread."""
 
     TERM = "SIGTERM"
@@ -39,12 +39,12 @@ class Input(enum.Enum):
 
 
 #: The inputs that are a signal to the process.
-SIGNALS: Final = (Input.TERM, Input.INT, Input.QUIT)
+SIGNALS: Final = (StopInput.TERM, StopInput.INT, StopInput.QUIT)
 #: Those that are heard even if they were ignored when the process was started.
-HEARD_ANYWAY: Final = (Input.TERM, Input.INT)
+HEARD_ANYWAY: Final = (StopInput.TERM, StopInput.INT)
 
 
-class Primary(enum.Enum):
+class PrimaryStage(enum.Enum):
     """Where a primary with an open `Cluster` is."""
 
     RUNNING = "nobody has asked it to stop"
@@ -52,7 +52,7 @@ class Primary(enum.Enum):
     ENDING = "its workers are gone, or are killed"
 
 
-class Worker(enum.Enum):
+class WorkerStage(enum.Enum):
     """Where a worker is."""
 
     PROGRAM = "its program runs, and no loop of `everycore.run`"
@@ -66,7 +66,7 @@ class Worker(enum.Enum):
     DEAF = "the grace is over, and that loop has not heard the signal: something blocks it"
 
 
-class Do(enum.Enum):
+class StopAction(enum.Enum):
     """What is to be done."""
 
     TELL = "a log line says so, and how to end it at once"
@@ -81,111 +81,111 @@ class Do(enum.Enum):
     DIE = "the process dies by the signal, or a second later by SIGKILL"
 
 
-S = TypeVar("S", Primary, Worker)
+S = TypeVar("S", PrimaryStage, WorkerStage)
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Generic[S]):
+class StopStep(Generic[S]):
     """The stage after an input, and what is to be done."""
 
     after: S
-    actions: tuple[Do, ...] = ()
+    actions: tuple[StopAction, ...] = ()
 
 
-Table = Mapping[tuple[S, Input], Step[S]]
+Table = Mapping[tuple[S, StopInput], StopStep[S]]
 
 # --- a primary ----------------------------------------------------------------------------------------------
 
-_RUNNING, _STOPPING, _ENDING = Primary.RUNNING, Primary.STOPPING, Primary.ENDING
+_RUNNING, _STOPPING, _ENDING = PrimaryStage.RUNNING, PrimaryStage.STOPPING, PrimaryStage.ENDING
 
 #: A program under `everycore.run`, while a `Cluster` or `Pool` of it is open.
-PROGRAM: Final[Table[Primary]] = {
-    (_RUNNING, Input.TERM): Step(_STOPPING, (Do.ASK,)),
-    (_RUNNING, Input.INT): Step(_STOPPING, (Do.ASK,)),
+PROGRAM: Final[Table[PrimaryStage]] = {
+    (_RUNNING, StopInput.TERM): StopStep(_STOPPING, (StopAction.ASK,)),
+    (_RUNNING, StopInput.INT): StopStep(_STOPPING, (StopAction.ASK,)),
     # Supervisors repeat SIGTERM. An impatient person presses Ctrl-C again.
-    (_STOPPING, Input.TERM): Step(_STOPPING),
-    (_STOPPING, Input.INT): Step(_ENDING, (Do.CANCEL,)),
-    (_STOPPING, Input.ALL_GONE): Step(_ENDING, (Do.CANCEL,)),
-    (_ENDING, Input.TERM): Step(_ENDING),
+    (_STOPPING, StopInput.TERM): StopStep(_STOPPING),
+    (_STOPPING, StopInput.INT): StopStep(_ENDING, (StopAction.CANCEL,)),
+    (_STOPPING, StopInput.ALL_GONE): StopStep(_ENDING, (StopAction.CANCEL,)),
+    (_ENDING, StopInput.TERM): StopStep(_ENDING),
     # `main` may have begun to wait for something else while it was cancelled.
-    (_ENDING, Input.INT): Step(_ENDING, (Do.CANCEL,)),
-    (_ENDING, Input.ALL_GONE): Step(_ENDING),
+    (_ENDING, StopInput.INT): StopStep(_ENDING, (StopAction.CANCEL,)),
+    (_ENDING, StopInput.ALL_GONE): StopStep(_ENDING),
 }
 
 #: `everycore serve` and `everycore run`. They end by themselves when the last worker is gone.
-COMMAND: Final[Table[Primary]] = {
-    (_RUNNING, Input.TERM): Step(_STOPPING, (Do.TELL, Do.ASK)),
-    (_RUNNING, Input.INT): Step(_STOPPING, (Do.TELL, Do.ASK)),
-    (_RUNNING, Input.QUIT): Step(_ENDING, (Do.DUMP, Do.CANCEL)),
-    (_STOPPING, Input.TERM): Step(_STOPPING),
-    (_STOPPING, Input.INT): Step(_ENDING, (Do.CANCEL,)),
-    (_STOPPING, Input.QUIT): Step(_ENDING, (Do.DUMP, Do.CANCEL)),
-    (_STOPPING, Input.ALL_GONE): Step(_STOPPING),
-    (_ENDING, Input.TERM): Step(_ENDING),
-    (_ENDING, Input.INT): Step(_ENDING),
-    (_ENDING, Input.QUIT): Step(_ENDING),
-    (_ENDING, Input.ALL_GONE): Step(_ENDING),
+COMMAND: Final[Table[PrimaryStage]] = {
+    (_RUNNING, StopInput.TERM): StopStep(_STOPPING, (StopAction.TELL, StopAction.ASK)),
+    (_RUNNING, StopInput.INT): StopStep(_STOPPING, (StopAction.TELL, StopAction.ASK)),
+    (_RUNNING, StopInput.QUIT): StopStep(_ENDING, (StopAction.DUMP, StopAction.CANCEL)),
+    (_STOPPING, StopInput.TERM): StopStep(_STOPPING),
+    (_STOPPING, StopInput.INT): StopStep(_ENDING, (StopAction.CANCEL,)),
+    (_STOPPING, StopInput.QUIT): StopStep(_ENDING, (StopAction.DUMP, StopAction.CANCEL)),
+    (_STOPPING, StopInput.ALL_GONE): StopStep(_STOPPING),
+    (_ENDING, StopInput.TERM): StopStep(_ENDING),
+    (_ENDING, StopInput.INT): StopStep(_ENDING),
+    (_ENDING, StopInput.QUIT): StopStep(_ENDING),
+    (_ENDING, StopInput.ALL_GONE): StopStep(_ENDING),
 }
 
 # --- a worker -----------------------------------------------------------------------------------------------
 
 _PROGRAM, _WAITING, _ENDED, _MAKING, _NOTED = (
-    Worker.PROGRAM, Worker.WAITING, Worker.ENDED, Worker.MAKING, Worker.NOTED
+    WorkerStage.PROGRAM, WorkerStage.WAITING, WorkerStage.ENDED, WorkerStage.MAKING, WorkerStage.NOTED
 )  # fmt: skip
-_LOOP, _ASKED, _LEAVING, _DEAF = Worker.LOOP, Worker.ASKED, Worker.LEAVING, Worker.DEAF
+_LOOP, _ASKED, _LEAVING, _DEAF = WorkerStage.LOOP, WorkerStage.ASKED, WorkerStage.LEAVING, WorkerStage.DEAF
 
-_WORKERS_INPUTS: Final = tuple(what for what in Input if what not in (Input.QUIT, Input.ALL_GONE))
+_WORKERS_INPUTS: Final = tuple(what for what in StopInput if what not in (StopInput.QUIT, StopInput.ALL_GONE))
 
 #: A worker of a program; one of `everycore serve` is in `MAKING` as soon as it can be.
-WORKER: Final[Table[Worker]] = {
+WORKER: Final[Table[WorkerStage]] = {
     # What is not said below changes nothing.
-    **{(stage, what): Step(stage) for stage in Worker for what in _WORKERS_INPUTS},
-    (_PROGRAM, Input.TERM): Step(_WAITING, (Do.WAIT,)),
-    (_PROGRAM, Input.INT): Step(_WAITING, (Do.WAIT,)),
-    (_PROGRAM, Input.LATE): Step(_ENDED, (Do.WAIT_HERE, Do.EXIT)),
-    (_PROGRAM, Input.LOOP_BEGINS): Step(_MAKING),
-    (_WAITING, Input.WAITED): Step(_ENDED, (Do.EXIT,)),
-    (_WAITING, Input.WAITED_LATE): Step(_ENDED, (Do.EXIT,)),
-    (_WAITING, Input.LOOP_BEGINS): Step(_NOTED),
-    (_ENDED, Input.LOOP_BEGINS): Step(_NOTED),  # it did not let SystemExit pass
+    **{(stage, what): StopStep(stage) for stage in WorkerStage for what in _WORKERS_INPUTS},
+    (_PROGRAM, StopInput.TERM): StopStep(_WAITING, (StopAction.WAIT,)),
+    (_PROGRAM, StopInput.INT): StopStep(_WAITING, (StopAction.WAIT,)),
+    (_PROGRAM, StopInput.LATE): StopStep(_ENDED, (StopAction.WAIT_HERE, StopAction.EXIT)),
+    (_PROGRAM, StopInput.LOOP_BEGINS): StopStep(_MAKING),
+    (_WAITING, StopInput.WAITED): StopStep(_ENDED, (StopAction.EXIT,)),
+    (_WAITING, StopInput.WAITED_LATE): StopStep(_ENDED, (StopAction.EXIT,)),
+    (_WAITING, StopInput.LOOP_BEGINS): StopStep(_NOTED),
+    (_ENDED, StopInput.LOOP_BEGINS): StopStep(_NOTED),  # it did not let SystemExit pass
     # SystemExit in the middle of a constructor would leave half a loop behind.
-    (_MAKING, Input.TERM): Step(_NOTED),
-    (_MAKING, Input.INT): Step(_NOTED),
-    (_MAKING, Input.WAITED): Step(_NOTED),  # it came in the very moment in which the making began
-    (_MAKING, Input.LOOP_RUNS): Step(_LOOP),
-    (_MAKING, Input.LOOP_ENDS): Step(_PROGRAM),
-    (_NOTED, Input.LOOP_RUNS): Step(_LEAVING, (Do.LEAVE,)),
-    (_NOTED, Input.LOOP_ENDS): Step(_ENDED),
-    (_LOOP, Input.TERM): Step(_ASKED, (Do.GUARD,)),
-    (_LOOP, Input.INT): Step(_ASKED, (Do.GUARD,)),
-    (_LOOP, Input.LOOP_HEARS_TERM): Step(_LEAVING, (Do.LEAVE,)),
-    (_LOOP, Input.LOOP_HEARS_INT): Step(_LEAVING, (Do.LEAVE,)),
-    (_LOOP, Input.DEPARTS): Step(_LEAVING),
-    (_LOOP, Input.LOOP_ENDS): Step(_PROGRAM),
-    (_ASKED, Input.LOOP_HEARS_TERM): Step(_LEAVING, (Do.LEAVE,)),
-    (_ASKED, Input.LOOP_HEARS_INT): Step(_LEAVING, (Do.LEAVE,)),
-    (_ASKED, Input.DEPARTS): Step(_LEAVING),
-    (_ASKED, Input.WAITED): Step(_DEAF, (Do.DIE,)),
-    (_ASKED, Input.LOOP_ENDS): Step(_ENDED),
-    (_LEAVING, Input.LOOP_HEARS_INT): Step(_LEAVING, (Do.CANCEL,)),
-    (_LEAVING, Input.LOOP_ENDS): Step(_ENDED),
+    (_MAKING, StopInput.TERM): StopStep(_NOTED),
+    (_MAKING, StopInput.INT): StopStep(_NOTED),
+    (_MAKING, StopInput.WAITED): StopStep(_NOTED),  # it came in the very moment in which the making began
+    (_MAKING, StopInput.LOOP_RUNS): StopStep(_LOOP),
+    (_MAKING, StopInput.LOOP_ENDS): StopStep(_PROGRAM),
+    (_NOTED, StopInput.LOOP_RUNS): StopStep(_LEAVING, (StopAction.LEAVE,)),
+    (_NOTED, StopInput.LOOP_ENDS): StopStep(_ENDED),
+    (_LOOP, StopInput.TERM): StopStep(_ASKED, (StopAction.GUARD,)),
+    (_LOOP, StopInput.INT): StopStep(_ASKED, (StopAction.GUARD,)),
+    (_LOOP, StopInput.LOOP_HEARS_TERM): StopStep(_LEAVING, (StopAction.LEAVE,)),
+    (_LOOP, StopInput.LOOP_HEARS_INT): StopStep(_LEAVING, (StopAction.LEAVE,)),
+    (_LOOP, StopInput.DEPARTS): StopStep(_LEAVING),
+    (_LOOP, StopInput.LOOP_ENDS): StopStep(_PROGRAM),
+    (_ASKED, StopInput.LOOP_HEARS_TERM): StopStep(_LEAVING, (StopAction.LEAVE,)),
+    (_ASKED, StopInput.LOOP_HEARS_INT): StopStep(_LEAVING, (StopAction.LEAVE,)),
+    (_ASKED, StopInput.DEPARTS): StopStep(_LEAVING),
+    (_ASKED, StopInput.WAITED): StopStep(_DEAF, (StopAction.DIE,)),
+    (_ASKED, StopInput.LOOP_ENDS): StopStep(_ENDED),
+    (_LEAVING, StopInput.LOOP_HEARS_INT): StopStep(_LEAVING, (StopAction.CANCEL,)),
+    (_LEAVING, StopInput.LOOP_ENDS): StopStep(_ENDED),
 }
 
 #: A worker of `everycore run`, whose program knows nothing of everycore: it is told until it ends.
-GUEST: Final[Table[Worker]] = {
+GUEST: Final[Table[WorkerStage]] = {
     **WORKER,
-    (_ENDED, Input.LATE): Step(_ENDED, (Do.EXIT,)),
-    (_ENDED, Input.WAITED_LATE): Step(_ENDED, (Do.EXIT,)),
+    (_ENDED, StopInput.LATE): StopStep(_ENDED, (StopAction.EXIT,)),
+    (_ENDED, StopInput.WAITED_LATE): StopStep(_ENDED, (StopAction.EXIT,)),
 }
 
 # --- one process --------------------------------------------------------------------------------------------
 
 #: Within SAME_REQUEST of one of these, the input is the same request.
-_ECHO_OF: Final[Mapping[Input, tuple[Input, ...]]] = {
-    Input.TERM: (Input.TERM,),
-    Input.INT: (Input.INT,),
+_ECHO_OF: Final[Mapping[StopInput, tuple[StopInput, ...]]] = {
+    StopInput.TERM: (StopInput.TERM,),
+    StopInput.INT: (StopInput.INT,),
     # Ctrl-C in a terminal reaches a worker, and its primary, which asks the worker to leave.
-    Input.LOOP_HEARS_INT: (Input.LOOP_HEARS_INT, Input.DEPARTS),
+    StopInput.LOOP_HEARS_INT: (StopInput.LOOP_HEARS_INT, StopInput.DEPARTS),
 }
 
 
@@ -195,9 +195,9 @@ class Machine(Generic[S]):
 
     table: Table[S]
     stage: S
-    _last: dict[Input, float] = field(default_factory=dict)
+    _last: dict[StopInput, float] = field(default_factory=dict)
 
-    def take(self, what: Input, now: float) -> tuple[Do, ...]:
+    def take(self, what: StopInput, now: float) -> tuple[StopAction, ...]:
         """`what` has happened, at `now` in seconds. Returns what is to be done, in order."""
         is_echo = any(now - self._last.get(of, float("-inf")) < SAME_REQUEST for of in _ECHO_OF.get(what, ()))
         self._last[what] = now
@@ -210,13 +210,13 @@ class Machine(Generic[S]):
         return step.actions
 
 
-def is_unheard(table: Table[Worker], stage: Worker) -> bool:
+def is_unheard(table: Table[WorkerStage], stage: WorkerStage) -> bool:
     """Whether the signal of a thread that has waited is still to be heard in this stage."""
-    if stage is Worker.ENDED:
-        return table[stage, Input.WAITED_LATE] != Step(stage)
-    return stage in (Worker.WAITING, Worker.MAKING)
+    if stage is WorkerStage.ENDED:
+        return table[stage, StopInput.WAITED_LATE] != StopStep(stage)
+    return stage in (WorkerStage.WAITING, WorkerStage.MAKING)
 
 
-def signals_of(table: Table[S]) -> tuple[Input, ...]:
+def signals_of(table: Table[S]) -> tuple[StopInput, ...]:
     """The signals that a table names."""
     return tuple(signal for signal in SIGNALS if any(what is signal for _, what in table))

@@ -35,14 +35,11 @@ from everycore.core.orders import (
     Action,
     Dismiss,
     Drain,
-    Exited,
+    FailPool,
     Finish,
     Fork,
-    Forked,
-    GiveUp,
     Input,
     Kill,
-    Ready,
     Reload,
     Reloaded,
     Reloading,
@@ -52,10 +49,13 @@ from everycore.core.orders import (
     SetTimer,
     Stop,
     TimerFired,
+    WorkerExited,
+    WorkerForked,
+    WorkerReady,
 )
 from everycore.core.restarts import Backoff
 from everycore.core.rollout import Rollout
-from everycore.core.slots import Failure, Member, Slot, earliest, find
+from everycore.core.slots import Member, Slot, SlotFailure, earliest, find
 
 #: Once we have given up, workers that still boot have this long to leave by themselves: they serve nobody.
 LAST_SECONDS: Final = 5.0
@@ -76,7 +76,7 @@ class Supervisor:
     _wanted: int = 0
     _is_ending: bool = False
     _is_finished: bool = False
-    _failure: Failure | None = None
+    _failure: SlotFailure | None = None
     _timer: float | None = None
 
     def handle(self, given: Input, now: float) -> list[Action]:
@@ -104,12 +104,12 @@ class Supervisor:
         match given:
             case ScaleTo(count):
                 return self._scale(count, now)
-            case Forked(number, worker):
+            case WorkerForked(number, worker):
                 self._slots[number].forked(worker)
                 return []
-            case Ready(worker):
+            case WorkerReady(worker):
                 return self._ready(worker, now)
-            case Exited():
+            case WorkerExited():
                 return self._exited(given, now)
             case TimerFired():
                 return self._timer_fired(now)
@@ -190,7 +190,7 @@ class Supervisor:
             return self._dismiss(old, None)
         return []
 
-    def _exited(self, given: Exited, now: float) -> list[Action]:
+    def _exited(self, given: WorkerExited, now: float) -> list[Action]:
         found = find(self._slots.values(), given.worker)
         if found is None:  # not one of ours: whoever has the cluster may fork more
             return []
@@ -201,11 +201,11 @@ class Supervisor:
             if was_occupant:
                 actions += self._fill_again(slot, member, given, now)
             if member.is_booting:
-                failure = Failure(given.worker, given.status, member.is_overdue)
+                failure = SlotFailure(given.worker, given.status, member.is_overdue)
                 actions += self._fail_reload(member, failure, now)
         return actions
 
-    def _fill_again(self, slot: Slot, member: Member, given: Exited, now: float) -> list[Action]:
+    def _fill_again(self, slot: Slot, member: Member, given: WorkerExited, now: float) -> list[Action]:
         """The occupant of a wanted slot is gone."""
         if member.is_dismissed:
             slot.failures = 0
@@ -213,8 +213,8 @@ class Supervisor:
         if self.may_finish and member.ready_at is None and given.status.code == 0:
             return [] if any(other.is_filled for other in self._slots.values()) else self._end(None)
         if not self.was_ever_ready:
-            self._failure = Failure(given.worker, given.status, member.is_overdue)
-            return [GiveUp(self._failure), *self._end(now + LAST_SECONDS)]
+            self._failure = SlotFailure(given.worker, given.status, member.is_overdue)
+            return [FailPool(self._failure), *self._end(now + LAST_SECONDS)]
         delay = 0.0
         if not slot.is_filled:
             healthy_for = 0.0 if member.ready_at is None else now - member.ready_at
@@ -238,7 +238,7 @@ class Supervisor:
         member.deadline = None
         if self.boot_timeout is None and member is slot.occupant and not member.is_dismissed:
             # Only the reload does not wait any longer: the worker itself may take for ever.
-            return self._fail_reload(member, Failure(member.worker, None, overdue=True), now)
+            return self._fail_reload(member, SlotFailure(member.worker, None, overdue=True), now)
         member.is_overdue = True
         return [Kill(member.worker)]
 
@@ -273,7 +273,7 @@ class Supervisor:
                 actions.append(self._fill(slot, now))
         return actions
 
-    def _fail_reload(self, member: Member, failure: Failure, now: float) -> list[Action]:
+    def _fail_reload(self, member: Member, failure: SlotFailure, now: float) -> list[Action]:
         """`member` did not become ready: if it belongs to the reload under way, that has failed."""
         if not self.rollout.concerns(member.generation):
             return []
@@ -286,7 +286,7 @@ class Supervisor:
 
     def _stop_reloads(self) -> list[Action]:
         was_running = self.rollout.is_running
-        requests = self.rollout.give_up()
+        requests = self.rollout.end_all()
         if not requests and not was_running:
             return []
         return [ReloadStopped(self.rollout.generation, requests, None)]

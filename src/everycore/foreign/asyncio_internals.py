@@ -7,7 +7,7 @@ Two parts, each with a probe:
   transport of a genuine `asyncio.Server`: 16 us of CPU instead of 27 (measured). Without them
   `worker.loops.beltserver` serves, by `loop.connect_accepted_socket`.
 * *selectors*: `_selector` of a loop that the program has made. Without it the policy `shared` can't put such
-  a loop's worker in the row, and wakes all workers for each connection.
+  a loop's worker in the queue of those that wait, and wakes all workers for each connection.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class ServingArguments:
     """What asyncio wants served when a server begins: the arguments of its `_start_serving`.
 
     times: the two time-outs of TLS, in seconds, by their names as arguments.
@@ -72,7 +72,7 @@ def capabilities() -> Capabilities:
 # --- servers ----------------------------------------------------------------------------------------------
 
 
-def on_start_serving(loop_class: Any, serve: Callable[[Any, Serving], bool]) -> None:
+def on_start_serving(loop_class: Any, serve: Callable[[Any, ServingArguments], bool]) -> None:
     """Let `serve(loop, serving)` begin in the place of loops of this class, where it returns True.
 
     asyncio's own way is taken where it returns False, and for arguments that we do not know.
@@ -90,14 +90,14 @@ def on_start_serving(loop_class: Any, serve: Callable[[Any, Serving], bool]) -> 
 
 def _read(
     signature: inspect.Signature, loop: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Serving | None:
+) -> ServingArguments | None:
     """The arguments by name; None if there is one that we do not know, and it is not the default."""
     given = signature.bind(loop, *args, **kwargs).arguments
     for name in given.keys() - _KNOWN:
         if given[name] != signature.parameters[name].default:
             return None
     times = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
-    return Serving(
+    return ServingArguments(
         given["protocol_factory"],
         given["sock"],
         given.get("sslcontext"),
@@ -157,7 +157,7 @@ async def wait_closed(server: Any) -> None:
 
 
 def make_transport(
-    loop: Any, sock: socket.socket, protocol: Any, serving: Serving, peer: Any, **context: Any
+    loop: Any, sock: socket.socket, protocol: Any, serving: ServingArguments, peer: Any, **context: Any
 ) -> Any:
     """A transport on an accepted connection. HOT."""
     extra = {"peername": peer}
@@ -192,9 +192,9 @@ class _ProbeLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__(selectors.DefaultSelector())
-        self.served: list[Serving] = []
+        self.served: list[ServingArguments] = []
 
-    def serve(self, serving: Serving) -> bool:
+    def serve(self, serving: ServingArguments) -> bool:
         self.served.append(serving)
         return True
 

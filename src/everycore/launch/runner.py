@@ -32,7 +32,7 @@ from functools import partial
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
-from everycore import place
+from everycore import current
 from everycore.errors import EverycoreError, RoleError
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
@@ -58,7 +58,7 @@ def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
     for name in tuple(namespace):
         if name not in _PRISTINE:
             del namespace[name]
-    session = place.session()
+    session = current.session()
     if session is not None:
         installing.install(session)
         for_libraries.install_on_libraries()

@@ -107,7 +107,7 @@ class Service:
         """From when the pool opens until it is closed."""
         task = asyncio.current_task()
         assert task is not None
-        hooks = {stopping.Do.TELL: self._tell_stop, stopping.Do.DUMP: self._dump_stacks}
+        hooks = {stopping.StopAction.TELL: self._tell_stop, stopping.StopAction.DUMP: self._dump_stacks}
         loop = asyncio.get_running_loop()
         delay = self._stop_delay
         set_shutdown(Shutdown(loop, task, stopping.COMMAND, hooks, is_last=True, delay=delay))

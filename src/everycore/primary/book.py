@@ -12,14 +12,14 @@ from typing import Any, Protocol
 from everycore.aio.mailbox import Mailbox
 from everycore.aio.subscriptions import Subscription
 from everycore.errors import ChannelClosed
-from everycore.primary.spawner import Seat
+from everycore.primary.spawner import WorkerIdentity
 from everycore.primary.worker import Worker
 
 
-class Member(Protocol):
+class ClusterMember(Protocol):
     """What the book knows of a worker: its driver."""
 
-    seat: Seat
+    identity: WorkerIdentity
     face: Worker
     mailbox: Mailbox
 
@@ -40,7 +40,7 @@ class Member(Protocol):
 class Workers(Mapping[int, Worker]):
     """Worker id -> `Worker`, live; iterated as a copy, so that workers may come and go meanwhile."""
 
-    def __init__(self, members: Mapping[int, Member]) -> None:
+    def __init__(self, members: Mapping[int, ClusterMember]) -> None:
         self._members = members
 
     def __getitem__(self, key: int) -> Worker:
@@ -71,8 +71,8 @@ class Book:
     """The live workers of one cluster, and the dead whose streams are still read."""
 
     def __init__(self) -> None:
-        self._members: dict[int, Member] = {}
-        self._ended: list[Member] = []
+        self._members: dict[int, ClusterMember] = {}
+        self._ended: list[ClusterMember] = []
         self._subscribers: list[_Subscriber] = []
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -80,25 +80,25 @@ class Book:
         self.last_id = 0
         self.workers = Workers(self._members)
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[ClusterMember]:
         return iter(tuple(self._members.values()))
 
     def free_slot(self) -> int:
         """The lowest slot that no worker has."""
-        taken = {member.seat.slot for member in self}
+        taken = {member.identity.slot for member in self}
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
 
-    def add(self, member: Member) -> None:
+    def add(self, member: ClusterMember) -> None:
         """A worker was forked."""
-        self.last_id = member.seat.id
-        self._members[member.seat.id] = member
+        self.last_id = member.identity.id
+        self._members[member.identity.id] = member
         self._is_empty.clear()
         for subscriber in self._subscribers:
             subscriber.add(member)
 
-    def remove(self, member: Member) -> None:
+    def remove(self, member: ClusterMember) -> None:
         """A worker is dead. Its streams may be read to their end for a while."""
-        del self._members[member.seat.id]
+        del self._members[member.identity.id]
         for subscriber in self._subscribers:
             subscriber.forget(member)
         self._ended = [ended for ended in (*self._ended, member) if not ended.is_closed]
@@ -139,7 +139,7 @@ class Book:
         if subscriber in self._subscribers:
             self._subscribers.remove(subscriber)
 
-    def ended(self) -> list[Member]:
+    def ended(self) -> list[ClusterMember]:
         """The dead whose streams were not yet read to their end."""
         return self._ended
 
@@ -151,11 +151,11 @@ class _Subscriber:
         self._callback = callback
         self._subscriptions: dict[int, Subscription] = {}
 
-    def add(self, member: Member) -> None:
-        self._subscriptions[member.seat.id] = member.mailbox.on_message(self._callback)
+    def add(self, member: ClusterMember) -> None:
+        self._subscriptions[member.identity.id] = member.mailbox.on_message(self._callback)
 
-    def forget(self, member: Member) -> None:
-        self._subscriptions.pop(member.seat.id, None)
+    def forget(self, member: ClusterMember) -> None:
+        self._subscriptions.pop(member.identity.id, None)
 
     def cancel(self) -> None:
         for subscription in self._subscriptions.values():

@@ -80,7 +80,7 @@ class Cluster:
         machine.require_linux("a Cluster")
         settings = settings or Settings()
         self._settings = settings if policy is None else settings.merged({"policy": policy})
-        self._terms = spawner.Terms(
+        self._terms = spawner.SpawnTerms(
             grace=check_seconds("grace", grace),
             orphan_grace=check_seconds("orphan_grace", orphan_grace),
             max_message=check_count("max_message", max_message),

@@ -21,16 +21,16 @@ from everycore.aio.emitter import Emitter
 from everycore.aio.mailbox import Mailbox
 from everycore.aio.steps import take_all
 from everycore.core import lifecycle, wire
-from everycore.core.lifecycle import Do, Input, Life
+from everycore.core.lifecycle import Life, LifeAction, LifeInput
 from everycore.errors import ConfigurationError, ProtocolError, with_hint
 from everycore.model import ExitStatus, State
 from everycore.primary import spawner
-from everycore.primary.connection import Connection
 from everycore.primary.eventlog import WorkerLog
 from everycore.primary.farewell import Farewell
+from everycore.primary.ipc import Ipc
 from everycore.primary.listeners.subscriber import Serving
 from everycore.primary.process import WorkerProcess
-from everycore.primary.readiness import Readiness
+from everycore.primary.readiness import WorkerReadiness
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
 from everycore.settings import Settings
@@ -45,29 +45,29 @@ WITHHELD: Final = 0.1
 class WorkerDriver:
     """One worker, from its spawn to its `Exited`. `face` is the worker as users see it."""
 
-    def __init__(self, runtime: Runtime, seat: spawner.Seat, settings: Settings) -> None:
+    def __init__(self, runtime: Runtime, identity: spawner.WorkerIdentity, settings: Settings) -> None:
         self._runtime = runtime
         self._loop = runtime.loop
         self._switchboard = runtime.switchboard
         self._settings = settings
-        self.seat = seat
+        self.identity = identity
         self.life = Life()
-        self.readiness = Readiness(self.life, self._on_ready)
+        self.readiness = WorkerReadiness(self.life, self._on_ready)
         self.face = Worker(self)
         self.process: WorkerProcess = WorkerProcess(runtime.loop, runtime.system)
         self.exited: asyncio.Future[ExitStatus] = runtime.loop.create_future()
         self.mailbox: Mailbox
-        self._connection: Connection
+        self._ipc: Ipc
         self._log: WorkerLog = WorkerLog(runtime.log, self.face)
         self._deadline = Deadline(runtime.loop, self._on_deadline)
         self._status: ExitStatus | None = None
-        self._farewell = Farewell(runtime.loop, self._switchboard, seat.id, self._ask)
+        self._farewell = Farewell(runtime.loop, self._switchboard, identity.id, self._ask)
         self.grace = runtime.terms.grace
 
     @property
     def id(self) -> int:
         """The worker's number."""
-        return self.seat.id
+        return self.identity.id
 
     @property
     def listeners(self) -> Emitter:
@@ -85,7 +85,7 @@ class WorkerDriver:
         error: OSError | None = None
         try:
             child = spawner.spawn(
-                self._settings, self.seat, runtime.terms, runtime.board.fd, env, runtime.system
+                self._settings, self.identity, runtime.terms, runtime.board.fd, env, runtime.system
             )
         except (OSError, ConfigurationError) as exc:
             if raises and isinstance(exc, ConfigurationError):
@@ -104,79 +104,79 @@ class WorkerDriver:
     def withhold(self) -> None:
         """Start no process: the cluster ends. The worker has left as soon as it would have been there."""
         self._connect(None)
-        self._happen(Input.DISCONNECT, grace=self.grace)
+        self._happen(LifeInput.DISCONNECT, grace=self.grace)
         error = OSError(errno.ECANCELED, "the cluster is shutting down")
         self._loop.call_later(WITHHELD, self._announce, error)
 
     def _connect(self, child: spawner.Child | None) -> None:
-        self._connection = Connection(self._runtime, self, self._settings, self._log, child)
-        self.mailbox = self._connection.mailbox
+        self._ipc = Ipc(self._runtime, self, self._settings, self._log, child)
+        self.mailbox = self._ipc.mailbox
 
     def _announce(self, error: OSError | None) -> None:
         self._log.emit(events.Forked)
         if error is not None:
             self._end(ExitStatus(error=error))
             return
-        self._connection.open()
+        self._ipc.open()
         self.process.watch(self._end)
 
     # --- what happens -------------------------------------------------------------------------------------
 
     def on_joined(self) -> None:
         """The worker says that it is there."""
-        self._happen(Input.JOINED)
+        self._happen(LifeInput.JOINED)
 
     def on_lost(self, error: Exception | None) -> None:
         """The worker's channel has ended; `error`: it was given up for that."""
         if error is not None:
-            self._happen(Input.BROKE_PROTOCOL)
-        self._happen(Input.CHANNEL_LOST, shutdown=self._runtime.terms.shutdown_timeout)
+            self._happen(LifeInput.BROKE_PROTOCOL)
+        self._happen(LifeInput.CHANNEL_LOST, shutdown=self._runtime.terms.shutdown_timeout)
 
     def _end(self, status: ExitStatus) -> None:
         self._status = status
-        self._connection.hear_to_the_end()
-        self._happen(Input.EXITED)
+        self._ipc.read_to_the_end()
+        self._happen(LifeInput.EXITED)
 
-    def _happen(self, what: Input, **seconds: float) -> None:
+    def _happen(self, what: LifeInput, **seconds: float) -> None:
         self._perform(self.life.handle(what, self._loop.time(), **seconds))
         self._deadline.set(self.life.deadline)
 
     def _on_deadline(self) -> None:
         if self.life.state is not State.DEAD:
-            log.warning("worker %d did not leave in time: killed", self.seat.id)
-        self._happen(Input.OVERDUE)
+            log.warning("worker %d did not leave in time: killed", self.identity.id)
+        self._happen(LifeInput.OVERDUE)
 
     # --- what is to be done -------------------------------------------------------------------------------
 
-    def _perform(self, todo: tuple[Do, ...]) -> None:
-        take_all((partial(self._steps[step], self) for step in todo), f"worker {self.seat.id}")
+    def _perform(self, todo: tuple[LifeAction, ...]) -> None:
+        take_all((partial(self._steps[step], self) for step in todo), f"worker {self.identity.id}")
 
     def _ask_to_leave(self) -> None:
         self._farewell.begin(self.grace)
 
     def _ask(self) -> None:
-        if not self._connection.is_attached:
+        if not self._ipc.is_attached:
             # No loop of ours hears a message: a program of threads and plain sockets is asked by a signal.
             # And before the message: a loop that we have not heard of yet may read that at once, leave, and
             # have taken its handlers with it when the signal comes.
             self.process.signal(signal.SIGTERM)
         deadline = self.life.deadline
         left = self.grace if deadline is None else deadline - lifecycle.KILL_MARGIN - self._loop.time()
-        self._connection.tell(wire.Disconnect(max(min(self.grace, left), 0.0), self._runtime.spares_idle))
+        self._ipc.tell(wire.Disconnect(max(min(self.grace, left), 0.0), self._runtime.spares_idle))
 
     def tell(self, message: wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()) -> None:
-        """As `Connection.tell`."""
-        self._connection.tell(message, fds)
+        """As `Ipc.tell`."""
+        self._ipc.tell(message, fds)
 
     def _leave_rotation(self) -> None:
         self.readiness.end()
         self._runtime.exchange.leaves(self)
-        finishes = self.life.state is State.DRAINING and not self._connection.is_ending
+        finishes = self.life.state is State.DRAINING and not self._ipc.is_ending
         self._farewell.leave_rotation(finishes=finishes)
 
     def _close_channel(self) -> None:
         self._runtime.exchange.gone(self)
-        self._connection.close()
+        self._ipc.close()
 
     def _emit_exited(self) -> None:
         status = self._status
@@ -186,24 +186,24 @@ class WorkerDriver:
         steps: list[Callable[[], object]] = [
             self.mailbox.close,
             self.process.abort_stdin,
-            partial(self._runtime.board.release, self.seat.row),
+            partial(self._runtime.board.release, self.identity.row),
             partial(self._runtime.book.remove, self),
             partial(self._log.emit, events.Exited, status=status, voluntary=self.life.voluntary),
         ]
         if not self.exited.done():
             steps.append(partial(self.exited.set_result, status))
-        take_all(steps, f"worker {self.seat.id}")
+        take_all(steps, f"worker {self.identity.id}")
 
-    _steps: ClassVar[Mapping[Do, Callable[[WorkerDriver], object]]] = {
-        Do.ASK_TO_LEAVE: _ask_to_leave,
-        Do.LEAVE_ROTATION: _leave_rotation,
-        Do.RELEASE: lambda self: self._switchboard.remove(self.id, voluntary=self.life.voluntary),
-        Do.CLOSE_CHANNEL: _close_channel,
-        Do.DIE: lambda self: self.life.die(),
-        Do.EMIT_ONLINE: lambda self: self._log.emit(events.Online),
-        Do.EMIT_DISCONNECTED: lambda self: self._log.emit(events.Disconnected),
-        Do.EMIT_EXITED: _emit_exited,
-        Do.KILL: lambda self: self.process.signal(signal.SIGKILL),
+    _steps: ClassVar[Mapping[LifeAction, Callable[[WorkerDriver], object]]] = {
+        LifeAction.ASK_TO_LEAVE: _ask_to_leave,
+        LifeAction.LEAVE_ROTATION: _leave_rotation,
+        LifeAction.RELEASE: lambda self: self._switchboard.remove(self.id, voluntary=self.life.voluntary),
+        LifeAction.CLOSE_CHANNEL: _close_channel,
+        LifeAction.DIE: lambda self: self.life.die(),
+        LifeAction.EMIT_ONLINE: lambda self: self._log.emit(events.Online),
+        LifeAction.EMIT_DISCONNECTED: lambda self: self._log.emit(events.Disconnected),
+        LifeAction.EMIT_EXITED: _emit_exited,
+        LifeAction.KILL: lambda self: self.process.signal(signal.SIGKILL),
     }
 
     # --- listening ----------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class WorkerDriver:
 
     def on_serving(self, listener: Serving) -> None:
         """The worker is served by a listener."""
-        self._happen(Input.LISTENED)
+        self._happen(LifeInput.LISTENED)
         self._log.emit(
             events.Listening,
             address=listener.socket.real,
@@ -226,7 +226,7 @@ class WorkerDriver:
         self.readiness.listens()
 
     def _on_ready(self) -> None:
-        self._switchboard.set_ready(self.seat.id)
+        self._switchboard.set_ready(self.identity.id)
         self._runtime.exchange.ready(self)
         self._log.emit(events.Ready)
 
@@ -238,7 +238,7 @@ class WorkerDriver:
 
     def on_violation(self, error: ProtocolError) -> None:
         """The worker broke the protocol of a belt or the link: it loses its channel."""
-        self._connection.break_off(error)
+        self._ipc.break_off(error)
 
     def on_report(self, body: bytes) -> None:
         """A message that does not wait for the channel."""
@@ -247,7 +247,7 @@ class WorkerDriver:
     def on_leave(self) -> None:
         """The worker says that it leaves: now, so it need not be asked any more."""
         self._farewell.is_spared = True
-        self._happen(Input.LEAVE, grace=self.grace)
+        self._happen(LifeInput.LEAVE, grace=self.grace)
         self._farewell.cancel()
 
     # --- orders -------------------------------------------------------------------------------------------
@@ -256,21 +256,21 @@ class WorkerDriver:
         """Ask the worker to finish within `grace` seconds and leave; killed a moment after that."""
         grace = self.readiness.grace(grace)
         self.grace = min(self.grace, grace)
-        self._happen(Input.DISCONNECT, grace=grace)
+        self._happen(LifeInput.DISCONNECT, grace=grace)
         if self._farewell.lasts:  # maybe in less time than the first time
             self._ask_to_leave()
 
     def account(self) -> tuple[int, int]:
         """Connections handed to the worker so far, and those it has not acknowledged."""
-        handed_over, outstanding = self._switchboard.account(self.seat.id)
+        handed_over, outstanding = self._switchboard.account(self.identity.id)
         if self._switchboard.is_shared:
-            handed_over = self._runtime.board.accepted(self.seat.row)
+            handed_over = self._runtime.board.accepted(self.identity.row)
         return handed_over, outstanding
 
     @property
     def open(self) -> int:
         """Connections that the worker has now."""
-        return self._runtime.board.open(self.seat.row)
+        return self._runtime.board.open(self.identity.row)
 
     @property
     def is_closed(self) -> bool:
@@ -284,11 +284,11 @@ class WorkerDriver:
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
         self.process.abandon()
-        self._connection.abandon()
+        self._ipc.abandon()
 
     def descriptors(self) -> list[int]:
         """The numbers that belong to this worker's channel, link and process."""
-        return [self.process.fileno(), *self._connection.filenos()]
+        return [self.process.fileno(), *self._ipc.filenos()]
 
 
 def start_worker(
@@ -308,15 +308,15 @@ def start_worker(
     """
     book, board = runtime.book, runtime.board
     slot = book.free_slot() if slot is None else slot
-    seat = spawner.Seat(book.last_id + 1, slot, generation, board.allot())
-    driver = WorkerDriver(runtime, seat, settings)
+    identity = spawner.WorkerIdentity(book.last_id + 1, slot, generation, board.allot())
+    driver = WorkerDriver(runtime, identity, settings)
     try:
         if withholds:
             driver.withhold()
         else:
             driver.spawn(env, raises=raises)
     except BaseException:
-        board.release(seat.row)
+        board.release(identity.row)
         raise
     book.add(driver)
     return driver.face

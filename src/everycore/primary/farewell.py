@@ -38,7 +38,7 @@ class Farewell:
 
     def leave_rotation(self, *, finishes: bool) -> None:
         """The worker is to be given no more, but for what is left for it if it `finishes` its work."""
-        self._forget()
+        self._cancel_timer()
         if finishes and not self.is_spared:
             self._switchboard.finish(self._worker)
         else:
@@ -46,7 +46,7 @@ class Farewell:
 
     def begin(self, grace: float) -> None:
         """Ask the worker, within a part of its `grace`. Again: maybe in less time than the first time."""
-        self._forget()
+        self._cancel_timer()
         if self._switchboard.is_finishing(self._worker):
             self._ends_by = min(self._ends_by, self._loop.time() + grace * FINISH_SHARE)
             self._timer = self._loop.call_at(self._ends_by, self._end)
@@ -71,11 +71,11 @@ class Farewell:
         """The worker leaves without being asked. Returns whether it was still to be asked."""
         if not self.lasts:
             return False
-        self._forget()
+        self._cancel_timer()
         self._switchboard.rest(self._worker, finishes=True)
         return True
 
-    def _forget(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

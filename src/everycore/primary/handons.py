@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from everycore.core import wire
-from everycore.core.handons import HandOns
+from everycore.core.handons import HandOnBook
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.switchboard import Switchboard
 from everycore.system.descriptors import close_all
@@ -25,7 +25,7 @@ from everycore.system.descriptors import close_all
 log = logging.getLogger("everycore.primary")
 
 
-class Member(Protocol):
+class HandOnMember(Protocol):
     """What this knows of a worker: its driver."""
 
     @property
@@ -46,29 +46,29 @@ class Exchange:
     def __init__(self, loop: asyncio.AbstractEventLoop, switchboard: Switchboard) -> None:
         self._loop = loop
         self._switchboard = switchboard
-        self._book = HandOns()
-        self._members: dict[int, Member] = {}
+        self._book = HandOnBook()
+        self._members: dict[int, HandOnMember] = {}
         self._is_telling = False
 
-    def can(self, member: Member, most: int) -> None:
-        """As `HandOns.can`."""
+    def can(self, member: HandOnMember, most: int) -> None:
+        """As `HandOnBook.can`."""
         self._members[member.id] = member
-        self._note(self._book.can, member.id, most)
+        self._update(self._book.can, member.id, most)
 
-    def ready(self, member: Member) -> None:
-        """As `HandOns.ready`."""
-        self._note(self._book.ready, member.id)
+    def ready(self, member: HandOnMember) -> None:
+        """As `HandOnBook.ready`."""
+        self._update(self._book.ready, member.id)
 
-    def leaves(self, member: Member) -> None:
-        """As `HandOns.leaves`."""
-        self._note(self._book.leaves, member.id)
+    def leaves(self, member: HandOnMember) -> None:
+        """As `HandOnBook.leaves`."""
+        self._update(self._book.leaves, member.id)
 
-    def gone(self, member: Member) -> None:
-        """As `HandOns.gone`."""
+    def gone(self, member: HandOnMember) -> None:
+        """As `HandOnBook.gone`."""
         self._members.pop(member.id, None)
-        self._note(self._book.gone, member.id)
+        self._update(self._book.gone, member.id)
 
-    def _note(self, what: Callable[..., None], *args: int) -> None:
+    def _update(self, what: Callable[..., None], *args: int) -> None:
         what(*args)
         # In a later turn: where all workers are asked to leave one after the other, none of them stays.
         if not self._is_telling:
@@ -80,7 +80,7 @@ class Exchange:
         for worker, may in self._book.news():
             self._members[worker].tell(wire.MayHandOn(may))
 
-    def hand_on(self, member: Member, fds: Sequence[int]) -> None:
+    def hand_on(self, member: HandOnMember, fds: Sequence[int]) -> None:
         """`member` hands a connection on. Raises ProtocolError, having closed it, unless that is right."""
         try:
             if len(fds) != 1:

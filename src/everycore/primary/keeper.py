@@ -17,7 +17,7 @@ from itertools import count
 from typing import Any, Final
 
 from everycore.core import orders
-from everycore.core.slots import Failure
+from everycore.core.slots import SlotFailure
 from everycore.core.supervisor import RELOAD_SECONDS, Supervisor
 from everycore.errors import BootError, ReloadFailed
 from everycore.events import Exited, Ready, ReloadBegan, ReloadEnded
@@ -123,9 +123,9 @@ class Keeper:
         async for event in events:
             match event:
                 case Ready():
-                    self._tell(orders.Ready(event.worker.id))
+                    self._tell(orders.WorkerReady(event.worker.id))
                 case Exited():
-                    self._tell(orders.Exited(event.worker.id, event.status, random.random()))
+                    self._tell(orders.WorkerExited(event.worker.id, event.status, random.random()))
                     self._workers.pop(event.worker.id, None)
 
     # Actions
@@ -139,7 +139,7 @@ class Keeper:
                 self._workers[worker.id] = worker
                 self.asking.forked(worker)
                 # At once: before anything that a callback may have asked for meanwhile.
-                self._supervisor.handle(orders.Forked(slot, worker.id), self._loop.time())
+                self._supervisor.handle(orders.WorkerForked(slot, worker.id), self._loop.time())
             case orders.Dismiss(number):
                 self._workers[number].disconnect()
             case orders.Kill(number):
@@ -155,12 +155,12 @@ class Keeper:
                 self._end_reload(generation, requests, None)
             case orders.ReloadStopped(generation, requests, failure):
                 self._stop_reload(generation, requests, failure)
-            case orders.GiveUp(failure):
+            case orders.FailPool(failure):
                 _logger.debug("giving up: %s", self._describe(failure))
             case orders.Finish(failure):
                 self._finish(failure)
 
-    def _finish(self, failure: Failure | None) -> None:
+    def _finish(self, failure: SlotFailure | None) -> None:
         self._end_all_reloads()
         if self.end.done():
             return
@@ -181,7 +181,7 @@ class Keeper:
         self._reload = ReloadSnapshot(generation, "running")
         self._cluster._log.emit(ReloadBegan, generation=generation)
 
-    def _stop_reload(self, generation: int, requests: tuple[int, ...], failure: Failure | None) -> None:
+    def _stop_reload(self, generation: int, requests: tuple[int, ...], failure: SlotFailure | None) -> None:
         if failure is None:
             error = ReloadFailed(None, POOL_ENDS)
         else:
@@ -218,7 +218,7 @@ class Keeper:
 
     # Words
 
-    def _describe(self, failure: Failure) -> str:
+    def _describe(self, failure: SlotFailure) -> str:
         if failure.status is None:
             return f"worker {failure.worker} was not ready within {RELOAD_SECONDS:g} s"
         if failure.overdue:

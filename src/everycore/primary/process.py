@@ -52,10 +52,10 @@ class WorkerProcess:
         status = self._system.reap(self._pidfd, group=group)
         if status is not None:
             self._loop.remove_reader(self._pidfd)
-            self._let_go()
+            self._close_fds()
             self._on_exit(status)
 
-    def _let_go(self) -> None:
+    def _close_fds(self) -> None:
         fds = [fd for fd in (self._pidfd, self._leash) if fd >= 0]
         self._pidfd = self._leash = -1
         close_all(fds)
@@ -82,7 +82,7 @@ class WorkerProcess:
 
     def abandon(self) -> None:
         """In a forked child: close our copy. The loop is the parent's, and not touched."""
-        self._let_go()
+        self._close_fds()
 
     def fileno(self) -> int:
         """The number of the pidfd, or -1."""

@@ -14,7 +14,7 @@ from everycore.core.lifecycle import Life
 BOOT_GRACE: Final = 1.0
 
 
-class Readiness:
+class WorkerReadiness:
     """That of one worker."""
 
     def __init__(self, life: Life, on_ready: Callable[[], None]) -> None:
@@ -28,7 +28,7 @@ class Readiness:
         """It is going to say when it is ready."""
         self.is_held = not self.is_ready
 
-    def say(self) -> None:
+    def announce(self) -> None:
         """It says that it is ready."""
         self.is_held = False
         self._become()

@@ -14,7 +14,7 @@ from everycore.primary.eventlog import EventLog
 from everycore.primary.handons import Exchange
 from everycore.primary.listeners.factory import DistributionSettings
 from everycore.primary.listeners.switchboard import Switchboard
-from everycore.primary.spawner import Terms
+from everycore.primary.spawner import SpawnTerms
 from everycore.system.board import PrimaryBoard
 from everycore.system.seam import System
 
@@ -25,7 +25,7 @@ class Runtime:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        terms: Terms,
+        terms: SpawnTerms,
         distribution: DistributionSettings,
         log: EventLog,
         book: Book,

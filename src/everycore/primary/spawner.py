@@ -35,7 +35,7 @@ GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SpawnTerms:
     """What every worker of a cluster is told. Times in seconds."""
 
     grace: float
@@ -46,7 +46,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class WorkerIdentity:
     """Which worker it is; `row` is its place on the board."""
 
     id: int
@@ -79,8 +79,8 @@ def command_line(settings: Settings, system: System) -> list[str]:
 
 def spawn(
     settings: Settings,
-    seat: Seat,
-    terms: Terms,
+    identity: WorkerIdentity,
+    terms: SpawnTerms,
     board_fd: int,
     env: Mapping[str, str | None] | None,
     system: System,
@@ -90,10 +90,10 @@ def spawn(
     Raises ConfigurationError for settings that can't work, OSError if the kernel refuses.
     """
     argv = command_line(settings, system)
-    identity, user_env = processes.resolve_identity(
+    credentials, user_env = processes.resolve_credentials(
         settings.uid, settings.gid, settings.groups, settings.umask
     )
-    is_foreign = identity.uid not in (None, os.geteuid())
+    is_foreign = credentials.uid not in (None, os.geteuid())
     _check_open(settings.pass_fds)
     if settings.serialization == "pickle" and is_foreign:
         raise ConfigurationError(
@@ -107,14 +107,14 @@ def spawn(
         channel, their_channel = _pair(keep, stack, socket.SOCK_STREAM)
         link, their_link = _pair(keep, stack, socket.SOCK_SEQPACKET)
         fds = their_channel.fileno(), their_link.fileno(), board_fd
-        ticket = _ticket(seat, terms, settings.serialization, (*fds, leash.theirs))
+        ticket = _ticket(identity, terms, settings.serialization, (*fds, leash.theirs))
         process = system.spawn(
             argv,
             env=_environment(settings.env, user_env, env, ticket),
             cwd=settings.cwd if settings.cwd is not None else role.start_directory,
             stdio=[_stream(stack, item) for item in _three_streams(settings)],
             pass_fds=(*fds, *settings.pass_fds),
-            identity=identity,
+            credentials=credentials,
             new_group=terms.new_group,
             leash=leash,
             orphan_signal=signal.SIGIO if terms.orphan_grace else signal.SIGKILL,
@@ -125,19 +125,21 @@ def spawn(
     return Child(process, channel, link, _permits(settings.addresses) if is_foreign else None)
 
 
-def _ticket(seat: Seat, terms: Terms, serialization: str, fds: tuple[int, int, int, int]) -> Ticket:
+def _ticket(
+    identity: WorkerIdentity, terms: SpawnTerms, serialization: str, fds: tuple[int, int, int, int]
+) -> Ticket:
     """The ticket of a worker that is about to start. `fds`: its channel, link, board and leash."""
     channel, link, board, leash = map(_named, fds)
     return Ticket(
-        id=seat.id,
-        slot=seat.slot,
-        generation=seat.generation,
+        id=identity.id,
+        slot=identity.slot,
+        generation=identity.generation,
         primary=os.getpid(),
         channel=channel,
         link=link,
         board=board,
         leash=leash,
-        row=seat.row,
+        row=identity.row,
         grace=terms.grace,
         orphan_grace=terms.orphan_grace,
         max_message=terms.max_message,

@@ -23,8 +23,8 @@ from everycore.events import Event, Message
 from everycore.model import ExitStatus, State, WorkerSnapshot
 from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.primary.process import WorkerProcess
-from everycore.primary.readiness import Readiness
-from everycore.primary.spawner import Seat
+from everycore.primary.readiness import WorkerReadiness
+from everycore.primary.spawner import WorkerIdentity
 
 E = TypeVar("E", bound=Event)
 
@@ -32,9 +32,9 @@ E = TypeVar("E", bound=Event)
 class Driver(Protocol):
     """What stands behind a `Worker`, as that knows it."""
 
-    seat: Seat
+    identity: WorkerIdentity
     life: Life
-    readiness: Readiness
+    readiness: WorkerReadiness
     process: WorkerProcess
     mailbox: Mailbox
     exited: asyncio.Future[ExitStatus]
@@ -77,17 +77,17 @@ class Worker:
     @property
     def id(self) -> int:
         """Counts up from 1; never used again."""
-        return self._driver.seat.id
+        return self._driver.identity.id
 
     @property
     def slot(self) -> int:
         """From 0; a replacement inherits it."""
-        return self._driver.seat.slot
+        return self._driver.identity.slot
 
     @property
     def generation(self) -> int:
         """Rises with each reload."""
-        return self._driver.seat.generation
+        return self._driver.identity.generation
 
     @property
     def pid(self) -> int | None:

@@ -12,12 +12,12 @@ import sys
 if __name__ == "__main__" and (path := os.environ.pop("_EVERYCORE_PATH", None)) is not None:
     sys.path[:] = path.split("\n")  # as `ops.interpreter` has written it
 
-from everycore import place
+from everycore import current
 from everycore.worker.signals import print_stacks_at_quit
 
 if __name__ == "__main__":
     told: list[int] = []
-    session = place.session()
+    session = current.session()
     if session is not None:
         session.signals.loop_begins()
         print_stacks_at_quit()

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from everycore.servers.exchanges import Ending, HttpExchange, WebSocketExchange
+from everycore.servers.exchanges import HttpExchange, LongExchange, WebSocketExchange
 from everycore.servers.interfaces import Asgi, Receive, Scope, Send
 
 #: Methods whose requests have no body, as a rule: nobody has to read one to its end.
@@ -43,8 +43,8 @@ class Draining:
         self._draw = draw
         self._loop = asyncio.get_running_loop()
         self._spread_until = 0.0
-        self._open: set[Ending] = set()
-        self._timers: dict[Ending, asyncio.TimerHandle] = {}
+        self._open: set[LongExchange] = set()
+        self._timers: dict[LongExchange, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, spread: float) -> None:
@@ -56,13 +56,13 @@ class Draining:
         for ending in self._open:
             self._schedule(ending)
 
-    def opened(self, ending: Ending) -> None:
+    def opened(self, ending: LongExchange) -> None:
         """Something that does not end by itself."""
         self._open.add(ending)
         if self.is_on:
             self._schedule(ending)
 
-    def ended(self, ending: Ending) -> None:
+    def ended(self, ending: LongExchange) -> None:
         """It has ended; again: nothing."""
         self._open.discard(ending)
         timer = self._timers.pop(ending, None)
@@ -75,7 +75,7 @@ class Draining:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _schedule(self, ending: Ending) -> None:
+    def _schedule(self, ending: LongExchange) -> None:
         seconds = max(self._spread_until - self._loop.time(), 0.0)
         self._timers[ending] = self._loop.call_later(self._draw(seconds), ending.end_soon)
 

@@ -24,14 +24,14 @@ _LONGEST_END: Final = max(map(len, _EVENT_ENDS))
 _CLOSE: Final = (b"connection", b"close")
 
 
-class Ending(Protocol):
+class LongExchange(Protocol):
     """A WebSocket or an event stream, which the worker ends by itself."""
 
     def end_soon(self) -> None:
         """Its time has come."""
 
 
-class Worker(Protocol):
+class ExchangeOwner(Protocol):
     """What an exchange knows of the worker: `everycore.servers.draining.Draining`."""
 
     #: It leaves.
@@ -41,10 +41,10 @@ class Worker(Protocol):
     #: To be called after each complete answer of a worker that leaves.
     answered: Callable[[], None]
 
-    def opened(self, ending: Ending) -> None:
+    def opened(self, ending: LongExchange) -> None:
         """Something that does not end by itself."""
 
-    def ended(self, ending: Ending) -> None:
+    def ended(self, ending: LongExchange) -> None:
         """It has ended; again: nothing."""
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -87,7 +87,7 @@ class HttpExchange:
 
     __slots__ = ("_body", "_closes", "_raw", "_stream", "_worker")
 
-    def __init__(self, worker: Worker, send: Send) -> None:
+    def __init__(self, worker: ExchangeOwner, send: Send) -> None:
         self._worker = worker
         self._raw = send
         self._closes = False
@@ -149,7 +149,7 @@ class EventStream:
 
     __slots__ = ("_is_busy", "_is_due", "_raw", "_tail", "_worker", "is_ended")
 
-    def __init__(self, worker: Worker, send: Send) -> None:
+    def __init__(self, worker: ExchangeOwner, send: Send) -> None:
         self._worker = worker
         self._raw = send
         self._is_busy = False
@@ -204,7 +204,7 @@ class WebSocketExchange:
 
     __slots__ = ("_is_closed_by_app", "_raw", "_worker", "is_ended")
 
-    def __init__(self, worker: Worker, send: Send) -> None:
+    def __init__(self, worker: ExchangeOwner, send: Send) -> None:
         self._worker = worker
         self._raw = send
         self._is_closed_by_app = False

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from everycore import place
+from everycore import current
 from everycore.entry import run
 from everycore.errors import ChannelClosed
 from everycore.ops import logs, outlets
@@ -37,7 +37,7 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
     `told`: the signals that have come so far to a process without a primary.
     """
     job = read_job(argv[1])
-    me = place.context()
+    me = current.context()
     with outlets.outlet_of(sys.stderr) as stream:
         logs.configure(
             f"worker {me.id}" if me else "everycore",
@@ -50,7 +50,7 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
 
 async def _work(job: Job, me: WorkerContext | None, told: Sequence[int]) -> int:
     # Signals are the loop's by now, or, without a primary, soon `_signalled`'s.
-    if told or place.is_leaving():
+    if told or current.is_leaving():
         return STATUS_STOPPED
     try:
         await _serve(job, me)
@@ -70,7 +70,7 @@ async def _serve(job: Job, me: WorkerContext | None) -> None:
         from everycore.servers.engines import Engine  # late: without uvicorn it is a failure to boot
 
         engine = Engine(app, access_log=job.access_log, spread=job.spread)
-        session = place.session()
+        session = current.session()
         way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
         await app.startup()
         try:

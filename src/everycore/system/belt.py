@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from everycore.system import packets
-from everycore.system.descriptors import release
+from everycore.system.descriptors import close_now
 from everycore.system.packets import MOST_DESCRIPTORS, Packet
 
 #: Connections in one message at most.
@@ -50,7 +50,7 @@ class Belt:
         packets.send(self.ours, message, fds)
 
     def receive(self) -> Packet | None:
-        """The worker's next word, as `packets.receive`."""
+        """The worker's next message, as `packets.receive`."""
         return packets.receive(self.ours)
 
     def read_back(self) -> Packet | None:
@@ -64,11 +64,11 @@ class Belt:
 
     def abandon(self) -> None:
         """In a forked child: close our copies of both."""
-        release(self.ours)
-        release(self.theirs)
+        close_now(self.ours)
+        close_now(self.theirs)
 
 
-def say_surely(
+def tell_primary_reliably(
     sock: socket.socket, message: bytes, fds: Sequence[int] = (), *, patience: float = PATIENCE
 ) -> bool:
     """As `say`, trying again for `patience` seconds: for what would be lost. It hardly ever has to."""
@@ -80,7 +80,7 @@ def say_surely(
     return True
 
 
-def say(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
+def tell_primary(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
     """The worker tells the primary.
 
     False if the belt is full or gone (the primary then finds out by itself).

@@ -81,7 +81,7 @@ def close_all(fds: Iterable[int]) -> None:
             continue
 
 
-def release(sock: socket.socket) -> None:
+def close_now(sock: socket.socket) -> None:
     """Close the number of `sock` at once, and take it from the object.
 
     For the copies of a forked child. `sock.close()` may wait for somebody who still uses the object, a loop
@@ -160,7 +160,7 @@ def fileno_of(handle: Any) -> int:
     return fd
 
 
-def let_go(handle: Any) -> None:
+def close_sent(handle: Any) -> None:
     """Close the sender's own object, so that using it later is OSError (EBADF).
 
     A socket and a `Descriptor` are detached first: their `close` may wait for files made of them.

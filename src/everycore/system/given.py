@@ -125,10 +125,10 @@ class GivenListener(StreamListener):
         """As `BoundSocket.bar`: it can't be had, for programs may have kept the socket that they made."""
         return False
 
-    def let_go(self) -> None:
+    def keep_file(self) -> None:
         """Leave the file to whoever has the socket from now on."""
         self._drop_spare()
-        super().let_go()
+        super().keep_file()
 
     def close(self) -> None:
         """Give the address up, and remove the file."""

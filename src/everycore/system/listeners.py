@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar, Self
 
 from everycore.system import closing, sockets
-from everycore.system.descriptors import release
+from everycore.system.descriptors import close_now
 from everycore.system.watched_accept import Watch
 
 
@@ -72,14 +72,14 @@ class BoundSocket:
     def turn_away(self) -> None:
         """If this kind of socket can: refuse newcomers from now on, and keep those who wait."""
 
-    def let_go(self) -> None:
+    def keep_file(self) -> None:
         """Leave the file to whoever has the socket from now on."""
         self._file = None
 
     def abandon(self) -> None:
         """In a forked child: close our copy. The address and its file are the parent's."""
         self._file = None
-        release(self.sock)
+        close_now(self.sock)
         self._end_watch()
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Credentials:
     """Whom a process should become. None: stay."""
 
     uid: int | None = None
@@ -58,7 +58,7 @@ def spawn(
     cwd: str | os.PathLike[str] | None,
     stdio: Sequence[Any],
     pass_fds: Sequence[int],
-    identity: Identity,
+    credentials: Credentials,
     new_group: bool,
     leash: Leash | None = None,
     orphan_signal: int = signal.SIGKILL,
@@ -75,10 +75,10 @@ def spawn(
         stdout=stdio[1],
         stderr=stdio[2],
         pass_fds=pass_fds if leash is None else (*pass_fds, leash.theirs),
-        user=identity.uid,
-        group=identity.gid,
-        extra_groups=identity.groups,
-        umask=identity.umask,
+        user=credentials.uid,
+        group=credentials.gid,
+        extra_groups=credentials.groups,
+        umask=credentials.umask,
         process_group=0 if new_group else None,
         bufsize=0,
     )
@@ -289,9 +289,9 @@ def script_command(script: str, exec_argv: Sequence[str] | None, args: Sequence[
 # --- users ------------------------------------------------------------------------------------------------
 
 
-def resolve_identity(
+def resolve_credentials(
     uid: int | str | None, gid: int | str | None, groups: Sequence[int | str] | None, umask: int | None
-) -> tuple[Identity, dict[str, str]]:
+) -> tuple[Credentials, dict[str, str]]:
     """Numbers for names, the user's own groups as initgroups(3) would set them, and HOME, USER, LOGNAME."""
     env: dict[str, str] = {}
     number = _user(uid) if uid is not None else None
@@ -306,7 +306,7 @@ def resolve_identity(
             env = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
             group = entry.pw_gid if group is None else group
             members = tuple(os.getgrouplist(entry.pw_name, group)) if members is None else members
-    return Identity(number, group, members, -1 if umask is None else umask), env
+    return Credentials(number, group, members, -1 if umask is None else umask), env
 
 
 def _user(name: int | str) -> int:

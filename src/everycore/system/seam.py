@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from everycore.model import ExitStatus
 from everycore.system import processes
 from everycore.system.leash import Leash
-from everycore.system.processes import Identity, Spawned
+from everycore.system.processes import Credentials, Spawned
 
 
 class System(Protocol):
@@ -34,7 +34,7 @@ class System(Protocol):
         cwd: str | os.PathLike[str] | None,
         stdio: Sequence[Any],
         pass_fds: Sequence[int],
-        identity: Identity,
+        credentials: Credentials,
         new_group: bool,
         leash: Leash | None = None,
         orphan_signal: int = signal.SIGKILL,

@@ -1,10 +1,10 @@
-"""Being woken one at a time: EPOLLEXCLUSIVE, taking turns, and the baton that repairs a swallowed wake-up.
+"""Being woken one at a time: EPOLLEXCLUSIVE, its queue, and the baton that repairs a swallowed wake-up.
 
 The two kernel facilities that make a shared listener fair.
 
 Facts (epoll_ctl(2), fs/eventpoll.c): of those registered with EPOLLEXCLUSIVE the kernel wakes the *first in
-the row* that sits in epoll_wait, always the same one; a worker that is busy does not swallow the wake-up.
-EPOLL_CTL_DEL and ADD move an entry to the end of the row, so idle workers take turns, and ADD looks at the
+the queue* that sits in epoll_wait, always the same one; a worker that is busy does not swallow the wake-up.
+EPOLL_CTL_DEL and ADD move an entry to the end of the queue, so idle workers take turns, and ADD looks at the
 level, so nothing is missed meanwhile. EXCLUSIVE can be given with ADD only, never with MOD. A worker that
 was woken and dies, stops or blocks before it accepts has swallowed the wake-up: the connection waits for
 the next one. Hence the baton, an eventfd(EFD_SEMAPHORE) in every worker's epoll: who gets it looks at the
@@ -21,8 +21,8 @@ from typing import Final
 _EXCLUSIVE: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
-class Turn:
-    """One descriptor's place in an event loop's epoll, exclusive and movable.
+class ExclusiveRegistration:
+    """One descriptor's registration in an event loop's epoll, exclusive and movable.
 
     The loop has added the descriptor in its own way; this replaces the registration behind its back,
     through a duplicate of the loop's epoll descriptor (the same epoll instance). The loop's tables stay as
@@ -32,21 +32,21 @@ class Turn:
     def __init__(self, epoll_fd: int, fd: int) -> None:
         self._epoll = select.epoll.fromfd(os.dup(epoll_fd))
         self._fd = fd
-        self.is_in = True
+        self.is_armed = True
         self._epoll.unregister(fd)
         self._epoll.register(fd, _EXCLUSIVE)
 
-    def step_out(self) -> None:
-        """Be not woken for a while."""
-        if self.is_in:
-            self.is_in = False
+    def disarm(self) -> None:
+        """Be woken no more until `rearm`."""
+        if self.is_armed:
+            self.is_armed = False
             self._unregister()
 
-    def to_the_end(self) -> None:
-        """Go to the end of the row, or come back to it; woken at once if there is something."""
-        if self.is_in:
+    def rearm(self) -> None:
+        """Go to the end of the queue, or come back to it; woken at once if there is something."""
+        if self.is_armed:
             self._unregister()
-        self.is_in = True
+        self.is_armed = True
         self._epoll.register(self._fd, _EXCLUSIVE)
 
     def _unregister(self) -> None:
@@ -77,7 +77,7 @@ class Baton:
 
 
 def pass_baton(fd: int) -> None:
-    """Wake the first in the baton's row; it takes the place of one that is still under way."""
+    """Wake the first in the baton's queue; it takes the place of one that is still under way."""
     take_baton(fd)
     with contextlib.suppress(BlockingIOError):  # somebody has put in all it holds: it wakes as it is
         os.eventfd_write(fd, 1)

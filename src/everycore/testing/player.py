@@ -92,7 +92,7 @@ class Player:
         self._listens[number] = granted
         self._channel.post(msgspec.structs.replace(request, request=number))
         sock = await granted
-        sock.say(wire.Serve(1))
+        sock.tell_primary(wire.Serve(1))
         return sock
 
     # --- what it hears ------------------------------------------------------------------------------------

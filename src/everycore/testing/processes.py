@@ -25,7 +25,7 @@ from everycore.foreign.signal_internals import signal_of
 from everycore.model import ExitStatus
 from everycore.role import VARIABLE
 from everycore.system.leash import Leash
-from everycore.system.processes import Identity, Spawned
+from everycore.system.processes import Credentials, Spawned
 from everycore.testing.clock import VirtualTimeLoop
 from everycore.ticket import Ticket
 
@@ -44,7 +44,7 @@ class Birth:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: str | None
-    identity: Identity
+    credentials: Credentials
     new_group: bool
 
 
@@ -125,7 +125,7 @@ class FakeSystem:
         cwd: str | os.PathLike[str] | None,
         stdio: Sequence[Any],
         pass_fds: Sequence[int],
-        identity: Identity,
+        credentials: Credentials,
         new_group: bool,
         leash: Leash | None = None,
         orphan_signal: int = signal.SIGKILL,
@@ -136,7 +136,7 @@ class FakeSystem:
         rest = dict(env)
         ticket = msgspec.json.decode(rest.pop(VARIABLE), type=Ticket)
         ours, theirs = zip(*(_pipe(item, number) for number, item in enumerate(stdio)), strict=True)
-        birth = Birth(tuple(argv), rest, None if cwd is None else os.fspath(cwd), identity, new_group)
+        birth = Birth(tuple(argv), rest, None if cwd is None else os.fspath(cwd), credentials, new_group)
         process = FakeProcess(birth, ticket, theirs)
         pidfd = process.open_pidfd()
         self._by_pidfd[pidfd] = process

@@ -17,7 +17,7 @@ from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
 from everycore.system import inherited, processes
 from everycore.system.board import WorkerBoard
-from everycore.system.descriptors import close_all, fill_standard_streams, release
+from everycore.system.descriptors import close_all, close_now, fill_standard_streams
 from everycore.system.orphan import Orphan
 from everycore.ticket import Ticket
 from everycore.worker.connections.ledger import Ledger
@@ -28,7 +28,7 @@ from everycore.worker.signals import WorkerSignals
 ORPHANED: Final = 75
 
 
-class Post:
+class Membership:
     """This process's place in the cluster: its sockets, as they were inherited."""
 
     def __init__(self, ticket: Ticket) -> None:
@@ -55,13 +55,13 @@ class Post:
 
     def abandon(self) -> None:
         """In a forked child: these are the parent's."""
-        release(self.channel)
+        close_now(self.channel)
         close_all((self.ticket.leash[0],))
         self.link.close()
         self.board.close()
 
 
-def join(ticket: Ticket) -> Post:
+def join(ticket: Ticket) -> Membership:
     """Take the place that `ticket` names."""
     with contextlib.suppress(OSError):  # no /dev/null, or no descriptor is left: it was so before
         fill_standard_streams()
@@ -70,17 +70,17 @@ def join(ticket: Ticket) -> Post:
     processes.become_likelier_victim()
     for fd, _ in (ticket.channel, ticket.link, ticket.leash):
         os.set_inheritable(fd, False)
-    post = Post(ticket)
+    membership = Membership(ticket)
     if ticket.orphan_grace:
-        post.orphan.install()
+        membership.orphan.install()
     if inherited.is_group_leader():
         inherited.write_from_background()
     # Before `Joined`: a worker that was asked to leave meanwhile is sent SIGTERM in answer to it.
-    post.signals.install(ignores_interrupt=ticket.ignores_interrupt, blocked=ticket.blocked)
-    post.channel.setblocking(True)
+    membership.signals.install(ignores_interrupt=ticket.ignores_interrupt, blocked=ticket.blocked)
+    membership.channel.setblocking(True)
     try:
-        post.channel.sendall(encode_frame(wire.encode(wire.Joined(os.getpid()))))
+        membership.channel.sendall(encode_frame(wire.encode(wire.Joined(os.getpid()))))
     except OSError:
         os._exit(ORPHANED)
-    post.channel.setblocking(False)
-    return post
+    membership.channel.setblocking(False)
+    return membership

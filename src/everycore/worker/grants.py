@@ -82,7 +82,7 @@ class Grants:
         message, fds = self._link.request(request, timeout=timeout)
         self._readiness.serves()
         sock = self._made(message, fds, started=True)
-        sock.say(wire.Serve(1))
+        sock.tell_primary(wire.Serve(1))
         return sock
 
     def bind(self, request: wire.Bind, fd: int) -> ClusterSocket:
@@ -92,9 +92,9 @@ class Grants:
 
     def take_back(self, sock: ClusterSocket) -> int:
         """Have the program's own socket back from the primary, still bound. Raises OSError."""
-        lease = sock.lease
-        assert lease is not None
-        _, fds = self._link.request(wire.Release(lease.listener))
+        grant = sock.grant
+        assert grant is not None
+        _, fds = self._link.request(wire.Release(grant.listener))
         return fds[0]
 
     def option(self, request: wire.SetOption | wire.GetOption) -> bytes:

@@ -23,7 +23,7 @@ from everycore.aio.mailbox import Mailbox
 from everycore.core import values, wire
 from everycore.errors import ProtocolError
 from everycore.system.descriptors import close_all
-from everycore.worker.boot import ORPHANED, Post
+from everycore.worker.boot import ORPHANED, Membership
 from everycore.worker.connections.handons import HandOns
 from everycore.worker.connections.reception import Receptions
 from everycore.worker.departure import Departure
@@ -41,22 +41,22 @@ _KERNELS_TURN: Final = 0.1
 class Session:
     """The worker's side of its life with the primary."""
 
-    def __init__(self, post: Post, make_face: Callable[[Session], Any]) -> None:
-        self._post = post
-        self.ticket = post.ticket
-        self.board = post.board
+    def __init__(self, membership: Membership, make_face: Callable[[Session], Any]) -> None:
+        self._membership = membership
+        self.ticket = membership.ticket
+        self.board = membership.board
         #: The count of open connections.
-        self.connections = post.connections
+        self.connections = membership.connections
         #: What SIGTERM and SIGINT do.
-        self.signals = post.signals
+        self.signals = membership.signals
         self.receptions = Receptions()
         #: Sockets that came over the channel: a transport made of one is a connection that a drain waits for.
         self.handles: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self.readiness = Readiness(post.link)
-        self.departure = Departure(post.connections, post.board, self.receptions)
-        self.departure.shutdown_timeout = post.ticket.shutdown_timeout
+        self.readiness = Readiness(membership.link)
+        self.departure = Departure(membership.connections, membership.board, self.receptions)
+        self.departure.shutdown_timeout = membership.ticket.shutdown_timeout
         self.handons = HandOns()
-        self.grants = Grants(post.link, post.connections, self.readiness, self.departure)
+        self.grants = Grants(membership.link, membership.connections, self.readiness, self.departure)
         self.emitter = Emitter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: Channel | None = None
@@ -98,7 +98,7 @@ class Session:
         if self._channel is None or self._mailbox is None:
             self._loop = loop
             self._channel = Channel(
-                self._post.channel,
+                self._membership.channel,
                 loop=loop,
                 peer="the primary",
                 decode=wire.decode_to_worker,
@@ -114,7 +114,7 @@ class Session:
                 make_message=self._message_maker(),
                 on_handle=self._on_handle,
             )
-            self._post.orphan.is_read = True
+            self._membership.orphan.is_read = True
             self._channel.post(wire.Attached())
         elif self._loop is not loop:
             raise RuntimeError("the channel of this worker belongs to another event loop")
@@ -165,7 +165,7 @@ class Session:
 
     def report(self, value: Any) -> None:
         """Send a message without a loop: for a program that has none, or none any more. Raises OSError."""
-        self._post.link.request(wire.Report(values.encode_json(value)))
+        self._membership.link.request(wire.Report(values.encode_json(value)))
 
     # --- signals ------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class Session:
             return
         self._has_said_leave = True
         # By the link, and before anything else is done: the primary knows it when the channel closes.
-        self._post.say_leave()
+        self._membership.say_leave()
         if self._loop is None:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
@@ -224,7 +224,7 @@ class Session:
         """The primary is gone, or has given this worker up."""
         if error is not None:
             log.error("the channel to the primary: %s", error)
-        self._post.orphan.is_leaving = True
+        self._membership.orphan.is_leaving = True
         if self.departure.exit_code is None:
             self.departure.exit_code = ORPHANED
         self._closed()
@@ -254,5 +254,5 @@ class Session:
         """In a forked child: all of this is the parent's."""
         if self._channel is not None:
             self._channel.abandon()
-        self._post.abandon()
+        self._membership.abandon()
         self.grants.abandon()

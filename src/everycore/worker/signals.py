@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, Final, Protocol
 
 from everycore.core import stopping
-from everycore.core.stopping import Do, Input, Worker
+from everycore.core.stopping import StopAction, StopInput, WorkerStage
 from everycore.held_signals import hear, held, would_be_dropped
 from everycore.system import forked_signals, inherited
 
@@ -39,7 +39,7 @@ _LAST_WORD: Final = 1.0
 _start_thread: Final = _thread.start_new_thread
 _sleep: Final = time.sleep
 
-_LOOP_HEARS: Final = {signal.SIGTERM: Input.LOOP_HEARS_TERM, signal.SIGINT: Input.LOOP_HEARS_INT}
+_LOOP_HEARS: Final = {signal.SIGTERM: StopInput.LOOP_HEARS_TERM, signal.SIGINT: StopInput.LOOP_HEARS_INT}
 
 
 class Loop(Protocol):
@@ -59,7 +59,7 @@ class WorkerSignals:
     def __init__(
         self, grace: float, tell_primary: Callable[[], None], is_at_work: Callable[[], bool]
     ) -> None:
-        self._machine = stopping.Machine(stopping.WORKER, Worker.PROGRAM)
+        self._machine = stopping.Machine(stopping.WORKER, WorkerStage.PROGRAM)
         self._grace = grace
         self._tell_primary = tell_primary
         self._is_at_work = is_at_work
@@ -69,13 +69,13 @@ class WorkerSignals:
         #: Handlers from before the loop of `everycore.run`, and that loop's own.
         self._previous: dict[int, Any] = {}
         self._loops_own: dict[int, Any] = {}
-        self._steps: dict[Do, Callable[[int, FrameType | None], object]] = {
-            Do.WAIT: self._wait_elsewhere,
-            Do.WAIT_HERE: lambda _number, _frame: self._wait(self._begin_to_leave()),
-            Do.EXIT: self._exit,
+        self._steps: dict[StopAction, Callable[[int, FrameType | None], object]] = {
+            StopAction.WAIT: self._wait_elsewhere,
+            StopAction.WAIT_HERE: lambda _number, _frame: self._wait(self._begin_to_leave()),
+            StopAction.EXIT: self._exit,
             # Without a thread it is the primary's SIGKILL that ends a loop which does not hear.
-            Do.GUARD: lambda number, _: _start_helper(self._guard, number),
-            Do.DIE: self._die,
+            StopAction.GUARD: lambda number, _: _start_helper(self._guard, number),
+            StopAction.DIE: self._die,
         }
 
     # --- what happens to the process ----------------------------------------------------------------------
@@ -113,12 +113,12 @@ class WorkerSignals:
         """`everycore.run`, or a program that is sure to call it, has this process from now on."""
         if _is_main_thread():
             with held(*SIGNALS):
-                self._take(Input.LOOP_BEGINS)
+                self._take(StopInput.LOOP_BEGINS)
 
     def loop_runs(self, loop: Loop, leave: Callable[[], object], cancel: Callable[[], object]) -> None:
         """`everycore.run` has begun `main` on `loop`: leave by `leave`, and cancel `main` by `cancel`."""
-        self._steps[Do.LEAVE] = lambda _number, _frame: leave()
-        self._steps[Do.CANCEL] = lambda _number, _frame: cancel()
+        self._steps[StopAction.LEAVE] = lambda _number, _frame: leave()
+        self._steps[StopAction.CANCEL] = lambda _number, _frame: cancel()
         if not _is_main_thread():
             return
         with held(*SIGNALS):
@@ -129,12 +129,12 @@ class WorkerSignals:
                 # outlive every signal but SIGKILL.
                 self._loops_own[number] = signal.getsignal(number)
                 self._hear(number)
-            self._take(Input.LOOP_RUNS)
+            self._take(StopInput.LOOP_RUNS)
 
     def departs(self) -> None:
         """The worker has begun to leave, whoever asked."""
         if _is_main_thread():
-            self._take(Input.DEPARTS)
+            self._take(StopInput.DEPARTS)
 
     def loop_ends(self) -> None:
         """The loop of `everycore.run` is closed, and its handlers with it."""
@@ -145,7 +145,7 @@ class WorkerSignals:
                 signal.signal(number, previous)
             self._previous.clear()
             self._loops_own.clear()
-            self._take(Input.LOOP_ENDS)
+            self._take(StopInput.LOOP_ENDS)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler of Python's, in the main thread."""
@@ -157,7 +157,7 @@ class WorkerSignals:
         self._take(self._meaning_of(number), number, frame)
 
     def is_interrupt(self, error: BaseException) -> bool:
-        """Whether `error` is what has become of `Do.EXIT`."""
+        """Whether `error` is what has become of `StopAction.EXIT`."""
         if isinstance(error, BaseExceptionGroup):
             return all(map(self.is_interrupt, error.exceptions))
         return self._has_waited and isinstance(error, KeyboardInterrupt)
@@ -168,14 +168,14 @@ class WorkerSignals:
         signal.signal(number, self)
         forked_signals.own(number)
 
-    def _meaning_of(self, number: int) -> Input:
+    def _meaning_of(self, number: int) -> StopInput:
         if self._has_waited:
-            return Input.WAITED_LATE if _has_come_to_its_end() else Input.WAITED
+            return StopInput.WAITED_LATE if _has_come_to_its_end() else StopInput.WAITED
         if _has_come_to_its_end():
-            return Input.LATE
-        return Input.INT if number == signal.SIGINT else Input.TERM
+            return StopInput.LATE
+        return StopInput.INT if number == signal.SIGINT else StopInput.TERM
 
-    def _take(self, what: Input, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+    def _take(self, what: StopInput, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         for action in self._machine.take(what, time.monotonic()):
             self._steps[action](number, frame)
 
@@ -245,12 +245,12 @@ class WorkerSignals:
 
     def _guard(self, number: int) -> None:
         _sleep(self._grace)
-        if self._machine.stage is not Worker.ASKED:
+        if self._machine.stage is not WorkerStage.ASKED:
             return
         self._has_waited = True
         os.kill(os.getpid(), number)
         _sleep(_LAST_WORD)
-        if self._machine.stage in (Worker.ASKED, Worker.DEAF):  # the main thread stands still in C
+        if self._machine.stage in (WorkerStage.ASKED, WorkerStage.DEAF):  # the main thread stands still in C
             os.kill(os.getpid(), signal.SIGKILL)
 
     # --- in the main thread -------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Whether a listener listens, as the last or the first of its ready workers goes or comes.
 
-With nobody ready it refuses newcomers, or holds them for a while, as `Absence` says. Invariant: connections
-flow exactly while the listener is to listen, a worker is ready, its doors are open, and nobody else has taken
-the port.
+With nobody ready it refuses newcomers, or holds them for a while, as `NoWorkerBehaviour` says. Invariant:
+connections flow exactly while the listener is to listen, a worker is ready, its doors are open, and nobody
+else has taken the port.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NoWorker = Literal["refuse", "hold"]
 
 
 @dataclass(frozen=True, slots=True)
-class Absence:
+class NoWorkerBehaviour:
     """What to do with new connections while no worker is ready; `hold_timeout` in seconds."""
 
     when_no_worker: NoWorker = "refuse"
@@ -44,14 +44,14 @@ class Attendance:
         distribution: Distribution,
         doors: Doors,
         subscribers: Mapping[int, Subscriber],
-        absence: Absence,
+        no_worker: NoWorkerBehaviour,
     ) -> None:
         self._loop = loop
         self._socket = socket
         self._distribution = distribution
         self._doors = doors
         self._subscribers = subscribers
-        self._absence = absence
+        self._no_worker = no_worker
         #: Whether the listener is to listen: not while its address is only bound, nor once it is closed.
         self.counts = False
         self._hold: asyncio.TimerHandle | None = None
@@ -84,11 +84,11 @@ class Attendance:
             self._cancel_hold()
             if self._doors.are_open:
                 self._listen_again()
-        elif self._absence.when_no_worker == "refuse" or not self._doors.are_open:
+        elif self._no_worker.when_no_worker == "refuse" or not self._doors.are_open:
             self._refuse()
         elif self._hold is None and self._socket.is_listening:
             self._distribution.set_flowing(False)
-            self._hold = self._loop.call_later(self._absence.hold_timeout, self._refuse)
+            self._hold = self._loop.call_later(self._no_worker.hold_timeout, self._refuse)
 
     def _cancel_hold(self) -> None:
         if self._hold is not None:

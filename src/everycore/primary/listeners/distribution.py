@@ -69,10 +69,10 @@ class Distribution(Protocol):
         it is withdrawn before.
         """
 
-    def take(self, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
+    def take(self, subscriber: Subscriber, message: Any, fds: list[int]) -> None:
         """What `subscriber` says about connections. Raises ProtocolError; owns the descriptors. HOT."""
 
-    def heard(self) -> None:
+    def on_belt_read(self) -> None:
         """All that a worker said was taken."""
 
     def close(self) -> None:

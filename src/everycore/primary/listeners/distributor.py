@@ -212,13 +212,13 @@ class Distributor:
 
     # --- what workers say ---------------------------------------------------------------------------------
 
-    def take(self, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
+    def take(self, subscriber: Subscriber, message: Any, fds: list[int]) -> None:
         """As `Distribution.take`."""
         worker = subscriber.client.id
-        if type(word) is wire.Acked:
-            self.dispatcher.acknowledged(worker, word.last, self._loop.time(), word.cost / 1e6)
+        if type(message) is wire.Acked:
+            self.dispatcher.acknowledged(worker, message.last, self._loop.time(), message.cost / 1e6)
             return
-        match word:
+        match message:
             case wire.GiveBack(number, peer):
                 # Without a descriptor: we are out of them, and the kernel dropped it.
                 self._came_back(subscriber, ReadBack(number, 1, [(fd, peer) for fd in fds]))
@@ -229,8 +229,8 @@ class Distributor:
                 if was_finishing and not subscriber.is_leaving:
                     self._end_finishing()
 
-    def heard(self) -> None:
-        """As `Distribution.heard`."""
+    def on_belt_read(self) -> None:
+        """As `Distribution.on_belt_read`."""
         if self.dispatcher.needs_turn:
             self._turn()
         elif self._on_shut is not None:

@@ -74,11 +74,11 @@ class Doors:
 
     def open(self) -> None:
         """A worker has come that is not to leave."""
-        self.forget()
+        self.cancel()
         self._end()
         self._state = _State.OPEN
 
-    def forget(self) -> None:
+    def cancel(self) -> None:
         """Stop closing: the listener ends anyway."""
         if self._barring is not None:
             self._barring.cancel()

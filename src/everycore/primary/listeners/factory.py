@@ -11,7 +11,7 @@ from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
 from everycore.core.lanes import Lanes
 from everycore.core.listeners import ListenKey, Listing
-from everycore.primary.listeners.attendance import Absence, NoWorker
+from everycore.primary.listeners.attendance import NoWorker, NoWorkerBehaviour
 from everycore.primary.listeners.distribution import Distribution
 from everycore.primary.listeners.distributor import Distributor
 from everycore.primary.listeners.listener import Listener
@@ -74,9 +74,9 @@ class ListenerFactory:
 
     def make(self, listing: Listing, sock: BoundSocket) -> Listener:
         """The listener `listing`, on `sock`."""
-        absence = Absence(self._settings.when_no_worker, self._settings.hold_timeout)
+        no_worker = NoWorkerBehaviour(self._settings.when_no_worker, self._settings.hold_timeout)
         distribution = self._distribution(listing.key, sock)
-        return Listener(self._loop, sock, listing, absence, self._on_closed, distribution)
+        return Listener(self._loop, sock, listing, no_worker, self._on_closed, distribution)
 
     def _distribution(self, key: ListenKey, sock: BoundSocket) -> Distribution:
         """Datagrams are always shared, as in Node: there is no connection to hand over."""

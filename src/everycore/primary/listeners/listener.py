@@ -18,7 +18,7 @@ from everycore.aio.steps import take_all
 from everycore.core import wire
 from everycore.core.listeners import Listing
 from everycore.errors import ProtocolError
-from everycore.primary.listeners.attendance import Absence, Attendance
+from everycore.primary.listeners.attendance import Attendance, NoWorkerBehaviour
 from everycore.primary.listeners.distribution import LAST_WORDS, Distribution
 from everycore.primary.listeners.doors import Doors
 from everycore.primary.listeners.subscriber import Client, Subscriber
@@ -37,7 +37,7 @@ class Listener:
         loop: asyncio.AbstractEventLoop,
         socket: BoundSocket,
         listing: Listing,
-        absence: Absence,
+        no_worker: NoWorkerBehaviour,
         on_closed: Callable[[Listener, int], None],
         distribution: Distribution,
     ) -> None:
@@ -48,7 +48,7 @@ class Listener:
         self._on_closed = on_closed
         self._subscribers: dict[int, Subscriber] = {}
         self._doors = Doors(loop, socket, distribution, self._on_doors_closed)
-        self._attendance = Attendance(loop, socket, distribution, self._doors, self._subscribers, absence)
+        self._attendance = Attendance(loop, socket, distribution, self._doors, self._subscribers, no_worker)
 
     def descriptors(self) -> Iterator[int]:
         """The numbers of the listener and the belts."""
@@ -173,7 +173,7 @@ class Listener:
 
     def close(self) -> None:
         """Give everything up."""
-        self._doors.forget()
+        self._doors.cancel()
         self._attendance.end()
         steps: list[Callable[[], object]] = [self.distribution.close]
         steps += [partial(self.remove, worker) for worker in self._subscribers]
@@ -206,7 +206,7 @@ class Listener:
 
     # --- what workers say ---------------------------------------------------------------------------------
 
-    def hear(self, worker: int) -> None:
+    def read_belt(self, worker: int) -> None:
         """Take note of what `worker` said on its belt up to now, before something it says elsewhere."""
         self._on_upstream(worker)
 
@@ -218,7 +218,7 @@ class Listener:
         except ProtocolError as exc:
             subscriber.client.on_violation(exc)
         else:
-            self.distribution.heard()
+            self.distribution.on_belt_read()
 
     def _read_last_words(self, subscriber: Subscriber) -> None:
         with contextlib.suppress(ProtocolError):
@@ -227,28 +227,28 @@ class Listener:
     def _read_upstream(self, worker: int, subscriber: Subscriber, most: int) -> None:
         """HOT: runs once an acknowledgement."""
         for _ in range(most):
-            said = subscriber.next_word()
+            said = subscriber.next_message()
             if said is None:
                 return
             self._take(worker, subscriber, *said)
             if worker not in self._subscribers:  # it closed
                 return
 
-    def _take(self, worker: int, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
-        if type(word) is wire.Serve:
-            self._asked(subscriber, word)
-        elif type(word) is wire.Close:
+    def _take(self, worker: int, subscriber: Subscriber, message: Any, fds: list[int]) -> None:
+        if type(message) is wire.Serve:
+            self._asked(subscriber, message)
+        elif type(message) is wire.Close:
             if not subscriber.is_leaving:
                 self._on_closed(self, worker)
         else:
-            self.distribution.take(subscriber, word, fds)
+            self.distribution.take(subscriber, message, fds)
 
-    def _asked(self, subscriber: Subscriber, word: wire.Serve) -> None:
-        if not 1 <= word.batch <= MOST_BATCH:
-            raise ProtocolError(f"asked for {word.batch} connections a message")
-        if word.room is not None and word.room < 1:
-            raise ProtocolError(f"asked to be served, with room for {word.room} connections")
-        is_first, subscriber.batch, subscriber.room = not subscriber.batch, word.batch, word.room
+    def _asked(self, subscriber: Subscriber, message: wire.Serve) -> None:
+        if not 1 <= message.batch <= MOST_BATCH:
+            raise ProtocolError(f"asked for {message.batch} connections a message")
+        if message.room is not None and message.room < 1:
+            raise ProtocolError(f"asked to be served, with room for {message.room} connections")
+        is_first, subscriber.batch, subscriber.room = not subscriber.batch, message.batch, message.room
         if is_first:
             subscriber.client.on_serving(self)  # which may make it ready, and so serve it
         if subscriber.ready:

@@ -104,13 +104,13 @@ class SharedDistribution:
         self.withdraw(subscriber)
         return True
 
-    def take(self, subscriber: Subscriber, word: Any, fds: list[int]) -> None:
+    def take(self, subscriber: Subscriber, message: Any, fds: list[int]) -> None:
         """As `Distribution.take`: there is nothing to say."""
         close_all(fds)
-        raise ProtocolError(f"{type(word).__name__} on the belt of a shared listener")
+        raise ProtocolError(f"{type(message).__name__} on the belt of a shared listener")
 
-    def heard(self) -> None:
-        """As `Distribution.heard`."""
+    def on_belt_read(self) -> None:
+        """As `Distribution.on_belt_read`."""
 
     # --- the flow -----------------------------------------------------------------------------------------
 

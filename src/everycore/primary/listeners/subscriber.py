@@ -74,7 +74,7 @@ class Subscriber:
         """Report that it broke the protocol, once what is under way is finished."""
         loop.call_soon(self.client.on_violation, error)
 
-    def next_word(self) -> tuple[Any, list[int]] | None:
+    def next_message(self) -> tuple[Any, list[int]] | None:
         """What it says next on its belt, with the descriptors of a `GiveBack`; None: nothing. HOT.
 
         Raises ProtocolError, all descriptors closed, if that is not of the protocol or the belt is broken.
@@ -89,15 +89,15 @@ class Subscriber:
             raise ProtocolError("it has shut down its belt")
         data, fds, is_truncated = message
         try:
-            word = wire.decode_upstream(data)
+            message = wire.decode_upstream(data)
         except ProtocolError as exc:
             close_all(fds)
             raise ProtocolError(f"on a belt: {exc}") from exc
-        expected = 1 if type(word) is wire.GiveBack else 0
+        expected = 1 if type(message) is wire.GiveBack else 0
         if len(fds) != expected and not (is_truncated and expected and not fds):
             close_all(fds)
-            raise ProtocolError(f"{type(word).__name__} came with {len(fds)} descriptors")
-        return word, fds
+            raise ProtocolError(f"{type(message).__name__} came with {len(fds)} descriptors")
+        return message, fds
 
     def read_back(self) -> ReadBack | None:
         """Take from the belt the oldest message that the worker has not read; None: there is none.

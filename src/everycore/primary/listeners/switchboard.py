@@ -17,7 +17,7 @@ from functools import partial
 
 from everycore.aio.steps import take_all
 from everycore.core import wire
-from everycore.core.listeners import Bind, Conflict, ListenerBook, ListenKey
+from everycore.core.listeners import BindNew, Conflict, ListenerBook, ListenKey
 from everycore.model import ListenerSnapshot
 from everycore.primary.listeners.factory import DistributionSettings, ListenerFactory
 from everycore.primary.listeners.leftovers import Leftovers
@@ -59,7 +59,7 @@ class Switchboard:
         self._book: ListenerBook[Listener] = ListenerBook()
         self._ready: set[int] = set()
         self._resting: set[int] = set()
-        self._leftovers = Leftovers(loop, settings.hold_timeout, self._let_go)
+        self._leftovers = Leftovers(loop, settings.hold_timeout, self._close_address)
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -69,7 +69,7 @@ class Switchboard:
         `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its
         first word on the belt: who connects the moment `start_server` has returned must not be refused.
         """
-        self.hear(client.id)
+        self.read_belts(client.id)
         key = _key_of(request)
         what = f"descriptor {key.fd}" if key.fd is not None else describe(key.address, key.family)
         if key.kind not in KINDS or (key.fd is None and key.family not in FAMILIES):
@@ -77,7 +77,7 @@ class Switchboard:
         answer = self._book.ask(client.id, key, v6only=request.v6only)
         if isinstance(answer, Conflict):
             raise listen_error(answer.errno, what)
-        if isinstance(answer, Bind):
+        if isinstance(answer, BindNew):
             sock = self._factory.bound(answer.key, request)
             listener = self._listener(answer.key, sock, v6only=request.v6only)
         else:
@@ -95,7 +95,7 @@ class Switchboard:
 
         Raises OSError; ENOENT for a listener that `worker` does not hold.
         """
-        self.hear(worker)
+        self.read_belts(worker)
         listener = self._held(worker, request.listener)
         listener.socket.backlog = request.backlog
         listener.start()
@@ -107,7 +107,7 @@ class Switchboard:
 
         Raises OSError as bind(2) does. `given` is the listener from now on, or closed.
         """
-        self.hear(client.id)
+        self.read_belts(client.id)
         key = ListenKey(off_the_wire(request.address), given.family, given.type)
         v6only = is_v6only(given)
         with contextlib.ExitStack() as stack:
@@ -117,7 +117,7 @@ class Switchboard:
             answer = self._book.ask(client.id, key, v6only=v6only)
             if isinstance(answer, Conflict):
                 raise OSError(answer.errno, os.strerror(answer.errno))
-            if isinstance(answer, Bind):
+            if isinstance(answer, BindNew):
                 place = (request.folder, request.name)
                 sock = bind_given(given, key.address, mode=request.mode, place=place)
                 stack.pop_all()
@@ -131,19 +131,19 @@ class Switchboard:
             self._close_unheld(listener)
             raise
 
-    def give_up(self, worker: int, number: int) -> None:
+    def decline(self, worker: int, number: int) -> None:
         """`worker` did not wait for the listener that it was granted."""
         listener = self._book.get(number)
         if listener is not None and listener.holds(worker):
             self._on_closed(listener, worker)
 
-    def release(self, worker: int, number: int) -> int:
+    def take_back(self, worker: int, number: int) -> int:
         """Give the listener up, and return its descriptor. Raises OSError: EADDRINUSE if others hold it."""
         listener = self._held(worker, number)
         if listener.subscribers != [worker]:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         fd = duplicate(listener.socket.sock.fileno())
-        listener.socket.let_go()
+        listener.socket.keep_file()
         self._close(listener)
         return fd
 
@@ -242,13 +242,13 @@ class Switchboard:
     def _disconnect(self, worker: int, listener: Listener, *, keep: bool) -> None:
         listener.remove(worker)
         if not listener.subscribers and not keep:
-            self._let_go(listener)
+            self._close_address(listener)
         else:
             _restore_name(listener)  # its program may have removed what it took for its own file
 
-    def _let_go(self, listener: Listener) -> None:
+    def _close_address(self, listener: Listener) -> None:
         if isinstance(listener.socket, GivenListener):
-            listener.socket.let_go()  # its program removes the file of a unix socket, or leaves it
+            listener.socket.keep_file()  # its program removes the file of a unix socket, or leaves it
         self._close(listener)
 
     def _close(self, listener: Listener) -> None:
@@ -259,10 +259,10 @@ class Switchboard:
         if not listener.subscribers:
             self._close(listener)
 
-    def hear(self, worker: int) -> None:
+    def read_belts(self, worker: int) -> None:
         """A `Close` that the worker put on a belt before this request comes before it."""
         for listener in self._book.held_by(worker):
-            listener.hear(worker)
+            listener.read_belt(worker)
 
     def close(self) -> None:
         """Close every listener."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everycore.worker.connections.ledger import Ledger
-    from everycore.worker.connections.limits import Limit
+    from everycore.worker.connections.limits import ConnectionLimit
 
 
 class CountedSocket(socket.socket):
@@ -26,7 +26,9 @@ class CountedSocket(socket.socket):
 
     __slots__ = ("_carrier", "_is_copied", "_kinds", "_ledger", "entry")
 
-    def __init__(self, family: int, kind: int, proto: int, fd: int, ledger: Ledger, server: Limit) -> None:
+    def __init__(
+        self, family: int, kind: int, proto: int, fd: int, ledger: Ledger, server: ConnectionLimit
+    ) -> None:
         super().__init__(family, kind, proto, fd)
         self._kinds = _kinds(family, kind)
         self._carrier: Callable[[], Any] | None = None

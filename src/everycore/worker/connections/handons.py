@@ -29,7 +29,7 @@ class HandOns:
     """What this worker hands on and takes over."""
 
     def __init__(self) -> None:
-        self._post: Callable[[Any, Sequence[int]], None] | None = None
+        self._send_by_channel: Callable[[Any, Sequence[int]], None] | None = None
         self._taker: Taker | None = None
         #: How many more this worker may hand on: as the primary counts them.
         self._left = 0
@@ -43,24 +43,24 @@ class HandOns:
 
     def speak_by(self, post: Callable[[Any, Sequence[int]], None]) -> None:
         """`post` sends a message to the primary."""
-        self._post = post
+        self._send_by_channel = post
 
     def begin(self, taker: Taker) -> None:
         """Tell the primary that this worker's server can do both; `taker` serves what comes, and owns it."""
         self._taker = taker
         self._left = max(descriptor_limit() - _SPARE, 0)
-        self._say(wire.CanHandOn(self._left))
+        self._send(wire.CanHandOn(self._left))
 
     def hand_on(self, fd: int) -> None:
         """Let another worker have this connection; the descriptor is not the caller's any more."""
         self._left -= 1
-        self._say(wire.HandOn(), (fd,))
+        self._send(wire.HandOn(), (fd,))
 
-    def _say(self, message: Any, fds: Sequence[int] = ()) -> None:
-        if self._post is None:
+    def _send(self, message: Any, fds: Sequence[int] = ()) -> None:
+        if self._send_by_channel is None:
             close_all(fds)
         else:
-            self._post(message, fds)
+            self._send_by_channel(message, fds)
 
     def take_over(self, fds: Sequence[int]) -> None:
         """A connection has come. Raises ProtocolError if it has not."""

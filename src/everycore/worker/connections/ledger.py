@@ -22,7 +22,7 @@ from everycore.worker.connections.files import Files
 
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
-    from everycore.worker.connections.limits import Limit
+    from everycore.worker.connections.limits import ConnectionLimit
 
 
 class Connection(Protocol):
@@ -38,7 +38,7 @@ class Entry:
 
     __slots__ = ("_ledger", "connection", "server")
 
-    def __init__(self, ledger: Ledger, server: Limit, connection: Connection) -> None:
+    def __init__(self, ledger: Ledger, server: ConnectionLimit, connection: Connection) -> None:
         self._ledger: Ledger | None = ledger
         self.server = server
         self.connection = connection
@@ -73,7 +73,7 @@ class Ledger:
         """How many connections are open."""
         return len(self._entries) + self._files.count_open()
 
-    def opened(self, server: Limit, connection: Connection) -> Entry:
+    def opened(self, server: ConnectionLimit, connection: Connection) -> Entry:
         """A connection of `server` was accepted; call `closed` of what this returns when it has ended."""
         entry = Entry(self, server, connection)
         self._entries.add(entry)
@@ -105,7 +105,7 @@ class Ledger:
         """Count the connections that a listener of the program's own accepts in C, without our seeing it."""
         self._files.find_at(fd)
 
-    def connections_of(self, server: Limit) -> list[Connection]:
+    def connections_of(self, server: ConnectionLimit) -> list[Connection]:
         """The open connections of one server."""
         return [entry.connection for entry in self._entries if entry.server is server]
 

@@ -17,7 +17,7 @@ from everycore.aio.subscriptions import call_back, check_plain
 from everycore.settings import check_count
 
 
-class Limit:
+class ConnectionLimit:
     """The limit of one server. Without one it only counts. HOT: called twice a connection."""
 
     __slots__ = ("_most", "_on_drop", "_was_full", "_watchers", "open")
@@ -101,7 +101,7 @@ def limit_connections(
     function.
     """
     limit = getattr(server, "connection_limit", None)
-    if not isinstance(limit, Limit):
+    if not isinstance(limit, ConnectionLimit):
         raise TypeError(
             "limit_connections() takes a server that listens through the primary, "
             f"not {type(server).__name__}"

@@ -1,7 +1,7 @@
 """What takes connections off a belt and gives them to a server.
 
-One message a turn, the acknowledgement after the turn, and the word to the primary when this worker can take
-no more: its server is at its limit, or descriptors run short. HOT: `on_readable` runs for every batch.
+One message a turn, the acknowledgement after the turn, and `Full` to the primary when this worker can take no
+more: its server is at its limit, or descriptors run short. HOT: `on_readable` runs for every batch.
 
 Invariant: a connection taken off a belt is given to the program, given back, or dropped on request, in this
 very call, also if the program closes its server in the middle of a batch; and its ack leaves only after the
@@ -22,13 +22,13 @@ from typing import Any, Final, Protocol
 from everycore.core import wire
 from everycore.core.lanes import MOST_CREDIT
 from everycore.system import belt, packets, sockets
-from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.listening.clustersocket import ClusterSocket
 
 #: With fewer free descriptor numbers than this (or a quarter of the limit) a worker says that it is full.
 RESERVE: Final = 32
 #: How often a worker that is short of descriptors looks whether it has some again, in seconds; and how soon
-#: it repeats a word that its belt did not take.
+#: it repeats a message that its belt did not take.
 LOOK_AGAIN: Final = 0.1
 
 
@@ -61,7 +61,7 @@ class BeltReader:
         loop: asyncio.AbstractEventLoop,
         sock: ClusterSocket,
         giver: Giver,
-        limit: Limit,
+        limit: ConnectionLimit,
         *,
         receptions: Receptions,
         descriptor_limit: int,
@@ -92,7 +92,7 @@ class BeltReader:
         self._receptions.add(self)
         self._sock.when_closed(self._give_back)
         self.limit.watch(on_full=self._tell, on_room=self._tell)
-        self._sock.say(wire.Serve(belt.MOST_BATCH))
+        self._sock.tell_primary(wire.Serve(belt.MOST_BATCH))
         self._tell()
 
     def on_readable(self) -> None:
@@ -144,11 +144,11 @@ class BeltReader:
         self._taken += len(handover.peers)
         self._was_single = len(handover.peers) == 1
         self._loop.call_soon(self._later, self._giver.turns - 1, last, since, before)
-        return self._sock.lease is not None
+        return self._sock.grant is not None
 
     def take_all(self) -> None:
         """Take what has come so far, before this worker leaves: the primary may have nobody else for it."""
-        while self._sock.lease is not None and self.take():
+        while self._sock.grant is not None and self.take():
             pass
 
     def _give_back(self) -> None:
@@ -156,7 +156,7 @@ class BeltReader:
         patience = belt.PATIENCE  # for all of them: the loop stands still meanwhile
         while self._rest:
             number, fd, peer = self._rest.pop()
-            if not self._sock.say_surely(wire.GiveBack(number, peer), (fd,), patience=patience):
+            if not self._sock.tell_primary_reliably(wire.GiveBack(number, peer), (fd,), patience=patience):
                 patience = 0.0
                 lost = ConnectionAbortedError("a connection could not be given back to the primary")
                 tell_failed(self._loop, lost)
@@ -168,14 +168,14 @@ class BeltReader:
         else:  # busy `since` then, the loop has taken that many meanwhile
             seconds = (time.monotonic() - since) / max(self._taken - before, 1)
             self._unacked -= 1
-            self._say(wire.Acked(last, int(seconds * 1e6)))
+            self._acknowledge(wire.Acked(last, int(seconds * 1e6)))
             self._giver.advance()
 
-    def _say(self, word: wire.Acked) -> None:
+    def _acknowledge(self, message: wire.Acked) -> None:
         """Say it now or, if the belt is full, later: a primary that never hears it gives us nothing more."""
         self._unsaid = None
-        if self._sock.lease is not None and not self._sock.say(word):
-            self._unsaid = word  # it stands for all before it
+        if self._sock.grant is not None and not self._sock.tell_primary(message):
+            self._unsaid = message  # it stands for all before it
             self._look_again_later()
 
     # --- no room ------------------------------------------------------------------------------------------
@@ -185,9 +185,9 @@ class BeltReader:
         room = 0 if self._is_short else self.limit.room
         if room is not None and room >= MOST_CREDIT:
             room = None  # more than the primary would give at once
-        if room == self._told or self._sock.lease is None:
+        if room == self._told or self._sock.grant is None:
             return
-        if self._sock.say(wire.Full() if room == 0 else wire.Serve(belt.MOST_BATCH, room)):
+        if self._sock.tell_primary(wire.Full() if room == 0 else wire.Serve(belt.MOST_BATCH, room)):
             self._told = room
         else:
             self._look_again_later()
@@ -211,13 +211,13 @@ class BeltReader:
 
     def _look_again(self) -> None:
         self._waits = None
-        if self._sock.lease is None:
+        if self._sock.grant is None:
             return
         if self._is_short:
             self._is_short = not has_descriptors(self._sock.fileno(), self._descriptor_limit)
         self._tell()
         if self._unsaid is not None:
-            self._say(self._unsaid)
+            self._acknowledge(self._unsaid)
         if self._is_short:
             self._look_again_later()
 

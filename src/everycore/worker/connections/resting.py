@@ -1,6 +1,6 @@
-"""Whether a worker that shares a listener is to take nobody: a word of the primary lies on its belt.
+"""Whether a worker that shares a listener is to take nobody: a `Rest` of the primary lies on its belt.
 
-Job: tell who takes connections when that word comes and when it is gone. Without it, a program whose loop
+Tells who takes connections when that message comes and when it is gone. Without it, a program whose loop
 reads no channel of ours would go on taking connections after it was asked to leave: it is asked by a signal,
 which it answers when its last connection is closed. Must not import the primary's side.
 """
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-#: Nothing tells when the word is taken away: how often to look while it lies there, in seconds.
+#: Nothing tells when the `Rest` is taken away: how often to look while it lies there, in seconds.
 LOOK: Final = 0.05
 
 
@@ -46,7 +46,7 @@ class RestWatch:
             self._timer.cancel()
 
     def _begin(self) -> None:
-        # The word stays there: a reader would be called in every turn.
+        # The `Rest` stays there: a reader would be called in every turn.
         self._loop.remove_reader(self._fd)
         self.is_on = True
         self._timer = self._loop.call_later(LOOK, self._look)

@@ -18,9 +18,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from everycore.foreign import asyncio_internals
-from everycore.foreign.asyncio_internals import Serving
-from everycore.worker.connections.turns import StampedSelector
-from everycore.worker.intercept.held import Held
+from everycore.foreign.asyncio_internals import ServingArguments
+from everycore.worker.connections.shared_reader import StampedSelector
+from everycore.worker.intercept.intercepted import InterceptedSocket
 from everycore.worker.intercept.sockets import bind_path, is_installed, registry
 from everycore.worker.loops import asyncio_loop
 
@@ -48,26 +48,26 @@ def use_uvloop() -> None:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
-def _listener(sock: Any) -> Held | None:
-    held = registry.find(sock.fileno())
-    return held if held is not None and held.is_listening else None
+def _listener(sock: Any) -> InterceptedSocket | None:
+    intercepted = registry.find(sock.fileno())
+    return intercepted if intercepted is not None and intercepted.is_listening else None
 
 
 def _replace_serving(session: Session) -> None:
-    def start(loop: Any, serving: Serving) -> bool:
-        held = _listener(serving.sock)
-        if held is None:
+    def start(loop: Any, serving: ServingArguments) -> bool:
+        intercepted = _listener(serving.sock)
+        if intercepted is None:
             return False
-        inner = held.inner
+        inner = intercepted.inner
         assert inner is not None
         inner.setblocking(False)
         asyncio_loop.receive(loop, inner, session, serving)
         return True
 
     def stop(loop: Any, sock: Any) -> None:
-        held = _listener(sock)
-        if held is not None and held.inner is not None and held.inner.fileno() >= 0:
-            loop.remove_reader(held.inner.fileno())
+        intercepted = _listener(sock)
+        if intercepted is not None and intercepted.inner is not None and intercepted.inner.fileno() >= 0:
+            loop.remove_reader(intercepted.inner.fileno())
 
     asyncio_internals.on_start_serving(_Loop, start)
     asyncio_internals.on_stop_serving(_Loop, stop)

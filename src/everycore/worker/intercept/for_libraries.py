@@ -30,8 +30,8 @@ def _install_on_ssl(module: Any) -> None:
     def wrap_socket(self: Any, sock: Any, *args: Any, **more: Any) -> Any:
         """As `SSLContext.wrap_socket`; of a listener it reads a byte, which on a belt is a connection."""
         fd = _c.fileno(sock) if isinstance(sock, socket.socket) else -1  # others only look like one
-        held = registry.find_any(fd)
-        if held is None or held.inner is None:
+        intercepted = registry.find_any(fd)
+        if intercepted is None or intercepted.inner is None:
             return lib_wrap(self, sock, *args, **more)
         registry.lend(fd)
         try:
@@ -39,10 +39,10 @@ def _install_on_ssl(module: Any) -> None:
                 os.dup2(placeholder.fileno(), fd, os.get_inheritable(fd))
             wrapped = lib_wrap(self, sock, *args, **more)
         finally:
-            held.put_under(fd)
-            registry.add(fd, held)
+            intercepted.put_under(fd)
+            registry.add(fd, intercepted)
         registry.watch(wrapped, fd)
-        settimeout(wrapped, _c.gettimeout(wrapped), held)
+        settimeout(wrapped, _c.gettimeout(wrapped), intercepted)
         return wrapped
 
     module.SSLContext.wrap_socket = wrap_socket
@@ -60,7 +60,7 @@ def _install_on_gevent(module: Any) -> None:
 def close(self: Any) -> None:
     """As `_socket.socket.close`."""
     fd = _c.fileno(self)
-    held = registry.find(fd)
+    intercepted = registry.find(fd)
     _c.close(self)
-    if held is not None:
+    if intercepted is not None:
         registry.forget(fd)

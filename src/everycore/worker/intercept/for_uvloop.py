@@ -23,7 +23,7 @@ from everycore.worker.intercept.sockets import bind_path, registry, serves_by_it
 from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.loops import clustered, datagrams, resolving
 from everycore.worker.loops.beltserver import BeltServer
-from everycore.worker.loops.clustered import Factory, Terms
+from everycore.worker.loops.clustered import Factory, ServeTerms
 from everycore.worker.loops.uvloop_loop import Stamping
 
 if TYPE_CHECKING:
@@ -124,11 +124,11 @@ class _ProgramListeners:
         """As `Listeners.is_ours`."""
         return _is_ours(sock)
 
-    async def open_tcp(self, loop: Any, host: Any, port: Any, terms: Terms) -> Sequence[socket.socket]:
+    async def open_tcp(self, loop: Any, host: Any, port: Any, terms: ServeTerms) -> Sequence[socket.socket]:
         """As `Listeners.open_tcp`."""
         return await _bind_all(loop, host, port, terms.family, terms.flags)
 
-    async def open_unix(self, loop: Any, path: Any, terms: Terms) -> Sequence[socket.socket]:
+    async def open_unix(self, loop: Any, path: Any, terms: ServeTerms) -> Sequence[socket.socket]:
         """As `Listeners.open_unix`."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -143,7 +143,7 @@ class _ProgramListeners:
         return partial(_Loop.connect_accepted_socket, loop)
 
     def serve(
-        self, loop: Any, factory: Factory, opened: Sequence[Any], terms: Terms
+        self, loop: Any, factory: Factory, opened: Sequence[Any], terms: ServeTerms
     ) -> asyncio.AbstractServer:
         """As `Listeners.serve`."""
         return BeltServer.begin(
@@ -165,10 +165,10 @@ def _is_ours(sock: Any) -> bool:
 
 def _source(sock: socket.socket) -> ClusterSocket:
     """Where the connections of a socket that listens come from."""
-    held = registry.find(sock.fileno())
-    if held is None or held.inner is None:
+    intercepted = registry.find(sock.fileno())
+    if intercepted is None or intercepted.inner is None:
         raise OSError(errno.ECANCELED, "the worker is leaving")
-    return held.inner
+    return intercepted.inner
 
 
 async def _bind_all(

@@ -32,7 +32,7 @@ from everycore.errors import ChannelClosed
 from everycore.foreign.socket_internals import Accept
 from everycore.system.sockets import remove_stale
 from everycore.worker.intercept.addresses import cluster_address, new_file_mode, working_directory
-from everycore.worker.intercept.held import Held, Registry
+from everycore.worker.intercept.intercepted import InterceptedSocket, Registry
 from everycore.worker.listening.clustersocket import VERY_LONG, SharedSocket
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ def __init__(  # noqa: N807 - it is to bear that name
     self: socket.socket, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
 ) -> None:
     """As `socket.socket`: of a number alone, the kernel would say what a belt is."""
-    if fileno is not None and family == -1 and (held := registry.find_any(fileno)) and held.inner is not None:
-        family, type, proto = held.inner.family, held.inner.type, held.inner.proto  # noqa: A001
+    known = registry.find_any(fileno) if fileno is not None and family == -1 else None
+    if known is not None and (inner := known.inner) is not None:
+        family, type, proto = inner.family, inner.type, inner.proto  # noqa: A001
     _lib_init(self, family, type, proto, fileno)
 
 
@@ -94,18 +95,18 @@ def bind(self: socket.socket, address: Any, /) -> None:
     with _lock:
         if isinstance(where, list) and where[1] == 0:
             _try(self, address)
-            _enter(self, Held(_c.fileno(self), where))
+            _enter(self, InterceptedSocket(_c.fileno(self), where))
             return
-        held = Held(_c.fileno(self), where)
+        intercepted = InterceptedSocket(_c.fileno(self), where)
         name = None if isinstance(where, list) else _raw(address)
-        if not _ask(self, held, name):
+        if not _ask(self, intercepted, name):
             _c.bind(self, address)
             return
         if name is not None:
-            held.name = name if name[:1] == b"\0" else os.fsdecode(name)
-        _enter(self, held)
+            intercepted.name = name if name[:1] == b"\0" else os.fsdecode(name)
+        _enter(self, intercepted)
         if self.type == socket.SOCK_DGRAM:
-            _begin(held, 0)
+            _begin(intercepted, 0)
 
 
 def bind_path(sock: socket.socket, path: str | bytes) -> None:
@@ -128,9 +129,9 @@ def _raw(path: str | bytes | bytearray) -> bytes:
     return os.fsencode(path) if isinstance(path, str) else bytes(path)
 
 
-def _enter(sock: socket.socket, held: Held) -> None:
+def _enter(sock: socket.socket, intercepted: InterceptedSocket) -> None:
     fd = _c.fileno(sock)
-    registry.add(fd, held)
+    registry.add(fd, intercepted)
     registry.watch(sock, fd)
 
 
@@ -140,15 +141,15 @@ def _try(sock: socket.socket, address: Any) -> None:
         _c.bind(probe, address)
 
 
-def _ask(sock: socket.socket, held: Held, name: bytes | None = None) -> bool:
+def _ask(sock: socket.socket, intercepted: InterceptedSocket, name: bytes | None = None) -> bool:
     """Let the primary bind `sock`. False: this worker is leaving, and the kernel shall have its way.
 
     `name`: of a unix socket, as the program has it; it is what clients see of it too.
     """
     assert _session is not None
-    request = wire.Bind(held.address)
+    request = wire.Bind(intercepted.address)
     if sock.family == socket.AF_UNIX:
-        request = wire.Bind(held.address, new_file_mode(), working_directory(), name)
+        request = wire.Bind(intercepted.address, new_file_mode(), working_directory(), name)
     try:
         inner = _session.grants.bind(request, _c.fileno(sock))
     except ChannelClosed:
@@ -157,35 +158,35 @@ def _ask(sock: socket.socket, held: Held, name: bytes | None = None) -> bool:
         if exc.errno == errno.ECANCELED:
             return False
         raise _error(exc.errno or errno.EINVAL) from None
-    if inner.lease is not None:
-        inner.lease.proto = sock.proto  # for connections: 0 stays 0, as with accept(2)
-    held.grant(inner)
-    registry.granted(held)
+    if inner.grant is not None:
+        inner.grant.proto = sock.proto  # for connections: 0 stays 0, as with accept(2)
+    intercepted.put_listener(inner)
+    registry.granted(intercepted)
     # The blocking mode belongs to the file, and that is another one now.
-    settimeout(sock, _c.gettimeout(sock), held)
+    settimeout(sock, _c.gettimeout(sock), intercepted)
     return True
 
 
-def _reserve(sock: socket.socket, held: Held) -> bool:
+def _reserve(sock: socket.socket, intercepted: InterceptedSocket) -> bool:
     """Have a port for a socket that was bound to any. False: it is an ordinary socket now."""
     with _lock:
-        if held.inner is not None:
+        if intercepted.inner is not None:
             return True
-        if _session is not None and _ask(sock, held):
+        if _session is not None and _ask(sock, intercepted):
             return True
-        _become_ordinary(sock, held)
+        _become_ordinary(sock, intercepted)
         return False
 
 
-def _become_ordinary(sock: socket.socket, held: Held) -> None:
+def _become_ordinary(sock: socket.socket, intercepted: InterceptedSocket) -> None:
     """Have the socket back from the primary: it is a client's after all. Raises OSError if others hold it."""
-    fds = tuple(held.fds)
-    if held.inner is None:
+    fds = tuple(intercepted.fds)
+    if intercepted.inner is None:
         for fd in fds:
             registry.forget(fd)
-        _c.bind(sock, tuple(held.address))
+        _c.bind(sock, tuple(intercepted.address))
     elif _session is not None:
-        own = _session.grants.take_back(held.inner)
+        own = _session.grants.take_back(intercepted.inner)
         for fd in fds:
             registry.forget(fd)
             os.dup2(own, fd, os.get_inheritable(fd))
@@ -203,10 +204,10 @@ def _renew(sock: socket.socket) -> None:
 
 def getsockname(self: socket.socket, /) -> Any:
     """As `socket.getsockname`."""
-    held = registry.find(_c.fileno(self))
-    if held is None or (held.inner is None and not _reserve(self, held)):
+    intercepted = registry.find(_c.fileno(self))
+    if intercepted is None or (intercepted.inner is None and not _reserve(self, intercepted)):
         return _c.getsockname(self)
-    return held.name
+    return intercepted.name
 
 
 # --- listening ----------------------------------------------------------------------------------------------
@@ -214,21 +215,21 @@ def getsockname(self: socket.socket, /) -> Any:
 
 def listen(self: socket.socket, backlog: int = _BACKLOG, /) -> None:
     """As `socket.listen`."""
-    held = registry.find_any(_c.fileno(self))
-    if held is None or (held.inner is None and not _reserve(self, held)):
+    intercepted = registry.find_any(_c.fileno(self))
+    if intercepted is None or (intercepted.inner is None and not _reserve(self, intercepted)):
         _c.listen(self, backlog)
         serves_by_itself(self)
         return
     if not -(1 << 31) <= backlog < 1 << 31:
         _c.listen(self, backlog)  # which says so
     with _lock:
-        if not held.is_listening:
-            _begin(held, max(backlog, 0))
+        if not intercepted.is_listening:
+            _begin(intercepted, max(backlog, 0))
 
 
-def _begin(held: Held, backlog: int) -> None:
+def _begin(intercepted: InterceptedSocket, backlog: int) -> None:
     try:
-        held.begin(backlog)
+        intercepted.begin(backlog)
     except ChannelClosed:
         raise
     except OSError as exc:
@@ -249,12 +250,12 @@ def serves_by_itself(sock: Any) -> None:
 
 def accept(self: socket.socket) -> tuple[socket.socket, Any]:
     """As `socket.accept`."""
-    held = registry.find_any(_c.fileno(self))
-    if held is None or not held.is_listening:
+    intercepted = registry.find_any(_c.fileno(self))
+    if intercepted is None or not intercepted.is_listening:
         conn, peer = _lib_accept(self)
         _count(conn.fileno())
         return conn, peer
-    inner = held.inner
+    inner = intercepted.inner
     assert inner is not None
     if isinstance(inner, SharedSocket):
         return inner.take(gettimeout(self))
@@ -271,8 +272,8 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
 
 def accept_descriptor(native: Accept, self: Any, /) -> tuple[int, Any]:
     """As the private method by which libraries accept that make socket objects of their own."""
-    held = registry.find_any(_c.fileno(self))
-    if held is None or not held.is_listening:
+    intercepted = registry.find_any(_c.fileno(self))
+    if intercepted is None or not intercepted.is_listening:
         fd, peer = native(self)
         _count(fd)
         return fd, peer
@@ -291,24 +292,24 @@ def _count(fd: int) -> None:
 
 def getpeername(self: socket.socket, /) -> Any:
     """As `socket.getpeername`: a listener has no peer, a belt has one."""
-    held = registry.find(_c.fileno(self))
-    if held is not None and held.inner is not None:
+    intercepted = registry.find(_c.fileno(self))
+    if intercepted is not None and intercepted.inner is not None:
         raise _error(errno.ENOTCONN)
     return _c.getpeername(self)
 
 
 def getsockopt(self: socket.socket, level: int, option: int, *size: int) -> Any:
     """As `socket.getsockopt`."""
-    held = registry.find(_c.fileno(self))
-    if held is None or held.is_shared or held.inner is None:
+    intercepted = registry.find(_c.fileno(self))
+    if intercepted is None or intercepted.is_shared or intercepted.inner is None:
         return _c.getsockopt(self, level, option, *size)
-    lease = held.inner.lease
+    grant = intercepted.inner.grant
     if level == socket.SOL_SOCKET and option == socket.SO_ERROR:
         return _c.getsockopt(self, level, option, *size)
-    if (level == socket.SOL_SOCKET and option == socket.SO_ACCEPTCONN) or lease is None or _session is None:
-        return held.inner.getsockopt(level, option, *size)
+    if (level == socket.SOL_SOCKET and option == socket.SO_ACCEPTCONN) or grant is None or _session is None:
+        return intercepted.inner.getsockopt(level, option, *size)
     value = _session.grants.option(
-        wire.GetOption(lease.listener, level, option, size[0] if size else _INT.size)
+        wire.GetOption(grant.listener, level, option, size[0] if size else _INT.size)
     )
     if size:
         return value
@@ -317,28 +318,32 @@ def getsockopt(self: socket.socket, level: int, option: int, *size: int) -> Any:
 
 def setsockopt(self: socket.socket, level: int, option: int, value: Any, *size: int) -> None:
     """As `socket.setsockopt`."""
-    held = registry.find(_c.fileno(self))
-    if held is None or held.is_shared or held.inner is None:
+    intercepted = registry.find(_c.fileno(self))
+    if intercepted is None or intercepted.is_shared or intercepted.inner is None:
         _c.setsockopt(self, level, option, value, *size)
         return
-    lease = held.inner.lease
-    if lease is None or _session is None:
+    grant = intercepted.inner.grant
+    if grant is None or _session is None:
         return
     if value is None:
         data = bytes(size[0]) if size else b""
     else:
         data = _INT.pack(value) if isinstance(value, int) else bytes(value)
-    _session.grants.option(wire.SetOption(lease.listener, level, option, data))
+    _session.grants.option(wire.SetOption(grant.listener, level, option, data))
 
 
-def settimeout(self: socket.socket, value: float | None, held: Held | None = None, /) -> None:
+def settimeout(
+    self: socket.socket, value: float | None, intercepted: InterceptedSocket | None = None, /
+) -> None:
     """As `socket.settimeout`.
 
     Of a shared listener the open file, with its blocking mode, is everybody's: to block without limit is a
     very long time-out there.
     """
-    held = held or registry.find(_c.fileno(self))
-    _c.settimeout(self, VERY_LONG if value is None and held is not None and held.is_shared else value)
+    intercepted = intercepted or registry.find(_c.fileno(self))
+    _c.settimeout(
+        self, VERY_LONG if value is None and intercepted is not None and intercepted.is_shared else value
+    )
 
 
 def setblocking(self: socket.socket, flag: bool, /) -> None:
@@ -357,30 +362,30 @@ def gettimeout(self: socket.socket, /) -> float | None:
 
 def connect(self: socket.socket, address: Any, /) -> None:
     """As `socket.connect`: what was bound is a client's after all."""
-    held = registry.find(_c.fileno(self))
-    if held is not None and not (held.is_listening and self.type == socket.SOCK_STREAM):
-        _become_ordinary(self, held)
+    intercepted = registry.find(_c.fileno(self))
+    if intercepted is not None and not (intercepted.is_listening and self.type == socket.SOCK_STREAM):
+        _become_ordinary(self, intercepted)
     _c.connect(self, address)
 
 
 def connect_ex(self: socket.socket, address: Any, /) -> int:
     """As `socket.connect_ex`."""
-    held = registry.find(_c.fileno(self))
-    if held is not None and not (held.is_listening and self.type == socket.SOCK_STREAM):
-        _become_ordinary(self, held)
+    intercepted = registry.find(_c.fileno(self))
+    if intercepted is not None and not (intercepted.is_listening and self.type == socket.SOCK_STREAM):
+        _become_ordinary(self, intercepted)
     return _c.connect_ex(self, address)
 
 
 def shutdown(self: socket.socket, how: int, /) -> None:
     """As `socket.shutdown`: a listener ends for this process alone, and wakes whoever waits in `accept`."""
     fd = _c.fileno(self)
-    held = registry.find(fd)
-    if held is None or not held.is_listening or held.inner is None:
+    intercepted = registry.find(fd)
+    if intercepted is None or not intercepted.is_listening or intercepted.inner is None:
         _c.shutdown(self, how)
         return
-    held.inner.say_surely(wire.Close())
+    intercepted.inner.tell_primary_reliably(wire.Close())
     registry.when_closed()
-    if held.is_shared:
+    if intercepted.is_shared:
         _renew(self)
         registry.find(fd)  # forgets it: the file is another
     else:

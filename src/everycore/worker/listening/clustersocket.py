@@ -21,7 +21,7 @@ from typing import Any, Self
 from everycore.core import wire
 from everycore.foreign.socket_internals import accept, keep_native_accept
 from everycore.system import belt, packets, sockets
-from everycore.system.descriptors import duplicate, release
+from everycore.system.descriptors import close_now, duplicate
 
 #: Seconds; what poll(2) can express is not much more.
 VERY_LONG = 2_000_000.0
@@ -38,7 +38,7 @@ _DOMAIN_OPTION = getattr(socket, "SO_DOMAIN", 39)
 
 
 @dataclass(slots=True)
-class Lease:
+class ListenerGrant:
     """A listener that this worker holds.
 
     Shared by duplicates of its socket, given up with the last of them.
@@ -70,13 +70,13 @@ class ClusterSocket(socket.socket):
     `accept()` takes the next connection that the primary gave this worker.
     """
 
-    __slots__ = ("_lease", "_twin", "_when_closed")
+    __slots__ = ("_grant", "_twin", "_when_closed")
 
-    def __init__(self, lease: Lease, belt_fd: int, duplicate_fd: int) -> None:
-        super().__init__(lease.family, lease.kind, lease.proto, fileno=belt_fd)
-        self._lease: Lease | None = lease
+    def __init__(self, grant: ListenerGrant, belt_fd: int, duplicate_fd: int) -> None:
+        super().__init__(grant.family, grant.kind, grant.proto, fileno=belt_fd)
+        self._grant: ListenerGrant | None = grant
         self._when_closed: Callable[[], None] | None = None
-        lease.users += 1
+        grant.users += 1
         # The primary's end of the belt: held, so that the belt never shows end-of-file, and never used.
         self._twin = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=duplicate_fd)
 
@@ -91,7 +91,7 @@ class ClusterSocket(socket.socket):
     ) -> ClusterSocket:
         """Make it of the primary's answer."""
         address = sockets.off_the_wire(message.address)
-        lease = Lease(
+        grant = ListenerGrant(
             message.listener,
             address,
             message.family,
@@ -102,26 +102,26 @@ class ClusterSocket(socket.socket):
             started,
         )
         if len(fds) > 2:
-            return SharedSocket(lease, fds[0], fds[1], fds[2], fds[3] if len(fds) > 3 else -1)
-        return ClusterSocket(lease, fds[0], fds[1])
+            return SharedSocket(grant, fds[0], fds[1], fds[2], fds[3] if len(fds) > 3 else -1)
+        return ClusterSocket(grant, fds[0], fds[1])
 
     @property
-    def lease(self) -> Lease | None:
+    def grant(self) -> ListenerGrant | None:
         """What this socket stands for; None once it is closed."""
-        return self._lease
+        return self._grant
 
     def __repr__(self) -> str:
-        if self._lease is None:
+        if self._grant is None:
             return "<everycore.ClusterSocket [closed]>"
-        return f"<everycore.ClusterSocket {self._lease.address!r} fd={self.fileno()}>"
+        return f"<everycore.ClusterSocket {self._grant.address!r} fd={self.fileno()}>"
 
     # --- a listening socket's manners ---------------------------------------------------------------------
 
     def getsockname(self) -> Any:
         """The real listener's address."""
-        if self._lease is None:
+        if self._grant is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._lease.address
+        return self._grant.address
 
     def getpeername(self) -> Any:
         """As that of any listener: it has none (a belt has)."""
@@ -132,26 +132,26 @@ class ClusterSocket(socket.socket):
 
         But what was only bound begins to listen (OSError if it can't).
         """
-        lease = self._lease
-        if lease is None:
+        grant = self._grant
+        if grant is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        if not lease.started:
-            lease.start(lease.listener, backlog)
-            lease.started = True
+        if not grant.started:
+            grant.start(grant.listener, backlog)
+            grant.started = True
 
     def when_closed(self, callback: Callable[[], None]) -> None:
         """Call `callback` just before this socket is closed: its descriptors can still be used."""
         self._when_closed = callback
 
-    def say(self, word: wire.Upstream, fds: Sequence[int] = ()) -> bool:
+    def tell_primary(self, message: wire.Upstream, fds: Sequence[int] = ()) -> bool:
         """Tell the primary something about this listener; False if it cannot hear it."""
-        return belt.say(self._voice(), wire.encode(word), fds)
+        return belt.tell_primary(self._voice(), wire.encode(message), fds)
 
-    def say_surely(
-        self, word: wire.Upstream, fds: Sequence[int] = (), *, patience: float = belt.PATIENCE
+    def tell_primary_reliably(
+        self, message: wire.Upstream, fds: Sequence[int] = (), *, patience: float = belt.PATIENCE
     ) -> bool:
         """As `say`, trying again for `patience` seconds."""
-        return belt.say_surely(self._voice(), wire.encode(word), fds, patience=patience)
+        return belt.tell_primary_reliably(self._voice(), wire.encode(message), fds, patience=patience)
 
     def _voice(self) -> socket.socket:
         """The worker's end of the belt."""
@@ -163,8 +163,8 @@ class ClusterSocket(socket.socket):
         It waits, or does not, as a listening socket would. May raise BlockingIOError although the socket
         was readable: the primary gave the connection to another worker.
         """
-        lease = self._lease
-        if lease is None:
+        grant = self._grant
+        if grant is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         while True:
             # Out of numbers? Then it stays on the belt, and the primary gives it to another worker.
@@ -175,17 +175,17 @@ class ClusterSocket(socket.socket):
             data, fds, _ = received
             handover = wire.decode_handover(data)
             last = handover.first + max(len(handover.peers), 1) - 1
-            self.say_surely(wire.Acked(last))
+            self.tell_primary_reliably(wire.Acked(last))
             if fds:
                 break
             if handover.peers:  # the kernel dropped the descriptor: we have no number left for it
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if self.gettimeout() == 0.0:  # a probe: it woke us, but there is nobody
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fds[0])
+        conn = socket.socket(grant.family, grant.kind, grant.proto, fileno=fds[0])
         if socket.getdefaulttimeout() is None:
             conn.setblocking(True)
-        lease.watch(conn.fileno())
+        grant.watch(conn.fileno())
         return conn, sockets.off_the_wire(handover.peers[0])
 
     def _receive(self) -> tuple[bytes, list[int], bool] | None:
@@ -203,13 +203,13 @@ class ClusterSocket(socket.socket):
 
     def getsockopt(self, level: int, option: int, *args: Any) -> Any:
         """The options that programs ask a listener for; others are the belt's."""
-        lease = self._lease
-        if level == socket.SOL_SOCKET and lease is not None and not args:
+        grant = self._grant
+        if level == socket.SOL_SOCKET and grant is not None and not args:
             answers = {
-                socket.SO_ACCEPTCONN: int(lease.started),
-                socket.SO_TYPE: lease.kind,
-                _DOMAIN_OPTION: lease.family,
-                _PROTOCOL_OPTION: lease.proto,
+                socket.SO_ACCEPTCONN: int(grant.started),
+                socket.SO_TYPE: grant.kind,
+                _DOMAIN_OPTION: grant.family,
+                _PROTOCOL_OPTION: grant.proto,
             }
             if option in answers:
                 return answers[option]
@@ -224,55 +224,55 @@ class ClusterSocket(socket.socket):
 
     def dup(self) -> Self:
         """Another socket for the same listener."""
-        if self._lease is None:
+        if self._grant is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        copy = type(self)(self._lease, duplicate(self.fileno()), duplicate(self._twin.fileno()))
+        copy = type(self)(self._grant, duplicate(self.fileno()), duplicate(self._twin.fileno()))
         copy.settimeout(self.gettimeout())
         return copy
 
     def detach(self) -> int:
         """As `socket.detach`; the listener is given up, for nobody else can accept from this descriptor."""
-        self._give_up()
+        self._close_listener()
         return super().detach()
 
     def close(self) -> None:
         """As `socket.close`; the listener is given up. Nobody makes a file of it, so it is closed now."""
-        self._give_up()
+        self._close_listener()
         super().close()
 
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing."""
-        self._lease = self._when_closed = None
-        self._let_go()
-        release(self)
+        self._grant = self._when_closed = None
+        self._close_parts()
+        close_now(self)
 
-    def _let_go(self) -> None:
+    def _close_parts(self) -> None:
         """Close what goes with this socket."""
         self._twin.close()
 
-    def _forget(self) -> None:
-        """Leave it to the kernel to close what goes with this socket: Python would warn of it."""
-        self._twin.detach()
-
-    def _give_up(self) -> None:
+    def _close_listener(self) -> None:
         when_closed, self._when_closed = self._when_closed, None
         if when_closed is not None:
             when_closed()
-        lease, self._lease = self._lease, None
-        if lease is None:
+        grant, self._grant = self._grant, None
+        if grant is None:
             return
-        lease.users -= 1
-        if lease.users == 0:
-            self.say_surely(wire.Close())  # or connections would go on coming to a belt that nobody reads
-        self._let_go()
+        grant.users -= 1
+        if grant.users == 0:
+            self.tell_primary_reliably(
+                wire.Close()
+            )  # or connections would go on coming to a belt that nobody reads
+        self._close_parts()
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the end of the process the modules are empty, and the primary sees the end itself.
         if _is_finalizing():
-            self._forget()
+            for part in ("_twin", "_belt"):  # the kernel closes them; Python would warn of what is ours
+                if sock := getattr(self, part, None):
+                    sock.detach()
             return
-        if getattr(self, "_lease", None) is not None:
-            self._give_up()
+        if getattr(self, "_grant", None) is not None:
+            self._close_listener()
         finalize: Any = super()
         finalize.__del__()  # as any socket's: it warns, and closes
 
@@ -281,13 +281,15 @@ class SharedSocket(ClusterSocket):
     """The listener itself, or a datagram socket, shared with the other workers (policy `shared`; UDP).
 
     Its blocking mode is this object's alone: the open file is shared, and stays non-blocking for all.
-    `accept` waits for the listener and the belt, on which a word lies while this worker is to take nothing.
+    `accept` waits for the listener and the belt, on which a `Rest` lies while this worker is to take nothing.
     """
 
     __slots__ = ("_belt", "_timeout", "baton")
 
-    def __init__(self, lease: Lease, belt_fd: int, twin_fd: int, shared_fd: int, baton_fd: int) -> None:
-        super().__init__(lease, shared_fd, twin_fd)
+    def __init__(
+        self, grant: ListenerGrant, belt_fd: int, twin_fd: int, shared_fd: int, baton_fd: int
+    ) -> None:
+        super().__init__(grant, shared_fd, twin_fd)
         self._belt = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=belt_fd)
         #: The eventfd that says "look again"; -1 for a datagram socket.
         self.baton = baton_fd
@@ -300,7 +302,7 @@ class SharedSocket(ClusterSocket):
     def settimeout(self, value: float | None, /) -> None:
         """As `socket.settimeout`. A listener never waits in the kernel; a datagram socket waits very long."""
         super().settimeout(VERY_LONG if value is None else value)
-        if self._lease is not None and self._lease.kind == socket.SOCK_STREAM:
+        if self._grant is not None and self._grant.kind == socket.SOCK_STREAM:
             super().settimeout(0.0)
         self._timeout = value
 
@@ -327,8 +329,8 @@ class SharedSocket(ClusterSocket):
         """As `accept`, waiting for at most `timeout` seconds whatever this socket's own mode is."""
         deadline = None if timeout is None else _now() + timeout
         while True:
-            lease = self._lease
-            if lease is None:
+            grant = self._grant
+            if grant is None:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             rests = self.rests()
             accepted: tuple[int, Any] | None = None
@@ -338,26 +340,26 @@ class SharedSocket(ClusterSocket):
                 except (BlockingIOError, InterruptedError):
                     pass
                 except OSError as exc:
-                    if exc.errno != errno.EINVAL or not lease.started:
+                    if exc.errno != errno.EINVAL or not grant.started:
                         raise
                     rests = True  # the primary refuses newcomers, for all workers are to leave
             if accepted is not None:
                 fd, peer = accepted
-                conn = socket.socket(lease.family, lease.kind, lease.proto, fileno=fd)
-                lease.watch(conn.fileno())
+                conn = socket.socket(grant.family, grant.kind, grant.proto, fileno=fd)
+                grant.watch(conn.fileno())
                 return conn, peer
             left = VERY_LONG if deadline is None else deadline - _now()
             if left <= 0:
                 if timeout == 0:
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 raise TimeoutError("timed out")
-            if rests:  # nothing tells when the word is taken away
+            if rests:  # nothing tells when the `Rest` is taken away
                 _sleep(min(left, _LOOK))
             else:
                 self._wait(left)
 
     def belt_fileno(self) -> int:
-        """Where the primary's words to this worker come in; -1 once it is closed."""
+        """Where what the primary tells this worker comes in; -1 once it is closed."""
         return self._belt.fileno()
 
     def rests(self) -> bool:
@@ -377,24 +379,20 @@ class SharedSocket(ClusterSocket):
 
     def dup(self) -> Self:
         """Another socket for the same listener."""
-        if self._lease is None:
+        if self._grant is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         belt_fd, twin_fd, shared_fd = (duplicate(sock.fileno()) for sock in (self._belt, self._twin, self))
         baton_fd = duplicate(self.baton) if self.baton >= 0 else -1
-        copy = type(self)(self._lease, belt_fd, twin_fd, shared_fd, baton_fd)
+        copy = type(self)(self._grant, belt_fd, twin_fd, shared_fd, baton_fd)
         copy.settimeout(self.gettimeout())
         return copy
 
-    def _let_go(self) -> None:
-        super()._let_go()
+    def _close_parts(self) -> None:
+        super()._close_parts()
         self._belt.close()
         if self.baton >= 0:
             os.close(self.baton)
             self.baton = -1
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._belt.detach()
 
 
 keep_native_accept(ClusterSocket)  # `everycore run` replaces that of `socket.socket`

@@ -21,7 +21,7 @@ from everycore.worker.connections.counted import CountedSocket
 
 if TYPE_CHECKING:
     from everycore.worker.connections.ledger import Ledger
-    from everycore.worker.connections.limits import Limit
+    from everycore.worker.connections.limits import ConnectionLimit
 
 
 class Server(Protocol):
@@ -29,7 +29,7 @@ class Server(Protocol):
 
     is_asyncio: bool
     ledger: Ledger
-    connection_limit: Limit
+    connection_limit: ConnectionLimit
 
     def ended(self) -> None:
         """One of its connections has ended."""

@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from everycore.foreign import asyncio_internals
-from everycore.foreign.asyncio_internals import Serving
+from everycore.foreign.asyncio_internals import ServingArguments
 from everycore.system.descriptors import close_all
 from everycore.worker.connections.counted import CountedSocket
-from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.connections.reception import tell_failed
-from everycore.worker.connections.turns import StampedSelector
+from everycore.worker.connections.shared_reader import StampedSelector
 from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.loops.beltserver import BeltServer
-from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms, checked_protocol
+from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, ServeTerms, checked_protocol
 from everycore.worker.loops.reading import begin_reading
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class ClusterServer(asyncio.base_events.Server):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         #: For `everycore.limit_connections`.
-        self.connection_limit = Limit()
+        self.connection_limit = ConnectionLimit()
         self._is_forever = False
         self._spares_clients = False
 
@@ -72,13 +72,13 @@ class ClusterServer(asyncio.base_events.Server):
             super().close_clients()  # type: ignore[misc] # mypy looks at Python 3.11
 
 
-def limit_of(server: Any) -> Limit:
+def limit_of(server: Any) -> ConnectionLimit:
     """The limit of this server's connections, which `everycore.limit_connections` may set."""
     if server is None:
-        return Limit()
-    limit: Limit | None = getattr(server, "connection_limit", None)
+        return ConnectionLimit()
+    limit: ConnectionLimit | None = getattr(server, "connection_limit", None)
     if limit is None:  # a server that asyncio made, for a program that knows nothing of a cluster
-        limit = server.connection_limit = Limit()
+        limit = server.connection_limit = ConnectionLimit()
     return limit
 
 
@@ -88,7 +88,12 @@ class AsyncioGiver:
     __slots__ = ("_ledger", "_limit", "_loop", "_serving", "_sock", "turns")
 
     def __init__(
-        self, loop: Any, sock: ClusterSocket, ledger: Ledger, limit: Limit, serving: Serving
+        self,
+        loop: Any,
+        sock: ClusterSocket,
+        ledger: Ledger,
+        limit: ConnectionLimit,
+        serving: ServingArguments,
     ) -> None:
         #: The reader callback, `connection_made`, and the first data callback.
         self.turns = 3
@@ -100,11 +105,11 @@ class AsyncioGiver:
 
     def give(self, fd: int, peer: Any) -> None:
         """As `Giver.give`."""
-        lease = self._sock.lease
-        if lease is None:
+        grant = self._sock.grant
+        if grant is None:
             close_all((fd,))
             return
-        conn = CountedSocket(lease.family, lease.kind, lease.proto, fd, self._ledger, self._limit)
+        conn = CountedSocket(grant.family, grant.kind, grant.proto, fd, self._ledger, self._limit)
         try:
             conn.setblocking(False)
             context = self._serving.context
@@ -130,7 +135,7 @@ class AsyncioGiver:
         )
 
 
-def receive(loop: Any, sock: ClusterSocket, session: Session, serving: Serving) -> None:
+def receive(loop: Any, sock: ClusterSocket, session: Session, serving: ServingArguments) -> None:
     """Let the connections of `sock` come to a server of asyncio's."""
     limit = limit_of(serving.server)
     giver = AsyncioGiver(loop, sock, session.connections, limit, serving)
@@ -141,7 +146,7 @@ class AsyncioListeners(FromPrimary):
     """Listeners of the primary, served by asyncio."""
 
     def serve(
-        self, loop: ClusterEventLoop, factory: Factory, opened: Sequence[Any], terms: Terms
+        self, loop: ClusterEventLoop, factory: Factory, opened: Sequence[Any], terms: ServeTerms
     ) -> asyncio.AbstractServer:
         """As `Listeners.serve`."""
         if terms.others or not asyncio_internals.capabilities().servers:
@@ -171,7 +176,7 @@ class ClusterEventLoop(ClusteredLoop, asyncio.SelectorEventLoop):
         self._everycore = session
         self._listeners = AsyncioListeners(session)
 
-    def serve(self, serving: Serving) -> bool:
+    def serve(self, serving: ServingArguments) -> bool:
         """Where asyncio would begin to accept: take the connections of a listener of the primary's."""
         sock = serving.sock
         if not isinstance(sock, ClusterSocket):

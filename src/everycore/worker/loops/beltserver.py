@@ -15,11 +15,11 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from everycore.worker.connections.limits import Limit
+from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.connections.reception import tell_failed
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from everycore.worker.loops.accepted import Accepted, AcceptedConnection, AcceptedSocket
-from everycore.worker.loops.clustered import Factory, Terms, checked_protocol
+from everycore.worker.loops.clustered import Factory, ServeTerms, checked_protocol
 from everycore.worker.loops.reading import begin_reading
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class BeltServer(asyncio.AbstractServer):
         session: Session,
         sockets: Iterable[socket.socket],
         factory: Factory,
-        terms: Terms,
+        terms: ServeTerms,
         connect: Connect,
         *,
         by_hand: bool = False,
@@ -108,7 +108,7 @@ class BeltServer(asyncio.AbstractServer):
         self._forever: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = []
         #: For `everycore.limit_connections`.
-        self.connection_limit = Limit()
+        self.connection_limit = ConnectionLimit()
         self.ledger = session.connections
 
     @classmethod
@@ -118,7 +118,7 @@ class BeltServer(asyncio.AbstractServer):
         session: Session,
         sockets: Iterable[socket.socket],
         factory: Factory,
-        terms: Terms,
+        terms: ServeTerms,
         connect: Connect,
         **more: Any,
     ) -> BeltServer:

@@ -48,7 +48,7 @@ def placement(
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ServeTerms:
     """How to listen and to serve: the keywords of `create_server` that are known here, and the others.
 
     times: the two time-outs of TLS, in seconds, by their names as arguments.
@@ -63,7 +63,7 @@ class Terms:
     others: dict[str, Any]
 
     @classmethod
-    def of(cls, keywords: dict[str, Any], *, ignored: Sequence[str] = ()) -> Terms:
+    def of(cls, keywords: dict[str, Any], *, ignored: Sequence[str] = ()) -> ServeTerms:
         """Read them. Raises what asyncio raises for arguments that do not go together."""
         rest = {name: value for name, value in keywords.items() if name not in ignored}
         ssl = rest.pop("ssl", None)
@@ -105,12 +105,12 @@ class Listeners(Protocol):
         """Whether `sock` is a stream listener of the primary."""
         ...
 
-    async def open_tcp(self, loop: Any, host: Any, port: Any, terms: Terms) -> Sequence[socket.socket]:
+    async def open_tcp(self, loop: Any, host: Any, port: Any, terms: ServeTerms) -> Sequence[socket.socket]:
         """A listener for every address; none if one is not for the primary. Raises OSError."""
         ...
 
     async def open_unix(
-        self, loop: Any, path: str | bytes | os.PathLike[str], terms: Terms
+        self, loop: Any, path: str | bytes | os.PathLike[str], terms: ServeTerms
     ) -> Sequence[socket.socket]:
         """A socket that is bound to a path, as a list of one: the primary's or not. Raises OSError."""
         ...
@@ -120,7 +120,7 @@ class Listeners(Protocol):
         ...
 
     def serve(
-        self, loop: Any, factory: Factory, opened: Sequence[Any], terms: Terms
+        self, loop: Any, factory: Factory, opened: Sequence[Any], terms: ServeTerms
     ) -> asyncio.AbstractServer:
         """A server on these listeners; it serves already if the terms say so."""
         ...
@@ -156,7 +156,7 @@ async def create_server(
     has_address = host is not None or port is not None
     where = placement(sock, listeners.is_ours, has_address=has_address, reuse_port=reuse_port)
     if where is not Placement.OWN:
-        terms = Terms.of(keywords)
+        terms = ServeTerms.of(keywords)
         terms.check(listeners.connect(loop))
         opened = [sock] if where is Placement.GIVEN else await listeners.open_tcp(loop, host, port, terms)
         if opened:
@@ -177,7 +177,7 @@ async def create_unix_server(
     """As `loop.create_unix_server`; the primary binds the path, and unlinks it at the end."""
     where = placement(sock, listeners.is_ours, has_address=bool(path))
     if where is not Placement.OWN:
-        terms = Terms.of(keywords, ignored=("cleanup_socket",))
+        terms = ServeTerms.of(keywords, ignored=("cleanup_socket",))
         terms.check(listeners.connect(loop))
         opened = [sock] if where is Placement.GIVEN else await listeners.open_unix(loop, path, terms)
         if all(map(listeners.is_ours, opened)):
@@ -303,7 +303,7 @@ class FromPrimary:
         connect: Callable[..., Any] = loop.connect_uncounted
         return connect
 
-    async def open_tcp(self, loop: Any, host: Any, port: Any, terms: Terms) -> Sequence[socket.socket]:
+    async def open_tcp(self, loop: Any, host: Any, port: Any, terms: ServeTerms) -> Sequence[socket.socket]:
         """As `Listeners.open_tcp`."""
         return await resolving.open_tcp(
             self._session,
@@ -316,7 +316,7 @@ class FromPrimary:
         )
 
     async def open_unix(
-        self, loop: Any, path: str | bytes | os.PathLike[str], terms: Terms
+        self, loop: Any, path: str | bytes | os.PathLike[str], terms: ServeTerms
     ) -> Sequence[socket.socket]:
         """As `Listeners.open_unix`."""
         return await resolving.open_unix(self._session, path, backlog=terms.backlog, start=terms.start)

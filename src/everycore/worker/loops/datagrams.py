@@ -55,7 +55,7 @@ async def open_endpoint(
     try:
         if more.get("allow_broadcast"):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        listener.say(wire.Serve(1))
+        listener.tell_primary(wire.Serve(1))
         transport, protocol = await inherited(protocol_factory, sock=listener)
     except BaseException:
         listener.close()

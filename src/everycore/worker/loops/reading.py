@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from everycore.worker.connections.reception import BeltReader, descriptor_limit
-from everycore.worker.connections.turns import SharedReader
+from everycore.worker.connections.shared_reader import SharedReader
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 
 if TYPE_CHECKING:
-    from everycore.worker.connections.limits import Limit
+    from everycore.worker.connections.limits import ConnectionLimit
     from everycore.worker.connections.reception import Giver
     from everycore.worker.session import Session
 
 
-def begin_reading(loop: Any, sock: ClusterSocket, giver: Giver, limit: Limit, session: Session) -> None:
+def begin_reading(
+    loop: Any, sock: ClusterSocket, giver: Giver, limit: ConnectionLimit, session: Session
+) -> None:
     """Let `giver` have the connections of `sock`, on `loop`, as far as `limit` allows."""
     if isinstance(sock, SharedSocket):
         SharedReader(

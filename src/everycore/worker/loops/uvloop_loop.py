@@ -14,7 +14,7 @@ import uvloop
 
 from everycore.foreign import uvloop_internals
 from everycore.worker.loops.beltserver import BeltServer
-from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, Terms
+from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, ServeTerms
 
 if TYPE_CHECKING:
     from everycore.foreign.uvloop_internals import Stamps
@@ -43,7 +43,7 @@ class UvloopListeners(FromPrimary):
     """Listeners of the primary, served by uvloop."""
 
     def serve(
-        self, loop: ClusterUvloop, factory: Factory, opened: Sequence[Any], terms: Terms
+        self, loop: ClusterUvloop, factory: Factory, opened: Sequence[Any], terms: ServeTerms
     ) -> asyncio.AbstractServer:
         """As `Listeners.serve`."""
         by_hand = uvloop_internals.capabilities().connect

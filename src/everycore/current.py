@@ -1,7 +1,7 @@
-"""This process's place in a cluster: taken once, at import.
+"""The current process as a worker: joined to its cluster once, at import.
 
-Job: join the channel if a cluster started this process, and give up the place in a forked child.
-Invariant: at most one place a process; a fork of a worker has none.
+It joins if a cluster started this process, and leaves in a forked child. Invariant: a process is at most one
+worker; a fork of a worker is none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _session: Session | None = None
 
 
-def take() -> None:
+def join() -> None:
     """Join the cluster that started this process, if one did."""
     global _session
     if role.ticket is None:
@@ -35,7 +35,7 @@ def take() -> None:
         _session = Session(join(role.ticket), WorkerContext)
 
 
-def give_up() -> None:
+def leave_after_fork() -> None:
     """In a forked child, which is no worker: close what belongs to its parent."""
     global _session
     role.forked()

@@ -20,7 +20,7 @@ from everycore.core import wire
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 
 
-class Held:
+class InterceptedSocket:
     """An address that a socket of the program has got through the primary.
 
     Three stages. *Asked*: a free port that nobody has asked the number of, so the primary knows nothing yet,
@@ -45,7 +45,7 @@ class Held:
         """Whether the program's descriptors are the listener itself (policy `shared`, datagrams)."""
         return isinstance(self.inner, SharedSocket)
 
-    def grant(self, inner: ClusterSocket, name: Any = None) -> None:
+    def put_listener(self, inner: ClusterSocket, name: Any = None) -> None:
         """The primary holds the address."""
         self.inner = inner
         self.name = inner.getsockname() if name is None else name
@@ -58,14 +58,14 @@ class Held:
         assert self.inner is not None
         self.inner.listen(backlog)
         self.is_listening = True
-        self.inner.say(wire.Serve(1))
+        self.inner.tell_primary(wire.Serve(1))
 
     def put_under(self, fd: int) -> None:
         """Put our file where the program's is. The number, and what the program knows of its socket, stay."""
         assert self.inner is not None
         os.dup2(self.inner.fileno(), fd, os.get_inheritable(fd))
 
-    def give_up(self) -> None:
+    def close(self) -> None:
         """The program has closed it."""
         if self.inner is not None:
             self.inner.close()
@@ -75,43 +75,43 @@ class Registry:
     """All intercepted sockets of this process."""
 
     def __init__(self) -> None:
-        self._by_fd: dict[int, Held] = {}
+        self._by_fd: dict[int, InterceptedSocket] = {}
         #: Called when a listener was given up because the program closed its socket.
         self.when_closed: Callable[[], None] = lambda: None
         #: Belts by file, for numbers that the program made by itself (`os.dup`, `socket.fromfd`).
-        self._by_inode: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
+        self._by_inode: weakref.WeakValueDictionary[int, InterceptedSocket] = weakref.WeakValueDictionary()
 
-    def find(self, fd: int) -> Held | None:
+    def find(self, fd: int) -> InterceptedSocket | None:
         """What stands behind `fd`; None for an ordinary socket. Called for every call of every socket."""
-        held = self._by_fd.get(fd)
-        if held is None:
+        intercepted = self._by_fd.get(fd)
+        if intercepted is None:
             return None
         try:
-            if os.fstat(fd).st_ino == held.inode:
-                return held
+            if os.fstat(fd).st_ino == intercepted.inode:
+                return intercepted
         except OSError:
             pass
         self.forget(fd)
         return None
 
-    def find_any(self, fd: int) -> Held | None:
+    def find_any(self, fd: int) -> InterceptedSocket | None:
         """As `find`, also for a number that we have not seen yet: for the calls that are made once."""
-        held = self.find(fd)
-        if held is not None or not self._by_inode or fd < 0:
-            return held
-        held = self._by_inode.get(os.fstat(fd).st_ino)
-        if held is not None:
-            self.add(fd, held)
-        return held
+        intercepted = self.find(fd)
+        if intercepted is not None or not self._by_inode or fd < 0:
+            return intercepted
+        intercepted = self._by_inode.get(os.fstat(fd).st_ino)
+        if intercepted is not None:
+            self.add(fd, intercepted)
+        return intercepted
 
-    def add(self, fd: int, held: Held) -> None:
-        """`fd` stands for `held` too."""
-        self._by_fd[fd] = held
-        held.fds.add(fd)
+    def add(self, fd: int, intercepted: InterceptedSocket) -> None:
+        """`fd` stands for `intercepted` too."""
+        self._by_fd[fd] = intercepted
+        intercepted.fds.add(fd)
 
-    def granted(self, held: Held) -> None:
-        """`held` has a listener behind it: its file is another one."""
-        self._by_inode[held.inode] = held
+    def granted(self, intercepted: InterceptedSocket) -> None:
+        """`intercepted` has a listener behind it: its file is another one."""
+        self._by_inode[intercepted.inode] = intercepted
 
     def lend(self, fd: int) -> None:
         """Leave `fd` alone until it is added again."""
@@ -119,17 +119,17 @@ class Registry:
 
     def forget(self, fd: int) -> None:
         """`fd` is closed; with the last one, the listener is given up."""
-        held = self._by_fd.pop(fd, None)
-        if held is not None:
-            self.closed(fd, held)
+        intercepted = self._by_fd.pop(fd, None)
+        if intercepted is not None:
+            self.closed(fd, intercepted)
 
-    def closed(self, fd: int, held: Held) -> None:
-        """`fd`, which was `held`'s and is lent, is closed."""
-        held.fds.discard(fd)
-        if not held.fds:
-            self._by_inode.pop(held.inode, None)
-            held.give_up()
-            if held.inner is not None:
+    def closed(self, fd: int, intercepted: InterceptedSocket) -> None:
+        """`fd`, which was `intercepted`'s and is lent, is closed."""
+        intercepted.fds.discard(fd)
+        if not intercepted.fds:
+            self._by_inode.pop(intercepted.inode, None)
+            intercepted.close()
+            if intercepted.inner is not None:
                 self.when_closed()
 
     def watch(self, sock: socket.socket, fd: int) -> None:
@@ -138,7 +138,7 @@ class Registry:
 
     def forked(self) -> None:
         """Let a forked child use the sockets, as it does inherited listeners; the parent alone owns them."""
-        for held in set(self._by_fd.values()):
-            lease = held.inner.lease if held.inner is not None else None
-            if lease is not None:
-                lease.users += 1  # so that no last user of this process says that the listener is closed
+        for intercepted in set(self._by_fd.values()):
+            grant = intercepted.inner.grant if intercepted.inner is not None else None
+            if grant is not None:
+                grant.users += 1  # so that no last user of this process says that the listener is closed

@@ -1,7 +1,8 @@
-"""A worker's places in the rows of those that wait: for a shared listener, and for its baton.
+"""A worker's registrations in its event loop's epoll: for a shared listener, and for its baton.
 
-In an epoll a place is a `Turn`; a loop that waits in poll(2) or select(2) has a `Watch` instead. Invariant:
-the loop has readers from `enter` to `close`; from `take` to `close` there is a place for each of them.
+In an epoll it is an `ExclusiveRegistration`; a loop that waits in poll(2) or select(2) has a
+`PlainRegistration` instead. Invariant: the loop has readers from `enter` to `close`; from `register` to
+`close` there is a registration for each of them.
 """
 
 from __future__ import annotations
@@ -12,37 +13,37 @@ from collections.abc import Callable
 from typing import Any
 
 from everycore.foreign import asyncio_internals
-from everycore.system.wakeups import Turn
+from everycore.system.wakeups import ExclusiveRegistration
 
 
-class Watch:
-    """What `Turn` is, for a loop that waits in poll(2) or select(2): there is no row, all are woken."""
+class PlainRegistration:
+    """`ExclusiveRegistration` for a loop that waits in poll(2) or select(2): no queue, all are woken."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, callback: Callable[[], None]) -> None:
         self._loop = loop
         self._fd = fd
         self._callback = callback
-        self.is_in = True
+        self.is_armed = True
 
-    def step_out(self) -> None:
+    def disarm(self) -> None:
         """Be not woken for a while."""
-        self.is_in = False
+        self.is_armed = False
         self._loop.remove_reader(self._fd)
 
-    def to_the_end(self) -> None:
+    def rearm(self) -> None:
         """Be woken again."""
-        if not self.is_in:
-            self.is_in = True
+        if not self.is_armed:
+            self.is_armed = True
             self._loop.add_reader(self._fd, self._callback)
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-class Places:
+class Registrations:
     """Those of one loop. `baton_fd`: -1 if there is no baton.
 
-    `listener` and `baton` are the places, None while there is none. HOT: `listener` is used for every
+    `listener` and `baton` are the registrations, None while there is none. HOT: `listener` is used for every
     connection, directly.
     """
 
@@ -63,53 +64,57 @@ class Places:
         self._baton_fd = baton_fd
         self._on_readable = on_readable
         self._on_baton = on_baton
-        self.listener: Turn | Watch | None = None
-        self.baton: Turn | Watch | None = None
+        self.listener: ExclusiveRegistration | PlainRegistration | None = None
+        self.baton: ExclusiveRegistration | PlainRegistration | None = None
 
     def enter(self) -> None:
-        """Have the loop call back; there are no places yet."""
+        """Have the loop call back; nothing is registered yet."""
         self._loop.add_reader(self._fd, self._on_readable)
         if self._baton_fd >= 0:
             self._loop.add_reader(self._baton_fd, self._on_baton)
 
-    def take(self) -> None:
-        """Take the places.
+    def register(self) -> None:
+        """Register both.
 
         Raises FileNotFoundError as long as the loop has not registered what it was to read.
         """
-        listener = self._place(self._fd, self._on_readable)
-        baton = self._place(self._baton_fd, self._on_baton) if self._baton_fd >= 0 else None
+        listener = self._register(self._fd, self._on_readable)
+        baton = self._register(self._baton_fd, self._on_baton) if self._baton_fd >= 0 else None
         self.listener, self.baton = listener, baton
 
-    def _place(self, fd: int, callback: Callable[[], None]) -> Turn | Watch:
+    def _register(self, fd: int, callback: Callable[[], None]) -> ExclusiveRegistration | PlainRegistration:
         epoll_fd = _epoll_of(self._loop)
-        return Watch(self._loop, fd, callback) if epoll_fd is None else Turn(epoll_fd, fd)
+        return (
+            PlainRegistration(self._loop, fd, callback)
+            if epoll_fd is None
+            else ExclusiveRegistration(epoll_fd, fd)
+        )
 
-    def leave(self) -> None:
+    def disarm(self) -> None:
         """Step out of both."""
-        for place in (self.listener, self.baton):
-            if place is not None:
-                place.step_out()
+        for registration in (self.listener, self.baton):
+            if registration is not None:
+                registration.disarm()
 
-    def to_the_end(self) -> None:
+    def rearm(self) -> None:
         """Go to the end of both rows, or come back to them."""
-        for place in (self.baton, self.listener):
-            if place is not None:
-                place.to_the_end()
+        for registration in (self.baton, self.listener):
+            if registration is not None:
+                registration.rearm()
 
     @property
-    def are_left(self) -> bool:
+    def are_disarmed(self) -> bool:
         """Whether the worker has stepped out for the baton as well."""
-        return self.baton is not None and not self.baton.is_in
+        return self.baton is not None and not self.baton.is_armed
 
     def close(self) -> None:
         """Give them up: the listener is about to be closed."""
         if self._baton_fd >= 0:
             self._loop.remove_reader(self._baton_fd)
         self._loop.remove_reader(self._fd)
-        for place in (self.listener, self.baton):
-            if place is not None:
-                place.close()
+        for registration in (self.listener, self.baton):
+            if registration is not None:
+                registration.close()
         self.listener = self.baton = None
 
 

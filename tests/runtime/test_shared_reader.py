@@ -16,9 +16,9 @@ from everycore.core.patience import MOST
 from everycore.foreign import socket_internals
 from everycore.system.belt import make_pair
 from everycore.system.wakeups import is_readable, take_baton
-from everycore.worker.connections import turns
-from everycore.worker.connections.limits import Limit
-from everycore.worker.connections.turns import MOST_AT_ONCE, SharedReader
+from everycore.worker.connections import shared_reader
+from everycore.worker.connections.limits import ConnectionLimit
+from everycore.worker.connections.shared_reader import MOST_AT_ONCE, SharedReader
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 from tests.kit import VirtualClock, connected, scaled, turn
 
@@ -61,7 +61,7 @@ class Stage:
         assert isinstance(sock, SharedSocket)
         self.sock = sock
         self.board = Board()
-        self.limit = Limit()
+        self.limit = ConnectionLimit()
         self.taken = 0
         self.turns = TURNS
         parts: Any = {
@@ -194,7 +194,7 @@ class TestWhoHoldsTooMany:
 
     @pytest.fixture
     def clock(self, monkeypatch):
-        monkeypatch.setattr(turns, "GATE", 0.0)
+        monkeypatch.setattr(shared_reader, "BACKOFF", 0.0)
         return VirtualClock()
 
     @contextlib.asynccontextmanager
@@ -265,7 +265,7 @@ class TestErrorsOfAccept:
                 raise OSError(number := numbers.pop(0), os.strerror(number))
             return real(sock)
 
-        monkeypatch.setattr(turns, "accept", accept)
+        monkeypatch.setattr(shared_reader, "accept", accept)
         return numbers
 
     @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH])

@@ -1,12 +1,12 @@
-"""A shared listener in a worker's event loop: accept one, go to the end of the row.
+"""A shared listener in a worker's event loop: accept one, go to the end of the queue.
 
 The worker's half of the policy `shared`. HOT: `_on_readable` runs for every connection. Invariant: the
-listener is in this loop's epoll with EPOLLEXCLUSIVE, or this worker is on purpose out of the row: while
+listener is in this loop's epoll with EPOLLEXCLUSIVE, or this worker is on purpose out of the queue: while
 others take who waits, or, short of descriptors or at its server's limit, until it can take one again, and
-then out of the row of those whom the baton wakes as well.
+then out of the queue of those whom the baton wakes as well.
 
 asyncio's own accept loop takes up to `backlog` connections a wake-up, so the first worker to wake takes a
-whole burst. Here a worker takes one, and goes to the end of the row of those that wait (`system.wakeups`);
+whole burst. Here a worker takes one, and goes to the end of the queue of those that wait (`system.wakeups`);
 one that now holds more than the others on average stays out for a moment, for longer where processors are
 short (`core.patience`), and passes its next turn on with the baton. (Rejected: to step back when woken and
 pass nothing on. It swallows the wake-up. A threshold of the mean itself gave 1.28 times the mean in bursts,
@@ -28,14 +28,14 @@ from everycore.foreign.socket_internals import accept
 from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.wakeups import is_readable, pass_baton, take_baton
-from everycore.worker.connections.places import Places, selector_of
 from everycore.worker.connections.reception import Giver, descriptor_limit, has_descriptors
+from everycore.worker.connections.registrations import Registrations, selector_of
 from everycore.worker.connections.resting import RestWatch
 
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
     from everycore.worker.connections.ledger import Ledger
-    from everycore.worker.connections.limits import Limit
+    from everycore.worker.connections.limits import ConnectionLimit
     from everycore.worker.listening.clustersocket import SharedSocket
     from everycore.worker.listening.readiness import Readiness
 
@@ -43,10 +43,10 @@ log = logging.getLogger("everycore.worker")
 
 #: Connections accepted in one turn of the loop while all other workers are at work.
 MOST_AT_ONCE: Final = 4
-#: A worker with more than this many connections above the mean stays out of the row for a while.
+#: A worker with more than this many connections above the mean stays out of the queue for a while.
 MOST_EXCESS: Final = 1.0
-#: Seconds out of the row, until it looks again.
-GATE: Final = 0.002
+#: Seconds out of the queue, until it looks again.
+BACKOFF: Final = 0.002
 
 
 class StampedSelector(selectors.EpollSelector):
@@ -68,12 +68,42 @@ class StampedSelector(selectors.EpollSelector):
             self._board.idle(False)
 
 
+class Taker:
+    """Accepts one connection a call and gives it to the program. `on_trouble` hears why it could not."""
+
+    __slots__ = ("_giver", "_limit", "_on_trouble", "_sock")
+
+    def __init__(
+        self, sock: SharedSocket, giver: Giver, limit: ConnectionLimit, on_trouble: Callable[[OSError], None]
+    ) -> None:
+        self._sock = sock
+        self._giver = giver
+        self._limit = limit
+        self._on_trouble = on_trouble
+
+    def take(self) -> int:
+        """The descriptor of the connection, or -1 if there was none, or no room for it."""
+        if self._limit.is_full:
+            return -1
+        try:
+            fd, peer = accept(self._sock)
+        except (BlockingIOError, InterruptedError):
+            return -1
+        except OSError as exc:
+            self._on_trouble(exc)
+            return -1
+        if not self._limit.drop(fd, peer):
+            self._giver.give(fd, peer)
+            self._giver.advance()
+        return int(fd)
+
+
 class SharedReader:
     """Takes connections from a shared listener, in turn with the other workers."""
 
     __slots__ = (
-        "_board", "_connections", "_descriptor_limit", "_gate", "_giver", "_is_over", "_limit",
-        "_loop", "_now", "_patience", "_places", "_readiness", "_rest", "_sock",
+        "_backoff", "_board", "_connections", "_descriptor_limit", "_is_over", "_limit", "_loop", "_now",
+        "_patience", "_readiness", "_registrations", "_rest", "_sock", "_take", "_turns",
     )  # fmt: skip
 
     def __init__(
@@ -81,7 +111,7 @@ class SharedReader:
         loop: asyncio.AbstractEventLoop,
         sock: SharedSocket,
         giver: Giver,
-        limit: Limit,
+        limit: ConnectionLimit,
         *,
         board: WorkerBoard,
         connections: Ledger,
@@ -94,13 +124,14 @@ class SharedReader:
         self._connections = connections
         self._readiness = readiness
         self._descriptor_limit = descriptor_limit()
-        self._giver = giver
+        self._turns = giver.turns
+        self._take = Taker(sock, giver, limit, self._on_trouble).take
         self._limit = limit
-        self._places = Places(
+        self._registrations = Registrations(
             loop, sock.fileno(), sock.baton, on_readable=self._on_readable, on_baton=self._on_baton
         )
         self._rest: RestWatch | None = None
-        self._gate: asyncio.TimerHandle | None = None
+        self._backoff: asyncio.TimerHandle | None = None
         self._patience = Patience()
         #: Whether this worker held too many when it last took one.
         self._is_over = False
@@ -108,102 +139,104 @@ class SharedReader:
     def begin(self) -> None:
         """Take part once this worker is ready: the primary can't keep a shared listener from who is not."""
         self._readiness.when_ready(self._loop, self._enter)
-        self._sock.say(wire.Serve(belt.MOST_BATCH))
+        self._sock.tell_primary(wire.Serve(belt.MOST_BATCH))
 
     def _enter(self) -> None:
         if self._sock.fileno() < 0:  # closed before it was ready
             return
-        self._places.enter()
+        self._registrations.enter()
         self._board.serving(True)
         if not isinstance(selector_of(self._loop), StampedSelector):
             # Nobody stamps for this loop. Thought to be busy, it would never be left its turn.
             self._board.idle(True)
         self._sock.when_closed(self._end)
         self._rest = RestWatch(self._loop, self._sock, self._on_rest)
-        self._limit.watch(on_full=self._leave_row, on_room=self._on_room)
-        self._stand_in_line()
+        self._limit.watch(on_full=self._disarm, on_room=self._on_room)
+        self._register()
 
-    def _stand_in_line(self) -> None:
+    def _register(self) -> None:
         if self._sock.fileno() < 0:
             return
         try:
-            self._places.take()
+            self._registrations.register()
         except FileNotFoundError:  # libuv registers what was added when it next waits
-            self._loop.call_soon(self._stand_in_line)
+            self._loop.call_soon(self._register)
         else:
-            if self._limit.is_full or self._is_resting:  # somebody may have come before there was a row
-                self._leave_row()
+            if self._limit.is_full or self._is_resting:  # somebody may have come before there was a queue
+                self._disarm()
 
     def _end(self) -> None:
         """The socket is about to be closed."""
-        self._open_gate()
+        self._end_backoff()
         if self._rest is not None:
             self._rest.close()
         self._board.serving(False)
-        self._places.close()
+        self._registrations.close()
 
     def _on_readable(self) -> None:
-        if self._places.are_left:
+        if self._registrations.are_disarmed:
             self._wake_another()
             return
         if self._is_over and self._hands_on():
             return
         fd = self._take()
-        if fd < 0 or self._places.listener is None:
+        if fd < 0 or self._registrations.listener is None:
             return
         if fd >= self._descriptor_limit:
             self._run_short()
-        elif self._limit.is_full:  # and has left the row
+        elif self._limit.is_full:  # and has left the queue
             return
         elif self._board.cost > COSTLY:
             # Its handler may take long, and who is accepted before it has begun waits behind it.
-            self._places.listener.step_out()
-            self._loop.call_soon(self._after, self._giver.turns - 1)
+            self._registrations.listener.disarm()
+            self._loop.call_soon(self._after, self._turns - 1)
         elif not self._board.somebody_is_free():
             # All the others are at work, and nobody could take the next one sooner. A few more make turns
             # fewer (measured with two workers: 1.10 times a plain shared listener's throughput, 1.04 with one
-            # more); and there is no row to go to the end of.
+            # more); and there is no queue to go to the end of.
             for _ in range(MOST_AT_ONCE - 1):
                 # None there, or closed by the program meanwhile.
-                if self._take() < 0 or self._places.listener is None:
+                if self._take() < 0 or self._registrations.listener is None:
                     break
         else:
             self._yield_or_queue()
 
     def _after(self, turns: int) -> None:
-        """The program has been given the last one `turns` turns from now: back to the row."""
+        """The program has been given the last one `turns` turns from now: back to the queue."""
         if turns:
             self._loop.call_soon(self._after, turns - 1)
             return
-        place = self._places.listener
-        if place is None or self._gate is not None or place.is_in or self._places.are_left:
-            return  # ended, or in or out of the row for another reason meanwhile
+        registration = self._registrations.listener
+        if registration is None or self._backoff is not None:
+            return  # ended, or out of the queue for another reason meanwhile
+        if registration.is_armed or self._registrations.are_disarmed:
+            return  # back in it, or told to take nobody
         if not self._limit.is_full:
             self._yield_or_queue()
 
     def _yield_or_queue(self) -> None:
-        assert self._places.listener is not None
+        assert self._registrations.listener is not None
         self._is_over = self._board.should_yield(MOST_EXCESS)
         if self._is_over:
             self._leave_to_others(waits=is_readable(self._sock.fileno()))
         else:
-            self._places.listener.to_the_end()
+            self._registrations.listener.rearm()
 
     def _hands_on(self) -> bool:
         """It is this worker's turn, but it still holds too many: whether another is woken in its stead."""
         self._is_over = self._board.should_yield(MOST_EXCESS)
-        if not self._is_over or self._places.listener is None or self._places.baton is None:
+        if not self._is_over or self._registrations.listener is None or self._registrations.baton is None:
             return False
         if is_readable(self._sock.fileno()):
             self._leave_to_others(waits=True)
-            self._places.baton.to_the_end()
+            self._registrations.baton.rearm()
             pass_baton(self._sock.baton)
         return True
 
     def _wake_another(self) -> None:
-        """This worker was woken for somebody in the very turn in which it left the row.
+        """This worker was woken for somebody in the very turn in which it left the queue.
 
-        To take that one would end at the end of the row: a worker that is to take nobody would be back in it.
+        To take that one would bring it back to the end of the queue, though it is to take nobody.
         """
         if is_readable(self._sock.fileno()):
             pass_baton(self._sock.baton)
@@ -214,63 +247,50 @@ class SharedReader:
         self._stay_out_on()
 
     def _stay_out_on(self) -> None:
-        self._stay_out(GATE, self._look_again)
+        self._stay_out(BACKOFF, self._look_again)
         self._connections.when_fewer(self._reconsider)
 
     def _look_again(self) -> None:
         """Stay out while others are about to take who waits: to come back would be to take it from them."""
-        self._gate = None
+        self._backoff = None
         waits = is_readable(self._sock.fileno())
         if self._patience.lasts(self._now(), waits=waits) and self._board.should_yield(MOST_EXCESS):
             self._stay_out_on()
         else:
             self._is_over = self._is_over and not waits  # whom nobody else takes, this one takes
-            self._come_back()
+            self._rearm()
 
-    def _take(self) -> int:
-        """Accept one connection and give it to the program; its descriptor, or -1 if there was none."""
-        if self._limit.is_full:
-            return -1
-        try:
-            fd, peer = accept(self._sock)
-        except (BlockingIOError, InterruptedError):
-            return -1
-        except OSError as exc:
-            trouble = trouble_of(exc)
-            if trouble is Trouble.PAUSE:
-                log.warning("accept: %s; connections wait, or go to another worker", exc.strerror)
-                self._run_short()
-            elif trouble is Trouble.LISTENER:  # it does not listen: the primary refuses for a while
-                self._stay_out(PAUSE)
-            return -1
-        if not self._limit.drop(fd, peer):
-            self._giver.give(fd, peer)
-            self._giver.advance()
-        return int(fd)
+    def _on_trouble(self, exc: OSError) -> None:
+        trouble = trouble_of(exc)
+        if trouble is Trouble.PAUSE:
+            log.warning("accept: %s; connections wait, or go to another worker", exc.strerror)
+            self._run_short()
+        elif trouble is Trouble.LISTENER:  # it does not listen: the primary refuses for a while
+            self._stay_out(PAUSE)
 
     def _stay_out(self, seconds: float, then: Callable[[], None] | None = None) -> None:
-        if self._places.listener is not None and self._gate is None:
-            self._places.listener.step_out()
-            self._gate = self._loop.call_later(seconds, then or self._come_back)
+        if self._registrations.listener is not None and self._backoff is None:
+            self._registrations.listener.disarm()
+            self._backoff = self._loop.call_later(seconds, then or self._rearm)
 
     def _run_short(self) -> None:
-        """Out of descriptors or memory: leave the row until there are some again."""
-        self._leave_row()
+        """Out of descriptors or memory: leave the queue until there are some again."""
+        self._disarm()
         self._stay_out(PAUSE)
 
-    def _leave_row(self) -> None:
+    def _disarm(self) -> None:
         """Be woken neither by the listener nor by the baton.
 
         Else this worker would be woken for somebody it can't accept, and would take the baton meant for one
         who can.
         """
-        self._open_gate()
-        self._places.leave()
+        self._end_backoff()
+        self._registrations.disarm()
 
-    def _open_gate(self) -> None:
-        if self._gate is not None:
-            self._gate.cancel()
-            self._gate = None
+    def _end_backoff(self) -> None:
+        if self._backoff is not None:
+            self._backoff.cancel()
+            self._backoff = None
 
     @property
     def _is_resting(self) -> bool:
@@ -280,42 +300,42 @@ class SharedReader:
         """The primary has told this worker to take nobody, for it is to leave; or has taken that back."""
         self._board.serving(not self._is_resting)
         if self._is_resting:
-            self._leave_row()
+            self._disarm()
         else:
-            self._come_back()
+            self._rearm()
 
     def _on_room(self) -> None:
         """The server has room again."""
-        if self._gate is None:
-            self._come_back()
+        if self._backoff is None:
+            self._rearm()
 
     def _reconsider(self) -> None:
-        """A connection has ended: short ones would else leave this worker idle for the whole gate."""
-        if self._gate is None or self._places.are_left:
+        """A connection has ended: short ones would else leave this worker idle for the whole back-off."""
+        if self._backoff is None or self._registrations.are_disarmed:
             return
         if self._board.should_yield(MOST_EXCESS):
             self._connections.when_fewer(self._reconsider)
             return
-        self._open_gate()
-        self._come_back()
+        self._end_backoff()
+        self._rearm()
 
-    def _come_back(self) -> None:
-        self._gate = None
-        if self._places.listener is None or self._limit.is_full or self._is_resting:
+    def _rearm(self) -> None:
+        self._backoff = None
+        if self._registrations.listener is None or self._limit.is_full or self._is_resting:
             return
-        if not self._places.are_left:
-            self._places.listener.to_the_end()
+        if not self._registrations.are_disarmed:
+            self._registrations.listener.rearm()
         elif has_descriptors(self._sock.fileno(), self._descriptor_limit):
-            self._places.to_the_end()
+            self._registrations.rearm()
         else:
             self._stay_out(PAUSE)
 
     def _on_baton(self) -> None:
         """Somebody may have swallowed a wake-up: look again, and let another have the next baton."""
-        if self._places.are_left:
-            return  # told in the same turn in which this worker left the row: it is for another
-        if take_baton(self._sock.baton) and self._places.listener is not None:
-            if self._gate is not None:  # left to others, who did not take it
+        if self._registrations.are_disarmed:
+            return  # told in the same turn in which this worker left the queue: it is for another
+        if take_baton(self._sock.baton) and self._registrations.listener is not None:
+            if self._backoff is not None:  # left to others, who did not take it
                 self._is_over = False
-            self._open_gate()
-            self._places.to_the_end()
+            self._end_backoff()
+            self._registrations.rearm()

@@ -21,9 +21,9 @@ from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.subscriber import Client
 from everycore.primary.listeners.switchboard import Grant, Switchboard
-from everycore.primary.readiness import Readiness
+from everycore.primary.readiness import WorkerReadiness
 from everycore.system import packets
-from everycore.system.descriptors import close_all, release
+from everycore.system.descriptors import close_all, close_now
 from everycore.system.sockets import describe, off_the_wire
 
 log = logging.getLogger("everycore.primary")
@@ -48,7 +48,7 @@ class LinkClient(Client, Protocol):
         """Whether it may get listeners: nobody has asked it to leave."""
 
     @property
-    def readiness(self) -> Readiness:
+    def readiness(self) -> WorkerReadiness:
         """Whether it is ready, and what makes it so."""
 
     def on_report(self, body: bytes) -> None:
@@ -58,7 +58,7 @@ class LinkClient(Client, Protocol):
         """It says that it leaves."""
 
 
-class LinkDesk:
+class LinkServer:
     """The primary's end of one link. `permits`: what the worker may listen on; None: whatever we may."""
 
     def __init__(
@@ -86,16 +86,16 @@ class LinkDesk:
         if self._link is not None:
             self._loop.add_reader(self._link, self._answer_next)
 
-    def hear(self) -> None:
+    def answer_pending(self) -> None:
         """Answer what was said here, before what was said on the channel after it."""
         for _ in range(_BUDGET):
             if not self._answer_next():
                 return
 
-    def hear_last_words(self) -> None:
+    def answer_last(self) -> None:
         """It may have said that it leaves, or why it failed, without waiting for an answer."""
         self._is_ending = True
-        self.hear()
+        self.answer_pending()
 
     def close(self) -> None:
         """Hear no more."""
@@ -107,7 +107,7 @@ class LinkDesk:
     def abandon(self) -> None:
         """In a forked child: close our copy. The loop is the parent's, and not touched."""
         if self._link is not None:
-            release(self._link)
+            close_now(self._link)
             self._link = None
 
     def fileno(self) -> int:
@@ -157,7 +157,7 @@ class LinkDesk:
 
     def _take_back_grant(self, number: bytes) -> None:
         if self._last_grant is not None and self._last_grant[0] == number:
-            self._switchboard.give_up(self._client.id, self._last_grant[1])
+            self._switchboard.decline(self._client.id, self._last_grant[1])
 
     # --- the answers --------------------------------------------------------------------------------------
 
@@ -174,9 +174,9 @@ class LinkDesk:
                 case wire.SetOption() | wire.GetOption():
                     return self._option(request), ()
                 case wire.Settle():
-                    switchboard.hear(client.id)
+                    switchboard.read_belts(client.id)
                 case wire.Release(listener):
-                    return wire.Done(), (switchboard.release(client.id, listener),)
+                    return wire.Done(), (switchboard.take_back(client.id, listener),)
                 case wire.Report(body):
                     client.on_report(body)
                 case wire.StartListening():
@@ -184,7 +184,7 @@ class LinkDesk:
                 case wire.HoldReady():
                     client.readiness.hold()
                 case wire.ReadyNow():
-                    client.readiness.say()
+                    client.readiness.announce()
                 case wire.Leave():
                     client.on_leave()
         except REFUSABLE as exc:

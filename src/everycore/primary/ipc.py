@@ -17,8 +17,8 @@ from everycore.aio.outbox import NoPeer
 from everycore.core import wire
 from everycore.errors import ProtocolError
 from everycore.primary.eventlog import WorkerLog
-from everycore.primary.handons import Member
-from everycore.primary.linkdesk import LinkClient, LinkDesk
+from everycore.primary.handons import HandOnMember
+from everycore.primary.linkserver import LinkClient, LinkServer
 from everycore.primary.runtime import Runtime
 from everycore.primary.spawner import Child
 from everycore.settings import Settings
@@ -27,7 +27,7 @@ from everycore.system.descriptors import close_all
 log = logging.getLogger("everycore.primary")
 
 
-class Client(LinkClient, Member, Protocol):
+class IpcClient(LinkClient, HandOnMember, Protocol):
     """The worker at the other end: its driver."""
 
     def on_joined(self) -> None:
@@ -37,11 +37,16 @@ class Client(LinkClient, Member, Protocol):
         """Its channel has ended; `error`: it was given up for that."""
 
 
-class Connection:
+class Ipc:
     """That of one worker. `child`: None for one whose process was not started, and which says nothing."""
 
     def __init__(
-        self, runtime: Runtime, client: Client, settings: Settings, worker_log: WorkerLog, child: Child | None
+        self,
+        runtime: Runtime,
+        client: IpcClient,
+        settings: Settings,
+        worker_log: WorkerLog,
+        child: Child | None,
     ) -> None:
         self._client = client
         self._exchange = runtime.exchange
@@ -49,9 +54,11 @@ class Connection:
         self.is_attached = False
         #: The channel or the process has ended.
         self.is_ending = False
-        self._desk: LinkDesk | None = None
+        self._link_server: LinkServer | None = None
         if child is not None:
-            self._desk = LinkDesk(runtime.loop, child.link, client, runtime.switchboard, child.permits)
+            self._link_server = LinkServer(
+                runtime.loop, child.link, client, runtime.switchboard, child.permits
+            )
         sock: socket.socket | NoPeer = NoPeer() if child is None else child.channel
         self._channel = Channel(
             sock,
@@ -73,24 +80,24 @@ class Connection:
     def open(self) -> None:
         """Hear from now on."""
         self._channel.resume_reading()
-        if self._desk is not None:
-            self._desk.open()
+        if self._link_server is not None:
+            self._link_server.open()
 
     def close(self) -> None:
         """Hear and say no more."""
-        if self._desk is not None:
-            self._desk.close()
+        if self._link_server is not None:
+            self._link_server.close()
         self._channel.close()
 
     def abandon(self) -> None:
         """In a forked child: close our copies. The loop is the parent's, and not touched."""
-        if self._desk is not None:
-            self._desk.abandon()
+        if self._link_server is not None:
+            self._link_server.abandon()
         self._channel.abandon()
 
     def filenos(self) -> list[int]:
         """The numbers of the link, if there is one, and of the channel."""
-        return [end.fileno() for end in (self._desk, self._channel) if end is not None]
+        return [end.fileno() for end in (self._link_server, self._channel) if end is not None]
 
     def tell(
         self, message: wire.Disconnect | wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()
@@ -125,10 +132,10 @@ class Connection:
             raise ProtocolError(msg)
 
     def _listen(self, request: wire.Listen) -> None:
-        assert self._desk is not None
-        self._desk.hear()
+        assert self._link_server is not None
+        self._link_server.answer_pending()
         if self._client.may_serve and not self.is_ending:  # else its loop waits for no answer, but the end
-            self._channel.post(*self._desk.answer_listen(request))
+            self._channel.post(*self._link_server.answer_listen(request))
 
     # --- the end ------------------------------------------------------------------------------------------
 
@@ -145,7 +152,7 @@ class Connection:
             log.error("worker %d: %s; giving up its channel", self._client.id, error)
         self._client.on_lost(error)
 
-    def hear_to_the_end(self) -> None:
+    def read_to_the_end(self) -> None:
         """The process has ended: hear what it said before."""
         self._hear_last_words()
         # In the state that the worker had when it said this: it may just have joined.
@@ -154,5 +161,5 @@ class Connection:
 
     def _hear_last_words(self) -> None:
         self.is_ending = True
-        if self._desk is not None:
-            self._desk.hear_last_words()
+        if self._link_server is not None:
+            self._link_server.answer_last()
