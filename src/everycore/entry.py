@@ -9,6 +9,7 @@ itself raises or exits with wins.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Coroutine
@@ -19,6 +20,7 @@ from everycore import current
 from everycore.aio.pausing import PausableLoop
 from everycore.aio.shutdown import Shutdown, set_shutdown
 from everycore.settings import check_loop, has_uvloop
+from everycore.system.descriptors import fill_standard_streams
 
 if TYPE_CHECKING:
     from everycore.worker.session import Session
@@ -46,6 +48,8 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     session = current.session()
     if session is not None:
         session.signals.loop_begins()
+    with contextlib.suppress(OSError):  # no /dev/null, or no descriptor is left: a loop says it better
+        fill_standard_streams()  # else the loop's own descriptors get these numbers
     try:
         with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(loop)) as runner:
             if session is None:

@@ -20,8 +20,9 @@ text is made from them. Imports nothing of everycore.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 
 def consists_of(error: BaseException, is_one: Callable[[BaseException], bool]) -> bool:
@@ -81,7 +82,7 @@ class BootError(EverycoreError):
         self.report = report
 
     def __str__(self) -> str:
-        return f"worker {self.worker} could not start the application"
+        return f"the application cannot start: {self.report}"
 
 
 class ReloadFailed(EverycoreError):
@@ -156,3 +157,18 @@ class RequestTimeout(ChannelError, TimeoutError):
 
 class ProtocolError(ChannelError):
     """The peer sent what the wire protocol does not allow; its channel is given up."""
+
+
+#: What is to be raised where an error comes from a limit.
+_HINTS: Final = {
+    errno.EAGAIN: "no process more is allowed here: ulimit -u, TasksMax of systemd, pids.max of the cgroup",
+    errno.ENOMEM: "ulimit -v and -d, memory.max of the cgroup",
+    errno.EMFILE: "ulimit -n",
+    errno.EFBIG: "ulimit -f",
+}
+
+
+def with_hint(error: OSError) -> OSError:
+    """The same error, which says the limit that is to be raised where it comes from one."""
+    hint = _HINTS.get(error.errno or 0)
+    return error if hint is None else OSError(error.errno, f"{error.strerror} ({hint})", error.filename)

@@ -38,10 +38,15 @@ def held(*numbers: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, set(numbers) - before)
 
 
-def start_helper(work: Callable[..., object], *args: Any) -> None:
+def start_helper(work: Callable[..., object], *args: Any) -> bool:
     """Call `work(*args)` in a thread to which neither SIGINT nor SIGTERM is delivered.
 
-    These are for the main thread, which may hold them back for a moment.
+    These are for the main thread, which may hold them back for a moment. Returns False where the system has
+    no thread for us: RLIMIT_NPROC, pids.max, memory.
     """
     with held(signal.SIGINT, signal.SIGTERM):  # a thread begins with the mask of the one that starts it
-        _start_thread(work, args)
+        try:
+            _start_thread(work, args)
+        except RuntimeError:
+            return False
+    return True

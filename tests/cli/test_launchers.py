@@ -108,6 +108,58 @@ class TestTheModuleSearchPathIsTheLaunchers:
             assert str(folder / "bin") not in path
 
 
+def import_hook(folder: Path) -> list[str]:
+    """A start script that finds modules by a hook of its own, which no worker has."""
+    return written(
+        folder,
+        f"""
+class Hook:
+    def find_spec(self, name, path=None, target=None):
+        return PathFinder.find_spec(name, {[str(SOURCE.parent), str(PACKAGES)]!r} if path is None else path)
+
+sys.meta_path.append(Hook())
+""",
+    )
+
+
+def moved_on(folder: Path) -> list[str]:
+    """A start script with relative entries that goes elsewhere after its first import."""
+    (folder / "lib").mkdir()
+    for package in (SOURCE, *(PACKAGES / name for name in ("msgspec", "click"))):
+        (folder / "lib" / package.name).symlink_to(package)
+    return written(
+        folder,
+        f"""
+os.chdir({str(folder)!r})
+sys.path.insert(0, "lib")
+import everycore.cli.main
+os.chdir("elsewhere")
+""",
+    )
+
+
+def written(folder: Path, preparation: str) -> list[str]:
+    script = folder / "start"
+    script.write_text(
+        f"import os, sys\nfrom importlib.machinery import PathFinder\n{preparation}\n"
+        "from everycore.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n",
+        encoding="utf-8",
+    )
+    return [sys.executable, "-S", "-E", str(script)]
+
+
+@pytest.mark.parametrize("launcher", [import_hook, moved_on])
+def test_a_worker_finds_what_the_start_script_has_found(start_command, folder, launcher):
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "main.py").write_text(
+        "import everycore\nprint(everycore.is_worker, everycore.__file__)\n"
+    )
+    argv = [*launcher(folder), "run", "--workers", "1", "main.py"]
+    program = start_command(argv, cwd=folder / "elsewhere")
+    assert program.wait() == 0
+    assert program.stdout.startswith("True /")
+
+
 def test_the_variable_that_carries_the_path_reaches_no_program(start_command, folder):
     (folder / "main.py").write_text("import os\nprint(sorted(os.environ))\n", encoding="utf-8")
     argv = [sys.executable, "-m", "everycore", "run", "--workers", "1", "main.py"]

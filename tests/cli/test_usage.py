@@ -214,3 +214,55 @@ def test_help_into_a_closed_pipe():
     finally:
         os.close(writer)
     assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit", "number", "text"),
+    [
+        ("RLIMIT_FSIZE", 0, "[Errno 27] File too large (ulimit -f)"),
+        ("RLIMIT_NOFILE", 8, "[Errno 24] Too many open files (ulimit -n): '/dev/null'"),
+    ],
+)
+def test_a_limit_that_is_too_low_is_one_sentence_that_names_it(limit, number, text, tmp_path):
+    (tmp_path / "main.py").touch()
+    lower = f"resource.setrlimit(resource.{limit}, ({number}, {number})); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-P", "-m", "everycore", "serve", "--log-level", "error", "main:app"]
+    done = subprocess.run(
+        [sys.executable, "-c", "import os, resource, sys; " + lower, *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"everycore: the system refuses what is needed here: {text}\n"
+
+
+def test_no_memory_is_one_sentence(monkeypatch, capsys):
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("everycore.cli.main.everycore.main", exhausted)
+    assert main(["serve", "main:app"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "everycore: the system refuses what is needed here: [Errno 12] Cannot allocate memory (ulimit -v"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (
+            ["serve", "--app-dir", "SECRET/app", "main:app"],
+            "--app-dir: uid {} has no permission to reach the folder",
+        ),
+        (["run", "SECRET/main.py"], "run: uid {} has no permission to reach the file"),
+    ],
+)
+def test_what_this_user_may_not_reach_is_not_called_missing(argv, what, tmp_path, monkeypatch, capsys):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("everycore.cli.sources.os.stat", refuse)  # root may reach everything
+    assert main([word.replace("SECRET", str(tmp_path)) for word in argv]) == 2
+    assert what.format(os.geteuid()) in capsys.readouterr().err

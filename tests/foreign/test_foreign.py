@@ -72,9 +72,26 @@ def test_nothing_is_probed_for_a_loop_that_is_not_asyncios():
 
 def test_a_probe_runs_where_a_loop_runs_too():
     async def inside():
-        return foreign.outside_any_loop(lambda: asyncio.run(turn()))
+        return foreign.outside_any_loop(lambda: str(asyncio.run(turn())), "no thread")
 
-    assert asyncio.run(inside()) is None
+    assert asyncio.run(inside()) == "None"
+
+
+def test_where_no_thread_can_be_started_no_probe_succeeds(monkeypatch):
+    """RLIMIT_NPROC, or pids.max of a container: the public ways need no thread."""
+
+    def refuse(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    async def inside():
+        monkeypatch.setattr("threading._start_new_thread", refuse)
+        monkeypatch.setattr("threading._start_joinable_thread", refuse, raising=False)
+        try:
+            return foreign.try_probes(asyncio.new_event_loop, {"one": lambda *_: True})
+        finally:
+            monkeypatch.undo()
+
+    assert asyncio.run(inside()) == frozenset()
 
 
 def test_a_probe_that_raises_has_failed_and_hurts_no_other():

@@ -1,5 +1,7 @@
 """What a service was started with and cannot choose: signals, standard streams, its terminal."""
 
+import asyncio
+import errno
 import fcntl
 import os
 import pty
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import Program, children, scaled
+import everycore
+from everycore.system import seam
+from tests.kit import Program, children, open_fds, scaled
 from tests.kit.running import ANSWER, ask, ask_http, run
 from tests.kit.running import command as run_command
 from tests.kit.serving import APP
@@ -25,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 #: Starts a command line as somebody else might: `python -c LAUNCH STATEMENT COMMAND...`.
 LAUNCH = "import os, signal, sys; exec(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
 SIGCHLD_IGNORED = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+NOTHING = {0: "/dev/null", 1: "/dev/null"}
 ALL_BLOCKED = "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"
 
 #: A primary that keeps two workers, by the public interface alone.
@@ -111,6 +116,16 @@ def test_with_all_signals_blocked_it_stops_when_it_is_told_to(start):
     assert started.answer()
     assert started.program.finish() == 0
     assert "killed" not in started.program.stderr
+
+
+def test_closed_standard_streams_are_no_numbers_for_anything_else(start):
+    """uvloop aborts the process when it closes a descriptor of its own that got such a number."""
+    started = start("os.close(0); os.close(1)")
+    assert started.answer()
+    for pid in (started.program.pid, *children(started.program.pid)):
+        assert {fd: name for fd, name in open_fds(pid).items() if fd < 2} == NOTHING
+    assert started.program.finish() == 0
+    assert "Assertion" not in started.program.stderr
 
 
 def test_a_worker_hears_what_its_primary_has_blocked(start_program):
@@ -287,3 +302,23 @@ def test_a_program_that_makes_its_listener_blocking_stops_no_primary(start_comma
     for _ in range(3):
         running.everybody_answers(port)
     assert running.program.finish() == 0
+
+
+def test_why_no_worker_could_be_started_is_told_with_what_to_raise():
+    """EAGAIN of fork(2): the limit of processes. What `Pool.wait` raises says so."""
+
+    class Exhausted(seam.Linux):
+        @staticmethod
+        def spawn(*_, **__):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    async def main():
+        seam.current.set(Exhausted())
+        async with everycore.Pool(2, settings=everycore.Settings(exec="server.py")) as pool:
+            await pool.wait()
+
+    with pytest.raises(
+        everycore.BootError, match=r"cannot start: worker 1 .*\[Errno 11\].*ulimit -u"
+    ) as told:
+        asyncio.run(main())
+    assert "\n" not in str(told.value)

@@ -11,8 +11,11 @@ import everycore
 from everycore.worker.signals import WorkerSignals
 
 answer = threading.Event()
-signals = WorkerSignals(grace=GRACE, tell_primary=answer.wait, is_at_work=lambda: False)
+signals = WorkerSignals(grace=GRACE, tell_primary=answer.wait, is_at_work=lambda: at_work())
 signals.install(ignores_interrupt=False)
+
+def at_work():
+    return False
 
 def send():
     os.kill(os.getpid(), NUMBER)
@@ -151,7 +154,7 @@ run(main)
 def test_a_loops_last_turns_are_not_taken_from_its_second_after_the_grace(start_program, is_at_work, waits):
     """Who has needed all of the grace has a second until it is killed, and needs it to clean up."""
     source = """
-import everycore.worker.signals as module
+from everycore import held_signals
 slept = []
 module._sleep = slept.append
 signals._is_at_work = lambda: AT_WORK
@@ -185,3 +188,64 @@ threading.Thread(target=stay).start()
     running.signal()
     assert running.wait() == 0
     assert running.stderr == ""
+
+
+# --- where no thread can be started (RLIMIT_NPROC, pids.max) ------------------------------------------------
+
+NO_THREADS = """
+from everycore import held_signals
+
+def refuse(*_):
+    raise RuntimeError("can't start new thread")
+
+held_signals._start_thread = refuse
+"""
+
+UNTIL_THE_WORK_IS_DONE = """
+looks = []
+def at_work():
+    looks.append(None)
+    return len(looks) < 3
+try:
+    send()
+    threading.Event().wait()
+finally:
+    print("looks:", len(looks), flush=True)
+"""
+
+
+@NUMBERS
+def test_without_a_thread_it_waits_until_the_work_is_done(start_program, number):
+    running = start_program(program(NO_THREADS + UNTIL_THE_WORK_IS_DONE, number))
+    running.expect("^looks: 3$")
+    assert running.wait() == 0
+    assert running.stderr == ""
+
+
+def test_without_a_thread_it_waits_for_the_grace_at_most(start_program):
+    source = "def at_work():\n    return True\nsend()\nthreading.Event().wait()"
+    running = start_program(program(NO_THREADS + source, SIGTERM, grace="0.1"))
+    assert running.wait() == 0
+    assert running.stderr == ""
+
+
+def test_without_a_thread_the_alarm_of_the_program_is_left_alone(start_program):
+    source = """
+signal.signal(signal.SIGALRM, print)
+def at_work():
+    return True
+try:
+    send()
+    threading.Event().wait()
+finally:
+    print(signal.getsignal(signal.SIGALRM) is print, signal.getitimer(signal.ITIMER_REAL), flush=True)
+"""
+    running = start_program(program(NO_THREADS + source, SIGTERM))
+    running.expect(r"^True \(0.0, 0.0\)$")
+    assert running.wait() == 0
+
+
+def test_without_a_thread_a_loop_hears_it(start_program):
+    running = start_program(program(NO_THREADS + HEARD_BY_THE_LOOP, SIGTERM))
+    running.expect("^lives$")
+    assert running.wait() == 0

@@ -7,6 +7,7 @@ raises for what a user can do wrong, and it can be called in a process that goes
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -14,10 +15,11 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from everycore import role
 from everycore.cli.options import CONTEXT
 from everycore.cli.run import run
 from everycore.cli.serve import serve
-from everycore.errors import ConfigurationError, EverycoreError
+from everycore.errors import ConfigurationError, EverycoreError, with_hint
 from everycore.ops import outlets
 from everycore.ops.job import STATUS_FAILED, STATUS_USAGE
 from everycore.system import inherited
@@ -69,6 +71,7 @@ def _run(words: list[str]) -> int:
     except OSError as error:  # no /dev/null
         return _refused(error)
     inherited.learn_of_children()
+    role.start_directory = role.working_directory(os.environ)  # a start script may have left that of before
     with outlets.never_waiting():
         return _obey(words)
 
@@ -90,11 +93,13 @@ def _obey(words: list[str]) -> int:
         return STATUS_FAILED
     except OSError as error:  # no descriptor is left, say, or stdout is on a full disk
         return _refused(error)
+    except MemoryError:
+        return _refused(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     return status if isinstance(status, int) else 0
 
 
 def _refused(error: OSError) -> int:
-    _say(f"the system refuses what is needed here: {error}")
+    _say(f"the system refuses what is needed here: {with_hint(error)}")
     return STATUS_USAGE
 
 

@@ -31,6 +31,7 @@ from everycore.cli.options import (
     surge_option,
     workers_option,
 )
+from everycore.cli.sources import why_not_there
 from everycore.errors import ConfigurationError
 from everycore.ops import interpreter, logs
 from everycore.settings import Settings
@@ -169,7 +170,7 @@ def _check_program(program: list[str], *, is_module: bool) -> list[str]:
         raise ConfigurationError("run", "a program from standard input cannot be run several times")
     if not os.path.exists(program[0]):
         hint = f"; the module of that name: everycore run -m {program[0]}" if _is_module(program[0]) else ""
-        raise ConfigurationError("run", f"there is no file {program[0]!r}{hint}")
+        raise ConfigurationError("run", why_not_there("file", program[0]) + hint)
     return program
 
 

@@ -181,7 +181,7 @@ def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Op
 
 def _check_folder(option: str, folder: str) -> str:
     if not os.path.isdir(folder):
-        raise ConfigurationError(option, f"there is no folder {folder!r}")
+        raise ConfigurationError(option, sources.why_not_there("folder", folder))
     if os.path.isabs(folder):
         return folder
     # Not tidied: each worker looks where this leads when it starts.

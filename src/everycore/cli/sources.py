@@ -7,6 +7,7 @@ counts as not set.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -104,3 +105,14 @@ def parse_text(text: str, option: str, source: str) -> str:
     if not text.isprintable():
         raise ConfigurationError(option, f"must be printable text, not {text!r}", source=source)
     return text
+
+
+def why_not_there(kind: str, path: str) -> str:
+    """Why there is no "file" or "folder" at `path`, for a message."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return f"uid {os.geteuid()} has no permission to reach the {kind} {path!r}"
+    except OSError:
+        pass  # whatever it is, it is not there
+    return f"there is no {kind} {path!r}"

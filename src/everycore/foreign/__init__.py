@@ -34,10 +34,11 @@ def is_allowed(probe: str) -> bool:
     return not named & {probe, probe.partition(".")[0], "all"}
 
 
-def outside_any_loop(probe: Callable[[], T]) -> T:
+def outside_any_loop(probe: Callable[[], T], otherwise: T) -> T:
     """Call `probe`, which runs an event loop of its own, where no event loop runs.
 
-    That is this thread, or, where a loop runs in it, a thread made for the purpose.
+    That is this thread, or, where a loop runs in it, a thread made for the purpose. `otherwise` is returned
+    where the system has no thread for us.
     """
     import asyncio
 
@@ -49,7 +50,10 @@ def outside_any_loop(probe: Callable[[], T]) -> T:
             return probe()
     found: list[T] = []
     thread = threading.Thread(target=lambda: found.append(probe()), name="everycore-probe")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # RLIMIT_NPROC, pids.max, or memory
+        return otherwise
     thread.join()
     return found[0]
 
@@ -62,8 +66,11 @@ def probe_parts(library: str, new_loop: Callable[[], Any], probes: Mapping[str, 
 
 
 def try_probes(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozenset[str]:
-    """The names of the probes that succeed. A probe that raises has failed: that is what it looks for."""
-    return outside_any_loop(lambda: _try_all(new_loop, probes))
+    """The names of the probes that succeed. A probe that raises has failed: that is what it looks for.
+
+    Where none can be tried, none succeeds: the public ways need nothing.
+    """
+    return outside_any_loop(lambda: _try_all(new_loop, probes), frozenset())
 
 
 def _try_all(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozenset[str]:

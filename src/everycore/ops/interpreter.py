@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Final
 
@@ -21,6 +22,8 @@ from everycore.system.processes import interpreter_flags, program_words
 
 #: Read by `servers/__main__.py` and `launch/__main__.py`, which can import nothing of ours when they do.
 VARIABLE: Final = "_EVERYCORE_PATH"
+#: What a worker cannot begin without.
+_NEEDED: Final = ("everycore", "msgspec")
 #: Stands between two entries. No installer makes a folder with such a name.
 _BETWEEN: Final = "\n"
 
@@ -42,8 +45,18 @@ def command(
 
 
 def environment() -> dict[str, str]:
-    """What goes with the command line: our module search path."""
-    return {VARIABLE: _BETWEEN.join(search_path())}
+    """What goes with the command line: our module search path, and what a worker needs beside it."""
+    path = search_path()
+    return {VARIABLE: _BETWEEN.join([*path, *_folders_beside(path)])}
+
+
+def _folders_beside(path: Sequence[str]) -> list[str]:
+    """Folders of `_NEEDED` that `path` does not lead to: the start script has an import hook of its own."""
+    found: list[str] = []
+    for name in _NEEDED:
+        if PathFinder.find_spec(name, [*path, *found]) is None:
+            found.append(os.path.dirname(os.path.dirname(str(sys.modules[name].__file__))))
+    return found
 
 
 def search_path() -> list[str]:
@@ -57,7 +70,11 @@ def search_path() -> list[str]:
 
 
 def _text_of(entry: object) -> str | None:
-    return entry if isinstance(entry, str) and _BETWEEN not in entry else None
+    if not isinstance(entry, str) or _BETWEEN in entry:
+        return None
+    if entry and not os.path.exists(entry):  # a relative one, from before the start script went elsewhere
+        return getattr(sys.path_importer_cache.get(entry), "path", entry)
+    return entry
 
 
 def _entry_of_program(words: Sequence[str]) -> str:

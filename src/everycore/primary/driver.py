@@ -22,7 +22,7 @@ from everycore.aio.mailbox import Mailbox
 from everycore.aio.steps import take_all
 from everycore.core import lifecycle, wire
 from everycore.core.lifecycle import Life, LifeAction, LifeInput
-from everycore.errors import ConfigurationError, ProtocolError
+from everycore.errors import ConfigurationError, ProtocolError, with_hint
 from everycore.model import ExitStatus, State
 from everycore.primary import spawner
 from everycore.primary.eventlog import WorkerLog
@@ -93,7 +93,7 @@ class WorkerDriver:
         except (OSError, ConfigurationError) as exc:
             if self._request.raises and isinstance(exc, ConfigurationError):
                 raise
-            error = exc if isinstance(exc, OSError) else OSError(errno.EINVAL, str(exc))
+            error = with_hint(exc) if isinstance(exc, OSError) else OSError(errno.EINVAL, str(exc))
             self._connect(None)  # it may have been for want of descriptors
         else:
             self.process = WorkerProcess(

@@ -46,11 +46,22 @@ class Orphan:
         """The signal has come."""
         if not self._has_helper:
             self._has_helper = True
-            start_helper(self._see_off)
+            if not start_helper(self._see_off):
+                self._end_by_alarm()
 
-    def _see_off(self) -> None:
+    def _end_by_alarm(self) -> None:
+        """Let the kernel end this process when the time is over: SIGALRM with its default action."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        inherited.hear((signal.SIGALRM,))
+        signal.setitimer(signal.ITIMER_REAL, max(self._grace, LEAST) + LAST_STEPS)
+        self._ask()
+
+    def _ask(self) -> None:
         if not self.is_read:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _see_off(self) -> None:
+        self._ask()
         _sleep(max(self._grace, LEAST))
         if self.is_leaving:
             _sleep(LAST_STEPS)

@@ -6,6 +6,7 @@ worker. Invariant: whatever the program is (asyncio, threads, neither), the prim
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import Final
@@ -15,7 +16,7 @@ from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
 from everycore.system import inherited, processes
 from everycore.system.board import WorkerBoard
-from everycore.system.descriptors import close_all, close_now
+from everycore.system.descriptors import close_all, close_now, fill_standard_streams
 from everycore.system.orphan import Orphan
 from everycore.ticket import Ticket
 from everycore.worker.connections.ledger import Ledger
@@ -55,6 +56,8 @@ class Membership:
 
 def join(ticket: Ticket) -> Membership:
     """Take the place that `ticket` names."""
+    with contextlib.suppress(OSError):  # no /dev/null, or no descriptor is left: it was so before
+        fill_standard_streams()
     if ticket.orphan_grace == 0 and not processes.die_with_parent(ticket.primary):
         os._exit(ORPHANED)
     processes.become_likelier_victim()

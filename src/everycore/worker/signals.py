@@ -69,9 +69,10 @@ class WorkerSignals:
         self._previous: dict[int, Any] = {}
         self._loops_own: dict[int, Any] = {}
         self._steps: dict[StopAction, Callable[[int, FrameType | None], object]] = {
-            StopAction.WAIT: lambda number, _: start_helper(self._wait_and_repeat, number),
+            StopAction.WAIT: self._wait_elsewhere,
             StopAction.WAIT_HERE: lambda _number, _frame: self._wait(self._begin_to_leave()),
             StopAction.EXIT: self._exit,
+            # Without a thread it is the primary's SIGKILL that ends a loop which does not hear.
             StopAction.GUARD: lambda number, _: start_helper(self._guard, number),
             StopAction.DIE: self._die,
         }
@@ -170,6 +171,38 @@ class WorkerSignals:
     def _take(self, what: StopInput, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         for action in self._machine.take(what, time.monotonic()):
             self._steps[action](number, frame)
+
+    # --- waiting ------------------------------------------------------------------------------------------
+
+    def _wait_elsewhere(self, number: int, frame: FrameType | None) -> None:
+        if start_helper(self._wait_and_repeat, number):
+            return
+        if not self._wait_by_alarm(number):
+            self._has_waited = True
+            self(number, frame)
+
+    def _wait_by_alarm(self, number: int) -> bool:
+        """Wait where no thread can be started (RLIMIT_NPROC, pids.max). False: the program has the alarm.
+
+        The primary is not told: the main thread may be using the link. If it was the primary that asked, it
+        knows.
+        """
+        if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL or signal.getitimer(signal.ITIMER_REAL)[0]:
+            return False
+        deadline = time.monotonic() + self._grace
+
+        def look(_: int, frame: FrameType | None) -> None:
+            if would_be_dropped(frame) or (self._is_at_work() and time.monotonic() < deadline):
+                return
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            self._has_waited = True
+            self(number, frame)
+
+        signal.signal(signal.SIGALRM, look)
+        forked_signals.own(signal.SIGALRM)
+        signal.setitimer(signal.ITIMER_REAL, _LOOK, _LOOK)
+        return True
 
     # --- in a helper thread -------------------------------------------------------------------------------
 

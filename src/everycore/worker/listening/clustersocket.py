@@ -268,6 +268,9 @@ class ClusterSocket(socket.socket):
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # At the end of the process the modules are empty, and the primary sees the end itself.
         if _is_finalizing():
+            for part in ("_twin", "_belt"):  # the kernel closes them; Python would warn of what is ours
+                if sock := getattr(self, part, None):
+                    sock.detach()
             return
         if getattr(self, "_grant", None) is not None:
             self._close_listener()
