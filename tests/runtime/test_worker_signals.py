@@ -170,6 +170,51 @@ except SystemExit:
     assert running.wait() == 0
 
 
+IN_NO_TASK = """
+import everycore.worker.signals as module
+slept = []
+module._sleep = slept.append
+signals.be_guest()
+answer.set()
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.call_soon(arrange, loop)
+    await asyncio.Event().wait()
+def arrange(loop):
+    "In no task, as when a loop is idle."
+    ARRANGE
+    send()
+try:
+    asyncio.run(main())
+except SystemExit:
+    print(SAY)
+"""
+
+
+def test_an_idle_loop_that_is_asked_to_leave_is_not_waited_for(start_program):
+    source = IN_NO_TASK.replace("ARRANGE", "pass").replace("SAY", '"waited:", module._LAST_TURNS in slept')
+    running = start_program(program(source, SIGTERM))
+    running.expect("^waited: False$")
+    assert running.wait() == 0
+
+
+def test_what_a_loop_was_just_given_is_counted_before_it_ends(start_program):
+    """In the turn after the signal it takes a connection, which ends when somebody looks again."""
+    arrange = """
+    given, looks = [], []
+    def is_at_work():
+        looks.append(bool(given))
+        return bool(given and given.pop())
+    signals._is_at_work = is_at_work
+    loop.call_soon(loop.call_soon, given.append, True)
+    globals()["looks"] = looks
+"""
+    source = IN_NO_TASK.replace("    ARRANGE\n", arrange).replace("SAY", '"seen:", True in looks')
+    running = start_program(program(source, SIGTERM))
+    running.expect("^seen: True$")
+    assert running.wait() == 0
+
+
 def test_a_main_thread_that_waits_for_others_is_ended(start_program):
     """No thread can be started any more then, from Python 3.12 on."""
     source = """
