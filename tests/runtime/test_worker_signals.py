@@ -199,14 +199,15 @@ def test_an_idle_loop_that_is_asked_to_leave_is_not_waited_for(start_program):
 
 
 def test_what_a_loop_was_just_given_is_counted_before_it_ends(start_program):
-    """In the turn after the signal it takes a connection, which ends when somebody looks again."""
+    """It takes a connection after the first look, which ends when somebody has seen it."""
     arrange = """
     given, looks = [], []
     def is_at_work():
         looks.append(bool(given))
+        if len(looks) == 1:  # the loop takes it in its next turn
+            loop.call_soon_threadsafe(loop.call_soon, given.append, True)
         return bool(given and given.pop())
     signals._is_at_work = is_at_work
-    loop.call_soon(loop.call_soon, given.append, True)
     globals()["looks"] = looks
 """
     source = IN_NO_TASK.replace("    ARRANGE\n", arrange).replace("SAY", '"seen:", True in looks')
