@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 
-from bench import balance, channel, leaks, startup, tail, throughput
+from bench import balance, channel, leaks, reloads, startup, stops, tail, throughput
 from bench.contestants import Options, loops, policies
 from bench.load import raise_descriptor_limit
 from bench.processes import Missing
@@ -19,6 +19,8 @@ BENCHES = {
     "leaks": leaks.run,
     "tail": tail.run,
     "blocked": tail.run_blocked,
+    "stops": stops.run,
+    "reloads": reloads.run,
 }
 
 

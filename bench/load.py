@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _IN_PROGRESS = (0, errno.EINPROGRESS)
@@ -63,8 +63,22 @@ class Outcome:
         return sum(latency is None for latency in self.latencies)
 
 
-def open_loop(port: int, plan: Sequence[Request], *, patience: float) -> Outcome:
-    """A connection a request, at the intended times; waits up to `patience` seconds after the last."""
+def _line(request: Request) -> bytes:
+    return b"%d\n" % request.milliseconds
+
+
+def open_loop(
+    port: int,
+    plan: Sequence[Request],
+    *,
+    patience: float,
+    say: Callable[[Request], bytes] = _line,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """A connection a request, at the intended times; waits up to `patience` seconds after the last.
+
+    say: what is sent. Once `is_over`, the rest of the plan is left out.
+    """
     latencies: list[float | None] = [None] * len(plan)
     calls: dict[int, _Call] = {}
     poller = select.epoll()
@@ -76,6 +90,8 @@ def open_loop(port: int, plan: Sequence[Request], *, patience: float) -> Outcome
             now = time.perf_counter()
             if now > end:
                 break
+            if due < len(plan) and is_over():
+                plan, latencies, end = plan[:due], latencies[:due], now + patience
             while due < len(plan) and start + plan[due].at <= now:
                 behind = max(behind, now - start - plan[due].at)
                 call = _Call(_dial(port), due)
@@ -87,7 +103,7 @@ def open_loop(port: int, plan: Sequence[Request], *, patience: float) -> Outcome
             for fd, events in poller.poll(max(wait, 0.0)):
                 call = calls[fd]
                 if not call.sent and events & select.EPOLLOUT:
-                    _send(call, plan[call.number], poller)
+                    _send(call, say(plan[call.number]), poller)
                 if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                     if _answered(call.sock):
                         latencies[call.number] = time.perf_counter() - start - plan[call.number].at
@@ -111,9 +127,9 @@ def _dial(port: int) -> socket.socket:
     return sock
 
 
-def _send(call: _Call, request: Request, poller: select.epoll) -> None:
+def _send(call: _Call, data: bytes, poller: select.epoll) -> None:
     try:
-        call.sock.send(b"%d\n" % request.milliseconds)
+        call.sock.send(data)
     except OSError:
         return  # refused or reset: EPOLLERR tells
     call.sent = True

@@ -67,8 +67,13 @@ class Server:
             self.close()
             raise
         self.port: int = ready["port"]
-        self.primary: int = self._process.pid
+        self.primary: int = ready.get("primary", self._process.pid)
         self.workers: list[int] = ready["workers"]
+
+    def line(self) -> str:
+        """The next line that it says."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
 
     def _hear(self, seconds: float) -> Any:
         assert self._process.stdout is not None

@@ -1,4 +1,7 @@
-"""Rolling reload of `serve` and `run`: by HUP, under load, with broken code, from another release."""
+"""Rolling reload of `serve` and `run`: by HUP, with broken code, from another release.
+
+Under load: test_under_load.
+"""
 
 import contextlib
 import os
@@ -13,7 +16,6 @@ from tests.kit.processes import wait_gone
 from tests.kit.running import ANSWER, ask, run
 from tests.kit.running import command as run_command
 from tests.kit.serving import command
-from tests.kit.visitors import Visitors
 
 #: Each worker answers with its generation, as its environment has it.
 APP = """
@@ -42,46 +44,8 @@ def reload(program, number: int) -> None:
     program.expect(rf"reload {number}: all workers are new", stream="stderr")
 
 
-def reload_under_load(program, port: int, request: bytes, times: int) -> None:
-    """Reloads; nobody is lost, and after each reload all workers are others."""
-    with Visitors(port, request) as visitors:
-        for number in range(1, times + 1):
-            old = program.descendants()
-            reload(program, number)
-            assert wait_gone(old) == []
-            assert len(program.descendants()) == len(old)
-    assert visitors.lost == []
-    assert program.finish() == 0
-    generations = {int(answer.split()[-1]) for answer in visitors.answers}
-    assert generations <= set(range(times + 1))
-    assert {0, times} <= generations
-
-
 both_policies = pytest.mark.parametrize("policy", ["round_robin", "shared"])
 both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-#: How many reloads in a row: some in every run, twenty where there is time.
-rounds = pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.soak)])
-
-
-@pytest.mark.slow
-@pytest.mark.limit(300)
-@rounds
-@both_policies
-@both_loops
-def test_serve_loses_nobody(serve, policy, loop, times):
-    served = serve("--policy", policy, "--loop", loop, source=APP)
-    reload_under_load(served.program, served.port, HTTP, times)
-
-
-@pytest.mark.slow
-@pytest.mark.limit(300)
-@rounds
-@both_policies
-@both_loops
-def test_run_loses_nobody(start_command, tmp_path, policy, loop, times):
-    options = ["--policy", policy, "--loop", loop]
-    running = run(start_command, tmp_path, PROGRAM + "\nasyncio.run(main())\n", options=options)
-    reload_under_load(running.program, running.port(), LINE, times)
 
 
 def has_helper(pid: int) -> bool:

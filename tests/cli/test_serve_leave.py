@@ -1,4 +1,7 @@
-"""What clients notice when a worker of `everycore serve` leaves, or all of them do."""
+"""What clients notice when a worker of `everycore serve` leaves, or all of them do.
+
+Under load: test_under_load.
+"""
 
 import asyncio
 import contextlib
@@ -59,26 +62,6 @@ async def gone(pid: int) -> None:
 
 BOTH_POLICIES = pytest.mark.parametrize("policy", ["round_robin", "shared"])
 BOTH_LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-
-
-@BOTH_POLICIES
-@BOTH_LOOPS
-async def test_a_stop_loses_no_request_of_a_client_that_is_connected(serve, policy, loop):
-    served = serve("--policy", policy, "--loop", loop, "--grace", "10", "--spread", "1", source=APP)
-    async with Crowd(served.port) as crowd:
-        crowd.add(crowd.kept_alive(KEEP_ALIVE / 2), 30)
-        crowd.add(crowd.new_each_time(0.05), 2)
-        crowd.add(crowd.websocket(), 10)
-        await crowd.all_there()
-        crowd.is_stopping = True
-        served.program.signal()
-        await crowd.gone()
-        assert crowd.tally.lost == []
-        # Under `shared` whom no worker has accepted goes with the listener.
-        assert crowd.tally.unserved == [] or policy == "shared"
-        assert crowd.tally.codes == {1012: 10}
-        assert crowd.tally.closed > 0
-    assert served.program.wait() == 0
 
 
 @BOTH_POLICIES
@@ -289,29 +272,6 @@ def test_a_human_does_not_wait_for_idle_connections(serve, connect):
     assert client.answer() == (b"", b"")
     assert time.monotonic() - began < KEEP_ALIVE
     assert served.program.wait() == 0
-
-
-@pytest.mark.soak
-@pytest.mark.limit(1200)
-@BOTH_POLICIES
-@BOTH_LOOPS
-async def test_ten_stops_under_load(serve, policy, loop):
-    """New connections all the time, 50 clients that are kept alive, 20 WebSockets: nobody loses anything."""
-    for number in range(10):
-        served = serve("--policy", policy, "--loop", loop, "--grace", "12", "--spread", "2", source=APP)
-        async with Crowd(served.port, seed=number) as crowd:
-            crowd.add(crowd.kept_alive(KEEP_ALIVE / 2), 50)
-            crowd.add(crowd.new_each_time(0.02), 4)
-            crowd.add(crowd.websocket(), 20)
-            await crowd.all_there()
-            await crowd.answered(crowd.random.randint(1, 100))
-            crowd.is_stopping = True
-            served.program.signal()
-            await crowd.gone()
-            assert crowd.tally.lost == []
-            assert crowd.tally.unserved == []
-            assert crowd.tally.codes == {1012: 20}
-        assert served.program.wait() == 0
 
 
 @pytest.mark.soak

@@ -130,6 +130,15 @@ def test_application_has_a_time_of_its_own_once_the_grace_is_over(serve):
     assert served.program.stdout == "begun\ndone\n"
 
 
+def test_a_command_does_not_take_itself_apart_when_it_ends(start_command):
+    source = (
+        "import gc, sys, everycore.__main__ as it; it.main(); print('kept', gc.get_freeze_count() > 10_000)"
+    )
+    program = start_command([sys.executable, "-c", source, "--version"])
+    program.expect("^kept True$")
+    assert program.wait() == 0
+
+
 def test_an_application_that_is_cut_off_is_told_with_what_it_was_doing(serve):
     limits = ("--grace", "0.2", "--shutdown-timeout", "0.2")
     served = serve(*limits, workers=1, source=SLOW_TO_END, env={"SHUTDOWN": "3600"})

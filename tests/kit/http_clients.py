@@ -6,6 +6,7 @@ it sends. These send blindly, which is what a client does whose request crosses 
 
 import asyncio
 import contextlib
+import itertools
 import random
 import re
 from collections import Counter
@@ -14,13 +15,15 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from websockets.asyncio.client import connect as connect_websocket
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from tests.kit import scaled
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 #: One client: it sets the event when it has had its first answer.
 Client = Callable[[asyncio.Event], Awaitable[None]]
+#: One request and its answer: who has answered. Raises OSError, EOFError or ValueError.
+Ask = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bytes]]
 #: Who comes after the stop is refused, or comes before the listener has gone and is reset with it.
 LATE = (ConnectionRefusedError, ConnectionResetError)
 
@@ -38,6 +41,8 @@ class Tally:
     lost: list[str] = field(default_factory=list)
     #: First requests of a connection, which may not have been accepted yet when the listener went.
     unserved: list[str] = field(default_factory=list)
+    #: Who connected after the stop, and was neither served nor refused.
+    reset: list[str] = field(default_factory=list)
     #: Close codes of WebSockets.
     codes: Counter[int] = field(default_factory=Counter)
 
@@ -139,16 +144,10 @@ class Crowd:
                 writer.write(request)
                 head, body = await read_answer(reader)
             except (OSError, EOFError, ValueError) as error:
-                if came_late and not asked:
-                    return False  # who connects after the stop may be refused
-                lost = self.tally.lost if asked else self.tally.unserved
-                lost.append(f"request {asked + 1} of a connection: {error!r}")
+                self._lost(asked, error, came_late=came_late)
                 return False
             asked += 1
-            there.set()
-            self.tally.answered += 1
-            self.tally.workers[body] += 1
-            self._news.set()
+            self._answered(body, there)
             if b"HTTP/1.0" in request:
                 await self.think(self.random.uniform(0.0, longest))
                 return True
@@ -162,22 +161,99 @@ class Crowd:
         """A connection for each request, as HTTP/1.0 has it; `pause` seconds between two."""
         return self.kept_alive(pause, b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
 
-    def websocket(self) -> Client:
-        """A WebSocket that listens until it is closed, by whom and how is noted."""
+    def newcomers(self, rate: float, ask: Ask) -> Client:
+        """`rate` new connections a second, whatever becomes of the others, with one request each.
+
+        They end when one is refused after the stop.
+        """
 
         async def client(there: asyncio.Event) -> None:
-            async with connect_websocket(f"ws://127.0.0.1:{self.port}/ws", ping_interval=None) as websocket:
-                there.set()
-                try:
-                    while True:
-                        await websocket.recv()
-                except ConnectionClosed as closed:
-                    if closed.rcvd is None:
-                        self.tally.lost.append("a WebSocket without a close frame")
-                    else:
-                        self.tally.codes[closed.rcvd.code] += 1
+            loop = asyncio.get_running_loop()
+            begin, refused = loop.time(), asyncio.Event()
+            async with asyncio.TaskGroup() as visits:
+                for number in itertools.count(1):
+                    if self._over.is_set() or refused.is_set():
+                        return
+                    visits.create_task(self._visit(ask, there, refused))
+                    await self.think(begin + number / rate - loop.time())
 
         return client
+
+    async def _visit(self, ask: Ask, there: asyncio.Event, refused: asyncio.Event) -> None:
+        if not await self._talk(1, 0.0, ask, there):
+            refused.set()
+
+    def conversation(self, requests: int, longest: float, ask: Ask) -> Client:
+        """Connections that ask so often, thinking up to `longest` seconds in between, and then end."""
+
+        async def client(there: asyncio.Event) -> None:
+            while not self._over.is_set() and await self._talk(requests, longest, ask, there):
+                pass
+
+        return client
+
+    async def _talk(self, requests: int, longest: float, ask: Ask, there: asyncio.Event) -> bool:
+        """One connection. False: it was refused."""
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except LATE:
+            self._came_late()
+            return False
+        came_late, asked = self.is_stopping, 0
+        try:
+            while asked < requests:
+                self._answered(await ask(reader, writer), there)
+                asked += 1
+                await self.think(self.random.uniform(0.0, longest))
+        except (OSError, EOFError, ValueError) as error:
+            self._lost(asked, error, came_late=came_late)
+        finally:
+            await _close(writer)
+        return True
+
+    def websocket(self, *, again: bool = False) -> Client:
+        """A WebSocket that listens until it is closed, by whom and how is noted. `again`: and comes again."""
+
+        async def client(there: asyncio.Event) -> None:
+            while not self._over.is_set():
+                try:
+                    await self._listen(there)
+                except (OSError, EOFError, InvalidHandshake) as error:
+                    self.tally.lost.append(f"a WebSocket that could not be opened: {error!r}")
+                    return
+                if not again:
+                    return
+
+        return client
+
+    async def _listen(self, there: asyncio.Event) -> None:
+        async with connect_websocket(f"ws://127.0.0.1:{self.port}/ws", ping_interval=None) as websocket:
+            there.set()
+            hearing = asyncio.ensure_future(websocket.recv())
+            over = asyncio.ensure_future(self._over.wait())
+            await asyncio.wait((hearing, over), return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            if not hearing.done():  # the client hangs up
+                hearing.cancel()
+                return
+            try:
+                await hearing
+            except ConnectionClosed as closed:
+                if closed.rcvd is None:
+                    self.tally.lost.append("a WebSocket without a close frame")
+                else:
+                    self.tally.codes[closed.rcvd.code] += 1
+
+    def _answered(self, worker: bytes, there: asyncio.Event) -> None:
+        there.set()
+        self.tally.answered += 1
+        self.tally.workers[worker] += 1
+        self._news.set()
+
+    def _lost(self, asked: int, error: Exception, *, came_late: bool) -> None:
+        """A connection has ended without the answer to its next request; `asked` were answered."""
+        where = self.tally.lost if asked else self.tally.reset if came_late else self.tally.unserved
+        where.append(f"request {asked + 1} of a connection: {error!r}")
 
     def _came_late(self) -> None:
         if not self.is_stopping:
@@ -191,6 +267,18 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     if not head.startswith(b"HTTP/1.1 200") or found is None:
         raise ValueError(head)
     return head, await reader.readexactly(int(found[1]))
+
+
+async def ask_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """One request in HTTP/1.0, which ends the connection."""
+    writer.write(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
+    return (await read_answer(reader))[1]
+
+
+async def ask_line(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """A line for a line."""
+    writer.write(b"hello\n")
+    return (await reader.readuntil(b"\n")).strip()
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

@@ -154,7 +154,7 @@ run(main)
 def test_a_loops_last_turns_are_not_taken_from_its_second_after_the_grace(start_program, is_at_work, waits):
     """Who has needed all of the grace has a second until it is killed, and needs it to clean up."""
     source = """
-from everycore import held_signals
+import everycore.worker.signals as module
 slept = []
 module._sleep = slept.append
 signals._is_at_work = lambda: AT_WORK
@@ -170,6 +170,56 @@ except SystemExit:
 """.replace("AT_WORK", str(is_at_work)).replace("run(main)", "asyncio.run(main())")
     running = start_program(program(source, SIGTERM, grace="0.1"))
     running.expect(f"^waited: {waits}$")
+    assert running.wait() == 0
+
+
+IN_NO_TASK = """
+import everycore.worker.signals as module
+slept = []
+module._sleep = slept.append
+module._LAST_TURNS = 60.0  # on a busy machine a few turns take their time
+signals.be_guest()
+answer.set()
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.call_soon(arrange, loop)
+    await asyncio.Event().wait()
+def arrange(loop):
+    "In no task, as when a loop is idle."
+    ARRANGE
+    send()
+try:
+    asyncio.run(main())
+except SystemExit:
+    print(SAY)
+"""
+
+
+def test_an_idle_loop_that_is_asked_to_leave_is_not_waited_for(start_program):
+    source = IN_NO_TASK.replace("ARRANGE", "pass").replace("SAY", '"waited:", module._LAST_TURNS in slept')
+    running = start_program(program(source, SIGTERM))
+    running.expect("^waited: False$")
+    assert running.wait() == 0
+
+
+def test_what_a_loop_was_just_given_is_counted_before_it_ends(start_program):
+    """It stands still for a moment, and then takes a connection, which ends when somebody has seen it."""
+    arrange = """
+    given = []
+    def is_at_work():
+        looks.append(bool(given and given.pop()))
+        return looks[-1]
+    def take():
+        threading.Event().wait(0.35)
+        given.append(True)
+    signals._is_at_work = is_at_work
+    loop.call_soon(take)
+"""
+    source = "looks = []" + IN_NO_TASK.replace("    ARRANGE\n", arrange).replace(
+        "SAY", '"seen:", True in looks'
+    )
+    running = start_program(program(source, SIGTERM))
+    running.expect("^seen: True$")
     assert running.wait() == 0
 
 

@@ -8,6 +8,7 @@ threads needs none.
 
 from __future__ import annotations
 
+import _thread
 import faulthandler
 import os
 import signal
@@ -32,10 +33,13 @@ AGAIN: Final = 0.1
 #: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
 #: in the last turns of its loop, which SystemExit would break off with a traceback. Seconds.
 _LAST_TURNS: Final = 0.5
+#: Another loop has so many turns to take, and count, whom it had been given when it was asked to leave.
+_TURNS: Final = 8
 #: A main thread whose loop is deaf has so long to end by the signal, before it is SIGKILL. Seconds.
 _LAST_WORD: Final = 1.0
 
-# As it was before gevent replaced it.
+# As they were before gevent replaced them.
+_make_lock: Final = _thread.allocate_lock
 _sleep: Final = time.sleep
 
 _LOOP_HEARS: Final = {signal.SIGTERM: StopInput.LOOP_HEARS_TERM, signal.SIGINT: StopInput.LOOP_HEARS_INT}
@@ -64,7 +68,9 @@ class WorkerSignals:
         self._is_at_work = is_at_work
         #: A helper thread is done with waiting: the signal that comes is its own.
         self._has_waited = False
-        self._runs_other_loop = False
+        #: The loop of the program's own that the last signal has met, and whether it came out of a task.
+        self._other_loop: Any = None
+        self._is_in_task = False
         #: Handlers from before the loop of `everycore.run`, and that loop's own.
         self._previous: dict[int, Any] = {}
         self._loops_own: dict[int, Any] = {}
@@ -150,7 +156,7 @@ class WorkerSignals:
         """The handler of Python's, in the main thread."""
         if callable(loops_own := self._loops_own.get(number)):
             loops_own(number, frame)
-        self._runs_other_loop = _runs_event_loop()
+        self._other_loop, self._is_in_task = _running_loop()
         if self._has_waited and would_be_dropped(frame):
             return  # the thread that has waited repeats it, and finds the program elsewhere
         self._take(self._meaning_of(number), number, frame)
@@ -209,9 +215,9 @@ class WorkerSignals:
     def _wait_and_repeat(self, number: int) -> None:
         deadline = self._begin_to_leave()
         self._wait(deadline)
-        if self._machine.table is stopping.GUEST and self._runs_other_loop:
+        if self._machine.table is stopping.GUEST and self._other_loop is not None:
             while time.monotonic() < deadline:
-                _sleep(_LAST_TURNS)
+                self._let_turn(self._other_loop)
                 if not self._wait(deadline):
                     break  # else it was just taking one, which was not counted yet
         while stopping.is_unheard(
@@ -239,6 +245,29 @@ class WorkerSignals:
             _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
         self._has_waited = True
         return was_at_work
+
+    def _let_turn(self, loop: Any) -> None:
+        """Let the program's own loop turn a few times.
+
+        One that was in a task may have been told before, and be about to end: it has a fixed time.
+        """
+        if self._is_in_task:
+            _sleep(_LAST_TURNS)
+            return
+        has_turned = _make_lock()
+        has_turned.acquire()
+
+        def turn(left: int) -> None:
+            if left:
+                loop.call_soon(turn, left - 1)
+            else:
+                has_turned.release()
+
+        try:
+            loop.call_soon_threadsafe(turn, _TURNS)
+        except RuntimeError:  # it is closed
+            return
+        has_turned.acquire(timeout=_LAST_TURNS)  # it may be blocked
 
     def _guard(self, number: int) -> None:
         _sleep(self._grace)
@@ -286,13 +315,15 @@ def _has_come_to_its_end() -> bool:
     return not threading.main_thread().is_alive()
 
 
-def _runs_event_loop() -> bool:
-    """Whether asyncio runs a loop in this thread; uvloop's is one of these."""
+def _running_loop() -> tuple[Any, bool]:
+    """The loop of asyncio's kind that runs in this thread, or None, and whether a task of it does."""
     asyncio = sys.modules.get("asyncio")  # not imported here: this may be a signal handler
     try:
-        return asyncio is not None and asyncio.get_running_loop() is not None
+        if asyncio is not None:
+            return asyncio.get_running_loop(), asyncio.current_task() is not None
     except (RuntimeError, AttributeError):  # none; or asyncio is being imported
-        return False
+        pass
+    return None, False
 
 
 def _silent_on_exit(tell: Callable[[Any], object]) -> Callable[[Any], object]:
