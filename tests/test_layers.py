@@ -17,7 +17,8 @@ PACKAGE = "everycore"
 # From the bottom up. A module imports from its own room and from the rows below; from the other rooms of its
 # own row only where `OPEN_ROWS` says so.
 ROWS: list[set[str]] = [
-    {"errors", "events", "foreign", "held_signals", "kernel", "model", "settings", "role", "ticket"},
+    {"errors", "events", "foreign", "held_signals", "kernel", "model", "settings", "role", "ticket"}
+    | {"config"},
     {"core", "system"},
     {"aio"},
     {"primary", "worker"},

@@ -51,6 +51,10 @@ class Pool:
     `signals`, HUP reloads, USR1 opens log files anew, TTIN and TTOU scale, and TSTP and CONT stop and
     continue all, while the block is open (`core.signals`).
 
+    `before_reload` is called when a reload is ordered, before anything is started for it: what it changes by
+    `cluster.setup_primary` holds for the new workers. ConfigurationError from it refuses the reload, which is
+    logged and raised as ReloadFailed; nothing has changed then.
+
     Leaving the block stops all workers, as leaving that of a `Cluster` does, and raises the `BootError` that
     nobody has heard from `wait`. The other arguments are those of `Cluster`, with one other default: while no
     worker is ready, connections wait.
@@ -75,7 +79,9 @@ class Pool:
         new_group: bool = False,
         shutdown_timeout: float = 0.0,
         raise_nofile: bool = True,
+        before_reload: Callable[[], object] | None = None,
     ) -> None:
+        self._before_reload = before_reload
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
         if boot_timeout is not None:
             boot_timeout = check_seconds("boot_timeout", boot_timeout, least=0.1)
@@ -124,8 +130,8 @@ class Pool:
         is asked for while one is under way begins when that one has ended. Cancelling this call stops
         nothing.
 
-        Raises: ReloadFailed if a new worker did not become ready: those that were replaced stay new, the
-        others go on as they are. Until the next reload `snapshot` says so.
+        Raises: ReloadFailed if `before_reload` refused it, or a new worker did not become ready: those that
+        were replaced stay new, the others go on as they are. Until the next reload `snapshot` says so.
         """
         self._check_open()
         await self._keeper.order_reload()
@@ -177,7 +183,7 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         await self.cluster.__aenter__()
-        self._keeper = Keeper(self.cluster, self._supervisor)
+        self._keeper = Keeper(self.cluster, self._supervisor, self._before_reload)
         self._is_open = True
         if (shutdown := current_shutdown()) is not None:
             # `everycore.run` is to stop us at a signal: if it stopped the cluster, we would fork again.

@@ -1,5 +1,6 @@
 """What tests of the command line share."""
 
+import os
 import textwrap
 
 import pytest
@@ -27,3 +28,16 @@ def serve(start):
         return wait_serving(start("--workers", str(workers), *options, **rest))
 
     return serve_it
+
+
+#: How variables begin that a command reads.
+WORDS = ("EVERYCORE_", "WEB_CONCURRENCY", "PYTHON_CPU_COUNT", "KUBERNETES_")
+
+
+@pytest.fixture
+def no_foreign_settings(monkeypatch, tmp_path):
+    """No variable and no file of whoever runs the tests says anything."""
+    monkeypatch.chdir(tmp_path)  # nor a file of the folder in which the tests are run
+    for name in list(os.environ):
+        if name.startswith(WORDS):
+            monkeypatch.delenv(name)

@@ -7,24 +7,17 @@ import sys
 import pytest
 
 from everycore.cli.main import main
-from everycore.cli.serve import read_options
+from everycore.cli.serve import given_by, read_options
 from everycore.cli.serve import serve as serve_command
 from everycore.errors import ConfigurationError
 
-WORDS = ("EVERYCORE_", "WEB_CONCURRENCY", "PYTHON_CPU_COUNT", "KUBERNETES_")
-
-
-@pytest.fixture(autouse=True)
-def no_foreign_settings(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(WORDS):
-            monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("no_foreign_settings")
 
 
 def options(*argv: str, environ: dict[str, str] | None = None):
     """What `everycore serve *argv` would run with."""
     with serve_command.make_context("serve", list(argv)) as context:
-        return read_options(context.params, environ or {})
+        return read_options(given_by(context), environ or {})
 
 
 # What is understood
@@ -38,7 +31,7 @@ def test_defaults(monkeypatch):
     assert found.job.app_dir == os.getcwd()
     assert (found.workers.count, found.workers.reason) == (1, "auto: PYTHON_CPU_COUNT")
     assert found.name == "main:app"
-    assert found.boot_timeout == 60.0
+    assert found.settings.boot_timeout == 60.0
 
 
 def test_options_before_and_after_the_application():
@@ -65,11 +58,11 @@ def test_workers_sources():
     ("variable", "text", "read"),
     [
         ("EVERYCORE_GRACE", "7", lambda found: found.job.grace == 7),
-        ("EVERYCORE_POLICY", "round_robin", lambda found: found.policy == "round_robin"),
+        ("EVERYCORE_POLICY", "round_robin", lambda found: found.settings.policy == "round_robin"),
         ("EVERYCORE_LOOP", "asyncio", lambda found: found.job.loop == "asyncio"),
         ("EVERYCORE_LOG_LEVEL", "debug", lambda found: found.job.log_level == "debug"),
         ("EVERYCORE_INTERFACE", "wsgi", lambda found: found.job.interface == "wsgi"),
-        ("EVERYCORE_BOOT_TIMEOUT", "9", lambda found: found.boot_timeout == 9),
+        ("EVERYCORE_BOOT_TIMEOUT", "9", lambda found: found.settings.boot_timeout == 9),
         ("EVERYCORE_NAME", "shop", lambda found: found.name == "shop"),
     ],
 )
@@ -94,8 +87,8 @@ BAD = [
     (["main:app", "--boot-timeout", "0"], "0.1"),
     (["main:app", "--policy", "best"], "round_robin"),
     (["main:app", "--loop", "best"], "auto, asyncio"),
-    (["main:app", "--log-level", "loud"], "critical, error, warning, info, debug"),
-    (["main:app", "--interface", "cgi"], "auto, asgi, wsgi"),
+    (["main:app", "--log-level", "loud"], "critical, error, warning, info, debug, trace"),
+    (["main:app", "--interface", "cgi"], "auto, asgi, wsgi, asgi2, asgi3"),
     (["main:app", "--app-dir", "/no/such/folder"], "/no/such/folder"),
     (["main:app", "--name", "a\nb"], "printable"),
     (["main:app", "--nosuch"], "--nosuch"),
@@ -152,16 +145,32 @@ def test_engine_is_missing(monkeypatch, capsys):
     assert "pip install 'everycore[standard]'" in capsys.readouterr().err
 
 
-def test_other_systems_serve_in_one_process(monkeypatch, capsys):
-    def execv(path, argv):
-        raise SystemExit(f"{argv[0]} {' '.join(argv[-3:-1])}")
+@pytest.mark.parametrize("command", ["serve", "run"])
+def test_other_systems_have_one_process(command, monkeypatch, capsys, tmp_path):
+    """In the folder, with the variables and with the mask that workers would have."""
 
+    def execv(path, argv):
+        mask = os.umask(0)
+        os.umask(mask)
+        raise SystemExit(f"{argv[0]} {' '.join(argv[1:])} | {os.environ['X']} {os.getcwd()} {mask:o}")
+
+    (tmp_path / "there").mkdir()
+    (tmp_path / "x.py").write_text("")
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(os, "execv", execv)
-    with pytest.raises(SystemExit, match=r"-m everycore\.servers"):
-        main(["serve", "main:app"])
+    monkeypatch.setenv("X", "old")
+    before = os.umask(0o22)
+    try:
+        what = "main:app" if command == "serve" else str(tmp_path / "x.py")
+        words = [command, "--env", "X=new", "--chdir", "there", "--umask", "027", what]
+        ran = r"-P -m everycore\.servers .*" if command == "serve" else r"/.*x\.py"
+        with pytest.raises(SystemExit, match=rf"{ran} \| new .*/there 27$"):
+            main(words)
+    finally:
+        os.umask(before)
+    doing = "serving" if command == "serve" else "running"
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "everycore: a cluster needs Linux; serving in one process on darwin"
+        f"everycore: a cluster needs Linux; {doing} in one process on darwin"
     )
 
 
@@ -198,6 +207,24 @@ def test_light_imports():
     )
     result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert result.stdout.split()[0] == "False"
+
+
+@pytest.mark.parametrize(
+    ("words", "imported"),
+    [
+        (["run", "--workers", "0", "x.py"], "False False False"),
+        (["serve", "--workers", "0", "main:app"], "False False False"),
+        (["serve", "--root-path", "/x", "--workers", "0", "main:app"], "False True False"),
+    ],
+)
+def test_the_engine_and_toml_are_imported_where_they_are_asked_for(words, imported, tmp_path):
+    source = (
+        "import sys; from everycore.cli.main import main; assert main(sys.argv[1:]) == 2;"
+        "print('tomllib' in sys.modules, 'uvicorn' in sys.modules, 'dotenv' in sys.modules)"
+    )
+    argv = [sys.executable, "-c", source, *words]
+    result = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert result.stdout.strip() == imported
 
 
 def test_help_into_a_closed_pipe():
@@ -263,6 +290,6 @@ def test_what_this_user_may_not_reach_is_not_called_missing(argv, what, tmp_path
     def refuse(path, *_, **__):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("everycore.cli.sources.os.stat", refuse)  # root may reach everything
+    monkeypatch.setattr("everycore.cli.files.os.stat", refuse)  # root may reach everything
     assert main([word.replace("SECRET", str(tmp_path)) for word in argv]) == 2
     assert what.format(os.geteuid()) in capsys.readouterr().err

@@ -14,9 +14,10 @@ import threading
 from typing import Any
 
 import pytest
+import uvicorn
 
 from everycore import foreign
-from everycore.foreign import asyncio_internals, socket_internals
+from everycore.foreign import asyncio_internals, socket_internals, uvicorn_internals
 from tests.kit import turn
 
 PROBES = {
@@ -219,3 +220,10 @@ def test_a_probe_of_uvicorn_leaves_its_loggers_alone_and_logs_nothing():
     """
     argv = [sys.executable, "-c", textwrap.dedent(source)]
     assert subprocess.run(argv, stderr=subprocess.PIPE, check=True).stderr == b""
+
+
+@pytest.mark.parametrize(("http", "known"), [("h11", True), ("httptools", True), ("asyncio:Protocol", False)])
+def test_only_protocols_that_we_know_are_looked_into(http, known):
+    config = uvicorn.Config(lambda scope, receive, send: None, http=http, log_config=None)
+    config.load()
+    assert uvicorn_internals.is_known(config) is known

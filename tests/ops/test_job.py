@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from everycore.core import values
 from everycore.errors import ConfigurationError
-from everycore.ops.job import BootReport, Job, check_app, read_job, read_report
+from everycore.ops.job import BootReport, Job, check_app, read_job, read_report, with_secrets
 
 
 def test_job_travels_on_the_command_line():
@@ -18,6 +18,20 @@ def test_job_has_paths_that_are_not_utf8():
     job = Job(app="a:b", binds=["unix:/srv/caf\udce9/socket"], app_dir="/srv/caf\udce9")
     assert job.text().isascii()
     assert read_job(job.text()) == job
+
+
+def test_secrets_join_the_options_of_the_engine():
+    job = Job(app="a:b", binds=[], engine={"ssl_certfile": "x"})
+    assert with_secrets(job, '{"ssl_keyfile_password": "hush"}').engine == {
+        "ssl_certfile": "x",
+        "ssl_keyfile_password": "hush",
+    }
+    assert with_secrets(job, None) is job
+
+
+@pytest.mark.parametrize(("engine", "scheme"), [({}, "http"), ({"ssl_certfile": "x"}, "https")])
+def test_scheme(engine, scheme):
+    assert Job(app="a:b", binds=[], engine=engine).scheme == scheme
 
 
 def test_report_travels_as_a_message():

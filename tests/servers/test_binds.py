@@ -1,4 +1,4 @@
-"""The four forms of `--bind`, and what is none of them."""
+"""The forms of `--bind`, and what is none of them."""
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,11 @@ from everycore.servers.binds import FdBind, TcpBind, UnixBind, parse_bind, parse
         ("unix:/run/app.sock", UnixBind("/run/app.sock")),
         ("unix:app.sock", UnixBind("app.sock")),
         ("fd://3", FdBind(3)),
+        (":8000", TcpBind("0.0.0.0", 8000)),
+        ("80", TcpBind("127.0.0.1", 80)),
+        ("0.0.0.0", TcpBind("0.0.0.0", 8000)),
+        ("localhost", TcpBind("localhost", 8000)),
+        ("[::1]", TcpBind("::1", 8000)),
     ],
 )
 def test_forms(text, bind):
@@ -31,20 +36,19 @@ def test_forms(text, bind):
     ("text", "problem"),
     [
         ("[::1", "IPv6"),
-        ("[::1]", "HOST:PORT"),
         ("[::1]8000", "HOST:PORT"),
         ("[name]:80", "IPv6"),
         ("[]:80", "IPv6"),
         ("::1:8000", "brackets"),
-        ("127.0.0.1", "HOST:PORT"),
         ("127.0.0.1:", "HOST:PORT"),
         ("127.0.0.1:http", "HOST:PORT"),
         ("127.0.0.1:-1", "HOST:PORT"),
         ("127.0.0.1:1_0", "HOST:PORT"),
         ("127.0.0.1:65536", "between 0 and 65535, not 65536"),
         ("127.0.0.1:" + "9" * 5000, "HOST:PORT"),
-        (":8000", "host is missing"),
-        ("8000", "HOST:PORT"),
+        (":", "HOST:PORT"),
+        ("/run/app.sock", "unix:/run/app.sock"),
+        ("65536", "between 0 and 65535"),
         ("", "HOST:PORT"),
         ("a\nb:80", "HOST:PORT"),
         ("http://127.0.0.1:80", "HOST:PORT"),

@@ -54,7 +54,7 @@ async def serve_to_the_end(visit=None):
     """Returns how long the end took, in seconds, if `visit` goes on on a connection meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.Event()
-        engine = Engine(app, access_log=False, spread=None)
+        engine = Engine(app, access_log=False, spread=None, options={})
         served = asyncio.ensure_future(engine.serve([listener], serving.set, FakeExit()))
         await serving.wait()
         if visit is not None:

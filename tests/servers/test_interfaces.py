@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from everycore.servers.interfaces import detect
+from everycore.servers.interfaces import as_asgi, detect
 from everycore.servers.loading import CannotBootError
 
 
@@ -87,3 +87,28 @@ def test_wsgi(app):
 def test_neither(app, hint):
     with pytest.raises(CannotBootError, match=hint):
         detect(app)
+
+
+async def test_asgi_2_is_served_where_it_is_named():
+    class Old:
+        def __init__(self, scope):
+            self.scope = scope
+
+        async def __call__(self, receive, send):
+            await send([self.scope, await receive()])
+
+    sent = []
+
+    async def receive():
+        return "body"
+
+    async def send(message):
+        sent.append(message)
+
+    await as_asgi(Old, "asgi2")({"type": "http"}, receive, send)
+    assert sent == [[{"type": "http"}, "body"]]
+
+
+@pytest.mark.parametrize("interface", ["asgi", "asgi3"])
+def test_asgi_is_left_as_it_is(interface):
+    assert as_asgi(asgi, interface) is asgi

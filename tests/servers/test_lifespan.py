@@ -146,3 +146,36 @@ async def test_failed_stop_is_logged_and_ends(answer, caplog):
 
 async def test_shutdown_without_startup_does_nothing():
     await Lifespan(good).shutdown()
+
+
+# --lifespan
+
+
+async def without(scope, receive, send):
+    """Knows no lifespan."""
+    assert scope["type"] == "http"
+    await send(scope["state"])
+
+
+async def test_on_wants_a_lifespan():
+    with pytest.raises(
+        CannotBootError, match=r"has no lifespan \(--lifespan on\):\nTraceback(?s:.)*AssertionError"
+    ):
+        await Lifespan(without, "on").startup()
+    lifespan = Lifespan(good, "on")
+    await lifespan.startup()
+    await lifespan.shutdown()
+
+
+async def test_off_asks_nobody():
+    lifespan = Lifespan(good, "off")
+    await lifespan.startup()
+    assert await request(lifespan) == {}
+    await lifespan.shutdown()
+
+
+async def test_auto_serves_without():
+    lifespan = Lifespan(without, "auto")
+    await lifespan.startup()
+    assert await request(lifespan) == {}
+    await lifespan.shutdown()

@@ -8,25 +8,56 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import click
 
 from everycore import role
 from everycore.cli.options import CONTEXT
-from everycore.cli.run import run
-from everycore.cli.serve import serve
 from everycore.errors import ConfigurationError, EverycoreError, with_hint
 from everycore.ops import outlets
 from everycore.ops.job import STATUS_FAILED, STATUS_USAGE
 from everycore.system import inherited
 from everycore.system.descriptors import fill_standard_streams
 
+#: Where each command is. A command is imported when it is asked for.
+COMMANDS: Final = {"serve": "serve", "run": "run", "config": "config"}
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+
+class _Commands(click.Group):
+    """The commands, by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As click has it."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """As click has it."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"everycore.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command; or the answer to one that another program has."""
+        if args and args[0] not in COMMANDS:
+            from everycore.cli.answers import answer_to_command  # late: for what is wrong
+
+            text = answer_to_command(args[0])
+            if text is not None:
+                raise click.UsageError(f"{args[0]}: {text}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, invoke_without_command=True, context_settings=CONTEXT)
 @click.version_option(package_name="everycore", message="%(prog)s %(version)s")
 @click.pass_context
 def everycore(context: click.Context) -> int | None:
@@ -39,10 +70,6 @@ def everycore(context: click.Context) -> int | None:
         return None
     click.echo(context.get_help())
     return STATUS_USAGE
-
-
-everycore.add_command(serve)
-everycore.add_command(run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,120 +1,230 @@
-"""What the commands share: options, and where their values come from."""
+"""What a command is given: click's options made from fields, and the values read through all layers.
+
+The edge between click and `config`. Invariant: click only cuts the command line into words; every value
+is read and checked by its field, wherever it comes from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
-from everycore.cli import sources
-from everycore.ops import logs
-from everycore.settings import LOOPS, POLICIES
+from everycore.config.layers import File, Found, resolve, unknown_keys, unknown_variables
+from everycore.config.setting import PREFIX, EngineField, Field, fields_of
+from everycore.config.tree import CommonSettings, RunSettings, ServeSettings
+from everycore.errors import ConfigurationError
+from everycore.ops.settings_file import passed_over, read_settings_file
+from everycore.role import working_directory
 from everycore.system.machine import Bound, cpu_bound, memory_limit, worker_bound
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
+T = TypeVar("T", bound=CommonSettings)
+FOLDER_IS_GONE = "the folder that we are in is gone; name one from the root"
 #: Click's own settings, of every command.
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+TREES: dict[str, type[ServeSettings | RunSettings]] = {"serve": ServeSettings, "run": RunSettings}
 
 
-workers_option = click.option(
-    "--workers", metavar="N|auto", help="How many; auto: one a CPU, as memory allows.  [default: auto]"
-)
-policy_option = click.option(
-    "--policy",
-    metavar="NAME",
-    help=f"Who gets the next connection: {', '.join(POLICIES)}.  [default: {POLICIES[0]}]",
-)
-grace_option = click.option(
-    "--grace", metavar="SECONDS", help="Time to finish when stopped.  [default: 30; Kubernetes: 25]"
-)
-stop_delay_option = click.option(
-    "--stop-delay",
-    metavar="SECONDS",
-    help="After TERM or INT, serve on for so long: load balancers hear of a stop late.  [default: 0]",
-)
-surge_option = click.option(
-    "--surge",
-    metavar="N",
-    help="Workers that a reload starts at a time; 0: stop the old one first.  [default: 1]",
-)
-log_level_option = click.option(
-    "--log-level", metavar="LEVEL", help=f"{', '.join(logs.LEVELS)}.  [default: info]"
-)
-keep_nofile_option = click.option(
-    "--keep-nofile", is_flag=True, help="Leave the soft limit of descriptors as it is."
-)
+def own_fields(command: str) -> tuple[Field, ...]:
+    """The fields of the tree."""
+    return fields_of(TREES[command])
 
 
-def loop_option(what: str) -> Callable[[Function], Function]:
-    """`--loop`; `what` the loop is for."""
-    text = f"{what}: {', '.join(LOOPS)}.  [default: {LOOPS[0]}]"
-    return click.option("--loop", metavar="NAME", help=text)
+def taken(fields: Iterable[Field]) -> frozenset[str]:
+    """All spellings of their options."""
+    return frozenset(spelling for field in fields for spelling in (field.option, *field.setting.also))
 
 
-def name_option(default: str) -> Callable[[Function], Function]:
-    """`--name`; `default` says what it is otherwise."""
-    text = f"What this service is called in log lines.  [default: {default}]"
-    return click.option("--name", metavar="TEXT", help=text)
+# --- click's options ----------------------------------------------------------------------------------------
+
+
+class SettingOption(click.Option):
+    """One spelling of a setting's option."""
+
+    def __init__(self, field: Field, spelling: str, *, is_main: bool) -> None:
+        setting, form = field.setting, field.setting.kind.form
+        self.field = field
+        self.spelling = spelling
+        declared = f"{spelling}/--no-{spelling.removeprefix('--')}" if form == "switch" else spelling
+        #: Click's name for it; ours is the field's.
+        name = spelling.lstrip("-").replace("-", "_") if not is_main else field.name
+        super().__init__(
+            [name if len(name) > 1 else f"{field.name}_{name}", declared],
+            default=None,
+            multiple=form == "several",
+            is_flag=form == "switch" or None,
+            type=click.BOOL if form == "switch" else click.UNPROCESSED,
+            metavar=setting.kind.metavar or None,
+            help=_help(field),
+            hidden=not is_main,
+        )
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """All spellings in one line."""
+        if self.hidden:
+            return None
+        setting = self.field.setting
+        short = [word for word in setting.also if not word.startswith("--")]
+        is_on = self.field.default is True or setting.default == "on"
+        spelling = self.secondary_opts[0] if is_on and self.secondary_opts else self.spelling
+        words = ", ".join([*short, spelling])
+        return f"{words} {setting.kind.metavar}".rstrip(), _help(self.field)
+
+
+def _help(field: Field) -> str:
+    setting = field.setting
+    also = ", ".join(word for word in setting.also if word.startswith("--"))
+    text = setting.help + (f" (also {also})" if also else "")
+    default = field.default_text
+    is_plain = setting.kind.form == "switch" and default in ("on", "off")
+    return f"{text}  [default: {default}]" if default and not is_plain else text
+
+
+def click_options(fields: Iterable[Field]) -> list[click.Parameter]:
+    """An option for each spelling of each field."""
+    found: list[click.Parameter] = []
+    for field in fields:
+        if field.setting.is_argument:
+            continue
+        found.append(SettingOption(field, field.option, is_main=True))
+        found += [SettingOption(field, spelling, is_main=False) for spelling in field.setting.also]
+    return found
+
+
+def config_option() -> click.Option:
+    """`--config`, which names the file."""
+    return click.Option(
+        ["config_file", "--config", "-c"],
+        metavar="FILE",
+        type=click.UNPROCESSED,
+        help="The settings file.  [default: everycore.toml, else pyproject.toml]",
+    )
+
+
+# --- what was given -----------------------------------------------------------------------------------------
+
+
+class Given:
+    """What the command line says: the values of options by field, and which file they begin from.
+
+    engine: the engine's options, asked for where a key or a variable may be one of them.
+    here: the folder that we are in, by the path that led here: a reload goes by where that leads then.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        fields: Sequence[Field],
+        context: click.Context,
+        engine: Callable[[], Sequence[Field]],
+    ) -> None:
+        self.command = command
+        self.fields = tuple(fields)
+        self.engine = engine
+        self.here = working_directory(os.environ)
+        self.file: str | None = context.params.get("config_file")
+        self.options: dict[str, tuple[Any, str]] = {}
+        for option in context.command.get_params(context):
+            if isinstance(option, SettingOption) and option.name is not None:
+                value = context.params.get(option.name)
+                if value is not None and value != ():
+                    self._add(option, list(value) if isinstance(value, tuple) else value)
+
+    def _add(self, option: SettingOption, value: Any) -> None:
+        name = option.field.name
+        spelling = f"--no-{option.spelling[2:]}" if value is False else option.spelling
+        if name in self.options:
+            other, where = self.options[name]
+            if isinstance(other, list):
+                value = other + value
+            elif other != value:
+                raise ConfigurationError(
+                    spelling, f"{value!r} contradicts {where}, which is the same setting: {other!r}"
+                )
+        self.options[name] = value, spelling
 
 
 class Values:
-    """The values of options: what click read, else the environment, else a default.
+    """The value of every setting, and where it came from."""
 
-    Each method raises ConfigurationError, which names the setting and where the value came from.
-    """
+    def __init__(
+        self, fields: Sequence[Field], found: Mapping[str, Found], file: File | None, ignored: Sequence[str]
+    ) -> None:
+        self.fields = fields
+        self.found = found
+        self.file = file
+        #: Sentences about variables that nobody reads.
+        self.ignored = ignored
 
-    def __init__(self, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-        self._arguments = arguments
-        self._environ = environ
+    def tree(self, kind: type[T]) -> T:
+        """The values as a tree of that kind."""
+        return kind(**{field.name: self.found[field.name].value for field in fields_of(kind)})
 
-    def resolve(
-        self, option: str, parse: sources.Parser[Any], default: Any, also: tuple[str, ...] = ()
-    ) -> sources.Resolved[Any]:
-        """The value, and its source. `also`: further variables."""
-        argument = self._arguments[option.removeprefix("--").replace("-", "_")]
-        return sources.resolve(option, argument, parse, default, environ=self._environ, also=also)
+    def engine(self, *, secret: bool) -> dict[str, Any]:
+        """The values of the engine's options that somebody has given, by the names that the engine has.
 
-    def get(self, option: str, parse: sources.Parser[Any], default: Any) -> Any:
-        """The value alone."""
-        return self.resolve(option, parse, default).value
+        Those that are secret, or the others.
+        """
+        return {
+            field.parameter: self.found[field.name].value
+            for field in self.fields
+            if isinstance(field, EngineField)
+            and field.setting.is_secret == secret
+            and self.found[field.name].is_explicit
+        }
 
-    def workers(self) -> Bound:
-        """The number of workers, and why."""
-        found: sources.Resolved[int | Literal["auto"]] = self.resolve(
-            "--workers", sources.parse_workers, "auto", also=("WEB_CONCURRENCY",)
-        )
-        if found.value == "auto":
-            bound = worker_bound(cpu_bound(), memory_limit())
-            return Bound(bound.count, f"auto: {bound.reason}")
-        return Bound(found.value, found.source)
 
-    def policy(self) -> Any:
-        """The name of the policy; None: none was chosen."""
-        return self.get("--policy", sources.parse_choice(POLICIES), None)
+def read_values(given: Given, environ: Mapping[str, str]) -> Values:
+    """All layers, one above the other. Raises ConfigurationError."""
+    file = read_settings_file(given.file, environ, given.here)
+    fields = given.fields
+    if file is None and not any(name.startswith(PREFIX) for name in environ):
+        return Values(fields, resolve(fields, given.options, environ, file, given.command), file, ())
+    known = _known(fields)
+    unread = unknown_variables(environ, known["serve"])
+    strange = [] if file is None else unknown_keys(file, known)
+    if unread or strange:
+        engine = given.engine()
+        known = _known([*fields, *engine])
+        if given.command == "serve":
+            fields = tuple(dict.fromkeys([*fields, *engine]))
+        unread = unknown_variables(environ, known["serve"])
+        if file is not None:
+            for key, hint in unknown_keys(file, known):
+                raise ConfigurationError(key, f"there is no such setting{hint}", source=file.label)
+    found = resolve(fields, given.options, environ, file, given.command)
+    ignored = [] if file is None else passed_over(file, given.here)
+    ignored += [f"the variable {name} is not known, and ignored{hint}" for name, hint in unread]
+    return Values(fields, found, file, ignored)
 
-    def loop(self) -> Any:
-        """The name of the event loop."""
-        return self.get("--loop", sources.parse_loop, "auto")
 
-    def grace(self) -> Any:
-        """Seconds to finish. Kubernetes kills after 30."""
-        default = 25.0 if "KUBERNETES_SERVICE_HOST" in self._environ else 30.0
-        return self.get("--grace", sources.parse_seconds(0.0), default)
+def _known(fields: Sequence[Field]) -> dict[str, Sequence[Field]]:
+    return {"serve": [*own_fields("serve"), *fields], "run": own_fields("run")}
 
-    def stop_delay(self) -> Any:
-        """Seconds from the signal that stops the service until its workers are asked to leave."""
-        return self.get("--stop-delay", sources.parse_seconds(0.0), 0.0)
 
-    def surge(self) -> Any:
-        """How many workers a reload starts at a time."""
-        return self.get("--surge", sources.parse_count(0), 1)
+def worker_count(values: Values) -> Bound:
+    """The number of workers, and why."""
+    found = values.found["workers"]
+    if found.value == "auto":
+        bound = worker_bound(cpu_bound(), memory_limit())
+        return Bound(bound.count, f"auto: {bound.reason}")
+    return Bound(found.value, found.source)
 
-    def log_level(self) -> Any:
-        """The name of the log level."""
-        return self.get("--log-level", sources.parse_choice(logs.LEVELS), "info")
 
-    def name(self, default: str) -> Any:
-        """What the service is called."""
-        return self.get("--name", sources.parse_text, default)
+def folder(values: Values, here: str | None) -> str | None:
+    """Where the service is to be: `--chdir`, from the root. None: here. Raises ConfigurationError."""
+    found = values.found["chdir"]
+    if found.value is None:
+        return None
+    path: str = os.path.join(here or "", found.value)
+    if not os.path.isabs(path):
+        raise ConfigurationError("--chdir", FOLDER_IS_GONE, source=_source(found))
+    if not os.path.isdir(path):
+        raise ConfigurationError("--chdir", f"there is no folder {found.value!r}", source=_source(found))
+    return path
+
+
+def _source(found: Found) -> str:
+    return "argument" if found.source.startswith("-") else found.source

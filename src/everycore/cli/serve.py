@@ -1,49 +1,43 @@
 """`everycore serve`: an ASGI or WSGI application on every core.
 
-Read the options, check them all before anything starts, and hand over to `ops.service`. Invariant: no user
+Read the settings, check them all before anything starts, and hand over to `ops.service`. Invariant: no user
 code runs in this process, and nothing is imported that a wrong option would make useless.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import logging
+import json
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 
 import everycore.servers
-from everycore.cli import activation, sources
+from everycore.cli import activation
 from everycore.cli.activation import activated_descriptors
-from everycore.cli.options import (
-    CONTEXT,
-    Values,
-    grace_option,
-    keep_nofile_option,
-    log_level_option,
-    loop_option,
-    name_option,
-    policy_option,
-    stop_delay_option,
-    surge_option,
-    workers_option,
-)
+from everycore.cli.command import SettingsCommand
+from everycore.cli.files import check_files, why_not_there
+from everycore.cli.options import CONTEXT, FOLDER_IS_GONE, Given, Values, folder, read_values, worker_count
+from everycore.cli.starting import Plan, become, start
+from everycore.config.addresses import binds_of
+from everycore.config.tree import ServeSettings
 from everycore.errors import ConfigurationError
-from everycore.ops import interpreter, logs
-from everycore.ops.job import INTERFACES, Job, check_app
-from everycore.role import working_directory
-from everycore.servers.binds import parse_binds
+from everycore.ops import interpreter
+from everycore.ops.job import SECRETS, Job, check_app
+from everycore.ops.ownership import give_sockets, parse_owner
+from everycore.servers.binds import Bind, UnixBind, parse_binds
 from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
 
-log = logging.getLogger("everycore.cli")
+if TYPE_CHECKING:
+    from everycore.ops.service import Outcome
+    from everycore.pool import Pool
 
-DEFAULT_BIND = "127.0.0.1:8000"
 _IN_ARCHIVE: Final = "import runpy; runpy.run_module('everycore.servers', run_name='__main__')"
 
 EPILOG = """
@@ -57,7 +51,8 @@ Examples:
 Signals:
   TERM                finish the requests at hand within the grace, and one more of each connected client
   INT (Ctrl-C)        the same, but close connections without a request at once; INT again ends at once
-  HUP                 reload: replace all workers, each new one ready before the old one leaves
+  HUP                 reload: read the settings file again and replace all workers, each new one ready
+                      before the old one leaves
   TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
   USR1                open log files anew, in all processes
   TSTP (Ctrl-Z), CONT stop for a while and go on, with all workers
@@ -70,125 +65,154 @@ Exit status:
   2  wrong usage or configuration
   3  the application could not start; its traceback is printed once
 
-Every option that takes a value, except --bind and --app-dir, can also be set by a variable of its name, such
-as EVERYCORE_GRACE; the option wins. The number of workers is also read from WEB_CONCURRENCY.
-Client addresses are taken from X-Forwarded-For only if the peer is listed in FORWARDED_ALLOW_IPS
-(default: this machine).
+Every setting can also be given by a variable of its name, such as EVERYCORE_GRACE, or stand in a file,
+everycore.toml (or pyproject.toml, below [tool.everycore]): grace = 25. The option goes before the variable,
+the variable before the file. The number of workers is also read from WEB_CONCURRENCY.
+`everycore config` shows every value, and where it came from.
 """
 
 
 @click.command(
+    cls=SettingsCommand,
+    tree="serve",
+    has_engine=True,
     short_help="Serve an ASGI or WSGI application.",
     epilog=EPILOG,
     context_settings=CONTEXT,
 )
-@click.argument("app", metavar="APP")
-@workers_option
-@click.option(
-    "--bind",
-    "binds",
-    multiple=True,
-    metavar="ADDRESS",
-    help="HOST:PORT, [V6]:PORT, unix:PATH or fd://N; may be repeated. Port 0 is any free port."
-    f"  [default: systemd's sockets (LISTEN_FDS), else {DEFAULT_BIND}]",
-)
-@policy_option
-@grace_option
-@stop_delay_option
-@click.option(
-    "--shutdown-timeout",
-    metavar="SECONDS",
-    help="Time for the application's own shutdown, at least, after the grace.  [default: 10]",
-)
-@click.option(
-    "--spread",
-    metavar="SECONDS",
-    help="Over how long a stop spreads the ends of WebSockets and event streams.  [default: half the grace]",
-)
-@surge_option
-@click.option("--boot-timeout", metavar="SECONDS", help="Time to become ready.  [default: 60]")
-@click.option("--factory", is_flag=True, help="APP makes the application: call it without arguments.")
-@click.option(
-    "--interface", metavar="NAME", help=f"What APP speaks: {', '.join(INTERFACES)}.  [default: auto]"
-)
-@click.option(
-    "--app-dir", metavar="FOLDER", default=".", help="Where to look for APP first.  [default: here]"
-)
-@loop_option("The event loop")
-@log_level_option
-@click.option("--access-log", is_flag=True, help="Log every request.")
-@click.option("--show-counts", is_flag=True, help="Show which worker took how many connections.")
-@keep_nofile_option
-@name_option("APP")
-def serve(**arguments: Any) -> int:
+@click.argument("app", metavar="APP", required=False)
+@click.version_option(package_name="everycore", message="everycore %(version)s")
+@click.pass_context
+def serve(context: click.Context, /, **_: Any) -> int:
     """Serve the ASGI or WSGI application APP, named as MODULE:ATTRIBUTE, on every core."""
-    options = read_options(arguments, os.environ)
+    given = given_by(context)
+    options = read_options(given, os.environ)
     _require_engine()
     if not is_linux():
         click.echo(f"everycore: a cluster needs Linux; serving in one process on {sys.platform}", err=True)
         alone = [sys.executable, *interpreter_flags(), "-P", "-m", "everycore.servers", options.job.text()]
-        os.execv(alone[0], alone)  # noqa: S606 - that process is this service from here on
-    logs.configure("primary", options.job.log_level)
-    log.info("starting %d workers (%s)", options.workers.count, options.workers.reason)
-    return _run(options)
+        become(alone, options.settings, options.folder, **_secrets(options.values))
+    from everycore.ops.service import run_service  # late: asyncio is of no use to a wrong option
+
+    settings = options.settings
+
+    def serve_by(pool: Pool) -> Outcome:
+        if options.owner is not None:
+            give_sockets(pool, options.owner)
+        counts = sys.stdout if settings.show_counts else None
+        return run_service(pool, options.name, counts, settings.stop_delay, options.job.scheme)
+
+    return start(plan(options), lambda: plan(read_options(given, os.environ)), serve_by)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """All options, checked."""
+def given_by(context: click.Context) -> Given:
+    """What the command line says."""
+    command = context.command
+    assert isinstance(command, SettingsCommand)
+    given = command.given(context)
+    if context.params["app"] is not None:
+        given.options["app"] = context.params["app"], "APP"
+    return given
+
+
+class Options(msgspec.Struct, frozen=True):
+    """All settings, checked."""
 
     job: Job
+    settings: ServeSettings
     workers: Bound
-    policy: str | None
-    stop_delay: float
-    boot_timeout: float
-    surge: int
     name: str
-    show_counts: bool
-    keep_nofile: bool
+    folder: str | None
+    owner: tuple[int, int] | None
+    values: Values
 
 
-def read_options(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Options:
-    """From what click read and the environment. Raises ConfigurationError."""
-    values = Values(arguments, environ)
+def read_options(given: Given, environ: Mapping[str, str]) -> Options:
+    """From the command line, the environment and the file. Raises ConfigurationError."""
+    values = read_values(given, environ)
+    settings: ServeSettings = values.tree(ServeSettings)
+    where = folder(values, given.here)
     activated = [f"fd://{fd}" for fd in activated_descriptors(environ, os.getpid())]
-    binds = parse_binds(arguments["binds"] or activated or (DEFAULT_BIND,))
+    binds = parse_binds(binds_of(values.found, activated))
+    app = _app(settings, values)
     job = Job(
-        app=check_app(arguments["app"]),
+        app=app,
         binds=[str(bind) for bind in binds],
-        app_dir=_check_folder("--app-dir", arguments["app_dir"]),
-        factory=arguments["factory"],
-        interface=values.get("--interface", sources.parse_choice(INTERFACES), "auto"),
-        loop=values.loop(),
-        grace=values.grace(),
-        shutdown_timeout=values.get("--shutdown-timeout", sources.parse_seconds(0.0), 10.0),
-        spread=values.get("--spread", sources.parse_seconds(0.0), None),
-        log_level=values.log_level(),
-        access_log=arguments["access_log"],
+        app_dir=_check_folder("--app-dir", settings.app_dir, where or given.here),
+        factory=settings.factory,
+        interface=settings.interface,
+        loop=settings.loop,
+        grace=settings.grace,
+        shutdown_timeout=settings.shutdown_timeout,
+        spread=settings.spread,
+        log_level=settings.log_level,
+        access_log=_logs_requests(settings, values),
+        access_logfile=settings.access_logfile,
+        access_logformat=settings.access_logformat,
+        log_config=settings.log_config,
+        backlog=settings.backlog,
+        socket_mode=settings.socket_mode,
+        lifespan=settings.lifespan,
+        threads=settings.threads,
+        env_file=settings.env_file,
+        engine=values.engine(secret=False),
     )
-    return Options(
-        job=job,
-        workers=values.workers(),
-        policy=values.policy(),
-        stop_delay=values.stop_delay(),
-        boot_timeout=values.get("--boot-timeout", sources.parse_seconds(0.1), 60.0),
-        surge=values.surge(),
-        name=values.name(job.app),
-        show_counts=arguments["show_counts"],
-        keep_nofile=arguments["keep_nofile"],
-    )
+    check_files(values, where or given.here)
+    _check_sockets(settings, binds)
+    owner = None if settings.socket_owner is None else parse_owner(settings.socket_owner)
+    return Options(job, settings, worker_count(values), settings.name or app, where, owner, values)
 
 
-def _check_folder(option: str, folder: str) -> str:
-    if not os.path.isdir(folder):
-        raise ConfigurationError(option, sources.why_not_there("folder", folder))
-    if os.path.isabs(folder):
-        return folder
+def check(given: Given, environ: Mapping[str, str]) -> Values:
+    """The values, checked as far as can be without an application. Raises ConfigurationError."""
+    values = read_values(given, environ)
+    if values.found["app"].value is None:
+        given.options["app"] = "APP:APP", "APP"  # it is the only one that has no default
+        read_options(given, environ)
+        return values
+    return read_options(given, environ).values
+
+
+def _app(settings: ServeSettings, values: Values) -> str:
+    if settings.app is None:
+        raise ConfigurationError("APP", "is missing: name the application, as in everycore serve main:app")
+    source = values.found["app"].source
+    return check_app(settings.app, "argument" if source == "APP" else source)
+
+
+def _logs_requests(settings: ServeSettings, values: Values) -> bool:
+    switch = values.found["access_log"]
+    for name in ("access_logfile", "access_logformat"):
+        detail = values.found[name]
+        if switch.value is False and detail.value is not None and detail.layer >= switch.layer:
+            raise ConfigurationError(
+                detail.source, f"contradicts {switch.source}: no request is logged by that"
+            )
+    if settings.access_log is not None:
+        return settings.access_log
+    given = settings.access_logfile, settings.access_logformat, settings.log_config
+    return any(value is not None for value in given)
+
+
+def _check_sockets(settings: ServeSettings, binds: Sequence[Bind]) -> None:
+    if any(isinstance(bind, UnixBind) for bind in binds):
+        return
+    for option, value in (("--socket-mode", settings.socket_mode), ("--socket-owner", settings.socket_owner)):
+        if value is not None:
+            raise ConfigurationError(
+                option, "is for unix sockets, and none is bound; --bind unix:PATH binds one"
+            )
+
+
+def _check_folder(option: str, folder: str, base: str | None) -> str:
+    """`folder` from the root; it begins at `base`, which is None where the folder that we are in is gone."""
     # Not tidied: each worker looks where this leads when it starts.
-    here = working_directory(os.environ)
-    if here is None:
-        raise ConfigurationError(option, "the folder that we are in is gone; name one from the root")
-    return here if folder == "." else os.path.join(here, folder)
+    path = os.path.join(base or "", folder) if folder != "." or base is None else base
+    if not os.path.isdir(path):
+        raise ConfigurationError(option, why_not_there("folder", folder))
+    if not os.path.isabs(path):
+        raise ConfigurationError(option, FOLDER_IS_GONE)
+    return path
 
 
 def _require_engine() -> None:
@@ -196,31 +220,35 @@ def _require_engine() -> None:
         raise ConfigurationError("serve", "needs uvicorn: pip install 'everycore[standard]'")
 
 
-def _run(options: Options) -> int:
-    from everycore.ops.service import run_service  # late: asyncio is of no use to a wrong option
-    from everycore.pool import Pool
+def _secrets(values: Values) -> dict[str, str]:
+    """The variable that workers find them in, where there are any."""
+    secrets = values.engine(secret=True)
+    return {SECRETS: json.dumps(secrets)} if secrets else {}
 
+
+def plan(options: Options) -> Plan:
+    """How to run it."""
     # -P: the folder we happen to be in must not shadow what we import ourselves; the application's own folder
     # comes first on `sys.path` once we have.
     command = interpreter.command(everycore.servers, _IN_ARCHIVE, [options.job.text()], flags=["-P"])
-    pool = Pool(
-        options.workers.count,
-        settings=Settings(
+    settings = options.settings
+    return Plan(
+        values=options.values,
+        settings=settings,
+        workers=options.workers,
+        worker=Settings(
             exec=command,
-            env={**dict.fromkeys(activation.VARIABLES), **interpreter.environment()},
+            env={
+                **dict.fromkeys(activation.VARIABLES),
+                **interpreter.environment(),
+                **settings.env,
+                **_secrets(options.values),
+            },
+            cwd=options.folder,
+            umask=settings.umask,
             stdio=("null", "inherit", "inherit"),
         ),
-        policy=options.policy,
-        grace=options.job.grace,
-        shutdown_timeout=options.job.shutdown_timeout,
-        boot_timeout=options.boot_timeout,
-        surge=options.surge,
-        signals=True,
-        new_group=True,
-        raise_nofile=not options.keep_nofile,
+        folder=options.folder,
+        boot_timeout=settings.boot_timeout,
+        shutdown_timeout=settings.shutdown_timeout,
     )
-    counts = sys.stdout if options.show_counts else None
-    outcome = run_service(pool, options.name, counts, options.stop_delay)
-    if outcome.text:
-        click.echo(f"everycore: {outcome.text}", err=True)
-    return outcome.status

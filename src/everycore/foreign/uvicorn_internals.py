@@ -43,6 +43,11 @@ def capabilities() -> Capabilities:
     return Capabilities(**probe_parts("uvicorn", asyncio.new_event_loop, {"handover": _probe_handover}))
 
 
+def is_known(config: uvicorn.Config) -> bool:
+    """Whether the HTTP protocol of a loaded `config` is one of those that `Inside` was written for."""
+    return config.http_protocol_class.__module__ in _KNOWN_PROTOCOLS
+
+
 class Inside:
     """The connections of one server, and what they do."""
 
@@ -250,6 +255,7 @@ async def _turns() -> None:
         await asyncio.sleep(0)
 
 
+_KNOWN_PROTOCOLS: Final = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
 _INT: Final = struct.Struct("i")
 #: Until a loop has read what is there, run what that led to, and closed what it was told to close.
 _SOME_TURNS: Final = 6

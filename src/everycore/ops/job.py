@@ -14,32 +14,51 @@ import msgspec
 from everycore.entry import LoopKind
 from everycore.errors import ConfigurationError
 
-INTERFACES: Final = ("auto", "asgi", "wsgi")
-
 #: Exit statuses of the command line, and of a worker that could not start.
 STATUS_STOPPED: Final = 0
 STATUS_FAILED: Final = 1
 STATUS_USAGE: Final = 2
 STATUS_NO_BOOT: Final = 3
 
+#: Holds the secret ones among `Job.engine`, as JSON: a command line is everybody's to read.
+SECRETS: Final = "_EVERYCORE_SECRETS"
+
 #: The key of a report among a worker's messages.
 _BOOT_FAILED: Final = "everycore.boot_failed"
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The application, and how it is to be served. `binds` are as written on the command line."""
+    """The application, and how it is to be served. `binds` are as written on the command line.
+
+    engine: arguments of the engine's own configuration (uvicorn's `Config`), by its names; those that are
+    secret travel in the variable SECRETS.
+    """
 
     app: str
     binds: list[str]
     app_dir: str = "."
     factory: bool = False
-    interface: Literal["auto", "asgi", "wsgi"] = "auto"
+    interface: Literal["auto", "asgi", "wsgi", "asgi2", "asgi3"] = "auto"
     loop: LoopKind = "auto"
     grace: float = 30.0
     shutdown_timeout: float = 10.0
     spread: float | None = None
     log_level: str = "info"
     access_log: bool = False
+    access_logfile: str | None = None
+    access_logformat: str | None = None
+    log_config: str | None = None
+    backlog: int = 2048
+    socket_mode: int | None = None
+    lifespan: Literal["auto", "on", "off"] = "auto"
+    threads: int = 10
+    env_file: str | None = None
+    engine: dict[str, Any] = {}
+
+    @property
+    def scheme(self) -> str:
+        """What its URLs begin with."""
+        return "https" if self.engine.get("ssl_certfile") else "http"
 
     def text(self) -> str:
         """As an argument of a command line, in ASCII.
@@ -47,6 +66,11 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Paths that are not UTF-8 have surrogates (os.fsdecode), which msgspec does not encode.
         """
         return json.dumps(msgspec.to_builtins(self), separators=(",", ":"))
+
+
+def with_secrets(job: Job, text: str | None) -> Job:
+    """The job with what the variable SECRETS held."""
+    return job if text is None else msgspec.structs.replace(job, engine=job.engine | json.loads(text))
 
 
 def read_job(text: str) -> Job:
@@ -75,7 +99,7 @@ def read_report(message: object) -> BootReport | None:
     return None
 
 
-def check_app(text: str) -> str:
+def check_app(text: str, source: str = "argument") -> str:
     """Return `text` if it has the form MODULE:ATTRIBUTE; whether it exists, a worker finds out."""
     module, _, attribute = text.partition(":")
     if _is_dotted(module) and _is_dotted(attribute) and not module.endswith(".py"):
@@ -87,7 +111,7 @@ def check_app(text: str) -> str:
         name = module.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
         if _is_dotted(name):
             problem += f"; a module is named without its file, {name}:{attribute or 'app'}"
-    raise ConfigurationError("APP", problem)
+    raise ConfigurationError("APP", problem, source=source)
 
 
 def _is_dotted(text: str) -> bool:

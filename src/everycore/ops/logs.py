@@ -9,25 +9,43 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
+from typing import Final
 
-LEVELS = ("critical", "error", "warning", "info", "debug")
+#: Below debug, as uvicorn has it: every message of ASGI.
+TRACE: Final = 5
+#: On which uvicorn tells of each request.
+_REQUESTS: Final = "uvicorn.access"
 
 
-def configure(who: str, level: str, *, access_log: bool = False, stream: io.TextIOBase | None = None) -> None:
+def configure(
+    who: str,
+    level: str,
+    *,
+    access_log: bool = False,
+    access: Callable[[logging.Handler], logging.Handler] = lambda usual: usual,
+    stream: io.TextIOBase | None = None,
+) -> None:
     """Log as `who` ("primary", "worker 3") to `stream`, or to `sys.stderr`.
 
-    The access log is an extra, which `level` does not silence.
+    The access log is an extra, which `level` does not silence; `access` makes its handler of the usual one.
     """
     # A closed stderr must not make every record print a traceback about itself.
     logging.raiseExceptions = False
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter(f"%(asctime)s [{who}] %(levelname)s %(message)s"))
-    ours = getattr(logging, level.upper())
+    set_level(level)
+    logging.getLogger(_REQUESTS).setLevel(logging.INFO if access_log else logging.CRITICAL)
+    for name in ("everycore", "uvicorn", _REQUESTS):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [access(handler) if access_log and name == _REQUESTS else handler]
+        logger.propagate = False
+
+
+def set_level(level: str) -> None:
+    """How much everycore and the engine say from now on. `level` is one of `config.tree.LEVELS`."""
+    ours = TRACE if level == "trace" else getattr(logging, level.upper())
     # What uvicorn says at level info, of each worker's start and end, is debug here.
     engine = logging.WARNING if ours == logging.INFO else ours
-    access = logging.INFO if access_log else logging.CRITICAL
-    for name, threshold in (("everycore", ours), ("uvicorn", engine), ("uvicorn.access", access)):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(threshold)
-        logger.propagate = False
+    for name, threshold in (("everycore", ours), ("uvicorn", engine)):
+        logging.getLogger(name).setLevel(threshold)

@@ -51,13 +51,15 @@ class Outcome:
     text: str = ""
 
 
-def run_service(pool: Pool, name: str, counts: TextIO | None = None, stop_delay: float = 0.0) -> Outcome:
+def run_service(
+    pool: Pool, name: str, counts: TextIO | None = None, stop_delay: float = 0.0, scheme: str = "http"
+) -> Outcome:
     """Run the pool until it is told to stop.
 
     `name` is what is served; `counts`, where to show which worker took how many connections. `stop_delay`:
-    seconds from the signal until the workers are asked to leave.
+    seconds from the signal until the workers are asked to leave. `scheme`: of the addresses in the log.
     """
-    return run_to_the_end(Service(pool, name, counts, stop_delay))
+    return run_to_the_end(Service(pool, name, counts, stop_delay, scheme))
 
 
 def run_to_the_end(service: Service) -> Outcome:
@@ -72,8 +74,11 @@ def run_to_the_end(service: Service) -> Outcome:
 class Service:
     """One run of a pool: its signals, what it tells, and how it ends. `ops.program` is another kind of it."""
 
-    def __init__(self, pool: Pool, name: str, counts: TextIO | None, stop_delay: float = 0.0) -> None:
+    def __init__(
+        self, pool: Pool, name: str, counts: TextIO | None, stop_delay: float = 0.0, scheme: str = "http"
+    ) -> None:
         self._stop_delay = stop_delay
+        self._scheme = scheme
         self._pool = pool
         self._name = name
         self._counts = counts
@@ -179,7 +184,7 @@ class Service:
 
     def _say_where(self) -> None:
         addresses = dict.fromkeys(
-            as_url(listener.address) for listener in self._pool.cluster.snapshot().listeners
+            as_url(listener.address, self._scheme) for listener in self._pool.cluster.snapshot().listeners
         )
         log.info("serving %s on %s", self._name, ", ".join(addresses))
 

@@ -12,7 +12,8 @@ import logging
 import random
 import signal
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from everycore.aio.waiting import settle
 from everycore.core import orders
 from everycore.core.slots import SlotFailure
 from everycore.core.supervisor import RELOAD_SECONDS, Supervisor
-from everycore.errors import BootError, ReloadFailed
+from everycore.errors import BootError, ConfigurationError, ReloadFailed
 from everycore.events import Exited, Ready, ReloadBegan, ReloadEnded
 from everycore.model import ReloadSnapshot
 from everycore.primary import together
@@ -38,7 +39,13 @@ POOL_ENDS: Final = "the pool was told to stop before all workers were replaced"
 class Keeper:
     """Keeps the workers of an open cluster. `end` is done when the pool has ended; a BootError says why."""
 
-    def __init__(self, cluster: Cluster, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        supervisor: Supervisor,
+        before_reload: Callable[[], object] | None = None,
+    ) -> None:
+        self._before_reload = before_reload
         self._cluster = cluster
         self._supervisor = supervisor
         self._loop = asyncio.get_running_loop()
@@ -79,6 +86,26 @@ class Keeper:
         """Keep so many workers from now on."""
         self._tell(orders.ScaleTo(count))
 
+    def change_terms(
+        self,
+        *,
+        grace: float,
+        shutdown_timeout: float,
+        boot_timeout: float | None,
+        surge: int,
+        workers: int | None = None,
+    ) -> None:
+        """Other numbers, for workers that are started from now on. `workers`: None is so many as before.
+
+        To be called while a reload is ordered: it begins before more workers are started, which would be old.
+        """
+        runtime = self._cluster._runtime
+        runtime.terms = replace(runtime.terms, grace=grace, shutdown_timeout=shutdown_timeout)
+        self._supervisor.boot_timeout = boot_timeout
+        self._supervisor.rollout.surge = surge
+        if workers is not None:
+            self._loop.call_soon(self.scale, workers)
+
     def drain(self, worker: int) -> None:
         """Let a worker finish its work and leave, and fill its slot."""
         self._tell(orders.Drain(worker))
@@ -107,11 +134,23 @@ class Keeper:
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         if self.end.done():
             future.set_exception(ReloadFailed(None, POOL_ENDS))
+        elif (refusal := self._refusal()) is not None:
+            log.error("the reload is refused, and nothing has changed: %s", refusal)
+            future.set_exception(ReloadFailed(None, str(refusal)))
         else:
             request = next(self._requests)
             self._reloads[request] = future
             self._tell(orders.Reload(request))
         return future
+
+    def _refusal(self) -> ConfigurationError | None:
+        """What is wrong with the settings that a reload is to begin from."""
+        try:
+            if self._before_reload is not None:
+                self._before_reload()
+        except ConfigurationError as error:
+            return error
+        return None
 
     # Inputs
 

@@ -11,19 +11,21 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from everycore.listening import listen
+from everycore.listening import BACKLOG, listen
 from everycore.ops.job import STATUS_FAILED
 from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind
 from everycore.servers.loading import CannotBootError
 
 
-def open_sockets(binds: Sequence[Bind]) -> list[socket.socket]:
-    """A listening socket for every address of every bind. Raises CannotBootError."""
+def open_sockets(
+    binds: Sequence[Bind], *, backlog: int = BACKLOG, mode: int | None = None
+) -> list[socket.socket]:
+    """A listening socket for every address of every bind. `mode`: of unix ones. Raises CannotBootError."""
     with ExitStack() as opened:
         sockets: list[socket.socket] = []
         for bind in binds:
             try:
-                sockets.extend(opened.enter_context(sock) for sock in _open(bind))
+                sockets.extend(opened.enter_context(sock) for sock in _open(bind, backlog, mode))
             except OSError as error:
                 raise CannotBootError(
                     f"cannot listen on {bind}: {_reason(bind, error)}", STATUS_FAILED
@@ -32,17 +34,17 @@ def open_sockets(binds: Sequence[Bind]) -> list[socket.socket]:
         return sockets
 
 
-def _open(bind: Bind) -> Iterator[socket.socket]:
+def _open(bind: Bind, backlog: int, mode: int | None) -> Iterator[socket.socket]:
     match bind:
         case FdBind(fd):
-            yield listen(fd=fd)
+            yield listen(fd=fd, backlog=backlog)
         case UnixBind(path):
-            yield listen(path)
+            yield listen(path, backlog=backlog, mode=mode)
         case TcpBind(host, port):
-            yield from _open_all(host, port)
+            yield from _open_all(host, port, backlog)
 
 
-def _open_all(host: str, port: int) -> Iterator[socket.socket]:
+def _open_all(host: str, port: int, backlog: int) -> Iterator[socket.socket]:
     """A name may have several addresses; one that this machine lacks is left out if another is there.
 
     asyncio does the same: with IPv6 switched off, `localhost` still has an IPv6 address.
@@ -52,7 +54,7 @@ def _open_all(host: str, port: int) -> Iterator[socket.socket]:
     opened = 0
     for family, _, _, _, address in dict.fromkeys(found):
         try:
-            sock = listen(address, family=family)
+            sock = listen(address, family=family, backlog=backlog)
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise

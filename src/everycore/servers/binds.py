@@ -1,6 +1,9 @@
-"""What `--bind` says: an address to listen on, in one of four forms.
+"""What `--bind` says: an address to listen on, in one of these forms.
 
-    HOST:PORT    [V6]:PORT    unix:PATH    fd://N
+    HOST:PORT    [V6]:PORT    unix:PATH    fd://N    HOST    [V6]    PORT    :PORT
+
+Without a host it is this machine alone, 127.0.0.1; a colon before the port makes it every IPv4 address, as Go
+and gunicorn read it. Without a port it is 8000.
 
 Read them, refuse what is malformed or said twice, and write them out again. Invariant: pure text, no socket
 and no resolver; a `Bind` that exists is well-formed.
@@ -11,10 +14,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from everycore.config.tree import HOST, PORT
 from everycore.errors import ConfigurationError
 
-FORMS = "HOST:PORT, [V6]:PORT, unix:PATH or fd://N"
+FORMS = "HOST:PORT, [V6]:PORT, HOST, PORT, unix:PATH or fd://N"
+_ALL_V4: Final = "0.0.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +100,31 @@ def _tcp(text: str, option: str) -> Bind:
         host, bracket, rest = text[1:].partition("]")
         if not bracket or not _is_v6(host):
             raise ConfigurationError(option, f"must be [V6]:PORT with an IPv6 address, not {text!r}")
-        colon, port = rest[:1], rest[1:]
-    else:
-        host, colon, port = text.rpartition(":")
-        if "://" in text:
+        if rest and not rest.startswith(":"):
             raise ConfigurationError(option, f"must be {FORMS}, not {text!r}")
-        if ":" in host:
-            raise ConfigurationError(
-                option, f"an IPv6 address stands in brackets, [::1]:8000, unlike {text!r}"
-            )
-    if colon != ":" or not _is_number(port):
+        port = rest[1:] if rest else str(PORT)
+    else:
+        host, port = _split(text, option)
+    if not _is_number(port):
         raise ConfigurationError(option, f"must be {FORMS}, not {text!r}")
-    if not host:
-        raise ConfigurationError(
-            option, f"the host is missing in {text!r}; 0.0.0.0 is every IPv4 address of this machine"
-        )
     if int(port) > 65535:
         raise ConfigurationError(option, f"the port must be between 0 and 65535, not {port}")
     return TcpBind(host.lower(), int(port))
+
+
+def _split(text: str, option: str) -> tuple[str, str]:
+    """Host and port of what has no brackets."""
+    if _is_number(text):
+        return HOST, text
+    host, colon, port = text.rpartition(":")
+    if "/" in text:
+        hint = f"; the path of a unix socket is unix:{text}" if colon == "" else ""
+        raise ConfigurationError(option, f"must be {FORMS}, not {text!r}{hint}")
+    if ":" in host:
+        raise ConfigurationError(option, f"an IPv6 address stands in brackets, [::1]:8000, unlike {text!r}")
+    if not colon:
+        return text, str(PORT)
+    return host or _ALL_V4, port
 
 
 def _is_number(text: str) -> bool:

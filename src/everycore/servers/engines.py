@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from everycore.servers.departing import Departing, Exit
 from everycore.servers.draining import Draining, DrainingApp
@@ -26,7 +26,7 @@ try:
     import uvicorn
 except ImportError:
     raise CannotBootError("serve needs uvicorn: pip install 'everycore[standard]'") from None
-from everycore.foreign.uvicorn_internals import Inside, capabilities
+from everycore.foreign.uvicorn_internals import Inside, capabilities, is_known
 
 #: What uvicorn itself may wait for when it stops, in seconds: by then there is nothing left to wait for.
 _NOTHING_LEFT: Final = 0.1
@@ -82,20 +82,39 @@ class _Server(uvicorn.Server):
 
 
 class Engine:
-    """One application, served once. `spread`, in seconds, as `--spread`; None: its default."""
+    """One application, served once. `spread`, in seconds, as `--spread`; None: its default.
 
-    def __init__(self, app: Asgi, *, access_log: bool, spread: float | None) -> None:
+    options: of uvicorn's `Config`, as `engine_options.arguments` makes them.
+    """
+
+    def __init__(
+        self,
+        app: Asgi,
+        *,
+        access_log: bool,
+        spread: float | None,
+        options: Mapping[str, Any],
+        log_config: str | None = None,
+    ) -> None:
         self._draining = Draining()
         self._spread = spread
-        self._config = uvicorn.Config(
-            DrainingApp(app, self._draining),
-            interface="asgi3",
-            lifespan="off",  # ours, see servers/lifespan.py
-            log_config=None,
-            access_log=access_log,
-            workers=1,
-            timeout_graceful_shutdown=_NOTHING_LEFT,  # type: ignore[arg-type] # any number will do
-        )
+        try:
+            self._config = uvicorn.Config(
+                DrainingApp(app, self._draining),
+                interface="asgi3",
+                lifespan="off",  # ours, see servers/lifespan.py
+                log_config=log_config,
+                access_log=access_log,
+                workers=1,
+                timeout_graceful_shutdown=_NOTHING_LEFT,  # type: ignore[arg-type] # any number will do
+                **options,
+            )
+            self._config.load()
+        except (Exception, SystemExit) as error:  # the user's options: a word of uvicorn's, not our traceback
+            what = (
+                f"--log-config {log_config}" if log_config and not hasattr(self, "_config") else "its options"
+            )
+            raise CannotBootError(f"uvicorn refuses {what}: {_words(error)}") from None
 
     async def serve(
         self, sockets: Sequence[socket.socket], on_serving: Callable[[], None], exit: Exit
@@ -107,7 +126,9 @@ class Engine:
             on_serving()
 
         server = _Server(self._config, serving)
-        server.inside = inside = Inside(server) if capabilities().handover else None
+        server.inside = inside = (
+            Inside(server) if capabilities().handover and is_known(self._config) else None
+        )
         departing = Departing(
             exit,
             self._draining,
@@ -128,3 +149,11 @@ class Engine:
             await server.serve(sockets=list(sockets))
         finally:
             leaving.cancel()
+
+
+def _words(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, ValueError) and cause is not None:  # logging.config says what was wrong in the cause
+        text += f": {cause}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

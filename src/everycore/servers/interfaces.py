@@ -19,10 +19,23 @@ Send = Callable[[Any], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def as_asgi(app: Callable[..., Any], interface: str) -> Asgi:
-    """The application as ASGI; a WSGI application runs in a pool of threads."""
-    kind = detect(app) if interface == "auto" else interface
-    return app if kind == "asgi" else _bridge(app)
+def as_asgi(app: Callable[..., Any], interface: str, threads: int = 10) -> Asgi:
+    """The application as ASGI; a WSGI application runs in a pool of so many threads."""
+    match detect(app) if interface == "auto" else interface:
+        case "wsgi":
+            return _bridge(app, threads)
+        case "asgi2":
+            return _single(app)
+    return app
+
+
+def _single(app: Callable[..., Any]) -> Asgi:
+    """ASGI 2, an application that makes an instance for each scope, as ASGI 3."""
+
+    async def single(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope)(receive, send)
+
+    return single
 
 
 def detect(app: Callable[..., Any]) -> Literal["asgi", "wsgi"]:
@@ -36,8 +49,8 @@ def detect(app: Callable[..., Any]) -> Literal["asgi", "wsgi"]:
         return "wsgi"
     if count == 1:
         raise CannotBootError(
-            "the application takes one argument: ASGI 2 is not served, wrap it in "
-            "asgiref.compatibility.guarantee_single_callable; if it makes the application, use --factory"
+            "the application takes one argument: if it is ASGI 2, say so with --interface asgi2; "
+            "if it makes the application, use --factory"
         )
     if count == 0:
         raise CannotBootError("the application takes no argument: if it makes the application, use --factory")
@@ -66,7 +79,7 @@ def _required_arguments(app: Callable[..., Any]) -> int | None:
     )
 
 
-def _bridge(app: Callable[..., Any]) -> Asgi:
+def _bridge(app: Callable[..., Any], threads: int) -> Asgi:
     try:
         from a2wsgi import WSGIMiddleware
     except ImportError:
@@ -77,4 +90,4 @@ def _bridge(app: Callable[..., Any]) -> Asgi:
         environ["wsgi.errors"] = sys.stderr  # the bridge has stdout here, which belongs to the user
         return app(environ, start_response)
 
-    return WSGIMiddleware(with_errors_on_stderr)  # type: ignore[arg-type, return-value]
+    return WSGIMiddleware(with_errors_on_stderr, workers=threads)  # type: ignore[arg-type, return-value]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from everycore.aio.waiting import settle
 from everycore.servers.interfaces import Asgi, Receive, Scope, Send
@@ -24,11 +24,16 @@ log = logging.getLogger("everycore.servers")
 _LAST_WORDS: Final = 0.25
 
 
+#: "off": the application is not asked; "on": one that has no lifespan cannot start.
+Mode = Literal["auto", "on", "off"]
+
+
 class Lifespan:
     """`app` with a lifespan. Serve the object itself: it gives every connection the state made at start."""
 
-    def __init__(self, app: Asgi) -> None:
+    def __init__(self, app: Asgi, mode: Mode = "auto") -> None:
         self._app = app
+        self._mode = mode
         self._state: dict[str, Any] = {}
         self._events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -43,6 +48,8 @@ class Lifespan:
 
     async def startup(self) -> None:
         """Start the application. Raises CannotBootError if it says that it failed."""
+        if self._mode == "off":
+            return
         self._task = asyncio.create_task(self._run())
         self._events.put_nowait({"type": "lifespan.startup"})
         await self._started
@@ -90,6 +97,9 @@ class Lifespan:
     def _raised(self, error: BaseException) -> None:
         if isinstance(error, SystemExit) and not self._started.done():
             settle(self._started, CannotBootError(user_traceback(error)))
+        elif not self._started.done() and self._mode == "on":
+            text = f"the application has no lifespan (--lifespan on):\n{user_traceback(error)}"
+            settle(self._started, CannotBootError(text))
         elif not self._started.done():
             level = logging.WARNING if self._is_known else logging.DEBUG
             log.log(level, "served without a lifespan, which the application ended", exc_info=error)

@@ -42,6 +42,22 @@ def load_app(name: str, app_dir: str, *, factory: bool) -> Callable[..., Any]:
     return app  # type: ignore[no-any-return]
 
 
+def load_env_file(path: str | None) -> None:
+    """Set the variables that stand there, but those that are set. Raises CannotBootError."""
+    if path is None:
+        return
+    try:
+        from dotenv import load_dotenv
+    except ImportError:
+        raise CannotBootError("--env-file needs python-dotenv: pip install 'everycore[standard]'") from None
+    try:
+        with open(path, encoding="utf-8") as file:
+            load_dotenv(stream=file)
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise CannotBootError(f"cannot read the --env-file {path}: {why.lower()}") from None
+
+
 def user_traceback(error: BaseException) -> str:
     """The traceback as the application's author wants to see it: from the first frame that is not ours."""
     return traceback_text(error, _first_frame_of_user(error.__traceback__))

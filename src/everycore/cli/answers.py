@@ -1,0 +1,308 @@
+"""What to answer to an option that another server has, and this one has by another name, not yet, or never.
+
+Pure text: an option as people type it, and the rest of the sentence behind it. What is a setting of ours,
+under whatever spelling, is not here but in the tree; nor is what uvicorn has and we hand on to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+
+def _all(words: str, text: str) -> Iterator[tuple[str, str]]:
+    for word in words.split():
+        yield word, text
+
+
+def _not_yet(what: str, meanwhile: str = "") -> str:
+    return f"not yet: {what}" + (f"; meanwhile {meanwhile}" if meanwhile else "")
+
+
+_NOT_YET: Final = {
+    **dict(
+        _all(
+            "--reload --reload-dir --reload-include --reload-exclude --reload-delay --reload-engine"
+            " --reload-extra-file --reload-paths --reload-ignore-dirs --reload-ignore-patterns"
+            " --reload-ignore-paths --reload-tick --reload-ignore-worker-failure --watch --ignore-watch"
+            " --watch-delay",
+            _not_yet("everycore does not watch files", "send HUP, which replaces all workers"),
+        )
+    ),
+    **dict(
+        _all(
+            "--max-requests --max-requests-jitter --limit-max-requests --limit-max-requests-jitter"
+            " --workers-lifetime --cron-restart",
+            _not_yet("workers are not recycled", "HUP from a timer replaces them all without a pause"),
+        )
+    ),
+    **dict(
+        _all(
+            "--workers-max-rss --rss-sample-interval --rss-samples --max-memory-restart",
+            _not_yet("workers are not recycled by their memory", "limit it by the service manager"),
+        )
+    ),
+    **dict(
+        _all(
+            "-t --timeout --timeout-worker-healthcheck",
+            _not_yet("a worker that is stuck is not killed", "connections go to the others"),
+        )
+    ),
+    **dict(
+        _all(
+            "-u --user -g --group --initgroups --uid --gid",
+            _not_yet(
+                "the command does not change its user", "let the service manager do it, or Settings(uid=)"
+            ),
+        )
+    ),
+    "--preload": _not_yet("every worker imports the application itself"),
+    **dict(
+        _all(
+            "--log-file --error-logfile --error-log --capture-output --output --error",
+            _not_yet("everycore writes its log to stderr", "redirect that: 2>>FILE"),
+        )
+    ),
+    **dict(
+        _all(
+            "--log-type --logger-class --log-config-json --log-date-format",
+            _not_yet("the format of everycore's own log is fixed", "--log-config is for the workers'"),
+        )
+    ),
+    **dict(
+        _all(
+            "--log-syslog-to --log-syslog --log-syslog-prefix --log-syslog-facility"
+            " --disable-redirect-access-to-syslog",
+            _not_yet("there is no syslog", "a handler in --log-config, or systemd, which keeps stderr"),
+        )
+    ),
+    **dict(
+        _all(
+            "--statsd-host --statsd-prefix --dogstatsd-tags --enable-backlog-metric --metrics"
+            " --metrics-scrape-interval --metrics-address --metrics-port",
+            _not_yet("there are no metrics"),
+        )
+    ),
+    **dict(
+        _all(
+            "--control-socket --control-socket-mode --no-control-socket",
+            _not_yet("there is no control socket", "signals command the service: HUP, TTIN, TTOU"),
+        )
+    ),
+    **dict(
+        _all(
+            "--http2-cleartext --http2-max-concurrent-streams --http2-initial-window-size"
+            " --http2-max-frame-size --http2-max-header-list-size --http2-adaptive-window"
+            " --http2-initial-connection-window-size --http2-initial-stream-window-size"
+            " --http2-keep-alive-interval --http2-keep-alive-timeout --http2-max-headers-size"
+            " --http2-max-send-buffer-size --http-protocols",
+            _not_yet("there is no other engine than uvicorn", "--http2 is uvicorn's own, where it has it"),
+        )
+    ),
+    "--quic-bind": _not_yet("there is no HTTP/3", "a proxy in front of it speaks it"),
+    "--worker-connections": _not_yet("--limit-concurrency answers 503 above a number"),
+    "--backpressure": _not_yet("--limit-concurrency answers 503 above a number"),
+    "--max-restarts": _not_yet("a worker that dies is replaced for ever, with back-off up to 15 s"),
+}
+
+_OURS: Final = {
+    **dict(
+        _all(
+            "-k --worker-class", "leave it out; --interface says what APP speaks, --loop on which event loop"
+        )
+    ),
+    "--check-config": "type everycore config --check",
+    "--print-config": "type everycore config",
+    "--http-parser": "the option is --http here, as uvicorn has it: auto, h11, httptools",
+    "--blocking-threads-idle-timeout": "threads stay; --threads is how many",
+    "--access-log-fmt": "the option is --access-logformat here, in gunicorn's words",
+    **dict(_all("--log --no-log --disable-logs", "the option is --log-level here")),
+    "--debug": "the option is --log-level debug here",
+    "--process-name": "the option is --name here, for log lines; the process keeps its title",
+    "--namespace": "the option is --name here, for log lines",
+    "--url-path-prefix": "the option is --root-path here, as uvicorn has it",
+    "--http1-keep-alive": "the option is --timeout-keep-alive here, in seconds",
+    "--ssl-client-verify": "the option is --ssl-cert-reqs 2 here, as uvicorn has it",
+    "--verify-mode": "the option is --ssl-cert-reqs here: 0, 1 or 2",
+    "--instances": "the option is --workers here",
+    "-i": "the option is --workers here",
+    "--kill-timeout": "the option is --grace here, in seconds",
+    "--listen-timeout": "the option is --boot-timeout of everycore serve, in seconds",
+    "--parallel": "the option is --surge here",
+    "--update-env": "HUP reads --env-file and the settings file again; other variables need a new start",
+    "--filter-env": "leave the variable out where the service is started: env -u NAME everycore ...",
+    **dict(
+        _all(
+            "--interpreter --interpreter-args --node-args",
+            "start everycore itself by that Python, with its flags: python -X dev -m everycore run ...",
+        )
+    ),
+    "--execute-command": "type everycore run PROGRAM",
+    "--wait-ready": "that is always so: everycore.hold_ready() and ready() say when",
+    "--shutdown-with-message": "workers are told by their channel or by SIGTERM, as they can hear it",
+    "-v": "type everycore --version",
+    "--limit-request-line": "the engine's own limit: --h11-max-incomplete-event-size with --http h11",
+    **dict(
+        _all(
+            "--limit-request-fields --limit-request-field_size --http1-buffer-size",
+            "the engine's own limit: --h11-max-incomplete-event-size with --http h11",
+        )
+    ),
+    **dict(
+        _all("--hp --service-name --wait-ip", "systemd starts it: see docs/how-to/behind-nginx-or-systemd.md")
+    ),
+    **dict(
+        _all(
+            "--dirty-app --dirty-workers --dirty-timeout --dirty-threads --dirty-graceful-timeout",
+            "long jobs are workers of their own here: everycore.Pool and Pool.request",
+        )
+    ),
+    "--daemon": "it stays in the foreground; a service manager starts it: systemd, supervisord",
+    "-D": "it stays in the foreground; a service manager starts it: systemd, supervisord",
+    "--no-daemon": "leave it out; it stays in the foreground",
+}
+
+_NEVER: Final = {
+    **dict(
+        _all(
+            "--proxy-protocol --proxy-allow-from",
+            "uvicorn does not read the PROXY protocol; let the proxy send X-Forwarded-For, and name it in"
+            " --forwarded-allow-ips",
+        )
+    ),
+    **dict(
+        _all(
+            "--protocol --uwsgi-allow-from",
+            "everycore speaks HTTP alone, neither uwsgi nor FastCGI: let the proxy speak HTTP to it",
+        )
+    ),
+    **dict(
+        _all(
+            "--use-colors --color",
+            "everycore writes no colours; a formatter in --log-config may",
+        )
+    ),
+    **dict(
+        _all(
+            "--no-use-colors --no-color",
+            "leave it out; everycore writes no colours",
+        )
+    ),
+    "--reuse-port": "leave it out; one process listens, and hands connections to the workers",
+    "--no-sendfile": "leave it out; nothing is sent by sendfile",
+    "--worker-tmp-dir": "leave it out; workers have no heartbeat file",
+    **dict(_all("-R --enable-stdio-inheritance", "leave it out; workers have the streams of the command")),
+    "--merge-logs": "leave it out; all workers write to one stream",
+    "--time": "leave it out; each line of the log has its time",
+    "--spew": "there is no such tracing; SIGQUIT prints the stacks of every worker",
+    **dict(
+        _all("--paste --paste-global", "Paste's files are not read: name the application, MODULE:ATTRIBUTE")
+    ),
+    **dict(
+        _all(
+            "--suppress-ragged-eofs --do-handshake-on-connect",
+            "leave it out; the event loop does the handshakes",
+        )
+    ),
+    **dict(
+        _all(
+            "--permit-obsolete-folding --strip-header-spaces --permit-unconventional-http-method"
+            " --permit-unconventional-http-version --casefold-http-method --forwarder-headers --header-map",
+            "gunicorn's own parser has that; here uvicorn's decides, by --http",
+        )
+    ),
+    "--asgi-disconnect-grace-period": "leave it out; the application hears of a disconnect at once",
+    **dict(
+        _all(
+            "--runtime-threads --runtime-blocking-threads --runtime-mode --task-impl",
+            "leave it out; the engine is uvicorn, which has no Rust runtime; --workers is how many processes",
+        )
+    ),
+    "--http1-header-read-timeout": "uvicorn has no such limit; a proxy in front of it does",
+    "--read-timeout": "uvicorn has no such limit; a proxy in front of it does",
+    "--http1-pipeline-flush": "leave it out; uvicorn writes each answer when it is made",
+    "--ssl-protocol-min": "uvicorn has --ssl-version alone; TLS 1.2 is the least that Python speaks",
+    "--ssl-crl": "uvicorn reads no revocation lists; a proxy in front of it does",
+    "--insecure-bind": "an address speaks TLS or not, as all do: start a second service for the other",
+    "--server-name": "check the Host header in the application, or in a proxy in front of it",
+    **dict(
+        _all(
+            "--respawn-failed-workers --respawn-interval --restart-delay --exp-backoff-restart-delay",
+            "leave it out; a worker that dies is replaced, after 0.1 s at first and 15 s at most",
+        )
+    ),
+    **dict(
+        _all(
+            "--no-autorestart --stop-exit-codes",
+            "a worker that dies is always replaced; under run, status 0 before it has listened ends it",
+        )
+    ),
+    **dict(
+        _all(
+            "--static-path-route --static-path-mount --static-path-dir-to-file --static-path-expires",
+            "everycore serves no files: the application does, or a proxy in front of it",
+        )
+    ),
+    **dict(
+        _all(
+            "--ext --mini-list --force --only --sort --attach --write --no-vizion --no-autostart"
+            " --no-treekill --source-map-support --no-pmx --no-automation --trace --v8 --event-loop-inspector"
+            " --deep-monitoring",
+            "PM2's own; leave it out: everycore runs one service in the foreground",
+        )
+    ),
+}
+
+#: Every one of them.
+ANSWERS: Final[dict[str, str]] = {**_NOT_YET, **_OURS, **_NEVER}
+
+_COMMANDS: Final = {
+    **dict(_all("start", "type everycore serve MODULE:APP, or everycore run PROGRAM")),
+    **dict(_all("stop delete kill", "send TERM to the primary: kill -TERM PID, or let the service manager")),
+    "restart": "the service manager restarts it; HUP replaces all workers without a pause",
+    **dict(_all("reload startOrReload startOrRestart gracefulReload", _not_yet("send HUP to the primary"))),
+    "scale": _not_yet("TTIN and TTOU start and stop a worker"),
+    **dict(
+        _all("list ls jlist prettylist status describe show pid id", _not_yet("there is no control socket"))
+    ),
+    **dict(
+        _all("monit dashboard imonit sysinfos top", _not_yet("--show-counts shows who takes connections"))
+    ),
+    **dict(_all("logs flush reloadLogs logrotate", "the log is on stderr; the service manager keeps it")),
+    "env": "type everycore config",
+    "reset": "there are no counts to be reset",
+    "sendSignal": "type kill -SIGNAL PID",
+    **dict(_all("trigger send attach", "messages are the library's: Worker.send")),
+    **dict(
+        _all(
+            "save resurrect startup unstartup",
+            "systemd starts it: see docs/how-to/behind-nginx-or-systemd.md",
+        )
+    ),
+    **dict(
+        _all(
+            "deploy pull forward backward",
+            "switch the link to the release and send HUP: docs/how-to/deploy.md",
+        )
+    ),
+    **dict(
+        _all("ecosystem init", "write everycore.toml; everycore config --schema says what may stand there")
+    ),
+    **dict(
+        _all("profile:cpu profile:mem inspect", "SIGQUIT prints all stacks; a profiler runs in the program")
+    ),
+    **dict(_all("report ping update", "there is no daemon to be asked")),
+    **dict(_all("link plus unlink install", "everycore has no modules and no service of that kind")),
+}
+
+
+def answer(option: str) -> str | None:
+    """The answer to an option; None: nobody has it."""
+    return ANSWERS.get(option)
+
+
+def answer_to_command(word: str) -> str | None:
+    """The answer to `everycore WORD`; None: nobody has it."""
+    if word.startswith("module:"):
+        return _COMMANDS["install"]
+    return _COMMANDS.get(word)

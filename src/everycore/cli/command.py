@@ -1,0 +1,98 @@
+"""A command whose options are the fields of a tree, and those of the engine where somebody asks for one.
+
+Click's part in `serve` and `run`: cut the command line into words, answer what other servers call by
+another name, show the help in sections. Invariant: what is typed wrongly is a `click.UsageError` or a
+ConfigurationError before anything is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from everycore.cli.options import Given, SettingOption, click_options, config_option, own_fields, taken
+from everycore.config.setting import Field
+from everycore.config.tree import SECTIONS
+
+
+class SettingsCommand(click.Command):
+    """One of them; `tree` is its name among the trees."""
+
+    def __init__(self, *args: Any, tree: str, has_engine: bool = False, **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.tree = tree
+        self._has_engine = has_engine
+        self.fields: list[Field] = list(own_fields(tree))
+        self._is_whole = not has_engine
+        self.params = [*self.params, config_option(), *click_options(self.fields)]
+
+    def complete_fields(self) -> None:
+        """Have the engine's options too. From now on: nothing takes them away."""
+        if not self._is_whole:
+            self._is_whole = True
+            self.fields += self.engine()
+            self.params += click_options(self.engine())
+
+    @staticmethod
+    def engine() -> Sequence[Field]:
+        """The options of the engine."""
+        from everycore.cli.engine import engine  # late: it imports the engine
+
+        return engine()
+
+    def given(self, context: click.Context) -> Given:
+        """What the command line says."""
+        return Given(self.tree, self.fields, context, self.engine)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words. An option that we do not know may be the engine's, or that of another server."""
+        try:
+            return super().parse_args(ctx, list(args))
+        except click.NoSuchOption as error:
+            self._answer(error, ctx)
+        self.complete_fields()
+        try:
+            return super().parse_args(ctx, list(args))
+        except click.NoSuchOption as error:
+            self._answer(error, ctx)
+            raise
+
+    def _answer(self, error: click.NoSuchOption, ctx: click.Context) -> None:
+        from everycore.cli.answers import answer  # late: for what is wrong
+
+        option = error.option_name
+        text = answer(option)
+        if not self._has_engine and option in taken(own_fields("serve")):
+            text = "an option of everycore serve; a program has its own options, which stand behind its name"
+        if text is not None:
+            raise click.UsageError(f"{option}: {text}", ctx) from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Our options in sections, then those of the engine."""
+        self.complete_fields()
+        sections: dict[str, list[tuple[str, str]]] = {section: [] for section in SECTIONS}
+        others: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if isinstance(parameter, click.Argument) or record is None:
+                continue
+            rows = others
+            if isinstance(parameter, SettingOption):
+                rows = sections.setdefault(parameter.field.setting.section, [])
+            rows.append(record)
+        for section, rows in {**sections, "Others": others}.items():
+            if rows:
+                with formatter.section(section):
+                    formatter.write_dl(rows, col_max=34)
+
+
+def words_with_value(options: Sequence[click.Parameter]) -> frozenset[str]:
+    """The spellings of the options that take a value, which may be the next word."""
+    return frozenset(
+        word
+        for option in options
+        if isinstance(option, click.Option) and not option.is_flag
+        for word in option.opts
+    )

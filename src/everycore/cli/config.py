@@ -1,0 +1,102 @@
+"""`everycore config`: every setting, its value, and where the value came from.
+
+Show what `serve` or `run` would begin with, check it, or print the schema of the file. Invariant: it
+reads exactly what the command itself reads, and starts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Final
+
+import click
+
+from everycore.cli.command import SettingsCommand
+from everycore.cli.engine import engine
+from everycore.cli.options import CONTEXT, Values, own_fields
+from everycore.config.layers import Layer
+from everycore.config.schema import schema
+from everycore.config.setting import Field, shown
+
+_HIDDEN: Final = "(not shown)"
+
+EPILOG = """
+\b
+Examples:
+  everycore config                              what `everycore serve` would begin with here
+  everycore config serve --workers 4 main:app   with these options
+  everycore config --check                      nothing but an error, and its exit status
+  everycore config --schema > schema.json       for an editor
+"""
+
+
+@click.command(
+    short_help="Show every setting, and where its value came from.",
+    epilog=EPILOG,
+    context_settings={**CONTEXT, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.option("--check", is_flag=True, help="Say nothing but what is wrong; the status is 2 then, else 0.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--schema", "as_schema", is_flag=True, help="Print the JSON schema of everycore.toml instead.")
+@click.option(
+    "--all", "everything", is_flag=True, help="The engine's options too, where nobody has set them."
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[serve|run] [OPTIONS] [APP]")
+def config(*, check: bool, as_json: bool, as_schema: bool, everything: bool, command: tuple[str, ...]) -> int:
+    """Show every setting of `everycore serve`, or of `run`, its value, and where that came from."""
+    if as_schema:
+        fields = {"serve": [*own_fields("serve"), *engine()], "run": own_fields("run")}
+        click.echo(json.dumps(schema(fields), indent=2))
+        return 0
+    name, words = (command[0], command[1:]) if command[:1] in (("serve",), ("run",)) else ("serve", command)
+    values = _read(name, list(words))
+    for line in values.ignored:
+        click.echo(f"everycore: {line}", err=True)
+    if check:
+        return 0
+    rows = [(field, values.found[field.name]) for field in values.fields]
+    rows = [
+        (field, found)
+        for field, found in rows
+        if everything or found.layer > Layer.DEFAULT or field in own_fields(name)
+    ]
+    if as_json:
+        click.echo(
+            json.dumps(
+                {field.key: {"value": _value(field, found), "source": found.source} for field, found in rows},
+                indent=2,
+            )
+        )
+        return 0
+    width = max(len(field.key) for field, _ in rows)
+    texts = {field.name: _text(field, found) for field, found in rows}
+    column = min(max(map(len, texts.values())), 40)
+    for field, found in rows:
+        click.echo(f"{field.key:{width}}  {texts[field.name]:{column}}  {found.source}")
+    return 0
+
+
+def _read(name: str, words: list[str]) -> Values:
+    """Through everything that the command itself checks. Raises what it raises."""
+    from everycore.cli import run, serve  # late: `--schema` needs neither
+
+    command = getattr(serve if name == "serve" else run, name)
+    assert isinstance(command, SettingsCommand)
+    with command.make_context(f"everycore {name}", words) as context:
+        if name == "serve":
+            given = serve.given_by(context)
+            command.complete_fields()
+            given.fields = tuple(command.fields)
+            return serve.check(given, os.environ)
+        return run.read_options(command.given(context), ["program"], os.environ).values
+
+
+def _value(field: Field, found: Any) -> Any:
+    return _HIDDEN if field.setting.is_secret and found.value is not None else found.value
+
+
+def _text(field: Field, found: Any) -> str:
+    if found.value in (None, ()) and found.layer == Layer.DEFAULT:
+        return field.default_text or "-"
+    return shown(_value(field, found))

@@ -1,0 +1,150 @@
+"""From settings to a running pool: what `serve` and `run` have in common once everything is checked.
+
+Make the pool, keep its pid file, and read the settings again when a reload is ordered. Invariant: a file
+that is wrong at a reload changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+import msgspec
+
+from everycore.cli.options import Values
+from everycore.config.setting import Field
+from everycore.config.tree import CommonSettings
+from everycore.ops import logs
+from everycore.ops.pidfile import pid_file
+from everycore.settings import Settings
+from everycore.system.machine import Bound
+
+if TYPE_CHECKING:
+    from everycore.ops.service import Outcome
+    from everycore.pool import Pool
+
+log = logging.getLogger("everycore.cli")
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be run, checked.
+
+    settings: every setting. worker: how a worker is started. folder: where relative paths begin; None: here.
+    """
+
+    values: Values
+    settings: CommonSettings
+    workers: Bound
+    worker: Settings
+    folder: str | None
+    boot_timeout: float | None
+    shutdown_timeout: float
+
+
+def become(words: list[str], settings: CommonSettings, folder: str | None, **variables: str) -> NoReturn:
+    """Replace this process by one that runs `words`, on a system without clusters."""
+    if folder is not None:
+        os.chdir(folder)
+    if settings.umask is not None:
+        os.umask(settings.umask)
+    os.environ.update(settings.env | variables)
+    os.execv(words[0], words)  # noqa: S606 - that process is this service from here on
+
+
+def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], **rest: Any) -> int:
+    """Run the pool that `plan` describes to its end; return the exit status.
+
+    read: reads the settings again, for a reload. rest: further arguments of `Pool`.
+    """
+    from everycore.pool import Pool  # late: asyncio is of no use to a wrong option
+
+    settings = plan.settings
+    logs.configure("primary", settings.log_level)
+    for line in plan.values.ignored:
+        log.warning("%s", line)
+    log.info("starting %d workers (%s)", plan.workers.count, plan.workers.reason)
+    rereading = Rereading(plan, read)
+    pid = None if settings.pid is None else os.path.join(plan.folder or "", settings.pid)
+    with pid_file(pid), _umask(settings.umask):
+        pool = Pool(
+            plan.workers.count,
+            settings=plan.worker,
+            policy=settings.policy,
+            grace=settings.grace,
+            shutdown_timeout=plan.shutdown_timeout,
+            boot_timeout=plan.boot_timeout,
+            surge=settings.surge,
+            signals=True,
+            new_group=True,
+            raise_nofile=not settings.keep_nofile,
+            before_reload=rereading,
+            **rest,
+        )
+        rereading.pool = pool
+        outcome = run(pool)
+    if outcome.text:
+        click.echo(f"everycore: {outcome.text}", err=True)
+    return outcome.status
+
+
+@contextlib.contextmanager
+def _umask(mask: int | None) -> Iterator[None]:
+    """Sockets are made by the primary: its own mask is what counts for them."""
+    if mask is None:
+        yield
+        return
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+class Rereading:
+    """Reads the settings again when a reload is ordered, and lets what it starts have them."""
+
+    def __init__(self, plan: Plan, read: Callable[[], Plan]) -> None:
+        self._plan = plan
+        self._read = read
+        self.pool: Pool
+
+    def __call__(self) -> None:
+        """Raises ConfigurationError, and has changed nothing then."""
+        old, new = self._plan, self._read()
+        fixed = [field for field in self._changed(old, new) if field.setting.is_fixed]
+        if fixed:
+            what = ", ".join(f"{field.option} ({new.values.found[field.name].source})" for field in fixed)
+            log.warning(
+                "changed, but not by a reload: %s; stop the service and start it again for that", what
+            )
+        for line in new.values.ignored:
+            if line not in old.values.ignored:
+                log.warning("%s", line)
+        is_scaled = new.workers.count != old.workers.count  # else TTIN and TTOU have the last word
+        if is_scaled:
+            log.info("scaling from %d to %d (%s)", self.pool.size, new.workers.count, new.workers.reason)
+        worker = new.worker
+        self.pool.cluster.setup_primary(exec=worker.exec, env=worker.env, cwd=worker.cwd, umask=worker.umask)
+        self.pool._keeper.change_terms(
+            grace=new.settings.grace,
+            shutdown_timeout=new.shutdown_timeout,
+            boot_timeout=new.boot_timeout,
+            surge=new.settings.surge,
+            workers=new.workers.count if is_scaled else None,
+        )
+        if new.settings.log_level != old.settings.log_level:
+            logs.set_level(new.settings.log_level)
+        self._plan = new
+
+    @staticmethod
+    def _changed(old: Plan, new: Plan) -> list[Field]:
+        return [
+            field
+            for field in new.values.fields
+            if field.name in old.values.found
+            and old.values.found[field.name].value != new.values.found[field.name].value
+        ]

@@ -1,0 +1,317 @@
+"""What a setting may be: how its text is read, what a file may hold for it, and its JSON schema.
+
+Each kind has four faces: the text of an option or a variable, the value of a key in a TOML file, the value
+itself, and how that is shown. Invariant: a value that a kind has returned is valid; what is not valid is a
+ValueError whose text goes on after "--grace: ". Pure.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol
+
+from everycore.errors import ConfigurationError
+from everycore.settings import check_loop
+
+Schema = dict[str, Any]
+#: An option with a value, one without, or one that may be repeated (its kind has `from_texts`).
+Form = Literal["value", "switch", "several"]
+
+_TRUE: Final = ("1", "true", "yes", "on")
+#: More are no number of anything, and int() refuses thousands.
+_MOST_DIGITS: Final = 19
+_FALSE: Final = ("0", "false", "no", "off")
+
+
+class Kind(Protocol):
+    """One kind of setting. Methods raise ValueError."""
+
+    @property
+    def metavar(self) -> str:
+        """What stands behind the option in `--help`; empty for a switch."""
+
+    @property
+    def form(self) -> Form:
+        """How the option is given."""
+
+    def from_text(self, text: str) -> Any:
+        """The value that an option or a variable holds."""
+
+    def from_key(self, value: Any) -> Any:
+        """The value that a key of a file holds."""
+
+    def schema(self) -> Schema:
+        """What a file may hold, as JSON Schema."""
+
+
+def _wrong(wanted: str, value: object) -> ValueError:
+    """A value of another type is a wrong value, not a mistake of ours."""
+    return ValueError(f"must be {wanted}, not {value!r}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+class Text:
+    """Anything on one line; `check` raises for what cannot be."""
+
+    form: Form = "value"
+
+    def __init__(self, metavar: str = "TEXT", check: Callable[[str], object] | None = None) -> None:
+        self.metavar = metavar
+        self._check = check
+
+    def from_text(self, text: str) -> str:
+        """As `Kind.from_text`."""
+        if not text.isprintable():
+            raise ValueError(f"must be printable text, not {text!r}")
+        if self._check is not None:
+            self._check(text)
+        return text
+
+    def from_key(self, value: Any) -> str:
+        """As `Kind.from_key`."""
+        if not isinstance(value, str):
+            raise _wrong("text", value)
+        return self.from_text(value)
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        return {"type": "string"}
+
+
+class Path(Text):
+    """A path. Its bytes need not be text: `os.fsdecode` makes surrogates of those that are not."""
+
+    def from_text(self, text: str) -> str:
+        """As `Kind.from_text`."""
+        if not text or "\0" in text or "\n" in text:
+            raise ValueError(f"must be a path, not {text!r}")
+        return text
+
+
+class Choice:
+    """One of some words."""
+
+    form: Form = "value"
+    metavar = "NAME"
+
+    def __init__(self, *known: str, metavar: str = "NAME") -> None:
+        self.known = known
+        self.metavar = metavar
+
+    def from_text(self, text: str) -> str:
+        """As `Kind.from_text`."""
+        if text not in self.known:
+            raise ValueError(f"must be one of {', '.join(self.known)}, not {text!r}")
+        return text
+
+    from_key = from_text
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        return {"enum": list(self.known)}
+
+
+class LoopName(Choice):
+    """An event loop that is installed."""
+
+    def from_text(self, text: str) -> str:
+        """As `Kind.from_text`."""
+        try:
+            return check_loop("loop", text)
+        except ConfigurationError as error:
+            raise ValueError(error.problem) from None
+
+    from_key = from_text
+
+
+class Count:
+    """A whole number of at least `least`; or the word `auto`."""
+
+    form: Form = "value"
+
+    def __init__(
+        self, least: int, *, auto: bool = False, metavar: str = "N", most: int | None = None
+    ) -> None:
+        self.metavar = f"{metavar}|auto" if auto else metavar
+        self._least, self._most, self._auto = least, most, auto
+
+    def from_text(self, text: str) -> int | str:
+        """As `Kind.from_text`."""
+        if self._auto and text == "auto":
+            return text
+        # int() alone would take "1_0", " 4" and digits of other scripts.
+        is_number = text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS
+        return self._checked(int(text) if is_number else -1, text)
+
+    def from_key(self, value: Any) -> int | str:
+        """As `Kind.from_key`."""
+        if isinstance(value, str) and self._auto:
+            return self.from_text(value)
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return self._checked(value if is_number else -1, value)
+
+    def _checked(self, number: int, shown: object) -> int:
+        if number < self._least or (self._most is not None and number > self._most):
+            what = "'auto' or " if self._auto else ""
+            limits = (
+                f"of at least {self._least}" if self._most is None else f"from {self._least} to {self._most}"
+            )
+            raise ValueError(f"must be {what}a whole number {limits}, not {shown!r}")
+        return number
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        number: Schema = {"type": "integer", "minimum": self._least}
+        if self._most is not None:
+            number["maximum"] = self._most
+        return {"anyOf": [number, {"const": "auto"}]} if self._auto else number
+
+
+class Seconds:
+    """A finite number of seconds of at least `least`."""
+
+    form: Form = "value"
+    metavar = "SECONDS"
+
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
+
+    def from_text(self, text: str) -> float:
+        """As `Kind.from_text`."""
+        try:
+            seconds = float(text)
+        except ValueError:
+            raise _wrong("a number of seconds", text) from None
+        return self.from_key(seconds)
+
+    def from_key(self, value: Any) -> float:
+        """As `Kind.from_key`."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _wrong("a number of seconds", value)
+        if not _is_finite(value) or value < self._least:
+            raise ValueError(f"must be at least {self._least:g} seconds, not {value!r}")
+        return float(value)
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        return {"type": "number", "minimum": self._least}
+
+
+class Mode:
+    """Permissions, in octal digits: `022`, `0o022`, `22`; a number of a TOML file is that number."""
+
+    form: Form = "value"
+    metavar = "OCTAL"
+
+    def from_text(self, text: str) -> int:
+        """As `Kind.from_text`."""
+        if not re.fullmatch(r"(0o?)?[0-7]{1,3}", text):
+            raise ValueError(f"must be octal digits from 0 to 777, as in 022, not {text!r}")
+        return int(text.removeprefix("0o"), 8)
+
+    def from_key(self, value: Any) -> int:
+        """As `Kind.from_key`."""
+        if isinstance(value, str):
+            return self.from_text(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0o777:
+            raise ValueError(f"must be between 0o0 and 0o777, not {value!r}")
+        return value
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        number: Schema = {"type": "integer", "minimum": 0, "maximum": 0o777}
+        return {"anyOf": [number, {"type": "string", "pattern": "^(0o?)?[0-7]{1,3}$"}]}
+
+
+class Switch:
+    """On or off."""
+
+    form: Form = "switch"
+    metavar = ""
+
+    def from_text(self, text: str) -> bool:
+        """As `Kind.from_text`."""
+        word = text.lower()
+        if word not in (*_TRUE, *_FALSE):
+            raise ValueError(f"must be true or false, not {text!r}")
+        return word in _TRUE
+
+    def from_key(self, value: Any) -> bool:
+        """As `Kind.from_key`."""
+        if not isinstance(value, bool):
+            raise _wrong("true or false", value)
+        return value
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        return {"type": "boolean"}
+
+
+class Several:
+    """Several of one kind. The option may be repeated; a variable has commas; a file a list, or one alone."""
+
+    form: Form = "several"
+
+    def __init__(self, one: Text) -> None:
+        self._one = one
+        self.metavar = one.metavar
+
+    def from_text(self, text: str) -> tuple[str, ...]:
+        """As `Kind.from_text`, of a variable."""
+        return self.from_texts([part.strip() for part in text.split(",")])
+
+    def from_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """The value of an option that was given so often."""
+        return tuple(self._one.from_text(text) for text in texts)
+
+    def from_key(self, value: Any) -> tuple[str, ...]:
+        """As `Kind.from_key`."""
+        values = value if isinstance(value, list) else [value]
+        return tuple(self._one.from_key(item) for item in values)
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        one = self._one.schema()
+        return {"anyOf": [one, {"type": "array", "items": one}]}
+
+
+class Variables:
+    """Variables of an environment: `NAME=VALUE`, which may be repeated; in a file a table."""
+
+    form: Form = "several"
+    metavar = "NAME=VALUE"
+
+    def from_text(self, text: str) -> dict[str, str]:
+        """As `Kind.from_text`, of a variable."""
+        return self.from_texts(text.split(","))
+
+    def from_texts(self, texts: Sequence[str]) -> dict[str, str]:
+        """The value of an option that was given so often."""
+        found = {}
+        for text in texts:
+            name, equals, value = text.partition("=")
+            if not name or not equals:
+                raise ValueError(f"must be NAME=VALUE, not {text!r}")
+            found[name] = value
+        return self.from_key(found)
+
+    def from_key(self, value: Any) -> dict[str, str]:
+        """As `Kind.from_key`."""
+        if not isinstance(value, Mapping):
+            raise _wrong("a table of variables", value)
+        for name, text in value.items():
+            if not isinstance(text, str) or "\0" in text or "\0" in name or "=" in name or not name:
+                raise ValueError(f"must be names and texts, not {name!r} and {text!r}")
+        return dict(value)
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        return {"type": "object", "additionalProperties": {"type": "string"}}

@@ -1,0 +1,64 @@
+"""Whom unix sockets belong to (`--socket-owner`).
+
+Read USER[:GROUP], and give the sockets of a pool away as they are made. Invariant: what this process may
+not do is said before anything starts.
+"""
+
+from __future__ import annotations
+
+import grp
+import logging
+import os
+import pwd
+import stat
+from functools import partial
+from typing import TYPE_CHECKING
+
+from everycore.errors import ConfigurationError
+from everycore.events import Listening
+
+if TYPE_CHECKING:
+    from everycore.pool import Pool
+
+log = logging.getLogger("everycore.ops")
+_OPTION = "--socket-owner"
+#: What chown(2) takes for "as it is".
+_SAME = -1
+
+
+def parse_owner(text: str) -> tuple[int, int]:
+    """The ids of USER[:GROUP], -1 for what is not said. Raises ConfigurationError."""
+    user, colon, group = text.partition(":")
+    if not user and not group:
+        raise ConfigurationError(_OPTION, f"must be USER, USER:GROUP or :GROUP, not {text!r}")
+    uid, gid = _SAME, _SAME
+    try:
+        if user:
+            uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+        if colon and group:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ConfigurationError(_OPTION, f"there is no such user or group: {text!r}") from None
+    if os.geteuid() != 0 and (
+        uid not in (_SAME, os.geteuid()) or gid not in (_SAME, os.getegid(), *os.getgroups())
+    ):
+        raise ConfigurationError(_OPTION, f"only root gives a socket to {text!r}")
+    return uid, gid
+
+
+def give_sockets(pool: Pool, owner: tuple[int, int]) -> None:
+    """Give every unix socket on which the pool listens to `owner`, from now on."""
+    pool.on(Listening, partial(_give, owner))
+
+
+def _give(owner: tuple[int, int], event: Listening) -> None:
+    path = event.address
+    if not isinstance(path, str | bytes) or not path or path[:1] in ("\0", b"\0"):
+        return
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.chown(path, *owner, follow_symlinks=False)
+    except OSError as error:
+        log.error(  # noqa: TRY400 - a traceback says nothing more
+            "%s cannot be given to %d:%d: %s", path, *owner, error.strerror
+        )

@@ -1,0 +1,85 @@
+"""The settings file: `everycore.toml`, or the table `[tool.everycore]` of `pyproject.toml`.
+
+Find it and read it; what its keys mean is `config`'s. Invariant: a file that is named has to be there,
+and one that cannot be read is a ConfigurationError that says why. The same call reads it again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from everycore.config.layers import File
+from everycore.errors import ConfigurationError
+
+VARIABLE: Final = "EVERYCORE_CONFIG"
+OWN: Final = "everycore.toml"
+PROJECT: Final = "pyproject.toml"
+OPTION: Final = "--config"
+
+
+def read_settings_file(named: str | None, environ: Mapping[str, str], here: str | None) -> File | None:
+    """What `--config` names, else `EVERYCORE_CONFIG`, else `everycore.toml`, else pyproject's table; or None.
+
+    Relative paths begin at `here`. Raises ConfigurationError.
+    """
+    if named is not None:
+        return _read_named(named, "argument", here)
+    if from_environment := environ.get(VARIABLE):
+        return _read_named(from_environment, VARIABLE, here)
+    if os.path.exists(os.path.join(here or "", OWN)):
+        return File(OWN, _load(OWN, "argument", here))
+    if os.path.exists(os.path.join(here or "", PROJECT)):
+        return _of_project(PROJECT, "argument", here)
+    return None
+
+
+def passed_over(file: File, here: str | None) -> list[str]:
+    """A sentence about the table of pyproject.toml where `file`, which goes before it, is there too."""
+    if file.label != OWN:
+        return []
+    try:
+        with open(os.path.join(here or "", PROJECT), "rb") as project:
+            has_table = b"[tool.everycore" in project.read()
+    except OSError:
+        return []
+    return [f"{OWN} is read, and [tool.everycore] of {PROJECT} beside it is not"] if has_table else []
+
+
+def _read_named(path: str, source: str, here: str | None) -> File:
+    if path.endswith(".py"):
+        problem = f"reads TOML; write the settings of {path!r} into {OWN}, as `everycore config` names them"
+        raise ConfigurationError(OPTION, problem, source=source)
+    if os.path.basename(path) == PROJECT:
+        found = _of_project(path, source, here)
+        if found is None:
+            raise ConfigurationError(OPTION, f"there is no [tool.everycore] in {path!r}", source=source)
+        return found
+    return File(path, _load(path, source, here))
+
+
+def _of_project(path: str, source: str, here: str | None) -> File | None:
+    tools = _load(path, source, here).get("tool")
+    table = tools.get("everycore") if isinstance(tools, dict) else None
+    if table is None:
+        return None
+    label = f"{path} [tool.everycore]"
+    if not isinstance(table, dict):
+        raise ConfigurationError("tool.everycore", "must be a table", source=path)
+    return File(label, table)
+
+
+def _load(path: str, source: str, here: str | None) -> dict[str, Any]:
+    import tomllib  # late: most services have no such file
+
+    try:
+        with open(os.path.join(here or "", path), "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        problem = f"cannot read {path!r}: {(error.strerror or str(error)).lower()}"
+    except tomllib.TOMLDecodeError as error:
+        problem = f"{path!r} is not TOML: {error}"
+    except UnicodeDecodeError:
+        problem = f"{path!r} is not TOML: it is not UTF-8"
+    raise ConfigurationError(OPTION, problem, source=source)

@@ -1,0 +1,145 @@
+"""The options of the engine, as the engine itself lists them: uvicorn's next one needs no work here.
+
+Read uvicorn's own command, and make of each option a field of our settings, where its `Config` has a
+parameter of that name. What uvicorn's command does between the two (it splits headers) is in `arguments`.
+Imported only where somebody uses such an option, or asks for help.
+
+Facts (uvicorn 0.30 to 0.54): the installed command is `uvicorn.main:main`, a click command, whose parameters
+bear the names of `Config`'s; `--header` is repeated, and is `headers: list[tuple[str, str]]` there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import click
+
+from everycore.config.kinds import Form, Schema
+from everycore.config.setting import EngineField, Field, Setting, shown
+
+SECTION: Final = "Engine: uvicorn's own options"
+#: What gunicorn and hypercorn call the same.
+_ALSO: Final = {
+    "timeout_keep_alive": ("--keep-alive",),
+    "ssl_keyfile": ("--keyfile",),
+    "ssl_certfile": ("--certfile", "--ssl-certificate"),
+    "ssl_keyfile_password": ("--keyfile-password",),
+    "ssl_ca_certs": ("--ca-certs", "--ssl-ca"),
+    "ssl_ciphers": ("--ciphers",),
+    "ssl_cert_reqs": ("--cert-reqs",),
+    "ws_max_size": ("--websocket-max-message-size",),
+    "ws_ping_interval": ("--websocket-ping-interval",),
+}
+_SECRET: Final = frozenset({"ssl_keyfile_password"})
+_HEADERS: Final = "headers"
+
+
+class EngineKind:
+    """One option of the engine: its values are what the engine's own command makes of a text."""
+
+    def __init__(self, option: click.Option) -> None:
+        self._option = option
+        self._type = option.type
+        self.metavar = "" if option.is_flag else option.type.name.upper()
+        self.form: Form = "switch" if option.is_flag else "several" if option.multiple else "value"
+
+    def from_text(self, text: str) -> Any:
+        """As `Kind.from_text`."""
+        if self._option.multiple:
+            return self.from_texts([part.strip() for part in text.split(",")])
+        return self._convert(text)
+
+    def from_texts(self, texts: Sequence[str]) -> tuple[Any, ...]:
+        """The value of an option that may be repeated."""
+        return tuple(self._checked_header(self._convert(text)) for text in texts)
+
+    def from_key(self, value: Any) -> Any:
+        """As `Kind.from_key`."""
+        if self._option.multiple:
+            return self.from_texts(value if isinstance(value, list) else [value])
+        wanted = _JSON_TYPES.get(self._type.name, "string")
+        if not _is_a(value, wanted):
+            raise ValueError(f"must be {_WORDS[wanted]}, not {value!r}")
+        return self._convert(value)
+
+    def _convert(self, value: Any) -> Any:
+        try:
+            return self._type.convert(value, self._option, None)
+        except click.BadParameter as error:
+            raise ValueError(error.message.rstrip(".")) from None
+
+    def _checked_header(self, text: Any) -> Any:
+        if self._option.name == _HEADERS and not str(text).partition(":")[1]:
+            raise ValueError(f"must be NAME:VALUE, not {text!r}")
+        return text
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        if isinstance(self._type, click.Choice):
+            return {"enum": list(self._type.choices)}
+        one: Schema = {"type": _JSON_TYPES.get(self._type.name, "string")}
+        return {"anyOf": [one, {"type": "array", "items": one}]} if self._option.multiple else one
+
+
+_JSON_TYPES: Final = {"integer": "integer", "float": "number", "boolean": "boolean"}
+_WORDS: Final = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+}
+
+
+def _is_a(value: Any, wanted: str) -> bool:
+    if isinstance(value, bool):
+        return wanted == "boolean"
+    match wanted:
+        case "integer":
+            return isinstance(value, int)
+        case "number":
+            return isinstance(value, int | float)
+        case "string":
+            return isinstance(value, str)
+    return False
+
+
+def engine_fields(taken: frozenset[str]) -> tuple[Field, ...]:
+    """The options of the installed engine but those that are `taken` (`--bind`): ours, or refused.
+
+    Empty where there is no uvicorn.
+    """
+    try:
+        command = importlib.import_module("uvicorn.main").main
+        config = importlib.import_module("uvicorn").Config
+    except ImportError:
+        return ()
+    parameters = inspect.signature(config).parameters
+    return tuple(
+        _field(option, parameters[str(option.name)].default)
+        for option in command.params
+        if isinstance(option, click.Option) and option.name in parameters and taken.isdisjoint(option.opts)
+    )
+
+
+def _field(option: click.Option, default: Any) -> Field:
+    name = str(option.name)
+    setting = Setting(
+        EngineKind(option),
+        (option.help or "").partition("\n")[0],
+        SECTION,
+        also=_ALSO.get(name, ()),
+        default=shown(default) if default != "" and isinstance(default, str | int | float) else "",
+        is_secret=name in _SECRET,
+    )
+    return EngineField(name, option.opts[0].removeprefix("--").replace("-", "_"), setting)
+
+
+def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `Config` for values by its parameters' names."""
+    found = dict(values)
+    if _HEADERS in found:
+        found[_HEADERS] = [tuple(part.strip() for part in text.split(":", 1)) for text in found[_HEADERS]]
+    return found

@@ -1,0 +1,127 @@
+"""What people know from other servers, typed to everycore: it works, or says what to type."""
+
+import ast
+import importlib
+import shlex
+
+import click
+import pytest
+
+from everycore.cli.answers import ANSWERS
+from everycore.cli.engine import engine
+from everycore.cli.main import main
+from everycore.cli.options import own_fields, taken
+from everycore.cli.serve import given_by, read_options
+from everycore.cli.serve import serve as serve_command
+from everycore.servers.engine_options import engine_fields
+from tests.kit import other_servers
+
+pytestmark = pytest.mark.usefixtures("no_foreign_settings")
+
+FORMS = [
+    pytest.param(*[cell.strip() for cell in line.split(" | ")], id=f"{peer.lower()} {line.split(' | ')[0]}")
+    for peer in ("UVICORN", "GUNICORN", "GRANIAN", "HYPERCORN", "PM2")
+    for line in getattr(other_servers, peer).strip().splitlines()
+]
+
+
+def forms(*kinds: str):
+    found = [param for param in FORMS if param.values[1] in kinds]
+    assert found
+    return found
+
+
+def values(typed: str, *more: str):
+    with serve_command.make_context("serve", [*shlex.split(typed), *more, "main:app"]) as context:
+        return read_options(given_by(context), {})
+
+
+#: What goes with an option that has no meaning alone.
+COMPANIONS = {"socket_mode": ["--uds", "x"]}
+
+
+@pytest.mark.parametrize(("typed", "kind", "name", "value"), forms("ours"))
+def test_a_setting_of_ours(typed, kind, name, value):
+    found = values(typed, *COMPANIONS.get(name, []))
+    assert getattr(found.settings, name) == ast.literal_eval(value)
+
+
+@pytest.mark.parametrize(("typed", "kind", "name", "value"), forms("engine"))
+def test_an_argument_of_the_engine(typed, kind, name, value):
+    found = values(typed).values
+    assert (found.engine(secret=False) | found.engine(secret=True))[name] == ast.literal_eval(value)
+
+
+@pytest.mark.parametrize(("typed", "kind", "begins"), forms("says"))
+@pytest.mark.parametrize("command", ["serve", "run"])
+def test_an_answer(command, typed, kind, begins, capsys):
+    program = "main:app" if command == "serve" else "program.py"
+    assert main([command, typed, program]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"everycore: {typed}: {begins}")
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(("typed", "kind", "begins"), forms("command"))
+def test_an_answer_to_a_command(typed, kind, begins, capsys):
+    assert main([typed]) == 2
+    assert capsys.readouterr().err.startswith(f"everycore: {typed}: {begins}")
+
+
+@pytest.mark.parametrize(("typed", "kind"), forms("file"))
+def test_the_settings_file(typed, kind, tmp_path):
+    (tmp_path / "everycore.toml").write_text("grace = 3")
+    assert values(typed).settings.grace == 3.0
+
+
+@pytest.mark.parametrize(("typed", "kind"), forms("prints"))
+def test_what_prints_and_ends(typed, kind, capsys):
+    assert main(["serve", typed]) == 0
+    assert "everycore" in capsys.readouterr().out
+
+
+def test_not_yet_is_said_of_what_is_to_come():
+    for option in ("--timeout", "--max-requests", "--user", "--preload", "--reload", "--log-file"):
+        assert ANSWERS[option].startswith("not yet: ")
+
+
+def test_an_option_of_serve_is_told_to_whoever_runs_a_program(capsys):
+    assert main(["run", "--bind", ":80", "x.py"]) == 2
+    assert "--bind: an option of everycore serve" in capsys.readouterr().err
+
+
+def test_no_answer_hides_a_setting():
+    assert frozenset(ANSWERS) & (taken(own_fields("serve")) | taken(own_fields("run"))) == frozenset()
+
+
+# The installed uvicorn, and the next one
+
+
+def test_every_option_of_the_installed_uvicorn_is_taken_or_answered():
+    known = taken(own_fields("serve")) | taken(engine()) | frozenset(ANSWERS) | {"--version"}
+    command = importlib.import_module("uvicorn.main").main
+    assert [
+        option.opts
+        for option in command.params
+        if isinstance(option, click.Option) and not known & set(option.opts)
+    ] == []
+
+
+def test_an_option_of_the_next_uvicorn_needs_no_work(monkeypatch):
+    class Config:
+        def __init__(self, app: str, next_thing: int = 5, headers: object = None) -> None:
+            pass
+
+    @click.command()
+    @click.option("--next-thing", type=int, default=5, help="What comes next.")
+    @click.option("--not-for-config", type=int)
+    def command() -> None:
+        pass
+
+    uvicorn = importlib.import_module("uvicorn")
+    monkeypatch.setattr(uvicorn, "Config", Config)
+    monkeypatch.setattr(importlib.import_module("uvicorn.main"), "main", command)
+    [field] = engine_fields(frozenset())
+    assert (field.option, field.variable, field.key) == ("--next-thing", "EVERYCORE_NEXT_THING", "next-thing")
+    assert field.setting.kind.from_text("7") == 7
+    assert field.default_text == "5"

@@ -1,0 +1,247 @@
+"""The settings file: where it is found, what is wrong with it, and what `everycore config` says."""
+
+import json
+import os
+
+import pytest
+
+from everycore.cli.main import main
+from everycore.cli.serve import given_by, read_options
+from everycore.cli.serve import serve as serve_command
+from everycore.errors import ConfigurationError
+
+pytestmark = pytest.mark.usefixtures("no_foreign_settings")
+
+
+def options(*argv: str, environ: dict[str, str] | None = None):
+    with serve_command.make_context("serve", list(argv)) as context:
+        return read_options(given_by(context), environ or {})
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_it(text: str, name: str = "everycore.toml") -> str:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write_it
+
+
+# Found
+
+
+def test_a_file_says_it_all(write):
+    common = 'app = "shop:app"\nworkers = 3\nbind = [":80"]\ngrace = 5'
+    write(f'{common}\n[serve]\nlog-level = "debug"\n[run]\ngrace = 1')
+    found = options()
+    assert (found.job.app, found.job.binds, found.job.grace) == ("shop:app", ["0.0.0.0:80"], 5.0)
+    assert (found.workers.count, found.workers.reason) == (3, "everycore.toml: workers")
+    assert found.job.log_level == "debug"
+
+
+def test_the_table_of_a_project(write):
+    write("[project]\nname = 'shop'\n[tool.everycore]\nworkers = 3", "pyproject.toml")
+    assert options("main:app").workers.reason == "pyproject.toml [tool.everycore]: workers"
+
+
+def test_a_project_without_a_table_is_no_file(write):
+    write("[project]\nname = 'shop'", "pyproject.toml")
+    assert options("main:app").values.file is None
+
+
+def test_our_own_file_goes_before_that_of_the_project(write):
+    project = write("[tool.everycore]\nworkers = 3", "pyproject.toml")
+    own = write("workers = 4")
+    found = options("main:app")
+    assert found.workers.count == 4
+    assert found.values.ignored == [
+        "everycore.toml is read, and [tool.everycore] of pyproject.toml beside it is not"
+    ]
+    for named in (project, own):
+        assert options("main:app", "--config", named).values.ignored == []
+
+
+def test_a_file_that_is_named(write):
+    write("workers = 4")
+    other = write("workers = 5", "other.toml")
+    assert options("main:app", "--config", other).workers.count == 5
+    assert options("main:app", "-c", "other.toml").workers.count == 5
+    assert options("main:app", environ={"EVERYCORE_CONFIG": other}).workers.count == 5
+
+
+def test_an_option_switches_the_access_log_of_a_file_off(write):
+    write("access-logfile = 'x'")
+    assert options("main:app").job.access_log
+    assert not options("main:app", "--no-access-log").job.access_log
+
+
+def test_an_option_of_the_engine_may_stand_there(write):
+    write("timeout-keep-alive = 7\nheader = 'a: b'")
+    assert options("main:app").job.engine == {"timeout_keep_alive": 7, "headers": ("a: b",)}
+
+
+# Wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("workrs = 1", "workrs (from everycore.toml): there is no such setting; did you mean 'workers'?"),
+        (
+            "[serve]\nbnd = 1",
+            "serve.bnd (from everycore.toml): there is no such setting; did you mean 'bind'?",
+        ),
+        ("timeout-keep-alvie = 1", "did you mean 'timeout-keep-alive'?"),
+        ("graceful-timeout = 1", "there is no such setting; the key is 'grace'"),
+        ("workers = 'x'", "--workers (from everycore.toml: workers): must be 'auto' or a whole number"),
+        (
+            "timeout-keep-alive = 'x'",
+            "--timeout-keep-alive (from everycore.toml: timeout-keep-alive): must be",
+        ),
+        ("timeout-keep-alive = 2.5", "must be a whole number, not 2.5"),
+        ("server-header = 1", "must be true or false, not 1"),
+        ("header = 'x'", "must be NAME:VALUE, not 'x'"),
+        ("workers = ", "--config: 'everycore.toml' is not TOML: "),
+        ("app = 'main'", "APP (from everycore.toml: app): must be MODULE:ATTRIBUTE"),
+        ("ssl-keyfile = 'no'", "--ssl-keyfile (from everycore.toml: ssl-keyfile): cannot read 'no'"),
+        ("log-config = 'no'", "--log-config (from everycore.toml: log-config): cannot read 'no'"),
+        ("socket-mode = 0o600", "--socket-mode: is for unix sockets"),
+        (
+            "access-log = false\naccess-logfile = 'x'",
+            "access-logfile: contradicts everycore.toml: access-log",
+        ),
+        ("bind = 'a:1'\nport = 1", "everycore.toml: bind: contradicts everycore.toml: port"),
+    ],
+)
+def test_wrong_file(text, sentence, write, capsys):
+    write(text)
+    assert main(["serve", *([] if "app" in text else ["main:app"])]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert sentence in printed[0]
+    assert printed[1:] == ["Try 'everycore serve --help'."]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("no.toml", None, "cannot read 'no.toml': no such file or directory"),
+        ("gunicorn.conf.py", "", "reads TOML; write the settings of 'gunicorn.conf.py' into everycore.toml"),
+        ("pyproject.toml", "[tool.x]", "there is no [tool.everycore] in 'pyproject.toml'"),
+        ("bytes.toml", "\udcff", "is not UTF-8"),
+    ],
+)
+def test_wrong_file_that_is_named(name, text, sentence, tmp_path):
+    if text is not None:
+        (tmp_path / name).write_bytes(os.fsencode(text))
+    with pytest.raises(ConfigurationError) as caught:
+        options("main:app", "--config", name)
+    assert sentence in str(caught.value)
+    with pytest.raises(ConfigurationError, match="EVERYCORE_CONFIG"):
+        options("main:app", environ={"EVERYCORE_CONFIG": name})
+
+
+def test_a_key_of_the_engine_is_no_mistake_for_run(write, capsys):
+    write("timeout-keep-alive = 7\ngrace = 2")
+    assert main(["config", "--json", "run"]) == 0
+    assert json.loads(capsys.readouterr().out)["grace"] == {"value": 2.0, "source": "everycore.toml: grace"}
+
+
+def test_a_variable_that_nobody_knows_is_told():
+    found = options("main:app", environ={"EVERYCORE_WORKRES": "3", "EVERYCORE_ROOT_PATH": "/x"})
+    assert found.values.ignored == [
+        "the variable EVERYCORE_WORKRES is not known, and ignored; did you mean 'EVERYCORE_WORKERS'?"
+    ]
+    assert found.job.engine == {"root_path": "/x"}
+
+
+# Shown
+
+
+def shown(*argv: str, capsys) -> dict[str, dict[str, object]]:
+    assert main(["config", "--json", *argv]) == 0
+    found: dict[str, dict[str, object]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_config_shows_values_and_sources(write, monkeypatch, capsys):
+    write("grace = 5")
+    monkeypatch.setenv("EVERYCORE_SURGE", "2")
+    found = shown("serve", "-w", "3", "main:app", capsys=capsys)
+    assert found["workers"] == {"value": 3, "source": "-w"}
+    assert found["surge"] == {"value": 2, "source": "EVERYCORE_SURGE"}
+    assert found["grace"] == {"value": 5.0, "source": "everycore.toml: grace"}
+    assert found["app"] == {"value": "main:app", "source": "APP"}
+    assert found["stop-delay"] == {"value": 0.0, "source": "default"}
+    assert "ws-max-size" not in found
+    assert "ws-max-size" in shown("--all", "serve", capsys=capsys)
+
+
+def test_config_is_a_table_for_people(write, capsys):
+    write("grace = 5")
+    assert main(["config"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["grace", "5", "everycore.toml:", "grace"] in lines
+    assert ["workers", "auto", "default"] in lines
+
+
+def test_config_shows_no_secret(write, capsys):
+    write("ssl-keyfile-password = 'hush'")
+    assert shown(capsys=capsys)["ssl-keyfile-password"]["value"] == "(not shown)"
+    assert main(["config"]) == 0
+    assert "hush" not in capsys.readouterr().out
+
+
+def test_check_is_silent_where_all_is_well(write, capsys):
+    write("app = 'main:app'\ngrace = 5")
+    assert main(["config", "--check"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_check_tells_of_a_variable_that_nobody_knows(monkeypatch, capsys):
+    monkeypatch.setenv("EVERYCORE_WORKRES", "3")
+    monkeypatch.setenv("EVERYCORE_TEST_SOMETHING", "3")
+    assert main(["config", "--check"]) == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "everycore: the variable EVERYCORE_WORKRES is not known, and ignored; did you mean"
+    )
+
+
+def test_check_knows_owners(capsys):
+    assert main(["config", "--check", "serve", "--uds", "x", "--socket-owner", "nosuchuser"]) == 2
+    assert "--socket-owner: there is no such user or group: 'nosuchuser'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [[], ["serve"], ["run"]])
+def test_check_says_what_is_wrong(argv, write, capsys):
+    write("graze = 5")
+    assert main(["config", "--check", *argv]) == 2
+    assert "graze (from everycore.toml)" in capsys.readouterr().err
+
+
+def test_schema_has_the_keys_of_both_commands_and_of_the_engine(capsys):
+    assert main(["config", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    top, serve, run = schema, schema["properties"]["serve"], schema["properties"]["run"]
+    assert (
+        top["additionalProperties"] is serve["additionalProperties"] is run["additionalProperties"] is False
+    )
+    assert top["properties"]["grace"]["type"] == "number"
+    assert top["properties"]["ws-max-size"]["type"] == "integer"
+    assert "bind" in serve["properties"]
+    assert "bind" not in run["properties"]
+    assert {"stop-delay", "stop_delay"} <= set(run["properties"])
+
+
+# Secrets
+
+
+def test_a_password_is_on_no_command_line(write, tmp_path):
+    for name in ("key", "cert"):
+        (tmp_path / name).write_text("")
+    found = options(
+        "main:app", "--ssl-keyfile", "key", "--ssl-certfile", "cert", "--keyfile-password", "hush"
+    )
+    assert "hush" not in found.job.text()
+    assert found.values.engine(secret=True) == {"ssl_keyfile_password": "hush"}

@@ -1,0 +1,134 @@
+"""What each kind of setting takes, as text and as a key of a file; and its schema says the same."""
+
+import pytest
+
+from everycore.config.kinds import (
+    Choice,
+    Count,
+    Mode,
+    Path,
+    Seconds,
+    Several,
+    Switch,
+    Text,
+    Variables,
+)
+
+# Text
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (Count(1, auto=True), "auto", "auto"),
+        (Count(1, auto=True), "3", 3),
+        (Count(0), "0", 0),
+        (Seconds(), "0", 0.0),
+        (Seconds(), "2.5", 2.5),
+        (Seconds(), "1e2", 100.0),
+        (Choice("red", "green"), "red", "red"),
+        (Text(), "shop", "shop"),
+        (Path(), "caf\udce9", "caf\udce9"),
+        (Mode(), "022", 0o22),
+        (Mode(), "0o660", 0o660),
+        (Mode(), "7", 7),
+        (Switch(), "Yes", True),
+        (Switch(), "0", False),
+        (Several(Text()), "a, b", ("a", "b")),
+        (Variables(), "A=1,B=x=y", {"A": "1", "B": "x=y"}),
+    ],
+)
+def test_text(kind, text, value):
+    assert kind.from_text(text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "problem"),
+    [
+        *(
+            (Count(1, auto=True), text, "'auto' or a whole number")
+            for text in ("0", "-1", "x", "", " 4", "1_0")
+        ),
+        *((Count(1, auto=True), text, "whole number") for text in ("1.0", "٣", "AUTO")),
+        (Count(0, most=65535), "65536", "from 0 to 65535"),
+        (Count(0), "9" * 5000, "must be a whole number"),
+        *((Seconds(), text, "seconds") for text in ("nan", "inf", "-inf", "-1", "x", "", "-0.1")),
+        (Seconds(0.1), "0", "at least 0.1 seconds"),
+        (Choice("red", "green"), "blue", "must be one of red, green, not 'blue'"),
+        (Text(), "shop\nforged log line", "printable"),
+        (Path(), "", "a path"),
+        (Path(), "a\0b", "a path"),
+        *((Mode(), text, "octal") for text in ("8", "1000", "x", "", "-1", "0x1f")),
+        (Switch(), "maybe", "true or false"),
+        (Variables(), "A", "NAME=VALUE"),
+        (Variables(), "=1", "NAME=VALUE"),
+    ],
+)
+def test_wrong_text(kind, text, problem):
+    with pytest.raises(ValueError, match=problem):
+        kind.from_text(text)
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "value"),
+    [
+        (Count(1, auto=True), "auto", "auto"),
+        (Count(1), 3, 3),
+        (Seconds(), 3, 3.0),
+        (Mode(), 0o22, 0o22),
+        (Mode(), "022", 0o22),
+        (Switch(), True, True),
+        (Several(Text()), "one", ("one",)),
+        (Several(Text()), ["one", "two"], ("one", "two")),
+        (Variables(), {"A": "1"}, {"A": "1"}),
+    ],
+)
+def test_key(kind, held, value):
+    assert kind.from_key(held) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "held"),
+    [
+        (Count(1), True),
+        (Count(1), 1.0),
+        (Count(1), "3"),
+        (Count(1, auto=True), "3x"),
+        (Seconds(), True),
+        (Seconds(), "3"),
+        (Seconds(), float("nan")),
+        (Seconds(), 10**400),
+        (Mode(), True),
+        (Mode(), 0o1000),
+        (Choice("red"), 3),
+        (Text(), 3),
+        (Switch(), 1),
+        (Switch(), "true"),
+        (Several(Text()), [1]),
+        (Variables(), ["A=1"]),
+        (Variables(), {"A": 1}),
+    ],
+)
+def test_wrong_key(kind, held):
+    with pytest.raises(ValueError, match="must be"):
+        kind.from_key(held)
+
+
+# Schemas
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [
+        (Count(1), {"type": "integer", "minimum": 1}),
+        (Count(0, most=9), {"type": "integer", "minimum": 0, "maximum": 9}),
+        (Seconds(0.1), {"type": "number", "minimum": 0.1}),
+        (Choice("red"), {"enum": ["red"]}),
+        (Switch(), {"type": "boolean"}),
+    ],
+)
+def test_schema(kind, schema):
+    assert kind.schema() == schema

@@ -1,0 +1,418 @@
+"""Every option of other servers, typed to everycore: what becomes of it.
+
+A line is what is typed; `ours`, a setting of our tree and its value; `engine`, an argument of uvicorn's;
+`says`, how the answer begins; `command`, the same of `everycore WORD`; `file`, it names the settings file; or
+`prints`, it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8, hypercorn 0.18, PM2 7.0.
+"""
+
+UVICORN = """
+--host 10.0.0.1 | ours | host | '10.0.0.1'
+--port 81 | ours | port | 81
+--uds /run/x | ours | uds | '/run/x'
+--fd 3 | ours | fd | 3
+--reload | says | not yet: everycore does not watch files;
+--reload-dir | says | not yet: everycore does not watch files;
+--reload-include | says | not yet: everycore does not watch files;
+--reload-exclude | says | not yet: everycore does not watch files;
+--reload-delay | says | not yet: everycore does not watch files;
+--workers 3 | ours | workers | 3
+--loop asyncio | ours | loop | 'asyncio'
+--http x | engine | http | 'x'
+--http2 | engine | http2 | True
+--ws x | engine | ws | 'x'
+--ws-max-size 3 | engine | ws_max_size | 3
+--ws-max-queue 3 | engine | ws_max_queue | 3
+--ws-ping-interval 3.5 | engine | ws_ping_interval | 3.5
+--ws-ping-timeout 3.5 | engine | ws_ping_timeout | 3.5
+--ws-per-message-deflate false | engine | ws_per_message_deflate | False
+--lifespan off | ours | lifespan | 'off'
+--interface asgi3 | ours | interface | 'asgi3'
+--env-file /dev/null | ours | env_file | '/dev/null'
+--log-config /dev/null | ours | log_config | '/dev/null'
+--log-level trace | ours | log_level | 'trace'
+--access-log | ours | access_log | True
+--use-colors | says | everycore writes no colours; a formatter
+--proxy-headers | engine | proxy_headers | True
+--server-header | engine | server_header | True
+--date-header | engine | date_header | True
+--forwarded-allow-ips x | engine | forwarded_allow_ips | 'x'
+--root-path x | engine | root_path | 'x'
+--limit-concurrency 3 | engine | limit_concurrency | 3
+--backlog 64 | ours | backlog | 64
+--limit-max-requests | says | not yet: workers are not recycled; meanw
+--limit-max-requests-jitter | says | not yet: workers are not recycled; meanw
+--timeout-keep-alive 3 | engine | timeout_keep_alive | 3
+--timeout-graceful-shutdown 7 | ours | grace | 7.0
+--timeout-worker-healthcheck | says | not yet: a worker that is stuck is not k
+--ssl-keyfile /dev/null --ssl-certfile /dev/null | engine | ssl_keyfile | '/dev/null'
+--ssl-certfile /dev/null | engine | ssl_certfile | '/dev/null'
+--ssl-keyfile-password x | engine | ssl_keyfile_password | 'x'
+--ssl-version 3 | engine | ssl_version | 3
+--ssl-cert-reqs 3 | engine | ssl_cert_reqs | 3
+--ssl-ca-certs /dev/null | engine | ssl_ca_certs | '/dev/null'
+--ssl-ciphers x | engine | ssl_ciphers | 'x'
+--header X-A:b | engine | headers | ('X-A:b',)
+--version | prints
+--app-dir / | ours | app_dir | '/'
+--h11-max-incomplete-event-size 3 | engine | h11_max_incomplete_event_size | 3
+--reset-contextvars | engine | reset_contextvars | True
+--factory | ours | factory | True
+--help | prints
+"""
+
+GUNICORN = """
+-c everycore.toml | file
+--config everycore.toml | file
+-b :81 | ours | bind | (':81',)
+--bind :81 | ours | bind | (':81',)
+--backlog 64 | ours | backlog | 64
+-w 3 | ours | workers | 3
+--workers 3 | ours | workers | 3
+-k | says | leave it out; --interface says what APP
+--worker-class | says | leave it out; --interface says what APP
+--threads 4 | ours | threads | 4
+--worker-connections | says | not yet: --limit-concurrency answers 503
+--max-requests | says | not yet: workers are not recycled; meanw
+--max-requests-jitter | says | not yet: workers are not recycled; meanw
+-t | says | not yet: a worker that is stuck is not k
+--timeout | says | not yet: a worker that is stuck is not k
+--graceful-timeout 7 | ours | grace | 7.0
+--keep-alive 3 | engine | timeout_keep_alive | 3
+--limit-request-line | says | the engine's own limit: --h11-max-incomp
+--limit-request-fields | says | the engine's own limit: --h11-max-incomp
+--limit-request-field_size | says | the engine's own limit: --h11-max-incomp
+--reload | says | not yet: everycore does not watch files;
+--reload-engine | says | not yet: everycore does not watch files;
+--reload-extra-file | says | not yet: everycore does not watch files;
+--spew | says | there is no such tracing; SIGQUIT prints
+--check-config | says | type everycore config --check
+--print-config | says | type everycore config
+--preload | says | not yet: every worker imports the applic
+--no-sendfile | says | leave it out; nothing is sent by sendfil
+--reuse-port | says | leave it out; one process listens, and h
+--chdir / | ours | chdir | '/'
+-D | says | it stays in the foreground; a service ma
+--daemon | says | it stays in the foreground; a service ma
+-e A=1 | ours | env | {'A': '1'}
+--env A=1 | ours | env | {'A': '1'}
+-p x.pid | ours | pid | 'x.pid'
+--pid x.pid | ours | pid | 'x.pid'
+--worker-tmp-dir | says | leave it out; workers have no heartbeat
+-u | says | not yet: the command does not change its
+--user | says | not yet: the command does not change its
+-g | says | not yet: the command does not change its
+--group | says | not yet: the command does not change its
+-m 022 | ours | umask | 18
+--umask 022 | ours | umask | 18
+--initgroups | says | not yet: the command does not change its
+--forwarded-allow-ips x | engine | forwarded_allow_ips | 'x'
+--access-logfile - | ours | access_logfile | '-'
+--disable-redirect-access-to-syslog | says | not yet: there is no syslog; meanwhile a
+--access-logformat %(h)s | ours | access_logformat | '%(h)s'
+--error-logfile | says | not yet: everycore writes its log to std
+--log-file | says | not yet: everycore writes its log to std
+--log-level trace | ours | log_level | 'trace'
+--capture-output | says | not yet: everycore writes its log to std
+--logger-class | says | not yet: the format of everycore's own l
+--log-config /dev/null | ours | log_config | '/dev/null'
+--log-config-json | says | not yet: the format of everycore's own l
+--log-syslog-to | says | not yet: there is no syslog; meanwhile a
+--log-syslog | says | not yet: there is no syslog; meanwhile a
+--log-syslog-prefix | says | not yet: there is no syslog; meanwhile a
+--log-syslog-facility | says | not yet: there is no syslog; meanwhile a
+-R | says | leave it out; workers have the streams o
+--enable-stdio-inheritance | says | leave it out; workers have the streams o
+--statsd-host | says | not yet: there are no metrics
+--dogstatsd-tags | says | not yet: there are no metrics
+--statsd-prefix | says | not yet: there are no metrics
+--enable-backlog-metric | says | not yet: there are no metrics
+-n shop | ours | name | 'shop'
+--name shop | ours | name | 'shop'
+--pythonpath / | ours | app_dir | '/'
+--paste | says | Paste's files are not read: name the app
+--proxy-protocol | says | uvicorn does not read the PROXY protocol
+--proxy-allow-from | says | uvicorn does not read the PROXY protocol
+--protocol | says | everycore speaks HTTP alone, neither uws
+--uwsgi-allow-from | says | everycore speaks HTTP alone, neither uws
+--keyfile /dev/null --ssl-certfile /dev/null | engine | ssl_keyfile | '/dev/null'
+--certfile /dev/null | engine | ssl_certfile | '/dev/null'
+--ssl-version 3 | engine | ssl_version | 3
+--cert-reqs 3 | engine | ssl_cert_reqs | 3
+--ca-certs /dev/null | engine | ssl_ca_certs | '/dev/null'
+--suppress-ragged-eofs | says | leave it out; the event loop does the ha
+--do-handshake-on-connect | says | leave it out; the event loop does the ha
+--ciphers x | engine | ssl_ciphers | 'x'
+--http-protocols | says | not yet: there is no other engine than u
+--http2-cleartext | says | not yet: there is no other engine than u
+--http2-max-concurrent-streams | says | not yet: there is no other engine than u
+--http2-initial-window-size | says | not yet: there is no other engine than u
+--http2-max-frame-size | says | not yet: there is no other engine than u
+--http2-max-header-list-size | says | not yet: there is no other engine than u
+--paste-global | says | Paste's files are not read: name the app
+--permit-obsolete-folding | says | gunicorn's own parser has that; here uvi
+--strip-header-spaces | says | gunicorn's own parser has that; here uvi
+--permit-unconventional-http-method | says | gunicorn's own parser has that; here uvi
+--permit-unconventional-http-version | says | gunicorn's own parser has that; here uvi
+--casefold-http-method | says | gunicorn's own parser has that; here uvi
+--forwarder-headers | says | gunicorn's own parser has that; here uvi
+--header-map | says | gunicorn's own parser has that; here uvi
+--asgi-loop asyncio | ours | loop | 'asyncio'
+--asgi-lifespan off | ours | lifespan | 'off'
+--asgi-disconnect-grace-period | says | leave it out; the application hears of a
+--websocket-max-message-size 3 | engine | ws_max_size | 3
+--http-parser | says | the option is --http here, as uvicorn ha
+--root-path x | engine | root_path | 'x'
+--dirty-app | says | long jobs are workers of their own here:
+--dirty-workers | says | long jobs are workers of their own here:
+--dirty-timeout | says | long jobs are workers of their own here:
+--dirty-threads | says | long jobs are workers of their own here:
+--dirty-graceful-timeout | says | long jobs are workers of their own here:
+--control-socket | says | not yet: there is no control socket; mea
+--control-socket-mode | says | not yet: there is no control socket; mea
+--no-control-socket | says | not yet: there is no control socket; mea
+-v | says | type everycore --version
+--version | prints
+-h | prints
+--help | prints
+"""
+
+GRANIAN = """
+--host 10.0.0.1 | ours | host | '10.0.0.1'
+--port 81 | ours | port | 81
+--uds /run/x | ours | uds | '/run/x'
+--uds-permissions 660 | ours | socket_mode | 432
+--interface wsgi | ours | interface | 'wsgi'
+--http x | engine | http | 'x'
+--ws x | engine | ws | 'x'
+--workers 3 | ours | workers | 3
+--blocking-threads 4 | ours | threads | 4
+--blocking-threads-idle-timeout | says | threads stay; --threads is how many
+--runtime-threads | says | leave it out; the engine is uvicorn, whi
+--runtime-blocking-threads | says | leave it out; the engine is uvicorn, whi
+--runtime-mode | says | leave it out; the engine is uvicorn, whi
+--loop asyncio | ours | loop | 'asyncio'
+--task-impl | says | leave it out; the engine is uvicorn, whi
+--backlog 64 | ours | backlog | 64
+--backpressure | says | not yet: --limit-concurrency answers 503
+--http1-buffer-size | says | the engine's own limit: --h11-max-incomp
+--http1-header-read-timeout | says | uvicorn has no such limit; a proxy in fr
+--http1-keep-alive | says | the option is --timeout-keep-alive here,
+--http1-pipeline-flush | says | leave it out; uvicorn writes each answer
+--http2-adaptive-window | says | not yet: there is no other engine than u
+--http2-initial-connection-window-size | says | not yet: there is no other engine than u
+--http2-initial-stream-window-size | says | not yet: there is no other engine than u
+--http2-keep-alive-interval | says | not yet: there is no other engine than u
+--http2-keep-alive-timeout | says | not yet: there is no other engine than u
+--http2-max-concurrent-streams | says | not yet: there is no other engine than u
+--http2-max-frame-size | says | not yet: there is no other engine than u
+--http2-max-headers-size | says | not yet: there is no other engine than u
+--http2-max-send-buffer-size | says | not yet: there is no other engine than u
+--log | says | the option is --log-level here
+--no-log | says | the option is --log-level here
+--log-level trace | ours | log_level | 'trace'
+--log-config /dev/null | ours | log_config | '/dev/null'
+--access-log | ours | access_log | True
+--access-log-fmt | says | the option is --access-logformat here, i
+--ssl-certificate /dev/null | engine | ssl_certfile | '/dev/null'
+--ssl-keyfile /dev/null --ssl-certfile /dev/null | engine | ssl_keyfile | '/dev/null'
+--ssl-keyfile-password x | engine | ssl_keyfile_password | 'x'
+--ssl-protocol-min | says | uvicorn has --ssl-version alone; TLS 1.2
+--ssl-ca /dev/null | engine | ssl_ca_certs | '/dev/null'
+--ssl-crl | says | uvicorn reads no revocation lists; a pro
+--ssl-client-verify | says | the option is --ssl-cert-reqs 2 here, as
+--url-path-prefix | says | the option is --root-path here, as uvico
+--respawn-failed-workers | says | leave it out; a worker that dies is repl
+--respawn-interval | says | leave it out; a worker that dies is repl
+--rss-sample-interval | says | not yet: workers are not recycled by the
+--rss-samples | says | not yet: workers are not recycled by the
+--workers-lifetime | says | not yet: workers are not recycled; meanw
+--workers-max-rss | says | not yet: workers are not recycled by the
+--workers-kill-timeout 7 | ours | grace | 7.0
+--factory | ours | factory | True
+--working-dir / | ours | chdir | '/'
+--env-files /dev/null | ours | env_file | '/dev/null'
+--static-path-route | says | everycore serves no files: the applicati
+--static-path-mount | says | everycore serves no files: the applicati
+--static-path-dir-to-file | says | everycore serves no files: the applicati
+--static-path-expires | says | everycore serves no files: the applicati
+--metrics | says | not yet: there are no metrics
+--metrics-scrape-interval | says | not yet: there are no metrics
+--metrics-address | says | not yet: there are no metrics
+--metrics-port | says | not yet: there are no metrics
+--reload | says | not yet: everycore does not watch files;
+--reload-paths | says | not yet: everycore does not watch files;
+--reload-ignore-dirs | says | not yet: everycore does not watch files;
+--reload-ignore-patterns | says | not yet: everycore does not watch files;
+--reload-ignore-paths | says | not yet: everycore does not watch files;
+--reload-tick | says | not yet: everycore does not watch files;
+--reload-ignore-worker-failure | says | not yet: everycore does not watch files;
+--process-name | says | the option is --name here, for log lines
+--pid-file x.pid | ours | pid | 'x.pid'
+--version | prints
+--help | prints
+"""
+
+HYPERCORN = """
+--access-log | ours | access_log | True
+--access-logfile - | ours | access_logfile | '-'
+--access-logformat %(h)s | ours | access_logformat | '%(h)s'
+--backlog 64 | ours | backlog | 64
+-b :81 | ours | bind | (':81',)
+--bind :81 | ours | bind | (':81',)
+--ca-certs /dev/null | engine | ssl_ca_certs | '/dev/null'
+--certfile /dev/null | engine | ssl_certfile | '/dev/null'
+--cert-reqs 3 | engine | ssl_cert_reqs | 3
+--ciphers x | engine | ssl_ciphers | 'x'
+-c everycore.toml | file
+--config everycore.toml | file
+-D | says | it stays in the foreground; a service ma
+--daemon | says | it stays in the foreground; a service ma
+--debug | says | the option is --log-level debug here
+--error-log | says | not yet: everycore writes its log to std
+--error-logfile | says | not yet: everycore writes its log to std
+--log-file | says | not yet: everycore writes its log to std
+--graceful-timeout 7 | ours | grace | 7.0
+--read-timeout | says | uvicorn has no such limit; a proxy in fr
+--max-requests | says | not yet: workers are not recycled; meanw
+--max-requests-jitter | says | not yet: workers are not recycled; meanw
+-g | says | not yet: the command does not change its
+--group | says | not yet: the command does not change its
+-k | says | leave it out; --interface says what APP
+--worker-class | says | leave it out; --interface says what APP
+--keep-alive 3 | engine | timeout_keep_alive | 3
+--keyfile /dev/null --ssl-certfile /dev/null | engine | ssl_keyfile | '/dev/null'
+--keyfile-password x | engine | ssl_keyfile_password | 'x'
+--insecure-bind | says | an address speaks TLS or not, as all do:
+--log-config /dev/null | ours | log_config | '/dev/null'
+--log-level trace | ours | log_level | 'trace'
+-p x.pid | ours | pid | 'x.pid'
+--pid x.pid | ours | pid | 'x.pid'
+--quic-bind | says | not yet: there is no HTTP/3; meanwhile a
+--reload | says | not yet: everycore does not watch files;
+--root-path x | engine | root_path | 'x'
+--server-name | says | check the Host header in the application
+--statsd-host | says | not yet: there are no metrics
+--statsd-prefix | says | not yet: there are no metrics
+-m 022 | ours | umask | 18
+--umask 022 | ours | umask | 18
+-u | says | not yet: the command does not change its
+--user | says | not yet: the command does not change its
+--verify-mode | says | the option is --ssl-cert-reqs here: 0, 1
+--websocket-ping-interval 3.5 | engine | ws_ping_interval | 3.5
+-w 3 | ours | workers | 3
+--workers 3 | ours | workers | 3
+-h | prints
+--help | prints
+"""
+
+PM2 = """
+--name shop | ours | name | 'shop'
+--ext | says | PM2's own; leave it out: everycore runs
+--mini-list | says | PM2's own; leave it out: everycore runs
+--interpreter | says | start everycore itself by that Python, w
+--interpreter-args | says | start everycore itself by that Python, w
+--node-args | says | start everycore itself by that Python, w
+--output | says | not yet: everycore writes its log to std
+--error | says | not yet: everycore writes its log to std
+--log | says | the option is --log-level here
+--filter-env | says | leave the variable out where the service
+--log-type | says | not yet: the format of everycore's own l
+--log-date-format | says | not yet: the format of everycore's own l
+--time | says | leave it out; each line of the log has i
+--disable-logs | says | the option is --log-level here
+--env A=1 | ours | env | {'A': '1'}
+--update-env | says | HUP reads --env-file and the settings fi
+--force | says | PM2's own; leave it out: everycore runs
+--instances | says | the option is --workers here
+--parallel | says | the option is --surge here
+--shutdown-with-message | says | workers are told by their channel or by
+--pid x.pid | ours | pid | 'x.pid'
+--kill-timeout | says | the option is --grace here, in seconds
+--listen-timeout | says | the option is --boot-timeout of everycor
+--max-memory-restart | says | not yet: workers are not recycled by the
+--restart-delay | says | leave it out; a worker that dies is repl
+--exp-backoff-restart-delay | says | leave it out; a worker that dies is repl
+--execute-command | says | type everycore run PROGRAM
+--max-restarts | says | not yet: a worker that dies is replaced
+--user | says | not yet: the command does not change its
+--hp | says | systemd starts it: see docs/how-to/behin
+--wait-ip | says | systemd starts it: see docs/how-to/behin
+--service-name | says | systemd starts it: see docs/how-to/behin
+--uid | says | not yet: the command does not change its
+--gid | says | not yet: the command does not change its
+--namespace | says | the option is --name here, for log lines
+--cwd / | ours | chdir | '/'
+--cron-restart | says | not yet: workers are not recycled; meanw
+--write | says | PM2's own; leave it out: everycore runs
+--no-daemon | says | leave it out; it stays in the foreground
+--source-map-support | says | PM2's own; leave it out: everycore runs
+--only | says | PM2's own; leave it out: everycore runs
+--wait-ready | says | that is always so: everycore.hold_ready(
+--merge-logs | says | leave it out; all workers write to one s
+--watch | says | not yet: everycore does not watch files;
+--ignore-watch | says | not yet: everycore does not watch files;
+--watch-delay | says | not yet: everycore does not watch files;
+--no-color | says | leave it out; everycore writes no colour
+--no-vizion | says | PM2's own; leave it out: everycore runs
+--no-autostart | says | PM2's own; leave it out: everycore runs
+--no-autorestart | says | a worker that dies is always replaced; u
+--stop-exit-codes | says | a worker that dies is always replaced; u
+--no-treekill | says | PM2's own; leave it out: everycore runs
+--no-pmx | says | PM2's own; leave it out: everycore runs
+--no-automation | says | PM2's own; leave it out: everycore runs
+--trace | says | PM2's own; leave it out: everycore runs
+--v8 | says | PM2's own; leave it out: everycore runs
+--event-loop-inspector | says | PM2's own; leave it out: everycore runs
+--deep-monitoring | says | PM2's own; leave it out: everycore runs
+--sort | says | PM2's own; leave it out: everycore runs
+--attach | says | PM2's own; leave it out: everycore runs
+start | command | type everycore serve MODULE:
+stop | command | send TERM to the primary: ki
+restart | command | the service manager restarts
+reload | command | not yet: send HUP to the pri
+startOrReload | command | not yet: send HUP to the pri
+startOrRestart | command | not yet: send HUP to the pri
+gracefulReload | command | not yet: send HUP to the pri
+scale | command | not yet: TTIN and TTOU start
+list | command | not yet: there is no control
+jlist | command | not yet: there is no control
+prettylist | command | not yet: there is no control
+status | command | not yet: there is no control
+describe | command | not yet: there is no control
+pid | command | not yet: there is no control
+id | command | not yet: there is no control
+monit | command | not yet: --show-counts shows
+dashboard | command | not yet: --show-counts shows
+imonit | command | not yet: --show-counts shows
+sysinfos | command | not yet: --show-counts shows
+logs | command | the log is on stderr; the se
+flush | command | the log is on stderr; the se
+reloadLogs | command | the log is on stderr; the se
+logrotate | command | the log is on stderr; the se
+env | command | type everycore config
+reset | command | there are no counts to be re
+sendSignal | command | type kill -SIGNAL PID
+trigger | command | messages are the library's:
+send | command | messages are the library's:
+attach | command | messages are the library's:
+save | command | systemd starts it: see docs/
+resurrect | command | systemd starts it: see docs/
+startup | command | systemd starts it: see docs/
+unstartup | command | systemd starts it: see docs/
+deploy | command | switch the link to the relea
+pull | command | switch the link to the relea
+forward | command | switch the link to the relea
+backward | command | switch the link to the relea
+ecosystem | command | write everycore.toml; everyc
+init | command | write everycore.toml; everyc
+profile:cpu | command | SIGQUIT prints all stacks; a
+profile:mem | command | SIGQUIT prints all stacks; a
+inspect | command | SIGQUIT prints all stacks; a
+report | command | there is no daemon to be ask
+ping | command | there is no daemon to be ask
+kill | command | send TERM to the primary: ki
+update | command | there is no daemon to be ask
+module:x | command | everycore has no modules and
+link | command | everycore has no modules and
+plus | command | everycore has no modules and
+"""
