@@ -32,6 +32,18 @@ def consists_of(error: BaseException, is_one: Callable[[BaseException], bool]) -
     return is_one(error)
 
 
+def is_caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether `error` is of this kind, or was raised because of one; or a group of nothing else."""
+
+    def is_one(error: BaseException) -> bool:
+        found: BaseException | None = error
+        while found is not None and not isinstance(found, kind):
+            found = found.__cause__ or found.__context__
+        return found is not None
+
+    return consists_of(error, is_one)
+
+
 class EverycoreError(Exception):
     """The root of the tree."""
 

@@ -14,6 +14,7 @@ from logging.handlers import WatchedFileHandler
 from typing import Final
 
 from everycore.config.access_format import atoms
+from everycore.ops.logs import QuietHandler
 
 #: As gunicorn writes the time of a request.
 _TIME: Final = "[%d/%b/%Y:%H:%M:%S %z]"
@@ -37,6 +38,10 @@ class AccessFormatter(logging.Formatter):
         return self._text % values
 
 
+class _QuietFile(QuietHandler, WatchedFileHandler):
+    """A file of requests, with the manners of our handlers."""
+
+
 def access_handler(path: str | None, text: str | None, usual: logging.Handler) -> logging.Handler:
     """Where requests are logged. `usual`: where everything else is. Raises OSError."""
     if path in (None, "-") and text is None:
@@ -44,8 +49,8 @@ def access_handler(path: str | None, text: str | None, usual: logging.Handler) -
     handler: logging.Handler
     if path is None or path == "-":
         assert isinstance(usual, logging.StreamHandler)
-        handler = logging.StreamHandler(usual.stream)
+        handler = QuietHandler(usual.stream)
     else:
-        handler = WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+        handler = _QuietFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(usual.formatter if text is None else AccessFormatter(text))
     return handler

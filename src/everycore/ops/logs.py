@@ -9,13 +9,27 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 #: Below debug, as uvicorn has it: every message of ASGI.
 TRACE: Final = 5
 #: On which uvicorn tells of each request.
 _REQUESTS: Final = "uvicorn.access"
+
+
+class QuietHandler(logging.StreamHandler[Any]):
+    """A closed stderr, or a full disk, does not make each record print a traceback about itself.
+
+    A mistake in a record is told as `logging.raiseExceptions` wants it, which is the application's to set.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
+        """Say nothing of a stream that cannot be written."""
+        has_no_stream = self.stream is None or getattr(self.stream, "closed", False)
+        if not has_no_stream and not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 def configure(
@@ -30,9 +44,7 @@ def configure(
 
     The access log is an extra, which `level` does not silence; `access` makes its handler of the usual one.
     """
-    # A closed stderr must not make every record print a traceback about itself.
-    logging.raiseExceptions = False
-    handler = logging.StreamHandler(stream)
+    handler = QuietHandler(stream)
     handler.setFormatter(logging.Formatter(f"%(asctime)s [{who}] %(levelname)s %(message)s"))
     set_level(level)
     logging.getLogger(_REQUESTS).setLevel(logging.INFO if access_log else logging.CRITICAL)

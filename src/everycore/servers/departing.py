@@ -18,8 +18,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from everycore.servers.asgi import Send
 from everycore.servers.draining import Draining
-from everycore.servers.interfaces import Send
 
 if TYPE_CHECKING:
     from everycore.foreign.uvicorn_internals import Inside

@@ -16,8 +16,8 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from everycore.servers.asgi import Asgi, Receive, Scope, Send
 from everycore.servers.exchanges import HttpExchange, LongExchange, WebSocketExchange
-from everycore.servers.interfaces import Asgi, Receive, Scope, Send
 
 #: Methods whose requests have no body, as a rule: nobody has to read one to its end.
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})

@@ -17,9 +17,9 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from everycore.servers.asgi import Asgi
 from everycore.servers.departing import Departing, Exit
 from everycore.servers.draining import Draining, DrainingApp
-from everycore.servers.interfaces import Asgi
 from everycore.servers.loading import CannotBootError
 
 try:

@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from everycore.errors import consists_of
-from everycore.servers.interfaces import Receive, Send
+from everycore.errors import is_caused_by
+from everycore.servers.asgi import Receive, Send
 
 #: An answer that closes the connection waits so long for the rest of the request's body, in seconds: closed
 #: with something unread, TCP resets it, and the client may never read its answer (RFC 9112 9.6).
@@ -137,7 +137,7 @@ class HttpExchange:
 
     def explains(self, error: BaseException) -> bool:
         """Whether `error` is the application's answer to what we did to it."""
-        return self._stream is not None and self._stream.is_ended and consists_of(error, _is_ours)
+        return self._stream is not None and self._stream.is_ended and is_caused_by(error, EndedByLeavingError)
 
     def finish(self) -> None:
         """The application has returned."""
@@ -238,18 +238,11 @@ class WebSocketExchange:
 
     def explains(self, error: BaseException) -> bool:
         """As that of `HttpExchange`."""
-        return self.is_ended and consists_of(error, _is_ours)
+        return self.is_ended and is_caused_by(error, EndedByLeavingError)
 
     def finish(self) -> None:
         """As that of `HttpExchange`."""
         self._worker.ended(self)
-
-
-def _is_ours(error: BaseException) -> bool:
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, EndedByLeavingError):
-        found = found.__cause__ or found.__context__
-    return found is not None
 
 
 def _is_event_stream(message: Any) -> bool:

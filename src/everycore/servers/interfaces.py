@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any, Literal
 
+from everycore.servers.asgi import Asgi, Receive, Scope, Send
 from everycore.servers.loading import CannotBootError
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+from everycore.servers.wsgi import WsgiApp
 
 
 def as_asgi(app: Callable[..., Any], interface: str, threads: int = 10) -> Asgi:
     """The application as ASGI; a WSGI application runs in a pool of so many threads."""
     match detect(app) if interface == "auto" else interface:
         case "wsgi":
-            return _bridge(app, threads)
+            return WsgiApp(app, threads)
         case "asgi2":
             return _single(app)
     return app
@@ -77,17 +73,3 @@ def _required_arguments(app: Callable[..., Any]) -> int | None:
     return sum(
         parameter.kind in positional and parameter.default is parameter.empty for parameter in parameters
     )
-
-
-def _bridge(app: Callable[..., Any], threads: int) -> Asgi:
-    try:
-        from a2wsgi import WSGIMiddleware
-    except ImportError:
-        raise CannotBootError("a WSGI application needs a2wsgi: pip install 'everycore[standard]'") from None
-
-    @functools.wraps(app, updated=())
-    def with_errors_on_stderr(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        environ["wsgi.errors"] = sys.stderr  # the bridge has stdout here, which belongs to the user
-        return app(environ, start_response)
-
-    return WSGIMiddleware(with_errors_on_stderr, workers=threads)  # type: ignore[arg-type, return-value]

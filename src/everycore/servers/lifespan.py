@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, Literal
 
 from everycore.aio.waiting import settle
-from everycore.servers.interfaces import Asgi, Receive, Scope, Send
+from everycore.servers.asgi import Asgi, Receive, Scope, Send
 from everycore.servers.loading import CannotBootError, user_traceback
 from everycore.servers.whereabouts import whereabouts
 

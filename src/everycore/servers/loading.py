@@ -70,6 +70,8 @@ def _import(name: str, folder: str) -> ModuleType:
         if _first_frame_of_user(error.__traceback__) is None:
             raise CannotBootError(f"there is no module {error.name!r} in {folder} or on sys.path") from None
         raise CannotBootError(user_traceback(error)) from None
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:  # sys.exit() in a module is a failure to load it as any other
         raise CannotBootError(user_traceback(error)) from None
 
@@ -101,6 +103,8 @@ def _call_factory(factory: Any, name: str) -> Any:
         )
     try:
         return factory()
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         raise CannotBootError(user_traceback(error)) from None
 

@@ -13,9 +13,11 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from everycore import current
 from everycore.entry import run
@@ -43,14 +45,42 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
     """
     job = with_secrets(read_job(argv[1]), os.environ.pop(SECRETS, None))
     me = current.context()
-    with outlets.outlet_of(sys.stderr) as stream:
-        failure = _configure_logs(job, me, stream)
-        return run(_work(job, me, told, failure), loop=job.loop)
+    with outlets.outlet_of(sys.stderr) as stream, ExitStack() as opened:
+        prepared = _prepared(job, me, told, stream, opened)
+        return run(_work(job, me, told, prepared), loop=job.loop)
 
 
-def _configure_logs(
-    job: Job, me: WorkerContext | None, stream: io.TextIOBase | None
-) -> CannotBootError | None:
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is there before the event loop runs; `app` is None for one that is loaded in the loop."""
+
+    sockets: Sequence[socket.socket] = ()
+    app: Callable[..., Any] | None = None
+
+
+def _prepared(
+    job: Job, me: WorkerContext | None, told: Sequence[int], stream: io.TextIOBase | None, opened: ExitStack
+) -> _Prepared | CannotBootError:
+    """Open and load while no event loop runs: an application may run coroutines while it is imported.
+
+    What is not known to be ASGI may be such a one (asyncio.run; a query of Django's). One that is named as
+    ASGI is loaded in the running loop: it may ask for that.
+    """
+    try:
+        _configure_logs(job, me, stream)
+        if told or current.is_leaving():
+            return _Prepared()
+        if me is not None:
+            me.hold_ready()
+        listening = open_sockets(parse_binds(job.binds), backlog=job.backlog, mode=job.socket_mode)
+        sockets = [opened.enter_context(sock) for sock in listening]
+        load_env_file(job.env_file)
+        return _Prepared(sockets, None if job.interface.startswith("asgi") else _load(job))
+    except CannotBootError as error:
+        return error
+
+
+def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | None) -> None:
     who = f"worker {me.id}" if me else "everycore"
     try:
         logs.configure(
@@ -61,55 +91,59 @@ def _configure_logs(
             stream=stream,
         )
     except OSError as error:
-        return CannotBootError(f"cannot write {job.access_logfile}: {(error.strerror or '').lower()}")
-    return None
+        reason = (error.strerror or "").lower()
+        raise CannotBootError(f"cannot write {job.access_logfile}: {reason}") from None
+
+
+def _load(job: Job) -> Callable[..., Any]:
+    try:
+        return load_app(job.app, job.app_dir, factory=job.factory)
+    except CannotBootError as error:
+        cause = error.__context__
+        if isinstance(cause, RuntimeError) and str(cause) == "no running event loop":
+            hint = "an application that needs the running event loop while it is imported: --interface asgi"
+            raise CannotBootError(f"{error.report.text}\n{hint}") from None
+        raise
 
 
 async def _work(
-    job: Job, me: WorkerContext | None, told: Sequence[int], failure: CannotBootError | None
+    job: Job, me: WorkerContext | None, told: Sequence[int], prepared: _Prepared | CannotBootError
 ) -> int:
     # Signals are the loop's by now, or, without a primary, soon `_signalled`'s.
     if told or current.is_leaving():
         return STATUS_STOPPED
     try:
-        if failure is not None:
-            raise failure
-        await _serve(job, me)
+        if isinstance(prepared, CannotBootError):
+            raise prepared
+        await _serve(job, me, prepared)
     except CannotBootError as error:
         await _report(error.report, me)
         return error.report.status
     return STATUS_STOPPED
 
 
-async def _serve(job: Job, me: WorkerContext | None) -> None:
-    if me is not None:
-        me.hold_ready()
-    with ExitStack() as opened:
-        binds = parse_binds(job.binds)
-        listening = open_sockets(binds, backlog=job.backlog, mode=job.socket_mode)
-        sockets = [opened.enter_context(sock) for sock in listening]
-        load_env_file(job.env_file)
-        # In the running loop, so that an application that asks for it while it is imported finds it.
-        loaded = load_app(job.app, job.app_dir, factory=job.factory)
-        app = Lifespan(as_asgi(loaded, job.interface, job.threads), job.lifespan)
-        from everycore.servers.engines import Engine  # late: without uvicorn it is a failure to boot
+async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> None:
+    loaded = prepared.app or load_app(job.app, job.app_dir, factory=job.factory)
+    app = Lifespan(as_asgi(loaded, job.interface, job.threads), job.lifespan)
+    from everycore.servers.engines import Engine  # late: without uvicorn it is a failure to boot
 
-        engine = Engine(
-            app,
-            access_log=job.access_log,
-            spread=job.spread,
-            options=engine_options.arguments(job.engine),
-            log_config=job.log_config,
-        )
-        session = current.session()
-        way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
-        await app.startup()
-        try:
-            await engine.serve(sockets, me.ready if me else partial(_say_where, sockets, job), way_out)
-        finally:
-            # What is left of the grace, or a time of its own.
-            left = way_out.deadline - asyncio.get_running_loop().time()
-            await app.shutdown(max(left, job.shutdown_timeout))
+    engine = Engine(
+        app,
+        access_log=job.access_log,
+        spread=job.spread,
+        options=engine_options.arguments(job.engine),
+        log_config=job.log_config,
+    )
+    session = current.session()
+    way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
+    await app.startup()
+    try:
+        on_serving = me.ready if me else partial(_say_where, prepared.sockets, job)
+        await engine.serve(prepared.sockets, on_serving, way_out)
+    finally:
+        # What is left of the grace, or a time of its own.
+        left = way_out.deadline - asyncio.get_running_loop().time()
+        await app.shutdown(max(left, job.shutdown_timeout))
 
 
 async def _report(report: BootReport, me: WorkerContext | None) -> None:
