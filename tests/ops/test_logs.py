@@ -39,7 +39,10 @@ def test_a_full_disk_under_the_access_log_is_passed_over(tmp_path, capsys):
     handler = access_handler(str(tmp_path / "access"), None, QuietHandler(io.StringIO()))
     handler.handle(record("three"))
     assert "--- Logging error ---" in capsys.readouterr().err
-    handler.setStream(Full()).close()
+    assert isinstance(handler, logging.FileHandler)
+    file = handler.setStream(Full())
+    assert file is not None
+    file.close()
     handler.handle(record(3))
     assert capsys.readouterr().err == ""
     handler.close()

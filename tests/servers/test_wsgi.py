@@ -181,7 +181,7 @@ async def test_it_is_closed_once_when_it_ends_by_itself(request_of, error):
 
     app = App()
     client = request_of(app)
-    assert (await asyncio.gather(client.task, return_exceptions=True)) == [error]
+    assert list(await asyncio.gather(client.task, return_exceptions=True)) == [error]
     assert app.closed == 1
 
 
