@@ -1,5 +1,6 @@
 """What our handlers say of a stream that cannot be written, and of a record that cannot be formatted."""
 
+import contextlib
 import io
 import logging
 
@@ -35,14 +36,12 @@ def test_a_mistake_in_a_record_is_told(capsys):
     assert "--- Logging error ---" in capsys.readouterr().err
 
 
-def test_a_full_disk_under_the_access_log_is_passed_over(tmp_path, capsys):
-    handler = access_handler(str(tmp_path / "access"), None, QuietHandler(io.StringIO()))
-    handler.handle(record("three"))
-    assert "--- Logging error ---" in capsys.readouterr().err
-    assert isinstance(handler, logging.FileHandler)
-    file = handler.setStream(Full())
-    assert file is not None
-    file.close()
-    handler.handle(record(3))
-    assert capsys.readouterr().err == ""
-    handler.close()
+@pytest.mark.parametrize(("item", "told"), [(3, ""), ("three", "--- Logging error ---")])
+def test_a_full_disk_under_the_access_log_is_passed_over(item, told, capsys):
+    handler = access_handler("/dev/full", None, QuietHandler(io.StringIO()))
+    handler.handle(record(item))
+    with contextlib.suppress(OSError):  # of what is still in its buffer
+        handler.close()
+    said = capsys.readouterr().err
+    assert told in said
+    assert bool(told) == bool(said)

@@ -80,13 +80,17 @@ def request_of():
         wsgi.close()
 
 
+async def threads_have_ended():
+    """Also those of requests that were cancelled."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 class Endless:
     """An application whose answer has no end."""
 
     def __init__(self):
         self.closed = 0
-        self.is_closed = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
 
     def __call__(self, environ, start_response):
         start_response("200 OK", PLAIN)
@@ -98,7 +102,6 @@ class Endless:
 
     def close(self):
         self.closed += 1
-        self._loop.call_soon_threadsafe(self.is_closed.set)
 
 
 # The end of an iterable
@@ -148,7 +151,7 @@ async def test_it_is_closed_when_the_request_is_cancelled(request_of):
     client.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await client.task
-    await app.is_closed.wait()
+    await threads_have_ended()
     assert app.closed == 1
 
 
@@ -210,20 +213,38 @@ async def test_a_client_that_leaves_in_its_body_is_not_the_end_of_the_body(reque
 
 
 async def test_a_thread_that_waits_for_a_body_is_freed_when_its_request_is_cancelled(request_of):
-    loop, waits, freed = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    loop, waits, told = asyncio.get_running_loop(), asyncio.Event(), []
 
     def app(environ, start_response):
         loop.call_soon_threadsafe(waits.set)
         try:
             environ["wsgi.input"].read()
-        except ClientDisconnectedError:
-            loop.call_soon_threadsafe(freed.set)
+        except ClientDisconnectedError as error:
+            told.append(error)
             raise
 
     client = request_of(app, part(b"half"))
     await waits.wait()
     client.task.cancel()
-    await freed.wait()
+    await threads_have_ended()
+    assert len(told) == 1
+
+
+async def test_an_error_in_a_request_that_was_cancelled_is_logged(request_of, caplog):
+    def app(environ, start_response):
+        start_response("200 OK", PLAIN)
+        try:
+            while True:
+                yield b"tick"
+        finally:
+            raise ValueError("broken")
+
+    client = request_of(app)
+    await client.has_had(4)
+    client.task.cancel()
+    await threads_have_ended()
+    assert "cut off" in caplog.text
+    assert "ValueError: broken" in caplog.text
 
 
 @pytest.mark.parametrize(

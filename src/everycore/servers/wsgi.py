@@ -20,6 +20,7 @@ import concurrent.futures
 import contextvars
 import functools
 import io
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,8 @@ from typing import Any, Final
 from everycore.errors import is_caused_by
 from everycore.servers.asgi import Receive, Scope, Send
 from everycore.servers.loading import CannotBootError
+
+log = logging.getLogger("everycore.servers")
 
 #: What is read of a body before the application asks for it, in bytes: behind it is the news that the client
 #: has gone.
@@ -71,7 +74,11 @@ class WsgiApp:
         context.run(_exchange.set, exchange)
         work = loop.create_task(self._bridge(scope, receive, exchange.send), context=context)
         try:
-            await asyncio.shield(work)
+            await asyncio.wait((work,))  # which does not cancel it
+            work.result()
+        except asyncio.CancelledError:
+            work.add_done_callback(_ended_late)
+            raise
         except Exception as error:
             if not (exchange.is_over and is_caused_by(error, ClientDisconnectedError)):
                 raise
@@ -83,6 +90,13 @@ class WsgiApp:
     def close(self) -> None:
         """Wait for the threads, and end them."""
         self._bridge.executor.shutdown()
+
+
+def _ended_late(work: asyncio.Task[None]) -> None:
+    """A request that was cancelled before: nobody else hears how its thread has ended."""
+    error = None if work.cancelled() else work.exception()
+    if error is not None and not is_caused_by(error, ClientDisconnectedError):
+        log.error("the application failed in a request that had been cut off", exc_info=error)
 
 
 class _Exchange:
