@@ -26,7 +26,7 @@ from everycore import errors, events, testing
 from everycore.cli.engine import engine
 from everycore.cli.main import everycore as command_line
 from everycore.core import wire
-from tests.kit.folders import ROOT
+from tests.kit.folders import ROOT, SOURCE
 
 PAGES = [
     ROOT / "README.md",
@@ -393,3 +393,45 @@ def test_drawn_pages_are_current(name):
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0, (
         f"run python docs/{name}"
     )
+
+
+# Names of the code in the pages that explain it
+
+
+def members() -> dict[str, set[str]]:
+    """What each class of the package has: its methods, and what is assigned in it or to `self`."""
+    found: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                own = found.setdefault(node.name, set())
+                for inner in ast.walk(node):
+                    if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                        own.add(inner.name)
+                    elif isinstance(inner, ast.Attribute):
+                        own.add(inner.attr)
+                    elif isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
+                        own.add(inner.target.id)
+                    elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+                        own.add(inner.id)
+    return found
+
+
+EXPLANATIONS = sorted(
+    path
+    for path in (ROOT / "docs" / "explanation").glob("*.md")
+    if path.name != "foreign-internals.md"  # about the classes of others
+)
+
+
+@pytest.mark.parametrize("page", EXPLANATIONS, ids=lambda page: page.stem)
+def test_what_a_page_names_is_in_the_code(page):
+    """`Class.member` of a class of ours; classes of other libraries are not looked up."""
+    ours = members()
+    named = re.findall(r"`([A-Z]\w+)\.(\w+)(?:\(\))?`", page.read_text(encoding="utf-8"))
+    assert [f"{name}.{member}" for name, member in named if member not in ours.get(name, {member})] == []
+
+
+def test_some_pages_name_the_code():
+    text = "".join(page.read_text(encoding="utf-8") for page in EXPLANATIONS)
+    assert len(re.findall(r"`[A-Z]\w+\.\w+(?:\(\))?`", text)) > 20

@@ -35,8 +35,7 @@ def listen(
     """A listening socket on `address`; in a worker, the primary listens and this is a `ClusterSocket`.
 
     address: (host, port) or a path of a unix socket. A host of several addresses means the first. Port 0:
-        the n-th
-        such call of every worker gets the same n-th port.
+        the n-th such call of every worker gets the same n-th port.
     fd: instead of an address, a descriptor *of the primary*: a bound stream socket.
     v6only: False lets an IPv6 socket take IPv4 too; None means True, as in `asyncio.start_server`.
     mode: permissions of a unix socket's file.

@@ -1,4 +1,4 @@
-"""What the primary tells a worker before it has said a word. Imports nothing of everycore."""
+"""What the primary tells a worker before anything else. Imports nothing of everycore."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """A worker's place in its cluster, as it travels in the environment.
+    """A worker's identity, its inherited sockets and its terms, as they travel in the environment.
 
     `channel`, `link`, `board` and `leash` are [descriptor, inode]; `row` is the worker's on the board.
     `primary` is the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with

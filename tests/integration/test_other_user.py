@@ -74,7 +74,7 @@ async def test_a_program_that_knows_nothing_of_us_can_not_go_round_it(tmp_path):
 from everycore.core import wire
 def ask(address, folder, name):
     with socket.socket(socket.AF_UNIX) as sock:
-        inside._post.link.request(wire.Bind(address, 0o700, folder, name), fd=sock.fileno())
+        inside._membership.link.request(wire.Bind(address, 0o700, folder, name), fd=sock.fileno())
 """
         )
         path, here = str(named).encode(), str(tmp_path).encode()

@@ -20,7 +20,7 @@ EventStream: TypeAlias = Stream[Event, E]
 
 
 class _Listener:
-    """One `on`."""
+    """What one call of `on` has subscribed."""
 
     __slots__ = ("callback", "event_type", "is_active")
 

@@ -11,7 +11,7 @@ import asyncio
 
 
 class PausableLoop(asyncio.SelectorEventLoop):
-    """That of a primary. Invariant: `time()` never goes back."""
+    """The event loop of a primary. Invariant: `time()` never goes back."""
 
     _stood_still = 0.0
     _last = 0.0

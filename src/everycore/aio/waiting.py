@@ -1,4 +1,4 @@
-"""Waiting: for what must be seen through to its end, in a row of others, and what ends a wait."""
+"""Waiting: for what must be seen through to its end, among others, and what ends a wait."""
 
 from __future__ import annotations
 

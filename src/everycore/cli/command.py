@@ -18,7 +18,7 @@ from everycore.config.tree import SECTIONS
 
 
 class SettingsCommand(click.Command):
-    """One of them; `tree` is its name among the trees."""
+    """A command of that kind. `tree` is the name of its tree of settings."""
 
     def __init__(self, *args: Any, tree: str, has_engine: bool = False, **rest: Any) -> None:
         super().__init__(*args, **rest)

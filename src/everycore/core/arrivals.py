@@ -30,7 +30,7 @@ Accept: TypeAlias = Callable[[], C | NoConnection]
 
 
 class Arrivals(Generic[C]):
-    """Those of one listener."""
+    """The arrivals of one listener."""
 
     __slots__ = ("accepted", "flows", "is_shutting", "queue")
 

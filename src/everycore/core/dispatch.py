@@ -94,6 +94,7 @@ class Dispatcher(Generic[C]):
         self.finishing: int | None = None
         #: Nobody has credit: the listener is not polled until somebody has.
         self._starving = False
+        #: The listener was found not to listen: it is not polled before the next turn.
         self._is_closed = False
         self._turn_soon = False
         self._alarm = _Alarm()

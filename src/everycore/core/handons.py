@@ -25,7 +25,7 @@ class HandOnBook:
         self._ready: set[int] = set()
         #: Those on their way out, and whether each of them was told that it may hand on.
         self._leaving: dict[int, bool] = {}
-        #: Those that were ever told so: what they hand on may cross our word that they may not any more.
+        #: Those that were ever told that they may: a connection may cross the message that ends this.
         self._ever: set[int] = set()
         #: Connections that each was given since a worker began to leave.
         self._given: dict[int, int] = {}

@@ -73,7 +73,9 @@ class Lane:
         self.batch = batch
         #: Its server's limit lets it have so many un-acknowledged; None: as many as its credit.
         self.room: int | None = None
+        #: Connections handed over, with arrears forgiven: whose turn it is.
         self.given = given
+        #: Connections handed over, as they are counted for a snapshot.
         self.total = 0
         self.credit = FIRST_CREDIT
         #: Why it is given nothing; empty: it is.
@@ -316,7 +318,7 @@ class Lanes:
         assert lane is not None
         for number in range(first, first + count):
             del lane.pending[number]
-        # A belt is read back before its lane is stalled: this is the worker's own word.
+        # A belt is read back before its lane is stalled: so it was the worker that gave these back.
         lane.pauses.discard(Pause.STALLED)
 
     # --- recall -------------------------------------------------------------------------------------------

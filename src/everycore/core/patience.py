@@ -21,7 +21,7 @@ MOST: Final = 0.032
 
 
 class Patience:
-    """Of one worker for one listener."""
+    """The patience of one worker with one listener."""
 
     __slots__ = ("_somebody_waited", "_span", "_until")
 

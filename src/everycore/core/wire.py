@@ -6,9 +6,9 @@ that is not UTF-8, nesting without end) is a `ProtocolError`, never a guess.
 
 Three pipes carry them (see `docs/reference/wire-protocol.md`):
 
-* the *channel*, a stream: everything below but the link's requests, framed by `core.frames`;
-* the *link*, datagrams: one request, one reply, for code that has no event loop;
-* the *belts*, datagrams: connections, and the few notes of `Upstream`.
+* the *channel*, a stream: `ToPrimary` and `ToWorker`, framed by `core.frames`;
+* the *link*, datagrams: one `LinkRequest`, one `LinkReply`, for code that has no event loop;
+* the *belts*, datagrams: `Handover` and `Rest` to the worker, `Upstream` to the primary.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ReopenLogs(_Wire):
 
 
 class Leave(_Wire):
-    """Worker, by the link: I leave of my own accord; my exit is voluntary. Acknowledged by `Done`."""
+    """Worker, by the link: I leave of my own accord; my exit is voluntary. Answered by `Done`."""
 
 
 class Drained(_Wire):
@@ -189,7 +189,7 @@ class Release(_Wire):
 
 
 class Settle(_Wire):
-    """Worker, by the link: `Done` is to say that all I have said on my belts was heard."""
+    """Worker, by the link: answer `Done` once all that I have said on my belts was heard."""
 
 
 class SetOption(_Wire):
@@ -217,8 +217,10 @@ class Option(_Wire):
 
 
 class Granted(_Wire):
-    """Primary: here it is. Descriptors: the worker's end of the belt, the primary's end, and the listener
-    itself if the workers share it (`shared`, datagrams). `address` is the real one.
+    """Primary: here is the listener. `address` is the real one.
+
+    Descriptors: the worker's end of the belt, the primary's end, and, if the workers share it, the listener
+    itself (`shared`, datagrams) and its baton (`shared`).
     """
 
     request: int

@@ -71,9 +71,9 @@ def capabilities() -> Capabilities:
 
 
 def on_start_serving(loop_class: Any, serve: Callable[[Any, ServingArguments], bool]) -> None:
-    """Let `serve(loop, serving)` begin in the place of loops of this class, where it returns True.
+    """Call `serve(loop, serving)` where loops of this class would begin to accept.
 
-    asyncio's own way is taken where it returns False, and for arguments that we do not know.
+    The loop goes asyncio's own way if `serve` returns False, and for arguments that we do not know.
     """
     native = loop_class._start_serving
     signature = inspect.signature(native)

@@ -197,7 +197,7 @@ class Service:
         self._reports[event.worker.id] = report
         if self._pool.size == 0:
             return  # it was cut short by the stop
-        if self._was_ready:  # else the pool gives up, and `_why` has the word
+        if self._was_ready:  # else the pool gives up, and `_why` says why
             text = "as before" if report == self._told else report.text
             log.error("worker %d could not start the application: %s", event.worker.id, text)
             self._told = report

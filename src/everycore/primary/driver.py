@@ -159,9 +159,9 @@ class WorkerDriver:
 
     def _ask(self) -> None:
         if not self._ipc.is_attached:
-            # No loop of ours hears a message: a program of threads and plain sockets is asked by a signal.
-            # And before the message: a loop that we have not heard of yet may read that at once, leave, and
-            # have taken its handlers with it when the signal comes.
+            # No loop of ours reads the channel yet: a program of threads and plain sockets is asked by a
+            # signal. The signal goes first. A loop that is about to attach might read the message at once,
+            # leave, and remove its handlers before the signal comes.
             self.process.signal(signal.SIGTERM)
         deadline = self.life.deadline
         left = self.grace if deadline is None else deadline - lifecycle.KILL_MARGIN - self._loop.time()
@@ -295,7 +295,7 @@ class WorkerDriver:
 
 
 def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: bool) -> Worker:
-    """Give a new worker its number, its slot and its row, and spawn it.
+    """Give a new worker its id, its slot and its row of the board, and spawn it.
 
     withholds: the cluster ends, so no process is started. What is raised leaves nothing behind.
     """

@@ -1,7 +1,8 @@
 """What the primary and one worker say to each other: by the channel and the link.
 
-Hears, and passes on to whom it concerns. Invariant: what a worker said on its link is heard before what it
-said on its channel after it; a descriptor that came with a message is taken by somebody or closed.
+Pass each message on to the part of the primary that it concerns. Invariant: what a worker said on its link is
+heard before what it said on its channel after it; a descriptor that came with a message is taken by somebody
+or closed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class IpcClient(LinkClient, HandOnMember, Protocol):
 
 
 class Ipc:
-    """That of one worker. `child`: None for one whose process was not started, and which says nothing."""
+    """The channel and the link of one worker. `child`: None if its process was not started."""
 
     def __init__(
         self,
@@ -144,7 +145,8 @@ class Ipc:
     def _listen(self, request: wire.Listen) -> None:
         assert self._link_server is not None
         self._link_server.answer_pending()
-        if self._client.may_serve and not self.is_ending:  # else its loop waits for no answer, but the end
+        # A worker that leaves gets no answer: the end of its departure ends its wait.
+        if self._client.may_serve and not self.is_ending:
             self._channel.post(*self._link_server.answer_listen(request))
 
     # --- the end ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ BOOT_GRACE: Final = 1.0
 
 
 class WorkerReadiness:
-    """That of one worker."""
+    """The readiness of one worker, as the primary knows it."""
 
     def __init__(self, life: Life, on_ready: Callable[[], None]) -> None:
         self._life = life

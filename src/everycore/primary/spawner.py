@@ -28,7 +28,7 @@ from everycore.system.seam import System
 from everycore.system.sockets import absolute_path, on_the_wire
 from everycore.ticket import Ticket
 
-#: For programs that do not import us: which worker it is, by number, by place, by reload.
+#: For programs that do not import us: which worker it is, by id, by slot, by generation.
 WORKER_ID_VARIABLE: Final = "EVERYCORE_WORKER_ID"
 SLOT_VARIABLE: Final = "EVERYCORE_SLOT"
 GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
@@ -62,7 +62,7 @@ class SpawnRequest:
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """Which worker it is; `row` is its place on the board."""
+    """Which worker it is; `row` is its row of the board, 0 if it has none."""
 
     id: int
     slot: int

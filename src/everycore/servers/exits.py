@@ -19,7 +19,7 @@ from everycore.worker.session import Session
 
 
 class WorkerExit:
-    """That of a worker."""
+    """The exit of a worker: its cluster asks."""
 
     is_alone = False
 
@@ -73,7 +73,7 @@ class WorkerExit:
 
 
 class LoneExit:
-    """That of a process without a cluster: INT or TERM. `grace` in seconds."""
+    """The exit of a process without a cluster: INT or TERM asks. `grace` in seconds."""
 
     is_alone = True
     may_hand_on = False

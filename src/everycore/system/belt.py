@@ -71,7 +71,10 @@ class Belt:
 def tell_primary_reliably(
     sock: socket.socket, message: bytes, fds: Sequence[int] = (), *, patience: float = PATIENCE
 ) -> bool:
-    """As `say`, trying again for `patience` seconds: for what would be lost. It hardly ever has to."""
+    """As `tell_primary`, trying again for `patience` seconds. It hardly ever has to.
+
+    For what must not be lost.
+    """
     deadline = time.monotonic() + patience
     while problem := _attempt(sock, message, fds):
         if problem not in _FULL or time.monotonic() >= deadline:

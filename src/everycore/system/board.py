@@ -49,7 +49,7 @@ class Board:
 
 
 class PrimaryBoard(Board):
-    """The primary's: allots rows. `fd` is what workers inherit."""
+    """The board as the primary has it: it allots the rows. `fd` is what workers inherit."""
 
     def __init__(self) -> None:
         fd = os.memfd_create("everycore-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -105,7 +105,7 @@ class PrimaryBoard(Board):
 
 
 class WorkerBoard(Board):
-    """A worker's: writes its own row, reads the others."""
+    """The board as a worker has it: it writes its own row and reads the others."""
 
     def __init__(self, fd: int, row: int) -> None:
         super().__init__(fd)

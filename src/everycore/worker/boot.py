@@ -28,7 +28,7 @@ ORPHANED: Final = 75
 
 
 class Membership:
-    """This process's place in the cluster: its sockets, as they were inherited."""
+    """What this process has by its ticket: the sockets and the board, as they were inherited."""
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
@@ -55,7 +55,7 @@ class Membership:
 
 
 def join(ticket: Ticket) -> Membership:
-    """Take the place that `ticket` names."""
+    """Join the cluster as the worker that `ticket` names."""
     with contextlib.suppress(OSError):  # no /dev/null, or no descriptor is left: it was so before
         fill_standard_streams()
     if ticket.orphan_grace == 0 and not processes.die_with_parent(ticket.primary):

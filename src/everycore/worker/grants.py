@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Grants:
-    """What was asked for and what was granted."""
+    """The listeners that this worker has asked for, and those that it was granted."""
 
     def __init__(self, link: Link, connections: Ledger, readiness: Readiness, departure: Departure) -> None:
         self._link = link

@@ -220,9 +220,8 @@ class WorkerSignals:
                 self._let_turn(self._other_loop)
                 if not self._wait(deadline):
                     break  # else it was just taking one, which was not counted yet
-        while stopping.is_unheard(
-            self._machine.table, self._machine.stage
-        ):  # a signal may come in the moment before a system call, and wake nobody
+        # Again and again: a signal may come in the moment before a system call, and wake nobody.
+        while stopping.is_unheard(self._machine.table, self._machine.stage):
             handler = signal.getsignal(number)
             os.kill(os.getpid(), number)
             if handler is not self:

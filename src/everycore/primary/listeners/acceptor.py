@@ -22,7 +22,7 @@ log = logging.getLogger("everycore.primary")
 
 
 class Acceptor:
-    """Of one listener, for the dispatcher that asks for its connections. `watches`: calls `on_readable`."""
+    """Accepts the connections of one listener. `watches`: the loop calls `on_readable` when there is one."""
 
     __slots__ = ("_dispatcher", "_listener", "_loop", "_on_readable", "watches")
 

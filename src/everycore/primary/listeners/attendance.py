@@ -36,7 +36,7 @@ class NoWorkerBehaviour:
 
 
 class Attendance:
-    """That of one listener. `subscribers`: those of now; whoever changes them calls `look`."""
+    """The attendance of one listener. `subscribers`: its workers; whoever changes them calls `look`."""
 
     def __init__(
         self,

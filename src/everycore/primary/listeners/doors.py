@@ -24,7 +24,7 @@ class _State(enum.Enum):
 
 
 class Doors:
-    """Those of one listener. `on_closed` is told which workers are to be asked to leave now."""
+    """The doors of one listener. `on_closed` is told which workers are to be asked to leave now."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class DistributionSettings:
 
 
 class ListenerFactory:
-    """Makes those of one cluster.
+    """Makes the listeners of one cluster.
 
     internal: the numbers of descriptors that are not to be listened on.
     on_closed: as `Listener` has it.

@@ -13,7 +13,7 @@ from everycore.primary.listeners.listener import Listener
 
 
 class Leftovers:
-    """Those of one cluster. `close` ends one that nobody has wanted for `seconds`."""
+    """The leftovers of one cluster. `close` is called for one that no worker has wanted for `seconds`."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, seconds: float, close: Callable[[Listener], None]

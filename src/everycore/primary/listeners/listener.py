@@ -1,8 +1,8 @@
 """A listener in the primary and the workers that hold it.
 
-Hear the belts, and let ready workers come and go. How connections reach the workers is its `Distribution`'s
-affair; whether any come, that of its `Attendance` and its `Doors`. Invariant: a subscriber has a belt, and a
-reader on it, exactly while it is in `_subscribers`. It is known as a `Client`, and told what concerns it.
+Read the belts, and let ready workers come and go. The `Distribution` decides how connections reach the
+workers; `Attendance` and `Doors` decide whether the listener listens. Invariant: a subscriber has a belt, and
+a reader on it, exactly while it is in `_subscribers`. The listener knows the worker as a `Client`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Listener:
     def finish(self, worker: int) -> None:
         """`worker` is to be asked to leave: as `rest`, but it is given all who have come, in portions.
 
-        Until then it is `finishing`; `Client.on_finished` is told of the end. It is not to leave before.
+        While it is given them it `is_finishing` and is not to be asked yet; `Client.on_finished` ends that.
         """
         subscriber = self._subscribers.get(worker)
         if subscriber is None or not subscriber.ready or self.is_finishing(worker):
@@ -224,7 +224,7 @@ class Listener:
             self._read_upstream(subscriber.client.id, subscriber, LAST_WORDS)
 
     def _read_upstream(self, worker: int, subscriber: Subscriber, most: int) -> None:
-        """HOT: runs once an acknowledgement."""
+        """HOT: runs once for each acknowledgement."""
         for _ in range(most):
             said = subscriber.next_message()
             if said is None:

@@ -67,7 +67,7 @@ class Switchboard:
         """Give `client` the listener it asks for. Raises OSError with the errno and text for it.
 
         `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its
-        first word on the belt: who connects the moment `start_server` has returned must not be refused.
+        first message on the belt: who connects the moment `start_server` has returned must not be refused.
         """
         self.read_belts(client.id)
         key = _key_of(request)

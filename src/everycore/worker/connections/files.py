@@ -63,7 +63,7 @@ class CountedFile:
 
 
 class Files:
-    """All of them. Safe to use in any thread: each step on the dictionary is atomic."""
+    """All counted files of this worker. Safe to use in any thread: each step on the dictionary is atomic."""
 
     def __init__(self) -> None:
         self._files: dict[SocketFile, CountedFile] = {}

@@ -56,7 +56,7 @@ class Entry:
 
 
 class Ledger:
-    """What is open now.
+    """The connections of this worker that are open now.
 
     `opened` and `closed` are called in the thread of the loop. `watch_file` and `open` may be called in any.
     """

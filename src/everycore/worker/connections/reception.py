@@ -223,7 +223,7 @@ class BeltReader:
 
 
 class Receptions:
-    """All that take connections off a belt in this process."""
+    """All belt readers of this process."""
 
     def __init__(self) -> None:
         self._all: weakref.WeakSet[BeltReader] = weakref.WeakSet()

@@ -37,11 +37,11 @@ class PlainRegistration:
             self._loop.add_reader(self._fd, self._callback)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close: the loop has the reader."""
 
 
 class Registrations:
-    """Those of one loop. `baton_fd`: -1 if there is no baton.
+    """The registrations of one shared listener in one loop. `baton_fd`: -1 if there is no baton.
 
     `listener` and `baton` are the registrations, None while there is none. HOT: `listener` is used for every
     connection, directly.
@@ -91,20 +91,20 @@ class Registrations:
         )
 
     def disarm(self) -> None:
-        """Step out of both."""
+        """Be woken by neither until `rearm`."""
         for registration in (self.listener, self.baton):
             if registration is not None:
                 registration.disarm()
 
     def rearm(self) -> None:
-        """Go to the end of both rows, or come back to them."""
+        """Go to the end of both queues, or come back to them."""
         for registration in (self.baton, self.listener):
             if registration is not None:
                 registration.rearm()
 
     @property
     def are_disarmed(self) -> bool:
-        """Whether the worker has stepped out for the baton as well."""
+        """Whether the baton does not wake the worker either."""
         return self.baton is not None and not self.baton.is_armed
 
     def close(self) -> None:

@@ -145,13 +145,13 @@ class ClusterSocket(socket.socket):
         self._when_closed = callback
 
     def tell_primary(self, message: wire.Upstream, fds: Sequence[int] = ()) -> bool:
-        """Tell the primary something about this listener; False if it cannot hear it."""
+        """Tell the primary something about this listener; False if the belt does not take it."""
         return belt.tell_primary(self._voice(), wire.encode(message), fds)
 
     def tell_primary_reliably(
         self, message: wire.Upstream, fds: Sequence[int] = (), *, patience: float = belt.PATIENCE
     ) -> bool:
-        """As `say`, trying again for `patience` seconds."""
+        """As `tell_primary`, trying again for `patience` seconds."""
         return belt.tell_primary_reliably(self._voice(), wire.encode(message), fds, patience=patience)
 
     def _voice(self) -> socket.socket:
@@ -196,7 +196,7 @@ class ClusterSocket(socket.socket):
         while True:
             with contextlib.suppress(BlockingIOError, InterruptedError):
                 return packets.receive(self)
-            # Not while that is handled: whatever ends the wait would be told as what happened meanwhile.
+            # Outside the `with`: what ends the wait, Ctrl-C say, is not a consequence of that error.
             _ready((self,), _LONGEST_WAIT)
 
     def shutdown(self, how: int, /) -> None:
@@ -260,9 +260,8 @@ class ClusterSocket(socket.socket):
             return
         grant.users -= 1
         if grant.users == 0:
-            self.tell_primary_reliably(
-                wire.Close()
-            )  # or connections would go on coming to a belt that nobody reads
+            # Else connections would go on coming to a belt that nobody reads.
+            self.tell_primary_reliably(wire.Close())
         self._close_parts()
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
