@@ -2,6 +2,8 @@
 
 import socket
 
+import pytest
+
 from tests.kit import scaled
 
 RUNS_A_COROUTINE = """
@@ -49,17 +51,20 @@ def test_a_client_that_leaves_a_stream_frees_its_thread(serve):
     assert served.program.finish() == 0
 
 
-def test_an_application_that_needs_the_running_loop_is_told_what_to_type(start):
-    program = start(source=NEEDS_THE_LOOP)
-    program.expect("RuntimeError: no running event loop", stream="stderr")
-    program.expect("--interface asgi", stream="stderr")
-    assert program.wait() == 3
-
-
-def test_asgi_that_is_named_is_loaded_in_the_running_loop(serve):
-    served = serve("--interface", "asgi", workers=1, source=NEEDS_THE_LOOP)
+@pytest.mark.parametrize("interface", ["auto", "asgi"])
+@pytest.mark.parametrize("ask", ["get_running_loop", "get_event_loop"])
+def test_an_application_may_ask_for_the_loop_while_it_is_imported(serve, ask, interface):
+    """As under uvicorn: the loop that it gets then is the one that serves it."""
+    source = NEEDS_THE_LOOP.replace("LOOP = asyncio.get_running_loop()", f"LOOP = asyncio.{ask}()")
+    served = serve("--interface", interface, workers=1, source=source)
     assert served.get() == "mine"
     assert served.program.finish() == 0
+
+
+def test_what_is_named_as_wsgi_gets_no_running_loop(start):
+    program = start("--interface", "wsgi", source=NEEDS_THE_LOOP)
+    program.expect("RuntimeError: no running event loop", stream="stderr")
+    assert program.wait() == 3
 
 
 def test_mistakes_in_the_applications_own_logging_are_told(serve):

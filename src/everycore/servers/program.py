@@ -11,6 +11,7 @@ import asyncio
 import io
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -64,7 +65,7 @@ def _prepared(
     """Open and load while no event loop runs: an application may run coroutines while it is imported.
 
     What is not known to be ASGI may be such a one (asyncio.run; a query of Django's). One that is named as
-    ASGI is loaded in the running loop: it may ask for that.
+    ASGI, or that asks for the running loop, is loaded in that.
     """
     try:
         _configure_logs(job, me, stream)
@@ -95,15 +96,26 @@ def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | 
         raise CannotBootError(f"cannot write {job.access_logfile}: {reason}") from None
 
 
-def _load(job: Job) -> Callable[..., Any]:
+def _load(job: Job) -> Callable[..., Any] | None:
+    """Load the application while no loop runs. None: it asked for the running one, and is to be loaded there.
+
+    Python has taken the modules that failed out of `sys.modules`: they are executed once more, in the loop.
+    """
+    if job.interface == "auto":
+        asyncio.set_event_loop(None)  # or `get_event_loop()` would make one that never runs
     try:
         return load_app(job.app, job.app_dir, factory=job.factory)
     except CannotBootError as error:
-        cause = error.__context__
-        if isinstance(cause, RuntimeError) and str(cause) == "no running event loop":
-            hint = "an application that needs the running event loop while it is imported: --interface asgi"
-            raise CannotBootError(f"{error.report.text}\n{hint}") from None
+        if job.interface == "auto" and _asked_for_loop(error.__context__):
+            return None
         raise
+
+
+def _asked_for_loop(error: BaseException | None) -> bool:
+    """Whether asyncio said that there is no loop: `get_running_loop`, `create_task`, `get_event_loop`."""
+    return isinstance(error, RuntimeError) and bool(
+        re.match(r"no running event loop|There is no current event loop", str(error))
+    )
 
 
 async def _work(
