@@ -91,6 +91,15 @@ def test_a_fifo_keeps_nobody_waiting(option, tmp_path, capsys):
     assert f"--{option}: cannot " in capsys.readouterr().err
 
 
+def test_an_access_log_may_be_a_fifo_that_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert options("main:app", "--access-logfile", "pipe").job.access_logfile == "pipe"
+    finally:
+        os.close(reader)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -250,8 +259,10 @@ def test_config_shows_permissions_in_octal(capsys):
 def test_the_variables_of_another_server_are_told():
     environ = {"UVICORN_PORT": "9", "GUNICORN_CMD_ARGS": "-w 9", "UVICORN_HOST": ""}
     assert options("main:app", environ=environ).values.ignored == [
-        "the variable GUNICORN_CMD_ARGS is another server's, and ignored;"
-        " settings stand in everycore.toml, or in variables of their own",
+        (
+            "the variable GUNICORN_CMD_ARGS is another server's, and ignored;"
+            " settings stand in everycore.toml, or in variables of their own"
+        ),
         "the variable UVICORN_PORT is another server's, and ignored; ours is EVERYCORE_PORT",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import stat
@@ -50,8 +51,8 @@ def check_pid(values: Values, folder: str | None) -> None:
 def _check_log(path: str, folder: str | None) -> None:
     whole = os.path.join(folder or "", path)
     parent = os.path.dirname(whole) or "."
-    if stat.S_ISFIFO(_mode(whole)):
-        problem = "a worker would wait for its reader; name a file, or - for stderr"
+    if _lacks_reader(whole):
+        problem = "nobody reads that FIFO, and each worker would wait for a reader"
     elif os.path.isdir(whole):
         problem = "is a directory"
     elif not os.path.isdir(parent):
@@ -63,11 +64,14 @@ def _check_log(path: str, folder: str | None) -> None:
     raise ConfigurationError("--access-logfile", f"cannot write {path!r}: {problem}")
 
 
-def _mode(path: str) -> int:
+def _lacks_reader(path: str) -> bool:
+    """Of a FIFO; `/dev/stdout` may be one, and has a reader."""
     try:
-        return os.stat(path).st_mode
-    except OSError:
-        return 0
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False
 
 
 def _option(name: str) -> str:
