@@ -65,6 +65,13 @@ def test_a_reload_takes_the_file_as_it_is_then(start_with, tmp_path):
     assert wait_gone(old) == []
     assert {served.get() for _ in range(4)} == {"blue 1/b"}
     assert len(program.descendants()) == 2
+    (tmp_path / "everycore.toml").unlink()
+    program.signal(signal.SIGHUP)
+    program.expect(
+        "the reload is refused, and nothing has changed: --config: everycore.toml is not there any more",
+        stream="stderr",
+    )
+    assert {served.get() for _ in range(4)} == {"blue 1/b"}
     assert program.finish() == 0
 
 

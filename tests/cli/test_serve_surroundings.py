@@ -136,10 +136,23 @@ def test_threads_of_a_wsgi_application(start_command, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_mask_holds_for_the_pid_file(start_command, tmp_path):
+    (tmp_path / "main.py").write_text(APP)
+    options = ["--pid", "x.pid", "--umask", "027"]
+    served = wait_serving(start_command(command("--bind", "127.0.0.1:0", "--workers", "1", *options)))
+    assert (tmp_path / "x.pid").read_text() == f"{served.program.pid}\n"
+    assert (tmp_path / "x.pid").stat().st_mode & 0o777 == 0o640
+    assert served.program.finish() == 0
+    assert not (tmp_path / "x.pid").exists()
+
+
+@pytest.mark.slow
 def test_a_pid_file_of_somebody_who_lives(start_command, tmp_path):
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "x.pid").write_text(f"{os.getpid()}\n")
-    program = start_command(command("--bind", "127.0.0.1:0", "--pid", "x.pid"))
+    (tmp_path / "everycore.toml").write_text("pid = 'x.pid'")
+    program = start_command(command("--bind", "127.0.0.1:0"))
     assert program.wait() == 2
+    assert "--pid (from everycore.toml: pid): " in program.stderr
     assert f"names process {os.getpid()}, which is alive" in program.stderr
     assert (tmp_path / "x.pid").read_text() == f"{os.getpid()}\n"

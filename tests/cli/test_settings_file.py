@@ -84,6 +84,49 @@ def test_an_option_of_the_engine_may_stand_there(write):
 # Wrong
 
 
+@pytest.mark.parametrize("option", ["config", "env-file", "log-config", "ssl-certfile", "access-logfile"])
+def test_a_fifo_keeps_nobody_waiting(option, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["serve", f"--{option}", "pipe", "main:app"]) == 2
+    assert f"--{option}: cannot " in capsys.readouterr().err
+
+
+def test_an_access_log_may_be_a_fifo_that_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert options("main:app", "--access-logfile", "pipe").job.access_logfile == "pipe"
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"workers = {'9' * 5000}", "cannot be read: Exceeds the limit"),
+        ("workers = " + "[" * 50_000, "cannot be read: its values are nested too deeply"),
+        ("#" * (1 << 20) + "\n", "has more than 1048576 bytes"),
+    ],
+    ids=["digits", "nested", "long"],
+)
+def test_a_file_that_no_parser_takes(text, problem, write, capsys):
+    write(text)
+    assert main(["serve", "main:app"]) == 2
+    assert f"--config: 'everycore.toml' {problem}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["everycore.toml", "pyproject.toml"])
+def test_a_link_that_leads_nowhere_is_not_passed_over(name, tmp_path, capsys):
+    (tmp_path / name).symlink_to("gone")
+    assert main(["config", "--check", "main:app"]) == 2
+    assert f"--config: cannot read {name!r}: no such file" in capsys.readouterr().err
+
+
+def test_what_is_wrong_has_the_spelling_that_was_typed(capsys):
+    assert main(["serve", "-b", "[::1", "main:app"]) == 2
+    assert capsys.readouterr().err.startswith("everycore: -b: must be [V6]:PORT")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -106,7 +149,27 @@ def test_an_option_of_the_engine_may_stand_there(write):
         ("app = 'main'", "APP (from everycore.toml: app): must be MODULE:ATTRIBUTE"),
         ("ssl-keyfile = 'no'", "--ssl-keyfile (from everycore.toml: ssl-keyfile): cannot read 'no'"),
         ("log-config = 'no'", "--log-config (from everycore.toml: log-config): cannot read 'no'"),
-        ("socket-mode = 0o600", "--socket-mode: is for unix sockets"),
+        ("socket-mode = 0o600", "--socket-mode (from everycore.toml: socket-mode): is for unix sockets"),
+        ("bind = '[::1'", "--bind (from everycore.toml: bind): must be [V6]:PORT"),
+        ("host = 'a:b'\nport = 1", "--host (from everycore.toml: host): must be [V6]:PORT"),
+        (
+            "app = 'main:app'\napp-dir = 'no'",
+            "--app-dir (from everycore.toml: app-dir): there is no folder 'no'",
+        ),
+        ("chdir = 'no'", "--chdir (from everycore.toml: chdir): there is no folder 'no'"),
+        ("pid = 'no/pid'", "--pid (from everycore.toml: pid): cannot write"),
+        ("access-logfile = 'no/x'", "--access-logfile (from everycore.toml: access-logfile): cannot write"),
+        ("backlog = 5000000000", "--backlog (from everycore.toml: backlog): must be a whole number from 1"),
+        ("workers = 5000000000", "--workers (from everycore.toml: workers): must be 'auto' or a whole"),
+        ("ssl-certfile = '\\u0000'".replace("'", '"'), "must be one line of text"),
+        ("ssl-ca-certs = 'everycore.toml'", "ssl-ca-certs): needs the certificate too: --ssl-certfile"),
+        ("ssl-cert-reqs = 2", "ssl-cert-reqs): needs the certificate too: --ssl-certfile"),
+        ("ssl-keyfile-password = 12345", "ssl-keyfile-password): is wrong; it must be one line of text"),
+        ("limit-concurrency = -1", "must be from 0 to 2147483647, not -1"),
+        ("ws-ping-interval = nan", "must be from 0 to 2147483647, not nan"),
+        ('header = "a: b\\nc: d"', "must be one line of text"),
+        ('header = "a: \u20ac"', "must be letters of Latin-1"),
+        ("'' = 1", "'' (from everycore.toml): there is no such setting"),
         (
             "access-log = false\naccess-logfile = 'x'",
             "access-logfile: contradicts everycore.toml: access-log",
@@ -119,6 +182,7 @@ def test_wrong_file(text, sentence, write, capsys):
     assert main(["serve", *([] if "app" in text else ["main:app"])]) == 2
     printed = capsys.readouterr().err.splitlines()
     assert sentence in printed[0]
+    assert "12345" not in printed[0]  # it is a secret
     assert printed[1:] == ["Try 'everycore serve --help'."]
 
 
@@ -185,8 +249,26 @@ def test_config_is_a_table_for_people(write, capsys):
     assert ["workers", "auto", "default"] in lines
 
 
+def test_config_shows_permissions_in_octal(capsys):
+    assert main(["config", "--umask", "27", "--bind", "unix:x", "--socket-mode", "660"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["umask", "0o027", "--umask"] in lines
+    assert ["socket-mode", "0o660", "--socket-mode"] in lines
+
+
+def test_the_variables_of_another_server_are_told():
+    environ = {"UVICORN_PORT": "9", "GUNICORN_CMD_ARGS": "-w 9", "UVICORN_HOST": ""}
+    assert options("main:app", environ=environ).values.ignored == [
+        (
+            "the variable GUNICORN_CMD_ARGS is another server's, and ignored;"
+            " settings stand in everycore.toml, or in variables of their own"
+        ),
+        "the variable UVICORN_PORT is another server's, and ignored; ours is EVERYCORE_PORT",
+    ]
+
+
 def test_config_shows_no_secret(write, capsys):
-    write("ssl-keyfile-password = 'hush'")
+    write("ssl-keyfile-password = 'hush'\nssl-certfile = 'everycore.toml'")
     assert shown(capsys=capsys)["ssl-keyfile-password"]["value"] == "(not shown)"
     assert main(["config"]) == 0
     assert "hush" not in capsys.readouterr().out

@@ -52,7 +52,9 @@ def test_text(kind, text, value):
         *((Count(1, auto=True), text, "whole number") for text in ("1.0", "٣", "AUTO")),
         (Count(0, most=65535), "65536", "from 0 to 65535"),
         (Count(0), "9" * 5000, "must be a whole number"),
+        (Count(1), "2147483648", "from 1 to 2147483647"),
         *((Seconds(), text, "seconds") for text in ("nan", "inf", "-inf", "-1", "x", "", "-0.1")),
+        *((Seconds(), text, "a number of seconds") for text in ("1_0", " 4", "٤")),
         (Seconds(0.1), "0", "at least 0.1 seconds"),
         (Choice("red", "green"), "blue", "must be one of red, green, not 'blue'"),
         (Text(), "shop\nforged log line", "printable"),
@@ -95,6 +97,7 @@ def test_key(kind, held, value):
     [
         (Count(1), True),
         (Count(1), 1.0),
+        (Count(1), 10**30),
         (Count(1), "3"),
         (Count(1, auto=True), "3x"),
         (Seconds(), True),
@@ -123,7 +126,7 @@ def test_wrong_key(kind, held):
 @pytest.mark.parametrize(
     ("kind", "schema"),
     [
-        (Count(1), {"type": "integer", "minimum": 1}),
+        (Count(1), {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}),
         (Count(0, most=9), {"type": "integer", "minimum": 0, "maximum": 9}),
         (Seconds(0.1), {"type": "number", "minimum": 0.1}),
         (Choice("red"), {"enum": ["red"]}),

@@ -70,7 +70,7 @@ def test_a_variable_of_the_platform_sets_a_default_that_the_file_beats():
     [
         (
             {"options": {"workers": ("0", "-w")}},
-            "-w: must be 'auto' or a whole number of at least 1, not '0'",
+            "-w: must be 'auto' or a whole number from 1 to 1000, not '0'",
         ),
         ({"environ": {"EVERYCORE_WORKERS": "x"}}, "--workers (from EVERYCORE_WORKERS): must be"),
         ({"environ": {"WEB_CONCURRENCY": "0"}}, "--workers (from WEB_CONCURRENCY): must be"),

@@ -32,7 +32,9 @@ def test_forms(text, owner, as_root):
     assert parse_owner(text) == owner
 
 
-@pytest.mark.parametrize("text", ["", ":", "nosuchuser", "0:nosuchgroup"])
+@pytest.mark.parametrize(
+    "text", ["", ":", "nosuchuser", "0:nosuchgroup", "²", "٤:0", "0:4294967295", "1" * 30]
+)
 def test_what_is_none(text, as_root):
     with pytest.raises(ConfigurationError, match="--socket-owner"):
         parse_owner(text)

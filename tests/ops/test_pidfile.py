@@ -67,6 +67,23 @@ def test_one_that_is_not_ours_any_more_is_not_removed(path):
 
 
 def test_a_place_where_none_can_be(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"--pid: cannot write .*no such file or directory"):
+    with pytest.raises(ConfigurationError, match=r"--pid: cannot write .*there is no folder"):
         with pid_file(str(tmp_path / "no" / "x.pid")):
             pass
+
+
+def test_what_is_no_file_is_left_alone(path):
+    os.mkfifo(path)  # to read it would wait, and to write it would replace it
+    with pytest.raises(ConfigurationError, match="it is not a regular file"):
+        with pid_file(str(path)):
+            pass
+    assert path.is_fifo()
+
+
+def test_a_link_stays_a_link(path, tmp_path):
+    path.symlink_to(tmp_path / "real.pid")
+    with pid_file(str(path)):
+        assert path.is_symlink()
+        assert (tmp_path / "real.pid").read_text() == f"{os.getpid()}\n"
+    assert path.is_symlink()
+    assert not path.exists()

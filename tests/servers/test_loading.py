@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from everycore.servers.loading import CannotBootError, load_app
+from everycore.servers.loading import CannotBootError, load_app, load_env_file
 
 
 @pytest.fixture
@@ -130,3 +130,13 @@ def test_cause_is_shown(folder):
     text = why_not("shop:app", folder(shop=source))
     assert "division by zero" in text
     assert text.endswith("ValueError: bad")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(b"A=\0", "embedded null byte"), (b"A=\xff", "it is not utf-8")]
+)
+def test_an_env_file_that_is_none(content, why, tmp_path):
+    (tmp_path / "x.env").write_bytes(content)
+    with pytest.raises(CannotBootError) as caught:
+        load_env_file(str(tmp_path / "x.env"))
+    assert caught.value.report.text == f"cannot read the --env-file {tmp_path}/x.env: {why}"

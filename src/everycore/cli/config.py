@@ -15,6 +15,7 @@ import click
 from everycore.cli.command import SettingsCommand
 from everycore.cli.engine import engine
 from everycore.cli.options import CONTEXT, Values, own_fields
+from everycore.config.kinds import Mode
 from everycore.config.layers import Layer
 from everycore.config.schema import schema
 from everycore.config.setting import Field, shown
@@ -99,4 +100,6 @@ def _value(field: Field, found: Any) -> Any:
 def _text(field: Field, found: Any) -> str:
     if found.value in (None, ()) and found.layer == Layer.DEFAULT:
         return field.default_text or "-"
+    if isinstance(field.setting.kind, Mode) and isinstance(found.value, int):
+        return f"0o{found.value:03o}"
     return shown(_value(field, found))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import stat
 from typing import Final
 
 from everycore.cli.options import Values
 from everycore.errors import ConfigurationError
+from everycore.ops.pidfile import check_pid_file
+from everycore.system.plain_files import open_plain
 
 _FILES: Final = ("env_file", "log_config", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
 
@@ -17,23 +21,61 @@ def check_files(values: Values, folder: str | None) -> None:
     found = values.found
     for name in _FILES:
         if name in found and found[name].value is not None:
-            path, source = found[name].value, found[name].source
-            shown = "argument" if source.startswith("-") else source
-            option = f"--{name.replace('_', '-')}"
+            path = found[name].value
             try:
-                with open(os.path.join(folder or "", path), "rb"):
+                with open_plain(os.path.join(folder or "", path)):
                     pass
             except OSError as error:
                 problem = f"cannot read {path!r}: {(error.strerror or str(error)).lower()}"
-                raise ConfigurationError(option, problem, source=shown) from None
+                raise ConfigurationError(_option(name), problem) from None
+    if "access_logfile" in found and found["access_logfile"].value not in (None, "-"):
+        _check_log(found["access_logfile"].value, folder)
     for name, module, package in (("env_file", "dotenv", "python-dotenv"), ("log_config", "yaml", "PyYAML")):
         path = found[name].value
         is_needed = path is not None and (name == "env_file" or path.endswith((".yaml", ".yml")))
         if is_needed and importlib.util.find_spec(module) is None:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigurationError(option, f"needs {package}: pip install 'everycore[standard]'")
-    if "ssl_keyfile" in found and found["ssl_keyfile"].value and not found["ssl_certfile"].value:
-        raise ConfigurationError("--ssl-keyfile", "needs the certificate too: --ssl-certfile FILE")
+            raise ConfigurationError(_option(name), f"needs {package}: pip install 'everycore[standard]'")
+    if "ssl_certfile" in found and not found["ssl_certfile"].value:
+        for name, one in found.items():
+            if name.startswith("ssl_") and one.is_explicit:  # it would be served without TLS
+                raise ConfigurationError(_option(name), "needs the certificate too: --ssl-certfile FILE")
+
+
+def check_pid(values: Values, folder: str | None) -> None:
+    """Raises ConfigurationError where no pid file can be written."""
+    path = values.found["pid"].value
+    if path is not None:
+        check_pid_file(os.path.join(folder or "", path))
+
+
+def _check_log(path: str, folder: str | None) -> None:
+    whole = os.path.join(folder or "", path)
+    parent = os.path.dirname(whole) or "."
+    if _lacks_reader(whole):
+        problem = "nobody reads that FIFO, and each worker would wait for a reader"
+    elif os.path.isdir(whole):
+        problem = "is a directory"
+    elif not os.path.isdir(parent):
+        problem = f"there is no folder {parent!r}"
+    elif not os.access(whole if os.path.exists(whole) else parent, os.W_OK):
+        problem = f"uid {os.geteuid()} has no permission"
+    else:
+        return
+    raise ConfigurationError("--access-logfile", f"cannot write {path!r}: {problem}")
+
+
+def _lacks_reader(path: str) -> bool:
+    """Of a FIFO; `/dev/stdout` may be one, and has a reader."""
+    try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def why_not_there(kind: str, path: str) -> str:

@@ -6,13 +6,22 @@ is read and checked by its field, wherever it comes from.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from everycore.config.layers import File, Found, resolve, unknown_keys, unknown_variables
+from everycore.config.layers import (
+    File,
+    Found,
+    Layer,
+    foreign_variables,
+    resolve,
+    unknown_keys,
+    unknown_variables,
+)
 from everycore.config.setting import PREFIX, EngineField, Field, fields_of
 from everycore.config.tree import CommonSettings, RunSettings, ServeSettings
 from everycore.errors import ConfigurationError
@@ -146,6 +155,25 @@ class Given:
         self.options[name] = value, spelling
 
 
+@contextlib.contextmanager
+def naming_sources(values: Values) -> Iterator[None]:
+    """Says of an option that turns out to be wrong within this block where its value came from.
+
+    Who finds out (a bind that is none, a folder that is not there) has the value alone.
+    """
+    try:
+        yield
+    except ConfigurationError as error:
+        for field in values.fields:
+            found = values.found[field.name]
+            if field.option != error.setting or error.source != "argument" or not found.is_explicit:
+                continue
+            if found.layer == Layer.OPTION:
+                raise ConfigurationError(found.source, error.problem) from None
+            raise ConfigurationError(error.setting, error.problem, source=found.source) from None
+        raise
+
+
 class Values:
     """The value of every setting, and where it came from."""
 
@@ -180,8 +208,10 @@ def read_values(given: Given, environ: Mapping[str, str]) -> Values:
     """All layers, one above the other. Raises ConfigurationError."""
     file = read_settings_file(given.file, environ, given.here)
     fields = given.fields
+    foreign = foreign_variables(environ) if given.command == "serve" else []
+    ignored = [f"the variable {name} is another server's, and ignored{hint}" for name, hint in foreign]
     if file is None and not any(name.startswith(PREFIX) for name in environ):
-        return Values(fields, resolve(fields, given.options, environ, file, given.command), file, ())
+        return Values(fields, resolve(fields, given.options, environ, file, given.command), file, ignored)
     known = _known(fields)
     unread = unknown_variables(environ, known["serve"])
     strange = [] if file is None else unknown_keys(file, known)
@@ -195,7 +225,7 @@ def read_values(given: Given, environ: Mapping[str, str]) -> Values:
             for key, hint in unknown_keys(file, known):
                 raise ConfigurationError(key, f"there is no such setting{hint}", source=file.label)
     found = resolve(fields, given.options, environ, file, given.command)
-    ignored = [] if file is None else passed_over(file, given.here)
+    ignored += [] if file is None else passed_over(file, given.here)
     ignored += [f"the variable {name} is not known, and ignored{hint}" for name, hint in unread]
     return Values(fields, found, file, ignored)
 
@@ -220,11 +250,7 @@ def folder(values: Values, here: str | None) -> str | None:
         return None
     path: str = os.path.join(here or "", found.value)
     if not os.path.isabs(path):
-        raise ConfigurationError("--chdir", FOLDER_IS_GONE, source=_source(found))
+        raise ConfigurationError("--chdir", FOLDER_IS_GONE)
     if not os.path.isdir(path):
-        raise ConfigurationError("--chdir", f"there is no folder {found.value!r}", source=_source(found))
+        raise ConfigurationError("--chdir", f"there is no folder {found.value!r}")
     return path
-
-
-def _source(found: Found) -> str:
-    return "argument" if found.source.startswith("-") else found.source

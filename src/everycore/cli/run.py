@@ -18,8 +18,8 @@ import msgspec
 
 import everycore.launch
 from everycore.cli.command import SettingsCommand, words_with_value
-from everycore.cli.files import why_not_there
-from everycore.cli.options import CONTEXT, Given, Values, folder, read_values, worker_count
+from everycore.cli.files import check_pid, why_not_there
+from everycore.cli.options import CONTEXT, Given, Values, folder, naming_sources, read_values, worker_count
 from everycore.cli.starting import Plan, become, start
 from everycore.config.tree import RunSettings
 from everycore.errors import ConfigurationError
@@ -134,7 +134,10 @@ def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -
     values = read_values(given, environ)
     settings: RunSettings = values.tree(RunSettings)
     name = settings.name or (program[1] if program[0] == "-m" else program[0])
-    return Options(program, settings, worker_count(values), name, folder(values, given.here), values)
+    with naming_sources(values):
+        where = folder(values, given.here)
+        check_pid(values, where or given.here)
+    return Options(program, settings, worker_count(values), name, where, values)
 
 
 def _check_program(program: list[str], *, is_module: bool) -> list[str]:

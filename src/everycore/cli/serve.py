@@ -20,10 +20,19 @@ import everycore.servers
 from everycore.cli import activation
 from everycore.cli.activation import activated_descriptors
 from everycore.cli.command import SettingsCommand
-from everycore.cli.files import check_files, why_not_there
-from everycore.cli.options import CONTEXT, FOLDER_IS_GONE, Given, Values, folder, read_values, worker_count
+from everycore.cli.files import check_files, check_pid, why_not_there
+from everycore.cli.options import (
+    CONTEXT,
+    FOLDER_IS_GONE,
+    Given,
+    Values,
+    folder,
+    naming_sources,
+    read_values,
+    worker_count,
+)
 from everycore.cli.starting import Plan, become, start
-from everycore.config.addresses import binds_of
+from everycore.config.addresses import binds_of, said_by
 from everycore.config.tree import ServeSettings
 from everycore.errors import ConfigurationError
 from everycore.ops import interpreter
@@ -130,10 +139,15 @@ class Options(msgspec.Struct, frozen=True):
 def read_options(given: Given, environ: Mapping[str, str]) -> Options:
     """From the command line, the environment and the file. Raises ConfigurationError."""
     values = read_values(given, environ)
+    with naming_sources(values):
+        return _checked(given, values, environ)
+
+
+def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Options:
     settings: ServeSettings = values.tree(ServeSettings)
     where = folder(values, given.here)
     activated = [f"fd://{fd}" for fd in activated_descriptors(environ, os.getpid())]
-    binds = parse_binds(binds_of(values.found, activated))
+    binds = parse_binds(binds_of(values.found, activated), said_by(values.found))
     app = _app(settings, values)
     job = Job(
         app=app,
@@ -158,6 +172,7 @@ def read_options(given: Given, environ: Mapping[str, str]) -> Options:
         engine=values.engine(secret=False),
     )
     check_files(values, where or given.here)
+    check_pid(values, where or given.here)
     _check_sockets(settings, binds)
     owner = None if settings.socket_owner is None else parse_owner(settings.socket_owner)
     return Options(job, settings, worker_count(values), settings.name or app, where, owner, values)

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import msgspec
 
-from everycore.cli.options import Values
+from everycore.cli.options import Values, naming_sources
+from everycore.config.layers import File
 from everycore.config.setting import Field
 from everycore.config.tree import CommonSettings
+from everycore.errors import ConfigurationError
 from everycore.ops import logs
 from everycore.ops.pidfile import pid_file
+from everycore.ops.settings_file import OPTION, OWN
 from everycore.settings import Settings
 from everycore.system.machine import Bound
 
@@ -69,7 +72,7 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
     log.info("starting %d workers (%s)", plan.workers.count, plan.workers.reason)
     rereading = Rereading(plan, read)
     pid = None if settings.pid is None else os.path.join(plan.folder or "", settings.pid)
-    with pid_file(pid), _umask(settings.umask):
+    with naming_sources(plan.values), _umask(settings.umask), pid_file(pid):
         pool = Pool(
             plan.workers.count,
             settings=plan.worker,
@@ -93,7 +96,7 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
 
 @contextlib.contextmanager
 def _umask(mask: int | None) -> Iterator[None]:
-    """Sockets are made by the primary: its own mask is what counts for them."""
+    """Sockets and the pid file are made by the primary: its own mask is what counts for them."""
     if mask is None:
         yield
         return
@@ -102,6 +105,15 @@ def _umask(mask: int | None) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def _check_still_there(old: File | None, new: File | None) -> None:
+    """A file that is gone is not one that says nothing: perhaps it is being replaced at this moment."""
+    if old is None or (new is not None and (new.label == old.label or old.label != OWN)):
+        return
+    raise ConfigurationError(
+        OPTION, f"{old.label} is not there any more; put it back, or stop the service and start it again"
+    )
 
 
 class Rereading:
@@ -115,6 +127,7 @@ class Rereading:
     def __call__(self) -> None:
         """Raises ConfigurationError, and has changed nothing then."""
         old, new = self._plan, self._read()
+        _check_still_there(old.values.file, new.values.file)
         fixed = [field for field in self._changed(old, new) if field.setting.is_fixed]
         if fixed:
             what = ", ".join(f"{field.option} ({new.values.found[field.name].source})" for field in fixed)

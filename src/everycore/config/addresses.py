@@ -45,6 +45,12 @@ def binds_of(found: Mapping[str, Found], activated: Sequence[str]) -> list[str]:
     return [_host_and_port(found)]
 
 
+def said_by(found: Mapping[str, Found]) -> str:
+    """The option that has said where, in the same way as `binds_of` chooses."""
+    explicit = [name for way in _WAYS for name in way if found[name].is_explicit]
+    return f"--{max(explicit, key=lambda name: found[name].layer)}" if explicit else "--bind"
+
+
 def _without(found: Mapping[str, Found], activated: Sequence[str]) -> list[str]:
     """Nobody has said where: systemd's sockets, else the port that a platform has given us, else ours."""
     if activated:

@@ -22,6 +22,8 @@ Form = Literal["value", "switch", "several"]
 _TRUE: Final = ("1", "true", "yes", "on")
 #: More are no number of anything, and int() refuses thousands.
 _MOST_DIGITS: Final = 19
+#: The largest `int` of C, which the kernel takes for counts and descriptors.
+_MOST: Final = 2**31 - 1
 _FALSE: Final = ("0", "false", "no", "off")
 
 
@@ -133,13 +135,11 @@ class LoopName(Choice):
 
 
 class Count:
-    """A whole number of at least `least`; or the word `auto`."""
+    """A whole number from `least` to `most`; or the word `auto`."""
 
     form: Form = "value"
 
-    def __init__(
-        self, least: int, *, auto: bool = False, metavar: str = "N", most: int | None = None
-    ) -> None:
+    def __init__(self, least: int, *, auto: bool = False, metavar: str = "N", most: int = _MOST) -> None:
         self.metavar = f"{metavar}|auto" if auto else metavar
         self._least, self._most, self._auto = least, most, auto
 
@@ -159,19 +159,16 @@ class Count:
         return self._checked(value if is_number else -1, value)
 
     def _checked(self, number: int, shown: object) -> int:
-        if number < self._least or (self._most is not None and number > self._most):
+        if not self._least <= number <= self._most:
             what = "'auto' or " if self._auto else ""
-            limits = (
-                f"of at least {self._least}" if self._most is None else f"from {self._least} to {self._most}"
+            raise ValueError(
+                f"must be {what}a whole number from {self._least} to {self._most}, not {shown!r}"
             )
-            raise ValueError(f"must be {what}a whole number {limits}, not {shown!r}")
         return number
 
     def schema(self) -> Schema:
         """As `Kind.schema`."""
-        number: Schema = {"type": "integer", "minimum": self._least}
-        if self._most is not None:
-            number["maximum"] = self._most
+        number: Schema = {"type": "integer", "minimum": self._least, "maximum": self._most}
         return {"anyOf": [number, {"const": "auto"}]} if self._auto else number
 
 
@@ -186,6 +183,9 @@ class Seconds:
 
     def from_text(self, text: str) -> float:
         """As `Kind.from_text`."""
+        # float() alone would take "1_0", " 4" and digits of other scripts.
+        if not text.isascii() or "_" in text or text != text.strip():
+            raise _wrong("a number of seconds", text)
         try:
             seconds = float(text)
         except ValueError:

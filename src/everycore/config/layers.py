@@ -20,6 +20,8 @@ _ARGUMENT: Final = "argument"
 OTHER_VARIABLES: Final = frozenset(
     {"EVERYCORE_CONFIG", "EVERYCORE_WITHOUT", "EVERYCORE_WORKER_ID", "EVERYCORE_SLOT", "EVERYCORE_GENERATION"}
 )
+_OF_UVICORN: Final = "UVICORN_"
+_OF_GUNICORN: Final = "GUNICORN_CMD_ARGS"
 _OF_TESTS: Final = f"{PREFIX}TEST_"
 #: Tables of a file that are one command's alone.
 TABLES: Final = ("serve", "run")
@@ -126,27 +128,29 @@ def _find(
                 read = kind.from_texts  # type: ignore[attr-defined] # that form has it
             case _:
                 read = kind.from_text
-        return Found(_checked(read, given, spelling, _ARGUMENT), spelling, Layer.OPTION)
+        return Found(_checked(field, read, given, spelling, _ARGUMENT), spelling, Layer.OPTION)
     for name in (field.variable, *setting.variables):
         text = environ.get(name)
         if text and not _is_kubernetes(name, environ):
-            return Found(_checked(kind.from_text, text, field.option, name), name, Layer.VARIABLE)
+            return Found(_checked(field, kind.from_text, text, field.option, name), name, Layer.VARIABLE)
     if file is not None and field.name in keys:
         held, key = keys[field.name]
         source = f"{file.label}: {key}"
-        return Found(_checked(kind.from_key, held, field.option, source), source, Layer.FILE)
+        return Found(_checked(field, kind.from_key, held, field.option, source), source, Layer.FILE)
     for name, value in setting.implied.items():
         if text := environ.get(name):
-            found = _checked(kind.from_text, text, field.option, name) if value is None else value
+            found = _checked(field, kind.from_text, text, field.option, name) if value is None else value
             return Found(found, name, Layer.IMPLIED)
     return Found(field.default, "default", Layer.DEFAULT)
 
 
-def _checked(read: Any, value: Any, setting: str, source: str) -> Any:
+def _checked(field: Field, read: Any, value: Any, setting: str, source: str) -> Any:
     try:
         return read(value)
     except ValueError as error:
-        raise ConfigurationError(setting, str(error), source=source) from None
+        # What is wrong with it would show it.
+        problem = "is wrong; it must be one line of text" if field.setting.is_secret else str(error)
+        raise ConfigurationError(setting, problem, source=source) from None
 
 
 def _is_kubernetes(name: str, environ: Mapping[str, str]) -> bool:
@@ -167,7 +171,7 @@ def unknown_keys(file: File, fields: Mapping[str, Sequence[Field]]) -> list[tupl
             field.name: field for command in ((table,) if table else TABLES) for field in fields[command]
         }
         if name not in known:
-            found.append((written, _hint(written, name, known)))
+            found.append((written or "''", _hint(written, name, known)))
     return found
 
 
@@ -189,6 +193,17 @@ def unknown_variables(environ: Mapping[str, str], fields: Iterable[Field]) -> li
         and name not in known
         and not _is_kubernetes(name, environ)
     ]
+
+
+def foreign_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Variables by which uvicorn's or gunicorn's own command is set: the name, and what to do instead."""
+    found = []
+    for name in sorted(environ):
+        if name.startswith(_OF_UVICORN) and environ[name]:
+            found.append((name, f"; ours is {PREFIX}{name.removeprefix(_OF_UVICORN)}"))
+        elif name == _OF_GUNICORN and environ[name]:
+            found.append((name, "; settings stand in everycore.toml, or in variables of their own"))
+    return found
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

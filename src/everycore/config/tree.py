@@ -28,6 +28,9 @@ from everycore.settings import LOOPS, POLICIES
 LEVELS: Final = ("critical", "error", "warning", "info", "debug", "trace")
 INTERFACES: Final = ("auto", "asgi", "wsgi", "asgi2", "asgi3")
 
+#: The board has a row for each; the rest are for those that a reload starts beside them.
+MOST_WORKERS: Final = 1000
+
 HOST: Final = "127.0.0.1"
 PORT: Final = 8000
 
@@ -46,7 +49,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     workers: Annotated[
         int | Literal["auto"],
         Setting(
-            Count(1, auto=True),
+            Count(1, auto=True, most=MOST_WORKERS),
             "How many; auto: one a CPU, as memory allows.",
             _WORKERS,
             also=("-w",),

@@ -24,6 +24,8 @@ log = logging.getLogger("everycore.ops")
 _OPTION = "--socket-owner"
 #: What chown(2) takes for "as it is".
 _SAME = -1
+#: -1, as ids are unsigned.
+_NO_ID = 2**32 - 1
 
 
 def parse_owner(text: str) -> tuple[int, int]:
@@ -34,9 +36,9 @@ def parse_owner(text: str) -> tuple[int, int]:
     uid, gid = _SAME, _SAME
     try:
         if user:
-            uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+            uid = _number(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
         if colon and group:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+            gid = _number(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     except KeyError:
         raise ConfigurationError(_OPTION, f"there is no such user or group: {text!r}") from None
     if os.geteuid() != 0 and (
@@ -44,6 +46,13 @@ def parse_owner(text: str) -> tuple[int, int]:
     ):
         raise ConfigurationError(_OPTION, f"only root gives a socket to {text!r}")
     return uid, gid
+
+
+def _number(text: str) -> int:
+    """Raises KeyError for what is no id. The largest is -1 in disguise; digits of other scripts are none."""
+    if not text.isascii() or len(text) > 10 or int(text) >= _NO_ID:
+        raise KeyError(text)
+    return int(text)
 
 
 def give_sockets(pool: Pool, owner: tuple[int, int]) -> None:

@@ -1,7 +1,8 @@
 """The file that tells the primary's process id (`--pid`).
 
 Write it when the service starts, remove it at its end. Invariant: a file that names a living process is left
-alone, and a file that is not ours any more is not removed.
+alone, and so is what is no file (`/dev/null`); a file that is not ours any more is not removed. A link stays
+a link: the file is where it leads.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from collections.abc import Iterator
 
 from everycore.errors import ConfigurationError
+from everycore.system.plain_files import open_plain
 
 
 @contextlib.contextmanager
@@ -19,7 +21,8 @@ def pid_file(path: str | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)
+    check_pid_file(path)
     other = _living(path)
     if other is not None:
         raise ConfigurationError("--pid", f"{path!r} names process {other}, which is alive; stop it first")
@@ -42,6 +45,22 @@ def pid_file(path: str | None) -> Iterator[None]:
                 os.unlink(path)
 
 
+def check_pid_file(path: str) -> None:
+    """Raises ConfigurationError for a path where no file can be written."""
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.path.isdir(path):
+        problem = "is a directory"
+    elif os.path.exists(path) and not os.path.isfile(path):
+        problem = "it is not a regular file"  # it would be replaced by one
+    elif not os.path.isdir(folder):
+        problem = f"there is no folder {folder!r}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"uid {os.geteuid()} has no permission to write in {folder!r}"
+    else:
+        return
+    raise ConfigurationError("--pid", f"cannot write {path!r}: {problem}")
+
+
 def _living(path: str) -> int | None:
     text = _text(path).strip()
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
@@ -58,7 +77,7 @@ def _living(path: str) -> int | None:
 
 def _text(path: str) -> str:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read(100)
+        with open_plain(path) as file:
+            return file.read(100).decode("ascii", "replace")
     except OSError:
         return ""

@@ -12,11 +12,14 @@ from typing import Any, Final
 
 from everycore.config.layers import File
 from everycore.errors import ConfigurationError
+from everycore.system.plain_files import open_plain
 
 VARIABLE: Final = "EVERYCORE_CONFIG"
 OWN: Final = "everycore.toml"
 PROJECT: Final = "pyproject.toml"
 OPTION: Final = "--config"
+#: A settings file, or a pyproject.toml, is no longer than that, in bytes; the parser is slow.
+MOST_BYTES: Final = 1 << 20
 
 
 def read_settings_file(named: str | None, environ: Mapping[str, str], here: str | None) -> File | None:
@@ -28,9 +31,10 @@ def read_settings_file(named: str | None, environ: Mapping[str, str], here: str 
         return _read_named(named, "argument", here)
     if from_environment := environ.get(VARIABLE):
         return _read_named(from_environment, VARIABLE, here)
-    if os.path.exists(os.path.join(here or "", OWN)):
+    # A link that leads nowhere is there too: what its target said must not be left out in silence.
+    if os.path.lexists(os.path.join(here or "", OWN)):
         return File(OWN, _load(OWN, "argument", here))
-    if os.path.exists(os.path.join(here or "", PROJECT)):
+    if os.path.lexists(os.path.join(here or "", PROJECT)):
         return _of_project(PROJECT, "argument", here)
     return None
 
@@ -40,8 +44,8 @@ def passed_over(file: File, here: str | None) -> list[str]:
     if file.label != OWN:
         return []
     try:
-        with open(os.path.join(here or "", PROJECT), "rb") as project:
-            has_table = b"[tool.everycore" in project.read()
+        with open_plain(os.path.join(here or "", PROJECT)) as project:
+            has_table = b"[tool.everycore" in project.read(MOST_BYTES)
     except OSError:
         return []
     return [f"{OWN} is read, and [tool.everycore] of {PROJECT} beside it is not"] if has_table else []
@@ -74,12 +78,21 @@ def _load(path: str, source: str, here: str | None) -> dict[str, Any]:
     import tomllib  # late: most services have no such file
 
     try:
-        with open(os.path.join(here or "", path), "rb") as file:
-            return tomllib.load(file)
+        with open_plain(os.path.join(here or "", path)) as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigurationError(OPTION, f"{path!r} has more than {MOST_BYTES} bytes", source=source)
+        return tomllib.loads(content.decode())
     except OSError as error:
         problem = f"cannot read {path!r}: {(error.strerror or str(error)).lower()}"
     except tomllib.TOMLDecodeError as error:
         problem = f"{path!r} is not TOML: {error}"
     except UnicodeDecodeError:
         problem = f"{path!r} is not TOML: it is not UTF-8"
+    except RecursionError:
+        problem = f"{path!r} cannot be read: its values are nested too deeply"
+    except ConfigurationError:
+        raise
+    except ValueError as error:  # int() refuses thousands of digits
+        problem = f"{path!r} cannot be read: {error}"
     raise ConfigurationError(OPTION, problem, source=source)

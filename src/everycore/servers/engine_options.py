@@ -35,6 +35,8 @@ _ALSO: Final = {
 }
 _SECRET: Final = frozenset({"ssl_keyfile_password"})
 _HEADERS: Final = "headers"
+_LINE_ENDS: Final = frozenset("\0\r\n")
+_MOST: Final = 2**31 - 1
 
 
 class EngineKind:
@@ -67,13 +69,23 @@ class EngineKind:
 
     def _convert(self, value: Any) -> Any:
         try:
-            return self._type.convert(value, self._option, None)
+            converted = self._type.convert(value, self._option, None)
         except click.BadParameter as error:
             raise ValueError(error.message.rstrip(".")) from None
+        if isinstance(converted, str) and not _LINE_ENDS.isdisjoint(converted):
+            raise ValueError(f"must be one line of text, not {converted!r}")
+        # No number of uvicorn's is negative, nor is one more than any clock or size holds.
+        is_number = isinstance(converted, int | float) and not isinstance(converted, bool)
+        if is_number and not 0 <= converted <= _MOST:  # nan is neither
+            raise ValueError(f"must be from 0 to {_MOST}, not {converted!r}")
+        return converted
 
     def _checked_header(self, text: Any) -> Any:
-        if self._option.name == _HEADERS and not str(text).partition(":")[1]:
-            raise ValueError(f"must be NAME:VALUE, not {text!r}")
+        if self._option.name == _HEADERS:
+            if not isinstance(text, str) or not text.partition(":")[1]:
+                raise ValueError(f"must be NAME:VALUE, not {text!r}")
+            if any(ord(letter) > 255 for letter in text):
+                raise ValueError(f"must be letters of Latin-1, not {text!r}")
         return text
 
     def schema(self) -> Schema:

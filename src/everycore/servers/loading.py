@@ -53,8 +53,9 @@ def load_env_file(path: str | None) -> None:
     try:
         with open(path, encoding="utf-8") as file:
             load_dotenv(stream=file)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
+    except (OSError, ValueError) as error:
+        is_text = not isinstance(error, UnicodeDecodeError)
+        why = getattr(error, "strerror", None) or (str(error) if is_text else "it is not UTF-8")
         raise CannotBootError(f"cannot read the --env-file {path}: {why.lower()}") from None
 
 

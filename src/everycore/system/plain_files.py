@@ -1,0 +1,31 @@
+"""Files that are read to their end, or tried: opening one never waits for somebody else.
+
+Open a file that a user has named. Invariant: what is no file (a folder, a FIFO without a writer, a socket, a
+disk) is an OSError, at once. A device of characters is taken: `/dev/null` is an empty file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import BinaryIO
+
+
+def open_plain(path: str) -> BinaryIO:
+    """The file at `path`, opened to be read. Raises OSError."""
+    try:
+        # O_NONBLOCK: a FIFO would wait for a writer. It changes nothing about a file.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except ValueError:  # there is a NUL in it
+        raise OSError(errno.EINVAL, "no file has such a name", path) from None
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        return open(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
