@@ -133,6 +133,33 @@ def test_a_reload_reads_the_certificate_again(start_command, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_reload_turns_tls_neither_off_nor_on(start_command, tmp_path):
+    (tmp_path / "main.py").write_text(APP)
+    make_certificate(tmp_path, "one")
+    with_tls = "workers = 1\nssl-keyfile = 'key.pem'\nssl-certfile = 'cert.pem'\nenv.COLOUR = 'red'\n"
+    file = tmp_path / "everycore.toml"
+    file.write_text(with_tls)
+    program = start_command(command())
+    port = int(program.expect(r"serving .* on https://127\.0\.0\.1:(\d+)", stream="stderr")[1])
+    program.expect("ready: all", stream="stderr")
+    file.write_text("workers = 1\nenv.COLOUR = 'blue'\n")
+    program.signal(signal.SIGHUP)
+    program.expect(
+        r"the reload is refused, and nothing has changed: --ssl-certfile \(from everycore.toml.*\):"
+        " a reload does not turn HTTPS into HTTP; stop the service and start it again for that",
+        stream="stderr",
+    )
+    assert certificate(port)
+    assert program.finish() == 0
+    program = start_command(command())
+    program.expect("ready: all", stream="stderr")
+    file.write_text(with_tls)
+    program.signal(signal.SIGHUP)
+    program.expect("does not turn HTTP into HTTPS", stream="stderr")
+    assert program.finish() == 0
+
+
+@pytest.mark.slow
 def test_a_certificate_that_is_none_is_told_once(start_command, tmp_path):
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "cert.pem").write_text("nothing")

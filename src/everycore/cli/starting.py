@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 import msgspec
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from everycore.pool import Pool
 
 log = logging.getLogger("everycore.cli")
+
+#: Of the engine: with a certificate it speaks TLS.
+CERTIFICATE: Final = "ssl_certfile"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +119,19 @@ def _check_still_there(old: File | None, new: File | None) -> None:
     )
 
 
+def _check_same_scheme(old: Values, new: Values) -> None:
+    """Clients would find plain HTTP at an address of HTTPS, or the reverse, and in the reload a mixture."""
+    before, after = (values.found.get(CERTIFICATE) for values in (old, new))
+    if bool(before and before.value) != bool(after and after.value):
+        source = after.source if after and after.value else old.found[CERTIFICATE].source
+        change = "HTTP into HTTPS" if after and after.value else "HTTPS into HTTP"
+        raise ConfigurationError(
+            "--ssl-certfile",
+            f"a reload does not turn {change}; stop the service and start it again for that",
+            source=source,
+        )
+
+
 class Rereading:
     """Reads the settings again when a reload is ordered, and lets what it starts have them."""
 
@@ -128,6 +144,7 @@ class Rereading:
         """Raises ConfigurationError, and has changed nothing then."""
         old, new = self._plan, self._read()
         _check_still_there(old.values.file, new.values.file)
+        _check_same_scheme(old.values, new.values)
         fixed = [field for field in self._changed(old, new) if field.setting.is_fixed]
         if fixed:
             what = ", ".join(f"{field.option} ({new.values.found[field.name].source})" for field in fixed)
