@@ -5,8 +5,15 @@ import textwrap
 
 import pytest
 
+from everycore import role
 from tests.kit import Program
 from tests.kit.serving import APP, Served, command, wait_serving
+
+
+@pytest.fixture(autouse=True)
+def start_directory(monkeypatch):
+    """A command that runs in this process notes the folder that workers start in: not for later tests."""
+    monkeypatch.setattr(role, "start_directory", role.start_directory)
 
 
 @pytest.fixture

@@ -314,7 +314,7 @@ BAD = [
     (["no_such_file.py"], "there is no file 'no_such_file.py'"),
     (["-"], "standard input"),
     (["-m"], "needs a program"),
-    (["--workers", "0", "x.py"], "at least 1"),
+    (["--workers", "0", "x.py"], "from 1 to 1000"),
     (["--loop", "best", "x.py"], "auto, asyncio, uvloop"),
     (["--nosuch", "x.py"], "--nosuch"),
     (["--bind", "127.0.0.1:1", "x.py"], "--bind"),

@@ -11,11 +11,14 @@ from everycore.system import descriptors
 
 @contextlib.contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Within the block this process has no privileges (it keeps those to signal its children)."""
+    """Within the block this process has no privileges (it keeps those to signal its children).
+
+    The user is nobody else's: the kernel counts some things by user, descriptors in flight above all.
+    """
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(65534)
+    os.seteuid(10_000 + os.getpid() % 50_000)
     try:
         yield
     finally:
