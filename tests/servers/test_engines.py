@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from everycore.foreign.uvicorn_internals import capabilities
 from everycore.servers.departing import LOOK
 from everycore.servers.engines import Engine
 from everycore.testing import VirtualTimeLoop
@@ -12,6 +13,8 @@ from everycore.testing import VirtualTimeLoop
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 #: Seconds after the begin: no multiple of what anybody looks at.
 ASKED_AT = 1.234
+#: Where uvicorn does not let us see its connections, its own shutdown waits so long for them, in seconds.
+UVICORNS = 0.0 if capabilities().handover else 0.1
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +67,7 @@ async def serve_to_the_end(visit=None):
 
 
 async def test_the_end_of_an_idle_engine_waits_for_nothing():
-    assert await serve_to_the_end() == pytest.approx(LOOK)
+    assert await serve_to_the_end() == pytest.approx(LOOK + UVICORNS)
 
 
 async def test_the_end_of_its_last_connection_is_the_end():
@@ -76,7 +79,7 @@ async def test_the_end_of_its_last_connection_is_the_end():
         writer.write(REQUEST)
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
 
-    assert await serve_to_the_end(visit) == pytest.approx(2 * LOOK)
+    assert await serve_to_the_end(visit) == pytest.approx(LOOK + (UVICORNS or LOOK))
     (writer,) = writers
     writer.close()
     await writer.wait_closed()
