@@ -43,6 +43,11 @@ _LOG: Final = "Log"
 SECTIONS: Final = (_ADDRESSES, _WORKERS, _APPLICATION, _STOP, _LOG)
 
 
+def _service_name(default: str) -> Setting:
+    what = "What this service is called in log lines."
+    return Setting(Text(), what, _LOG, also=("-n",), default=default, is_fixed=True)
+
+
 class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What both commands have."""
 
@@ -130,17 +135,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         str, Setting(Choice(*LEVELS, metavar="LEVEL"), f"What goes to stderr: {', '.join(LEVELS)}.", _LOG)
     ] = "info"
-    name: Annotated[
-        str | None,
-        Setting(
-            Text(),
-            "What this service is called in log lines.",
-            _LOG,
-            also=("-n",),
-            default="APP",
-            is_fixed=True,
-        ),
-    ] = None
+    name: Annotated[str | None, _service_name("APP")] = None
 
 
 class RunSettings(CommonSettings, frozen=True, kw_only=True):
@@ -154,17 +149,7 @@ class RunSettings(CommonSettings, frozen=True, kw_only=True):
             _WORKERS,
         ),
     ] = "auto"
-    name: Annotated[
-        str | None,
-        Setting(
-            Text(),
-            "What this service is called in log lines.",
-            _LOG,
-            also=("-n",),
-            default="the program",
-            is_fixed=True,
-        ),
-    ] = None
+    name: Annotated[str | None, _service_name("the program")] = None
 
 
 class ServeSettings(CommonSettings, frozen=True, kw_only=True):
