@@ -10,6 +10,7 @@ What is asked for less often is imported from its module:
 - real processes: `workers` (their programs; `Diary`, what a cluster told of them), `traffic` (workers that do
   what a test says, and clients), `crowds` (many clients, both loops and policies), `running` and `serving`
   (`everycore run` and `serve`), `http_clients` (load), `ends` (of a worker)
+- the kinds of events that a cluster has told, as a list that grows: `told`
 - the machine: `processes`, `listeners`, `ports`, `trouble` (no privileges, no descriptors)
 - fakes: `fake_processes` and `crimes` (workers byte for byte), `stage` (one listener), `channel_pairs` (both
   ends of a channel), `dispatch_world`, `dispatch_law` and `watched_lanes` (the dispatcher), `numbered_pools`

@@ -10,6 +10,7 @@ from typing import Any
 from everycore.aio.channel import Channel
 from everycore.aio.mailbox import Mailbox
 from everycore.core import wire
+from everycore.core.frames import NOTE, encode_frame
 from everycore.events import Message
 from everycore.system.descriptors import close_all
 from tests.kit import turn
@@ -25,6 +26,11 @@ else:
     uvloop.new_event_loop().close()  # libuv keeps a pipe of its own from the first loop on
 
 MAX_MESSAGE = 1 << 20
+
+
+def note(size: int = 10) -> bytes:
+    """A frame with a note of that size."""
+    return encode_frame(b"x" * size, 0, NOTE)
 
 
 async def until(condition: Callable[[], Any], turns: int = 100_000) -> None:
