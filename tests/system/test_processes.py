@@ -153,13 +153,13 @@ def is_readable(pidfd, milliseconds):
 
 #: A process that leads a group with a child in it, which both end at SIGUSR1.
 GROUP = """
-import os, signal, sys
+import os, signal, sys, time
 signal.signal(signal.SIGUSR1, lambda number, frame: os._exit(7))
-child = os.fork()
-if child:
-    os.write(1, b"%d\\n" % child)
+if os.fork() == 0:
+    # From where signals count: Python forgets what has come to a child before it is one.
+    os.write(1, b"%d\\n" % os.getpid())
 while True:
-    signal.pause()
+    time.sleep(0.05)  # one that comes in the moment before a wait without an end would wake nobody
 """
 
 
