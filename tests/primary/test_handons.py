@@ -120,7 +120,7 @@ async def test_a_stop_of_all_tells_nobody_to_hand_on():
         for member in place.members:
             place.exchange.leaves(member)
         await turn()
-        assert [member.may for member in place.members] == [None, None, None]
+        assert [member.may for member in place.members] == [False, False, False]
 
 
 async def test_a_connection_whose_client_has_gone_is_closed():

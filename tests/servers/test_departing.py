@@ -109,6 +109,7 @@ class FakeExit:
         self.deadline = clock.now + GRACE
         self.spares_idle = True
         self.may_hand_on = False
+        self.is_undecided = False
         self.handed_on = []
         self.began: Any = None
 
@@ -181,6 +182,42 @@ async def test_answers_close_their_connections_from_now_on():
     scene.inside.more = True  # pipelined: the next request is here already
     assert scene.draining.keeps(SEND)
     await scene.over()
+
+
+class TestBeforeItIsToldWhetherAnotherStays:
+    async def test_an_answer_does_not_end_its_connection_until_it_is_told_that_nobody_does(self):
+        scene = Scene(Connection("busy"))
+        scene.exit.is_undecided = True
+        await scene.leave()
+        assert scene.draining.keeps(SEND)
+        scene.exit.is_undecided = False
+        assert not scene.draining.keeps(SEND)
+        await scene.over()
+
+    async def test_its_idle_connection_is_handed_on_once_it_is_told_that_somebody_does(self):
+        scene = Scene(idle := Connection("idle"))
+        scene.exit.is_undecided = True
+        await scene.leave()
+        assert idle.end is None
+        scene.exit.is_undecided, scene.exit.may_hand_on = False, True
+        await scene.passes(2 * LOOK)
+        assert idle.end == "taken"
+        await scene.over()
+
+    async def test_a_primary_that_says_nothing_is_waited_for_a_moment(self):
+        scene = Scene(Connection("busy"))
+        scene.exit.is_undecided = True
+        await scene.leave()
+        await scene.passes(1.0)
+        assert not scene.draining.keeps(SEND)
+        await scene.over()
+
+    async def test_where_a_human_waits_it_ends(self):
+        scene = Scene(Connection("busy"))
+        scene.exit.is_undecided, scene.exit.spares_idle = True, False
+        await scene.leave()
+        assert not scene.draining.keeps(SEND)
+        await scene.over()
 
 
 class TestWhereAllLeave:

@@ -32,7 +32,7 @@ class FakeExit:
 
     is_alone = False
     spares_idle = False
-    may_hand_on = False
+    may_hand_on = is_undecided = False
     open = 0
     deadline = ASKED_AT + 20.0
 

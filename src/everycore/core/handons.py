@@ -23,8 +23,8 @@ class HandOnBook:
         #: Those that can take connections over, and the most connections that each of them wants to have.
         self._most: dict[int, int] = {}
         self._ready: set[int] = set()
-        #: Those on their way out, and whether each of them was told that it may hand on.
-        self._leaving: dict[int, bool] = {}
+        #: Those on their way out, and whether each of them was told that it may hand on; None: not told yet.
+        self._leaving: dict[int, bool | None] = {}
         #: Those that were ever told that they may: a connection may cross the message that ends this.
         self._ever: set[int] = set()
         #: Connections that each was given since a worker began to leave.
@@ -44,7 +44,7 @@ class HandOnBook:
         """`worker` takes no more connections, and finishes those that it has; again: nothing."""
         self._ready.discard(worker)
         if worker not in self._leaving:
-            self._leaving[worker] = False
+            self._leaving[worker] = None
             self._given.clear()
 
     def gone(self, worker: int) -> None:
@@ -55,12 +55,13 @@ class HandOnBook:
             book.pop(worker, None)
 
     def news(self) -> list[tuple[int, bool]]:
-        """Who is to be told, and what, that it may hand on from now on, or may not any more."""
+        """Who is to be told whether it may hand on: each that leaves, and again when that changes."""
         may = any(worker in self._most for worker in self._ready)
         told = [worker for worker, was in self._leaving.items() if was is not may and worker in self._most]
         for worker in told:
             self._leaving[worker] = may
-            self._ever.add(worker)
+            if may:
+                self._ever.add(worker)
         return [(worker, may) for worker in told]
 
     def hands_on(self, giver: int) -> None:

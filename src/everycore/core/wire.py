@@ -116,7 +116,7 @@ class CanHandOn(_Wire):
 
 
 class MayHandOn(_Wire):
-    """Primary, to a worker that leaves: hand your idle connections on from now on; or, no more."""
+    """Primary, to a worker that leaves: hand your idle connections on from now on; or do not, or no more."""
 
     may: bool
 

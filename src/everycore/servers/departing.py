@@ -34,6 +34,8 @@ LOOK_AT_CLOCK: Final = 0.1
 MOST_AT_ONCE: Final = 32
 #: The part of the grace for which a connection that could be handed on is kept alive for that.
 _HAND_ON_PART: Final = 0.5
+#: So long a worker that leaves waits for the primary's word whether it may hand on, in seconds.
+_FIRST_WORD: Final = 1.0
 #: The part of the grace over which ends are spread, unless told otherwise.
 _SPREAD_PART: Final = 0.5
 #: Where a human waits, who has just connected has so long for the first byte, in seconds.
@@ -66,6 +68,10 @@ class Exit(Protocol):
     @property
     def may_hand_on(self) -> bool:
         """Whether another worker takes idle connections over. May change."""
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it is still to be told if another worker does."""
 
     @property
     def open(self) -> int:
@@ -182,7 +188,16 @@ class Departing:
         inside = self._inside
         if inside is None:
             return False
-        return (self._may_hand_on() and inside.is_plain(send)) or inside.has_more(send)
+        may = self._may_hand_on() or self._is_undecided()
+        return (may and inside.is_plain(send)) or inside.has_more(send)
+
+    def _is_undecided(self) -> bool:
+        """An answer that crosses the primary's word is not to end its connection.
+
+        If the word is no, the next answer does: so not where a human waits, and there may be no next one.
+        """
+        waits = self._exit.is_undecided and self._exit.spares_idle
+        return waits and self._loop.time() < self._began + _FIRST_WORD
 
     # --- the end of the grace -----------------------------------------------------------------------------
 

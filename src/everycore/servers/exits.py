@@ -47,6 +47,11 @@ class WorkerExit:
         return self._session.handons.may
 
     @property
+    def is_undecided(self) -> bool:
+        """As `Exit.is_undecided`."""
+        return self._session.handons.is_undecided
+
+    @property
     def open(self) -> int:
         """As `Exit.open`."""
         return self._session.connections.open
@@ -76,7 +81,7 @@ class LoneExit:
     """The exit of a process without a cluster: INT or TERM asks. `grace` in seconds."""
 
     is_alone = True
-    may_hand_on = False
+    may_hand_on = is_undecided = False
     #: Nobody counts them.
     open = -1
 

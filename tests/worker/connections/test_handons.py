@@ -40,6 +40,16 @@ def test_it_hands_on_no_more_than_it_said(handons, said, monkeypatch):
     assert said[1:] == [wire.HandOn()] * 2
 
 
+def test_it_is_undecided_until_the_primary_has_said_whether_it_may(handons):
+    assert not handons.is_undecided  # its server can't
+    handons.begin(lambda sock: None)
+    assert handons.is_undecided
+    for told in (False, True):
+        handons.is_told = told
+        assert not handons.is_undecided
+        assert handons.may is told
+
+
 def test_what_comes_is_the_servers(handons):
     near, far = socket.socketpair()
     taken: list[socket.socket] = []

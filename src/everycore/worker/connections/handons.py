@@ -33,13 +33,18 @@ class HandOns:
         self._taker: Taker | None = None
         #: How many more this worker may hand on: as the primary counts them.
         self._left = 0
-        #: This worker leaves, and another one takes over what it hands on.
-        self.is_told = False
+        #: This worker leaves, and another one takes over what it hands on, or does not; None: not told yet.
+        self.is_told: bool | None = None
 
     @property
     def may(self) -> bool:
         """Whether to hand idle connections on now."""
-        return self.is_told and self._left > 0
+        return bool(self.is_told) and self._left > 0
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the primary is still to say if another worker takes over."""
+        return self._taker is not None and self.is_told is None
 
     def speak_by(self, post: Callable[[Any, Sequence[int]], None]) -> None:
         """`post` sends a message to the primary."""
