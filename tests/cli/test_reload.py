@@ -49,7 +49,7 @@ both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 
 def has_heard(pid: int) -> bool:
-    """Whether a worker has heard SIGTERM: a thread waits for the end of its work, or it had none and has ended."""
+    """Whether a worker has heard SIGTERM: a thread waits for the end of its work, or the worker is gone."""
     try:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except FileNotFoundError:
