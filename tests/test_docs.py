@@ -6,7 +6,6 @@ status 0 when it is sent SIGTERM.
 """
 
 import ast
-import dataclasses
 import importlib
 import inspect
 import re
@@ -281,9 +280,7 @@ def test_events_and_their_fields():
             events.WorkerEvent,
         ):
             continue
-        fields = [
-            field.name for field in dataclasses.fields(cls) if field.name not in ("seq", "at", "worker")
-        ]
+        fields = [name for name in cls.__struct_fields__ if name not in ("seq", "at", "worker")]
         assert rows[cls.__name__][: len(fields)] == fields, cls.__name__
 
 

@@ -1,7 +1,5 @@
 """What `setup_primary` takes is what `Settings` has."""
 
-import dataclasses
-
 import pytest
 
 import everycore
@@ -9,7 +7,8 @@ from everycore.settings import Settings, SettingsFields
 
 
 def test_a_type_checker_knows_every_field_as_a_keyword():
-    fields = {field.name: field.type for field in dataclasses.fields(Settings)}
+    hints = Settings.__annotations__
+    fields = {name: hints[name] for name in Settings.__struct_fields__}
     assert {name: hint.__forward_arg__ for name, hint in SettingsFields.__annotations__.items()} == fields
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 import signal
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 #: What `socket.getsockname()` returns: a tuple for IP, str or bytes for a unix socket.
 Address = Any
@@ -26,8 +27,7 @@ class State(enum.StrEnum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True)
-class ExitStatus:
+class ExitStatus(msgspec.Struct, frozen=True):
     """How a process ended: exactly one field is set.
 
     Source: waitid(2); `error` is for a process that could not be started at all, or, as a ChildProcessError,
@@ -53,8 +53,7 @@ class ExitStatus:
         return f"not started: {self.error}"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSnapshot:
+class WorkerSnapshot(msgspec.Struct, frozen=True):
     """One worker at one moment. Counts are connections of all its listeners; `open`: those it has now.
 
     Under `shared`, `handed_over` is what it accepted. A plain `accept()` is not counted in `open`.
@@ -71,8 +70,7 @@ class WorkerSnapshot:
     open: int
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerSnapshot:
+class ListenerSnapshot(msgspec.Struct, frozen=True):
     """One listener at one moment. `queued`: connections the primary holds and has not handed over."""
 
     address: Address
@@ -84,8 +82,7 @@ class ListenerSnapshot:
     queued: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadSnapshot:
+class ReloadSnapshot(msgspec.Struct, frozen=True):
     """A pool's reload: the one under way, or the last one. `reason`: why it failed."""
 
     generation: int
@@ -93,8 +90,7 @@ class ReloadSnapshot:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """The whole cluster at one moment.
 
     reload: None if there was none, or there is no `Pool`.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
+
+import msgspec
 
 from everycore.aio.emitter import EventStream
 from everycore.aio.orders import obey_signals
@@ -232,7 +233,7 @@ class Pool:
     def snapshot(self) -> Snapshot:
         """As `Cluster.snapshot`, and what became of the last reload."""
         reload = self._keeper.last_reload if self._is_open else None
-        return replace(self.cluster.snapshot(), reload=reload)
+        return msgspec.structs.replace(self.cluster.snapshot(), reload=reload)
 
     async def broadcast(self, message: Any) -> int:
         """As `Cluster.broadcast`."""

@@ -11,8 +11,9 @@ import ipaddress
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, TypedDict
+
+import msgspec
 
 from everycore.errors import ConfigurationError
 from everycore.kernel import FIRST_OTHER
@@ -31,8 +32,7 @@ _NOBODY: Final = 2**32 - 1
 LOOPS: Final = ("auto", "asyncio", "uvloop")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What a new worker is. All fields are optional; see `Cluster.setup_primary`.
 
     exec: None = this command line again; a path = that Python script; a sequence = a whole argument vector.
@@ -55,7 +55,7 @@ class Settings:
     args: Sequence[str] | None = None
     exec_argv: Sequence[str] | None = None
     cwd: str | os.PathLike[str] | None = None
-    env: Mapping[str, str | None] = field(default_factory=dict)
+    env: Mapping[str, str | None] = msgspec.field(default_factory=dict)
     stdio: Stdio | Sequence[Stdio] = "inherit"
     silent: bool = False
     pass_fds: Sequence[int] = ()
@@ -98,12 +98,11 @@ class Settings:
 
     def merged(self, changes: Mapping[str, Any]) -> Settings:
         """These settings with `changes` on top. An unknown name is a TypeError, as for any function."""
-        known = {f.name for f in fields(self)}
         for name in changes:
-            if name not in known:
+            if name not in self.__struct_fields__:
                 msg = f"setup_primary() got an unexpected setting {name!r}"
                 raise TypeError(msg)
-        return replace(self, **changes)
+        return msgspec.structs.replace(self, **changes)
 
 
 class SettingsFields(TypedDict, total=False):

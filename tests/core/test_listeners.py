@@ -1,12 +1,12 @@
 """The book of listeners: who shares, who binds, who is refused, which index, which alias."""
 
 import errno
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
 
 from everycore.core.listeners import (
     EADDRINUSE,

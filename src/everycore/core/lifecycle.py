@@ -13,8 +13,9 @@ that order.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+import msgspec
 
 from everycore.errors import ProtocolError
 from everycore.model import State
@@ -69,8 +70,7 @@ class TimeLimit(enum.Enum):
     OFF = "it is not any more"
 
 
-@dataclass(frozen=True, slots=True)
-class LifeStep:
+class LifeStep(msgspec.Struct, frozen=True):
     """The state after an input, what is to be done, and the worker's limit from now on.
 
     limit: None leaves it as it is.
@@ -141,8 +141,7 @@ TABLE: Final[dict[tuple[Stage, LifeInput], LifeStep]] = {
 }
 
 
-@dataclass(slots=True)
-class Life:
+class Life(msgspec.Struct):
     """One worker. `deadline` is when it is killed unless it is gone; the driver keeps a timer for it.
 
     voluntary: it was asked to leave, or said that it leaves, before its channel was lost.

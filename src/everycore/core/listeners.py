@@ -16,15 +16,15 @@ The rules (design, section 2; Node: `lib/internal/cluster/child.js`):
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
+
+import msgspec
 
 #: errno of "address already in use"; the number is the kernel's (asm-generic/errno.h).
 EADDRINUSE: Final = 98
 
 
-@dataclass(frozen=True, slots=True)
-class ListenKey:
+class ListenKey(msgspec.Struct, frozen=True):
     """What was asked for.
 
     `address` is hashable: a tuple for IP, str or bytes for a unix path, None with `fd`.
@@ -42,8 +42,7 @@ class ListenKey:
         return isinstance(self.address, tuple) and len(self.address) > 1 and self.address[1] == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """What the book knows a listener by. `real` is what `getsockname` says."""
 
     id: int
@@ -66,22 +65,19 @@ class Listed(Protocol):
 L = TypeVar("L", bound=Listed)
 
 
-@dataclass(frozen=True, slots=True)
-class ShareExisting(Generic[L]):
+class ShareExisting(msgspec.Struct, Generic[L], frozen=True):
     """Answer: this listener."""
 
     listener: L
 
 
-@dataclass(frozen=True, slots=True)
-class BindNew:
+class BindNew(msgspec.Struct, frozen=True):
     """Answer: bind a new one for this key, have it numbered, and `add` it."""
 
     key: ListenKey
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(msgspec.Struct, frozen=True):
     """Answer: no; the errno a lone process would see."""
 
     errno: int

@@ -5,7 +5,7 @@ The inputs and the actions of `core.supervisor`, as values. Times are seconds, b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from everycore.core.slots import SlotFailure
 from everycore.model import ExitStatus
@@ -13,30 +13,26 @@ from everycore.model import ExitStatus
 # --- inputs -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ScaleTo:
+class ScaleTo(msgspec.Struct, frozen=True):
     """From now on so many workers; the first one starts the pool."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerForked:
+class WorkerForked(msgspec.Struct, frozen=True):
     """The answer to `Fork(slot)`, before anything else about that worker."""
 
     slot: int
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
+class WorkerReady(msgspec.Struct, frozen=True):
     """The worker takes connections."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerExited:
+class WorkerExited(msgspec.Struct, frozen=True):
     """The worker is gone. `chance`, from 0 to 1, spreads the waits before restarts."""
 
     worker: int
@@ -44,27 +40,23 @@ class WorkerExited:
     chance: float = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True):
     """The time of the last `SetTimer` has come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
+class Reload(msgspec.Struct, frozen=True):
     """Replace all workers, one after the other. `request` comes back with `Reloaded` or `ReloadStopped`."""
 
     request: int
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(msgspec.Struct, frozen=True):
     """Let this worker finish its work and leave, and fill its slot."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """No workers any more."""
 
 
@@ -73,37 +65,32 @@ Input = ScaleTo | WorkerForked | WorkerReady | WorkerExited | TimerFired | Reloa
 # --- actions ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(msgspec.Struct, frozen=True):
     """Start a worker in `slot` and say `WorkerForked` before anything else is said."""
 
     slot: int
     generation: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Dismiss:
+class Dismiss(msgspec.Struct, frozen=True):
     """Ask the worker to leave: it may finish its work."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(msgspec.Struct, frozen=True):
     """SIGKILL: it did not boot in time."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True):
     """Say `TimerFired` at this time, in place of any earlier request; None: never."""
 
     at: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(msgspec.Struct, frozen=True):
     """A fact for the log: the worker ended unasked, and its slot is filled again after `delay` seconds.
 
     0: by a worker that boots already.
@@ -116,23 +103,20 @@ class Replace:
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Reloading:
+class Reloading(msgspec.Struct, frozen=True):
     """A fact for the log: a reload has begun."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reloaded:
+class Reloaded(msgspec.Struct, frozen=True):
     """All workers are new and ready; those that they replaced may still finish their work."""
 
     generation: int
     requests: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadStopped:
+class ReloadStopped(msgspec.Struct, frozen=True):
     """The reload ended before all were replaced: `failure` says why; None: the pool ends."""
 
     generation: int
@@ -140,15 +124,13 @@ class ReloadStopped:
     failure: SlotFailure | None
 
 
-@dataclass(frozen=True, slots=True)
-class FailPool:
+class FailPool(msgspec.Struct, frozen=True):
     """The application cannot boot; the end has begun."""
 
     failure: SlotFailure
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """The last worker is gone, as asked or, with a failure, because we gave up. No action follows."""
 
     failure: SlotFailure | None

@@ -10,11 +10,10 @@ meanwhile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(msgspec.Struct, frozen=True):
     """Waits of `first` seconds, doubling up to `limit`, each ±`jitter`; anew after `healthy_after`."""
 
     first: float = 0.1

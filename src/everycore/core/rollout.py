@@ -17,13 +17,13 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+
+import msgspec
 
 from everycore.core.slots import Slot, SlotFailure
 
 
-@dataclass(slots=True)
-class Rollout:
+class Rollout(msgspec.Struct):
     """The reloads of one pool. Requests are numbers that their owner knows."""
 
     surge: int = 1
@@ -32,8 +32,8 @@ class Rollout:
     is_running: bool = False
     failure: SlotFailure | None = None
     """Why the last reload failed, until the next one begins."""
-    _answers: list[int] = field(default_factory=list)
-    _waiting: list[int] = field(default_factory=list)
+    _answers: list[int] = msgspec.field(default_factory=list)
+    _waiting: list[int] = msgspec.field(default_factory=list)
 
     def ask(self, request: int) -> None:
         """Somebody wants a reload."""

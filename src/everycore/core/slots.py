@@ -11,13 +11,13 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from everycore.model import ExitStatus
 
 
-@dataclass(slots=True)
-class Member:
+class Member(msgspec.Struct):
     """A worker, from the decision to fork it to its end. Times are in seconds, by the supervisor's clock."""
 
     generation: int
@@ -35,8 +35,7 @@ class Member:
         return self.ready_at is None and not self.is_dismissed
 
 
-@dataclass(frozen=True, slots=True)
-class SlotFailure:
+class SlotFailure(msgspec.Struct, frozen=True):
     """A worker that did not become ready.
 
     It ended with `status`. overdue: it was not ready in time, and was killed for that; with `status` None it
@@ -48,8 +47,7 @@ class SlotFailure:
     overdue: bool
 
 
-@dataclass(slots=True)
-class Slot:
+class Slot(msgspec.Struct):
     """One slot. `due`: when it gets its next occupant, while it has none."""
 
     number: int

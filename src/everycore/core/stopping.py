@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
+
+import msgspec
 
 #: The same signal again within so many seconds is the same request: GNU timeout, for one, signals its child
 #: and then the process group that the child is in.
@@ -84,8 +85,7 @@ class StopAction(enum.Enum):
 S = TypeVar("S", PrimaryStage, WorkerStage)
 
 
-@dataclass(frozen=True, slots=True)
-class StopStep(Generic[S]):
+class StopStep(msgspec.Struct, Generic[S], frozen=True):
     """The stage after an input, and what is to be done."""
 
     after: S
@@ -189,13 +189,12 @@ _ECHO_OF: Final[Mapping[StopInput, tuple[StopInput, ...]]] = {
 }
 
 
-@dataclass(slots=True)
-class Machine(Generic[S]):
+class Machine(msgspec.Struct, Generic[S]):
     """One process, as its table has it."""
 
     table: Table[S]
     stage: S
-    _last: dict[StopInput, float] = field(default_factory=dict)
+    _last: dict[StopInput, float] = msgspec.field(default_factory=dict)
 
     def take(self, what: StopInput, now: float) -> tuple[StopAction, ...]:
         """`what` has happened, at `now` in seconds. Returns what is to be done, in order."""

@@ -26,8 +26,9 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from everycore.core.orders import (
     Action,
@@ -61,16 +62,15 @@ LAST_SECONDS: Final = 5.0
 RELOAD_SECONDS: Final = 60.0
 
 
-@dataclass(slots=True)
-class Supervisor:
+class Supervisor(msgspec.Struct):
     """The decisions about one pool."""
 
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = msgspec.field(default_factory=Backoff)
     boot_timeout: float | None = 60.0
     may_finish: bool = False
-    rollout: Rollout = field(default_factory=Rollout)
+    rollout: Rollout = msgspec.field(default_factory=Rollout)
     was_ever_ready: bool = False
-    _slots: dict[int, Slot] = field(default_factory=dict)
+    _slots: dict[int, Slot] = msgspec.field(default_factory=dict)
     _wanted: int = 0
     _is_ending: bool = False
     _is_finished: bool = False

@@ -20,8 +20,9 @@ import selectors
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from everycore.foreign import probe_parts
 
@@ -36,16 +37,14 @@ _KNOWN: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """Which private parts of this Python's asyncio are as we know them."""
 
     servers: bool
     selectors: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ServingArguments:
+class ServingArguments(msgspec.Struct, frozen=True):
     """What asyncio wants served when a server begins: the arguments of its `_start_serving`.
 
     times: the two time-outs of TLS, in seconds, by their names as arguments.

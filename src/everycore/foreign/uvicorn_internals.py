@@ -22,16 +22,15 @@ import socket
 import struct
 import termios
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import uvicorn
 
 from everycore.foreign import probe_parts
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """Which inner parts of this uvicorn are as we know them."""
 
     handover: bool

@@ -22,9 +22,9 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import uvloop
 from uvloop import loop as _module
 
@@ -40,8 +40,7 @@ _uvloop: Final[Any] = _module
 _Callback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """Which private parts of this uvloop are as we know them."""
 
     connect: bool

@@ -16,8 +16,9 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TextIO
+
+import msgspec
 
 from everycore.aio import signals
 from everycore.aio.pausing import PausableLoop
@@ -43,8 +44,7 @@ STACKS_OF_ONE = 1.0
 STACKS_OF_ALL = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The exit status and, if it is not 0, what to tell the user."""
 
     status: int

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from everycore.aio.emitter import Emitter
-from everycore.events import Event, Message, WorkerEvent, make_message
+from everycore.events import Event, Message, WorkerEvent
 from everycore.primary.worker import Worker
 
 
@@ -53,4 +53,4 @@ class WorkerLog:
     def message(self, value: Any, handle: Any) -> Message:
         """A message of the worker. It is not told here: messages have listeners of their own."""
         seq, at = self._log.next()
-        return make_message(seq, at, self._worker, value, handle)
+        return Message(seq=seq, at=at, worker=self._worker, message=value, handle=handle)

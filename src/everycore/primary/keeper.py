@@ -13,9 +13,10 @@ import random
 import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from itertools import count
 from typing import Any, Final
+
+import msgspec
 
 from everycore.aio.deadline import Deadline
 from everycore.aio.waiting import settle
@@ -100,7 +101,7 @@ class Keeper:
         To be called while a reload is ordered: it begins before more workers are started, which would be old.
         """
         runtime = self._cluster._runtime
-        runtime.terms = replace(runtime.terms, grace=grace, shutdown_timeout=shutdown_timeout)
+        runtime.terms = msgspec.structs.replace(runtime.terms, grace=grace, shutdown_timeout=shutdown_timeout)
         self._supervisor.boot_timeout = boot_timeout
         self._supervisor.rollout.surge = surge
         if workers is not None:

@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -34,8 +33,7 @@ SLOT_VARIABLE: Final = "EVERYCORE_SLOT"
 GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnTerms:
+class SpawnTerms(msgspec.Struct, frozen=True):
     """What every worker of a cluster is told. Times in seconds."""
 
     grace: float
@@ -45,8 +43,7 @@ class SpawnTerms:
     shutdown_timeout: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnRequest:
+class SpawnRequest(msgspec.Struct, frozen=True):
     """What is asked of one fork.
 
     env: what is added to the worker's environment; None removes a variable. slot: None: the lowest free one.
@@ -60,8 +57,7 @@ class SpawnRequest:
     raises: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerIdentity:
+class WorkerIdentity(msgspec.Struct, frozen=True):
     """Which worker it is; `row` is its row of the board, 0 if it has none."""
 
     id: int
@@ -70,8 +66,7 @@ class WorkerIdentity:
     row: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(msgspec.Struct, frozen=True):
     """A started worker and our ends of its pipes.
 
     `permits`: what it may listen on, if it has another user than we have; None: whatever we may.

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from everycore.config.tree import HOST, PORT
 from everycore.errors import ConfigurationError
@@ -23,8 +24,7 @@ FORMS = "HOST:PORT, [V6]:PORT, HOST, PORT, unix:PATH or fd://N"
 _ALL_V4: Final = "0.0.0.0"
 
 
-@dataclass(frozen=True, slots=True)
-class TcpBind:
+class TcpBind(msgspec.Struct, frozen=True):
     """A host (a name, or an address without brackets) and a port; 0 is a free port of the kernel's choice."""
 
     host: str
@@ -34,8 +34,7 @@ class TcpBind:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class UnixBind:
+class UnixBind(msgspec.Struct, frozen=True):
     """The path of a unix socket."""
 
     path: str
@@ -44,8 +43,7 @@ class UnixBind:
         return f"unix:{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class FdBind:
+class FdBind(msgspec.Struct, frozen=True):
     """A descriptor that the primary has inherited, already bound."""
 
     fd: int

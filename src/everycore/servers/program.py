@@ -16,9 +16,10 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from everycore import current
 from everycore.entry import run
@@ -51,8 +52,7 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
         return run(_work(job, me, told, prepared), loop=job.loop)
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(msgspec.Struct, frozen=True):
     """What is there before the event loop runs; `app` is None for one that is loaded in the loop."""
 
     sockets: Sequence[socket.socket] = ()

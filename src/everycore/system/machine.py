@@ -17,9 +17,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from everycore.errors import ConfigurationError, UnsupportedPlatform
 
@@ -33,8 +34,7 @@ WORKER_MEMORY: Final = 96 * 1024 * 1024
 _NO_LIMIT: Final = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """A number of workers or CPUs, and what it comes from, to be read by people."""
 
     count: int

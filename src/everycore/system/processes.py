@@ -16,8 +16,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import IO, Any, Final
+
+import msgspec
 
 from everycore.errors import ConfigurationError
 from everycore.foreign.signal_internals import signal_of
@@ -28,8 +29,7 @@ from everycore.system.leash import Leash
 _PR_SET_PDEATHSIG: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True):
     """Whom a process should become. None: stay."""
 
     uid: int | None = None
@@ -38,8 +38,7 @@ class Credentials:
     umask: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
+class Spawned(msgspec.Struct, frozen=True):
     """A process of ours: its pid, a pidfd that becomes readable when it ends, and our ends of its pipes.
 
     leash: our end of its `Leash`, to be closed when the process has ended; -1: it has none.

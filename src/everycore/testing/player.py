@@ -19,7 +19,7 @@ from everycore.aio.mailbox import Mailbox
 from everycore.aio.waiting import settle
 from everycore.core import wire
 from everycore.errors import ChannelClosed
-from everycore.events import make_message
+from everycore.events import Message
 from everycore.model import ExitStatus
 from everycore.system import packets
 from everycore.system.descriptors import close_all
@@ -58,7 +58,9 @@ class Player:
             self._channel,
             loop=loop,
             serialization=process.ticket.serialization,
-            make_message=lambda value, handle: make_message(next(numbers), time.time(), face, value, handle),
+            make_message=lambda value, handle: Message(
+                seq=next(numbers), at=time.time(), worker=face, message=value, handle=handle
+            ),
         )
         process.on_signal = self._on_signal
         process.on_end = self._close

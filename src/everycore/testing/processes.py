@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import IO, Any, Final
 
 import msgspec
@@ -34,8 +33,7 @@ _FIRST_PID: Final = 5_000_000
 _numbers = itertools.count(_FIRST_PID)
 
 
-@dataclass(frozen=True, slots=True)
-class Birth:
+class Birth(msgspec.Struct, frozen=True):
     """What a process was started with. `env` is without everycore's own variable.
 
     cwd: its working directory; None: that of the primary.

@@ -124,8 +124,10 @@ class Session:
 
     def _message_maker(self) -> Callable[[Any, Any], events.Message]:
         """What makes a message that the program gets. HOT: it has all that it needs at hand."""
-        make, next_number, now, face = events.make_message, self._numbers.__next__, time.time, self.face
-        return lambda value, handle: make(next_number(), now(), face, value, handle)
+        make, next_number, now, face = events.Message, self._numbers.__next__, time.time, self.face
+        return lambda value, handle: make(
+            seq=next_number(), at=now(), worker=face, message=value, handle=handle
+        )
 
     def _on_handle(self, handle: Any) -> None:
         if isinstance(handle, socket.socket):

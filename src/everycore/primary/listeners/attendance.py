@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from everycore.aio.deadline import Deadline
 from everycore.primary.listeners.distribution import Distribution
@@ -27,8 +28,7 @@ RELISTEN_PAUSE: Final = 1.0
 NoWorker = Literal["refuse", "hold"]
 
 
-@dataclass(frozen=True, slots=True)
-class NoWorkerBehaviour:
+class NoWorkerBehaviour(msgspec.Struct, frozen=True):
     """What to do with new connections while no worker is ready; `hold_timeout` in seconds."""
 
     when_no_worker: NoWorker = "refuse"

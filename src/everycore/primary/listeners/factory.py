@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
@@ -22,8 +23,7 @@ from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListen
 from everycore.system.sockets import off_the_wire
 
 
-@dataclass(slots=True)
-class DistributionSettings:
+class DistributionSettings(msgspec.Struct):
     """How connections are given out: the part of a cluster's settings that concerns listeners.
 
     `policy` may still change until the first fork. Raises ConfigurationError.

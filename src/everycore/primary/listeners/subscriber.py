@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import msgspec
 
 from everycore.core import wire
 from everycore.core.listeners import Listing
@@ -58,8 +59,7 @@ class ReadBack(NamedTuple):
     connections: list[Accepted]
 
 
-@dataclass(slots=True)
-class Subscriber:
+class Subscriber(msgspec.Struct):
     """A worker that holds this listener. `batch` is 0 until it asks to be served."""
 
     client: Client

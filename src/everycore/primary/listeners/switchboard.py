@@ -11,8 +11,9 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from everycore.aio.steps import take_all
 from everycore.core import wire
@@ -37,8 +38,7 @@ from everycore.system.sockets import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """A `Granted` and the descriptors that go with it, which belong to whoever takes this."""
 
     message: wire.Granted

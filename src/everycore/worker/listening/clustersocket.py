@@ -15,8 +15,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
+
+import msgspec
 
 from everycore.core import wire
 from everycore.foreign.socket_internals import accept, keep_native_accept
@@ -38,8 +39,7 @@ _PROTOCOL_OPTION = getattr(socket, "SO_PROTOCOL", 38)
 _DOMAIN_OPTION = getattr(socket, "SO_DOMAIN", 39)
 
 
-@dataclass(slots=True)
-class ListenerGrant:
+class ListenerGrant(msgspec.Struct):
     """A listener that this worker holds.
 
     Shared by duplicates of its socket, given up with the last of them.

@@ -12,8 +12,9 @@ import enum
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
 
 from everycore.worker.loops import datagrams, resolving
 
@@ -47,8 +48,7 @@ def placement(
     return Placement.PRIMARY if has_address and not reuse_port else Placement.OWN
 
 
-@dataclass(frozen=True, slots=True)
-class ServeTerms:
+class ServeTerms(msgspec.Struct, frozen=True):
     """How to listen and to serve: the keywords of `create_server` that are known here, and the others.
 
     times: the two time-outs of TLS, in seconds, by their names as arguments.
