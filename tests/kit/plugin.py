@@ -1,5 +1,6 @@
 """The kit as pytest sees it: hooks and fixtures, loaded by tests/conftest.py."""
 
+import compileall
 import inspect
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
+import everycore
 from everycore.core import lifecycle
 from tests.kit.leaks import Surroundings
 from tests.kit.limits import Watchdog, limit_of, scaled
@@ -33,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     with capture.global_and_fixture_disabled() if capture else ExitStack():
         last_words = os.dup(2)
     config.stash[_watchdog] = Watchdog(last_words)
+    if not hasattr(config, "workerinput"):
+        # Where PYTHONDONTWRITEBYTECODE is set, each of a thousand processes would compile all of everycore anew.
+        compileall.compile_dir(os.path.dirname(everycore.__file__), quiet=2)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
