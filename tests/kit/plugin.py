@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
         last_words = os.dup(2)
     config.stash[_watchdog] = Watchdog(last_words)
     if not hasattr(config, "workerinput"):
-        # Where PYTHONDONTWRITEBYTECODE is set, each of a thousand processes would compile all of everycore anew.
+        # Where PYTHONDONTWRITEBYTECODE is set, each of a thousand processes would compile everycore anew.
         compileall.compile_dir(os.path.dirname(everycore.__file__), quiet=2)
 
 
