@@ -10,11 +10,11 @@ UVICORN = """
 --port 81 | ours | port | 81
 --uds /run/x | ours | uds | '/run/x'
 --fd 3 | ours | fd | 3
---reload | says | not yet: everycore does not watch files;
---reload-dir | says | not yet: everycore does not watch files;
---reload-include | says | not yet: everycore does not watch files;
---reload-exclude | says | not yet: everycore does not watch files;
---reload-delay | says | not yet: everycore does not watch files;
+--reload | ours | reload | True
+--reload-dir / | ours | reload_dir | ('/',)
+--reload-include *.html | ours | reload_include | ('*.html',)
+--reload-exclude x | ours | reload_exclude | ('x',)
+--reload-delay 1 | ours | reload_delay | 1.0
 --workers 3 | ours | workers | 3
 --loop asyncio | ours | loop | 'asyncio'
 --http x | engine | http | 'x'
@@ -81,9 +81,9 @@ GUNICORN = """
 --limit-request-line | says | the engine's own limit: --h11-max-incomp
 --limit-request-fields | says | the engine's own limit: --h11-max-incomp
 --limit-request-field_size | says | the engine's own limit: --h11-max-incomp
---reload | says | not yet: everycore does not watch files;
---reload-engine | says | not yet: everycore does not watch files;
---reload-extra-file | says | not yet: everycore does not watch files;
+--reload | ours | reload | True
+--reload-engine | says | leave it out; watchfiles looks
+--reload-extra-file | says | the option is --reload-include here
 --spew | says | there is no such tracing; SIGQUIT prints
 --check-config | says | type everycore config --check
 --print-config | says | type everycore config
@@ -239,13 +239,13 @@ GRANIAN = """
 --metrics-scrape-interval | says | not yet: there are no metrics
 --metrics-address | says | not yet: there are no metrics
 --metrics-port | says | not yet: there are no metrics
---reload | says | not yet: everycore does not watch files;
---reload-paths | says | not yet: everycore does not watch files;
---reload-ignore-dirs | says | not yet: everycore does not watch files;
---reload-ignore-patterns | says | not yet: everycore does not watch files;
---reload-ignore-paths | says | not yet: everycore does not watch files;
---reload-tick | says | not yet: everycore does not watch files;
---reload-ignore-worker-failure | says | not yet: everycore does not watch files;
+--reload | ours | reload | True
+--reload-paths | says | the option is --reload here
+--reload-ignore-dirs | says | the option is --reload-exclude here
+--reload-ignore-patterns | says | the option is --reload-exclude here
+--reload-ignore-paths | says | the option is --reload-exclude here
+--reload-tick | says | the option is --reload-delay here
+--reload-ignore-worker-failure | says | leave it out; --reload waits
 --process-name | says | the option is --name here, for log lines
 --pid-file x.pid | ours | pid | 'x.pid'
 --version | prints
@@ -288,7 +288,7 @@ HYPERCORN = """
 -p x.pid | ours | pid | 'x.pid'
 --pid x.pid | ours | pid | 'x.pid'
 --quic-bind | says | not yet: there is no HTTP/3; meanwhile a
---reload | says | not yet: everycore does not watch files;
+--reload | ours | reload | True
 --root-path x | engine | root_path | 'x'
 --server-name | says | check the Host header in the application
 --statsd-host | says | not yet: there are no metrics
@@ -349,9 +349,9 @@ PM2 = """
 --only | says | PM2's own; leave it out: everycore runs
 --wait-ready | says | that is always so: everycore.hold_ready(
 --merge-logs | says | leave it out; all workers write to one s
---watch | says | not yet: everycore does not watch files;
---ignore-watch | says | not yet: everycore does not watch files;
---watch-delay | says | not yet: everycore does not watch files;
+--watch | says | the option is --reload here
+--ignore-watch | says | the option is --reload-exclude here
+--watch-delay | says | the option is --reload-delay here
 --no-color | says | leave it out; everycore writes no colour
 --no-vizion | says | PM2's own; leave it out: everycore runs
 --no-autostart | says | PM2's own; leave it out: everycore runs

@@ -22,15 +22,6 @@ def _not_yet(what: str, meanwhile: str = "") -> str:
 _NOT_YET: Final = {
     **dict(
         _all(
-            "--reload --reload-dir --reload-include --reload-exclude --reload-delay --reload-engine"
-            " --reload-extra-file --reload-paths --reload-ignore-dirs --reload-ignore-patterns"
-            " --reload-ignore-paths --reload-tick --reload-ignore-worker-failure --watch --ignore-watch"
-            " --watch-delay",
-            _not_yet("everycore does not watch files", "send HUP, which replaces all workers"),
-        )
-    ),
-    **dict(
-        _all(
             "--max-requests --max-requests-jitter --limit-max-requests --limit-max-requests-jitter"
             " --workers-lifetime --cron-restart",
             _not_yet("workers are not recycled", "HUP from a timer replaces them all without a pause"),
@@ -138,6 +129,19 @@ _OURS: Final = {
         )
     ),
     "--execute-command": "type everycore run PROGRAM",
+    **dict(
+        _all("--reload-paths --watch", "the option is --reload here; --reload-dir FOLDER says where to look")
+    ),
+    **dict(
+        _all(
+            "--reload-ignore-dirs --reload-ignore-patterns --reload-ignore-paths --ignore-watch",
+            "the option is --reload-exclude here, with a pattern or a folder",
+        )
+    ),
+    **dict(_all("--reload-tick --watch-delay", "the option is --reload-delay here, in seconds")),
+    "--reload-extra-file": "the option is --reload-include here, with a pattern such as '*.html'",
+    "--reload-engine": "leave it out; watchfiles looks after the files",
+    "--reload-ignore-worker-failure": "leave it out; --reload waits for the next change then",
     "--wait-ready": "that is always so: everycore.hold_ready() and ready() say when",
     "--shutdown-with-message": "workers are told by their channel or by SIGTERM, as they can hear it",
     "-v": "type everycore --version",

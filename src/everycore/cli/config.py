@@ -90,7 +90,10 @@ def _read(name: str, words: list[str]) -> Values:
             command.complete_fields()
             given.fields = tuple(command.fields)
             return serve.check(given, os.environ)
-        return run.read_options(command.given(context), ["program"], os.environ).values
+        given = command.given(context)
+        options = run.read_options(given, ["program"], os.environ)
+        run.watch_of(given, options, os.environ)
+        return options.values
 
 
 def _value(field: Field, found: Any) -> Any:

@@ -13,13 +13,14 @@ from everycore.errors import ConfigurationError
 from everycore.ops.pidfile import check_pid_file
 from everycore.system.plain_files import open_plain
 
-_FILES: Final = ("env_file", "log_config", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
+#: Settings that name a file which is read at each start of a worker.
+FILES: Final = ("env_file", "log_config", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
 
 
 def check_files(values: Values, folder: str | None) -> None:
     """Raises ConfigurationError for a file that cannot be read. Relative paths begin at `folder`."""
     found = values.found
-    for name in _FILES:
+    for name in FILES:
         if name in found and found[name].value is not None:
             path = found[name].value
             try:

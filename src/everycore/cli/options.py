@@ -236,7 +236,10 @@ def _known(fields: Sequence[Field]) -> dict[str, Sequence[Field]]:
 
 def worker_count(values: Values) -> Bound:
     """The number of workers, and why."""
-    found = values.found["workers"]
+    found, reload = values.found["workers"], values.found["reload"]
+    if reload.value and not (found.is_explicit and found.layer >= reload.layer):
+        passed_over = f"; {found.source} is passed over, --workers is not" if found.is_explicit else ""
+        return Bound(1, f"{reload.source}{passed_over}")
     if found.value == "auto":
         bound = worker_bound(cpu_bound(), memory_limit())
         return Bound(bound.count, f"auto: {bound.reason}")

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -20,6 +20,7 @@ import everycore.launch
 from everycore.cli.command import SettingsCommand, words_with_value
 from everycore.cli.files import check_pid, why_not_there
 from everycore.cli.options import CONTEXT, Given, Values, folder, naming_sources, read_values, worker_count
+from everycore.cli.reloading import development, watched
 from everycore.cli.starting import Plan, become, start
 from everycore.config.tree import RunSettings
 from everycore.errors import ConfigurationError
@@ -27,6 +28,9 @@ from everycore.ops import interpreter
 from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
+
+if TYPE_CHECKING:
+    from everycore.core.changes import Watch
 
 EPILOG = """
 \b
@@ -104,6 +108,7 @@ def run(context: click.Context, /, **_: Any) -> int:
     given = command.given(context)
     program = _check_program(list(context.params["program"]), is_module=context.params["is_module"])
     options = read_options(given, program, os.environ)
+    watch = watch_of(given, options, os.environ)
     if not is_linux():
         click.echo(f"everycore: a cluster needs Linux; running in one process on {sys.platform}", err=True)
         words = [sys.executable, *interpreter_flags(), *options.program]
@@ -113,7 +118,12 @@ def run(context: click.Context, /, **_: Any) -> int:
     return start(
         plan(options),
         lambda: plan(read_options(given, program, os.environ)),
-        lambda pool: run_program(pool, options.name, options.settings.stop_delay),
+        lambda pool: run_program(
+            pool,
+            options.name,
+            0.0 if options.settings.reload else options.settings.stop_delay,
+            development(watch, options.values, options.folder or given.here),
+        ),
         may_finish=True,
     )
 
@@ -138,6 +148,14 @@ def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -
         where = folder(values, given.here)
         check_pid(values, where or given.here)
     return Options(program, settings, worker_count(values), name, where, values)
+
+
+def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> Watch | None:
+    """As `cli.reloading.watched`."""
+    folder = options.folder or given.here
+    with naming_sources(options.values):
+        script = [] if options.program[0] == "-m" else [os.path.dirname(options.program[0])]
+        return watched(given, options.values, environ, folder, [os.path.join(folder or "", *script)])
 
 
 def _check_program(program: list[str], *, is_module: bool) -> list[str]:

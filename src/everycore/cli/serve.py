@@ -31,6 +31,7 @@ from everycore.cli.options import (
     read_values,
     worker_count,
 )
+from everycore.cli.reloading import development, watched
 from everycore.cli.starting import Plan, become, start
 from everycore.config.addresses import binds_of, said_by
 from everycore.config.tree import ServeSettings
@@ -44,6 +45,7 @@ from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
 
 if TYPE_CHECKING:
+    from everycore.core.changes import Watch
     from everycore.ops.service import Outcome
     from everycore.pool import Pool
 
@@ -97,6 +99,7 @@ def serve(context: click.Context, /, **_: Any) -> int:
     given = given_by(context)
     options = read_options(given, os.environ)
     _require_engine()
+    watch = watch_of(given, options, os.environ)
     if not is_linux():
         click.echo(f"everycore: a cluster needs Linux; serving in one process on {sys.platform}", err=True)
         alone = [sys.executable, *interpreter_flags(), "-P", "-m", "everycore.servers", options.job.text()]
@@ -104,14 +107,23 @@ def serve(context: click.Context, /, **_: Any) -> int:
     from everycore.ops.service import run_service  # late: asyncio is of no use to a wrong option
 
     settings = options.settings
+    delay = 0.0 if settings.reload else settings.stop_delay
 
     def serve_by(pool: Pool) -> Outcome:
         if options.owner is not None:
             give_sockets(pool, options.owner)
         counts = sys.stdout if settings.show_counts else None
-        return run_service(pool, options.name, counts, settings.stop_delay, options.job.scheme)
+        reloads = development(watch, options.values, options.folder or given.here)
+        return run_service(pool, options.name, counts, delay, options.job.scheme, reloads)
 
     return start(plan(options), lambda: plan(read_options(given, os.environ)), serve_by)
+
+
+def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> Watch | None:
+    """As `cli.reloading.watched`."""
+    with naming_sources(options.values):
+        folder = options.folder or given.here
+        return watched(given, options.values, environ, folder, [options.job.app_dir])
 
 
 def given_by(context: click.Context) -> Given:
@@ -158,7 +170,7 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
         loop=settings.loop,
         grace=settings.grace,
         shutdown_timeout=settings.shutdown_timeout,
-        spread=settings.spread,
+        spread=0.0 if settings.reload and settings.spread is None else settings.spread,
         log_level=settings.log_level,
         access_log=_logs_requests(settings, values),
         access_logfile=settings.access_logfile,
@@ -183,9 +195,11 @@ def check(given: Given, environ: Mapping[str, str]) -> Values:
     values = read_values(given, environ)
     if values.found["app"].value is None:
         given.options["app"] = "APP:APP", "APP"  # it is the only one that has no default
-        read_options(given, environ)
+        watch_of(given, read_options(given, environ), environ)
         return values
-    return read_options(given, environ).values
+    options = read_options(given, environ)
+    watch_of(given, options, environ)
+    return options.values
 
 
 def _app(settings: ServeSettings, values: Values) -> str:

@@ -22,6 +22,7 @@ from everycore.config.kinds import (
     Variables,
 )
 from everycore.config.setting import Setting
+from everycore.config.watched import EXCLUDES, INCLUDES
 from everycore.settings import LOOPS, POLICIES
 
 #: From the quietest to the loudest.
@@ -39,8 +40,9 @@ _WORKERS: Final = "Workers"
 _APPLICATION: Final = "Application"
 _STOP: Final = "Stop and reload"
 _LOG: Final = "Log"
+_DEVELOPMENT: Final = "Development"
 #: As `--help` and the reference have them.
-SECTIONS: Final = (_ADDRESSES, _WORKERS, _APPLICATION, _STOP, _LOG)
+SECTIONS: Final = (_ADDRESSES, _WORKERS, _APPLICATION, _STOP, _LOG, _DEVELOPMENT)
 
 
 def _service_name(default: str) -> Setting:
@@ -136,6 +138,49 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
         str, Setting(Choice(*LEVELS, metavar="LEVEL"), f"What goes to stderr: {', '.join(LEVELS)}.", _LOG)
     ] = "info"
     name: Annotated[str | None, _service_name("APP")] = None
+    reload: Annotated[
+        bool,
+        Setting(
+            Switch(),
+            "Reload when files change, with one worker; Ctrl-C ends at once.",
+            _DEVELOPMENT,
+            is_fixed=True,
+        ),
+    ] = False
+    reload_dir: Annotated[
+        tuple[str, ...],
+        Setting(
+            Several(Path("FOLDER")),
+            "Watch this folder, with all that is in it; may be repeated.",
+            _DEVELOPMENT,
+            default="here, and where APP or SCRIPT is",
+            is_fixed=True,
+        ),
+    ] = ()
+    reload_include: Annotated[
+        tuple[str, ...],
+        Setting(
+            Several(Path("GLOB")),
+            "Files that count too, as in '*.html'; may be repeated.",
+            _DEVELOPMENT,
+            default=", ".join(INCLUDES),
+            is_fixed=True,
+        ),
+    ] = ()
+    reload_exclude: Annotated[
+        tuple[str, ...],
+        Setting(
+            Several(Path("GLOB")),
+            "Files and folders that do not count; may be repeated.",
+            _DEVELOPMENT,
+            default=", ".join(EXCLUDES),
+            is_fixed=True,
+        ),
+    ] = ()
+    reload_delay: Annotated[
+        float,
+        Setting(Seconds(), "So long without a change before a reload.", _DEVELOPMENT, is_fixed=True),
+    ] = 0.25
 
 
 class RunSettings(CommonSettings, frozen=True, kw_only=True):

@@ -103,6 +103,12 @@ class Replace(msgspec.Struct, frozen=True):
     delay: float
 
 
+class Wait(msgspec.Struct, frozen=True):
+    """A fact for the log: the worker ended before it was ready, and its slot waits for a reload."""
+
+    failure: SlotFailure
+
+
 class Reloading(msgspec.Struct, frozen=True):
     """A fact for the log: a reload has begun."""
 
@@ -136,4 +142,16 @@ class Finish(msgspec.Struct, frozen=True):
     failure: SlotFailure | None
 
 
-Action = Fork | Dismiss | Kill | SetTimer | Replace | Reloading | Reloaded | ReloadStopped | FailPool | Finish
+Action = (
+    Fork
+    | Dismiss
+    | Kill
+    | SetTimer
+    | Replace
+    | Wait
+    | Reloading
+    | Reloaded
+    | ReloadStopped
+    | FailPool
+    | Finish
+)

@@ -16,11 +16,11 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import msgspec
 
-from everycore.core.slots import Slot, SlotFailure
+from everycore.core.slots import Member, Slot, SlotFailure
 
 
 class Rollout(msgspec.Struct):
@@ -30,6 +30,8 @@ class Rollout(msgspec.Struct):
     generation: int = 0
     """How many reloads have begun."""
     is_running: bool = False
+    is_awaited: bool = False
+    """The code is being worked on: what cannot start now waits for the next reload, and none waits long."""
     failure: SlotFailure | None = None
     """Why the last reload failed, until the next one begins."""
     _answers: list[int] = msgspec.field(default_factory=list)
@@ -73,6 +75,31 @@ class Rollout(msgspec.Struct):
     def is_complete(self, slots: Collection[Slot]) -> bool:
         """Whether all of the wanted `slots` are renewed."""
         return all(slot.renewed >= self.generation for slot in slots)
+
+    def awaits_next(self, generation: int) -> bool:
+        """Whether a worker of that generation that cannot start is started again by the next reload alone."""
+        return self.is_awaited and generation == self.generation
+
+    def in_the_way(self, slots: Collection[Slot], by: float) -> list[Member]:
+        """Those of the wanted `slots` that an awaited reload does not wait for, and that may stay after `by`.
+
+        Whoever was replaced before and finishes its work, and old ones that are not ready yet.
+        """
+        found = []
+        for slot in slots if self.is_awaited else ():
+            old = slot.occupant
+            if slot.leaver is not None and slot.renewed < self.generation:
+                found.append(slot.leaver)
+            if old is not None and old.is_booting and old.generation < self.generation:
+                found.append(old)
+        return [member for member in found if member.deadline is None or member.deadline > by]
+
+    def hurry(self, slots: Iterable[Slot], by: float) -> None:
+        """There is newer code: where a reload is awaited, workers that are not ready by then are killed."""
+        for slot in slots if self.is_awaited and self.is_running else ():
+            for member in slot.members():
+                if member.generation == self.generation and member.is_booting:
+                    member.deadline = by if member.deadline is None else min(member.deadline, by)
 
     def concerns(self, generation: int) -> bool:
         """Whether a worker of that generation belongs to the reload that is under way."""

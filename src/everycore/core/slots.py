@@ -57,6 +57,8 @@ class Slot(msgspec.Struct):
     failures: int = 0
     """How often in a row its occupant has ended without being asked."""
     due: float | None = None
+    waits: bool = False
+    """It has no occupant until the next reload: what is there now cannot start."""
     renewed: int = -1
     """The highest generation of which a worker was ready here."""
 
@@ -68,8 +70,8 @@ class Slot(msgspec.Struct):
 
     @property
     def is_filled(self) -> bool:
-        """Whether it has an occupant, or gets one when its time comes."""
-        return self.occupant is not None or self.due is not None
+        """Whether it has an occupant, or gets one when its time comes, or with the next reload."""
+        return self.occupant is not None or self.due is not None or self.waits
 
     @property
     def is_empty(self) -> bool:

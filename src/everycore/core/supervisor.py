@@ -8,7 +8,8 @@ Invariants:
   (`core.rollout`) and when a worker is drained. With a surge of 0 it never has two, and whatever is numbered
   by slot (a file, a port) never has two owners.
 * A slot that is dismissed and wanted again waits for the old worker's end.
-* Every wanted slot has a live worker or a time at which it gets one, until the end has begun.
+* Every wanted slot has a live worker, or a time at which it gets one, or waits for a reload, until the end has
+  begun.
 * The one timer is always set to the earliest moment at which something is due.
 * Every request for a reload is answered once.
 
@@ -22,6 +23,10 @@ Rules:
 * With `may_finish`, a worker that ends with status 0 before it was ready has done its work, which was not to
   serve: its slot stays empty, and when all are, the pool has ended as it should.
 * Where workers may take for ever to become ready, those of a reload have `RELOAD_SECONDS`: a reload ends.
+* With `rollout.is_awaited`, the code is being worked on. A worker that ends before it is ready is not started
+  again until the next reload, for the same code would fail the same way; so the pool never gives up. A reload
+  waits neither for work that an earlier one has left behind, nor for old workers that are not ready yet; and
+  where another one is asked for meanwhile, its own workers have `HURRY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ from everycore.core.orders import (
     SetTimer,
     Stop,
     TimerFired,
+    Wait,
     WorkerExited,
     WorkerForked,
     WorkerReady,
@@ -60,6 +66,11 @@ from everycore.core.slots import Member, Slot, SlotFailure, earliest, find
 LAST_SECONDS: Final = 5.0
 #: How long a reload waits for a new worker to become ready where there is no `boot_timeout`.
 RELOAD_SECONDS: Final = 60.0
+
+#: Whoever is in the way of a reload, where the code is being worked on, is killed after so many seconds.
+YIELD_SECONDS: Final = 0.5
+#: What a new worker has left to become ready once there is newer code, in seconds.
+HURRY_SECONDS: Final = 3.0
 
 
 class Supervisor(msgspec.Struct):
@@ -112,6 +123,7 @@ class Supervisor(msgspec.Struct):
             case TimerFired():
                 return self._timer_fired(now)
             case Reload(request):
+                self.rollout.hurry(self._slots.values(), now + HURRY_SECONDS)
                 self.rollout.ask(request)
                 return self._stop_reloads() if self._is_ending else []
             case Drain(worker):
@@ -145,7 +157,7 @@ class Supervisor(msgspec.Struct):
         return actions
 
     def _dismiss_slot(self, slot: Slot, deadline: float | None) -> list[Action]:
-        slot.due = None
+        slot.due, slot.waits = None, False
         return [action for member in slot.members() for action in self._dismiss(member, deadline)]
 
     def _dismiss(self, member: Member, deadline: float | None) -> list[Action]:
@@ -208,6 +220,10 @@ class Supervisor(msgspec.Struct):
         if member.is_dismissed:
             slot.failures = 0
             return [] if slot.is_filled else [self._fill(slot, now)]
+        if member.ready_at is None and self.rollout.awaits_next(member.generation):
+            slot.waits = not slot.is_filled
+            is_told = self.rollout.is_running
+            return [] if is_told else [Wait(SlotFailure(given.worker, given.status, member.is_overdue))]
         if self.may_finish and member.ready_at is None and given.status.code == 0:
             return [] if any(other.is_filled for other in self._slots.values()) else self._end(None)
         if not self.was_ever_ready:
@@ -250,6 +266,8 @@ class Supervisor(msgspec.Struct):
                 actions += self._begin_reload(now)
             slots = [self._slots[number] for number in sorted(self._slots) if number < self._wanted]
             slots = [slot for slot in slots if slot.is_filled]
+            for member in self.rollout.in_the_way(slots, by := now + YIELD_SECONDS):
+                actions += self._dismiss(member, by)
             for slot in self.rollout.next_slots(slots):
                 if self.rollout.surge:
                     slot.successor = self._member(now)
@@ -266,7 +284,7 @@ class Supervisor(msgspec.Struct):
         self.rollout.begin()
         actions: list[Action] = [Reloading(self.rollout.generation)]
         for slot in self._slots.values():
-            if slot.due is not None:
+            if slot.due is not None or slot.waits:
                 slot.failures = 0
                 actions.append(self._fill(slot, now))
         return actions
@@ -292,7 +310,7 @@ class Supervisor(msgspec.Struct):
     # Bookkeeping
 
     def _fill(self, slot: Slot, now: float) -> Action:
-        slot.due = None
+        slot.due, slot.waits = None, False
         slot.occupant = self._member(now)
         return Fork(slot.number, self.rollout.generation)
 

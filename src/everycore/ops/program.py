@@ -9,6 +9,7 @@ import logging
 import socket
 
 from everycore.events import Listening
+from everycore.ops.development import Development
 from everycore.ops.service import Outcome, Service, run_to_the_end
 from everycore.pool import Pool
 from everycore.system.addresses import as_url
@@ -16,17 +17,20 @@ from everycore.system.addresses import as_url
 log = logging.getLogger("everycore.ops")
 
 
-def run_program(pool: Pool, name: str, stop_delay: float = 0.0) -> Outcome:
+def run_program(
+    pool: Pool, name: str, stop_delay: float = 0.0, development: Development | None = None
+) -> Outcome:
     """Run the pool until it is told to stop, or every worker has finished. `name` is the program's.
 
-    stop_delay: seconds from the signal until the workers are asked to leave.
+    stop_delay: seconds from the signal until the workers are asked to leave. development: reloads it when
+    files change.
     """
-    return run_to_the_end(_Program(pool, name, stop_delay))
+    return run_to_the_end(_Program(pool, name, stop_delay, development))
 
 
 class _Program(Service):
-    def __init__(self, pool: Pool, name: str, stop_delay: float) -> None:
-        super().__init__(pool, name, None, stop_delay)
+    def __init__(self, pool: Pool, name: str, stop_delay: float, development: Development | None) -> None:
+        super().__init__(pool, name, None, stop_delay, development=development)
         self._known: set[str] = set()
 
     async def run(self) -> Outcome:

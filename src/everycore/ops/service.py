@@ -15,7 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import TextIO
 
 import msgspec
@@ -27,6 +27,7 @@ from everycore.core import stopping
 from everycore.errors import BootError
 from everycore.events import Message, Ready
 from everycore.model import Snapshot
+from everycore.ops.development import Development
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
 from everycore.system.addresses import as_url
@@ -52,14 +53,20 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def run_service(
-    pool: Pool, name: str, counts: TextIO | None = None, stop_delay: float = 0.0, scheme: str = "http"
+    pool: Pool,
+    name: str,
+    counts: TextIO | None = None,
+    stop_delay: float = 0.0,
+    scheme: str = "http",
+    development: Development | None = None,
 ) -> Outcome:
     """Run the pool until it is told to stop.
 
     `name` is what is served; `counts`, where to show which worker took how many connections. `stop_delay`:
     seconds from the signal until the workers are asked to leave. `scheme`: of the addresses in the log.
+    `development`: reloads it when files change.
     """
-    return run_to_the_end(Service(pool, name, counts, stop_delay, scheme))
+    return run_to_the_end(Service(pool, name, counts, stop_delay, scheme, development))
 
 
 def run_to_the_end(service: Service) -> Outcome:
@@ -75,8 +82,15 @@ class Service:
     """One run of a pool: its signals, what it tells, and how it ends. `ops.program` is another kind of it."""
 
     def __init__(
-        self, pool: Pool, name: str, counts: TextIO | None, stop_delay: float = 0.0, scheme: str = "http"
+        self,
+        pool: Pool,
+        name: str,
+        counts: TextIO | None,
+        stop_delay: float = 0.0,
+        scheme: str = "http",
+        development: Development | None = None,
     ) -> None:
+        self._development = development
         self._stop_delay = stop_delay
         self._scheme = scheme
         self._pool = pool
@@ -96,7 +110,7 @@ class Service:
         self._pool.cluster.on(Ready, self._on_ready)
         self._hear_signals()
         with self._orphans():
-            async with self._pool:
+            async with self._reloading(), self._pool:
                 counter = asyncio.create_task(self._show_counts()) if self._counts else None
                 try:
                     await self._pool.wait()
@@ -107,6 +121,9 @@ class Service:
                         counter.cancel()
         log.info("stopped")
         return Outcome(STATUS_STOPPED)
+
+    def _reloading(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._development is None else self._development.reloading(self._pool)
 
     # Signals
 
@@ -122,6 +139,10 @@ class Service:
     def _tell_stop(self, number: signal.Signals) -> None:
         self._was_told = True
         again = "once more" if number is signal.SIGINT else "SIGINT"
+        if self._development is not None and number is signal.SIGINT:
+            log.info("SIGINT: stopping")
+            self._development.end()
+            return
         if self._stop_delay > 0:
             log.info(
                 "%s: stopping in %g s (--stop-delay), serving until then; %s ends it at once",
@@ -174,6 +195,7 @@ class Service:
     # What workers tell
 
     def _on_ready(self, _: Ready) -> None:
+        self._told = None
         if not self._was_ready:
             self._was_ready = True
             self._say_where()
@@ -197,7 +219,7 @@ class Service:
         self._reports[event.worker.id] = report
         if self._pool.size == 0:
             return  # it was cut short by the stop
-        if self._was_ready:  # else the pool gives up, and `_why` says why
+        if self._was_ready or self._development:  # else the pool gives up, and `_why` says why
             text = "as before" if report == self._told else report.text
             log.error("worker %d could not start the application: %s", event.worker.id, text)
             self._told = report

@@ -11,6 +11,7 @@ from functools import partial
 
 from everycore.aio.steps import take_all
 from everycore.aio.waiting import see_through
+from everycore.model import State
 from everycore.primary.book import Book
 from everycore.primary.runtime import Runtime
 
@@ -35,6 +36,16 @@ class Ending:
         """Workers that are asked to leave from now on close connections whose client asks for nothing."""
         if self.runtime is not None:
             self.runtime.spares_idle = False
+
+    def hasten(self, grace: float) -> None:
+        """Begin, with `grace` seconds for workers that are there. Those that leave already are killed."""
+        self.close_idle()
+        self.begin()
+        for worker in self._book.workers.values():
+            if worker.state is State.DRAINING:
+                worker.kill(9)
+            else:
+                worker._driver.disconnect(grace)
 
     def begin(self) -> None:
         """The listeners go, and `fork` starts no process any more.

@@ -202,6 +202,8 @@ class Keeper:
                 self._deadline.set(at)
             case orders.Replace():
                 self._log_replace(action)
+            case orders.Wait(failure):
+                log.error("%s; waiting for changes", self._describe(failure))
             case orders.Reloading(generation):
                 self._begin_reload(generation)
             case orders.Reloaded(generation, requests):
@@ -230,11 +232,7 @@ class Keeper:
             error = ReloadFailed(None, POOL_ENDS)
         else:
             error = ReloadFailed(failure.worker, self._describe(failure))
-            log.error(
-                "reload %d failed: %s; workers that were replaced stay new, the others go on as they are",
-                generation,
-                error.report,
-            )
+            log.error("reload %d failed: %s; %s", generation, error.report, self._what_follows())
         self._end_reload(generation, requests, error)
 
     def _end_reload(self, generation: int, requests: tuple[int, ...], error: ReloadFailed | None) -> None:
@@ -256,9 +254,18 @@ class Keeper:
     def _describe(self, failure: SlotFailure) -> str:
         if failure.status is None:
             return f"worker {failure.worker} was not ready within {RELOAD_SECONDS:g} s"
+        if failure.overdue and self._supervisor.rollout.is_awaited:
+            return f"worker {failure.worker} was not ready in time, and was killed"
         if failure.overdue:
             return f"worker {failure.worker} was not ready within {self._limit():g} s, and was killed"
         return f"worker {failure.worker} ended before it was ready: {failure.status}"
+
+    def _what_follows(self) -> str:
+        """After a reload that has failed."""
+        if not self._supervisor.rollout.is_awaited:
+            return "workers that were replaced stay new, the others go on as they are"
+        serves = any(worker.is_ready for worker in self._workers.values())
+        return f"{'the last good code goes on serving; ' * serves}waiting for changes"
 
     def _limit(self) -> float:
         limit = self._supervisor.boot_timeout

@@ -1,0 +1,101 @@
+"""`--reload`: what is to be watched, from the settings, checked before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from everycore.cli.files import FILES, why_not_there
+from everycore.cli.options import FOLDER_IS_GONE, Given, Values
+from everycore.config.layers import Layer
+from everycore.core.changes import Watch, is_in
+from everycore.errors import ConfigurationError
+from everycore.ops.settings_file import OWN, PROJECT, VARIABLE
+from everycore.system.machine import is_linux
+
+if TYPE_CHECKING:
+    from everycore.ops.development import Development
+
+_DETAILS: Final = ("reload_dir", "reload_include", "reload_exclude", "reload_delay")
+
+
+def development(watch: Watch | None, values: Values, folder: str | None) -> Development | None:
+    """What reloads the service; None: nothing does. `folder`: where the names of files begin in the log."""
+    if watch is None:
+        return None
+    from everycore.ops.development import Development  # late: asyncio is of no use to a wrong option
+
+    return Development(watch, values.found["reload_delay"].value, folder or "/")
+
+
+def watched(
+    given: Given, values: Values, environ: Mapping[str, str], folder: str | None, program: Iterable[str]
+) -> Watch | None:
+    """What is to be watched; None: nothing is. Raises ConfigurationError.
+
+    folder: where relative paths begin. program: folders of the program, from the root.
+    """
+    found = values.found
+    if not found["reload"].value:
+        for name in _DETAILS:
+            if found[name].layer == Layer.OPTION:
+                raise ConfigurationError(found[name].source, "is of use with --reload alone")
+        return None
+    if not is_linux():
+        raise ConfigurationError("--reload", "needs Linux")
+    if importlib.util.find_spec("watchfiles") is None:
+        raise ConfigurationError("--reload", "needs watchfiles: pip install 'everycore[standard]'")
+    if folder is None:
+        raise ConfigurationError("--reload", FOLDER_IS_GONE)
+    folders = [_folder(path, folder) for path in found["reload_dir"].value]
+    includes, more = _patterns("--reload-include", found["reload_include"].value, folder)
+    folders = [*folders, *more] or [folder, *program]
+    roots = list(dict.fromkeys(map(os.path.normpath, folders)))
+    excludes, skipped = _patterns("--reload-exclude", found["reload_exclude"].value, folder)
+    roots = [root for root in roots if not any(is_in(root, one) for one in skipped)]
+    if not roots:
+        raise ConfigurationError("--reload-exclude", "excludes all folders that would be watched")
+    files = [os.path.join(given.here or folder, path) for path in _settings_files(given, environ)]
+    files += [
+        os.path.join(folder, found[name].value) for name in FILES if name in found and found[name].value
+    ]
+    return Watch(
+        tuple(roots),
+        frozenset(map(os.path.normpath, files)),
+        tuple(skipped),
+        tuple(includes),
+        tuple(excludes),
+    )
+
+
+def _settings_files(given: Given, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The settings file, or those that would be one."""
+    named = given.file or environ.get(VARIABLE)
+    return (named,) if named else (OWN, PROJECT)
+
+
+def _folder(path: str, folder: str) -> str:
+    whole = os.path.join(folder, path)
+    if not os.path.isdir(whole):
+        what = "is a file, and not a folder" if os.path.exists(whole) else why_not_there("folder", path)
+        raise ConfigurationError("--reload-dir", f"{path!r} {what}" if os.path.exists(whole) else what)
+    return whole
+
+
+def _patterns(option: str, given: Iterable[str], folder: str) -> tuple[list[str], list[str]]:
+    """The patterns among those given, and the folders, from the root."""
+    patterns, folders = [], []
+    for one in given:
+        whole = os.path.normpath(os.path.join(folder, one))
+        if os.path.isdir(whole):
+            folders.append(whole)
+            continue
+        pattern = one.removeprefix("./").rstrip("/")
+        if one.startswith("/") or ".." in one.split("/") or not pattern:
+            raise ConfigurationError(
+                option, f"must be a pattern for files below a watched folder, or a folder, not {one!r}"
+            )
+        patterns.append(pattern)
+    return patterns, folders
