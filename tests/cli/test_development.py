@@ -1,6 +1,5 @@
 """`--reload`: files change under `serve` and `run`, and real clients see what becomes of it."""
 
-import http.client
 import os
 import signal
 import socket
@@ -56,12 +55,12 @@ def is_new(program, number: int) -> None:
     program.expect(rf"reload {number}: all workers are new", stream="stderr")
 
 
-def open_stream(served: Served) -> http.client.HTTPResponse:
-    connection = served.connect()
-    connection.request("GET", "/stream")
-    response = connection.getresponse()
-    assert response.read1(100) == b"one"
-    return response
+def open_stream(served: Served) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", served.port), timeout=scaled(20))
+    sock.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+    while not sock.recv(4096).endswith(b"one\r\n"):
+        pass
+    return sock
 
 
 @pytest.mark.slow
@@ -94,7 +93,6 @@ def test_a_change_a_broken_one_and_its_repair(develop, tmp_path):
     is_new(program, 4)
     program.signal(signal.SIGHUP)
     is_new(program, 5)
-    assert len(program.descendants()) == 1
     stream.close()
     assert program.finish() == 0
 
@@ -181,7 +179,7 @@ def test_without_watches_files_are_looked_at(start_command, tmp_path):
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "one" / "two").mkdir(parents=True)
     change(tmp_path, "WORD = 'one'")
-    few = "echo 1 > /proc/sys/user/max_inotify_watches && exec \"$@\""
+    few = 'echo 1 > /proc/sys/user/max_inotify_watches && exec "$@"'
     if os.system(f"unshare -Ur sh -c '{few}' sh true 2>/dev/null") != 0:
         pytest.skip("no user namespaces here")
     program = start_command(["unshare", "-Ur", "sh", "-c", few, "sh", *command("--reload")])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from everycore.core.changes import MOST_DELAY, Batch, Watch, named, outermost
+from everycore.core.changes import MOST_DELAY, Batch, WatchedFiles, named, outermost
 
 ROOT = "/home/ann/.work/site-packages/shop"
 
@@ -27,11 +27,11 @@ ROOT = "/home/ann/.work/site-packages/shop"
 )
 def test_what_counts_unless_told_otherwise(path, counts):
     # What stands above the watched folder is none of its own: else nothing of this one would count.
-    assert Watch((ROOT,)).counts(f"{ROOT}/{path}") is counts
+    assert WatchedFiles((ROOT,)).counts(f"{ROOT}/{path}") is counts
 
 
 def test_outside_of_the_watched_folders_nothing_counts():
-    watch = Watch((ROOT,))
+    watch = WatchedFiles((ROOT,))
     assert not watch.counts("/home/ann/main.py")
     assert not watch.counts(f"{ROOT}s/main.py")
 
@@ -57,7 +57,7 @@ def test_outside_of_the_watched_folders_nothing_counts():
     ],
 )
 def test_an_include(include, path, counts):
-    assert Watch((ROOT,), includes=(include,)).counts(f"{ROOT}/{path}") is counts
+    assert WatchedFiles((ROOT,), includes=(include,)).counts(f"{ROOT}/{path}") is counts
 
 
 @pytest.mark.parametrize(
@@ -74,15 +74,15 @@ def test_an_include(include, path, counts):
     ],
 )
 def test_an_exclude(exclude, path, counts):
-    assert Watch((ROOT,), excludes=(exclude,)).counts(f"{ROOT}/{path}") is counts
+    assert WatchedFiles((ROOT,), excludes=(exclude,)).counts(f"{ROOT}/{path}") is counts
 
 
 def test_a_folder_that_is_skipped_and_one_of_its_own_in_it():
-    watch = Watch(("/a",), skipped=("/a/generated",))
+    watch = WatchedFiles(("/a",), skipped=("/a/generated",))
     assert not watch.counts("/a/generated/deep/x.py")
     assert watch.counts("/a/generated.py")
     # Whoever names a hidden folder means it.
-    hidden = Watch(("/a", "/a/.hidden/src"))
+    hidden = WatchedFiles(("/a", "/a/.hidden/src"))
     assert hidden.counts("/a/.hidden/src/x.py")
     assert not hidden.counts("/a/.hidden/x.py")
     assert hidden.enters("/a/.hidden/src/deep")
@@ -90,15 +90,17 @@ def test_a_folder_that_is_skipped_and_one_of_its_own_in_it():
 
 
 def test_a_file_of_its_own_counts_wherever_it_is():
-    watch = Watch(("/a",), files=frozenset({"/etc/shop/.env", "/a/everycore.toml"}), excludes=("*.toml",))
+    watch = WatchedFiles(
+        ("/a",), files=frozenset({"/etc/shop/.env", "/a/everycore.toml"}), excludes=("*.toml",)
+    )
     assert watch.counts("/etc/shop/.env")
     assert watch.counts("/a/everycore.toml")
     assert not watch.counts("/a/other.toml")
 
 
 def test_the_root_of_all_may_be_watched():
-    assert Watch(("/",)).counts("/srv/main.py")
-    assert not Watch(("/",)).counts("/.hidden/main.py")
+    assert WatchedFiles(("/",)).counts("/srv/main.py")
+    assert not WatchedFiles(("/",)).counts("/.hidden/main.py")
     assert named(["/srv/main.py"], "/") == "srv/main.py"
 
 

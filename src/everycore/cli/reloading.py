@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from everycore.cli.files import FILES, why_not_there
 from everycore.cli.options import FOLDER_IS_GONE, Given, Values
 from everycore.config.layers import Layer
-from everycore.core.changes import Watch, is_in
+from everycore.core.changes import WatchedFiles, is_in
 from everycore.errors import ConfigurationError
 from everycore.ops.settings_file import OWN, PROJECT, VARIABLE
 from everycore.system.machine import is_linux
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DETAILS: Final = ("reload_dir", "reload_include", "reload_exclude", "reload_delay")
 
 
-def development(watch: Watch | None, values: Values, folder: str | None) -> Development | None:
+def development(watch: WatchedFiles | None, values: Values, folder: str | None) -> Development | None:
     """What reloads the service; None: nothing does. `folder`: where the names of files begin in the log."""
     if watch is None:
         return None
@@ -32,7 +32,7 @@ def development(watch: Watch | None, values: Values, folder: str | None) -> Deve
 
 def watched(
     given: Given, values: Values, environ: Mapping[str, str], folder: str | None, program: Iterable[str]
-) -> Watch | None:
+) -> WatchedFiles | None:
     """What is to be watched; None: nothing is. Raises ConfigurationError.
 
     folder: where relative paths begin. program: folders of the program, from the root.
@@ -61,7 +61,7 @@ def watched(
     files += [
         os.path.join(folder, found[name].value) for name in FILES if name in found and found[name].value
     ]
-    return Watch(
+    return WatchedFiles(
         tuple(roots),
         frozenset(map(os.path.normpath, files)),
         tuple(skipped),

@@ -30,7 +30,7 @@ from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
 
 if TYPE_CHECKING:
-    from everycore.core.changes import Watch
+    from everycore.core.changes import WatchedFiles
 
 EPILOG = """
 \b
@@ -150,7 +150,7 @@ def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -
     return Options(program, settings, worker_count(values), name, where, values)
 
 
-def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> Watch | None:
+def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> WatchedFiles | None:
     """As `cli.reloading.watched`."""
     folder = options.folder or given.here
     with naming_sources(options.values):

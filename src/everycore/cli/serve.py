@@ -45,7 +45,7 @@ from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
 
 if TYPE_CHECKING:
-    from everycore.core.changes import Watch
+    from everycore.core.changes import WatchedFiles
     from everycore.ops.service import Outcome
     from everycore.pool import Pool
 
@@ -119,7 +119,7 @@ def serve(context: click.Context, /, **_: Any) -> int:
     return start(plan(options), lambda: plan(read_options(given, os.environ)), serve_by)
 
 
-def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> Watch | None:
+def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> WatchedFiles | None:
     """As `cli.reloading.watched`."""
     with naming_sources(options.values):
         folder = options.folder or given.here

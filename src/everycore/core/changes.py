@@ -47,7 +47,7 @@ def outermost(folders: Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class WatchedFiles:
     """What is watched.
 
     folders: with all that is in them. files: of their own, each of which counts. skipped: folders of which

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from everycore.core.changes import Batch, Watch, named
+from everycore.core.changes import Batch, WatchedFiles, named
 from everycore.ops.watching import watching
 from everycore.pool import Pool
 
@@ -28,7 +28,7 @@ class Development:
     delay: seconds without a change before a reload. here: where the names of files begin in the log.
     """
 
-    def __init__(self, watch: Watch, delay: float, here: str) -> None:
+    def __init__(self, watch: WatchedFiles, delay: float, here: str) -> None:
         self._watch = watch
         self._batch = Batch(delay)
         self._here = here

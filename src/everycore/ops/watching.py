@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing
 from typing import Any, Final
 
-from everycore.core.changes import Watch, outermost
+from everycore.core.changes import WatchedFiles, outermost
 
 log = logging.getLogger("everycore.ops")
 
@@ -34,7 +34,7 @@ Changed = Callable[[list[str]], object]
 
 
 @asynccontextmanager
-async def watching(watch: Watch, changed: Changed) -> AsyncIterator[None]:
+async def watching(watch: WatchedFiles, changed: Changed) -> AsyncIterator[None]:
     """Call `changed` with the paths that count. The block begins when everything is watched.
 
     Raises ImportError: watchfiles is broken.
@@ -63,7 +63,7 @@ class _Watcher(threading.Thread):
         self,
         look: Callable[..., Any],
         end: threading.Event,
-        watch: Watch,
+        watch: WatchedFiles,
         folders: list[str],
         changed: Changed,
         *,
