@@ -89,7 +89,7 @@ def test_files_that_settings_come_from(tmp_path):
     [
         (["--reload"], {}, 1, "--reload"),
         (["--reload", "--workers", "3"], {}, 3, "--workers"),
-        (["--reload"], {"WEB_CONCURRENCY": "3"}, 1, "--reload; WEB_CONCURRENCY is passed over, --workers is not"),
+        (["--reload"], {"WEB_CONCURRENCY": "3"}, 1, "--reload ignores WEB_CONCURRENCY; type --workers for more"),
         ([], {"EVERYCORE_RELOAD": "1", "WEB_CONCURRENCY": "3"}, 3, "WEB_CONCURRENCY"),
         (["--no-reload"], {"EVERYCORE_RELOAD": "1", "WEB_CONCURRENCY": "3"}, 3, "WEB_CONCURRENCY"),
     ],
@@ -127,10 +127,10 @@ def first_line(capsys) -> str:
         (["--reload", "--reload-dir", ""], "--reload-dir: must be a path"),
         (
             ["--reload", "--reload-include", "../*.html"],
-            "--reload-include: must be a pattern for files below a watched folder, or a folder, not '../*.html'",
+            "--reload-include: must be a pattern for files below a watched folder, or a folder, not",
         ),
         (["--reload", "--reload-exclude", "/x/*.py"], "--reload-exclude: must be a pattern for files below"),
-        (["--reload", "--reload-exclude", "."], "--reload-exclude: excludes all folders that would be watched"),
+        (["--reload", "--reload-exclude", "."], "--reload-exclude: excludes all folders"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["serve", "run"])

@@ -126,10 +126,8 @@ async def test_without_the_kernel_files_are_looked_at(src, heard, monkeypatch, c
             (src / "a.py").touch()
             await heard.until(src / "a.py")
     assert failing.asked[-1]["force_polling"] is True
-    assert caplog.messages == [
-        f"the kernel watches no more files ({error}): looking at all of them instead; raise"
-        " fs.inotify.max_user_watches, or name fewer folders by --reload-dir"
-    ]
+    assert f"the kernel watches no more files ({error}): looking at all of them instead;" in caplog.text
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.slow

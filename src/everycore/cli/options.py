@@ -238,8 +238,8 @@ def worker_count(values: Values) -> Bound:
     """The number of workers, and why."""
     found, reload = values.found["workers"], values.found["reload"]
     if reload.value and not (found.is_explicit and found.layer >= reload.layer):
-        passed_over = f"; {found.source} is passed over, --workers is not" if found.is_explicit else ""
-        return Bound(1, f"{reload.source}{passed_over}")
+        ignores = f" ignores {found.source}; type --workers for more" if found.is_explicit else ""
+        return Bound(1, f"{reload.source}{ignores}")
     if found.value == "auto":
         bound = worker_bound(cpu_bound(), memory_limit())
         return Bound(bound.count, f"auto: {bound.reason}")

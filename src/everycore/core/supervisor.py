@@ -8,8 +8,8 @@ Invariants:
   (`core.rollout`) and when a worker is drained. With a surge of 0 it never has two, and whatever is numbered
   by slot (a file, a port) never has two owners.
 * A slot that is dismissed and wanted again waits for the old worker's end.
-* Every wanted slot has a live worker, or a time at which it gets one, or waits for a reload, until the end has
-  begun.
+* Every wanted slot has a live worker, or a time at which it gets one, or waits for a reload, until the end
+  has begun.
 * The one timer is always set to the earliest moment at which something is due.
 * Every request for a reload is answered once.
 

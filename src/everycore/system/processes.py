@@ -2,7 +2,7 @@
 
 Spawn by `subprocess.Popen`, watch by pidfd, reap by waitid(2). Invariant: every process started here is
 reaped exactly once, here. The same code on every Python version: asyncio's own child watcher adds a thread a
-child on 3.11, and a primary has no threads.
+child on 3.11, and a primary has no threads (but for one that watches files in development).
 """
 
 from __future__ import annotations
