@@ -89,11 +89,16 @@ def test_files_that_settings_come_from(tmp_path):
     [
         (["--reload"], {}, 1, "--reload"),
         (["--reload", "--workers", "3"], {}, 3, "--workers"),
-        (["--reload"], {"WEB_CONCURRENCY": "3"}, 1, "--reload ignores WEB_CONCURRENCY; type --workers for more"),
+        (
+            ["--reload"],
+            {"WEB_CONCURRENCY": "3"},
+            1,
+            "--reload ignores WEB_CONCURRENCY; type --workers for more",
+        ),
         ([], {"EVERYCORE_RELOAD": "1", "WEB_CONCURRENCY": "3"}, 3, "WEB_CONCURRENCY"),
         (["--no-reload"], {"EVERYCORE_RELOAD": "1", "WEB_CONCURRENCY": "3"}, 3, "WEB_CONCURRENCY"),
     ],
-)  # fmt: skip
+)
 def test_one_worker_unless_whoever_wants_reloads_wants_more(argv, environ, count, reason):
     bound = options(*argv, environ=environ)[1].workers
     assert (bound.count, bound.reason) == (count, reason)
