@@ -6,6 +6,7 @@ import pytest
 
 from everycore.cli import run, serve
 from everycore.cli.main import main
+from everycore.cli.starting import Rereading
 
 pytestmark = pytest.mark.usefixtures("no_foreign_settings")
 
@@ -168,3 +169,36 @@ def test_on_other_systems(monkeypatch, capsys):
     monkeypatch.setattr("everycore.cli.reloading.is_linux", lambda: False)
     assert main(["run", "--reload", os.__file__]) == 2
     assert first_line(capsys) == "everycore: --reload: needs Linux"
+
+
+# At HUP
+
+
+class Commanded:
+    """A pool that is told other terms."""
+
+    size = 4
+
+    def __init__(self) -> None:
+        self.cluster = self._keeper = self
+        self.workers: list[int | None] = []
+
+    def setup_primary(self, **_) -> None:
+        pass
+
+    def change_terms(self, *, workers, **_) -> None:
+        self.workers.append(workers)
+
+
+def test_a_file_that_turns_it_on_or_off_scales_nothing(tmp_path, caplog):
+    def read():
+        return serve.plan(options("--bind", "x:1")[1])
+
+    (tmp_path / "everycore.toml").write_text("workers = 4")
+    rereading = Rereading(read(), read)
+    rereading.pool = Commanded()
+    for text in ("reload = true", "reload = true", "workers = 4", "workers = 3"):
+        (tmp_path / "everycore.toml").write_text(text)
+        rereading()
+    assert rereading.pool.workers == [None, None, None, 3]
+    assert "changed, but not by a reload: --reload (everycore.toml: reload)" in caplog.text

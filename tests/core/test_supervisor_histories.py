@@ -23,10 +23,12 @@ class Histories(RuleBasedStateMachine):
     """Deaths, reloads, failures to boot, scales, stops."""
 
     surge = 1
+    is_awaited = False
 
     def __init__(self) -> None:
         super().__init__()
         self.pool = Pool(surge=self.surge)
+        self.pool.supervisor.rollout.is_awaited = self.is_awaited
         self.wanted = 0
         self.ended = False
 
@@ -65,7 +67,8 @@ class Histories(RuleBasedStateMachine):
         was_alone = [other for other in self.pool.staying if self.pool.live[other] == slot][:1] == [worker]
         actions = self.pool.exit(worker, status)
         gave_up = any(isinstance(action, FailPool) for action in actions)
-        assert gave_up == (not self.ended and not was_asked and not self.was_ready and was_alone)
+        is_hopeless = not self.was_ready and was_alone and not self.is_awaited
+        assert gave_up == (not self.ended and not was_asked and is_hopeless)
         self.ended = self.ended or gave_up
 
     @rule(seconds=st.floats(0, 100))
@@ -105,7 +108,9 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def no_slot_is_forgotten(self) -> None:
-        if not self.ended and set(self.pool.live.values()) < set(range(self.wanted)):
+        waiting = {slot.number for slot in self.pool.supervisor._slots.values() if slot.waits}
+        assert self.is_awaited or not waiting
+        if not self.ended and set(self.pool.live.values()) | waiting < set(range(self.wanted)):
             assert self.pool.timer is not None
             assert self.pool.timer >= self.pool.now
 
@@ -132,6 +137,8 @@ class Histories(RuleBasedStateMachine):
             assert pool.finished is not None
             assert len(pool.answers) == pool.requests
             return
+        if self.is_awaited:
+            pool.reload()  # the code is mended
         for _ in range(20 * (2 + pool.requests)):
             for worker in list(pool.live):
                 if worker in pool.dismissed:
@@ -149,7 +156,7 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("surge", [0, 1, 2])
-def test_histories(surge):
-    machine = type("Histories", (Histories,), {"surge": surge})
+@pytest.mark.parametrize(("surge", "is_awaited"), [(0, False), (1, False), (2, False), (0, True), (1, True)])
+def test_histories(surge, is_awaited):
+    machine = type("Histories", (Histories,), {"surge": surge, "is_awaited": is_awaited})
     run_state_machine_as_test(machine, settings=settings(max_examples=80, stateful_step_count=40))

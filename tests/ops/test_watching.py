@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -18,17 +19,22 @@ class Heard:
     """The changes that have been told."""
 
     def __init__(self) -> None:
-        self._paths: asyncio.Queue[str] = asyncio.Queue()
+        self.paths: set[str] = set()
+        self.seen: set[str] = set()
+        self._told = asyncio.Event()
 
     def __call__(self, paths: list[str]) -> None:
-        for path in paths:
-            self._paths.put_nowait(path)
+        self.paths.update(paths)
+        self.seen.update(paths)
+        self._told.set()
 
-    async def until(self, path) -> None:
-        """Waits until a change of `path` is told."""
+    async def until(self, *paths) -> None:
+        """Waits until changes of these have been told, and begins anew."""
         async with asyncio.timeout(scaled(20)):
-            while await self._paths.get() != str(path):
-                pass
+            while not set(map(str, paths)) <= self.paths:
+                self._told.clear()
+                await self._told.wait()
+        self.paths = set()
 
 
 @pytest.fixture
@@ -45,25 +51,27 @@ def src(tmp_path):
 
 @pytest.mark.slow
 async def test_however_a_file_changes(src, heard):
+    for name in ("written", "saved", "touched", "moved", "removed"):
+        (src / f"{name}.py").touch()
+    (src / "__pycache__").mkdir()
     async with watching(WatchedFiles((str(src),)), heard):
-        (src / "a.py").write_text("1")
-        await heard.until(src / "a.py")
-        (src / "a.py.new").write_text("2")
-        (src / "a.py.new").replace(src / "a.py")
-        await heard.until(src / "a.py")
-        (src / "a.py").rename(src / "b.py")
-        await heard.until(src / "b.py")
-        (src / "b.py").unlink()
-        await heard.until(src / "b.py")
-        (src / "__pycache__").mkdir()
-        (src / "__pycache__" / "c.py").touch()
-        (src / "d.txt").touch()
+        (src / "written.py").write_text("1")
+        (src / "saved.py.new").write_text("2")
+        (src / "saved.py.new").replace(src / "saved.py")
+        (src / "touched.py").touch()
+        (src / "moved.py").rename(src / "there.py")
+        (src / "removed.py").unlink()
+        (src / "created.py").touch()
+        (src / "__pycache__" / "no.py").touch()
+        (src / "no.txt").touch()
+        names = ("written", "saved", "touched", "moved", "there", "removed", "created")
+        await heard.until(*(src / f"{name}.py" for name in names))
         (src / "pkg").mkdir()
-        (src / "pkg" / "e.py").touch()  # it may be there before anybody watches the folder
-        await heard.until(src / "pkg" / "e.py")
+        (src / "pkg" / "a.py").touch()  # it may be there before anybody watches the folder
+        await heard.until(src / "pkg" / "a.py")
         (src / "pkg").rename(src / "other")
-        await heard.until(src / "other" / "e.py")
-        assert heard._paths.empty()
+        await heard.until(src / "other" / "a.py")
+        assert not any("no" in os.path.basename(path) for path in heard.seen)
 
 
 @pytest.mark.slow
@@ -95,7 +103,7 @@ async def test_a_file_elsewhere_is_watched_alone(src, tmp_path, heard):
         await heard.until(etc / "shop.toml")
         (src / "b.py").touch()
         await heard.until(src / "b.py")
-        assert heard._paths.empty()
+        assert heard.seen == {str(etc / "shop.toml"), str(src / "b.py")}
 
 
 class Failing:

@@ -38,6 +38,7 @@ Examples:
   everycore run server.py
   everycore run --workers 4 server.py --port 8080
   everycore run -m http.server 8000
+  everycore run --reload server.py               while you write it: new code at each change
   python -X dev -m everycore run server.py
 
 \b

@@ -57,6 +57,7 @@ Examples:
   everycore serve main:app
   everycore serve --workers 4 --bind 0.0.0.0:80 --bind unix:/run/shop.sock shop.web:app
   everycore serve --factory --app-dir src shop:create_app
+  everycore serve --reload main:app              while you write it: new code at each change
 
 \b
 Signals:

@@ -252,10 +252,11 @@ class Keeper:
     # Words
 
     def _describe(self, failure: SlotFailure) -> str:
+        if failure.overdue and self._supervisor.rollout.is_awaited:  # how long it had, depends on the changes
+            killed = "" if failure.status is None else ", and was killed"
+            return f"worker {failure.worker} was not ready in time{killed}"
         if failure.status is None:
             return f"worker {failure.worker} was not ready within {RELOAD_SECONDS:g} s"
-        if failure.overdue and self._supervisor.rollout.is_awaited:
-            return f"worker {failure.worker} was not ready in time, and was killed"
         if failure.overdue:
             return f"worker {failure.worker} was not ready within {self._limit():g} s, and was killed"
         return f"worker {failure.worker} ended before it was ready: {failure.status}"
