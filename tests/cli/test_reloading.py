@@ -1,6 +1,7 @@
 """`--reload` and its details in this process: what is watched, how many workers, and what is wrong."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -196,9 +197,10 @@ def test_a_file_that_turns_it_on_or_off_scales_nothing(tmp_path, caplog):
 
     (tmp_path / "everycore.toml").write_text("workers = 4")
     rereading = Rereading(read(), read)
-    rereading.pool = Commanded()
+    pool: Any = Commanded()
+    rereading.pool = pool
     for text in ("reload = true", "reload = true", "workers = 4", "workers = 3"):
         (tmp_path / "everycore.toml").write_text(text)
         rereading()
-    assert rereading.pool.workers == [None, None, None, 3]
+    assert pool.workers == [None, None, None, 3]
     assert "changed, but not by a reload: --reload (everycore.toml: reload)" in caplog.text

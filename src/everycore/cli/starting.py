@@ -154,8 +154,8 @@ class Rereading:
         for line in new.values.ignored:
             if line not in old.values.ignored:
                 log.warning("%s", line)
-        # --reload has a number of its own, and a file turns it neither on nor off. Where nothing changed, TTIN
-        # and TTOU have the last word.
+        # --reload has a number of its own, and a file turns it neither on nor off. Where the number is as it
+        # was, TTIN and TTOU have the last word.
         is_scaled = new.workers.count != old.workers.count and new.settings.reload == old.settings.reload
         if is_scaled:
             log.info("scaling from %d to %d (%s)", self.pool.size, new.workers.count, new.workers.reason)
