@@ -12,9 +12,10 @@ folder excludes what is in it; else a virtual environment in `.venv` would count
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
+
+import msgspec
 
 from everycore.config.watched import EXCLUDES, INCLUDES
 
@@ -46,8 +47,7 @@ def outermost(folders: Iterable[str]) -> tuple[str, ...]:
     return tuple(one for one in found if not any(is_in(one, other) for other in found if other != one))
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedFiles:
+class WatchedFiles(msgspec.Struct, frozen=True):
     """What is watched.
 
     folders: with all that is in them. files: of their own, each of which counts. skipped: folders of which
@@ -90,12 +90,11 @@ class WatchedFiles:
         )
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct):
     """Changes that are one reload: none has followed for `delay` seconds, or they go on for too long."""
 
     delay: float
-    _paths: dict[str, None] = field(default_factory=dict)
+    _paths: dict[str, None] = msgspec.field(default_factory=dict)
     _began: float = 0.0
 
     def add(self, paths: Iterable[str], now: float) -> float:
