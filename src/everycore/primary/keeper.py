@@ -116,9 +116,9 @@ class Keeper:
         self._cluster._begin_shut_down()
         self._tell(orders.Stop())
 
-    def reopen_logs(self) -> None:
-        """Let every worker open its log files anew."""
-        together.reopen_logs(self._cluster._book)
+    def reopen_logs(self, *, tells_programs: bool = True) -> None:
+        """Let every worker open its log files anew. tells_programs: by SIGUSR1 too, where it is heard."""
+        together.reopen_logs(self._cluster._book, tells_programs=tells_programs)
 
     def pause(self) -> None:
         """Stop the processes of all workers, until `resume`."""

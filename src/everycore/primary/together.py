@@ -21,15 +21,15 @@ class SignalledMember(Protocol):
         """Send a message on the channel."""
 
 
-def reopen_logs(members: Iterable[SignalledMember]) -> None:
+def reopen_logs(members: Iterable[SignalledMember], *, tells_programs: bool = True) -> None:
     """Let every worker open its log files anew.
 
-    A worker with a loop of ours does so. A program that has a handler of SIGUSR1 gets that signal too, as a
-    lone process would; one without a handler would be ended by it.
+    A worker with a loop of ours does so. With `tells_programs` a program that has a handler of SIGUSR1 gets
+    that signal too, as a lone process would; one without a handler would be ended by it.
     """
     for member in members:
         member.tell(wire.ReopenLogs())
-        if member.process.hears(signal.SIGUSR1):
+        if tells_programs and member.process.hears(signal.SIGUSR1):
             member.process.signal(signal.SIGUSR1)
 
 

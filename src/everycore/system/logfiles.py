@@ -1,11 +1,12 @@
 """Log files, opened anew by their name: whoever rotates logs moves a file away, and says so (logrotate(8)).
 
 A log file is a handler of `logging` that writes to a file by its name: `logging.FileHandler` and its kinds,
-of any logger, also behind a `MemoryHandler`. A log file of everycore's own is to be one of these.
+of any logger, also behind a `MemoryHandler`. Those of everycore itself are of the kind `OwnLogFile`.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -15,6 +16,17 @@ from logging.handlers import MemoryHandler, WatchedFileHandler
 from typing import Any
 
 log = logging.getLogger("everycore.system")
+
+
+class OwnLogFile(logging.FileHandler):
+    """A log file that knows by itself how it is opened anew."""
+
+    #: Another process, which has the same file, tells that it cannot be opened anew.
+    is_told_elsewhere = False
+
+    def reopen(self) -> None:
+        """Open it anew, if it was moved away. Raises OSError; it goes on as it is then."""
+        raise NotImplementedError
 
 
 def reopen() -> None:
@@ -27,10 +39,19 @@ def reopen() -> None:
         try:
             _reopen(handler)
         except (OSError, ValueError, LookupError) as error:  # closed by somebody; an unknown encoding
-            log.warning("the log file %r goes on as it is: %s", handler.baseFilename, error)
+            if not (isinstance(handler, OwnLogFile) and handler.is_told_elsewhere and _is_everybodys(error)):
+                log.warning("the log file %r goes on as it is: %s", handler.baseFilename, error)
+
+
+def _is_everybodys(error: Exception) -> bool:
+    """Whether every process finds the same."""
+    return isinstance(error, OSError) and error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def _reopen(handler: logging.FileHandler) -> None:
+    if isinstance(handler, OwnLogFile):
+        handler.reopen()
+        return
     if isinstance(handler, WatchedFileHandler):  # which looks by itself, at its next record
         handler.acquire()
         try:
@@ -39,7 +60,7 @@ def _reopen(handler: logging.FileHandler) -> None:
             handler.release()
         return
     before = _plain(handler.stream)
-    if before is None or not _has_moved(before.fileno(), handler.baseFilename):
+    if before is None or not has_moved(before.fileno(), handler.baseFilename):
         return
     mode: Any = handler.mode.replace("w", "a").replace("x", "a")
     stream: Any = open(handler.baseFilename, mode, encoding=handler.encoding, errors=handler.errors)  # noqa: SIM115
@@ -56,7 +77,7 @@ def _plain(stream: io.TextIOWrapper | None) -> io.TextIOWrapper | None:
     return stream if isinstance(getattr(stream, "buffer", None), io.BufferedWriter) else None
 
 
-def _has_moved(fd: int, path: str) -> bool:
+def has_moved(fd: int, path: str) -> bool:
     """Whether `path` leads to another file than `fd`. A pipe or a device has none that is newer."""
     try:
         there = os.stat(path)

@@ -47,6 +47,8 @@ class Outlet(io.TextIOBase):
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
+        #: The line that waits was written in part; the last line was, and its rest is dropped (a full disk).
+        self._is_begun = self._is_torn = False
         self._lock = threading.RLock()
         self._fd, self._write = _open(fd)
         self._is_terminal = os.isatty(self._fd)
@@ -86,6 +88,8 @@ class Outlet(io.TextIOBase):
             if self._size + len(data) > self._room:
                 self._dropped += max(data.count(b"\n"), 1)
             elif data:
+                if self._is_torn:
+                    data = b"\n" + data
                 self._waiting.append(data)
                 self._size += len(data)
             if not self.push():
@@ -102,11 +106,15 @@ class Outlet(io.TextIOBase):
                 except BlockingIOError:
                     return False
                 except OSError:
+                    self._is_torn = self._is_torn or self._is_begun
+                    self._is_begun = False
                     self._waiting.clear()
                     self._size = 0
                     raise
                 self._size -= written
-                if written < len(data):
+                self._is_torn = False
+                self._is_begun = written < len(data)
+                if self._is_begun:
                     self._waiting[0] = data[written:]
                     continue
                 self._waiting.popleft()
