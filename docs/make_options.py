@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from everycore.cli.options import own_fields
-from everycore.config.access_format import ATOMS
+from everycore.config.access_format import ATOMS, HEADER_ATOMS
 from everycore.config.setting import Field
 from everycore.config.tree import SECTIONS
 
@@ -55,7 +55,7 @@ def variables() -> str:
 
 def atoms() -> str:
     """The atoms of an access format."""
-    rows = [f"| `%({name})s` | {meaning} |" for name, meaning in ATOMS.items()]
+    rows = [f"| `%({name})s` | {meaning} |" for name, meaning in (ATOMS | HEADER_ATOMS).items()]
     return "\n".join(["| atom | |", "|---|---|", *rows])
 
 

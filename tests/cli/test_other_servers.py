@@ -82,7 +82,7 @@ def test_what_prints_and_ends(typed, kind, capsys):
 
 
 def test_not_yet_is_said_of_what_is_to_come():
-    for option in ("--timeout", "--max-requests", "--user", "--preload", "--log-file"):
+    for option in ("--timeout", "--max-requests", "--user", "--preload", "--capture-output"):
         assert ANSWERS[option].startswith("not yet: ")
 
 

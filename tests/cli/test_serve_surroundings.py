@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import stat
 import sys
@@ -9,6 +10,8 @@ import sys
 import pytest
 
 from tests.kit import scaled
+from tests.kit.folders import ROOT
+from tests.kit.log_lines import wait_for_line
 from tests.kit.serving import wait_serving
 
 #: Answers with variables of its environment and the folder that it is in.
@@ -76,27 +79,24 @@ def test_variables_folders_and_the_access_log(start_command, tmp_path):
     there = str(tmp_path / "there")
     assert json.loads(served.get("/x?y=1")) == ["red", "quite big", there, "/x"]  # what is set already stays
     access = tmp_path / "there" / "access.log"
+    wait_for_line(access, ".")  # the client has its answer before
     assert access.read_text() == '127.0.0.1 "GET /x?y=1 HTTP/1.1" 200 /x?y=1\n'
     access.rename(tmp_path / "old.log")
     served.get("/z")
-    assert access.read_text() == '127.0.0.1 "GET /z HTTP/1.1" 200 /z?\n'
     assert served.program.finish() == 0
+    assert access.read_text() == '127.0.0.1 "GET /z HTTP/1.1" 200 /z?\n'
 
 
 @pytest.mark.slow
 def test_a_log_configuration_as_uvicorn_reads_it(start_command, tmp_path):
     (tmp_path / "main.py").write_text(APP)
-    (tmp_path / "log.yaml").write_text(
-        "version: 1\n"
-        "disable_existing_loggers: false\n"
-        "formatters: {short: {format: 'ACCESS %(message)s'}}\n"
-        "handlers: {file: {class: logging.FileHandler, filename: requests.log, formatter: short}}\n"
-        "loggers: {uvicorn.access: {handlers: [file], level: INFO, propagate: false}}\n"
-    )
+    page = (ROOT / "docs" / "how-to" / "logs.md").read_text()
+    (tmp_path / "log.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
     served = wait_serving(start_command(command("--bind", "127.0.0.1:0", "--log-config", "log.yaml")))
     served.get("/x")
-    assert (tmp_path / "requests.log").read_text().startswith("ACCESS 127.0.0.1:")
     assert served.program.finish() == 0
+    [line] = [line for line in served.program.stderr.splitlines() if "/x" in line]  # told once
+    assert re.search(r' worker=1 127\.0\.0\.1:\d+ - "GET /x HTTP/1.1" 200 [\d.]+ms id=[0-9a-f]{32}$', line)
 
 
 @pytest.mark.slow

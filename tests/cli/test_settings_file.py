@@ -84,7 +84,9 @@ def test_an_option_of_the_engine_may_stand_there(write):
 # Wrong
 
 
-@pytest.mark.parametrize("option", ["config", "env-file", "log-config", "ssl-certfile", "access-logfile"])
+@pytest.mark.parametrize(
+    "option", ["config", "env-file", "log-config", "ssl-certfile", "access-logfile", "log-file"]
+)
 def test_a_fifo_keeps_nobody_waiting(option, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert main(["serve", f"--{option}", "pipe", "main:app"]) == 2
@@ -158,6 +160,9 @@ def test_what_is_wrong_has_the_spelling_that_was_typed(capsys):
         ),
         ("chdir = 'no'", "--chdir (from everycore.toml: chdir): there is no folder 'no'"),
         ("pid = 'no/pid'", "--pid (from everycore.toml: pid): cannot write"),
+        ("log-file = 'no/x'", "--log-file (from everycore.toml: log-file): cannot write 'no/x': there is no"),
+        ("log-file = '.'", "--log-file (from everycore.toml: log-file): cannot write '.': is a directory"),
+        ("log-format = 'xml'", "--log-format (from everycore.toml: log-format): must be one of text, json"),
         ("access-logfile = 'no/x'", "--access-logfile (from everycore.toml: access-logfile): cannot write"),
         ("backlog = 5000000000", "--backlog (from everycore.toml: backlog): must be a whole number from 1"),
         ("workers = 5000000000", "--workers (from everycore.toml: workers): must be 'auto' or a whole"),

@@ -224,6 +224,8 @@ def test_nobody_waits_for_a_reader_of_the_log(start_command, tmp_path, log, kind
     source = APP if kind == "serve" else ANSWER + "\nasyncio.run(main())\n"
     (tmp_path / "main.py").write_text(source, encoding="utf-8")
     options = ["--policy", policy, "--grace", "5"]
+    if policy == "shared":  # the other way to the same pipe
+        options += ["--log-file", "log", "--log-format", "json"]
     if kind == "serve":
         argv = serve_command("--workers", "2", "--show-counts", "--access-log", *options)
     else:

@@ -11,6 +11,7 @@ What is asked for less often is imported from its module:
   what a test says, and clients), `crowds` (many clients, both loops and policies), `running` and `serving`
   (`everycore run` and `serve`), `http_clients` (load), `ends` (of a worker)
 - the kinds of events that a cluster has told, as a list that grows: `told`
+- log files that others write: `log_lines`
 - the machine: `processes`, `listeners`, `ports`, `trouble` (no privileges, no descriptors)
 - fakes: `fake_processes` and `crimes` (workers byte for byte), `stage` (one listener), `channel_pairs` (both
   ends of a channel), `dispatch_world`, `dispatch_law` and `watched_lanes` (the dispatcher), `numbered_pools`

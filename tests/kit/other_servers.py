@@ -109,13 +109,13 @@ GUNICORN = """
 --access-logfile - | ours | access_logfile | '-'
 --disable-redirect-access-to-syslog | says | not yet: there is no syslog; meanwhile a
 --access-logformat %(h)s | ours | access_logformat | '%(h)s'
---error-logfile | says | not yet: everycore writes its log to std
---log-file | says | not yet: everycore writes its log to std
+--error-logfile /dev/null | ours | log_file | '/dev/null'
+--log-file /dev/null | ours | log_file | '/dev/null'
 --log-level trace | ours | log_level | 'trace'
---capture-output | says | not yet: everycore writes its log to std
---logger-class | says | not yet: the format of everycore's own l
+--capture-output | says | not yet: what the application prints sta
+--logger-class | says | not yet: everycore's own log has two for
 --log-config /dev/null | ours | log_config | '/dev/null'
---log-config-json | says | not yet: the format of everycore's own l
+--log-config-json | says | the option is --log-config here, which re
 --log-syslog-to | says | not yet: there is no syslog; meanwhile a
 --log-syslog | says | not yet: there is no syslog; meanwhile a
 --log-syslog-prefix | says | not yet: there is no syslog; meanwhile a
@@ -268,9 +268,9 @@ HYPERCORN = """
 -D | says | it stays in the foreground; a service ma
 --daemon | says | it stays in the foreground; a service ma
 --debug | says | the option is --log-level debug here
---error-log | says | not yet: everycore writes its log to std
---error-logfile | says | not yet: everycore writes its log to std
---log-file | says | not yet: everycore writes its log to std
+--error-log /dev/null | ours | log_file | '/dev/null'
+--error-logfile /dev/null | ours | log_file | '/dev/null'
+--log-file /dev/null | ours | log_file | '/dev/null'
 --graceful-timeout 7 | ours | grace | 7.0
 --read-timeout | says | uvicorn has no such limit; a proxy in fr
 --max-requests | says | not yet: workers are not recycled; meanw
@@ -312,12 +312,12 @@ PM2 = """
 --interpreter | says | start everycore itself by that Python, w
 --interpreter-args | says | start everycore itself by that Python, w
 --node-args | says | start everycore itself by that Python, w
---output | says | not yet: everycore writes its log to std
---error | says | not yet: everycore writes its log to std
+--output | says | not yet: what the application prints sta
+--error | says | not yet: what the application prints sta
 --log | says | the option is --log-level here
 --filter-env | says | leave the variable out where the service
---log-type | says | not yet: the format of everycore's own l
---log-date-format | says | not yet: the format of everycore's own l
+--log-type | says | the option is --log-format here: text, js
+--log-date-format | says | not yet: everycore's own log has two for
 --time | says | leave it out; each line of the log has i
 --disable-logs | says | the option is --log-level here
 --env A=1 | ours | env | {'A': '1'}
@@ -385,10 +385,10 @@ monit | command | not yet: --show-counts shows
 dashboard | command | not yet: --show-counts shows
 imonit | command | not yet: --show-counts shows
 sysinfos | command | not yet: --show-counts shows
-logs | command | the log is on stderr; the se
-flush | command | the log is on stderr; the se
-reloadLogs | command | the log is on stderr; the se
-logrotate | command | the log is on stderr; the se
+logs | command | the log is on stderr, or in
+flush | command | the log is on stderr, or in
+reloadLogs | command | the log is on stderr, or in
+logrotate | command | the log is on stderr, or in
 env | command | type everycore config
 reset | command | there are no counts to be re
 sendSignal | command | type kill -SIGNAL PID

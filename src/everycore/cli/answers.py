@@ -50,14 +50,16 @@ _NOT_YET: Final = {
     "--preload": _not_yet("every worker imports the application itself"),
     **dict(
         _all(
-            "--log-file --error-logfile --error-log --capture-output --output --error",
-            _not_yet("everycore writes its log to stderr", "redirect that: 2>>FILE"),
+            "--capture-output --output --error",
+            _not_yet("what the application prints stays its own", "redirect that: >>FILE 2>&1"),
         )
     ),
     **dict(
         _all(
-            "--log-type --logger-class --log-config-json --log-date-format",
-            _not_yet("the format of everycore's own log is fixed", "--log-config is for the workers'"),
+            "--logger-class --log-date-format",
+            _not_yet(
+                "everycore's own log has two formats (--log-format)", "--log-config is for the workers'"
+            ),
         )
     ),
     **dict(
@@ -108,6 +110,8 @@ _OURS: Final = {
     "--blocking-threads-idle-timeout": "threads stay; --threads is how many",
     "--access-log-fmt": "the option is --access-logformat here, in gunicorn's words",
     **dict(_all("--log --no-log --disable-logs", "the option is --log-level here")),
+    "--log-config-json": "the option is --log-config here, which reads .json too",
+    "--log-type": "the option is --log-format here: text, json",
     "--debug": "the option is --log-level debug here",
     "--process-name": "the option is --name here, for log lines; the process keeps its title",
     "--namespace": "the option is --name here, for log lines",
@@ -272,7 +276,11 @@ _COMMANDS: Final = {
     **dict(
         _all("monit dashboard imonit sysinfos top", _not_yet("--show-counts shows who takes connections"))
     ),
-    **dict(_all("logs flush reloadLogs logrotate", "the log is on stderr; the service manager keeps it")),
+    **dict(
+        _all(
+            "logs flush reloadLogs logrotate", "the log is on stderr, or in --log-file, which USR1 opens anew"
+        )
+    ),
     "env": "type everycore config",
     "reset": "there are no counts to be reset",
     "sendSignal": "type kill -SIGNAL PID",

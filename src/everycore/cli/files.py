@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import os
-import stat
 from typing import Final
 
 from everycore.cli.options import Values
 from everycore.errors import ConfigurationError
+from everycore.ops.logs import STDERR, reason
 from everycore.ops.pidfile import check_pid_file
 from everycore.system.plain_files import open_plain
 
 #: Settings that name a file which is read at each start of a worker.
 FILES: Final = ("env_file", "log_config", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
+_NO_PERMISSION: Final = "uid {} has no permission"
+_LOG_FILES: Final = ("log_file", "access_logfile")
 
 
 def check_files(values: Values, folder: str | None) -> None:
@@ -29,8 +30,7 @@ def check_files(values: Values, folder: str | None) -> None:
             except OSError as error:
                 problem = f"cannot read {path!r}: {(error.strerror or str(error)).lower()}"
                 raise ConfigurationError(_option(name), problem) from None
-    if "access_logfile" in found and found["access_logfile"].value not in (None, "-"):
-        _check_log(found["access_logfile"].value, folder)
+    check_logs(values, folder)
     for name, module, package in (("env_file", "dotenv", "python-dotenv"), ("log_config", "yaml", "PyYAML")):
         path = found[name].value
         is_needed = path is not None and (name == "env_file" or path.endswith((".yaml", ".yml")))
@@ -42,6 +42,13 @@ def check_files(values: Values, folder: str | None) -> None:
                 raise ConfigurationError(_option(name), "needs the certificate too: --ssl-certfile FILE")
 
 
+def check_logs(values: Values, folder: str | None) -> None:
+    """Raises ConfigurationError for a log file that cannot be written."""
+    for name in _LOG_FILES:
+        if name in values.found and values.found[name].value not in (None, STDERR):
+            _check_log(_option(name), values.found[name].value, folder)
+
+
 def check_pid(values: Values, folder: str | None) -> None:
     """Raises ConfigurationError where no pid file can be written."""
     path = values.found["pid"].value
@@ -49,30 +56,36 @@ def check_pid(values: Values, folder: str | None) -> None:
         check_pid_file(os.path.join(folder or "", path))
 
 
-def _check_log(path: str, folder: str | None) -> None:
+def log_file(values: Values, folder: str | None) -> str | None:
+    """The path of `--log-file`, as whole as it can be told; None: stderr."""
+    path = values.found["log_file"].value
+    return None if path in (None, STDERR) else os.path.join(folder or "", path)
+
+
+def _check_log(option: str, path: str, folder: str | None) -> None:
     whole = os.path.join(folder or "", path)
-    parent = os.path.dirname(whole) or "."
-    if _lacks_reader(whole):
-        problem = "nobody reads that FIFO, and each worker would wait for a reader"
-    elif os.path.isdir(whole):
-        problem = "is a directory"
+    parent = os.path.dirname(os.path.realpath(whole) if os.path.islink(whole) else whole) or "."
+    if os.path.exists(whole):
+        problem = _why_not_written(whole)
     elif not os.path.isdir(parent):
         problem = f"there is no folder {parent!r}"
-    elif not os.access(whole if os.path.exists(whole) else parent, os.W_OK):
-        problem = f"uid {os.geteuid()} has no permission"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        problem = _NO_PERMISSION.format(os.geteuid())
     else:
         return
-    raise ConfigurationError("--access-logfile", f"cannot write {path!r}: {problem}")
+    if problem is not None:
+        raise ConfigurationError(option, f"cannot write {path!r}: {problem}")
 
 
-def _lacks_reader(path: str) -> bool:
-    """Of a FIFO; `/dev/stdout` may be one, and has a reader."""
+def _why_not_written(path: str) -> str | None:
+    """Why a file that is there cannot be written; None: it can."""
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
+    except PermissionError:
+        return _NO_PERMISSION.format(os.geteuid())
     except OSError as error:
-        return error.errno == errno.ENXIO
-    return False
+        return reason(error)
+    return None
 
 
 def _option(name: str) -> str:

@@ -18,7 +18,7 @@ import msgspec
 
 import everycore.launch
 from everycore.cli.command import SettingsCommand, words_with_value
-from everycore.cli.files import check_pid, why_not_there
+from everycore.cli.files import check_logs, check_pid, log_file, why_not_there
 from everycore.cli.options import CONTEXT, Given, Values, folder, naming_sources, read_values, worker_count
 from everycore.cli.reloading import development, watched
 from everycore.cli.starting import Plan, become, start
@@ -47,7 +47,7 @@ Signals:
   HUP                 reload: read the settings file again and replace all workers, each new one ready
                       before the old one leaves
   TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
-  USR1                given to every worker whose program has a handler for it
+  USR1                open --log-file anew; given to every worker whose program has a handler for it
   TSTP (Ctrl-Z), CONT stop for a while and go on, with all workers
   QUIT                end all at once, and print the stacks of every worker
 
@@ -137,6 +137,7 @@ class Options(msgspec.Struct, frozen=True):
     workers: Bound
     name: str
     folder: str | None
+    log_file: str | None
     values: Values
 
 
@@ -148,7 +149,9 @@ def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -
     with naming_sources(values):
         where = folder(values, given.here)
         check_pid(values, where or given.here)
-    return Options(program, settings, worker_count(values), name, where, values)
+        check_logs(values, where or given.here)
+    log = log_file(values, where or given.here)
+    return Options(program, settings, worker_count(values), name, where, log, values)
 
 
 def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> WatchedFiles | None:
@@ -192,6 +195,7 @@ def plan(options: Options) -> Plan:
             stdio=("null", "inherit", "inherit"),
         ),
         folder=options.folder,
+        log_file=options.log_file,
         boot_timeout=None,  # a program need not listen
         shutdown_timeout=0.0,
     )

@@ -20,7 +20,7 @@ import everycore.servers
 from everycore.cli import activation
 from everycore.cli.activation import activated_descriptors
 from everycore.cli.command import SettingsCommand
-from everycore.cli.files import check_files, check_pid, why_not_there
+from everycore.cli.files import check_files, check_pid, log_file, why_not_there
 from everycore.cli.options import (
     CONTEXT,
     FOLDER_IS_GONE,
@@ -173,6 +173,8 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
         shutdown_timeout=settings.shutdown_timeout,
         spread=0.0 if settings.reload and settings.spread is None else settings.spread,
         log_level=settings.log_level,
+        log_file=log_file(values, where or given.here),
+        log_format=settings.log_format,
         access_log=_logs_requests(settings, values),
         access_logfile=settings.access_logfile,
         access_logformat=settings.access_logformat,
@@ -279,6 +281,7 @@ def plan(options: Options) -> Plan:
             stdio=("null", "inherit", "inherit"),
         ),
         folder=options.folder,
+        log_file=options.job.log_file,
         boot_timeout=settings.boot_timeout,
         shutdown_timeout=settings.shutdown_timeout,
     )

@@ -21,6 +21,7 @@ from everycore.config.setting import Field
 from everycore.config.tree import CommonSettings
 from everycore.errors import ConfigurationError
 from everycore.ops import logs
+from everycore.ops.log_formats import PRIMARY, TEXT
 from everycore.ops.pidfile import pid_file
 from everycore.ops.settings_file import OPTION, OWN
 from everycore.settings import Settings
@@ -40,6 +41,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be run, checked.
 
     settings: every setting. worker: how a worker is started. folder: where relative paths begin; None: here.
+    log_file: the whole path of the primary's log; None: stderr.
     """
 
     values: Values
@@ -47,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     workers: Bound
     worker: Settings
     folder: str | None
+    log_file: str | None
     boot_timeout: float | None
     shutdown_timeout: float
 
@@ -69,32 +72,60 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
     from everycore.pool import Pool  # late: asyncio is of no use to a wrong option
 
     settings = plan.settings
-    logs.configure("primary", settings.log_level)
-    for line in plan.values.ignored:
-        log.warning("%s", line)
-    log.info("starting %d workers (%s)", plan.workers.count, plan.workers.reason)
     rereading = Rereading(plan, read)
     pid = None if settings.pid is None else os.path.join(plan.folder or "", settings.pid)
-    with naming_sources(plan.values), _umask(settings.umask), pid_file(pid):
-        pool = Pool(
-            plan.workers.count,
-            settings=plan.worker,
-            policy=settings.policy,
-            grace=settings.grace,
-            shutdown_timeout=plan.shutdown_timeout,
-            boot_timeout=plan.boot_timeout,
-            surge=settings.surge,
-            signals=True,
-            new_group=True,
-            raise_nofile=not settings.keep_nofile,
-            before_reload=rereading,
-            **rest,
-        )
-        rereading.pool = pool
-        outcome = run(pool)
-    if outcome.text:
-        click.echo(f"everycore: {outcome.text}", err=True)
+    with naming_sources(plan.values), _umask(settings.umask), _logging(plan):
+        with pid_file(pid):
+            for line in plan.values.ignored:
+                log.warning("%s", line)
+            log.info("starting %d workers (%s)", plan.workers.count, plan.workers.reason)
+            pool = Pool(
+                plan.workers.count,
+                settings=plan.worker,
+                policy=settings.policy,
+                grace=settings.grace,
+                shutdown_timeout=plan.shutdown_timeout,
+                boot_timeout=plan.boot_timeout,
+                surge=settings.surge,
+                signals=True,
+                new_group=True,
+                raise_nofile=not settings.keep_nofile,
+                before_reload=rereading,
+                **rest,
+            )
+            rereading.pool = pool
+            outcome = run(pool)
+        if outcome.text:
+            _say(outcome.text, rereading.plan)
     return outcome.status
+
+
+@contextlib.contextmanager
+def _logging(plan: Plan) -> Iterator[None]:
+    _configure_logs(plan)
+    try:
+        yield
+    finally:
+        logs.close_files()
+
+
+def _configure_logs(plan: Plan) -> None:
+    """Raises ConfigurationError for a file that cannot be written, and has changed nothing then."""
+    settings = plan.settings
+    try:
+        logs.configure(PRIMARY, settings.log_level, format=settings.log_format, file=plan.log_file)
+    except OSError as error:
+        problem = f"cannot write {plan.log_file!r}: {logs.reason(error)}"
+        raise ConfigurationError("--log-file", problem) from None
+
+
+def _say(text: str, plan: Plan) -> None:
+    """Why the service has ended: to whoever has started it, and to whoever reads its log."""
+    is_told = plan.log_file is not None or plan.settings.log_format != TEXT
+    if is_told:
+        log.critical("%s", text)
+    if plan.log_file is not None or not is_told:
+        click.echo(f"everycore: {text}", err=True)
 
 
 @contextlib.contextmanager
@@ -136,15 +167,20 @@ class Rereading:
     """Reads the settings again when a reload is ordered, and lets what it starts have them."""
 
     def __init__(self, plan: Plan, read: Callable[[], Plan]) -> None:
-        self._plan = plan
+        #: As it is now.
+        self.plan = plan
         self._read = read
         self.pool: Pool
 
     def __call__(self) -> None:
         """Raises ConfigurationError, and has changed nothing then."""
-        old, new = self._plan, self._read()
+        old, new = self.plan, self._read()
         _check_still_there(old.values.file, new.values.file)
         _check_same_scheme(old.values, new.values)
+        with naming_sources(new.values):
+            _configure_logs(new)
+        # A worker that is there already goes on where its file was moved to, if the new ones cannot start.
+        self.pool._keeper.reopen_logs(tells_programs=False)
         fixed = [field for field in self._changed(old, new) if field.setting.is_fixed]
         if fixed:
             what = ", ".join(f"{field.option} ({new.values.found[field.name].source})" for field in fixed)
@@ -168,9 +204,7 @@ class Rereading:
             surge=new.settings.surge,
             workers=new.workers.count if is_scaled else None,
         )
-        if new.settings.log_level != old.settings.log_level:
-            logs.set_level(new.settings.log_level)
-        self._plan = new
+        self.plan = new
 
     @staticmethod
     def _changed(old: Plan, new: Plan) -> list[Field]:

@@ -9,46 +9,58 @@ from __future__ import annotations
 import re
 from typing import Final
 
-#: What uvicorn tells of a request: gunicorn's names for it.
+#: What is known of a request: gunicorn's names for it, and two of ours.
 ATOMS: Final = {
     "h": "the client's address",
     "l": "a dash",
     "u": "a dash",
-    "t": "the time",
+    "t": "the time at which the answer was complete",
     "r": "the request line",
     "m": "the method",
     "U": "the path",
     "q": "the query",
     "H": "the protocol",
     "s": "the status",
+    "B": "the length of the answer's body in bytes",
+    "b": "the same; a dash for 0",
+    "f": "the header Referer",
+    "a": "the header User-Agent",
+    "T": "the duration in whole seconds",
+    "L": "the duration in seconds, with six decimals",
+    "M": "the duration in whole milliseconds",
+    "D": "the duration in microseconds",
     "p": "the worker's process id",
+    "worker": "the worker's id",
+    "request_id": "the request's id",
 }
+#: Beside them: a header of the request, and one that the application has set.
+HEADER_ATOMS: Final = {"{NAME}i": "a header of the request", "{NAME}o": "a header of the answer"}
 _ATOM: Final = re.compile(r"%(?:\(([^)]*)\)(.)|(.?))")
+_HEADER: Final = re.compile(r"\{([^{}]+)\}([io])")
+#: What would end a quotation, and what is escaped by it.
+_QUOTED: Final = str.maketrans({'"': '\\"', "\\": "\\\\"})
 
 
 def check_format(text: str) -> None:
-    """Raises ValueError for what is no format, and for atoms that nobody tells us."""
+    """Raises ValueError for what is no format, and for atoms that there are not."""
     for found in _ATOM.finditer(text):
         name, conversion, other = found.groups()
         if name is None and other != "%":
             raise ValueError(f"a per cent sign is written %%, unlike in {text!r}")
-        if name is not None and (name not in ATOMS or conversion != "s"):
-            known = ", ".join(f"%({atom})s" for atom in ATOMS)
+        if name is not None and (conversion != "s" or (name not in ATOMS and header_of(name) is None)):
+            known = ", ".join(f"%({atom})s" for atom in (*ATOMS, *HEADER_ATOMS))
             raise ValueError(f"has no {found[0]}; there are {known}")
 
 
-def atoms(client: str, method: str, target: str, version: str, status: int) -> dict[str, object]:
-    """The atoms of a request but time and process: what uvicorn tells of it."""
-    path, _, query = target.partition("?")
-    host = client.rpartition(":")[0] or client or "-"
-    return {
-        "h": host,
-        "l": "-",
-        "u": "-",
-        "r": f"{method} {target} HTTP/{version}",
-        "m": method,
-        "U": path,
-        "q": query,
-        "H": f"HTTP/{version}",
-        "s": status,
-    }
+def header_of(atom: str) -> tuple[str, str] | None:
+    """The name of the header, in lower case, and "i" or "o"; None for another atom."""
+    found = _HEADER.fullmatch(atom)
+    return None if found is None else (found[1].lower(), found[2])
+
+
+def on_one_line(text: str) -> str:
+    """`text` without what would end its line or its quotation, or command a terminal: escaped."""
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return text
+    text = text.translate(_QUOTED)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

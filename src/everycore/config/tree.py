@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from everycore.config.access_format import ATOMS, check_format
+from everycore.config.access_format import ATOMS, HEADER_ATOMS, check_format
 from everycore.config.kinds import (
     Choice,
     Count,
@@ -135,8 +135,22 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
         Setting(Count(0), "Workers that a reload starts at a time; 0: stop the old one first.", _STOP),
     ] = 1
     log_level: Annotated[
-        str, Setting(Choice(*LEVELS, metavar="LEVEL"), f"What goes to stderr: {', '.join(LEVELS)}.", _LOG)
+        str, Setting(Choice(*LEVELS, metavar="LEVEL"), f"How much is logged: {', '.join(LEVELS)}.", _LOG)
     ] = "info"
+    log_file: Annotated[
+        str | None,
+        Setting(
+            Path("FILE"),
+            "Append the log to that; USR1 and a reload open it anew. A dash is stderr.",
+            _LOG,
+            also=("--error-logfile", "--error-log"),
+            default="stderr",
+        ),
+    ] = None
+    log_format: Annotated[
+        Literal["text", "json"],
+        Setting(Choice("text", "json"), "How a line of the log is written: text, json.", _LOG),
+    ] = "text"
     name: Annotated[str | None, _service_name("APP")] = None
     reload: Annotated[
         bool,
@@ -354,23 +368,23 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
             Path("FILE"),
             "Log every request there; it may be moved away at any time. A dash is stderr.",
             _LOG,
-            default="stderr",
+            default="as --log-file",
         ),
     ] = None
     access_logformat: Annotated[
         str | None,
         Setting(
             Text("FORMAT", check_format),
-            f"How a request is logged, as gunicorn writes it, of: {', '.join(ATOMS)}.",
+            f"How a request is logged, as gunicorn writes it, of: {', '.join((*ATOMS, *HEADER_ATOMS))}.",
             _LOG,
-            default="uvicorn's line",
+            default="uvicorn's line, duration and id",
         ),
     ] = None
     log_config: Annotated[
         str | None,
         Setting(
             Path("FILE"),
-            "How workers log, for logging.config: .ini, .json, .yaml. The primary goes on logging to stderr.",
+            "How workers log, for logging.config: .ini, .json, .yaml. The primary goes on as it logs.",
             _LOG,
         ),
     ] = None

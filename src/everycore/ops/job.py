@@ -44,6 +44,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown_timeout: float = 10.0
     spread: float | None = None
     log_level: str = "info"
+    log_file: str | None = None
+    log_format: str = "text"
     access_log: bool = False
     access_logfile: str | None = None
     access_logformat: str | None = None

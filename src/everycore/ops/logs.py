@@ -1,4 +1,4 @@
-"""How the command line logs: to stderr, one line a record, with who says it.
+"""How the command line logs: to stderr or to a file, one line a record, with who says it.
 
 Set up the loggers of everycore and of the engine, the same way in the primary and in its workers. Invariant:
 the root logger stays the application's own. Not by `logging.config.dictConfig`, which closes every handler
@@ -7,51 +7,108 @@ that others have made.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import sys
-from collections.abc import Callable
 from typing import Any, Final
+
+import msgspec
+
+from everycore.ops.access_log import REQUESTS
+from everycore.ops.log_formats import TEXT, Speaker, formatter
+from everycore.ops.log_handlers import LogFile, QuietHandler
+
+log = logging.getLogger("everycore.ops")
 
 #: Below debug, as uvicorn has it: every message of ASGI.
 TRACE: Final = 5
-#: On which uvicorn tells of each request.
-_REQUESTS: Final = "uvicorn.access"
+#: Written for a path: stderr.
+STDERR: Final = "-"
+#: Those that are set up.
+LOGGERS: Final = ("everycore", "uvicorn", REQUESTS)
 
 
-class QuietHandler(logging.StreamHandler[Any]):
-    """A closed stderr, or a full disk, does not make each record print a traceback about itself.
+class AccessLog(msgspec.Struct, frozen=True, kw_only=True):
+    """How requests are logged: `--access-log`, `--access-logfile`, `--access-logformat`."""
 
-    A mistake in a record is told as `logging.raiseExceptions` wants it, which is the application's to set.
-    """
+    is_on: bool = False
+    file: str | None = None
+    format: str | None = None
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
-        """Say nothing of a stream that cannot be written."""
-        has_no_stream = self.stream is None or getattr(self.stream, "closed", False)
-        if not has_no_stream and not isinstance(sys.exception(), OSError):
-            super().handleError(record)
+
+NO_ACCESS_LOG: Final = AccessLog()
 
 
 def configure(
-    who: str,
+    speaker: Speaker,
     level: str,
     *,
-    access_log: bool = False,
-    access: Callable[[logging.Handler], logging.Handler] = lambda usual: usual,
+    format: str = TEXT,
+    file: str | None = None,
+    access_log: AccessLog = NO_ACCESS_LOG,
     stream: io.TextIOBase | None = None,
+    is_lenient: bool = False,
 ) -> None:
-    """Log as `who` ("primary", "worker 3") to `stream`, or to `sys.stderr`.
+    """Log as `speaker` to `file`; without one, or for `-`, to `stream`, or to `sys.stderr`.
 
-    The access log is an extra, which `level` does not silence; `access` makes its handler of the usual one.
+    Requests are an extra, which `level` does not silence. Again: what was before is replaced. A file that
+    cannot be opened is an OSError, and nothing has changed then; with `is_lenient` a warning, and its lines
+    go to stderr.
     """
-    handler = QuietHandler(stream)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s [{who}] %(levelname)s %(message)s"))
+    fallback = (stream or sys.stderr) if is_lenient else None
+    usual = own = _handler(file, stream, fallback)
+    try:
+        if access_log.is_on and access_log.file is not None:
+            own = _handler(access_log.file, stream, fallback, is_watched=True)
+    except OSError:
+        usual.close()
+        raise
+    for handler in (usual, own):
+        handler.setFormatter(formatter(format, speaker, access_log.format))
+    if isinstance(usual, LogFile):
+        usual.is_told_elsewhere = speaker.kind == "worker"  # the primary has that file too
+    _install(usual, own)
     set_level(level)
-    logging.getLogger(_REQUESTS).setLevel(logging.INFO if access_log else logging.CRITICAL)
-    for name in ("everycore", "uvicorn", _REQUESTS):
+    logging.getLogger(REQUESTS).setLevel(logging.INFO if access_log.is_on else logging.CRITICAL)
+    for handler in dict.fromkeys((usual, own)):
+        if isinstance(handler, LogFile) and handler.missing is not None:
+            why = reason(handler.missing)
+            log.warning("cannot write %r: %s; its lines go to stderr", handler.baseFilename, why)
+
+
+def reason(error: OSError) -> str:
+    """Why a log file cannot be opened, for the end of a sentence."""
+    if error.errno == errno.ENXIO:
+        return "nobody reads that FIFO, or it is a socket"
+    return (error.strerror or str(error)).lower()
+
+
+def _handler(file: str | None, stream: Any, fallback: Any, *, is_watched: bool = False) -> logging.Handler:
+    if file is None or file == STDERR:
+        return QuietHandler(stream)
+    return LogFile(file, is_watched=is_watched, fallback=fallback)
+
+
+def _install(usual: logging.Handler, of_requests: logging.Handler) -> None:
+    before = {handler for name in LOGGERS for handler in logging.getLogger(name).handlers}
+    for name in LOGGERS:
         logger = logging.getLogger(name)
-        logger.handlers[:] = [access(handler) if access_log and name == _REQUESTS else handler]
+        logger.handlers[:] = [of_requests if name == REQUESTS else usual]
         logger.propagate = False
+    for handler in before:
+        if isinstance(handler, LogFile):
+            handler.end()
+
+
+def close_files() -> None:
+    """Log to no file of ours any more."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in tuple(logger.handlers):
+            if isinstance(handler, LogFile):
+                logger.removeHandler(handler)
+                handler.end()
 
 
 def set_level(level: str) -> None:

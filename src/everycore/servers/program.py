@@ -25,8 +25,9 @@ from everycore import current
 from everycore.entry import run
 from everycore.errors import ChannelClosed
 from everycore.ops import logs, outlets
-from everycore.ops.access_log import access_handler
+from everycore.ops.access_log import Answered, tell_once
 from everycore.ops.job import SECRETS, STATUS_STOPPED, BootReport, Job, read_job, with_secrets
+from everycore.ops.log_formats import Speaker
 from everycore.servers import engine_options
 from everycore.servers.binding import open_sockets
 from everycore.servers.binds import parse_binds
@@ -34,6 +35,7 @@ from everycore.servers.exits import LoneExit, WorkerExit
 from everycore.servers.interfaces import as_asgi
 from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app, load_env_file
+from everycore.servers.request_log import RequestLog
 from everycore.system.addresses import as_url
 from everycore.worker.context import WorkerContext
 
@@ -82,18 +84,17 @@ def _prepared(
 
 
 def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | None) -> None:
-    who = f"worker {me.id}" if me else "everycore"
-    try:
-        logs.configure(
-            who,
-            job.log_level,
-            access_log=job.access_log,
-            access=partial(access_handler, job.access_logfile, job.access_logformat),
-            stream=stream,
-        )
-    except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise CannotBootError(f"cannot write {job.access_logfile}: {reason}") from None
+    """Lenient: the primary has looked at the files, and who takes the place of a dead worker is to serve."""
+    speaker = Speaker("alone") if me is None else Speaker("worker", me.id, me.slot, me.generation)
+    logs.configure(
+        speaker,
+        job.log_level,
+        format=job.log_format,
+        file=job.log_file,
+        access_log=logs.AccessLog(is_on=job.access_log, file=job.access_logfile, format=job.access_logformat),
+        stream=stream,
+        is_lenient=True,
+    )
 
 
 def _load(job: Job) -> Callable[..., Any] | None:
@@ -136,7 +137,11 @@ async def _work(
 
 async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> None:
     loaded = prepared.app or load_app(job.app, job.app_dir, factory=job.factory)
-    app = Lifespan(as_asgi(loaded, job.interface, job.threads), job.lifespan)
+    served = as_asgi(loaded, job.interface, job.threads)
+    number = None if me is None else me.id
+    if job.access_log:
+        served = RequestLog(served, partial(Answered.log, worker=number))
+    app = Lifespan(served, job.lifespan)
     from everycore.servers.engines import Engine  # late: without uvicorn it is a failure to boot
 
     engine = Engine(
@@ -146,6 +151,8 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
         options=engine_options.arguments(job.engine),
         log_config=job.log_config,
     )
+    if job.access_log:
+        tell_once(number)  # after the engine: it reads --log-config
     session = current.session()
     way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
     await app.startup()

@@ -1,0 +1,124 @@
+"""Where the log of everycore goes: a stream, or a file of its own (`--log-file`, `--access-logfile`).
+
+Each process appends to a file by itself (O_APPEND), a line by one write, so that lines of several processes
+do not mix. Invariants: nobody waits for whoever reads, where the file is a FIFO or a terminal (`Outlet`); a
+file that cannot be opened anew goes on as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, Final, TextIO
+
+from everycore.ops.outlets import LAST_CHANCE, LoopedOutlet
+from everycore.system.logfiles import OwnLogFile, has_moved
+
+log = logging.getLogger("everycore.ops")
+
+#: O_NONBLOCK: a FIFO that nobody reads is an error (ENXIO), and not to be waited for.
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
+class QuietHandler(logging.StreamHandler[Any]):
+    """A closed stderr, or a full disk, does not make each record print a traceback about itself.
+
+    A mistake in a record is told as `logging.raiseExceptions` wants it, which is the application's to set.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
+        """Say nothing of a stream that cannot be written."""
+        has_no_stream = self.stream is None or getattr(self.stream, "closed", False)
+        if not has_no_stream and not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
+class LogFile(QuietHandler, OwnLogFile):
+    """Appends to the file `path`. Raises OSError if that cannot be opened and there is no `fallback`.
+
+    is_watched: look before each line whether the file was moved away, and open it anew by its name then.
+    fallback: where lines go as long as the file cannot be opened. missing: why it could not, at first.
+    """
+
+    def __init__(self, path: str, *, is_watched: bool = False, fallback: TextIO | None = None) -> None:
+        self._is_watched = is_watched
+        self._is_over = False
+        self._fallback = fallback
+        self.missing: OSError | None = None
+        super().__init__(path)
+        #: That it cannot be opened anew was told.
+        self._is_told = self.missing is not None
+
+    def _open(self) -> Any:
+        try:
+            return self._open_file()
+        except OSError as error:
+            if self._fallback is None:
+                raise
+            self.missing = error
+            return self._fallback
+
+    def _open_file(self) -> LoopedOutlet:
+        fd = os.open(self.baseFilename, _FLAGS, 0o666)
+        try:
+            return LoopedOutlet(fd)
+        finally:
+            os.close(fd)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As `logging.Handler.emit`."""
+        try:
+            if self.stream is None and not self._is_over:
+                self.stream = self._open()
+        except OSError:
+            return
+        if self.stream is not None:
+            if self._is_watched:
+                self._watch()
+            logging.StreamHandler.emit(self, record)
+
+    def _watch(self) -> None:
+        try:
+            self.reopen()
+        except OSError as error:
+            if not self._is_told:  # the next line tries again
+                self._is_told = True
+                log.warning("the log file %r goes on as it is: %s", self.baseFilename, error)
+        else:
+            self._is_told = False
+
+    def reopen(self) -> None:
+        """As `OwnLogFile.reopen`."""
+        self.acquire()
+        try:
+            before: Any = self.stream
+            if before is not None and has_moved(before.fileno(), self.baseFilename):
+                self.stream = self._open_file()  # type: ignore[assignment] # a text stream too
+                self._end(before, 0)
+        finally:
+            self.release()
+
+    def end(self) -> None:
+        """Close it for good."""
+        self._is_over = True
+        self.close()
+
+    def close(self) -> None:
+        """As `logging.FileHandler.close`: the next line opens it again.
+
+        `logging.config` closes all handlers that there are, when an application configures its own.
+        """
+        self.acquire()
+        try:
+            before: Any = self.stream
+            self.stream = None
+            if before is not None:
+                self._end(before, LAST_CHANCE)
+        finally:
+            self.release()
+        logging.Handler.close(self)
+
+    def _end(self, stream: Any, patience: float) -> None:
+        if stream is not self._fallback:
+            stream.finish(patience)
