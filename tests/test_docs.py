@@ -8,6 +8,8 @@ status 0 when it is sent SIGTERM.
 import ast
 import importlib
 import inspect
+import json
+import logging
 import re
 import socket
 import subprocess
@@ -25,6 +27,8 @@ from everycore import errors, events, testing
 from everycore.cli.engine import engine
 from everycore.cli.main import everycore as command_line
 from everycore.core import wire
+from everycore.ops.access_log import Answered
+from everycore.ops.log_formats import Speaker, formatter
 from tests.kit.folders import ROOT, SOURCE
 
 PAGES = [
@@ -324,6 +328,24 @@ def test_fixed_numbers_are_those_of_the_code():
     for row in _rows(REFERENCE / "settings.md", "## Fixed numbers")[1:]:
         module, _, name = _ticked(row[0])[0].rpartition(".")
         assert getattr(importlib.import_module(f"everycore.{module}"), name) == float(row[1]), row[0]
+
+
+def test_fields_of_the_log():
+    known = Answered(
+        client="x:1", method="GET", target="/", version="1.1", status=200, seconds=1, size=1, request_id="x",
+        request_headers=[(b"referer", b"x"), (b"user-agent", b"x")],
+    )  # fmt: skip
+    try:
+        raise ValueError
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "", (), sys.exc_info(), sinfo="x")
+    vars(record).update(answered=known)
+    fields = json.loads(formatter("json", Speaker("worker", 1, 0, 0)).format(record))
+    types = {bool: "true or false", int: "number", float: "number", str: "text"}
+    rows = [row for row in _rows(REFERENCE / "log.md", "## JSON") if row[0] != "field"]
+    assert {(_ticked(row[0])[0], row[1]) for row in rows} == {
+        (name, types[type(value)]) for name, value in fields.items()
+    }
 
 
 def test_every_variable_is_named():
