@@ -249,11 +249,20 @@ def read_values(given: Given, environ: Mapping[str, str]) -> Values:
         unread = unknown_variables(environ, known["serve"])
         if file is not None:
             for key, hint in unknown_keys(file, known):
-                raise ConfigurationError(key, f"there is no such setting{hint}", source=file.label)
+                raise _unknown(key, hint, fields, file)
     found = resolve(fields, given.options, environ, file, given.command)
     ignored += [] if file is None else passed_over(file, given.here)
     ignored += [f"the variable {name} is not known, and ignored{hint}" for name, hint in unread]
     return Values(fields, found, file, ignored)
+
+
+def _unknown(key: str, hint: str, fields: Sequence[Field], file: File) -> ConfigurationError:
+    from everycore.cli.keys import answer_to_key  # late: for what is wrong
+
+    text = answer_to_key(key, fields)
+    return ConfigurationError(
+        key, f"there is no such setting{f'; {text}' if text else hint}", source=file.label
+    )
 
 
 def _known(fields: Sequence[Field]) -> dict[str, Sequence[Field]]:
