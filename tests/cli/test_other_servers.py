@@ -105,6 +105,16 @@ def test_a_key_of_another_server(line, tmp_path, capsys):
     assert told.startswith(f"everycore: {key} (from everycore.toml): there is no such setting; {begins}")
 
 
+def test_all_keys_that_are_none_are_told_at_once(tmp_path, capsys):
+    (tmp_path / "everycore.toml").write_text("pidfile = 'x'\nworkrs = 1\n[serve]\nnonsense = 1\n")
+    assert main(["serve", "main:app"]) == 2
+    assert capsys.readouterr().err.splitlines()[:3] == [
+        "everycore: pidfile (from everycore.toml): there is no such setting; the key is 'pid'",
+        "  workrs: did you mean 'workers'?",
+        "  serve.nonsense: there is no such setting",
+    ]
+
+
 def test_every_hook_of_gunicorn_has_an_answer():
     typed = {line.split(" | ")[0] for line in other_servers.KEYS.strip().splitlines()}
     assert set(HOOKS) | set(GUNICORN) <= typed

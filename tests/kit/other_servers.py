@@ -2,8 +2,8 @@
 
 A line is what is typed; `ours`, a setting of our tree and its value; `engine`, an argument of uvicorn's;
 `says`, how the answer begins; `command`, the same of `everycore WORD`; `file`, it names the settings file; or
-`prints`, it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8, hypercorn 0.18, waitress 3.0,
-PM2 7.0.
+`prints`, it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8, hypercorn 0.18,
+waitress 3.0, PM2 7.0.
 """
 
 UVICORN = """
@@ -498,7 +498,7 @@ on_starting | "x" | what comes before the start is the servi
 when_ready | "x" | the log says when it serves
 on_reload | "x" | what comes before a reload is the servic
 pre_fork | "x" | leave it out; workers are fresh interpre
-post_fork | "x" | every worker imports the application its
+post_fork | "x" | the top of the application's module
 post_worker_init | "x" | the end of the application's module, or
 worker_int | "x" | what a worker does when it is stopped
 worker_abort | "x" | not yet: a worker that is stuck is not k

@@ -69,7 +69,7 @@ HOOKS: Final[Mapping[str, str]] = {
     "when_ready": f"the log says when it serves; {_PROGRAM}",
     "on_reload": f"what comes before a reload is the service manager's: ExecReload= of systemd; {_PROGRAM}",
     "pre_fork": "leave it out; workers are fresh interpreters, nothing is forked",
-    "post_fork": "every worker imports the application itself: the top of its module, or its lifespan startup",
+    "post_fork": "the top of the application's module, which each worker imports, or its lifespan startup",
     "post_worker_init": "the end of the application's module, or its lifespan startup",
     "worker_int": f"what a worker does when it is stopped: {_SHUTDOWN}",
     "worker_abort": ANSWERS["--timeout"],

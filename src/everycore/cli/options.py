@@ -248,21 +248,26 @@ def read_values(given: Given, environ: Mapping[str, str]) -> Values:
             fields = tuple(dict.fromkeys([*fields, *engine]))
         unread = unknown_variables(environ, known["serve"])
         if file is not None:
-            for key, hint in unknown_keys(file, known):
-                raise _unknown(key, hint, fields, file)
+            _check_keys(unknown_keys(file, known), fields, file)
     found = resolve(fields, given.options, environ, file, given.command)
     ignored += [] if file is None else passed_over(file, given.here)
     ignored += [f"the variable {name} is not known, and ignored{hint}" for name, hint in unread]
     return Values(fields, found, file, ignored)
 
 
-def _unknown(key: str, hint: str, fields: Sequence[Field], file: File) -> ConfigurationError:
+def _check_keys(unknown: Sequence[tuple[str, str]], fields: Sequence[Field], file: File) -> None:
+    """All of them are told at once: a file of another server's has many."""
+    if not unknown:
+        return
     from everycore.cli.keys import answer_to_key  # late: for what is wrong
 
-    text = answer_to_key(key, fields)
-    return ConfigurationError(
-        key, f"there is no such setting{f'; {text}' if text else hint}", source=file.label
-    )
+    texts = {}
+    for key, hint in unknown:
+        text = answer_to_key(key, fields)
+        texts[key] = f"there is no such setting{f'; {text}' if text else hint}"
+    (first, problem), *others = texts.items()
+    rest = "".join(f"\n  {key}: {text.removeprefix('there is no such setting; ')}" for key, text in others)
+    raise ConfigurationError(first, problem + rest, source=file.label)
 
 
 def _known(fields: Sequence[Field]) -> dict[str, Sequence[Field]]:
