@@ -16,7 +16,7 @@ from everycore.cli.options import own_fields, taken
 from everycore.cli.serve import given_by, read_options
 from everycore.cli.serve import serve as serve_command
 from everycore.servers.engine_options import engine_fields
-from tests.kit import other_servers
+from tests.kit import other_keys, other_servers
 
 pytestmark = pytest.mark.usefixtures("no_foreign_settings")
 
@@ -96,7 +96,7 @@ def test_an_option_of_serve_is_told_to_whoever_runs_a_program(capsys):
 # Keys of their files
 
 
-@pytest.mark.parametrize("line", other_servers.KEYS.strip().splitlines())
+@pytest.mark.parametrize("line", other_keys.KEYS.strip().splitlines())
 def test_a_key_of_another_server(line, tmp_path, capsys):
     key, value, begins = (cell.strip() for cell in line.split(" | "))
     (tmp_path / "everycore.toml").write_text(f"{key} = {value}")
@@ -116,7 +116,7 @@ def test_all_keys_that_are_none_are_told_at_once(tmp_path, capsys):
 
 
 def test_every_hook_of_gunicorn_has_an_answer():
-    typed = {line.split(" | ")[0] for line in other_servers.KEYS.strip().splitlines()}
+    typed = {line.split(" | ")[0] for line in other_keys.KEYS.strip().splitlines()}
     assert set(HOOKS) | set(GUNICORN) <= typed
 
 

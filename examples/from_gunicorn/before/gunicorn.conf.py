@@ -27,7 +27,7 @@ access_log_format = '%(h)s "%(r)s" %(s)s'
 
 
 def post_fork(server, worker):
-    from store.wsgi import connect
+    from store.wsgi import connect  # type: ignore[import-not-found] # its folder is this one
 
     connect()
 

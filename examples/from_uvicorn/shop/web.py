@@ -8,7 +8,7 @@ log = logging.getLogger("shop")
 
 
 def create_app():
-    prices = {}
+    prices: dict[str, int] = {}
 
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":

@@ -6,7 +6,7 @@ import os
 import sqlite3
 
 log = logging.getLogger("store")
-database = None
+database: sqlite3.Connection
 
 
 def connect():
