@@ -59,7 +59,11 @@ def becomes(word: str) -> tuple[str, str, str]:
         return "as it is, for a TOML file", "", "`everycore.toml`, else `pyproject.toml`"
     if (field := _FIELDS.get(word)) is None:
         return sentence(answer(word) or ""), "", ""
-    name = "as it is" if word == field.option else f"as it is; its name here is `{field.option}`"
+    name = (
+        "as it is"
+        if word == field.option or not word.startswith("--")
+        else f"as it is; its name here is `{field.option}`"
+    )
     if isinstance(field, EngineField):
         name += " (uvicorn's)"
     default = field.default_text or ("off" if field.setting.kind.form == "switch" else "")

@@ -166,10 +166,13 @@ def test_the_script_is_printed(shell, capsys, monkeypatch):
 
 
 def test_another_shell_is_told_which_there_are(capsys, monkeypatch):
+    assert main(["completion"]) == 2
+    assert capsys.readouterr().err.startswith("everycore: completion: needs the shell: bash, zsh, fish\n")
     assert main(["completion", "tcsh"]) == 2
     assert "'bash', 'zsh', 'fish'" in capsys.readouterr().err
     monkeypatch.setenv("_EVERYCORE_COMPLETE", "tcsh_complete")
-    assert main([]) == 1
+    assert main([]) == 2
+    assert "_EVERYCORE_COMPLETE: must be one of bash_complete, " in capsys.readouterr().err
 
 
 #: How each is started, and reads a script.

@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem, ShellComplete, split_arg_stri
 
 from everycore.cli.candidates import FILE
 from everycore.cli.options import CONTEXT
+from everycore.errors import ConfigurationError
 
 VARIABLE: Final = "_EVERYCORE_COMPLETE"
 _PROGRAM: Final = "everycore"
@@ -110,9 +111,11 @@ In a file that the shell reads when it is needed, so that no new shell waits for
 @click.command(
     short_help="Print the completion script of bash, zsh or fish.", epilog=EPILOG, context_settings=CONTEXT
 )
-@click.argument("shell", type=click.Choice(list(SCRIPTS)))
-def completion(*, shell: str) -> int:
+@click.argument("shell", type=click.Choice(list(SCRIPTS)), required=False)
+def completion(*, shell: str | None) -> int:
     """Print the script by which a shell completes options, their values, files and MODULE:ATTRIBUTE."""
+    if shell is None:
+        raise ConfigurationError("completion", f"needs the shell: {', '.join(SCRIPTS)}")
     click.echo(SCRIPTS[shell], nl=False)
     return 0
 
@@ -165,10 +168,14 @@ def _as_bash_has_it(item: CompletionItem[str], begun: str, breaks: str) -> Compl
 
 
 def answer(asked: str, command: click.Command) -> int:
-    """Answer a shell: `bash_complete` asks for words, `bash_source` for the script. Returns the status."""
+    """Answer a shell: `bash_complete` asks for words, `bash_source` for the script. Returns the status.
+
+    Raises ConfigurationError for what no script asks.
+    """
     shell, _, wanted = asked.partition("_")
     if shell not in SCRIPTS or wanted not in ("source", "complete"):
-        return 1
+        known = ", ".join(f"{shell}_complete" for shell in SCRIPTS)
+        raise ConfigurationError(VARIABLE, f"must be one of {known}, not {asked!r}; a shell's script sets it")
     if wanted == "source":
         click.echo(SCRIPTS[shell], nl=False)
         return 0
