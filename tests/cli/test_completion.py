@@ -218,3 +218,20 @@ def test_a_real_shell(shell, start_command, tmp_path):
     program.expect(r"^typed: <serve> <--chdir> <a folder/?> <--loop=uvloop> <main:create_app>")
     program.write("exit\n")
     assert program.wait() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "is_imported"), [("--policy sh", False), ("main:", False), ("--ws-max-s", True)]
+)
+def test_the_engine_is_imported_for_its_options_alone(start_program, tmp_path, line, is_imported):
+    source = """
+        import sys
+        from everycore.cli.main import main
+        status = main([])
+        print("uvicorn" in sys.modules)
+    """
+    env = {"_EVERYCORE_COMPLETE": "bash_complete", "COMP_LINE": f"everycore serve {line}"}
+    program = start_program(source, env=env)
+    program.expect(f"^{is_imported}$")
+    assert program.wait() == 0
