@@ -19,7 +19,7 @@ proc_name | "x" | the key is 'name'
 proxy_allow_ips | "x" | uvicorn does not read the PROXY protocol
 raw_env | ["A=1"] | the key is 'env'
 raw_paste_global_conf | [] | Paste's files are not read
-reload_extra_files | [] | not yet: everycore does not watch files
+reload_extra_files | [] | the option is --reload-include here
 sendfile | true | leave it out; nothing is sent by sendfil
 syslog | true | not yet: there is no syslog
 syslog_addr | "x" | not yet: there is no syslog
@@ -63,7 +63,7 @@ keep_alive_timeout | 3 | the key is 'timeout-keep-alive'
 pid_path | "x" | the key is 'pid'
 server_names | [] | check the Host header in the application
 startup_timeout | 3 | the key is 'boot-timeout'
-use_reloader | true | not yet: everycore does not watch files
+use_reloader | true | the key is 'reload'
 error_file | "x" | not yet: everycore writes its log to std
 out_file | "x" | not yet: everycore writes its log to std
 script | "x" | the key is 'app'
