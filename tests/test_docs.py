@@ -406,7 +406,9 @@ def test_wire_messages_and_their_fields():
 # Drawings
 
 
-@pytest.mark.parametrize("name", ["make_states.py", "make_signals.py", "make_options.py"])
+@pytest.mark.parametrize(
+    "name", ["make_states.py", "make_signals.py", "make_options.py", "make_coming_from.py"]
+)
 def test_drawn_pages_are_current(name):
     script = ROOT / "docs" / name
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0, (

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import shlex
 
 import click
@@ -9,18 +10,19 @@ import pytest
 
 from everycore.cli.answers import ANSWERS
 from everycore.cli.engine import engine
+from everycore.cli.keys import GUNICORN, HOOKS
 from everycore.cli.main import main
 from everycore.cli.options import own_fields, taken
 from everycore.cli.serve import given_by, read_options
 from everycore.cli.serve import serve as serve_command
 from everycore.servers.engine_options import engine_fields
-from tests.kit import other_servers
+from tests.kit import other_keys, other_servers
 
 pytestmark = pytest.mark.usefixtures("no_foreign_settings")
 
 FORMS = [
     pytest.param(*[cell.strip() for cell in line.split(" | ")], id=f"{peer.lower()} {line.split(' | ')[0]}")
-    for peer in ("UVICORN", "GUNICORN", "GRANIAN", "HYPERCORN", "PM2")
+    for peer in ("UVICORN", "GUNICORN", "GRANIAN", "HYPERCORN", "WAITRESS", "PM2")
     for line in getattr(other_servers, peer).strip().splitlines()
 ]
 
@@ -91,11 +93,58 @@ def test_an_option_of_serve_is_told_to_whoever_runs_a_program(capsys):
     assert "--bind: an option of everycore serve" in capsys.readouterr().err
 
 
+# Keys of their files
+
+
+@pytest.mark.parametrize("line", other_keys.KEYS.strip().splitlines())
+def test_a_key_of_another_server(line, tmp_path, capsys):
+    key, value, begins = (cell.strip() for cell in line.split(" | "))
+    (tmp_path / "everycore.toml").write_text(f"{key} = {value}")
+    assert main(["serve", "main:app"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"everycore: {key} (from everycore.toml): there is no such setting; {begins}")
+
+
+def test_all_keys_that_are_none_are_told_at_once(tmp_path, capsys):
+    (tmp_path / "everycore.toml").write_text("pidfile = 'x'\nworkrs = 1\n[serve]\nnonsense = 1\n")
+    assert main(["serve", "main:app"]) == 2
+    assert capsys.readouterr().err.splitlines()[:3] == [
+        "everycore: pidfile (from everycore.toml): there is no such setting; the key is 'pid'",
+        "  workrs: did you mean 'workers'?",
+        "  serve.nonsense: there is no such setting",
+    ]
+
+
+def test_every_hook_of_gunicorn_has_an_answer():
+    typed = {line.split(" | ")[0] for line in other_keys.KEYS.strip().splitlines()}
+    assert set(HOOKS) | set(GUNICORN) <= typed
+
+
 def test_no_answer_hides_a_setting():
     assert frozenset(ANSWERS) & (taken(own_fields("serve")) | taken(own_fields("run"))) == frozenset()
 
 
-# The installed uvicorn, and the next one
+# Those that are installed, and the next uvicorn
+
+
+def typed_of(peer: str) -> set[str]:
+    return {line.split()[0] for line in getattr(other_servers, peer).strip().splitlines()}
+
+
+def test_every_option_of_the_installed_hypercorn_is_typed(capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module("hypercorn.__main__").main(["--help"])
+    lines = re.findall(r"^  (-.*?)(?:  .*)?$", capsys.readouterr().out, re.MULTILINE)
+    options = {word for line in lines for word in re.findall(r"(?:^|, )(--?[a-z-]+)", line, re.IGNORECASE)}
+    assert len(options) > 40
+    assert options <= typed_of("HYPERCORN")
+
+
+def test_every_option_of_the_installed_waitress_is_typed():
+    text = importlib.import_module("waitress.runner").HELP
+    options = re.findall(r"^    (--\S+?)(?:=.*)?$", text, re.MULTILINE)
+    assert len(options) > 20
+    assert {word.replace("[no-]", "") for word in options} <= typed_of("WAITRESS")
 
 
 def test_every_option_of_the_installed_uvicorn_is_taken_or_answered():

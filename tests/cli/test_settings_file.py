@@ -196,6 +196,7 @@ def test_wrong_file(text, sentence, write, capsys):
     [
         ("no.toml", None, "cannot read 'no.toml': no such file or directory"),
         ("gunicorn.conf.py", "", "reads TOML; write the settings of 'gunicorn.conf.py' into everycore.toml"),
+        ("ecosystem.config.js", "", "reads TOML; write the settings of 'ecosystem.config.js' into"),
         ("pyproject.toml", "[tool.x]", "there is no [tool.everycore] in 'pyproject.toml'"),
         ("bytes.toml", "\udcff", "is not UTF-8"),
     ],

@@ -2,7 +2,8 @@
 
 A line is what is typed; `ours`, a setting of our tree and its value; `engine`, an argument of uvicorn's;
 `says`, how the answer begins; `command`, the same of `everycore WORD`; `file`, it names the settings file; or
-`prints`, it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8, hypercorn 0.18, PM2 7.0.
+`prints`, it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8, hypercorn 0.18,
+waitress 3.0, PM2 7.0.
 """
 
 UVICORN = """
@@ -303,6 +304,47 @@ HYPERCORN = """
 --workers 3 | ours | workers | 3
 -h | prints
 --help | prints
+"""
+
+WAITRESS = """
+--help | prints
+--call | says | the option is --factory here
+--host 10.0.0.1 | ours | host | '10.0.0.1'
+--port 81 | ours | port | 81
+--listen | says | the option is --bind here; waitress' *:8
+--ipv4 | says | name the address instead: --bind 0.0.0.0
+--no-ipv4 | says | name the address instead: --bind 0.0.0.0
+--ipv6 | says | name the address instead: --bind 0.0.0.0
+--no-ipv6 | says | name the address instead: --bind 0.0.0.0
+--unix-socket | says | the option is --uds here
+--unix-socket-perms | says | the option is --socket-mode here
+--url-scheme | says | X-Forwarded-Proto says so, of a proxy th
+--url-prefix | says | the option is --root-path here, as uvico
+--ident | says | the options are --no-server-header and -
+--threads 4 | ours | threads | 4
+--backlog 64 | ours | backlog | 64
+--recv-bytes | says | leave it out; bodies stream both ways
+--send-bytes | says | leave it out; bodies stream both ways
+--outbuf-overflow | says | leave it out; bodies stream both ways
+--outbuf-high-watermark | says | leave it out; bodies stream both ways
+--inbuf-overflow | says | leave it out; bodies stream both ways
+--connection-limit | says | not yet: --limit-concurrency answers 503
+--cleanup-interval | says | leave it out; bodies stream both ways
+--channel-timeout | says | the option is --timeout-keep-alive here,
+--log-socket-errors | says | leave it out; the log has the traceback
+--no-log-socket-errors | says | leave it out; the log has the traceback
+--max-request-header-size | says | the engine's own limit: --h11-max-incomp
+--max-request-body-size | says | uvicorn has no such limit; a proxy in fr
+--expose-tracebacks | says | leave it out; the log has the traceback
+--no-expose-tracebacks | says | leave it out; the log has the traceback
+--asyncore-loop-timeout | says | leave it out; bodies stream both ways
+--asyncore-use-poll | says | leave it out; bodies stream both ways
+--channel-request-lookahead | says | leave it out; bodies stream both ways
+--trusted-proxy | says | the option is --forwarded-allow-ips here
+--trusted-proxy-count | says | the option is --forwarded-allow-ips here
+--trusted-proxy-headers | says | the option is --forwarded-allow-ips here
+--log-untrusted-proxy-headers | says | the option is --forwarded-allow-ips here
+--clear-untrusted-proxy-headers | says | the option is --forwarded-allow-ips here
 """
 
 PM2 = """

@@ -261,8 +261,48 @@ _NEVER: Final = {
     ),
 }
 
+_WAITRESS: Final = {
+    "--listen": "the option is --bind here; waitress' *:8080 is :8080",
+    "--unix-socket": "the option is --uds here",
+    "--unix-socket-perms": "the option is --socket-mode here",
+    "--call": "the option is --factory here",
+    "--url-prefix": "the option is --root-path here, as uvicorn has it",
+    "--url-scheme": "X-Forwarded-Proto says so, of a proxy that is named in --forwarded-allow-ips",
+    "--ident": "the options are --no-server-header and --header Server:NAME here",
+    "--channel-timeout": "the option is --timeout-keep-alive here, in seconds",
+    "--connection-limit": _not_yet("--limit-concurrency answers 503 above a number"),
+    "--max-request-header-size": "the engine's own limit: --h11-max-incomplete-event-size with --http h11",
+    "--max-request-body-size": "uvicorn has no such limit; a proxy in front of it does, or the application",
+    **dict(
+        _all(
+            "--ipv4 --no-ipv4 --ipv6 --no-ipv6",
+            "name the address instead: --bind 0.0.0.0:8000, --bind [::]:8000, or both",
+        )
+    ),
+    **dict(
+        _all(
+            "--recv-bytes --send-bytes --outbuf-overflow --outbuf-high-watermark --inbuf-overflow"
+            " --cleanup-interval --asyncore-loop-timeout --asyncore-use-poll --channel-request-lookahead",
+            "leave it out; bodies stream both ways, and the event loop has no such number",
+        )
+    ),
+    **dict(
+        _all(
+            "--log-socket-errors --no-log-socket-errors --expose-tracebacks --no-expose-tracebacks",
+            "leave it out; the log has the traceback of an error, and the client has none",
+        )
+    ),
+    **dict(
+        _all(
+            "--trusted-proxy --trusted-proxy-count --trusted-proxy-headers"
+            " --log-untrusted-proxy-headers --clear-untrusted-proxy-headers",
+            "the option is --forwarded-allow-ips here, as uvicorn has it",
+        )
+    ),
+}
+
 #: Every one of them.
-ANSWERS: Final[dict[str, str]] = {**_NOT_YET, **_OURS, **_NEVER}
+ANSWERS: Final[dict[str, str]] = {**_NOT_YET, **_OURS, **_NEVER, **_WAITRESS}
 
 _COMMANDS: Final = {
     **dict(_all("start", "type everycore serve MODULE:APP, or everycore run PROGRAM")),

@@ -8,13 +8,16 @@ ConfigurationError before anything is started.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from everycore.cli.options import Given, SettingOption, click_options, config_option, own_fields, taken
 from everycore.config.setting import Field
 from everycore.config.tree import SECTIONS
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class SettingsCommand(click.Command):
@@ -48,6 +51,11 @@ class SettingsCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words. An option that we do not know may be the engine's, or that of another server."""
+        if ctx.resilient_parsing:  # a shell asks what may follow: nothing is wrong yet
+            known = taken(self.fields)
+            if any(word.startswith("--") and word.partition("=")[0] not in known for word in args):
+                self.complete_fields()
+            return super().parse_args(ctx, list(args))
         try:
             return super().parse_args(ctx, list(args))
         except click.NoSuchOption as error:
@@ -68,6 +76,21 @@ class SettingsCommand(click.Command):
             text = "an option of everycore serve; a program has its own options, which stand behind its name"
         if text is not None:
             raise click.UsageError(f"{option}: {text}", ctx) from None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """The options that begin so; those of other servers where none of the names that are shown does."""
+        from click.shell_completion import CompletionItem
+
+        if self._has_engine and incomplete.startswith("-"):
+            self.complete_fields()
+        hidden = [
+            CompletionItem(word, help=option.help)
+            for option in self.get_params(ctx)
+            if isinstance(option, SettingOption) and option.hidden
+            for word in option.opts
+            if word.startswith(incomplete)
+        ]
+        return super().shell_complete(ctx, incomplete) or (hidden if incomplete.startswith("-") else [])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Our options in sections, then those of the engine."""

@@ -14,7 +14,7 @@ import click
 
 from everycore.cli.command import SettingsCommand
 from everycore.cli.engine import engine
-from everycore.cli.options import CONTEXT, Values, own_fields
+from everycore.cli.options import CONTEXT, Values, completed_by, own_fields
 from everycore.config.kinds import Mode
 from everycore.config.layers import Layer
 from everycore.config.schema import schema
@@ -43,7 +43,13 @@ Examples:
 @click.option(
     "--all", "everything", is_flag=True, help="The engine's options too, where nobody has set them."
 )
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[serve|run] [OPTIONS] [APP]")
+@click.argument(
+    "command",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[serve|run] [OPTIONS] [APP]",
+    shell_complete=completed_by("commands"),
+)
 def config(*, check: bool, as_json: bool, as_schema: bool, everything: bool, command: tuple[str, ...]) -> int:
     """Show every setting of `everycore serve`, or of `run`, its value, and where that came from."""
     if as_schema:

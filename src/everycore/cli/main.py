@@ -26,7 +26,7 @@ from everycore.system import inherited
 from everycore.system.descriptors import fill_standard_streams
 
 #: Where each command is. A command is imported when it is asked for.
-COMMANDS: Final = {"serve": "serve", "run": "run", "config": "config"}
+COMMANDS: Final = {"serve": "serve", "run": "run", "config": "config", "completion": "completion"}
 
 
 class _Commands(click.Group):
@@ -105,6 +105,10 @@ def _run(words: list[str]) -> int:
 
 def _obey(words: list[str]) -> int:
     try:
+        if asked := os.environ.get("_EVERYCORE_COMPLETE"):
+            from everycore.cli.completion import answer  # late: a shell asks for it alone
+
+            return answer(asked, everycore)
         status = everycore.main(words, prog_name="everycore", standalone_mode=False)
     except click.UsageError as error:
         return _complain(error.format_message(), error.ctx, words)

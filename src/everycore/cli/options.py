@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,6 +28,11 @@ from everycore.errors import ConfigurationError
 from everycore.ops.settings_file import passed_over, read_settings_file
 from everycore.role import working_directory
 from everycore.system.machine import Bound, cpu_bound, memory_limit, worker_bound
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
 T = TypeVar("T", bound=CommonSettings)
 FOLDER_IS_GONE = "the folder that we are in is gone; name one from the root"
@@ -70,6 +75,12 @@ class SettingOption(click.Option):
             hidden=not is_main,
         )
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """The values that may follow."""
+        from everycore.cli.candidates import of_value  # late: a shell asks for it alone
+
+        return of_value(self.field, incomplete)
+
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """All spellings in one line."""
         if self.hidden:
@@ -108,8 +119,23 @@ def config_option() -> click.Option:
         ["config_file", "--config", "-c"],
         metavar="FILE",
         type=click.UNPROCESSED,
+        shell_complete=completed_by("files"),
         help="The settings file.  [default: everycore.toml, else pyproject.toml]",
     )
+
+
+def completed_by(name: str) -> Completer:
+    """The function of `cli.candidates` by that name: what an argument may be."""
+
+    def complete(
+        ctx: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        from everycore.cli import candidates  # late: a shell asks for it alone
+
+        completer: Completer = getattr(candidates, name)
+        return completer(ctx, parameter, incomplete)
+
+    return complete
 
 
 # --- what was given -----------------------------------------------------------------------------------------
@@ -222,12 +248,26 @@ def read_values(given: Given, environ: Mapping[str, str]) -> Values:
             fields = tuple(dict.fromkeys([*fields, *engine]))
         unread = unknown_variables(environ, known["serve"])
         if file is not None:
-            for key, hint in unknown_keys(file, known):
-                raise ConfigurationError(key, f"there is no such setting{hint}", source=file.label)
+            _check_keys(unknown_keys(file, known), fields, file)
     found = resolve(fields, given.options, environ, file, given.command)
     ignored += [] if file is None else passed_over(file, given.here)
     ignored += [f"the variable {name} is not known, and ignored{hint}" for name, hint in unread]
     return Values(fields, found, file, ignored)
+
+
+def _check_keys(unknown: Sequence[tuple[str, str]], fields: Sequence[Field], file: File) -> None:
+    """All of them are told at once: a file of another server's has many."""
+    if not unknown:
+        return
+    from everycore.cli.keys import answer_to_key  # late: for what is wrong
+
+    texts = {}
+    for key, hint in unknown:
+        text = answer_to_key(key, fields)
+        texts[key] = f"there is no such setting{f'; {text}' if text else hint}"
+    (first, problem), *others = texts.items()
+    rest = "".join(f"\n  {key}: {text.removeprefix('there is no such setting; ')}" for key, text in others)
+    raise ConfigurationError(first, problem + rest, source=file.label)
 
 
 def _known(fields: Sequence[Field]) -> dict[str, Sequence[Field]]:

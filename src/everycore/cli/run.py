@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -19,7 +19,16 @@ import msgspec
 import everycore.launch
 from everycore.cli.command import SettingsCommand, words_with_value
 from everycore.cli.files import check_logs, check_pid, log_file, why_not_there
-from everycore.cli.options import CONTEXT, Given, Values, folder, naming_sources, read_values, worker_count
+from everycore.cli.options import (
+    CONTEXT,
+    Given,
+    Values,
+    completed_by,
+    folder,
+    naming_sources,
+    read_values,
+    worker_count,
+)
 from everycore.cli.reloading import development, watched
 from everycore.cli.starting import Plan, become, start
 from everycore.config.tree import RunSettings
@@ -74,32 +83,49 @@ _IN_ARCHIVE: Final = (
 )
 
 
-class _RunCommand(SettingsCommand):
+class RunCommand(SettingsCommand):
     """A command whose options end where the program begins: at the first word, or with `-m`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Mark the end of our options, for after `-m MODULE` click would go on to look for some."""
+        at = self.begins(args)
+        word = args[at] if at < len(args) else ""
+        if word.startswith("-m"):
+            module = [word[2:]] if len(word) > 2 else []
+            args = [*args[:at], _MODULE, "--", *module, *args[at + 1 :]]
+        return super().parse_args(ctx, args)
+
+    def begins(self, args: Sequence[str]) -> int:
+        """The place of the first word that is not one of our options: the program, or its `-m`."""
         with_value = words_with_value(self.params)
         at = 0
         while at < len(args) and args[at].startswith("-") and args[at] not in ("-", "--"):
-            word = args[at]
-            if word.startswith("-m"):
-                module = [word[2:]] if len(word) > 2 else []
-                args = [*args[:at], _MODULE, "--", *module, *args[at + 1 :]]
+            if args[at].startswith("-m"):
                 break
-            at += 2 if word in with_value else 1
-        return super().parse_args(ctx, args)
+            at += 2 if args[at] in with_value else 1
+        return at
+
+    def completes_files(self, args: Sequence[str]) -> bool:
+        """Whether the next word is the program's own: nobody but the program knows more than files."""
+        own = self.begins(args)
+        return len(args) > own + (args[own : own + 1] == ["-m"])
 
 
 @click.command(
-    cls=_RunCommand,
+    cls=RunCommand,
     tree="run",
     short_help="Run any Python program that listens.",
     epilog=EPILOG,
     options_metavar="[OPTIONS]",
     context_settings={**CONTEXT, "allow_interspersed_args": False},
 )
-@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT|-m MODULE [ARGS]...")
+@click.argument(
+    "program",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="SCRIPT|-m MODULE [ARGS]...",
+    shell_complete=completed_by("programs"),
+)
 @click.option(_MODULE, "is_module", is_flag=True, hidden=True)
 @click.pass_context
 def run(context: click.Context, /, **_: Any) -> int:

@@ -26,6 +26,7 @@ from everycore.cli.options import (
     FOLDER_IS_GONE,
     Given,
     Values,
+    completed_by,
     folder,
     naming_sources,
     read_values,
@@ -92,7 +93,7 @@ the variable before the file. The number of workers is also read from WEB_CONCUR
     epilog=EPILOG,
     context_settings=CONTEXT,
 )
-@click.argument("app", metavar="APP", required=False)
+@click.argument("app", metavar="APP", required=False, shell_complete=completed_by("applications"))
 @click.version_option(package_name="everycore", message="everycore %(version)s")
 @click.pass_context
 def serve(context: click.Context, /, **_: Any) -> int:

@@ -306,7 +306,7 @@ class Variables:
     def from_key(self, value: Any) -> dict[str, str]:
         """As `Kind.from_key`."""
         if not isinstance(value, Mapping):
-            raise _wrong("a table of variables", value)
+            raise _wrong('a table of variables, { NAME = "value" }', value)
         for name, text in value.items():
             if not isinstance(text, str) or "\0" in text or "\0" in name or "=" in name or not name:
                 raise ValueError(f"must be names and texts, not {name!r} and {text!r}")

@@ -18,6 +18,8 @@ VARIABLE: Final = "EVERYCORE_CONFIG"
 OWN: Final = "everycore.toml"
 PROJECT: Final = "pyproject.toml"
 OPTION: Final = "--config"
+#: Those of other servers have such names.
+_NOT_TOML: Final = (".py", ".js", ".cjs", ".mjs", ".json", ".yaml", ".yml", ".ini")
 #: A settings file, or a pyproject.toml, is no longer than that, in bytes; the parser is slow.
 MOST_BYTES: Final = 1 << 20
 
@@ -52,7 +54,7 @@ def passed_over(file: File, here: str | None) -> list[str]:
 
 
 def _read_named(path: str, source: str, here: str | None) -> File:
-    if path.endswith(".py"):
+    if path.endswith(_NOT_TOML):
         problem = f"reads TOML; write the settings of {path!r} into {OWN}, as `everycore config` names them"
         raise ConfigurationError(OPTION, problem, source=source)
     if os.path.basename(path) == PROJECT:

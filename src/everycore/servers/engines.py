@@ -94,7 +94,6 @@ class Engine:
         access_log: bool,
         spread: float | None,
         options: Mapping[str, Any],
-        log_config: str | None = None,
     ) -> None:
         self._draining = Draining()
         self._spread = spread
@@ -103,7 +102,7 @@ class Engine:
                 DrainingApp(app, self._draining),
                 interface="asgi3",
                 lifespan="off",  # ours, see servers/lifespan.py
-                log_config=log_config,
+                log_config=None,  # see servers/log_config.py
                 access_log=access_log,
                 workers=1,
                 timeout_graceful_shutdown=_NOTHING_LEFT,  # type: ignore[arg-type] # any number will do
@@ -111,10 +110,7 @@ class Engine:
             )
             self._config.load()
         except (Exception, SystemExit) as error:  # the user's options: a word of uvicorn's, not our traceback
-            what = (
-                f"--log-config {log_config}" if log_config and not hasattr(self, "_config") else "its options"
-            )
-            raise CannotBootError(f"uvicorn refuses {what}: {_words(error)}") from None
+            raise CannotBootError(f"uvicorn refuses its options: {_words(error)}") from None
 
     async def serve(
         self, sockets: Sequence[socket.socket], on_serving: Callable[[], None], exit: Exit
@@ -153,7 +149,4 @@ class Engine:
 
 def _words(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    cause = error.__cause__ or error.__context__
-    if isinstance(error, ValueError) and cause is not None:  # logging.config says what was wrong in the cause
-        text += f": {cause}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -35,6 +35,7 @@ from everycore.servers.exits import LoneExit, WorkerExit
 from everycore.servers.interfaces import as_asgi
 from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app, load_env_file
+from everycore.servers.log_config import read_log_config
 from everycore.servers.request_log import RequestLog
 from everycore.system.addresses import as_url
 from everycore.worker.context import WorkerContext
@@ -78,6 +79,7 @@ def _prepared(
         listening = open_sockets(parse_binds(job.binds), backlog=job.backlog, mode=job.socket_mode)
         sockets = [opened.enter_context(sock) for sock in listening]
         load_env_file(job.env_file)
+        read_log_config(job)
         return _Prepared(sockets, None if job.interface.startswith("asgi") else _load(job))
     except CannotBootError as error:
         return error
@@ -149,10 +151,9 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
         access_log=job.access_log,
         spread=job.spread,
         options=engine_options.arguments(job.engine),
-        log_config=job.log_config,
     )
     if job.access_log:
-        tell_once(number)  # after the engine: it reads --log-config
+        tell_once(number)
     session = current.session()
     way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
     await app.startup()

@@ -1,0 +1,1 @@
+"""A small store, as a WSGI application."""

@@ -1,0 +1,109 @@
+"""What to answer to a key of the settings file that another server's file has: its hooks, its other names.
+
+Pure text, as `answers` is for options. A key that is an option of that server's too, under the same name
+(`graceful_timeout`), needs no line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from everycore.cli.answers import ANSWERS
+from everycore.config.setting import Field
+
+#: gunicorn's settings that its command line calls otherwise, or has not.
+GUNICORN: Final[Mapping[str, str]] = {
+    "access_log_format": "--access-logformat",
+    "accesslog": "--access-logfile",
+    "control_socket_disable": "--no-control-socket",
+    "default_proc_name": "--name",
+    "dirty_apps": "--dirty-app",
+    "errorlog": "--error-logfile",
+    "keepalive": "--keep-alive",
+    "logconfig": "--log-config",
+    "logconfig_dict": "--log-config-json",
+    "logconfig_json": "--log-config-json",
+    "loglevel": "--log-level",
+    "pidfile": "--pid",
+    "preload_app": "--preload",
+    "proc_name": "--name",
+    "proxy_allow_ips": "--proxy-allow-from",
+    "raw_env": "--env",
+    "raw_paste_global_conf": "--paste-global",
+    "reload_extra_files": "--reload-extra-file",
+    "sendfile": "--no-sendfile",
+    "syslog": "--log-syslog",
+    "syslog_addr": "--log-syslog-to",
+    "syslog_facility": "--log-syslog-facility",
+    "syslog_prefix": "--log-syslog-prefix",
+    "uwsgi_allow_ips": "--uwsgi-allow-from",
+    "wsgi_app": "APP",
+}
+
+_OTHERS: Final[Mapping[str, str]] = {
+    # hypercorn
+    "application_path": "APP",
+    "h11_max_incomplete_size": "--h11-max-incomplete-event-size",
+    "include_date_header": "--date-header",
+    "include_server_header": "--server-header",
+    "keep_alive_timeout": "--keep-alive",
+    "pid_path": "--pid",
+    "server_names": "--server-name",
+    "startup_timeout": "--boot-timeout",
+    "use_reloader": "--reload",
+    # PM2
+    "error_file": "--error",
+    "out_file": "--output",
+    "script": "APP",
+    "max_restarts": "--max-restarts",
+}
+
+_PROGRAM: Final = "a program of your own has it, around everycore.Pool"
+_SHUTDOWN: Final = "the application's lifespan shutdown, or atexit, in each worker"
+_DIRTY: Final = "long jobs are workers of their own here: everycore.Pool and Pool.request"
+
+#: Code of gunicorn.conf.py, and where such code stands here.
+HOOKS: Final[Mapping[str, str]] = {
+    "on_starting": "what comes before the start is the service manager's: ExecStartPre= of systemd",
+    "when_ready": f"the log says when it serves; {_PROGRAM}",
+    "on_reload": f"what comes before a reload is the service manager's: ExecReload= of systemd; {_PROGRAM}",
+    "pre_fork": "leave it out; workers are fresh interpreters, nothing is forked",
+    "post_fork": "the top of the application's module, which each worker imports, or its lifespan startup",
+    "post_worker_init": "the end of the application's module, or its lifespan startup",
+    "worker_int": f"what a worker does when it is stopped: {_SHUTDOWN}",
+    "worker_abort": ANSWERS["--timeout"],
+    "worker_exit": f"what a worker does when it ends: {_SHUTDOWN}",
+    "child_exit": f"{_SHUTDOWN}; to see workers die, {_PROGRAM}: the event Exited",
+    "nworkers_changed": f"the log says so; {_PROGRAM}: the events Forked and Exited",
+    "pre_exec": "not yet: USR2 does not replace the primary; HUP replaces all workers",
+    "pre_request": "a middleware of the application, WSGI or ASGI",
+    "post_request": "a middleware of the application, WSGI or ASGI",
+    "on_exit": f"what comes after the end is the service manager's: ExecStopPost= of systemd; {_PROGRAM}",
+    "ssl_context": "the options --ssl-certfile, --ssl-keyfile, --ssl-ciphers and so on are all there is",
+    "on_dirty_starting": _DIRTY,
+    "dirty_post_fork": _DIRTY,
+    "dirty_worker_init": _DIRTY,
+    "dirty_worker_exit": _DIRTY,
+}
+
+_TEXTS: Final[Mapping[str, str]] = {
+    **HOOKS,
+    "secure_scheme_headers": "uvicorn reads X-Forwarded-Proto, of those in forwarded-allow-ips",
+    "tmp_upload_dir": "leave it out; bodies are not written to files",
+    # PM2's ecosystem file
+    "apps": "everycore runs one service; each has a settings file of its own",
+    "args": "the words behind the program, of everycore run PROGRAM ARGS",
+    "exec_mode": "leave it out; it is always a cluster",
+    "instance_var": "EVERYCORE_SLOT in the environment of each worker is that number",
+}
+
+
+def answer_to_key(key: str, fields: Iterable[Field]) -> str | None:
+    """The answer to a key that is none of ours, which may be written `serve.key`; None: nobody has it."""
+    name = key.rpartition(".")[2].replace("-", "_")
+    option = GUNICORN.get(name) or _OTHERS.get(name) or f"--{name.replace('_', '-')}"
+    for field in fields:
+        if option == field.option or option in field.setting.also:
+            return f"the key is '{field.key}'"
+    return _TEXTS.get(name) or ANSWERS.get(option)

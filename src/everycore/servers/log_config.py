@@ -1,0 +1,59 @@
+"""`--log-config`, as uvicorn reads it: before the application is imported, so that its loggers are kept.
+
+Hand the file to uvicorn's own `Config`, with uvicorn's loggers as uvicorn alone would find them. Invariant:
+an access log that has a file or a format of its own (`--access-logfile`) goes on as that says, and so do
+everycore's own loggers, even where the file silences all that it does not name.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from everycore.ops.job import Job
+from everycore.servers.loading import CannotBootError
+
+_REQUESTS: Final = "uvicorn.access"
+
+
+def read_log_config(job: Job) -> None:
+    """Configure logging by the file of `job`, if it has one. Raises CannotBootError."""
+    path = job.log_config
+    if path is None:
+        return
+    try:
+        import uvicorn  # late: it is an extra
+    except ImportError:
+        raise CannotBootError("serve needs uvicorn: pip install 'everycore[standard]'") from None
+    requests = logging.getLogger(_REQUESTS)
+    ours = [logger for name, logger in _loggers() if name.partition(".")[0] == "everycore"]
+    has_own = job.access_logfile is not None or job.access_logformat is not None
+    own = list(requests.handlers) if has_own else []
+    for name in ("uvicorn", "uvicorn.error", _REQUESTS):  # a file may count on the root's handlers for them
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+    try:
+        uvicorn.Config("", log_config=path)
+    except Exception as error:  # the user's file: a word of uvicorn's, not our traceback
+        raise CannotBootError(f"uvicorn refuses --log-config {path}: {_words(error)}") from None
+    for logger in ours:
+        logger.disabled = False
+    if own:
+        requests.handlers[:] = own
+        requests.propagate = requests.disabled = False
+        requests.setLevel(logging.INFO)
+
+
+def _loggers() -> list[tuple[str, logging.Logger]]:
+    known = list(logging.Logger.manager.loggerDict.items())
+    return [(name, logger) for name, logger in known if isinstance(logger, logging.Logger)]
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, ValueError) and cause is not None:  # logging.config says what was wrong in the cause
+        text += f": {cause}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
