@@ -43,7 +43,7 @@ def _measure(options: Options, policy: str, loop: str) -> str:
     names = [name for name in contestants if options.wants(name) or name == BARE]
     rounds = options.times(9)
     samples = interleave(names, rounds, lambda name: _stop(contestants[name]), label="stops")
-    title = f"stops: {policy}, {loop}, SIGTERM to an idle service with a database connection open, {rounds} rounds"
+    title = f"stops: {policy}, {loop}, SIGTERM to an idle service with a database open, {rounds} rounds"
     return table(title, samples, _COLUMNS, baseline=BARE)
 
 

@@ -70,8 +70,8 @@ def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
     if loop == "uvloop":
         for_asyncio.use_uvloop()
     ending = _Ending(session, program)
-    # What is ours is never garbage. Python would take it apart when it ends, which costs nearly a tenth of a second of
-    # processor time; what is the program's is taken apart as ever.
+    # What is ours is never garbage. Python would take it apart when it ends, which costs nearly a tenth of a
+    # second of processor time; what is the program's is taken apart as ever.
     gc.freeze()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if program[0] == "-m":

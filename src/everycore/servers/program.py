@@ -81,8 +81,8 @@ def _prepared(
         load_env_file(job.env_file)
         from everycore.servers import engines  # noqa: F401 - late: without uvicorn it is a failure to boot
 
-        # What is there before the application is never garbage. Python would take it apart when it ends, which
-        # costs a tenth of a second of processor time; what is the application's is taken apart as ever.
+        # What is there before the application is never garbage. Python would take it apart when it ends,
+        # which costs a tenth of a second of processor time; what is the application's is taken apart as ever.
         gc.freeze()
         return _Prepared(sockets, None if job.interface.startswith("asgi") else _load(job))
     except CannotBootError as error:
