@@ -1,7 +1,8 @@
 """Files that are read to their end, or tried: opening one never waits for somebody else.
 
-Say why a path cannot be written. Open a file that a user has named. Invariant: what is no file (a folder, a FIFO without a writer, a socket, a
-disk) is an OSError, at once. A device of characters is taken: `/dev/null` is an empty file.
+Open a file that a user has named, or say why one cannot be written. Invariant: what is no file (a folder, a
+FIFO without a writer, a socket, a disk) is an OSError, at once. A device of characters is taken: `/dev/null`
+is an empty file.
 """
 
 from __future__ import annotations

@@ -228,14 +228,15 @@ class WorkerSignals:
                 self._let_turn(self._other_loop)
                 if not self._wait(deadline):
                     break  # else it was just taking one, which was not counted yet
-        self._is_put_off.acquire(blocking=False)
+        put_off = self._is_put_off
+        put_off.acquire(blocking=False)
         # Again and again: a signal may come in the moment before a system call, and wake nobody.
         while stopping.is_unheard(self._machine.table, self._machine.stage):
             handler = signal.getsignal(number)
             os.kill(os.getpid(), number)
             if handler is not self:
                 return  # a handler of the program's own: it hears the first one
-            self._is_put_off.acquire(timeout=AGAIN)
+            put_off.acquire(timeout=AGAIN)
 
     def _begin_to_leave(self) -> float:
         """Tell the primary. Returns when the grace is over."""
