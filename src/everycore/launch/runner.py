@@ -21,7 +21,6 @@ primary, which prints it once and not once a worker, if the program has no `sys.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib.machinery
 import io
 import os
@@ -70,9 +69,6 @@ def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
     if loop == "uvloop":
         for_asyncio.use_uvloop()
     ending = _Ending(session, program)
-    # What is ours is never garbage. Python would take it apart when it ends, which costs nearly a tenth of a
-    # second of processor time; what is the program's is taken apart as ever.
-    gc.freeze()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if program[0] == "-m":
         _run_module(program, namespace, ending)
