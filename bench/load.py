@@ -100,6 +100,8 @@ def open_loop(
                 due += 1
                 now = time.perf_counter()
             wait = start + plan[due].at - now if due < len(plan) else end - now
+            if due == len(plan) and not calls:
+                break  # the plan was cut
             for fd, events in poller.poll(max(wait, 0.0)):
                 call = calls[fd]
                 if not call.sent and events & select.EPOLLOUT:

@@ -7,20 +7,13 @@ import signal
 import sys
 import time
 
-from bench.contestants import Options
+from bench.contestants import Options, loops, policies
 from bench.figures import Column, interleave, table
 from bench.processes import Server, python
 
 APPLICATION = "bench.programs.application"
 BARE = "uvicorn"
-_SERVE = [sys.executable, "-m", "everycore", "serve", "--bind", "127.0.0.1:{port}", "--log-level", "error"]
-_RUN = [sys.executable, "-m", "everycore", "run", "--log-level", "error"]
-_CONTESTANTS = {
-    "everycore serve": [*_SERVE, "--workers", "1", f"{APPLICATION}:app"],
-    "everycore run, uvicorn": [*_RUN, "--workers", "1", "-m", APPLICATION],
-    "everycore run, a plain loop": [*_RUN, "--workers", "1", "-m", APPLICATION, "plain"],
-    BARE: [sys.executable, "-m", APPLICATION],
-}
+_EVERYCORE = [sys.executable, "-m", "everycore"]
 _COLUMNS = (
     Column("told", "application told ms"),
     Column("worker", "worker gone ms"),
@@ -30,10 +23,27 @@ SECONDS = 40.0
 
 
 def run(options: Options) -> str:
-    names = [name for name in _CONTESTANTS if options.wants(name) or name == BARE]
-    rounds = options.times(7)
-    samples = interleave(names, rounds, lambda name: _stop(_CONTESTANTS[name]), label="stops")
-    title = f"stops: SIGTERM to an idle service with a database connection open, {rounds} rounds"
+    return "\n".join(
+        _measure(options, policy, loop)
+        for policy in options.policies or policies()
+        for loop in options.loops or loops()
+    )
+
+
+def _measure(options: Options, policy: str, loop: str) -> str:
+    given = ["--log-level", "error", "--workers", "1", "--policy", policy, "--loop", loop]
+    serve = [*_EVERYCORE, "serve", *given, "--bind", "127.0.0.1:{port}"]
+    program = [*_EVERYCORE, "run", *given, "-m", APPLICATION]
+    contestants = {
+        "everycore serve": [*serve, f"{APPLICATION}:app"],
+        "everycore run, uvicorn": program,
+        "everycore run, a plain loop": [*program, "plain"],
+        BARE: [sys.executable, "-m", APPLICATION],
+    }
+    names = [name for name in contestants if options.wants(name) or name == BARE]
+    rounds = options.times(9)
+    samples = interleave(names, rounds, lambda name: _stop(contestants[name]), label="stops")
+    title = f"stops: {policy}, {loop}, SIGTERM to an idle service with a database open, {rounds} rounds"
     return table(title, samples, _COLUMNS, baseline=BARE)
 
 

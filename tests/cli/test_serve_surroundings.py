@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import stat
 import sys
@@ -156,3 +157,36 @@ def test_a_pid_file_of_somebody_who_lives(start_command, tmp_path):
     assert "--pid (from everycore.toml: pid): " in program.stderr
     assert f"names process {os.getpid()}, which is alive" in program.stderr
     assert (tmp_path / "x.pid").read_text() == f"{os.getpid()}\n"
+
+
+#: Everything that is on the disk can be read and not written; devices and /dev/shm are other file systems.
+READ_ONLY = 'mount --make-rprivate / && mount -o remount,ro,bind / && exec "$@"'
+
+
+def on_a_read_only_root(words: list[str]) -> list[str]:
+    if os.geteuid() != 0:
+        pytest.fail("to make the root read-only for a program this test must be root")
+    return ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", *words]
+
+
+@pytest.mark.slow
+def test_a_read_only_root(start_command, tmp_path):
+    (tmp_path / "main.py").write_text(APP)
+    served = wait_serving(start_command(on_a_read_only_root(command("--bind", "127.0.0.1:0"))))
+    served.program.signal(signal.SIGHUP)
+    served.program.expect("reload 1: all workers are new", stream="stderr")
+    assert json.loads(served.get("/here"))[-1] == "/here"
+    assert served.program.finish() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("option", "name", "where"), [("--pid", "x.pid", "in '{}', "), ("--access-logfile", "x.log", "")]
+)
+def test_what_cannot_be_written_on_a_read_only_root(start_command, tmp_path, option, name, where):
+    (tmp_path / "main.py").write_text(APP)
+    program = start_command(on_a_read_only_root(command("--bind", "127.0.0.1:0", option, name)))
+    assert program.wait() == 2
+    reason = f"{where.format(os.path.realpath(tmp_path))}it is on a read-only file system"
+    assert f"everycore: {option}: cannot write " in program.stderr
+    assert reason in program.stderr

@@ -112,12 +112,8 @@ async def stop(served: Served, crowd: Crowd) -> list[str]:
     return crowd.tally.reset
 
 
-async def stops(start, kinds, times, *, codes, closes_unread=False) -> None:
-    """`start` starts a service; `kinds` adds its clients. `codes`: what the WebSockets hear.
-
-    closes_unread: the program itself closes connections whose request it has not read yet, so that a client
-    which connects while the signal is on its way, and is slow to ask, is reset by the program.
-    """
+async def stops(start, kinds, times, *, codes) -> None:
+    """`start` starts a service; `kinds` adds its clients. `codes`: what the WebSockets hear."""
     ends: Counter[int] = Counter()
     for number in range(times):
         async with Crowd((served := start()).port, seed=number) as crowd:
@@ -125,9 +121,8 @@ async def stops(start, kinds, times, *, codes, closes_unread=False) -> None:
             ends[len(await stop(served, crowd))] += 1
             assert crowd.tally.codes == codes
     # A client may connect between the last look at a listener and its end (no more than one in ten times).
-    if not closes_unread:
-        assert set(ends) <= {0, 1}
-        assert ends[1] <= max(times // 10, 1)
+    assert set(ends) <= {0, 1}, ends
+    assert ends[1] <= max(times // 10, 1)
 
 
 @forms(times=1)
@@ -147,9 +142,7 @@ async def test_stops_of_a_program(program, policy, loop, times):
 async def test_stops_of_uvicorn_under_run(program, policy, loop, times):
     kinds = Kinds(is_soak=is_long(times))
     source, codes = UVICORN.replace("LOOP", loop), {1012: kinds.websockets}
-    await stops(
-        lambda: program(source, policy, loop), kinds.of_uvicorn, times, codes=codes, closes_unread=True
-    )
+    await stops(lambda: program(source, policy, loop), kinds.of_uvicorn, times, codes=codes)
 
 
 @pytest.fixture

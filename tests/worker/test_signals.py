@@ -202,6 +202,47 @@ def test_an_idle_loop_that_is_asked_to_leave_is_not_waited_for(start_program):
     assert running.wait() == 0
 
 
+def test_a_signal_from_outside_that_meets_a_task_is_not_waited_for(start_program):
+    """The fixed time is for who has sent the signal itself, at its end."""
+    source = """
+import everycore.worker.signals as module
+slept = []
+module._sleep = slept.append
+module._LAST_TURNS = 60.0  # on a busy machine a few turns take their time
+signals.be_guest()
+answer.set()
+async def main():
+    threading.Thread(target=send).start()
+    until(lambda: signals._machine.stage is module.WorkerStage.WAITING)
+    await asyncio.Event().wait()
+try:
+    asyncio.run(main())
+except SystemExit:
+    print("waited:", module._LAST_TURNS in slept)
+"""
+    running = start_program(program(source, SIGTERM))
+    running.expect("^waited: False$")
+    assert running.wait() == 0
+
+
+def test_a_signal_that_meets_code_which_drops_exceptions_is_sent_again_at_once(start_program):
+    """Such as the callbacks by which uvloop's loops say whether they are idle."""
+    source = """
+import everycore.worker.signals as module
+module.AGAIN = 600.0
+meets = []
+def would_be_dropped(frame):
+    meets.append(frame)
+    return len(meets) < 3
+module.would_be_dropped = would_be_dropped
+signals.be_guest()
+answer.set()
+send()
+until(lambda: False)
+"""
+    assert start_program(program(source, SIGTERM)).wait() == 0
+
+
 def test_what_a_loop_was_just_given_is_counted_before_it_ends(start_program):
     """It stands still for a moment, and then takes a connection, which ends when somebody has seen it."""
     arrange = """

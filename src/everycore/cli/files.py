@@ -10,7 +10,7 @@ from everycore.cli.options import Values
 from everycore.errors import ConfigurationError
 from everycore.ops.logs import STDERR, reason
 from everycore.ops.pidfile import check_pid_file
-from everycore.system.plain_files import open_plain
+from everycore.system.plain_files import open_plain, why_not_written
 
 #: Settings that name a file which is read at each start of a worker.
 FILES: Final = ("env_file", "log_config", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
@@ -69,10 +69,8 @@ def _check_log(option: str, path: str, folder: str | None) -> None:
         problem = _why_not_written(whole)
     elif not os.path.isdir(parent):
         problem = f"there is no folder {parent!r}"
-    elif not os.access(parent, os.W_OK | os.X_OK):
-        problem = _NO_PERMISSION.format(os.geteuid())
     else:
-        return
+        problem = why_not_written(parent)
     if problem is not None:
         raise ConfigurationError(option, f"cannot write {path!r}: {problem}")
 

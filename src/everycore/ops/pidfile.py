@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 
 from everycore.errors import ConfigurationError
-from everycore.system.plain_files import open_plain
+from everycore.system.plain_files import open_plain, why_not_written
 
 
 @contextlib.contextmanager
@@ -54,8 +54,8 @@ def check_pid_file(path: str) -> None:
         problem = "it is not a regular file"  # it would be replaced by one
     elif not os.path.isdir(folder):
         problem = f"there is no folder {folder!r}"
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        problem = f"uid {os.geteuid()} has no permission to write in {folder!r}"
+    elif (reason := why_not_written(folder)) is not None:
+        problem = f"in {folder!r}, {reason}"
     else:
         return
     raise ConfigurationError("--pid", f"cannot write {path!r}: {problem}")

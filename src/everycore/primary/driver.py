@@ -64,7 +64,7 @@ class WorkerDriver:
         self._log: WorkerLog = WorkerLog(runtime.log, self.face)
         self._deadline = Deadline(runtime.loop, self._on_deadline)
         self._status: ExitStatus | None = None
-        self._farewell = Farewell(runtime.loop, self._switchboard, identity.id, self._ask)
+        self._farewell = Farewell(self._loop, self._switchboard, self.id, self._ask, partial(_cuts_off, self))
         self.grace = runtime.terms.grace
 
     @property
@@ -292,6 +292,11 @@ class WorkerDriver:
     def descriptors(self) -> list[int]:
         """The numbers that belong to this worker's channel, link and process."""
         return [self.process.fileno(), *self._ipc.filenos()]
+
+
+def _cuts_off(worker: WorkerDriver) -> bool:
+    """Whether it may close connections unread when it is asked: a program that is asked by a signal may."""
+    return worker.open > 0 and not worker._ipc.is_attached
 
 
 def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: bool) -> Worker:

@@ -1,7 +1,9 @@
-"""When a worker that is to leave is asked to: at once, or when it has those who had come before.
+"""When a worker that is to leave is asked to: at once, or when it has served those who had come before.
 
 The last ready worker of a listener is given those first, for a part of its grace: it needs the rest to serve
-them. Invariant: while a farewell lasts the worker is `finishing` on some listener.
+them. A program that is asked by a signal closes a connection whose first request it has not read (uvicorn,
+aiohttp, hypercorn): its clients have a moment for that. Invariant: while a farewell lasts the worker is
+`finishing` on some listener, or has connections that it may have read nothing of.
 """
 
 from __future__ import annotations
@@ -16,10 +18,17 @@ from everycore.primary.listeners.switchboard import Switchboard
 
 #: The part of a worker's grace for which it is given those who had come before it was asked to leave.
 FINISH_SHARE: Final = 0.5
+#: Seconds in which who has connected sends a first request, and the worker reads it; and how often to look
+#: whether it has connections at all.
+FIRST_REQUEST: Final = 0.25
+LOOK: Final = 0.01
 
 
 class Farewell:
-    """The farewell of one worker; `ask` asks it to leave."""
+    """The farewell of one worker; `ask` asks it to leave.
+
+    cuts_off: whether it has connections, and may close them unread when it is asked.
+    """
 
     def __init__(
         self,
@@ -27,19 +36,24 @@ class Farewell:
         switchboard: Switchboard,
         worker: int,
         ask: Callable[[], None],
+        cuts_off: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self._switchboard = switchboard
         self._worker = worker
         self._ask = ask
+        self._cuts_off = cuts_off
         self._deadline = Deadline(loop, self._end)
         self._ends_by = math.inf
+        self._reading = Deadline(loop, self._look)
+        self._reads_by = math.inf
         #: The worker leaves by itself: it is not to be asked, nor kept for the sake of those who had come.
         self.is_spared = False
 
     def leave_rotation(self, *, finishes: bool) -> None:
         """The worker is to be given no more, but for what is left for it if it `finishes` its work."""
         self._deadline.set(None)
+        self._reading.set(None)
         if finishes and not self.is_spared:
             self._switchboard.finish(self._worker)
         else:
@@ -47,26 +61,39 @@ class Farewell:
 
     def begin(self, grace: float) -> None:
         """Ask the worker, within a part of its `grace`. Again: maybe in less time than the first time."""
+        now = self._loop.time()
+        self._ends_by = min(self._ends_by, now + grace * FINISH_SHARE)
         if self._switchboard.is_finishing(self._worker):
-            self._ends_by = min(self._ends_by, self._loop.time() + grace * FINISH_SHARE)
             self._deadline.set(self._ends_by)
         else:
             self._deadline.set(None)
-            self._ask()
+            self._let_read()
 
     @property
     def lasts(self) -> bool:
         """Whether the worker is still to be asked."""
-        return self._deadline.due is not None
+        return self._deadline.due is not None or self._reading.due is not None
 
     def on_finished(self) -> None:
         """A listener has given the worker all who had come."""
-        if self.lasts and not self._switchboard.is_finishing(self._worker):
+        if self._deadline.due is not None and not self._switchboard.is_finishing(self._worker):
             self._end()
 
     def _end(self) -> None:
         self._break_off()
-        self._ask()
+        self._let_read()
+
+    def _let_read(self) -> None:
+        """Nobody comes any more. Ask the worker when it has read what the last ones want."""
+        self._reads_by = min(self._reads_by, self._loop.time() + FIRST_REQUEST, self._ends_by)
+        self._look()
+
+    def _look(self) -> None:
+        if self._loop.time() < self._reads_by and self._cuts_off():
+            self._reading.set_in(LOOK)
+        else:
+            self._reading.set(None)
+            self._ask()
 
     def cancel(self) -> bool:
         """The worker leaves without being asked. Returns whether it was still to be asked."""
@@ -77,4 +104,5 @@ class Farewell:
 
     def _break_off(self) -> None:
         self._deadline.set(None)
+        self._reading.set(None)
         self._switchboard.rest(self._worker, finishes=True)

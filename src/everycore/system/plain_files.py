@@ -1,7 +1,8 @@
 """Files that are read to their end, or tried: opening one never waits for somebody else.
 
-Open a file that a user has named. Invariant: what is no file (a folder, a FIFO without a writer, a socket, a
-disk) is an OSError, at once. A device of characters is taken: `/dev/null` is an empty file.
+Open a file that a user has named, or say why one cannot be written. Invariant: what is no file (a folder, a
+FIFO without a writer, a socket, a disk) is an OSError, at once. A device of characters is taken: `/dev/null`
+is an empty file.
 """
 
 from __future__ import annotations
@@ -29,3 +30,13 @@ def open_plain(path: str) -> BinaryIO:
     except BaseException:
         os.close(fd)
         raise
+
+
+def why_not_written(path: str) -> str | None:
+    """Why this process cannot write the file, or into the folder, at `path`; None: it can. Raises OSError."""
+    needed = os.W_OK | os.X_OK if os.path.isdir(path) else os.W_OK
+    if os.access(path, needed):
+        return None
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return "it is on a read-only file system"
+    return f"uid {os.geteuid()} has no permission"

@@ -33,6 +33,8 @@ AGAIN: Final = 0.1
 #: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
 #: in the last turns of its loop, which SystemExit would break off with a traceback. Seconds.
 _LAST_TURNS: Final = 0.5
+#: Functions by which a process sends a signal to itself. Python calls the handler before they return.
+_SENDING: Final = frozenset({"raise_signal", "kill", "killpg", "pthread_kill", "pidfd_send_signal"})
 #: Another loop has so many turns to take, and count, whom it had been given when it was asked to leave.
 _TURNS: Final = 8
 #: A main thread whose loop is deaf has so long to end by the signal, before it is SIGKILL. Seconds.
@@ -68,9 +70,11 @@ class WorkerSignals:
         self._is_at_work = is_at_work
         #: A helper thread is done with waiting: the signal that comes is its own.
         self._has_waited = False
-        #: The loop of the program's own that the last signal has met, and whether it came out of a task.
+        #: The loop of the program's own that the last signal has met, and whether a task of it has sent that.
         self._other_loop: Any = None
-        self._is_in_task = False
+        self._is_of_task = False
+        #: Released when the main thread could not take the signal of a thread that has waited.
+        self._is_put_off = _make_lock()
         #: Handlers from before the loop of `everycore.run`, and that loop's own.
         self._previous: dict[int, Any] = {}
         self._loops_own: dict[int, Any] = {}
@@ -156,9 +160,13 @@ class WorkerSignals:
         """The handler of Python's, in the main thread."""
         if callable(loops_own := self._loops_own.get(number)):
             loops_own(number, frame)
-        self._other_loop, self._is_in_task = _running_loop()
+        self._other_loop, is_in_task = _running_loop()
+        self._is_of_task = is_in_task and _sends_signals(frame)
         if self._has_waited and would_be_dropped(frame):
-            return  # the thread that has waited repeats it, and finds the program elsewhere
+            # The thread that has waited repeats it, and finds the program elsewhere.
+            if self._is_put_off.locked():
+                self._is_put_off.release()
+            return
         self._take(self._meaning_of(number), number, frame)
 
     def is_interrupt(self, error: BaseException) -> bool:
@@ -220,13 +228,15 @@ class WorkerSignals:
                 self._let_turn(self._other_loop)
                 if not self._wait(deadline):
                     break  # else it was just taking one, which was not counted yet
+        put_off = self._is_put_off
+        put_off.acquire(blocking=False)
         # Again and again: a signal may come in the moment before a system call, and wake nobody.
         while stopping.is_unheard(self._machine.table, self._machine.stage):
             handler = signal.getsignal(number)
             os.kill(os.getpid(), number)
             if handler is not self:
                 return  # a handler of the program's own: it hears the first one
-            _sleep(AGAIN)
+            put_off.acquire(timeout=AGAIN)
 
     def _begin_to_leave(self) -> float:
         """Tell the primary. Returns when the grace is over."""
@@ -248,9 +258,9 @@ class WorkerSignals:
     def _let_turn(self, loop: Any) -> None:
         """Let the program's own loop turn a few times.
 
-        One that was in a task may have been told before, and be about to end: it has a fixed time.
+        One whose task has sent the signal was told before, and is about to end: it has a fixed time.
         """
-        if self._is_in_task:
+        if self._is_of_task:
             _sleep(_LAST_TURNS)
             return
         has_turned = _make_lock()
@@ -323,6 +333,11 @@ def _running_loop() -> tuple[Any, bool]:
     except (RuntimeError, AttributeError):  # none; or asyncio is being imported
         pass
     return None, False
+
+
+def _sends_signals(frame: FrameType | None) -> bool:
+    """Whether the code that a signal has met is such that may have sent it."""
+    return frame is not None and not _SENDING.isdisjoint(frame.f_code.co_names)
 
 
 def _silent_on_exit(tell: Callable[[Any], object]) -> Callable[[Any], object]:
