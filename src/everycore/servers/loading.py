@@ -64,6 +64,15 @@ def user_traceback(error: BaseException) -> str:
     return traceback_text(error, _first_frame_of_user(error.__traceback__))
 
 
+def words(error: BaseException) -> str:
+    """An engine's error in one line."""
+    text = " ".join(str(error).split())
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, ValueError) and cause is not None:  # logging.config says what was wrong in the cause
+        text += f": {cause}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _import(name: str, folder: str) -> ModuleType:
     try:
         return importlib.import_module(name)

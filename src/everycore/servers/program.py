@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -29,6 +29,7 @@ from everycore.ops.access_log import Answered, tell_once
 from everycore.ops.job import SECRETS, STATUS_STOPPED, BootReport, Job, read_job, with_secrets
 from everycore.ops.log_formats import Speaker
 from everycore.servers import engine_options
+from everycore.servers.asgi import Asgi
 from everycore.servers.binding import open_sockets
 from everycore.servers.binds import parse_binds
 from everycore.servers.exits import LoneExit, WorkerExit
@@ -39,6 +40,10 @@ from everycore.servers.log_config import read_log_config
 from everycore.servers.request_log import RequestLog
 from everycore.system.addresses import as_url
 from everycore.worker.context import WorkerContext
+
+if TYPE_CHECKING:
+    from everycore.servers.engines import Engine
+    from everycore.servers.hypercorn_engine import HypercornEngine
 
 log = logging.getLogger("everycore.servers")
 
@@ -144,14 +149,7 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
     if job.access_log:
         served = RequestLog(served, partial(Answered.log, worker=number))
     app = Lifespan(served, job.lifespan)
-    from everycore.servers.engines import Engine  # late: without uvicorn it is a failure to boot
-
-    engine = Engine(
-        app,
-        access_log=job.access_log,
-        spread=job.spread,
-        options=engine_options.arguments(job.engine),
-    )
+    engine = _engine(job, app)
     if job.access_log:
         tell_once(number)
     session = current.session()
@@ -164,6 +162,27 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
         # What is left of the grace, or a time of its own.
         left = way_out.deadline - asyncio.get_running_loop().time()
         await app.shutdown(max(left, job.shutdown_timeout))
+
+
+def _engine(job: Job, app: Asgi) -> Engine | HypercornEngine:
+    """Imported here: where one is not installed, that is a failure to boot."""
+    if job.engine_name == "hypercorn":
+        from everycore.servers.hypercorn_engine import HypercornEngine
+
+        return HypercornEngine(
+            app,
+            access_log=job.access_log,
+            spread=job.spread,
+            options=job.engine,
+        )
+    from everycore.servers.engines import Engine
+
+    return Engine(
+        app,
+        access_log=job.access_log,
+        spread=job.spread,
+        options=engine_options.arguments(job.engine),
+    )
 
 
 async def _report(report: BootReport, me: WorkerContext | None) -> None:
