@@ -288,7 +288,7 @@ HYPERCORN = """
 --log-level trace | ours | log_level | 'trace'
 -p x.pid | ours | pid | 'x.pid'
 --pid x.pid | ours | pid | 'x.pid'
---engine hypercorn --quic-bind :443 --ssl-certfile /dev/null --workers 1 --surge 0 | engine | quic_bind | (':443',)
+--engine hypercorn --quic-bind :443 | engine | quic_bind | (':443',)
 --reload | ours | reload | True
 --root-path x | engine | root_path | 'x'
 --engine hypercorn --server-name x | engine | server_names | ('x',)
