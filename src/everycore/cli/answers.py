@@ -90,7 +90,8 @@ _NOT_YET: Final = {
 _OURS: Final = {
     **dict(
         _all(
-            "-k --worker-class", "leave it out; --interface says what APP speaks, --loop on which event loop, --engine by whom"
+            "-k --worker-class",
+            "leave it out; --interface says what APP speaks, --loop on which event loop, --engine by whom",
         )
     ),
     "--check-config": "type everycore config --check",
@@ -216,8 +217,8 @@ _NEVER: Final = {
         )
     ),
     "--http1-header-read-timeout": "uvicorn has no such limit; a proxy in front of it does",
-    "--http2-cleartext": "leave it out; --engine hypercorn speaks HTTP/2 without TLS where a client begins so",
-    "--http-protocols": "leave it out; --engine hypercorn speaks HTTP/1.1 and HTTP/2, as each client wants it",
+    "--http2-cleartext": "leave it out; --engine hypercorn speaks HTTP/2 to whoever begins with it",
+    "--http-protocols": "leave it out; --engine hypercorn speaks HTTP/1.1 and HTTP/2",
     **dict(
         _all(
             "--http2-initial-window-size --http2-adaptive-window --http2-initial-connection-window-size"

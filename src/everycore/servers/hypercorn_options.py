@@ -115,6 +115,11 @@ def hypercorn_fields(known: frozenset[str]) -> tuple[Field, ...]:
     return tuple(field for field in fields if field.name not in known)
 
 
+def is_hypercorns_own(field: Field) -> bool:
+    """Whether uvicorn has no such option."""
+    return isinstance(field, EngineField) and field.parameter in _OWN
+
+
 def check_option(engine: str, option: str, parameter: str, value: Any) -> None:
     """Raises ConfigurationError where `engine` has no such option."""
     if engine == "uvicorn":
