@@ -26,9 +26,9 @@ CONTESTANTS = {
 MEGABYTE = 2**20
 #: What is asked: the path, the body of the request, and how many requests a round.
 LOADS = {
-    "small": ("/small", 0, 2000),
-    "1 MB down": ("/down", 0, 200),
-    "1 MB up": ("/up", MEGABYTE, 200),
+    "small": ("/small", 0, 1000),
+    "1 MB down": ("/down", 0, 100),
+    "1 MB up": ("/up", MEGABYTE, 100),
 }
 SPEED = (Column("rate", "requests/s", ratio=True), Column("cpu", "worker us/request", ratio=True))
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from everycore.foreign.hypercorn_internals import capabilities
 from everycore.ops.job import Job
 from tests.kit import processes, scaled
 from tests.kit.http2_clients import Http2Connection, ask_often
@@ -70,6 +71,7 @@ def serve_hypercorn(start):
 @pytest.mark.parametrize(
     ("policy", "loop", "with_tls"), [("round_robin", "asyncio", True), ("shared", "uvloop", False)]
 )
+@pytest.mark.skipif(not capabilities().goaway, reason="nobody tells the clients without it")
 @pytest.mark.limit(120)
 async def test_no_request_of_http2_is_lost_when_one_leaves(serve_hypercorn, tls, policy, loop, with_tls):
     served = serve_hypercorn("--policy", policy, "--loop", loop, "--grace", "20", *(tls if with_tls else ()))

@@ -103,7 +103,8 @@ async def test_a_client_of_http2_is_told_when_it_is_idle_and_its_request_is_answ
             assert await idle.ask("/late") == b"/late"  # it had not heard of it yet
         app.may_answer.set()
         assert (await answer)[1] == b"/wait"
-        await busy.told.wait()
+        if capabilities().goaway:
+            await busy.told.wait()
         await idle.close()
         await busy.close()
 
