@@ -75,7 +75,8 @@ def serve_hypercorn(start):
 @pytest.mark.limit(120)
 async def test_no_request_of_http2_is_lost_when_one_leaves(serve_hypercorn, tls, policy, loop, with_tls):
     served = serve_hypercorn("--policy", policy, "--loop", loop, "--grace", "20", *(tls if with_tls else ()))
-    over, answered = asyncio.Event(), asyncio.Queue()
+    over = asyncio.Event()
+    answered: asyncio.Queue[bytes] = asyncio.Queue()
     async with asyncio.TaskGroup() as group:
         clients = [
             group.create_task(ask_often(served.port, over, answered, tls=with_tls, at_once=at_once))

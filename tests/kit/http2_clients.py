@@ -107,7 +107,9 @@ class Http2Connection:
         stream = frame.stream_id
         match frame:
             case HeadersFrame():
-                self._heads[stream] = dict(self._decoder.decode(frame.data))
+                self._heads[stream] = {
+                    str(name): str(value) for name, value in self._decoder.decode(frame.data)
+                }
             case DataFrame():
                 self._bodies[stream] += frame.data
             case RstStreamFrame():

@@ -1,5 +1,7 @@
 """What `--engine hypercorn` makes of the options that uvicorn has too, and what it refuses."""
 
+from typing import Any
+
 import pytest
 from hypercorn.config import Config
 
@@ -14,7 +16,7 @@ from everycore.servers.hypercorn_options import (
     hypercorn_fields,
 )
 
-ALL = {field.parameter: field for field in hypercorn_fields(frozenset())}
+ALL: dict[str, Any] = {getattr(field, "parameter", ""): field for field in hypercorn_fields(frozenset())}
 
 
 def test_each_attribute_is_one_of_hypercorns():
@@ -26,6 +28,7 @@ def test_each_attribute_is_one_of_hypercorns():
 
 def test_each_option_of_uvicorn_is_there_or_refused_with_a_reason():
     refused = {}
+    field: Any
     for field in engine_fields(taken(own_fields("serve")) | frozenset(ANSWERS)):
         if field.name in {known.name for known in ALL.values()}:
             check_option("hypercorn", field.option, field.parameter, "x")

@@ -1,9 +1,14 @@
 """What an engine that is not uvicorn has done for it: with uvicorn's own answers beside ours."""
 
+from typing import Any
+
 import pytest
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from everycore.servers.manners import Manners
+
+#: What nobody calls here.
+NOBODY: Any = None
 
 CLIENTS = [("127.0.0.1", 1), ("::1", 1), ("10.1.2.3", 1), ("8.8.8.8", 1), None]
 CHAINS = [None, "1.2.3.4", "1.2.3.4, 10.0.0.1", "9.9.9.9,1.2.3.4 , 10.0.0.1", "10.0.0.2, 10.0.0.1", "strange"]
@@ -31,7 +36,7 @@ async def served(make, given):
     async def app(found, _receive, _send):
         seen.update(found)
 
-    await make(app)(given, None, None)
+    await make(app)(given, NOBODY, NOBODY)
     return seen
 
 
@@ -81,14 +86,14 @@ async def test_more_requests_at_once_than_the_limit_have_503(kind, type_):
         sent.append(message)
 
     async def ask_another(_scope, _receive, _send):
-        await manners(scope(None, None, kind=kind), None, send)
+        await manners(scope(None, None, kind=kind), NOBODY, send)
 
     manners = Manners(ask_another, {"limit_concurrency": 1})
-    await manners(scope(None, None), None, None)
+    await manners(scope(None, None), NOBODY, NOBODY)
     assert [(message["type"], message.get("status")) for message in sent] == [
         (f"{type_}.start", 503),
         (f"{type_}.body", None),
     ]
     sent.clear()
-    await manners(scope(None, None), None, None)  # the first one is over, and makes room
+    await manners(scope(None, None), NOBODY, NOBODY)  # the first one is over, and makes room
     assert len(sent) == 2
