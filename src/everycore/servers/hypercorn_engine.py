@@ -24,7 +24,6 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote
 
 from everycore.servers.asgi import Asgi, Receive, Scope, Send
 from everycore.servers.binding import open_sockets
@@ -41,7 +40,6 @@ from everycore.servers.underway import UnderWay
 try:
     import hypercorn.asyncio
     from hypercorn.config import Config, Sockets
-    from hypercorn.logging import Logger
 except ImportError:
     raise CannotBootError("--engine hypercorn needs hypercorn: pip install 'everycore[hypercorn]'") from None
 from everycore.foreign.hypercorn_internals import capabilities, connection_of, go_away
@@ -51,7 +49,7 @@ _NOTHING_LEFT: Final = 0.1
 #: For this part of the grace, and no more than so many seconds, a GOAWAY waits for an idle moment.
 _IDLE_PART: Final = 0.25
 _MOST_IDLE: Final = 5.0
-_REQUESTS, _ERRORS = "hypercorn.access", "hypercorn.error"
+_ERRORS: Final = "hypercorn.error"
 
 
 class _Config(Config):
@@ -73,26 +71,11 @@ class _Config(Config):
         return [*(header for header in usual if header[0] not in names), *self.headers]
 
 
-class _Logger(Logger):
-    """Tells of each request as uvicorn does, to a logger whose handler is ours."""
-
-    async def access(self, request: Any, response: Any, request_time: float) -> None:
-        if self.access_logger is None or response is None:  # None: the client has gone before the answer
-            return
-        client = request.get("client")
-        query = request["query_string"].decode("latin-1")
-        self.access_logger.info(
-            '%s - "%s %s HTTP/%s" %d',
-            f"{client[0]}:{client[1]}" if client else "",
-            request.get("method", "GET"),
-            quote(request["path"]) + ("?" + query if query else ""),
-            request.get("http_version", "1.1"),
-            response["status"],
-        )
-
-
 class HypercornEngine:
-    """One application, served once. Arguments as those of `engines.Engine`; options by the same names."""
+    """One application, served once. Arguments as those of `engines.Engine`, options by the same names.
+
+    access_log: of no use here, for hypercorn itself logs no request.
+    """
 
     def __init__(
         self,
@@ -112,7 +95,7 @@ class HypercornEngine:
         if log_config is not None:
             _configure_logs(log_config)
         try:
-            self._config = _config(options, access_log=access_log)
+            self._config = _config(options)
             self._config.create_ssl_context()
         except (Exception, SystemExit) as error:  # the user's options: a word of theirs, not our traceback
             raise CannotBootError(f"hypercorn refuses its options: {words(error)}") from None
@@ -269,7 +252,7 @@ async def _say_all_is_well(receive: Receive, send: Send) -> None:
         await send({"type": f"{kind}.complete"})
 
 
-def _config(options: Mapping[str, Any], *, access_log: bool) -> _Config:
+def _config(options: Mapping[str, Any]) -> _Config:
     config = _Config()
     for name, value in attributes(options).items():
         setattr(config, name, value)
@@ -280,9 +263,8 @@ def _config(options: Mapping[str, Any], *, access_log: bool) -> _Config:
         for name, value in split_headers(options.get(HEADERS, ()))
     ]
     config.keep_alive_max_requests = sys.maxsize
-    config.logger_class = _Logger
     config.errorlog = logging.getLogger(_ERRORS)
-    config.accesslog = logging.getLogger(_REQUESTS) if access_log else None
+    config.accesslog = None  # requests are told by `ops.access_log`, for every engine
     return config
 
 
