@@ -302,10 +302,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
     engine: Annotated[
         Literal["uvicorn", "hypercorn"],
         Setting(
-            EngineName(*ENGINES),
-            f"Who speaks HTTP: {', '.join(ENGINES)}. HTTP/2 is hypercorn's.",
-            _APPLICATION,
-            is_fixed=True,
+            EngineName(*ENGINES), "The server: uvicorn, or hypercorn for HTTP/2.", _APPLICATION, is_fixed=True
         ),
     ] = "uvicorn"
     factory: Annotated[
