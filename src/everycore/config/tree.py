@@ -301,9 +301,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
     boot_timeout: Annotated[float, Setting(Seconds(0.1), "Time to become ready.", _WORKERS)] = 60.0
     engine: Annotated[
         Literal["uvicorn", "hypercorn"],
-        Setting(
-            EngineName(*ENGINES), "The server: uvicorn, or hypercorn for HTTP/2.", _APPLICATION, is_fixed=True
-        ),
+        Setting(EngineName(*ENGINES), "uvicorn, or hypercorn for HTTP/2.", _APPLICATION, is_fixed=True),
     ] = "uvicorn"
     factory: Annotated[
         bool, Setting(Switch(), "APP makes the application: call it without arguments.", _APPLICATION)
