@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 
@@ -168,30 +167,3 @@ async def test_options_that_hypercorn_refuses_are_one_sentence(options, says):
     with pytest.raises(CannotBootError) as error:
         HypercornEngine(Application(), access_log=False, spread=None, options=options)
     assert error.value.report.text.startswith(says)
-
-
-@pytest.mark.parametrize(("name", "text"), [("x.json", "{"), ("x.ini", "x"), ("x.yaml", "version: 7")])
-async def test_a_log_config_that_is_wrong_is_one_sentence(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(CannotBootError) as error:
-        HypercornEngine(
-            Application(), access_log=True, spread=None, options={}, log_config=str(tmp_path / name)
-        )
-    assert error.value.report.text.startswith(f"logging refuses --log-config {tmp_path / name}: ")
-    assert "\n" not in error.value.report.text
-
-
-async def test_a_log_config_is_read(tmp_path):
-    (tmp_path / "x.json").write_text(
-        json.dumps(
-            {
-                "version": 1,
-                "incremental": True,  # else logging closes what others have made
-                "loggers": {"everycore.tests.hypercorn": {"level": "ERROR"}},
-            }
-        )
-    )
-    HypercornEngine(
-        Application(), access_log=True, spread=None, options={}, log_config=str(tmp_path / "x.json")
-    )
-    assert logging.getLogger("everycore.tests.hypercorn").level == logging.ERROR

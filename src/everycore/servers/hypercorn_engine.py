@@ -15,9 +15,7 @@ waits for that for ever.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import logging.config
 import socket
 import ssl
 import sys
@@ -84,7 +82,6 @@ class HypercornEngine:
         access_log: bool,
         spread: float | None,
         options: Mapping[str, Any],
-        log_config: str | None = None,
     ) -> None:
         self._draining = Draining()
         self._spread = spread
@@ -92,8 +89,6 @@ class HypercornEngine:
         self._app = Manners(DrainingApp(app, self._draining), options)
         self._quic: Sequence[str] = options.get(QUIC, ())
         self._http2 = _Http2(self._draining) if capabilities().goaway else None
-        if log_config is not None:
-            _configure_logs(log_config)
         try:
             self._config = _config(options)
             self._config.create_ssl_context()
@@ -266,19 +261,3 @@ def _config(options: Mapping[str, Any]) -> _Config:
     config.errorlog = logging.getLogger(_ERRORS)
     config.accesslog = None  # requests are told by `ops.access_log`, for every engine
     return config
-
-
-def _configure_logs(path: str) -> None:
-    """As uvicorn reads it. Raises CannotBootError."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            if path.endswith(".json"):
-                logging.config.dictConfig(json.load(file))
-            elif path.endswith((".yaml", ".yml")):
-                import yaml  # type: ignore[import-untyped]
-
-                logging.config.dictConfig(yaml.safe_load(file))
-            else:
-                logging.config.fileConfig(file, disable_existing_loggers=False)
-    except Exception as error:
-        raise CannotBootError(f"logging refuses --log-config {path}: {words(error)}") from None

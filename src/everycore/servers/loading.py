@@ -67,9 +67,6 @@ def user_traceback(error: BaseException) -> str:
 def words(error: BaseException) -> str:
     """An engine's error in one line."""
     text = " ".join(str(error).split())
-    cause = error.__cause__ or error.__context__
-    if isinstance(error, ValueError) and cause is not None:  # logging.config says what was wrong in the cause
-        text += f": {cause}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
