@@ -12,6 +12,7 @@ from everycore.cli.options import own_fields
 from everycore.config.access_format import ATOMS, HEADER_ATOMS
 from everycore.config.setting import Field
 from everycore.config.tree import SECTIONS
+from everycore.servers.hypercorn_options import hypercorn_fields, is_hypercorns_own
 
 REFERENCE = Path(__file__).parent / "reference"
 BEGIN, END = "<!-- begin {}: made by docs/make_options.py -->", "<!-- end -->"
@@ -34,6 +35,16 @@ def options(command: str) -> str:
     lines.append(
         "| `--config`, `-c` | `FILE` | `everycore.toml`, else `pyproject.toml` | the settings file |"
     )
+    return "\n".join(lines)
+
+
+def hypercorn() -> str:
+    """The options that `--engine hypercorn` has beside those of uvicorn's name."""
+    lines = ["| option | value | meaning |", "|---|---|---|"]
+    for field in hypercorn_fields(frozenset()):
+        if is_hypercorns_own(field):
+            words = ", ".join(f"`{word}`" for word in (field.option, *field.setting.also))
+            lines.append(f"| {words} | `{field.setting.kind.metavar}` | {cell(field.setting.help)} |")
     return "\n".join(lines)
 
 
@@ -67,6 +78,7 @@ DRAWN: dict[tuple[str, str], Callable[[], str]] = {
     ("cli.md", "serve"): lambda: options("serve"),
     ("cli.md", "run"): lambda: options("run"),
     ("cli.md", "atoms"): atoms,
+    ("cli.md", "hypercorn"): hypercorn,
     ("settings.md", "variables"): variables,
 }
 

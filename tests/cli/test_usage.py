@@ -145,6 +145,42 @@ def test_engine_is_missing(monkeypatch, capsys):
     assert "pip install 'everycore[standard]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("module", "options", "says"),
+    [
+        ("hypercorn", [], "--engine hypercorn: needs hypercorn: pip install 'everycore[hypercorn]'"),
+        (
+            "aioquic",
+            ["--quic-bind", ":443", "--workers", "1", "--surge", "0", "--ssl-certfile", "/dev/null"],
+            "--quic-bind: needs aioquic: pip install 'everycore[h3]'",
+        ),
+    ],
+)
+def test_another_engine_is_missing(module, options, says, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["serve", "--engine", "hypercorn", *options, "main:app"]) == 2
+    assert f"everycore: {says}\n" in capsys.readouterr().err
+
+
+QUIC = ["--engine", "hypercorn", "--quic-bind", ":443"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--engine", "granian"], "--engine: granian cannot be one: its classes listen by themselves"),
+        (["--engine", "hypercorn", "--ws-max-queue", "3"], "--ws-max-queue: hypercorn has no such option"),
+        (["--read-timeout", "3"], "--read-timeout: uvicorn has no such option; --engine hypercorn has it"),
+        (QUIC, "--quic-bind: needs a certificate too"),
+        ([*QUIC, "--ssl-certfile", "/dev/null"], "--quic-bind: needs --workers 1: the kernel"),
+        ([*QUIC, "--ssl-certfile", "/dev/null", "-w", "1"], "--quic-bind: needs --surge 0: two workers"),
+    ],
+)
+def test_what_an_engine_has_not(words, says, capsys):
+    assert main(["serve", *words, "main:app"]) == 2
+    assert capsys.readouterr().err.startswith(f"everycore: {says}")
+
+
 @pytest.mark.parametrize("command", ["serve", "run"])
 def test_other_systems_have_one_process(command, monkeypatch, capsys, tmp_path):
     """In the folder, with the variables and with the mask that workers would have."""

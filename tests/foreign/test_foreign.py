@@ -24,6 +24,7 @@ PROBES = {
     "asyncio_internals": ["servers", "selectors"],
     "uvloop_internals": ["connect", "backend", "stamps"],
     "uvicorn_internals": ["handover"],
+    "hypercorn_internals": ["goaway"],
 }
 
 

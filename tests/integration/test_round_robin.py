@@ -175,7 +175,8 @@ async def test_what_lies_with_a_blocked_worker_goes_to_one_that_is_free_later(tm
     ):
         async with first.standing_still():
             async with second.standing_still():
-                clients += [await Client.open(address) for _ in range(4)]
+                # At once: a worker that has one for long gets no other one.
+                clients += await asyncio.gather(*(Client.open(address) for _ in range(4)))
                 await until_on_belt(cluster, first, 2)
                 await until_on_belt(cluster, second, 2)
                 # Far beyond recall_after, with nobody to give anything to.

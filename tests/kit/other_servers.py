@@ -1,6 +1,6 @@
 """Every option of other servers, typed to everycore: what becomes of it.
 
-A line is what is typed; `ours`, a setting of our tree and its value; `engine`, an argument of uvicorn's;
+A line is what is typed; `ours`, a setting of our tree and its value; `engine`, an argument of the engine's;
 `says`, how the answer begins; `command`, the same of `everycore WORD`; `file`, it names the settings file; or
 `prints`, it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8, hypercorn 0.18,
 waitress 3.0, PM2 7.0.
@@ -143,12 +143,12 @@ GUNICORN = """
 --suppress-ragged-eofs | says | leave it out; the event loop does the ha
 --do-handshake-on-connect | says | leave it out; the event loop does the ha
 --ciphers x | engine | ssl_ciphers | 'x'
---http-protocols | says | not yet: there is no other engine than u
---http2-cleartext | says | not yet: there is no other engine than u
---http2-max-concurrent-streams | says | not yet: there is no other engine than u
---http2-initial-window-size | says | not yet: there is no other engine than u
---http2-max-frame-size | says | not yet: there is no other engine than u
---http2-max-header-list-size | says | not yet: there is no other engine than u
+--http-protocols | says | leave it out; --engine hypercorn speaks HT
+--http2-cleartext | says | leave it out; --engine hypercorn speaks HT
+--engine hypercorn --http2-max-concurrent-streams 3 | engine | h2_max_concurrent_streams | 3
+--http2-initial-window-size | says | leave it out; HTTP/2 is spoken by hypercor
+--engine hypercorn --http2-max-frame-size 20000 | engine | h2_max_inbound_frame_size | 20000
+--engine hypercorn --http2-max-header-list-size 3 | engine | h2_max_header_list_size | 3
 --paste-global | says | Paste's files are not read: name the app
 --permit-obsolete-folding | says | gunicorn's own parser has that; here uvi
 --strip-header-spaces | says | gunicorn's own parser has that; here uvi
@@ -188,26 +188,26 @@ GRANIAN = """
 --workers 3 | ours | workers | 3
 --blocking-threads 4 | ours | threads | 4
 --blocking-threads-idle-timeout | says | threads stay; --threads is how many
---runtime-threads | says | leave it out; the engine is uvicorn, whi
---runtime-blocking-threads | says | leave it out; the engine is uvicorn, whi
---runtime-mode | says | leave it out; the engine is uvicorn, whi
+--runtime-threads | says | leave it out; no engine here has a Rust
+--runtime-blocking-threads | says | leave it out; no engine here has a Rust
+--runtime-mode | says | leave it out; no engine here has a Rust
 --loop asyncio | ours | loop | 'asyncio'
---task-impl | says | leave it out; the engine is uvicorn, whi
+--task-impl | says | leave it out; no engine here has a Rust
 --backlog 64 | ours | backlog | 64
 --backpressure | says | not yet: --limit-concurrency answers 503
 --http1-buffer-size | says | the engine's own limit: --h11-max-incomp
 --http1-header-read-timeout | says | uvicorn has no such limit; a proxy in fr
 --http1-keep-alive | says | the option is --timeout-keep-alive here,
 --http1-pipeline-flush | says | leave it out; uvicorn writes each answer
---http2-adaptive-window | says | not yet: there is no other engine than u
---http2-initial-connection-window-size | says | not yet: there is no other engine than u
---http2-initial-stream-window-size | says | not yet: there is no other engine than u
---http2-keep-alive-interval | says | not yet: there is no other engine than u
---http2-keep-alive-timeout | says | not yet: there is no other engine than u
---http2-max-concurrent-streams | says | not yet: there is no other engine than u
---http2-max-frame-size | says | not yet: there is no other engine than u
---http2-max-headers-size | says | not yet: there is no other engine than u
---http2-max-send-buffer-size | says | not yet: there is no other engine than u
+--http2-adaptive-window | says | leave it out; HTTP/2 is spoken by hypercor
+--http2-initial-connection-window-size | says | leave it out; HTTP/2 is spoken by hypercor
+--http2-initial-stream-window-size | says | leave it out; HTTP/2 is spoken by hypercor
+--http2-keep-alive-interval | says | leave it out; HTTP/2 is spoken by hypercor
+--http2-keep-alive-timeout | says | leave it out; HTTP/2 is spoken by hypercor
+--engine hypercorn --http2-max-concurrent-streams 3 | engine | h2_max_concurrent_streams | 3
+--engine hypercorn --http2-max-frame-size 20000 | engine | h2_max_inbound_frame_size | 20000
+--engine hypercorn --http2-max-headers-size 3 | engine | h2_max_header_list_size | 3
+--http2-max-send-buffer-size | says | leave it out; HTTP/2 is spoken by hypercor
 --log | says | the option is --log-level here
 --no-log | says | the option is --log-level here
 --log-level trace | ours | log_level | 'trace'
@@ -273,7 +273,7 @@ HYPERCORN = """
 --error-logfile /dev/null | ours | log_file | '/dev/null'
 --log-file /dev/null | ours | log_file | '/dev/null'
 --graceful-timeout 7 | ours | grace | 7.0
---read-timeout | says | uvicorn has no such limit; a proxy in fr
+--engine hypercorn --read-timeout 3 | engine | read_timeout | 3.0
 --max-requests | says | not yet: workers are not recycled; meanw
 --max-requests-jitter | says | not yet: workers are not recycled; meanw
 -g | says | not yet: the command does not change its
@@ -288,10 +288,10 @@ HYPERCORN = """
 --log-level trace | ours | log_level | 'trace'
 -p x.pid | ours | pid | 'x.pid'
 --pid x.pid | ours | pid | 'x.pid'
---quic-bind | says | not yet: there is no HTTP/3; meanwhile a
+--engine hypercorn --quic-bind :443 | engine | quic_bind | (':443',)
 --reload | ours | reload | True
 --root-path x | engine | root_path | 'x'
---server-name | says | check the Host header in the application
+--engine hypercorn --server-name x | engine | server_names | ('x',)
 --statsd-host | says | not yet: there are no metrics
 --statsd-prefix | says | not yet: there are no metrics
 -m 022 | ours | umask | 18

@@ -185,9 +185,9 @@ class Program:
         self._read_all()
         return status
 
-    def finish(self, timeout: float = 30.0) -> int:
-        """SIGTERM, then `wait`."""
-        self.signal()
+    def finish(self, number: int = SIGTERM, *, timeout: float = 30.0) -> int:
+        """A signal, then `wait`."""
+        self.signal(number)
         return self.wait(timeout)
 
     def processes(self) -> list[int]:

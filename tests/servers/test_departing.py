@@ -62,8 +62,8 @@ class FakeInside:
     def has_unread(self, connection):
         return connection.unread
 
-    def request_of(self, connection):
-        return f"GET /{id(connection)}"
+    def scope_of(self, connection):
+        return {"method": "GET", "path": f"/{id(connection)}"}
 
     def has_more(self, _send):
         return self.more

@@ -82,17 +82,6 @@ _NOT_YET: Final = {
             _not_yet("there is no control socket", "signals command the service: HUP, TTIN, TTOU"),
         )
     ),
-    **dict(
-        _all(
-            "--http2-cleartext --http2-max-concurrent-streams --http2-initial-window-size"
-            " --http2-max-frame-size --http2-max-header-list-size --http2-adaptive-window"
-            " --http2-initial-connection-window-size --http2-initial-stream-window-size"
-            " --http2-keep-alive-interval --http2-keep-alive-timeout --http2-max-headers-size"
-            " --http2-max-send-buffer-size --http-protocols",
-            _not_yet("there is no other engine than uvicorn", "--http2 is uvicorn's own, where it has it"),
-        )
-    ),
-    "--quic-bind": _not_yet("there is no HTTP/3", "a proxy in front of it speaks it"),
     "--worker-connections": _not_yet("--limit-concurrency answers 503 above a number"),
     "--backpressure": _not_yet("--limit-concurrency answers 503 above a number"),
     "--max-restarts": _not_yet("a worker that dies is replaced for ever, with back-off up to 15 s"),
@@ -101,7 +90,8 @@ _NOT_YET: Final = {
 _OURS: Final = {
     **dict(
         _all(
-            "-k --worker-class", "leave it out; --interface says what APP speaks, --loop on which event loop"
+            "-k --worker-class",
+            "leave it out; --interface says what APP speaks, --loop on which event loop, --engine by whom",
         )
     ),
     "--check-config": "type everycore config --check",
@@ -223,16 +213,24 @@ _NEVER: Final = {
     **dict(
         _all(
             "--runtime-threads --runtime-blocking-threads --runtime-mode --task-impl",
-            "leave it out; the engine is uvicorn, which has no Rust runtime; --workers is how many processes",
+            "leave it out; no engine here has a Rust runtime; --workers is how many processes",
         )
     ),
     "--http1-header-read-timeout": "uvicorn has no such limit; a proxy in front of it does",
-    "--read-timeout": "uvicorn has no such limit; a proxy in front of it does",
+    "--http2-cleartext": "leave it out; --engine hypercorn speaks HTTP/2 to whoever begins with it",
+    "--http-protocols": "leave it out; --engine hypercorn speaks HTTP/1.1 and HTTP/2",
+    **dict(
+        _all(
+            "--http2-initial-window-size --http2-adaptive-window --http2-initial-connection-window-size"
+            " --http2-initial-stream-window-size --http2-keep-alive-interval --http2-keep-alive-timeout"
+            " --http2-max-send-buffer-size",
+            "leave it out; HTTP/2 is spoken by hypercorn (--engine), which has no such setting",
+        )
+    ),
     "--http1-pipeline-flush": "leave it out; uvicorn writes each answer when it is made",
     "--ssl-protocol-min": "uvicorn has --ssl-version alone; TLS 1.2 is the least that Python speaks",
     "--ssl-crl": "uvicorn reads no revocation lists; a proxy in front of it does",
     "--insecure-bind": "an address speaks TLS or not, as all do: start a second service for the other",
-    "--server-name": "check the Host header in the application, or in a proxy in front of it",
     **dict(
         _all(
             "--respawn-failed-workers --respawn-interval --restart-delay --exp-backoff-restart-delay",

@@ -1,16 +1,63 @@
-"""The engine's options, as `everycore serve` takes them. Imports the engine: only where one is asked for."""
+"""The engines' options, as `everycore serve` takes them. Imports uvicorn: only where one is asked for."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 
 from everycore.cli.answers import ANSWERS
-from everycore.cli.options import own_fields, taken
-from everycore.config.setting import Field
+from everycore.cli.options import Values, own_fields, taken
+from everycore.config.setting import EngineField, Field
+from everycore.errors import ConfigurationError
 from everycore.servers.engine_options import engine_fields
+from everycore.servers.hypercorn_options import QUIC, check_option, hypercorn_fields
+
+#: The module that an engine needs, and the extra that brings it.
+_NEEDS = {"uvicorn": ("uvicorn", "standard"), "hypercorn": ("hypercorn", "hypercorn")}
 
 
 @functools.cache
 def engine() -> tuple[Field, ...]:
-    """The options of the engine that are neither ours nor refused."""
-    return engine_fields(taken(own_fields("serve")) | frozenset(ANSWERS))
+    """The options of the engines that are neither ours nor refused."""
+    of_uvicorn = engine_fields(taken(own_fields("serve")) | frozenset(ANSWERS))
+    return *of_uvicorn, *hypercorn_fields(frozenset(field.name for field in of_uvicorn))
+
+
+def check_engine(values: Values, engine: str) -> None:
+    """Raises ConfigurationError where this engine lacks an option that was given."""
+    for field in values.fields:
+        found = values.found[field.name]
+        if isinstance(field, EngineField) and found.is_explicit:
+            check_option(engine, field.option, field.parameter, found.value)
+    if QUIC in values.found and values.found[QUIC].value:
+        _check_quic(values)
+
+
+def _check_quic(values: Values) -> None:
+    found = values.found
+    if not found["ssl_certfile"].value:
+        raise ConfigurationError("--quic-bind", "needs a certificate too: --ssl-certfile FILE")
+    if found["workers"].value != 1:
+        raise ConfigurationError(
+            "--quic-bind",
+            "needs --workers 1: the kernel gives each datagram to any worker, and HTTP/3 needs all of a"
+            " connection in one",
+        )
+    if found["surge"].value != 0:
+        raise ConfigurationError(
+            "--quic-bind", "needs --surge 0: two workers at once, in a reload, would share the datagrams"
+        )
+
+
+def require_engine(engine: str, values: Values) -> None:
+    """Raises ConfigurationError where it is not installed."""
+    module, extra = _NEEDS[engine]
+    if _is_missing(module):
+        option = "serve" if engine == "uvicorn" else f"--engine {engine}"
+        raise ConfigurationError(option, f"needs {engine}: pip install 'everycore[{extra}]'")
+    if QUIC in values.found and values.found[QUIC].value and _is_missing("aioquic"):
+        raise ConfigurationError("--quic-bind", "needs aioquic: pip install 'everycore[h3]'")
+
+
+def _is_missing(module: str) -> bool:
+    return importlib.util.find_spec(module) is None

@@ -6,7 +6,6 @@ code runs in this process, and nothing is imported that a wrong option would mak
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ import everycore.servers
 from everycore.cli import activation
 from everycore.cli.activation import activated_descriptors
 from everycore.cli.command import SettingsCommand
+from everycore.cli.engine import check_engine, require_engine
 from everycore.cli.files import check_files, check_pid, log_file, why_not_there
 from everycore.cli.options import (
     CONTEXT,
@@ -100,7 +100,7 @@ def serve(context: click.Context, /, **_: Any) -> int:
     """Serve the ASGI or WSGI application APP, named as MODULE:ATTRIBUTE, on every core."""
     given = given_by(context)
     options = read_options(given, os.environ)
-    _require_engine()
+    require_engine(options.settings.engine, options.values)
     watch = watch_of(given, options, os.environ)
     if not is_linux():
         click.echo(f"everycore: a cluster needs Linux; serving in one process on {sys.platform}", err=True)
@@ -185,8 +185,10 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
         lifespan=settings.lifespan,
         threads=settings.threads,
         env_file=settings.env_file,
+        engine_name=settings.engine,
         engine=values.engine(secret=False),
     )
+    check_engine(values, settings.engine)
     check_files(values, where or given.here)
     check_pid(values, where or given.here)
     _check_sockets(settings, binds)
@@ -246,11 +248,6 @@ def _check_folder(option: str, folder: str, base: str | None) -> str:
     if not os.path.isabs(path):
         raise ConfigurationError(option, FOLDER_IS_GONE)
     return path
-
-
-def _require_engine() -> None:
-    if importlib.util.find_spec("uvicorn") is None:
-        raise ConfigurationError("serve", "needs uvicorn: pip install 'everycore[standard]'")
 
 
 def _secrets(values: Values) -> dict[str, str]:

@@ -134,6 +134,21 @@ class LoopName(Choice):
     from_key = from_text
 
 
+class EngineName(Choice):
+    """A server that speaks HTTP for us."""
+
+    def from_text(self, text: str) -> str:
+        """As `Kind.from_text`."""
+        if text == "granian":
+            raise ValueError(
+                "granian cannot be one: its classes listen by themselves and take no socket, so that no"
+                " connection can be handed to them; use hypercorn for HTTP/2, or granian's own command"
+            )
+        return super().from_text(text)
+
+    from_key = from_text
+
+
 class Count:
     """A whole number from `least` to `most`; or the word `auto`."""
 

@@ -12,6 +12,7 @@ from everycore.config.access_format import ATOMS, HEADER_ATOMS, check_format
 from everycore.config.kinds import (
     Choice,
     Count,
+    EngineName,
     LoopName,
     Mode,
     Path,
@@ -27,6 +28,7 @@ from everycore.settings import LOOPS, POLICIES
 
 #: From the quietest to the loudest.
 LEVELS: Final = ("critical", "error", "warning", "info", "debug", "trace")
+ENGINES: Final = ("uvicorn", "hypercorn")
 INTERFACES: Final = ("auto", "asgi", "wsgi", "asgi2", "asgi3")
 
 #: The board has a row for each; the rest are for those that a reload starts beside them.
@@ -297,6 +299,10 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         int, Setting(Count(1), "Connections that wait in the kernel at most.", _ADDRESSES, is_fixed=True)
     ] = 2048
     boot_timeout: Annotated[float, Setting(Seconds(0.1), "Time to become ready.", _WORKERS)] = 60.0
+    engine: Annotated[
+        Literal["uvicorn", "hypercorn"],
+        Setting(EngineName(*ENGINES), "uvicorn, or hypercorn for HTTP/2.", _APPLICATION, is_fixed=True),
+    ] = "uvicorn"
     factory: Annotated[
         bool, Setting(Switch(), "APP makes the application: call it without arguments.", _APPLICATION)
     ] = False

@@ -93,14 +93,9 @@ class Inside:
         """Whether something has come on a connection that was not read yet."""
         return _unread(protocol.transport) > 0
 
-    def request_of(self, protocol: Any) -> str:
-        """What a connection is busy with, for a log line: "GET /path of 127.0.0.1:4711"."""
-        scope = getattr(protocol, "scope", None)
-        if not scope or "path" not in scope:
-            return "a request that has not come completely"
-        client = scope.get("client")
-        whose = f" of {client[0]}:{client[1]}" if client else ""
-        return f"{scope.get('method') or 'WebSocket'} {scope['path']}{whose}"
+    def scope_of(self, protocol: Any) -> Any:
+        """What a connection is busy with: a scope of ASGI; None where that has not come completely."""
+        return getattr(protocol, "scope", None)
 
     def has_more(self, send: Any) -> bool:
         """Whether another request has come on the connection behind this `send`, or a part of one."""
@@ -223,7 +218,7 @@ async def _hand_over(loop: Any, inside: Inside, near: socket.socket, far: socket
     await _turns()
     states += [inside.is_idle(first), not inside.is_unused(first), not inside.tasks()]
     states += [
-        inside.request_of(first).startswith("GET /"),
+        inside.scope_of(first)["path"] == "/",
         inside.is_plain(first.cycle.send),
         not inside.has_more(first.cycle.send),
     ]

@@ -30,8 +30,9 @@ _BOOT_FAILED: Final = "everycore.boot_failed"
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The application, and how it is to be served. `binds` are as written on the command line.
 
-    engine: arguments of the engine's own configuration (uvicorn's `Config`), by its names; those that are
-    secret travel in the variable SECRETS.
+    engine_name: who speaks HTTP.
+    engine: arguments of the engine's own configuration, by the names of uvicorn's `Config` where that has
+    them; those that are secret travel in the variable SECRETS.
     """
 
     app: str
@@ -55,6 +56,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lifespan: Literal["auto", "on", "off"] = "auto"
     threads: int = 10
     env_file: str | None = None
+    engine_name: Literal["uvicorn", "hypercorn"] = "uvicorn"
     engine: dict[str, Any] = {}
 
     @property

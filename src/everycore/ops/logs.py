@@ -26,7 +26,7 @@ TRACE: Final = 5
 #: Written for a path: stderr.
 STDERR: Final = "-"
 #: Those that are set up.
-LOGGERS: Final = ("everycore", "uvicorn", REQUESTS)
+LOGGERS: Final = ("everycore", "uvicorn", "hypercorn", REQUESTS)
 
 
 class AccessLog(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +114,7 @@ def close_files() -> None:
 def set_level(level: str) -> None:
     """How much everycore and the engine say from now on. `level` is one of `config.tree.LEVELS`."""
     ours = TRACE if level == "trace" else getattr(logging, level.upper())
-    # What uvicorn says at level info, of each worker's start and end, is debug here.
+    # What an engine says at level info, of each worker's start and end, is debug here.
     engine = logging.WARNING if ours == logging.INFO else ours
-    for name, threshold in (("everycore", ours), ("uvicorn", engine)):
+    for name, threshold in (("everycore", ours), ("uvicorn", engine), ("hypercorn", engine)):
         logging.getLogger(name).setLevel(threshold)

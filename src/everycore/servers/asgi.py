@@ -9,3 +9,12 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def name_of(scope: Scope | None) -> str:
+    """A request, for a log line: "GET /path of 127.0.0.1:4711"."""
+    if not scope or "path" not in scope:
+        return "a request that has not come completely"
+    client = scope.get("client")
+    whose = f" of {client[0]}:{client[1]}" if client else ""
+    return f"{scope.get('method') or 'WebSocket'} {scope['path']}{whose}"

@@ -18,14 +18,21 @@ from everycore.servers.loading import CannotBootError
 
 
 def open_sockets(
-    binds: Sequence[Bind], *, backlog: int = BACKLOG, mode: int | None = None
+    binds: Sequence[Bind],
+    *,
+    backlog: int = BACKLOG,
+    mode: int | None = None,
+    kind: int = socket.SOCK_STREAM,
 ) -> list[socket.socket]:
-    """A listening socket for every address of every bind. `mode`: of unix ones. Raises CannotBootError."""
+    """A socket that listens for every address of every bind. Raises CannotBootError.
+
+    mode: of unix ones. kind: SOCK_DGRAM for datagrams, of which there is no backlog.
+    """
     with ExitStack() as opened:
         sockets: list[socket.socket] = []
         for bind in binds:
             try:
-                sockets.extend(opened.enter_context(sock) for sock in _open(bind, backlog, mode))
+                sockets.extend(opened.enter_context(sock) for sock in _open(bind, backlog, mode, kind))
             except OSError as error:
                 raise CannotBootError(
                     f"cannot listen on {bind}: {_reason(bind, error)}", STATUS_FAILED
@@ -34,27 +41,27 @@ def open_sockets(
         return sockets
 
 
-def _open(bind: Bind, backlog: int, mode: int | None) -> Iterator[socket.socket]:
+def _open(bind: Bind, backlog: int, mode: int | None, kind: int) -> Iterator[socket.socket]:
     match bind:
         case FdBind(fd):
-            yield listen(fd=fd, backlog=backlog)
+            yield listen(fd=fd, kind=kind, backlog=backlog)
         case UnixBind(path):
-            yield listen(path, backlog=backlog, mode=mode)
+            yield listen(path, kind=kind, backlog=backlog, mode=mode)
         case TcpBind(host, port):
-            yield from _open_all(host, port, backlog)
+            yield from _open_all(host, port, backlog, kind)
 
 
-def _open_all(host: str, port: int, backlog: int) -> Iterator[socket.socket]:
+def _open_all(host: str, port: int, backlog: int, kind: int) -> Iterator[socket.socket]:
     """A name may have several addresses; one that this machine lacks is left out if another is there.
 
     asyncio does the same: with IPv6 switched off, `localhost` still has an IPv6 address.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
     lacking: OSError | None = None
     opened = 0
     for family, _, _, _, address in dict.fromkeys(found):
         try:
-            sock = listen(address, family=family, backlog=backlog)
+            sock = listen(address, family=family, kind=kind, backlog=backlog)
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from everycore.servers.asgi import Send
+from everycore.servers.asgi import Scope, Send, name_of
 from everycore.servers.draining import Draining
+from everycore.servers.underway import UnderWay
 
 if TYPE_CHECKING:
     from everycore.foreign.uvicorn_internals import Inside
@@ -39,7 +40,7 @@ _FIRST_WORD: Final = 1.0
 #: The part of the grace over which ends are spread, unless told otherwise.
 _SPREAD_PART: Final = 0.5
 #: Where a human waits, who has just connected has so long for the first byte, in seconds.
-_FIRST_BYTE: Final = 0.25
+FIRST_BYTE: Final = 0.25
 #: So much of the grace, and no more than so many seconds, is for cutting off.
 _CUT_PART: Final = 0.1
 _MOST_CUT: Final = 0.3
@@ -85,7 +86,11 @@ class Exit(Protocol):
 
 
 class Departing:
-    """One engine's way out. `inside` is None where the engine's inner parts are not as we know them."""
+    """One engine's way out.
+
+    inside: None where the engine's inner parts are not as we know them, or not ours to use.
+    under_way: what the application works on, where there is no inside that shows it.
+    """
 
     def __init__(
         self,
@@ -95,10 +100,12 @@ class Departing:
         *,
         keep_alive: float,
         spread: float | None,
+        under_way: UnderWay | None = None,
     ) -> None:
         self._exit = exit
         self._draining = draining
         self._inside = inside
+        self._under_way = UnderWay() if under_way is None else under_way
         self._keep_alive = keep_alive
         self._spread = spread
         self._loop = asyncio.get_running_loop()
@@ -142,7 +149,7 @@ class Departing:
 
     def _is_busy(self) -> bool:
         if self._inside is None:
-            return self._exit.open > 0
+            return self._exit.open > 0 or len(self._under_way) > 0
         return bool(self._inside.connections() or self._inside.tasks())
 
     # --- idle connections ---------------------------------------------------------------------------------
@@ -169,7 +176,7 @@ class Departing:
         assert self._inside is not None
         if not self._inside.is_unused(connection):
             return not self._exit.spares_idle
-        seconds = self._keep_alive if self._exit.spares_idle else _FIRST_BYTE
+        seconds = self._keep_alive if self._exit.spares_idle else FIRST_BYTE
         return self._loop.time() > self._began + seconds
 
     def _look_soon(self) -> None:
@@ -203,28 +210,32 @@ class Departing:
 
     def _cut_off(self) -> None:
         inside = self._inside
-        if inside is None or not self._is_busy():
+        if not self._is_busy():
             return
-        busy = [connection for connection in inside.connections() if not inside.is_idle(connection)]
-        tasks = inside.tasks()
-        if busy or tasks:
-            self._tell(busy, tasks)
-        for connection in inside.connections():
-            inside.close(connection)
+        if inside is None:
+            tasks = self._under_way.tasks()
+            self._tell(self._under_way.scopes(), tasks)
+        else:
+            busy = [connection for connection in inside.connections() if not inside.is_idle(connection)]
+            tasks = inside.tasks()
+            self._tell(list(map(inside.scope_of, busy)), tasks)
+            for connection in inside.connections():
+                inside.close(connection)
+            self._loop.call_later(LOOK, self._abort)
         for task in tasks:
             task.cancel()
-        self._loop.call_later(LOOK, self._abort)
 
     def _abort(self) -> None:
         assert self._inside is not None
         for connection in self._inside.connections():
             self._inside.abort(connection)
 
-    def _tell(self, busy: list[Any], tasks: list[asyncio.Task[None]]) -> None:
-        assert self._inside is not None
-        names = list(map(self._inside.request_of, busy[:_MOST_NAMED]))
-        if len(busy) > _MOST_NAMED:
-            names.append(f"{len(busy) - _MOST_NAMED} more")
-        if not busy:
+    def _tell(self, scopes: Sequence[Scope | None], tasks: list[asyncio.Task[None]]) -> None:
+        if not scopes and not tasks:
+            return
+        names = list(map(name_of, scopes[:_MOST_NAMED]))
+        if len(scopes) > _MOST_NAMED:
+            names.append(f"{len(scopes) - _MOST_NAMED} more")
+        if not scopes:
             names = [f"{len(tasks)} tasks of requests that were answered"]
         log.error("the grace is over: cut off %s", ", ".join(names))

@@ -20,7 +20,7 @@ from everycore.servers.asgi import Asgi, Receive, Scope, Send
 from everycore.servers.exchanges import HttpExchange, LongExchange, WebSocketExchange
 
 #: Methods whose requests have no body, as a rule: nobody has to read one to its end.
-_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class Draining:
@@ -92,8 +92,8 @@ class DrainingApp:
         exchange: HttpExchange | WebSocketExchange
         kind = scope["type"]
         if kind == "http":
-            exchange = HttpExchange(self._draining, send)
-            if scope["method"] not in _WITHOUT_BODY:
+            exchange = HttpExchange(self._draining, scope, send)
+            if scope["method"] not in WITHOUT_BODY:
                 receive = exchange.watch_body(receive)
         elif kind == "websocket":
             exchange = WebSocketExchange(self._draining, send)

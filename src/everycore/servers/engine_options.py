@@ -1,4 +1,4 @@
-"""The options of the engine, as the engine itself lists them: uvicorn's next one needs no work here.
+"""The options of uvicorn, as uvicorn itself lists them: its next one needs no work here.
 
 Read uvicorn's own command, and make of each option a field of our settings, where its `Config` has a
 parameter of that name. What uvicorn's command does between the two (it splits headers) is in `arguments`.
@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import click
 
-from everycore.config.kinds import Form, Schema
+from everycore.config.kinds import Form, Schema, Text
 from everycore.config.setting import EngineField, Field, Setting, shown
 
 SECTION: Final = "Engine: uvicorn's own options"
 #: What gunicorn and hypercorn call the same.
-_ALSO: Final = {
+ALSO: Final = {
     "timeout_keep_alive": ("--keep-alive",),
     "ssl_keyfile": ("--keyfile",),
     "ssl_certfile": ("--certfile", "--ssl-certificate"),
@@ -33,8 +33,8 @@ _ALSO: Final = {
     "ws_max_size": ("--websocket-max-message-size",),
     "ws_ping_interval": ("--websocket-ping-interval",),
 }
-_SECRET: Final = frozenset({"ssl_keyfile_password"})
-_HEADERS: Final = "headers"
+SECRET: Final = frozenset({"ssl_keyfile_password"})
+HEADERS: Final = "headers"
 _LINE_ENDS: Final = frozenset("\0\r\n")
 _MOST: Final = 2**31 - 1
 
@@ -81,12 +81,7 @@ class EngineKind:
         return converted
 
     def _checked_header(self, text: Any) -> Any:
-        if self._option.name == _HEADERS:
-            if not isinstance(text, str) or not text.partition(":")[1]:
-                raise ValueError(f"must be NAME:VALUE, not {text!r}")
-            if any(ord(letter) > 255 for letter in text):
-                raise ValueError(f"must be letters of Latin-1, not {text!r}")
-        return text
+        return _checked_header(text) if self._option.name == HEADERS else text
 
     def schema(self) -> Schema:
         """As `Kind.schema`."""
@@ -94,6 +89,22 @@ class EngineKind:
             return {"enum": list(self._type.choices)}
         one: Schema = {"type": _JSON_TYPES.get(self._type.name, "string")}
         return {"anyOf": [one, {"type": "array", "items": one}]} if self._option.multiple else one
+
+
+class HeaderText(Text):
+    """NAME:VALUE."""
+
+    def from_text(self, text: str) -> str:
+        """As `Kind.from_text`."""
+        return str(_checked_header(super().from_text(text)))
+
+
+def _checked_header(text: Any) -> Any:
+    if not isinstance(text, str) or not text.partition(":")[1]:
+        raise ValueError(f"must be NAME:VALUE, not {text!r}")
+    if any(ord(letter) > 255 for letter in text):
+        raise ValueError(f"must be letters of Latin-1, not {text!r}")
+    return text
 
 
 _JSON_TYPES: Final = {"integer": "integer", "float": "number", "boolean": "boolean"}
@@ -142,9 +153,9 @@ def _field(option: click.Option, default: Any) -> Field:
         EngineKind(option),
         (option.help or "").partition("\n")[0],
         SECTION,
-        also=_ALSO.get(name, ()),
+        also=ALSO.get(name, ()),
         default=shown(default) if default != "" and isinstance(default, str | int | float) else "",
-        is_secret=name in _SECRET,
+        is_secret=name in SECRET,
     )
     return EngineField(name, option.opts[0].removeprefix("--").replace("-", "_"), setting)
 
@@ -152,6 +163,11 @@ def _field(option: click.Option, default: Any) -> Field:
 def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of `Config` for values by its parameters' names."""
     found = dict(values)
-    if _HEADERS in found:
-        found[_HEADERS] = [tuple(part.strip() for part in text.split(":", 1)) for text in found[_HEADERS]]
+    if HEADERS in found:
+        found[HEADERS] = split_headers(found[HEADERS])
     return found
+
+
+def split_headers(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and values of texts as `X-Frame-Options: DENY`."""
+    return [(name.strip(), value.strip()) for name, _, value in (text.partition(":") for text in texts)]

@@ -20,7 +20,7 @@ from typing import Any, Final
 from everycore.servers.asgi import Asgi
 from everycore.servers.departing import Departing, Exit
 from everycore.servers.draining import Draining, DrainingApp
-from everycore.servers.loading import CannotBootError
+from everycore.servers.loading import CannotBootError, words
 
 try:
     import uvicorn
@@ -110,7 +110,7 @@ class Engine:
             )
             self._config.load()
         except (Exception, SystemExit) as error:  # the user's options: a word of uvicorn's, not our traceback
-            raise CannotBootError(f"uvicorn refuses its options: {_words(error)}") from None
+            raise CannotBootError(f"uvicorn refuses its options: {words(error)}") from None
 
     async def serve(
         self, sockets: Sequence[socket.socket], on_serving: Callable[[], None], exit: Exit
@@ -145,8 +145,3 @@ class Engine:
             await server.serve(sockets=list(sockets))
         finally:
             leaving.cancel()
-
-
-def _words(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

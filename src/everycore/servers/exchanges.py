@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from everycore.errors import is_caused_by
-from everycore.servers.asgi import Receive, Send
+from everycore.servers.asgi import Receive, Scope, Send
 
 #: An answer that closes the connection waits so long for the rest of the request's body, in seconds: closed
 #: with something unread, TCP resets it, and the client may never read its answer (RFC 9112 9.6).
@@ -59,7 +59,7 @@ class EndedByLeavingError(OSError):
         super().__init__("this worker leaves, and has ended the stream or the WebSocket")
 
 
-class _Body:
+class RequestBody:
     """The body of a request: whether the application has read it."""
 
     __slots__ = ("_receive", "is_read")
@@ -86,18 +86,19 @@ class _Body:
 class HttpExchange:
     """A request and its answer."""
 
-    __slots__ = ("_body", "_closes", "_raw", "_stream", "_worker")
+    __slots__ = ("_body", "_closes", "_raw", "_scope", "_stream", "_worker")
 
-    def __init__(self, worker: ExchangeOwner, send: Send) -> None:
+    def __init__(self, worker: ExchangeOwner, scope: Scope, send: Send) -> None:
         self._worker = worker
+        self._scope = scope
         self._raw = send
         self._closes = False
-        self._body: _Body | None = None
+        self._body: RequestBody | None = None
         self._stream: EventStream | None = None
 
     def watch_body(self, receive: Receive) -> Receive:
         """Take note of what the application reads."""
-        self._body = _Body(receive)
+        self._body = RequestBody(receive)
         return self._body.receive
 
     def send(self, message: Any) -> Awaitable[None]:
@@ -113,7 +114,7 @@ class HttpExchange:
     async def _send_last(self, message: Any) -> None:
         kind = message["type"]
         if kind == "http.response.start":
-            if not self._worker.keeps(self._raw):
+            if self._ends_by_header and not self._worker.keeps(self._raw):
                 message = _closing(message)
                 self._closes = True
             await self._raw(message)
@@ -127,6 +128,11 @@ class HttpExchange:
             self._worker.answered()
         else:
             await self._raw(message)
+
+    @property
+    def _ends_by_header(self) -> bool:
+        """Of HTTP/1 alone: HTTP/2 and 3 have a frame for it, and no such header (RFC 9113 8.2.2)."""
+        return str(self._scope.get("http_version", "1.1")).startswith("1")
 
     async def _send_end(self, message: Any) -> None:
         if self._closes and self._body is not None and not self._body.is_read:

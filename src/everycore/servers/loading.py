@@ -64,6 +64,12 @@ def user_traceback(error: BaseException) -> str:
     return traceback_text(error, _first_frame_of_user(error.__traceback__))
 
 
+def words(error: BaseException) -> str:
+    """An engine's error in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _import(name: str, folder: str) -> ModuleType:
     try:
         return importlib.import_module(name)

@@ -24,12 +24,13 @@ def read_log_config(job: Job) -> None:
     try:
         import uvicorn  # late: it is an extra
     except ImportError:
-        raise CannotBootError("serve needs uvicorn: pip install 'everycore[standard]'") from None
+        raise CannotBootError("--log-config needs uvicorn: pip install 'everycore[standard]'") from None
     requests = logging.getLogger(_REQUESTS)
     ours = [logger for name, logger in _loggers() if name.partition(".")[0] == "everycore"]
     has_own = job.access_logfile is not None or job.access_logformat is not None
     own = list(requests.handlers) if has_own else []
-    for name in ("uvicorn", "uvicorn.error", _REQUESTS):  # a file may count on the root's handlers for them
+    # A file may count on the handlers of the root logger for these.
+    for name in ("uvicorn", "uvicorn.error", _REQUESTS, "hypercorn"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,6 +30,7 @@ from everycore.ops.access_log import Answered, tell_once
 from everycore.ops.job import SECRETS, STATUS_STOPPED, BootReport, Job, read_job, with_secrets
 from everycore.ops.log_formats import Speaker
 from everycore.servers import engine_options
+from everycore.servers.asgi import Asgi
 from everycore.servers.binding import open_sockets
 from everycore.servers.binds import parse_binds
 from everycore.servers.exits import LoneExit, WorkerExit
@@ -40,6 +41,10 @@ from everycore.servers.log_config import read_log_config
 from everycore.servers.request_log import RequestLog
 from everycore.system.addresses import as_url
 from everycore.worker.context import WorkerContext
+
+if TYPE_CHECKING:
+    from everycore.servers.engines import Engine
+    from everycore.servers.hypercorn_engine import HypercornEngine
 
 log = logging.getLogger("everycore.servers")
 
@@ -81,8 +86,7 @@ def _prepared(
         sockets = [opened.enter_context(sock) for sock in listening]
         load_env_file(job.env_file)
         read_log_config(job)
-        from everycore.servers import engines  # noqa: F401 - late: without uvicorn it is a failure to boot
-
+        _engine_type(job)
         # What is there before the application is never garbage. Python would take it apart when it ends,
         # which costs a tenth of a second of processor time; what is the application's is taken apart as ever.
         gc.freeze()
@@ -150,14 +154,7 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
     if job.access_log:
         served = RequestLog(served, partial(Answered.log, worker=number))
     app = Lifespan(served, job.lifespan)
-    from everycore.servers.engines import Engine  # late: see `_prepared`
-
-    engine = Engine(
-        app,
-        access_log=job.access_log,
-        spread=job.spread,
-        options=engine_options.arguments(job.engine),
-    )
+    engine = _engine(job, app)
     if job.access_log:
         tell_once(number)
     session = current.session()
@@ -170,6 +167,22 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
         # What is left of the grace, or a time of its own.
         left = way_out.deadline - asyncio.get_running_loop().time()
         await app.shutdown(max(left, job.shutdown_timeout))
+
+
+def _engine_type(job: Job) -> type[Engine | HypercornEngine]:
+    """Imported here: where it is not installed, that is a failure to boot."""
+    if job.engine_name == "hypercorn":
+        from everycore.servers.hypercorn_engine import HypercornEngine
+
+        return HypercornEngine
+    from everycore.servers.engines import Engine
+
+    return Engine
+
+
+def _engine(job: Job, app: Asgi) -> Engine | HypercornEngine:
+    options = job.engine if job.engine_name == "hypercorn" else engine_options.arguments(job.engine)
+    return _engine_type(job)(app, access_log=job.access_log, spread=job.spread, options=options)
 
 
 async def _report(report: BootReport, me: WorkerContext | None) -> None:

@@ -1,0 +1,105 @@
+"""What everycore uses of the inner parts of hypercorn. Imported only where hypercorn is.
+
+One probe, *goaway*: `send`, as an application is given it, is a method of a stream; the stream's `send` is a
+method of its HTTP/2 connection, `H2Protocol.stream_send`; and that one's `send` writes a `RawData` to the
+client. With them a worker that leaves tells each HTTP/2 client to open its next request elsewhere. Without
+them HTTP/2 connections end with their keep-alive time-out, or with the grace.
+
+Facts (hypercorn 0.17 and 0.18): once told to stop, hypercorn resets new requests of an HTTP/2 connection, and
+says GOAWAY after the last answer; to idle connections it says nothing. h2 can't say GOAWAY and go on: its
+state is "closed" from there. So the frame is ours: the first of the two of RFC 9113 6.8, with the highest
+stream, which lets every request pass that is on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from dataclasses import dataclass
+from typing import Any, Final
+
+import h2.config
+import h2.connection
+import h2.events
+from hypercorn.events import RawData
+from hypercorn.protocol.h2 import H2Protocol
+from hyperframe.frame import GoAwayFrame
+
+from everycore.foreign import probe_parts
+
+_HIGHEST_STREAM: Final = 2**31 - 1
+_GOAWAY: Final = GoAwayFrame(0, last_stream_id=_HIGHEST_STREAM, error_code=0).serialize()
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Which inner parts of this hypercorn are as we know them."""
+
+    goaway: bool
+
+
+@functools.cache
+def capabilities() -> Capabilities:
+    """What this hypercorn has. Probed once a process, by one connection over a socket pair."""
+    return Capabilities(**probe_parts("hypercorn", asyncio.new_event_loop, {"goaway": _probe_goaway}))
+
+
+def connection_of(send: Any) -> Any:
+    """The HTTP/2 connection behind this `send`; None: it is of another kind."""
+    stream = getattr(send, "__self__", None)
+    protocol = getattr(getattr(stream, "send", None), "__self__", None)
+    return protocol if isinstance(protocol, H2Protocol) else None
+
+
+async def go_away(connection: Any) -> None:
+    """Tell the client to open its next request on a new connection; those under way go on."""
+    await connection.send(RawData(data=_GOAWAY))
+
+
+# --- the probe --------------------------------------------------------------------------------------------
+
+
+def _probe_goaway(loop: Any, near: socket.socket, far: socket.socket) -> bool:
+    return bool(loop.run_until_complete(asyncio.wait_for(_converse(near, far), _PATIENCE)))
+
+
+async def _converse(near: socket.socket, far: socket.socket) -> bool:
+    """One request, and a GOAWAY before its answer."""
+    from hypercorn.app_wrappers import ASGIWrapper
+    from hypercorn.asyncio.tcp_server import TCPServer
+    from hypercorn.asyncio.worker_context import WorkerContext
+    from hypercorn.config import Config
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await go_away(connection_of(send))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    config = Config()
+    config.errorlog = None
+    reader, writer = await asyncio.open_connection(sock=near)
+    context: Any = WorkerContext(None)
+    wrapped: Any = ASGIWrapper(app)
+    loop = asyncio.get_running_loop()
+    server = TCPServer(wrapped, loop, config, context, {}, reader, writer)
+    serving = asyncio.ensure_future(server.run())
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    head = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "x")]
+    client.send_headers(1, head, end_stream=True)
+    far.setblocking(False)
+    await loop.sock_sendall(far, client.data_to_send())
+    received = b""
+    while not received.endswith(_END_OF_STREAM_1):
+        received += await loop.sock_recv(far, 4096)
+    await context.terminated.set()
+    far.shutdown(socket.SHUT_WR)
+    await asyncio.wait((serving,))
+    return received.count(_GOAWAY) == 1
+
+
+#: An empty DATA frame of stream 1 that ends it.
+_END_OF_STREAM_1: Final = b"\x00\x00\x00\x00\x01\x00\x00\x00\x01"
+#: Seconds that a probe takes at most; it takes a hundredth of that.
+_PATIENCE: Final = 5.0
