@@ -190,6 +190,9 @@ class Commanded:
     def change_terms(self, *, workers, **_) -> None:
         self.workers.append(workers)
 
+    def reopen_logs(self, **_) -> None:
+        pass
+
 
 def test_a_file_that_turns_it_on_or_off_scales_nothing(tmp_path, caplog):
     def read():

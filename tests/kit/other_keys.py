@@ -61,7 +61,7 @@ include_date_header | true | the key is 'date-header'
 include_server_header | true | the key is 'server-header'
 keep_alive_timeout | 3 | the key is 'timeout-keep-alive'
 pid_path | "x" | the key is 'pid'
-server_names | [] | check the Host header in the application
+server_names | [] | the key is 'server-name'
 startup_timeout | 3 | the key is 'boot-timeout'
 use_reloader | true | the key is 'reload'
 error_file | "x" | not yet: what the application prints s
