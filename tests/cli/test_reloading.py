@@ -194,7 +194,8 @@ class Commanded:
         pass
 
 
-def test_a_file_that_turns_it_on_or_off_scales_nothing(tmp_path, caplog):
+@pytest.mark.usefixtures("loggers_as_before")
+def test_a_file_that_turns_it_on_or_off_scales_nothing(tmp_path, capsys):
     def read():
         return serve.plan(options("--bind", "x:1")[1])
 
@@ -206,4 +207,4 @@ def test_a_file_that_turns_it_on_or_off_scales_nothing(tmp_path, caplog):
         (tmp_path / "everycore.toml").write_text(text)
         rereading()
     assert pool.workers == [None, None, None, 3]
-    assert "changed, but not by a reload: --reload (everycore.toml: reload)" in caplog.text
+    assert "changed, but not by a reload: --reload (everycore.toml: reload)" in capsys.readouterr().err

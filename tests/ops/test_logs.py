@@ -15,18 +15,7 @@ from everycore.system import logfiles
 WORKER = Speaker("worker", 3, 1, 0)
 
 
-@pytest.fixture(autouse=True)
-def loggers_as_before():
-    """The loggers are everybody's."""
-    found = [logging.getLogger(name) for name in logs.LOGGERS]
-    before = [(it, it.level, it.propagate, it.handlers[:], it.filters[:]) for it in found]
-    yield
-    logs.close_files()
-    for logger, level, propagate, handlers, filters in before:
-        logger.setLevel(level)
-        logger.propagate = propagate
-        logger.handlers[:] = handlers
-        logger.filters[:] = filters
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 def say(text: str, name: str = "everycore.ops") -> None:
