@@ -51,7 +51,8 @@ def test_report_may_name_a_path_that_is_not_utf8():
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=8,
     )
 )
 def test_other_messages_are_no_reports(message):
