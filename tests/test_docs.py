@@ -6,6 +6,7 @@ status 0 when it is sent SIGTERM.
 """
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -419,6 +420,7 @@ def test_drawn_pages_are_current(name):
 # Names of the code in the pages that explain it
 
 
+@functools.cache
 def members() -> dict[str, set[str]]:
     """What each class of the package has: its methods, and what is assigned in it or to `self`."""
     found: dict[str, set[str]] = {}
