@@ -177,7 +177,7 @@ def test_workers_know_nothing_of_the_terminal(serve):
 
 def test_number_of_workers_from_the_environment(serve, start):
     program = start(env={"WEB_CONCURRENCY": "1"})
-    program.expect(r"starting 1 workers \(WEB_CONCURRENCY\)", stream="stderr")
+    program.expect(r"starting 1 worker \(WEB_CONCURRENCY\)", stream="stderr")
     wait_serving(program)
     assert len(program.descendants()) == 1
 

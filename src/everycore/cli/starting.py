@@ -78,9 +78,10 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
         with pid_file(pid):
             for line in plan.values.ignored:
                 log.warning("%s", line)
-            log.info("starting %d workers (%s)", plan.workers.count, plan.workers.reason)
+            count = plan.workers.count
+            log.info("starting %d worker%s (%s)", count, "" if count == 1 else "s", plan.workers.reason)
             pool = Pool(
-                plan.workers.count,
+                count,
                 settings=plan.worker,
                 policy=settings.policy,
                 grace=settings.grace,
