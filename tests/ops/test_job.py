@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from everycore.core import values
 from everycore.errors import ConfigurationError
-from everycore.ops.job import BootReport, Job, check_app, read_job, read_report, with_secrets
+from everycore.ops.job import BootReport, Job, check_app, parse_app, read_job, read_report, with_secrets
 
 
 def test_job_travels_on_the_command_line():
@@ -60,9 +60,33 @@ def test_other_messages_are_no_reports(message):
     assert read_report({"everycore.boot_failed": message}) is None or isinstance(message, list)
 
 
-@pytest.mark.parametrize("text", ["main:app", "shop.web:app", "main:api.app", "_a:b"])
+@pytest.mark.parametrize("text", ["main:app", "shop.web:app", "main:api.app", "_a:b", "main:make()"])
 def test_app(text):
     assert check_app(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("main:api.app", None),
+        ("main:api.app()", ([], {})),
+        ("main:api.app( )", ([], {})),
+        ("main:api.app('eu', [1, -2.5])", (["eu", [1, -2.5]], {})),
+        (
+            "main:api.app(None, to='https://a:8/(b)', debug=False)",
+            ([None], {"to": "https://a:8/(b)", "debug": False}),
+        ),
+    ],
+)
+def test_app_that_is_called(text, arguments):
+    name = parse_app(text)
+    assert name is not None
+    assert (name.module, name.attribute, name.arguments) == ("main", "api.app", arguments)
+
+
+def test_app_that_is_called_and_a_factory():
+    with pytest.raises(ConfigurationError, match="--factory: contradicts 'main:make\\(\\)'"):
+        check_app("main:make()", factory=True)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +101,15 @@ def test_app(text):
         ("main.py:app", "main:app"),
         ("./main.py", "main:app"),
         ("shop/web.py:api", "shop.web:api"),
-        ("main:create_app()", "main:create_app with --factory"),
+        ("main.py:make('eu')", "main:make('eu')"),
+        ("main:make(region)", "literals"),
+        ("main:make(**{'a': 1})", "literals"),
+        ("main:make(*[1])", "literals"),
+        ("main:make(1)(2)", "literals"),
+        ("main:make(1))", "literals"),
+        ("main:make(1", "MODULE:ATTRIBUTE"),
+        ("main:()", "MODULE:ATTRIBUTE"),
+        ("main:make(a=1, a=2)", "literals"),
     ],
 )
 def test_not_an_app(text, hint):

@@ -49,6 +49,11 @@ def test_calls_the_factory(folder):
     assert load_app("shop:make", path, factory=True)() == 3
 
 
+def test_calls_it_as_it_is_typed(folder):
+    path = folder(shop="def make(region, *, tax=0): return lambda: (region, tax)")
+    assert load_app("shop:make('eu', tax=19)", path, factory=False)() == ("eu", 19)
+
+
 # One sentence: the user typed something that is not there
 
 
@@ -123,6 +128,11 @@ def test_error_in_the_factory(folder):
     )
     assert text.splitlines()[-1] == "RuntimeError: no database"
     assert "loading.py" not in text
+
+
+def test_arguments_that_the_factory_does_not_take(folder):
+    text = why_not("shop:make(1)", folder(shop="def make(): ..."))
+    assert text == "TypeError: make() takes 0 positional arguments but 1 was given"
 
 
 def test_cause_is_shown(folder):

@@ -6,6 +6,7 @@ loaded is known from a worker's report alone.
 
 from __future__ import annotations
 
+import ast
 import json
 from typing import Any, Final, Literal
 
@@ -103,18 +104,60 @@ def read_report(message: object) -> BootReport | None:
     return None
 
 
-def check_app(text: str, source: str = "argument") -> str:
-    """Return `text` if it has the form MODULE:ATTRIBUTE; whether it exists, a worker finds out."""
+class AppName(msgspec.Struct, frozen=True):
+    """MODULE:ATTRIBUTE, taken apart. `arguments`: it is called with these, as in `shop:create_app("eu")`."""
+
+    module: str
+    attribute: str
+    arguments: tuple[list[Any], dict[str, Any]] | None = None
+
+
+def parse_app(text: str) -> AppName | None:
+    """What `text` names, MODULE:ATTRIBUTE or MODULE:ATTRIBUTE(LITERALS); None if it has neither form."""
     module, _, attribute = text.partition(":")
+    arguments = None
+    if attribute.endswith(")"):
+        attribute, _, inside = attribute.partition("(")
+        arguments = _literals(inside.removesuffix(")"))
+        if arguments is None:
+            return None
     if _is_dotted(module) and _is_dotted(attribute) and not module.endswith(".py"):
+        return AppName(module, attribute, arguments)
+    return None
+
+
+def _literals(text: str) -> tuple[list[Any], dict[str, Any]] | None:
+    """The arguments of a call, none of which is to be worked out; None if that is not what stands there."""
+    if not text.strip():
+        return [], {}
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            return None
+        named = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None}
+        if len(named) < len(call.keywords):
+            return None
+        return [ast.literal_eval(value) for value in call.args], named
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def check_app(text: str, source: str = "argument", *, factory: bool = False) -> str:
+    """Return `text` if it has the form MODULE:ATTRIBUTE; whether it exists, a worker finds out."""
+    name = parse_app(text)
+    if name is not None:
+        if factory and name.arguments is not None:
+            problem = f"contradicts {text!r}, which is called already; leave one of both out"
+            raise ConfigurationError("--factory", problem)
         return text
+    module, _, attribute = text.partition(":")
     problem = f"must be MODULE:ATTRIBUTE, as in main:app, not {text!r}"
-    if attribute.endswith("()"):
-        problem += f"; a function that makes the application is {text.removesuffix('()')} with --factory"
+    if attribute.endswith(")"):
+        problem += "; the arguments of a call are literals: strings, numbers, True, None, lists and so on"
     if module.endswith(".py") or "/" in module:
-        name = module.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
-        if _is_dotted(name):
-            problem += f"; a module is named without its file, {name}:{attribute or 'app'}"
+        path = module.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
+        if _is_dotted(path):
+            problem += f"; a module is named without its file, {path}:{attribute or 'app'}"
     raise ConfigurationError("APP", problem, source=source)
 
 

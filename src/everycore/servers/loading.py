@@ -1,4 +1,4 @@
-"""Finds the application that MODULE:ATTRIBUTE names.
+"""Finds the application that MODULE:ATTRIBUTE names, or makes it, as MODULE:ATTRIBUTE(ARGUMENTS) says.
 
 Import, look up, call the factory; tell apart what the user typed wrongly (one sentence) from what went wrong
 inside the application (its traceback). Invariant: a traceback shows the user's frames, never ours;
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from everycore.ops.job import STATUS_NO_BOOT, BootReport
+from everycore.ops.job import STATUS_NO_BOOT, BootReport, parse_app
 from everycore.ops.tracebacks import traceback_text
 
 
@@ -33,10 +33,11 @@ def load_app(name: str, app_dir: str, *, factory: bool) -> Callable[..., Any]:
     folder = str(Path(app_dir).resolve())
     if folder not in sys.path[:1]:
         sys.path.insert(0, folder)
-    module_name, _, attribute = name.partition(":")
-    app = _look_up(_import(module_name, folder), attribute)
-    if factory:
-        app = _call_factory(app, name)
+    named = parse_app(name)
+    assert named is not None, name  # the primary has looked at it
+    app = _look_up(_import(named.module, folder), named.attribute)
+    if factory or named.arguments is not None:
+        app = _call_factory(app, f"{named.module}:{named.attribute}", named.arguments or ([], {}))
     if not callable(app):
         raise CannotBootError(f"{name} is not callable: its type is {type(app).__name__}")
     return app  # type: ignore[no-any-return]
@@ -101,15 +102,16 @@ def _suggestion(owner: object, name: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _call_factory(factory: Any, name: str) -> Any:
+def _call_factory(factory: Any, name: str, arguments: tuple[list[Any], dict[str, Any]]) -> Any:
     if not callable(factory):
         raise CannotBootError(f"{name} is no factory: its type is {type(factory).__name__}")
     if inspect.iscoroutinefunction(factory):
         raise CannotBootError(
             f"{name} is no factory: a factory is a plain function, not a coroutine function"
         )
+    positional, named = arguments
     try:
-        return factory()
+        return factory(*positional, **named)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
