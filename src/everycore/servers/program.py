@@ -39,6 +39,7 @@ from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app, load_env_file
 from everycore.servers.log_config import read_log_config
 from everycore.servers.request_log import RequestLog
+from everycore.servers.tls_files import check_tls
 from everycore.system.addresses import as_url
 from everycore.worker.context import WorkerContext
 
@@ -87,6 +88,7 @@ def _prepared(
         load_env_file(job.env_file)
         read_log_config(job)
         _engine_type(job)
+        check_tls(job.engine)
         # What is there before the application is never garbage. Python would take it apart when it ends,
         # which costs a tenth of a second of processor time; what is the application's is taken apart as ever.
         gc.freeze()
