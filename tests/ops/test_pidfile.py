@@ -22,6 +22,16 @@ def dead() -> int:
     )
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o007, 0o077])
+def test_others_read_it_and_the_owner_alone_writes_it(path, umask):
+    before = os.umask(umask)
+    try:
+        with pid_file(str(path)):
+            assert path.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
 def test_it_is_there_within_the_block(path):
     with pid_file(str(path)):
         assert path.read_text() == f"{os.getpid()}\n"

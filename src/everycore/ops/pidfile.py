@@ -10,9 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Final
 
 from everycore.errors import ConfigurationError
 from everycore.system.plain_files import open_plain, why_not_written
+
+#: Whatever the umask, which is for what the service makes: monitors of other users read it, the owner alone
+#: says whom they will signal.
+_MODE: Final = 0o644
 
 
 @contextlib.contextmanager
@@ -31,6 +36,7 @@ def pid_file(path: str | None) -> Iterator[None]:
     try:
         with open(fresh, "w", encoding="ascii") as file:
             file.write(own)
+            os.fchmod(file.fileno(), _MODE)
         os.replace(fresh, path)  # in one step: nobody reads a half of it
     except OSError as error:
         with contextlib.suppress(OSError):
