@@ -64,6 +64,25 @@ class TestAsABlock:
                 await task
             assert fake.status == ExitStatus(signal=signal.SIGKILL)
 
+    @pytest.mark.parametrize(
+        ("holds", "level", "says"),
+        [
+            (True, "INFO", "worker 1 was still starting: killed"),
+            (False, "WARNING", "worker 1 did not leave in time: killed"),
+        ],
+    )
+    async def test_one_that_does_not_leave_is_told(self, workers, caplog, holds, level, says):
+        """One that was to say when it is ready, and has not, has served nobody."""
+        caplog.set_level("INFO")
+        async with Cluster() as cluster:
+            worker = cluster.fork()
+            workers[worker].online()
+            if holds:
+                workers[worker].hold_ready()
+            await settle()
+            await worker.disconnect().wait()
+        assert (level, says) in [(record.levelname, record.message) for record in caplog.records]
+
     async def test_one_that_is_gone_already(self, workers):
         async with Cluster() as cluster:
             async with cluster.fork() as worker:

@@ -146,7 +146,7 @@ class WorkerDriver:
 
     def _on_deadline(self) -> None:
         if self.life.state is not State.DEAD:
-            log.warning("worker %d did not leave in time: killed", self.identity.id)
+            _tell_overdue(self.id, is_starting=self.readiness.is_held)
         self._happen(LifeInput.OVERDUE)
 
     # --- what is to be done -------------------------------------------------------------------------------
@@ -318,3 +318,10 @@ def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: 
         raise
     book.add(driver)
     return driver.face
+
+
+def _tell_overdue(worker: int, *, is_starting: bool) -> None:
+    if is_starting:  # it has served nobody
+        log.info("worker %d was still starting: killed", worker)
+    else:
+        log.warning("worker %d did not leave in time: killed", worker)
