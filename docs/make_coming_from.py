@@ -17,13 +17,14 @@ sys.path.insert(0, str(ROOT))
 
 from drawn import main  # noqa: E402
 
-from everycore.cli.answers import answer, answer_to_command  # noqa: E402
+from everycore.cli.answers import ANSWERS, answer, answer_to_command  # noqa: E402
 from everycore.cli.engine import engine  # noqa: E402
 from everycore.cli.keys import GUNICORN, HOOKS  # noqa: E402
 from everycore.cli.options import own_fields, taken  # noqa: E402
 from everycore.config.setting import EngineField, Field  # noqa: E402
 from everycore.core.signals import POOL, Signal, Surroundings  # noqa: E402
 from everycore.core.stopping import COMMAND, PrimaryStage, StopInput  # noqa: E402
+from everycore.servers.engine_options import engine_fields  # noqa: E402
 from tests.kit import other_servers  # noqa: E402
 
 K = TypeVar("K")
@@ -31,6 +32,7 @@ HOW_TO = Path(__file__).parent / "how-to"
 _FIELDS: Mapping[str, Field] = {
     word: field for field in [*own_fields("serve"), *engine()] for word in taken([field])
 }
+_UVICORNS = taken(engine_fields(taken(own_fields("serve")) | frozenset(ANSWERS)))
 _CONF = {option: key for key, option in GUNICORN.items() if key != "default_proc_name"}
 
 
@@ -65,7 +67,7 @@ def becomes(word: str) -> tuple[str, str, str]:
         else f"as it is; its name here is `{field.option}`"
     )
     if isinstance(field, EngineField):
-        name += " (uvicorn's)"
+        name += " (uvicorn's)" if word in _UVICORNS else ", with `--engine hypercorn`"
     default = field.default_text or ("off" if field.setting.kind.form == "switch" else "")
     return name, f"`{field.key}`", default
 

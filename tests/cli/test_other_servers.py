@@ -66,6 +66,23 @@ def test_an_answer(command, typed, kind, begins, capsys):
     assert printed.out == ""
 
 
+def test_all_answers_at_once(capsys):
+    """Of those that are no values, and stand before `--`; each once."""
+    typed = (
+        "--no-sendfile -w 2 -k gthread --umask -t --http-parser=fast --log-file=-k --no-sendfile -- --spew"
+    )
+    assert main(["serve", *typed.split(), "main:app"]) == 2
+    first, *rest, last = capsys.readouterr().err.splitlines()
+    assert first == "everycore: --no-sendfile: leave it out; nothing is sent by sendfile"
+    assert [line.split(":")[0] for line in rest] == ["  -k", "  --http-parser"]
+    assert last == "Try 'everycore serve --help'."
+
+
+def test_what_stands_behind_a_program_is_its_own(capsys):
+    assert main(["run", "--preload", "program.py", "--spew"]) == 2
+    assert "--spew" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("typed", "kind", "begins"), forms("command"))
 def test_an_answer_to_a_command(typed, kind, begins, capsys):
     assert main([typed]) == 2

@@ -9,6 +9,7 @@ default_proc_name | "x" | the key is 'name'
 dirty_apps | [] | long jobs are workers of their own here
 errorlog | "-" | the key is 'log-file'
 keepalive | 2 | the key is 'timeout-keep-alive'
+limit_request_field_size | 9000 | the engine's own limit
 logconfig | "x" | the key is 'log-config'
 logconfig_dict | {} | the option is --log-config here
 logconfig_json | "x" | the option is --log-config here

@@ -273,7 +273,7 @@ HYPERCORN = """
 --error-logfile /dev/null | ours | log_file | '/dev/null'
 --log-file /dev/null | ours | log_file | '/dev/null'
 --graceful-timeout 7 | ours | grace | 7.0
---engine hypercorn --read-timeout 3 | engine | read_timeout | 3.0
+--read-timeout 3 --engine hypercorn | engine | read_timeout | 3.0
 --max-requests | says | not yet: workers are not recycled; meanw
 --max-requests-jitter | says | not yet: workers are not recycled; meanw
 -g | says | not yet: the command does not change its
@@ -288,10 +288,10 @@ HYPERCORN = """
 --log-level trace | ours | log_level | 'trace'
 -p x.pid | ours | pid | 'x.pid'
 --pid x.pid | ours | pid | 'x.pid'
---engine hypercorn --quic-bind :443 | engine | quic_bind | (':443',)
+--quic-bind :443 --engine hypercorn | engine | quic_bind | (':443',)
 --reload | ours | reload | True
 --root-path x | engine | root_path | 'x'
---engine hypercorn --server-name x | engine | server_names | ('x',)
+--server-name x --engine hypercorn | engine | server_names | ('x',)
 --statsd-host | says | not yet: there are no metrics
 --statsd-prefix | says | not yet: there are no metrics
 -m 022 | ours | umask | 18

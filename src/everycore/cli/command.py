@@ -7,7 +7,7 @@ ConfigurationError before anything is started.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,23 +59,32 @@ class SettingsCommand(click.Command):
         try:
             return super().parse_args(ctx, list(args))
         except click.NoSuchOption as error:
-            self._answer(error, ctx)
+            self._answer(error, ctx, args)
         self.complete_fields()
         try:
             return super().parse_args(ctx, list(args))
         except click.NoSuchOption as error:
-            self._answer(error, ctx)
+            self._answer(error, ctx, args)
             raise
 
-    def _answer(self, error: click.NoSuchOption, ctx: click.Context) -> None:
+    def _answer(self, error: click.NoSuchOption, ctx: click.Context, args: Sequence[str]) -> None:
+        """Raises UsageError for an option of another server, with the answers to all that follow it.
+
+        A start script has many; whoever moves it wants to read them once.
+        """
         from everycore.cli.answers import answer  # late: for what is wrong
 
         option = error.option_name
         text = answer(option)
         if not self._has_engine and option in taken(own_fields("serve")):
             text = "an option of everycore serve; a program has its own options, which stand behind its name"
-        if text is not None:
-            raise click.UsageError(f"{option}: {text}", ctx) from None
+        if text is None:
+            return
+        lines = [f"{option}: {text}"]
+        if self._has_engine:  # behind a program stand options of its own
+            strange = (word for word in option_words(args, self.params) if word != option)
+            lines += [f"  {word}: {also}" for word in dict.fromkeys(strange) if (also := answer(word))]
+        raise click.UsageError("\n".join(lines), ctx) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         """The options that begin so; those of other servers where none of the names that are shown does."""
@@ -109,6 +118,20 @@ class SettingsCommand(click.Command):
             if rows:
                 with formatter.section(section):
                     formatter.write_dl(rows, col_max=34)
+
+
+def option_words(args: Sequence[str], options: Sequence[click.Parameter]) -> Iterator[str]:
+    """The words of a command line that are options, without their values."""
+    with_value = words_with_value(options)
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            return
+        option, equals, _ = word.partition("=")
+        if option in with_value and not equals:
+            next(words, None)
+        elif word.startswith("-"):
+            yield option
 
 
 def words_with_value(options: Sequence[click.Parameter]) -> frozenset[str]:

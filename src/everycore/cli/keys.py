@@ -24,6 +24,7 @@ GUNICORN: Final[Mapping[str, str]] = {
     "logconfig": "--log-config",
     "logconfig_dict": "--log-config-json",
     "logconfig_json": "--log-config-json",
+    "limit_request_field_size": "--limit-request-field_size",
     "loglevel": "--log-level",
     "pidfile": "--pid",
     "preload_app": "--preload",
