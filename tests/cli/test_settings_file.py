@@ -262,6 +262,31 @@ def test_config_shows_permissions_in_octal(capsys):
     assert ["socket-mode", "0o660", "--socket-mode"] in lines
 
 
+@pytest.mark.parametrize(
+    ("words", "environ", "source"),
+    [
+        (["--forwarded-allow-ips", "127.0.0.1,10.0.0.0/8"], {}, "--forwarded-allow-ips"),
+        (
+            [],
+            {"EVERYCORE_FORWARDED_ALLOW_IPS": "10.0.0.1"},
+            "EVERYCORE_FORWARDED_ALLOW_IPS",
+        ),
+        ([], {"FORWARDED_ALLOW_IPS": "10.0.0.1"}, "the variable FORWARDED_ALLOW_IPS"),
+        (["--forwarded-allow-ips", "*"], {"FORWARDED_ALLOW_IPS": "10.0.0.1"}, None),
+        (["--no-proxy-headers"], {"FORWARDED_ALLOW_IPS": "10.0.0.1"}, None),
+        ([], {}, None),
+    ],
+)
+def test_a_proxy_on_a_unix_socket_that_is_not_trusted_is_told(words, environ, source):
+    ignored = options("main:app", *words, "-b", "unix:x", "-b", ":81", environ=environ).values.ignored
+    assert options("main:app", *words, "-b", ":81", environ=environ).values.ignored == []
+    said = (
+        f"{source} does not name the proxy that connects by unix:x, which has no address:"
+        " its X-Forwarded headers are ignored; '*' trusts it"
+    )
+    assert ignored == ([] if source is None else [said])
+
+
 def test_the_variables_of_another_server_are_told():
     environ = {"UVICORN_PORT": "9", "GUNICORN_CMD_ARGS": "-w 9", "UVICORN_HOST": ""}
     assert options("main:app", environ=environ).values.ignored == [

@@ -209,7 +209,7 @@ class Values:
         self.fields = fields
         self.found = found
         self.file = file
-        #: Sentences about variables that nobody reads.
+        #: Sentences about what somebody has set, and nobody reads.
         self.ignored = ignored
 
     def tree(self, kind: type[T]) -> T:

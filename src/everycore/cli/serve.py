@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from everycore.ops.service import Outcome
     from everycore.pool import Pool
 
+_TRUSTED: Final = "FORWARDED_ALLOW_IPS"  # uvicorn's own variable
 _IN_ARCHIVE: Final = "import runpy; runpy.run_module('everycore.servers', run_name='__main__')"
 
 EPILOG = """
@@ -97,7 +98,10 @@ the variable before the file. The number of workers is also read from WEB_CONCUR
 @click.version_option(package_name="everycore", message="everycore %(version)s")
 @click.pass_context
 def serve(context: click.Context, /, **_: Any) -> int:
-    """Serve the ASGI or WSGI application APP, named as MODULE:ATTRIBUTE, on every core."""
+    """Serve the ASGI or WSGI application APP, named as MODULE:ATTRIBUTE, on every core.
+
+    MODULE:FACTORY(ARGUMENTS) calls what makes it.
+    """
     given = given_by(context)
     options = read_options(given, os.environ)
     require_engine(options.settings.engine, options.values)
@@ -192,6 +196,7 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
     check_files(values, where or given.here)
     check_pid(values, where or given.here)
     _check_sockets(settings, binds)
+    values.ignored = [*values.ignored, *_untrusted(values, binds, environ)]
     owner = None if settings.socket_owner is None else parse_owner(settings.socket_owner)
     return Options(job, settings, worker_count(values), settings.name or app, where, owner, values)
 
@@ -212,7 +217,7 @@ def _app(settings: ServeSettings, values: Values) -> str:
     if settings.app is None:
         raise ConfigurationError("APP", "is missing: name the application, as in everycore serve main:app")
     source = values.found["app"].source
-    return check_app(settings.app, "argument" if source == "APP" else source)
+    return check_app(settings.app, "argument" if source == "APP" else source, factory=settings.factory)
 
 
 def _logs_requests(settings: ServeSettings, values: Values) -> bool:
@@ -236,6 +241,22 @@ def _check_sockets(settings: ServeSettings, binds: Sequence[Bind]) -> None:
         if value is not None:
             raise ConfigurationError(
                 option, "is for unix sockets, and none is bound; --bind unix:PATH binds one"
+            )
+
+
+def _untrusted(values: Values, binds: Sequence[Bind], environ: Mapping[str, str]) -> Iterator[str]:
+    """A list of proxies that leaves out the one on a unix socket. Nobody would notice: HTTPS is HTTP then."""
+    found, headers = (values.found.get(name) for name in ("forwarded_allow_ips", "proxy_headers"))
+    hosts, source = environ.get(_TRUSTED), f"the variable {_TRUSTED}"
+    if found is not None and found.value is not None:
+        hosts, source = found.value, found.source
+    if not hosts or "*" in hosts or (headers is not None and headers.value is False):
+        return
+    for bind in binds:
+        if isinstance(bind, UnixBind):
+            yield (
+                f"{source} does not name the proxy that connects by {bind}, which has no address:"
+                " its X-Forwarded headers are ignored; '*' trusts it"
             )
 
 

@@ -43,6 +43,7 @@ _APPLICATION: Final = "Application"
 _STOP: Final = "Stop and reload"
 _LOG: Final = "Log"
 _DEVELOPMENT: Final = "Development"
+_NO_ACCESS_LOG: Final = "off; on with --access-logfile, --access-logformat or --log-config"
 #: As `--help` and the reference have them.
 SECTIONS: Final = (_ADDRESSES, _WORKERS, _APPLICATION, _STOP, _LOG, _DEVELOPMENT)
 
@@ -365,8 +366,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         ),
     ] = None
     access_log: Annotated[
-        bool | None,
-        Setting(Switch(), "Log every request.", _LOG, default="off; on with the two below, or --log-config"),
+        bool | None, Setting(Switch(), "Log every request.", _LOG, default=_NO_ACCESS_LOG)
     ] = None
     access_logfile: Annotated[
         str | None,
