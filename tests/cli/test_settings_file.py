@@ -255,6 +255,27 @@ def test_config_is_a_table_for_people(write, capsys):
     assert ["workers", "auto", "default"] in lines
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--json serve --umask 27 main:app",
+        "serve --json --umask 27 main:app",
+        "--umask 27 --json main:app",
+        "serve --umask 27 main:app --json",
+        "run --umask 27 --json",
+    ],
+)
+def test_the_switches_of_config_stand_anywhere(words, capsys):
+    assert main(["config", *words.split()]) == 0
+    assert json.loads(capsys.readouterr().out)["umask"] == {"value": 0o27, "source": "--umask"}
+
+
+def test_a_value_and_what_stands_behind_a_program_are_no_switches_of_config(capsys):
+    assert main(["config", "serve", "--name", "--json", "main:app"]) == 0
+    assert main(["config", "run", "program.py", "--json"]) == 0
+    assert not capsys.readouterr().out.startswith("{")
+
+
 def test_config_shows_permissions_in_octal(capsys):
     assert main(["config", "--umask", "27", "--bind", "unix:x", "--socket-mode", "660"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

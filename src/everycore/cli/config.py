@@ -6,13 +6,15 @@ reads exactly what the command itself reads, and starts nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Iterable
 from typing import Any, Final
 
 import click
 
-from everycore.cli.command import SettingsCommand
+from everycore.cli.command import SettingsCommand, words_with_value
 from everycore.cli.engine import engine
 from everycore.cli.options import CONTEXT, Values, completed_by, own_fields
 from everycore.config.kinds import Mode
@@ -20,6 +22,8 @@ from everycore.config.layers import Layer
 from everycore.config.schema import schema
 from everycore.config.setting import Field, shown
 
+#: They may stand behind `serve` too, and among its options.
+_SWITCHES: Final = frozenset({"--check", "--json", "--schema", "--all"})
 _HIDDEN: Final = "(not shown)"
 
 EPILOG = """
@@ -52,23 +56,24 @@ Examples:
 )
 def config(*, check: bool, as_json: bool, as_schema: bool, everything: bool, command: tuple[str, ...]) -> int:
     """Show every setting of `everycore serve`, or of `run`, its value, and where that came from."""
-    if as_schema:
+    name, words = (command[0], command[1:]) if command[:1] in (("serve",), ("run",)) else ("serve", command)
+    rest, switches = _split(_command(name), words)
+    if as_schema or "--schema" in switches:
         fields = {"serve": [*own_fields("serve"), *engine()], "run": own_fields("run")}
         click.echo(json.dumps(schema(fields), indent=2))
         return 0
-    name, words = (command[0], command[1:]) if command[:1] in (("serve",), ("run",)) else ("serve", command)
-    values = _read(name, list(words))
+    values = _read(name, rest)
     for line in values.ignored:
         click.echo(f"everycore: {line}", err=True)
-    if check:
+    if check or "--check" in switches:
         return 0
     rows = [(field, values.found[field.name]) for field in values.fields]
     rows = [
         (field, found)
         for field, found in rows
-        if everything or found.layer > Layer.DEFAULT or field in own_fields(name)
+        if everything or "--all" in switches or found.layer > Layer.DEFAULT or field in own_fields(name)
     ]
-    if as_json:
+    if as_json or "--json" in switches:
         click.echo(
             json.dumps(
                 {field.key: {"value": _value(field, found), "source": found.source} for field, found in rows},
@@ -84,16 +89,43 @@ def config(*, check: bool, as_json: bool, as_schema: bool, everything: bool, com
     return 0
 
 
-def _read(name: str, words: list[str]) -> Values:
-    """Through everything that the command itself checks. Raises what it raises."""
-    from everycore.cli import run, serve  # late: `--schema` needs neither
+def _command(name: str) -> SettingsCommand:
+    """`serve` with all its options, or `run`."""
+    from everycore.cli import run, serve  # late: each is imported where it is asked for
 
     command = getattr(serve if name == "serve" else run, name)
     assert isinstance(command, SettingsCommand)
+    if name == "serve":
+        command.complete_fields()
+    return command
+
+
+def _split(command: SettingsCommand, words: Iterable[str]) -> tuple[list[str], set[str]]:
+    """The command's words, and the switches of ours among them. What stands behind a program is its own."""
+    with_value = words_with_value(command.params)
+    rest: list[str] = []
+    switches: set[str] = set()
+    left = iter(words)
+    for word in left:
+        if word == "--" or (command.tree == "run" and not word.startswith("-")):
+            return [*rest, word, *left], switches
+        if word in _SWITCHES:
+            switches.add(word)
+            continue
+        rest.append(word)
+        if word in with_value:
+            rest += itertools.islice(left, 1)
+    return rest, switches
+
+
+def _read(name: str, words: list[str]) -> Values:
+    """Through everything that the command itself checks. Raises what it raises."""
+    from everycore.cli import run, serve  # late: see above
+
+    command = _command(name)
     with command.make_context(f"everycore {name}", words) as context:
         if name == "serve":
             given = serve.given_by(context)
-            command.complete_fields()
             given.fields = tuple(command.fields)
             return serve.check(given, os.environ)
         given = command.given(context)
