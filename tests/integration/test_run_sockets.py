@@ -289,6 +289,26 @@ def test_what_a_program_sees_is_what_it_sees_alone(start_command, tmp_path, scri
 
 
 @pytest.mark.slow
+def test_a_socket_is_described_without_asking_the_primary(start_command, tmp_path):
+    """Python describes each socket that nobody closed, also at the very end, when nobody answers any more."""
+    source = """
+        import os, socket, threading
+        from everycore.worker.listening.link import Link
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        request, Link.request = Link.request, None
+        os.write(1, b"described %s\\n" % repr(sock).encode())
+        Link.request = request
+        os.write(1, b"described %s\\n" % repr((sock, sock.getsockname())).encode())
+        threading.Event().wait()
+    """
+    running = run(start_command, tmp_path, source, workers=1)
+    running.program.expect(r"described <socket.socket fd=\d+, family=\S+, type=\S+, proto=0, laddr=.*', 0\)>")
+    found = running.program.expect(r"described .*laddr=(\S+, \d+\))>, (\S+, \d+\))")
+    assert found[1] == found[2]
+
+
+@pytest.mark.slow
 def test_the_nth_free_port_is_the_same_for_all(start_command, tmp_path):
     source = """
         import os, socket, threading

@@ -1,4 +1,4 @@
-"""What becomes of a socket that was bound through the primary: copies of it, and its end."""
+"""What becomes of a socket that was bound through the primary: copies of it, its description, its end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _c: Final = _socket.socket
 _lib_fromfd: Final = socket.fromfd
 _lib_dup: Final = socket.socket.dup
 _lib_close: Final = socket.socket.close
+_lib_repr: Final = socket.socket.__repr__
 
 
 def dup(self: socket.socket) -> socket.socket:
@@ -38,6 +39,23 @@ def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket.socket:
     if intercepted is not None:
         _add_copy(copy, intercepted)
     return copy
+
+
+def __repr__(self: socket.socket) -> str:  # noqa: N807 - it is to bear that name
+    """As `socket.__repr__`, but asks the primary for nothing.
+
+    That of the library asks for the name, and a free port is bound when its number is asked for. Python
+    describes every socket that is not closed when it goes, also where nobody wants to read of it.
+    """
+    fd = _c.fileno(self)
+    intercepted = registry.find(fd)
+    if intercepted is None or intercepted.inner is not None:
+        return _lib_repr(self)
+    kind = type(self)
+    return (
+        f"<{kind.__module__}.{kind.__qualname__} fd={fd}, family={self.family!s}, type={self.type!s},"
+        f" proto={self.proto}, laddr={tuple(intercepted.address)}>"
+    )
 
 
 def close(self: socket.socket) -> None:

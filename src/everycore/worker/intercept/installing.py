@@ -18,7 +18,8 @@ def install(session: Session) -> None:
     """From now on the sockets of this process go through the primary. Once."""
     sockets.go_through(session)
     registry.when_closed = session.grants.settle
-    replace(socket.socket, *SAME, sockets.__init__, sockets.accept, copies.dup, copies.close)
+    replace(socket.socket, *SAME, sockets.__init__, sockets.accept)
+    replace(socket.socket, copies.dup, copies.close, copies.__repr__)
     replace_accept(socket.socket, sockets.accept_descriptor)
     socket.fromfd = copies.fromfd  # type: ignore[assignment] # plain integers are all it ever gets
     os.register_at_fork(after_in_child=_forked)

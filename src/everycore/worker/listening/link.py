@@ -1,7 +1,11 @@
 """The link: one request, one reply, blocking, for code that has no event loop.
 
-Ask the primary from any thread. Invariant: a reply that comes too late is never taken for the answer to a
-later request: each datagram begins with the request's number. No thread, no loop.
+Ask the primary from any thread. Invariant: a reply is taken for the answer to its own request and to no
+other: each datagram begins with the request's number. No thread, no loop.
+
+A signal handler or a finalizer may ask in the middle of a request of the very thread that it interrupts, and
+may have interrupted one for good. So the lock is the thread's own, and each request takes its own reply,
+whoever has read it.
 """
 
 from __future__ import annotations
@@ -23,7 +27,14 @@ from everycore.system.descriptors import close_all
 DEADLINE: Final = 30.0
 #: Seconds to wait until an order was heard: an event loop may stand still meanwhile.
 PATIENCE: Final = 1.0
+#: Seconds after which a request looks whether its reply is there already: recvmsg(2) goes on waiting when a
+#: signal handler has read that.
+LOOK: Final = 0.1
 NUMBER: Final = wire.LINK_NUMBER
+
+
+#: What a datagram held: the reply, its descriptors, and whether some of these are missing.
+Received = tuple[Any, list[int], bool]
 
 
 class Link:
@@ -31,8 +42,10 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._number = 0
+        #: The requests that wait, and what has come for them.
+        self._awaited: dict[int, Received | None] = {}
 
     def request(
         self, message: Any, *, fd: int | None = None, timeout: float = DEADLINE
@@ -45,13 +58,7 @@ class Link:
         if not self._lock.acquire(timeout=timeout):
             raise _no_answer()
         try:
-            self._number += 1
-            self._send(message, fd)
-            try:
-                reply, fds = self._receive(deadline)
-            except TimeoutError:
-                self._send(wire.GiveUp(), None)  # behind the request, so that a late grant is not held
-                raise
+            reply, fds = self._exchange(message, fd, deadline)
         finally:
             self._lock.release()
         if isinstance(reply, wire.Refused):
@@ -66,36 +73,53 @@ class Link:
         """
         deadline = time.monotonic() + PATIENCE
         if not self._lock.acquire(timeout=PATIENCE):
-            # Another thread waits for an answer, or this very one, if a signal handler calls.
-            self._send(order, None, number=0)
+            self._send(order, None, 0)  # another thread waits for an answer
             return
         try:
-            self._number += 1
-            self._send(order, None)
-            self._receive(deadline)
+            self._exchange(order, None, deadline)
         except TimeoutError:
             return
         finally:
             self._lock.release()
 
     def settle(self, timeout: float) -> None:
-        """Wait until the primary has heard what was said on belts; at once if a request is under way.
+        """Wait until the primary has heard what was said on belts; at once if another thread asks something.
 
         For the end of a socket, which may come in a finalizer or in a signal handler.
         """
         if not self._lock.acquire(blocking=False):
             return
         try:
-            self._number += 1
-            self._send(wire.Settle(), None)
-            self._receive(time.monotonic() + timeout)
+            self._exchange(wire.Settle(), None, time.monotonic() + timeout)
         except OSError:
             return  # it is gone, or stopped
         finally:
             self._lock.release()
 
-    def _send(self, message: Any, fd: int | None, number: int | None = None) -> None:
-        data = NUMBER.pack(self._number if number is None else number) + wire.encode(message)
+    def _exchange(self, message: Any, fd: int | None, deadline: float) -> tuple[Any, list[int]]:
+        self._number = number = self._number + 1
+        self._awaited[number] = None
+        try:
+            self._send(message, fd, number)
+            while (received := self._awaited[number]) is None:
+                self._read(deadline)
+            self._awaited[number] = None
+        except TimeoutError:
+            self._send(wire.GiveUp(), None, number)  # behind the request, so that a late grant is not held
+            raise
+        finally:
+            late = self._awaited.pop(number)
+            if late is not None:
+                decline(late[1])
+        reply, fds, is_truncated = received
+        if is_truncated:  # this process has no number left for what came with it
+            close_all(fds)
+            self._send(wire.GiveUp(), None, number)
+            raise os_error(errno.EMFILE)
+        return reply, fds
+
+    def _send(self, message: Any, fd: int | None, number: int) -> None:
+        data = NUMBER.pack(number) + wire.encode(message)
         try:
             if fd is None:
                 self._sock.send(data)
@@ -104,27 +128,26 @@ class Link:
         except OSError as exc:
             raise ChannelClosed("the primary") from exc
 
-    def _receive(self, deadline: float) -> tuple[Any, list[int]]:
-        while True:
-            self._sock.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                received = packets.receive(self._sock, flags=socket.MSG_CMSG_CLOEXEC)
-            except TimeoutError:
-                raise _no_answer() from None
-            except OSError as exc:
-                raise ChannelClosed("the primary") from exc
-            if received is None:
-                raise ChannelClosed("the primary")
-            data, fds, is_truncated = received
-            reply = wire.decode_link_reply(data[NUMBER.size :])
-            if NUMBER.unpack_from(data)[0] != self._number:
-                decline(fds)
-            elif is_truncated:  # this process has no number left for what came with it
-                close_all(fds)
-                self._send(wire.GiveUp(), None)
-                raise os_error(errno.EMFILE)
-            else:
-                return reply, fds
+    def _read(self, deadline: float) -> None:
+        """Read one reply, if it comes soon, and keep it for the request that waits for it."""
+        left = deadline - time.monotonic()
+        self._sock.settimeout(max(min(left, LOOK), 0.001))
+        try:
+            received = packets.receive(self._sock, flags=socket.MSG_CMSG_CLOEXEC)
+        except TimeoutError:
+            if left > LOOK:
+                return
+            raise _no_answer() from None
+        except OSError as exc:
+            raise ChannelClosed("the primary") from exc
+        if received is None:
+            raise ChannelClosed("the primary")
+        data, fds, is_truncated = received
+        (number,) = NUMBER.unpack_from(data)
+        if number in self._awaited:
+            self._awaited[number] = wire.decode_link_reply(data[NUMBER.size :]), fds, is_truncated
+        else:
+            decline(fds)
 
     def close(self) -> None:
         """Close it."""
