@@ -2,7 +2,8 @@
 
 What can be written at once is written, the rest is kept in a bounded buffer (of one line, however long it
 is), and what has no room there is dropped; the drops are counted, and told in the stream itself once somebody
-reads again. No system call here waits, whatever other processes do with the same open file; what was kept is written whole and in order.
+reads again. No system call here waits, whatever other processes do with the same open file; what was kept is
+written whole and in order.
 
 O_NONBLOCK belongs to the open file, which a log shares with other processes: it can be neither set here nor
 relied upon. So a pipe and a terminal are opened anew (proc(5), /proc/self/fd), which makes an open file of
