@@ -55,6 +55,16 @@ def test_the_folder_of_a_script(tmp_path):
     assert watched_by_run("/srv/server.py").folders == (str(tmp_path), "/srv")
 
 
+def test_files_that_the_service_writes_are_known_by_their_names_in_the_watched_folders(tmp_path):
+    (tmp_path / "way").symlink_to("src")
+    (tmp_path / "out.log").symlink_to("lib/out.log")
+    logs = ["--log-file", "way/app.log", "--access-logfile", "out.log", "-p", "run/pid"]
+    (tmp_path / "run").mkdir()
+    found = watched("--reload", "--reload-dir", "src", "--reload-dir", "way", "--reload-dir", "lib", *logs)
+    names = ("way/app.log", "src/app.log", "lib/out.log", "out.log", "run/pid")
+    assert {f"{tmp_path}/{name}" for name in names} <= found.written
+
+
 def test_folders_that_are_named(tmp_path):
     found = watched("--reload", "--reload-dir", "src", "--reload-dir", f"{tmp_path}/lib/")
     assert found.folders == (f"{tmp_path}/src", f"{tmp_path}/lib")

@@ -130,6 +130,16 @@ def test_application_has_a_time_of_its_own_once_the_grace_is_over(serve):
     assert served.program.stdout == "begun\ndone\n"
 
 
+def test_what_an_application_has_written_is_flushed_as_python_does_at_its_end(start_command, tmp_path):
+    text = "file = open('written', 'w')\nfile.write('all of it')\n" + "async def app(*_): ...\n"
+    (tmp_path / "writes.py").write_text(text)
+    program = start_command(command("--workers", "1", app="writes:app"), cwd=tmp_path)
+    wait_serving(program)
+    program.signal()
+    assert program.wait() == 0
+    assert (tmp_path / "written").read_text() == "all of it"
+
+
 def test_a_command_does_not_take_itself_apart_when_it_ends(start_command):
     source = (
         "import gc, sys, everycore.__main__ as it; it.main(); print('kept', gc.get_freeze_count() > 10_000)"

@@ -36,6 +36,12 @@ def test_outside_of_the_watched_folders_nothing_counts():
     assert not watch.counts(f"{ROOT}s/main.py")
 
 
+def test_what_the_service_writes_does_not_count():
+    watch = WatchedFiles((ROOT,), includes=("*", "app.log"), written=frozenset({f"{ROOT}/app.log"}))
+    assert not watch.counts(f"{ROOT}/app.log")
+    assert watch.counts(f"{ROOT}/data.log")
+
+
 @pytest.mark.parametrize(
     ("include", "path", "counts"),
     [

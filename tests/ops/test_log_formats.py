@@ -166,6 +166,12 @@ def test_a_request_that_the_engine_answers_by_itself():
     assert found.keys().isdisjoint({"client", "duration_ms", "request_id"})
 
 
+@pytest.mark.parametrize("value", [b"/a", object(), {1}, "\udcff"], ids=["bytes", "object", "set", "no text"])
+def test_somebody_else_tells_of_a_request(value):
+    found = as_json(record("%s %s %s %s %s", "a", value, "/", "1.1", value, name=REQUESTS))
+    assert found["path"] == "/"
+
+
 def test_a_format_of_gunicorn_is_that_of_requests_alone():
     made = of_request(answered())
     assert formatter("text", WORKER, "%(s)s %(M)s").format(made) == "200 12"

@@ -3,11 +3,13 @@
 import contextlib
 import fcntl
 import io
+import json
 import logging
 import os
 
 import pytest
 
+from everycore.ops.log_formats import Speaker, formatter
 from everycore.ops.log_handlers import LogFile, QuietHandler
 
 
@@ -123,6 +125,22 @@ def test_whoever_reads_a_fifo_keeps_nobody_waiting(opened, tmp_path):
         assert os.read(reader, size).startswith(b"0 items\n1 items\n")
     finally:
         os.close(reader)
+
+
+def test_what_was_dropped_is_told_in_the_format_of_the_log(opened, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        handler = opened(pipe)
+        handler.setFormatter(formatter("json", Speaker("worker", 3)))
+        while not handler.stream.dropped:
+            handler.handle(record(1))
+        lines = []
+        while not handler.stream.push():
+            lines += reader.readlines()
+        lines += reader.readlines()
+    found = [json.loads(line) for line in b"".join(lines).splitlines()]
+    assert (found[-1]["message"].partition(":")[0], found[-1]["worker"]) == ("1 lines are missing here", 3)
 
 
 def test_after_a_line_that_was_cut_off_the_next_one_begins_anew(opened, path, monkeypatch):

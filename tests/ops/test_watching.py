@@ -139,6 +139,16 @@ async def test_without_the_kernel_files_are_looked_at(src, heard, monkeypatch, c
 
 
 @pytest.mark.slow
+async def test_a_name_that_is_no_text_ends_nothing(src, heard, caplog):
+    async with watching(WatchedFiles((str(src),)), heard):
+        for number in range(2):
+            (src / os.fsdecode(b"\xff%d" % number)).touch()
+            (src / f"{number}.py").touch()
+            await heard.until(src / f"{number}.py")
+    assert caplog.messages == []
+
+
+@pytest.mark.slow
 async def test_a_folder_that_may_not_be_read_is_passed_over(src, heard, monkeypatch, caplog):
     failing = Failing(PermissionError("no"))
     monkeypatch.setattr("watchfiles.watch", failing)

@@ -1,7 +1,9 @@
 """The ASGI lifespan, with applications that keep to it and applications that do not."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from typing import Any
 
 import pytest
@@ -41,6 +43,25 @@ async def test_start_and_stop():
     state = await request(lifespan)
     await lifespan.shutdown()
     assert state["log"] == [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}, "end"]
+
+
+async def test_a_lifespan_that_forgets_holds_neither_application_nor_state():
+    class Application:
+        async def __call__(self, scope, receive, send):
+            scope["state"]["app"] = self
+            await good(scope, receive, send)
+
+    app = Application()
+    held = weakref.ref(app)
+    lifespan = Lifespan(app)
+    await lifespan.startup()
+    await lifespan.shutdown()
+    del app
+    lifespan.forget()
+    gc.collect()
+    assert held() is None
+    with pytest.raises(RuntimeError, match="has been shut down"):
+        await request(lifespan)
 
 
 async def test_every_request_has_its_own_copy_of_the_state():

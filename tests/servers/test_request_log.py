@@ -79,6 +79,19 @@ async def test_it_is_told_before_the_application_returns(world):
     assert (told.status, told.is_complete) == (201, True)
 
 
+@pytest.mark.parametrize("change", [dict.clear, lambda it: it.update(path="/\udcff", headers=[])])
+async def test_an_application_that_changes_its_scope(change):
+    async def app(scope, _receive, send):
+        change(scope)
+        await send(START)
+        await send(chunk(b"x"))
+
+    it = World(app)
+    await it.serve()
+    assert [(told.target, told.is_complete) for told in it.told] == [("/a%20b", True)]
+    assert it.told[0].header("x-request-id") == "made"
+
+
 @pytest.mark.parametrize(
     ("messages", "status", "complete"),
     [((), 500, True), ((START,), 201, False), ((START, chunk(b"x", more=True)), 201, False)],

@@ -116,6 +116,26 @@ def test_a_long_line_is_written_in_parts(pipe, way):
         assert drained(out, reader).decode() == text
 
 
+def test_one_line_is_kept_however_long_it_is(pipe, way):
+    reader, writer = pipe
+    fill(writer)
+    with Outlet(writer, room=10) as out:
+        out.write("long enough\n")
+        out.write("x\n")
+        assert out.dropped == 1
+        everything(reader)
+        lines = drained(out, reader).splitlines()
+    assert lines[0] == b"long enough"
+    assert lines[1].startswith(b"everycore: 1 lines are missing")
+
+
+def test_a_file_takes_a_line_of_any_length(tmp_path):
+    with (tmp_path / "log").open("w") as file, Outlet(file.fileno(), room=10) as out:
+        out.write("x" * 100 + "\n")
+        assert out.dropped == 0
+    assert (tmp_path / "log").stat().st_size == 101
+
+
 def test_the_mode_of_the_shared_file_is_nobodys_affair(out, pipe):
     """Neither set by us nor relied upon: others have the same open file."""
     assert os.get_blocking(pipe[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from everycore.cli.files import FILES, why_not_there
@@ -18,6 +18,8 @@ from everycore.system.machine import is_linux
 if TYPE_CHECKING:
     from everycore.ops.development import Development
 
+#: Settings that name a file which is written while the service runs.
+_WRITTEN: Final = ("log_file", "access_logfile", "pid")
 _DETAILS: Final = ("reload_dir", "reload_include", "reload_exclude", "reload_delay")
 
 
@@ -67,7 +69,22 @@ def watched(
         tuple(skipped),
         tuple(includes),
         tuple(excludes),
+        frozenset(_written(values, folder, roots)),
     )
+
+
+def _written(values: Values, folder: str, roots: Iterable[str]) -> Iterator[str]:
+    """The files that the service itself writes, by the names that they have in the watched folders."""
+    names = [values.found[name].value for name in _WRITTEN if name in values.found]
+    paths = [os.path.join(folder, name) for name in names if name]
+    paths += [f"/proc/self/fd/{number}" for number in (1, 2)]
+    for path in paths:
+        yield os.path.normpath(path)
+        real = os.path.realpath(path)
+        for root in roots:
+            real_root = os.path.realpath(root)
+            if is_in(real, real_root):
+                yield os.path.normpath(os.path.join(root, os.path.relpath(real, real_root)))
 
 
 def _settings_files(given: Given, environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ class WatchedFiles(msgspec.Struct, frozen=True):
     """What is watched.
 
     folders: with all that is in them. files: of their own, each of which counts. skipped: folders of which
-    nothing counts. includes, excludes: patterns beside the default ones.
+    nothing counts. includes, excludes: patterns beside the default ones. written: what the service itself
+    writes, which never counts: each reload would be followed by one more.
     """
 
     folders: tuple[str, ...]
@@ -59,11 +60,12 @@ class WatchedFiles(msgspec.Struct, frozen=True):
     skipped: tuple[str, ...] = ()
     includes: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
+    written: frozenset[str] = frozenset()
 
     def counts(self, path: str) -> bool:
         """Whether a change of the file at `path` is one of the program."""
-        if path in self.files:
-            return True
+        if path in self.written or path in self.files:
+            return path not in self.written
         parts = path.split("/")
         includes = [*(one for one in INCLUDES if one not in self.excludes), *self.includes]
         found = [one for one in includes if matches(parts, one.split("/"))]

@@ -6,9 +6,11 @@ Invariant: which changes count, and when, `core.changes` decides; a reload is th
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from everycore.core.changes import Batch, WatchedFiles, named
@@ -59,6 +61,7 @@ class Development:
         paths = self._batch.take()
         if self._pool.size > 0:  # else it is not open yet, or is being stopped
             log.info("changed: %s; reloading", named(paths, self._here))
+            forget_bytecode(paths)
             self._pool._keeper.order_reload()
 
     def end(self) -> None:
@@ -71,3 +74,15 @@ class Development:
         for worker in self._pool.workers.values():
             if worker.is_connected():
                 worker.kill(9)
+
+
+def forget_bytecode(paths: Iterable[str]) -> None:
+    """Remove the bytecode of these files, where they are Python's.
+
+    Python takes it for that of its file by the second of the file's change and by its size (PEP 552): what is
+    saved again within a second, in the same size, would be executed as it was first.
+    """
+    for path in paths:
+        if path.endswith(".py"):
+            with suppress(OSError, NotImplementedError):  # an interpreter may have no bytecode
+                os.unlink(importlib.util.cache_from_source(path))

@@ -119,9 +119,9 @@ def _ascii(fields: dict[str, Any]) -> str:
         text = msgspec.json.encode(fields)
         if text.isascii():
             return text.decode("ascii")
-    except UnicodeEncodeError:  # what is no text (a path that is not UTF-8)
+    except (UnicodeEncodeError, TypeError):  # what is no text (a path that is not UTF-8), nor a JSON value
         pass
-    return json.dumps(fields, separators=(",", ":"))
+    return json.dumps(fields, separators=(",", ":"), default=str)
 
 
 def formatter(kind: str, speaker: Speaker, access_format: str | None = None) -> logging.Formatter:

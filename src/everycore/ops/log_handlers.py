@@ -14,6 +14,7 @@ from typing import Any, Final, TextIO
 
 from everycore.ops.outlets import LAST_CHANCE, LoopedOutlet
 from everycore.system.logfiles import OwnLogFile, has_moved
+from everycore.system.outlet import Outlet, told_of_dropped
 
 log = logging.getLogger("everycore.ops")
 
@@ -26,6 +27,19 @@ class QuietHandler(logging.StreamHandler[Any]):
 
     A mistake in a record is told as `logging.raiseExceptions` wants it, which is the application's to set.
     """
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802 - the name that logging calls
+        """As `logging.Handler.setFormatter`, for what the stream itself says too."""
+        super().setFormatter(fmt)
+        self._lend_words(self.stream)
+
+    def _lend_words(self, stream: Any) -> None:
+        if isinstance(stream, Outlet):
+            stream.line_of_dropped = self._line_of_dropped
+
+    def _line_of_dropped(self, count: int) -> str:
+        record = logging.LogRecord(log.name, logging.WARNING, __file__, 0, told_of_dropped(count), None, None)
+        return self.format(record) + self.terminator
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
         """Say nothing of a stream that cannot be written."""
@@ -62,9 +76,11 @@ class LogFile(QuietHandler, OwnLogFile):
     def _open_file(self) -> LoopedOutlet:
         fd = os.open(self.baseFilename, _FLAGS, 0o666)
         try:
-            return LoopedOutlet(fd)
+            outlet = LoopedOutlet(fd)
         finally:
             os.close(fd)
+        self._lend_words(outlet)
+        return outlet
 
     def emit(self, record: logging.LogRecord) -> None:
         """As `logging.Handler.emit`."""

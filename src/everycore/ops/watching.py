@@ -6,6 +6,7 @@ outlives it. A thread does no harm in this primary: it starts workers by exec (`
 Facts (watchfiles 1.x, inotify): a folder that appears is told by its own name alone, whatever is in it by
 then; so is one that is moved. A watched folder that is removed is not watched when it is there again. With
 `ignore_permission_denied` no limit of the kernel is told. The first time-out says that everything is watched.
+A changed file whose name is not UTF-8 is an error, and nothing else is told of that moment.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import importlib
 import logging
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any, Final
 
 from everycore.core.changes import WatchedFiles, outermost
@@ -27,6 +29,8 @@ log = logging.getLogger("everycore.ops")
 STEP: Final = 50
 #: How often to look for a watched folder that is gone, in seconds.
 LOOK: Final = 0.5
+#: So far back a change is looked for that an error of watchfiles has kept from us, in seconds.
+LATELY: Final = 2.0
 _DELETED: Final = 3
 _ADDED: Final = 1
 
@@ -94,15 +98,18 @@ class _Watcher(threading.Thread):
             except PermissionError:
                 self._how["ignore_permission_denied"] = True
             except Exception as error:  # watchfiles has errors of its own, which are no OSError
-                if not self._fall_back(error):
+                self._is_behind = self._is_watching  # an error of one moment, whose changes are lost
+                if not self._is_watching and not self._fall_back(error):
                     return
             was_there = [folder for folder in there if os.path.isdir(folder) and not self._is_gone]
 
     _is_gone = False
+    #: The folders have been watched since the last error; changes before are still to be told.
+    _is_watching = _is_behind = False
 
     def _watch_while_there(self, there: list[str]) -> None:
         """Watch these folders, as long as they are all there and no other one is."""
-        self._is_gone = False
+        self._is_gone = self._is_watching = False
         missing = set(self._folders) - set(there)
         if not there:
             self._post(self._is_up)
@@ -121,12 +128,24 @@ class _Watcher(threading.Thread):
         )
         with closing(changes):
             for found in changes:
+                self._is_watching = True
                 self._post(self._is_up)
+                if self._is_behind:
+                    self._is_behind = False
+                    self._tell(self._changed_lately())
                 if found:
                     self._tell(path for change in found for path in self._files_of(*change))
                 self._is_gone = any(kind == _DELETED and path in there for kind, path in found)
                 if self._is_gone or (missing and any(map(os.path.isdir, missing))):
                     return
+
+    def _changed_lately(self) -> Iterator[str]:
+        since = time.time() - LATELY
+        for folder in self._folders:
+            for path in self._files_in(folder):
+                with suppress(OSError):
+                    if os.stat(path).st_ctime >= since:
+                        yield path
 
     def _files_of(self, kind: int, path: str) -> Iterator[str]:
         """The files that a change is about."""

@@ -73,6 +73,15 @@ class Lifespan:
             self._cut_off("this worker ends now")
             raise
 
+    def forget(self) -> None:
+        """Let go of the application and its state: nothing of this process keeps them alive any more.
+
+        Whoever still holds this object (an engine, the channel) was there before the application, and is
+        never garbage: then Python would not flush the files of the application, as it does when it ends.
+        """
+        self._app = _gone
+        self._state = {}
+
     def _cut_off(self, why: str) -> None:
         assert self._task is not None
         if not self._task.done():
@@ -124,3 +133,7 @@ class Lifespan:
                     "the application's shutdown failed: %s", message.get("message") or "no reason given"
                 )
                 settle(self._stopped, None)
+
+
+async def _gone(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise RuntimeError("the application has been shut down")

@@ -161,14 +161,17 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
         tell_once(number)
     session = current.session()
     way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
-    await app.startup()
     try:
-        on_serving = me.ready if me else partial(_say_where, prepared.sockets, job)
-        await engine.serve(prepared.sockets, on_serving, way_out)
+        await app.startup()
+        try:
+            on_serving = me.ready if me else partial(_say_where, prepared.sockets, job)
+            await engine.serve(prepared.sockets, on_serving, way_out)
+        finally:
+            # What is left of the grace, or a time of its own.
+            left = way_out.deadline - asyncio.get_running_loop().time()
+            await app.shutdown(max(left, job.shutdown_timeout))
     finally:
-        # What is left of the grace, or a time of its own.
-        left = way_out.deadline - asyncio.get_running_loop().time()
-        await app.shutdown(max(left, job.shutdown_timeout))
+        app.forget()
 
 
 def _engine_type(job: Job) -> type[Engine | HypercornEngine]:

@@ -92,7 +92,7 @@ class _Request:
         clock: Callable[[], float],
         tell: Callable[[Answered], None],
     ) -> None:
-        self._scope = scope
+        self._scope = dict(scope)  # what was asked for: an application may change its own
         self._receive = receive
         self._send = send
         self._identity = identity

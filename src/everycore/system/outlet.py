@@ -1,8 +1,9 @@
 """A text stream that never waits for whoever reads it.
 
-What can be written at once is written, the rest is kept in a bounded buffer, and what has no room there is
-dropped; the drops are counted, and told in the stream itself once somebody reads again. No system call here
-waits, whatever other processes do with the same open file; what was kept is written whole and in order.
+What can be written at once is written, the rest is kept in a bounded buffer (of one line, however long it
+is), and what has no room there is dropped; the drops are counted, and told in the stream itself once somebody
+reads again. No system call here waits, whatever other processes do with the same open file; what was kept is
+written whole and in order.
 
 O_NONBLOCK belongs to the open file, which a log shares with other processes: it can be neither set here nor
 relied upon. So a pipe and a terminal are opened anew (proc(5), /proc/self/fd), which makes an open file of
@@ -38,6 +39,11 @@ _PIPE_BUF: Final = select.PIPE_BUF
 Writer = Callable[[bytes], int]
 
 
+def told_of_dropped(count: int) -> str:
+    """What a log says of so many lines that were dropped."""
+    return f"{count} lines are missing here: nobody has read this log in time"
+
+
 class Outlet(io.TextIOBase):
     """Writes to a duplicate of `fd`. An error of a write that need not wait is raised, as by any file."""
 
@@ -50,6 +56,8 @@ class Outlet(io.TextIOBase):
         #: The line that waits was written in part; the last line was, and its rest is dropped (a full disk).
         self._is_begun = self._is_torn = False
         self._lock = threading.RLock()
+        #: The line that says how many were dropped, with its end.
+        self.line_of_dropped: Callable[[int], str] = lambda count: f"everycore: {told_of_dropped(count)}\n"
         self._fd, self._write = _open(fd)
         self._is_terminal = os.isatty(self._fd)
         _all.add(self)
@@ -85,7 +93,7 @@ class Outlet(io.TextIOBase):
         """Write, keep or drop `text`. Raises OSError if nobody can read it any more (EPIPE, EIO)."""
         data = text.encode(self._encoding, "backslashreplace")
         with self._lock:
-            if self._size + len(data) > self._room:
+            if self._waiting and self._size + len(data) > self._room:
                 self._dropped += max(data.count(b"\n"), 1)
             elif data:
                 if self._is_torn:
@@ -123,9 +131,9 @@ class Outlet(io.TextIOBase):
             return True
 
     def _tell_dropped(self) -> None:
-        text = f"everycore: {self._dropped} lines are missing here: nobody has read this log in time\n"
-        self._waiting.append(text.encode())
-        self._size += len(text)
+        data = self.line_of_dropped(self._dropped).encode(self._encoding, "backslashreplace")
+        self._waiting.append(data)
+        self._size += len(data)
         self._dropped = 0
 
     def _attempt(self, data: bytes) -> int:
