@@ -137,12 +137,12 @@ def test_threads_of_a_wsgi_application(start_command, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_mask_holds_for_the_pid_file(start_command, tmp_path):
+def test_the_mask_does_not_hold_for_the_pid_file(start_command, tmp_path):
     (tmp_path / "main.py").write_text(APP)
     options = ["--pid", "x.pid", "--umask", "027"]
     served = wait_serving(start_command(command("--bind", "127.0.0.1:0", "--workers", "1", *options)))
     assert (tmp_path / "x.pid").read_text() == f"{served.program.pid}\n"
-    assert (tmp_path / "x.pid").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "x.pid").stat().st_mode & 0o777 == 0o644
     assert served.program.finish() == 0
     assert not (tmp_path / "x.pid").exists()
 
