@@ -15,8 +15,8 @@ from tests.kit.crowds import (
     agents,
     ask,
     both_loops,
-    both_policies,
     burst,
+    each_once,
     serve_by,
     servers,
     timed,
@@ -29,8 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 
 
 class TestAWorkerThatBlocks:
-    @both_loops
-    @both_policies
+    @each_once
     async def test_the_others_answer_within_a_second_all_that_come_meanwhile(self, tmp_path, policy, loop):
         async with agents(tmp_path, 2, policy=policy, loop=loop) as (_, one, two):
             fifo = tmp_path / "gate"
@@ -71,8 +70,7 @@ async def block_or_greet(reader, writer):
 
             await within(until_both_answer())
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_every_worker_blocked_is_a_pause_and_no_loss(self, tmp_path, policy, loop):
         async with servers(tmp_path, 2, policy=policy, loop=loop) as (_, (one, two), address):
             tally: Counter[int] = Counter()
@@ -87,8 +85,7 @@ async def block_or_greet(reader, writer):
                     assert await opened.greeting() == one.id
                     await opened.close()
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_a_worker_that_comes_back_from_a_block_is_given_its_share(self, tmp_path, policy, loop):
         async with servers(tmp_path, 2, policy=policy, loop=loop) as (_, (one, two), address):
             async with one.standing_still():
@@ -98,8 +95,7 @@ async def block_or_greet(reader, writer):
 
 
 class TestAWorkerThatIsKilled:
-    @both_loops
-    @both_policies
+    @each_once
     async def test_what_it_had_not_picked_up_is_answered_by_another(self, tmp_path, policy, loop):
         """Nothing is recalled by time here: it is its death that frees what lies on its belt."""
         async with servers(tmp_path, 2, policy=policy, loop=loop, recall_after=600) as (
@@ -123,8 +119,7 @@ class TestAWorkerThatIsKilled:
                 assert await opened.greeting() == two.id
                 await opened.close()
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_its_death_is_enough_for_those_on_its_belt(self, tmp_path, policy, loop):
         """The other is idle, and is told of nothing but the connections themselves."""
         async with servers(tmp_path, 2, policy=policy, loop=loop, recall_after=600) as (
@@ -143,8 +138,7 @@ class TestAWorkerThatIsKilled:
             assert await opened.greeting() == two.id if opened.worker is None else opened.worker == two.id
             await opened.close()
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_the_last_one_and_its_replacement(self, tmp_path, policy, loop):
         async with servers(tmp_path, 1, policy=policy, loop=loop, when_no_worker="hold") as (
             cluster,
@@ -165,8 +159,7 @@ class TestAWorkerThatIsKilled:
             assert await opened.greeting() == replacement.id
             await opened.close()
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_one_after_the_other_under_load(self, tmp_path, policy, loop):
         """Only who was picked up by the killed one may see its end; who was refused or hangs fails here."""
         async with servers(tmp_path, 2, policy=policy, loop=loop) as (cluster, workers, address):
@@ -209,8 +202,7 @@ class TestAWorkerThatIsKilled:
 
 
 class TestAWorkerThatIsStopped:
-    @both_loops
-    @both_policies
+    @each_once
     async def test_under_load_others_go_on_and_nothing_is_lost(self, tmp_path, policy, loop):
         async with agents(tmp_path, 2, policy=policy, loop=loop) as (_, one, two):
             address = await serve_by([one, two], "counted", COUNTED)
@@ -236,8 +228,7 @@ class TestAWorkerThatIsStopped:
             assert [await worker.get("served") for worker in (one, two)] == [tally[one.id], tally[two.id]]
             await until_all_answer(address, {one.id, two.id})
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_an_idle_one_costs_nobody_much(self, tmp_path, policy, loop):
         async with servers(tmp_path, 3, policy=policy, loop=loop) as (_, (one, two, three), address):
             one.worker.kill(signal.SIGSTOP)
@@ -247,8 +238,7 @@ class TestAWorkerThatIsStopped:
             one.worker.kill(signal.SIGCONT)
             await until_all_answer(address, {one.id, two.id, three.id})
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_stopped_again_and_again(self, tmp_path, policy, loop):
         async with servers(tmp_path, 2, policy=policy, loop=loop) as (_, (one, two), address):
             for at in range(12):

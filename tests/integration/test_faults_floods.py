@@ -17,6 +17,7 @@ from tests.kit.crowds import (
     both_loops,
     both_policies,
     burst,
+    each_once,
     serve_by,
     servers,
     until_all_answer,
@@ -29,8 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 
 
 class TestFloods:
-    @both_loops
-    @both_policies
+    @each_once
     @pytest.mark.parametrize(
         "count",
         [500, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.limit(300)])],
@@ -52,8 +52,7 @@ async def slow(reader, writer):
                 tally[worker.id] for worker in workers
             ]
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_clients_that_never_speak(self, tmp_path, policy, loop):
         """They are served as any others: their handler waits, nobody else does."""
         async with servers(tmp_path, 2, policy=policy, loop=loop, grace=0.2) as (cluster, workers, address):
@@ -69,8 +68,7 @@ async def slow(reader, writer):
                 for worker in workers:
                     assert (await worker.worker.wait()).code == 0
 
-    @both_loops
-    @both_policies
+    @each_once
     async def test_clients_that_leave_before_they_are_picked_up(self, tmp_path, policy, loop):
         async with servers(tmp_path, 2, policy=policy, loop=loop) as (_, (one, two), address):
             async with one.standing_still(), two.standing_still():

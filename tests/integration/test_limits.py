@@ -7,7 +7,7 @@ import pytest
 
 from everycore import Cluster, Ready, Settings
 from tests.kit import Program, turn
-from tests.kit.crowds import agents, both_loops, both_policies, servers
+from tests.kit.crowds import agents, both_loops, each_once, servers
 from tests.kit.traffic import Client, acknowledged, closing
 from tests.kit.workers import Diary, eventually, program, within, worker_script
 
@@ -33,8 +33,7 @@ async def at_once(address, count, clients):
     return fresh
 
 
-@both_policies
-@both_loops
+@each_once
 class TestOneIsFull:
     async def test_the_others_get_what_is_too_much_for_it(self, tmp_path, policy, loop):
         async with servers(tmp_path, 3, policy=policy, loop=loop) as (_, workers, address):
@@ -142,8 +141,7 @@ everycore.run(main(), loop=os.environ["LOOP"])
 """
 
 
-@both_policies
-@both_loops
+@each_once
 async def test_who_comes_the_moment_it_is_ready_is_served_and_the_next(tmp_path, policy, loop):
     settings = Settings(exec=worker_script(tmp_path, EARLY), env={"LOOP": loop})
     async with Cluster(settings, policy=policy) as cluster:
@@ -187,8 +185,7 @@ async def test_a_burst_that_is_too_much_goes_back_and_on_to_others(tmp_path, loo
         assert sorted(answers) == [one.id] + [two.id] * 11
 
 
-@both_policies
-@both_loops
+@each_once
 async def test_a_server_closed_in_the_middle_of_a_batch_loses_nobody_else(tmp_path, policy, loop):
     """Its factory closes it for the first connection of a batch: the rest goes back, or stays there."""
     source = """

@@ -4,6 +4,7 @@ import compileall
 import inspect
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     with capture.global_and_fixture_disabled() if capture else ExitStack():
         last_words = os.dup(2)
     config.stash[_watchdog] = Watchdog(last_words)
-    if not hasattr(config, "workerinput"):
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
         # Where PYTHONDONTWRITEBYTECODE is set, each of a thousand processes would compile everycore anew.
         compileall.compile_dir(os.path.dirname(everycore.__file__), quiet=2)
 
