@@ -50,9 +50,12 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data())
     def become_ready(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(sorted(set(self.pool.live) - self.pool.is_ready)))
+        asked = set(self.pool.dismissed)
         actions = self.pool.ready(worker)
         for action in actions:
             if isinstance(action, Dismiss) and self.surge:
+                if self.is_awaited and (action.worker in asked or action.worker not in self.pool.is_ready):
+                    continue  # it is in the way of newer code
                 # The one that is replaced has its successor, and that one is ready.
                 slot = self.pool.live[action.worker]
                 there = [other for other in self.pool.staying if self.pool.live[other] == slot]
