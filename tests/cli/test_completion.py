@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -179,7 +180,6 @@ def test_another_shell_is_told_which_there_are(capsys, monkeypatch):
 SHELLS = {
     "bash": ["bash", "--norc", "--noprofile", "-i"],
     "zsh": ["zsh", "-f", "-i"],
-    "fish": ["fish", "--no-config", "-i"],
 }
 READ = dict.fromkeys(SHELLS, "source ./script")
 READ["zsh"] = f"autoload -U compinit; compinit -u -D; {READ['zsh']}"
@@ -191,9 +191,8 @@ printf 'typed:'; printf ' <%s>' "$@"; echo
 AT_A_TERMINAL = "import pty, sys; pty.spawn(sys.argv[1:])"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shell", SHELLS)
-def test_a_real_shell(shell, start_command, tmp_path):
+def surroundings(shell: str, tmp_path: Path) -> dict[str, str]:
+    """What the shell finds, and its environment."""
     if shutil.which(shell) is None:
         pytest.fail(f"{shell} is missing: `make deps` installs it", pytrace=False)
     stand_in = tmp_path / "bin" / "everycore"
@@ -203,15 +202,30 @@ def test_a_real_shell(shell, start_command, tmp_path):
     (tmp_path / "script").write_text(SCRIPTS[shell])
     (tmp_path / "a folder").mkdir()
     (tmp_path / "a folder" / "main.py").write_text(SOURCE)
-    program = start_command(
-        [sys.executable, "-c", AT_A_TERMINAL, *SHELLS[shell]],
-        env={
-            "PATH": f"{stand_in.parent}:{os.environ['PATH']}",
-            "HOME": str(tmp_path),
-            "TERM": "dumb",
-            "fish_features": "no-query-term",
-        },
-    )
+    return {"PATH": f"{stand_in.parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "TERM": "dumb"}
+
+
+@pytest.mark.slow
+def test_fish(start_command, tmp_path):
+    """It says itself what it would offer; at a terminal, fish 4 waits for answers that a dumb one never gives."""
+    lines = [
+        "everycore serve --chdir a",
+        "everycore serve --loop=uv",
+        "everycore serve --chdir 'a folder' main:cr",
+    ]
+    asks = "".join(f"complete --do-complete {line!r};" for line in lines)
+    env = surroundings("fish", tmp_path)
+    program = start_command(["fish", "--no-config", "-c", f"source ./script; {asks}"], env=env)
+    assert program.wait() == 0
+    offered = [line.partition("\t")[0] for line in program.stdout.splitlines()]
+    assert offered == ["a folder/", "--loop=uvloop", "main:create_app"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_real_shell(shell, start_command, tmp_path):
+    env = surroundings(shell, tmp_path)
+    program = start_command([sys.executable, "-c", AT_A_TERMINAL, *SHELLS[shell]], env=env)
     program.write(f"{READ[shell]}; printf '%s\\n' re''ady\n")
     program.expect("^ready")
     program.write("everycore serve --chdir a\t --loop=uv\tma\tcr\t\n")

@@ -159,8 +159,8 @@ def test_a_pid_file_of_somebody_who_lives(start_command, tmp_path):
     assert (tmp_path / "x.pid").read_text() == f"{os.getpid()}\n"
 
 
-#: Everything that is on the disk can be read and not written; devices and /dev/shm are other file systems. The
-#: working directory may be on another one too (/tmp): it is a mount of its own here.
+#: Everything that is on the disk can be read and not written; devices and /dev/shm are other file systems.
+#: The working directory may be on another one too (/tmp): it is a mount of its own here.
 READ_ONLY = """
     mount --make-rprivate / && mount --bind "$PWD" "$PWD" && cd "$PWD" &&
     mount -o remount,ro,bind "$PWD" && mount -o remount,ro,bind / && exec "$@"
