@@ -207,7 +207,7 @@ def surroundings(shell: str, tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_fish(start_command, tmp_path):
-    """It says itself what it would offer; at a terminal, fish 4 waits for answers that a dumb one never gives."""
+    """It says itself what it would offer. At a terminal fish 4 waits for answers that this has not."""
     lines = [
         "everycore serve --chdir a",
         "everycore serve --loop=uv",
