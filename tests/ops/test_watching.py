@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -85,6 +86,10 @@ async def test_a_watched_folder_that_goes_and_comes_back(src, tmp_path, heard):
         (tmp_path / "lib").mkdir()
         (tmp_path / "lib" / "b.py").touch()
         await heard.until(tmp_path / "lib" / "b.py")
+        shutil.rmtree(src)
+        src.mkdir()
+        (src / "c.py").touch()
+        await heard.until(src / "c.py")
 
 
 @pytest.mark.slow

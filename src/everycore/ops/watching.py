@@ -84,13 +84,19 @@ class _Watcher(threading.Thread):
         self.watches: asyncio.Future[None] = self._loop.create_future()
         #: Beside the usual arguments.
         self._how: dict[str, Any] = {}
+        #: Folders that are there again: what is in them is told once they are watched. Before, a file that
+        #: comes behind the look into its folder, and ahead of the watch, would be told by neither.
+        self._returned: list[str] = []
+        #: The folders have been watched since the last error; changes before are still to be told.
+        self._is_watching = self._is_behind = False
+        self._is_gone = False
 
     def run(self) -> None:
         """Watch, until the end."""
         was_there = self._folders
         while not self._end.is_set():
             there = [folder for folder in self._folders if os.path.isdir(folder)]
-            self._tell(path for folder in there if folder not in was_there for path in self._files_in(folder))
+            self._returned += [folder for folder in there if folder not in was_there]
             try:
                 self._watch_while_there(there)
             except FileNotFoundError:
@@ -102,10 +108,6 @@ class _Watcher(threading.Thread):
                 if not self._is_watching and not self._fall_back(error):
                     return
             was_there = [folder for folder in there if os.path.isdir(folder) and not self._is_gone]
-
-    _is_gone = False
-    #: The folders have been watched since the last error; changes before are still to be told.
-    _is_watching = _is_behind = False
 
     def _watch_while_there(self, there: list[str]) -> None:
         """Watch these folders, as long as they are all there and no other one is."""
@@ -130,6 +132,9 @@ class _Watcher(threading.Thread):
             for found in changes:
                 self._is_watching = True
                 self._post(self._is_up)
+                if self._returned:
+                    returned, self._returned = self._returned, []
+                    self._tell(path for folder in returned for path in self._files_in(folder))
                 if self._is_behind:
                     self._is_behind = False
                     self._tell(self._changed_lately())
