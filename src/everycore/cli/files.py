@@ -10,11 +10,10 @@ from everycore.cli.options import Values
 from everycore.errors import ConfigurationError
 from everycore.ops.logs import STDERR, reason
 from everycore.ops.pidfile import check_pid_file
-from everycore.system.plain_files import open_plain, why_not_written
+from everycore.system.plain_files import open_plain, reason_of, why_not_written
 
 #: Settings that name a file which is read at each start of a worker.
 FILES: Final = ("env_file", "log_config", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
-_NO_PERMISSION: Final = "uid {} has no permission"
 _LOG_FILES: Final = ("log_file", "access_logfile")
 
 
@@ -28,7 +27,7 @@ def check_files(values: Values, folder: str | None) -> None:
                 with open_plain(os.path.join(folder or "", path)):
                     pass
             except OSError as error:
-                problem = f"cannot read {path!r}: {(error.strerror or str(error)).lower()}"
+                problem = f"cannot read {path!r}: {reason_of(error)}"
                 raise ConfigurationError(_option(name), problem) from None
     check_logs(values, folder)
     for name, module, package in (("env_file", "dotenv", "python-dotenv"), ("log_config", "yaml", "PyYAML")):
@@ -79,8 +78,8 @@ def _why_not_written(path: str) -> str | None:
     """Why a file that is there cannot be written; None: it can."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
-    except PermissionError:
-        return _NO_PERMISSION.format(os.geteuid())
+    except PermissionError as error:
+        return why_not_written(path) or reason_of(error)
     except OSError as error:
         return reason(error)
     return None

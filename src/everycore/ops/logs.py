@@ -18,6 +18,7 @@ import msgspec
 from everycore.ops.access_log import REQUESTS
 from everycore.ops.log_formats import TEXT, Speaker, formatter
 from everycore.ops.log_handlers import LogFile, QuietHandler
+from everycore.system.plain_files import reason_of
 
 log = logging.getLogger("everycore.ops")
 
@@ -81,7 +82,7 @@ def reason(error: OSError) -> str:
     """Why a log file cannot be opened, for the end of a sentence."""
     if error.errno == errno.ENXIO:
         return "nobody reads that FIFO, or it is a socket"
-    return (error.strerror or str(error)).lower()
+    return reason_of(error)
 
 
 def _handler(file: str | None, stream: Any, fallback: Any, *, is_watched: bool = False) -> logging.Handler:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from everycore.errors import ConfigurationError
-from everycore.system.plain_files import open_plain, why_not_written
+from everycore.system.plain_files import open_plain, reason_of, why_not_written
 
 #: Whatever the umask, which is for what the service makes: monitors of other users read it, the owner alone
 #: says whom they will signal.
@@ -41,7 +41,7 @@ def pid_file(path: str | None) -> Iterator[None]:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(fresh)
-        problem = f"cannot write {path!r}: {(error.strerror or str(error)).lower()}"
+        problem = f"cannot write {path!r}: {reason_of(error)}"
         raise ConfigurationError("--pid", problem) from None
     try:
         yield

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from everycore.config.layers import File
 from everycore.errors import ConfigurationError
-from everycore.system.plain_files import open_plain
+from everycore.system.plain_files import open_plain, reason_of
 
 VARIABLE: Final = "EVERYCORE_CONFIG"
 OWN: Final = "everycore.toml"
@@ -86,7 +86,7 @@ def _load(path: str, source: str, here: str | None) -> dict[str, Any]:
             raise ConfigurationError(OPTION, f"{path!r} has more than {MOST_BYTES} bytes", source=source)
         return tomllib.loads(content.decode())
     except OSError as error:
-        problem = f"cannot read {path!r}: {(error.strerror or str(error)).lower()}"
+        problem = f"cannot read {path!r}: {reason_of(error)}"
     except tomllib.TOMLDecodeError as error:
         problem = f"{path!r} is not TOML: {error}"
     except UnicodeDecodeError:

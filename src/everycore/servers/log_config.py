@@ -8,12 +8,10 @@ everycore's own loggers, even where the file silences all that it does not name.
 from __future__ import annotations
 
 import logging
-from typing import Final
 
+from everycore.ops.access_log import REQUESTS
 from everycore.ops.job import Job
-from everycore.servers.loading import CannotBootError
-
-_REQUESTS: Final = "uvicorn.access"
+from everycore.servers.loading import CannotBootError, words
 
 
 def read_log_config(job: Job) -> None:
@@ -25,12 +23,12 @@ def read_log_config(job: Job) -> None:
         import uvicorn  # late: it is an extra
     except ImportError:
         raise CannotBootError("--log-config needs uvicorn: pip install 'everycore[standard]'") from None
-    requests = logging.getLogger(_REQUESTS)
+    requests = logging.getLogger(REQUESTS)
     ours = [logger for name, logger in _loggers() if name.partition(".")[0] == "everycore"]
     has_own = job.access_logfile is not None or job.access_logformat is not None
     own = list(requests.handlers) if has_own else []
     # A file may count on the handlers of the root logger for these.
-    for name in ("uvicorn", "uvicorn.error", _REQUESTS, "hypercorn"):
+    for name in ("uvicorn", "uvicorn.error", REQUESTS, "hypercorn"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
@@ -53,8 +51,7 @@ def _loggers() -> list[tuple[str, logging.Logger]]:
 
 
 def _words(error: Exception) -> str:
-    text = " ".join(str(error).split())
     cause = error.__cause__ or error.__context__
     if isinstance(error, ValueError) and cause is not None:  # logging.config says what was wrong in the cause
-        text += f": {cause}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return f"{words(error)}: {cause}"
+    return words(error)

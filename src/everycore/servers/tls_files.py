@@ -6,13 +6,12 @@ Invariant: nobody is asked for a password: OpenSSL asks at the terminal, and eac
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from everycore.servers.loading import CannotBootError
-
-if TYPE_CHECKING:
-    import ssl
+from everycore.system.plain_files import reason_of
 
 
 def check_tls(options: Mapping[str, Any]) -> None:
@@ -20,8 +19,6 @@ def check_tls(options: Mapping[str, Any]) -> None:
     certificate = options.get("ssl_certfile")
     if not certificate:
         return
-    import ssl  # late: without TLS nobody needs it
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _check_certificates(context, "--ssl-certfile", certificate)
     _check_key(context, certificate, options.get("ssl_keyfile"), options.get("ssl_keyfile_password"))
@@ -35,8 +32,6 @@ def check_tls(options: Mapping[str, Any]) -> None:
 
 
 def _check_certificates(context: ssl.SSLContext, option: str, path: str) -> None:
-    import ssl
-
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:
@@ -46,8 +41,6 @@ def _check_certificates(context: ssl.SSLContext, option: str, path: str) -> None
 
 
 def _check_key(context: ssl.SSLContext, certificate: str, path: str | None, password: str | None) -> None:
-    import ssl
-
     option, key = ("--ssl-certfile", certificate) if path is None else ("--ssl-keyfile", path)
     is_encrypted = False
 
@@ -77,4 +70,4 @@ def _check_key(context: ssl.SSLContext, certificate: str, path: str | None, pass
 
 
 def _unreadable(option: str, path: str, error: OSError) -> CannotBootError:
-    return CannotBootError(f"{option}: cannot read {path!r}: {(error.strerror or str(error)).lower()}")
+    return CannotBootError(f"{option}: cannot read {path!r}: {reason_of(error)}")

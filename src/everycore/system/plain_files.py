@@ -32,6 +32,11 @@ def open_plain(path: str) -> BinaryIO:
         raise
 
 
+def reason_of(error: OSError) -> str:
+    """Why a file cannot be read or written, for the end of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
 def why_not_written(path: str) -> str | None:
     """Why this process cannot write the file, or into the folder, at `path`; None: it can. Raises OSError."""
     needed = os.W_OK | os.X_OK if os.path.isdir(path) else os.W_OK
