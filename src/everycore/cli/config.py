@@ -57,12 +57,13 @@ Examples:
 def config(*, check: bool, as_json: bool, as_schema: bool, everything: bool, command: tuple[str, ...]) -> int:
     """Show every setting of `everycore serve`, or of `run`, its value, and where that came from."""
     name, words = (command[0], command[1:]) if command[:1] in (("serve",), ("run",)) else ("serve", command)
-    rest, switches = _split(_command(name), words)
+    its = _command(name)
+    rest, switches = _split(its, words)
     if as_schema or "--schema" in switches:
         fields = {"serve": [*own_fields("serve"), *engine()], "run": own_fields("run")}
         click.echo(json.dumps(schema(fields), indent=2))
         return 0
-    values = _read(name, rest)
+    values = _read(its, rest)
     for line in values.ignored:
         click.echo(f"everycore: {line}", err=True)
     if check or "--check" in switches:
@@ -118,13 +119,12 @@ def _split(command: SettingsCommand, words: Iterable[str]) -> tuple[list[str], s
     return rest, switches
 
 
-def _read(name: str, words: list[str]) -> Values:
+def _read(command: SettingsCommand, words: list[str]) -> Values:
     """Through everything that the command itself checks. Raises what it raises."""
     from everycore.cli import run, serve  # late: see above
 
-    command = _command(name)
-    with command.make_context(f"everycore {name}", words) as context:
-        if name == "serve":
+    with command.make_context(f"everycore {command.tree}", words) as context:
+        if command.tree == "serve":
             given = serve.given_by(context)
             given.fields = tuple(command.fields)
             return serve.check(given, os.environ)

@@ -1,4 +1,7 @@
-"""The engines' options, as `everycore serve` takes them. Imports uvicorn: only where one is asked for."""
+"""The engines' options, as `everycore serve` takes them. Imports uvicorn: only where one is asked for.
+
+The tables of options are imported late too: most services are started without one.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,6 @@ from everycore.cli.answers import ANSWERS
 from everycore.cli.options import Values, own_fields, taken
 from everycore.config.setting import EngineField, Field
 from everycore.errors import ConfigurationError
-from everycore.servers.engine_options import engine_fields
-from everycore.servers.hypercorn_options import QUIC, check_option, hypercorn_fields
 
 #: The module that an engine needs, and the extra that brings it.
 _NEEDS = {"uvicorn": ("uvicorn", "standard"), "hypercorn": ("hypercorn", "hypercorn")}
@@ -19,16 +20,23 @@ _NEEDS = {"uvicorn": ("uvicorn", "standard"), "hypercorn": ("hypercorn", "hyperc
 @functools.cache
 def engine() -> tuple[Field, ...]:
     """The options of the engines that are neither ours nor refused."""
+    from everycore.servers.engine_options import engine_fields
+    from everycore.servers.hypercorn_options import hypercorn_fields
+
     of_uvicorn = engine_fields(taken(own_fields("serve")) | frozenset(ANSWERS))
     return *of_uvicorn, *hypercorn_fields(frozenset(field.name for field in of_uvicorn))
 
 
 def check_engine(values: Values, engine: str) -> None:
     """Raises ConfigurationError where this engine lacks an option that was given."""
-    for field in values.fields:
-        found = values.found[field.name]
-        if isinstance(field, EngineField) and found.is_explicit:
-            check_option(engine, field.option, field.parameter, found.value)
+    fields = [field for field in values.fields if isinstance(field, EngineField)]
+    given = [field for field in fields if values.found[field.name].is_explicit]
+    if not given:
+        return
+    from everycore.servers.hypercorn_options import QUIC, check_option
+
+    for field in given:
+        check_option(engine, field.option, field.parameter, values.found[field.name].value)
     if QUIC in values.found and values.found[QUIC].value:
         _check_quic(values)
 
@@ -55,6 +63,13 @@ def require_engine(engine: str, values: Values) -> None:
     if _is_missing(module):
         option = "serve" if engine == "uvicorn" else f"--engine {engine}"
         raise ConfigurationError(option, f"needs {engine}: pip install 'everycore[{extra}]'")
+    if engine == "hypercorn":
+        _require_quic(values)
+
+
+def _require_quic(values: Values) -> None:
+    from everycore.servers.hypercorn_options import QUIC
+
     if QUIC in values.found and values.found[QUIC].value and _is_missing("aioquic"):
         raise ConfigurationError("--quic-bind", "needs aioquic: pip install 'everycore[h3]'")
 

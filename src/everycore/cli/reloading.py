@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 from everycore.cli.files import FILES, why_not_there
 from everycore.cli.options import FOLDER_IS_GONE, Given, Values
 from everycore.config.layers import Layer
-from everycore.core.changes import WatchedFiles, is_in
 from everycore.errors import ConfigurationError
 from everycore.ops.settings_file import OWN, PROJECT, VARIABLE
 from everycore.system.machine import is_linux
 
 if TYPE_CHECKING:
+    from everycore.core.changes import WatchedFiles
     from everycore.ops.development import Development
 
 #: Settings that name a file which is written while the service runs.
@@ -51,6 +51,8 @@ def watched(
         raise ConfigurationError("--reload", "needs watchfiles: pip install 'everycore[standard]'")
     if folder is None:
         raise ConfigurationError("--reload", FOLDER_IS_GONE)
+    from everycore.core.changes import WatchedFiles, is_in  # late: only --reload needs it
+
     folders = [_folder(path, folder) for path in found["reload_dir"].value]
     includes, more = _patterns("--reload-include", found["reload_include"].value, folder)
     folders = [*folders, *more] or [folder, *program]
@@ -75,6 +77,8 @@ def watched(
 
 def _written(values: Values, folder: str, roots: Iterable[str]) -> Iterator[str]:
     """The files that the service itself writes, by the names that they have in the watched folders."""
+    from everycore.core.changes import is_in  # late: see above
+
     names = [values.found[name].value for name in _WRITTEN if name in values.found]
     paths = [os.path.join(folder, name) for name in names if name]
     paths += [f"/proc/self/fd/{number}" for number in (1, 2)]

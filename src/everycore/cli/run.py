@@ -148,7 +148,7 @@ def run(context: click.Context, /, **_: Any) -> int:
         lambda pool: run_program(
             pool,
             options.name,
-            0.0 if options.settings.reload else options.settings.stop_delay,
+            options.settings.stop_delay,
             development(watch, options.values, options.folder or given.here),
         ),
         may_finish=True,

@@ -113,14 +113,13 @@ def serve(context: click.Context, /, **_: Any) -> int:
     from everycore.ops.service import run_service  # late: asyncio is of no use to a wrong option
 
     settings = options.settings
-    delay = 0.0 if settings.reload else settings.stop_delay
 
     def serve_by(pool: Pool) -> Outcome:
         if options.owner is not None:
             give_sockets(pool, options.owner)
         counts = sys.stdout if settings.show_counts else None
         reloads = development(watch, options.values, options.folder or given.here)
-        return run_service(pool, options.name, counts, delay, options.job.scheme, reloads)
+        return run_service(pool, options.name, counts, settings.stop_delay, options.job.scheme, reloads)
 
     return start(plan(options), lambda: plan(read_options(given, os.environ)), serve_by)
 

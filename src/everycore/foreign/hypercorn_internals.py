@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
-from dataclasses import dataclass
 from typing import Any, Final
 
 import h2.config
 import h2.connection
 import h2.events
+import msgspec
 from hypercorn.events import RawData
 from hypercorn.protocol.h2 import H2Protocol
 from hyperframe.frame import GoAwayFrame
@@ -32,8 +32,7 @@ _HIGHEST_STREAM: Final = 2**31 - 1
 _GOAWAY: Final = GoAwayFrame(0, last_stream_id=_HIGHEST_STREAM, error_code=0).serialize()
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """Which inner parts of this hypercorn are as we know them."""
 
     goaway: bool

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import socket
+from typing import TYPE_CHECKING
 
 from everycore.events import Listening
-from everycore.ops.development import Development
 from everycore.ops.service import Outcome, Service, run_to_the_end
 from everycore.pool import Pool
 from everycore.system.addresses import as_url
+
+if TYPE_CHECKING:  # as in `ops.service`
+    from everycore.ops.development import Development
 
 log = logging.getLogger("everycore.ops")
 
@@ -23,7 +26,7 @@ def run_program(
     """Run the pool until it is told to stop, or every worker has finished. `name` is the program's.
 
     stop_delay: seconds from the signal until the workers are asked to leave. development: reloads it when
-    files change.
+    files change; there is no stop delay then.
     """
     return run_to_the_end(_Program(pool, name, stop_delay, development))
 

@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
@@ -27,12 +27,14 @@ from everycore.core import stopping
 from everycore.errors import BootError
 from everycore.events import Message, Ready
 from everycore.model import Snapshot
-from everycore.ops.development import Development
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
 from everycore.system.addresses import as_url
 from everycore.system.ended import wait_for_end
 from everycore.system.processes import reap_strangers
+
+if TYPE_CHECKING:  # nobody but a developer needs what watches files
+    from everycore.ops.development import Development
 
 log = logging.getLogger("everycore.ops")
 
@@ -64,7 +66,7 @@ def run_service(
 
     `name` is what is served; `counts`, where to show which worker took how many connections. `stop_delay`:
     seconds from the signal until the workers are asked to leave. `scheme`: of the addresses in the log.
-    `development`: reloads it when files change.
+    `development`: reloads it when files change; there is no stop delay then.
     """
     return run_to_the_end(Service(pool, name, counts, stop_delay, scheme, development))
 
@@ -91,7 +93,7 @@ class Service:
         development: Development | None = None,
     ) -> None:
         self._development = development
-        self._stop_delay = stop_delay
+        self._stop_delay = stop_delay if development is None else 0.0
         self._scheme = scheme
         self._pool = pool
         self._name = name

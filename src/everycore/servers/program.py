@@ -38,7 +38,6 @@ from everycore.servers.interfaces import as_asgi
 from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app, load_env_file
 from everycore.servers.log_config import read_log_config
-from everycore.servers.request_log import RequestLog
 from everycore.servers.tls_files import check_tls
 from everycore.system.addresses import as_url
 from everycore.worker.context import WorkerContext
@@ -154,6 +153,8 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
     served = as_asgi(loaded, job.interface, job.threads)
     number = None if me is None else me.id
     if job.access_log:
+        from everycore.servers.request_log import RequestLog  # late: for who logs requests
+
         served = RequestLog(served, partial(Answered.log, worker=number))
     app = Lifespan(served, job.lifespan)
     engine = _engine(job, app)
