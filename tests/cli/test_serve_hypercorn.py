@@ -1,7 +1,6 @@
 """`everycore serve --engine hypercorn`, with real workers: HTTP/1.1, HTTP/2, WebSockets and HTTP/3."""
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -10,9 +9,9 @@ import pytest
 
 from everycore.foreign.hypercorn_internals import capabilities
 from everycore.ops.job import Job
-from tests.kit import processes, scaled
+from tests.kit import scaled
 from tests.kit.http2_clients import Http2Connection, ask_often
-from tests.kit.http_clients import Crowd
+from tests.kit.http_clients import Crowd, leaves
 from tests.kit.running import make_certificate
 from tests.kit.serving import Served
 
@@ -42,11 +41,6 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 """
 pytestmark = pytest.mark.slow
-
-
-async def gone(pid: int) -> None:
-    """Waits until this process has ended, while the clients go on."""
-    assert await asyncio.to_thread(processes.wait_gone, [pid]) == []
 
 
 @pytest.fixture
@@ -83,8 +77,7 @@ async def test_no_request_of_http2_is_lost_when_one_leaves(serve_hypercorn, tls,
             for at_once in (1, 1, 4, 4)
         ]
         leaving = await answered.get()
-        os.kill(int(leaving), signal.SIGTERM)
-        await gone(int(leaving))
+        await leaves(int(leaving))
         while not answered.empty():
             answered.get_nowait()
         others = {await answered.get() for _ in range(20)}
@@ -102,9 +95,7 @@ async def test_no_request_of_http1_is_lost_and_websockets_are_told(serve_hyperco
         crowd.add(crowd.kept_alive(0.3), 12)
         crowd.add(crowd.websocket(again=True), 4)
         await crowd.all_there()
-        (busiest, _), *_ = crowd.tally.workers.most_common()
-        os.kill(int(busiest), signal.SIGTERM)
-        await gone(int(busiest))
+        await crowd.busiest_leaves()
         await crowd.answered(12)
         assert crowd.tally.lost == crowd.tally.unserved == []
         assert crowd.tally.closed > 0

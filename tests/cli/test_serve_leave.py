@@ -5,7 +5,6 @@ Under load: test_under_load.
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import socket
@@ -16,7 +15,7 @@ import pytest
 
 from everycore import Pool, Ready, Settings
 from everycore.ops.job import Job
-from tests.kit import processes, scaled
+from tests.kit import scaled
 from tests.kit.http_clients import REQUEST, Crowd, read_answer
 
 #: Says who answers. A WebSocket is open until either side closes it; /stream sends events; /read reads the
@@ -55,11 +54,6 @@ ON_H11 = f"import sys\nsys.modules['httptools'] = None\n{APP}"
 KEEP_ALIVE = 5.0
 
 
-async def gone(pid: int) -> None:
-    """Waits until this process has ended, while the clients go on."""
-    assert await asyncio.to_thread(processes.wait_gone, [pid]) == []
-
-
 BOTH_POLICIES = pytest.mark.parametrize("policy", ["round_robin", "shared"])
 BOTH_LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
@@ -71,9 +65,7 @@ async def test_nobody_notices_that_one_worker_leaves(serve, policy, loop):
     async with Crowd(served.port) as crowd:
         crowd.add(crowd.kept_alive(0.5), 40)
         await crowd.all_there()
-        (busiest, _), *_ = crowd.tally.workers.most_common()
-        os.kill(int(busiest), signal.SIGTERM)
-        await gone(int(busiest))
+        await crowd.busiest_leaves()
         await crowd.answered(40)
         assert crowd.tally.lost == crowd.tally.unserved == []
         assert crowd.tally.closed == 0
@@ -86,9 +78,7 @@ async def test_nobody_notices_it_with_h11_either(serve):
     async with Crowd(served.port) as crowd:
         crowd.add(crowd.kept_alive(0.3), 20)
         await crowd.all_there()
-        (busiest, _), *_ = crowd.tally.workers.most_common()
-        os.kill(int(busiest), signal.SIGTERM)
-        await gone(int(busiest))
+        await crowd.busiest_leaves()
         await crowd.answered(40)
         assert crowd.tally.lost == crowd.tally.unserved == []
         assert crowd.tally.closed == 0
@@ -101,9 +91,7 @@ async def test_without_the_inside_of_uvicorn_nothing_is_lost_either(serve):
     async with Crowd(served.port) as crowd:
         crowd.add(crowd.kept_alive(0.5), 20)
         await crowd.all_there()
-        (busiest, _), *_ = crowd.tally.workers.most_common()
-        os.kill(int(busiest), signal.SIGTERM)
-        await gone(int(busiest))
+        await crowd.busiest_leaves()
         await crowd.answered(40)
         assert crowd.tally.lost == crowd.tally.unserved == []
         assert crowd.tally.closed > 0
@@ -288,9 +276,7 @@ async def test_ten_times_one_worker_leaves_under_load(serve, policy, loop):
         for _ in range(10):
             crowd.tally.workers.clear()
             await crowd.answered(50)
-            (busiest, _), *_ = crowd.tally.workers.most_common()
-            os.kill(int(busiest), signal.SIGTERM)
-            await gone(int(busiest))
+            await crowd.busiest_leaves()
             await crowd.answered(50)
             assert crowd.tally.lost == crowd.tally.unserved == []
             await both_serve(crowd)

@@ -7,8 +7,10 @@ it sends. These send blindly, which is what a client does whose request crosses 
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import re
+import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from typing import Self
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from tests.kit import scaled
+from tests.kit import processes, scaled
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 #: One client: it sets the event when it has had its first answer.
@@ -92,6 +94,11 @@ class Crowd:
             while self.tally.answered + len(self.tally.lost) < wanted:
                 self._news.clear()
                 await self._news.wait()
+
+    async def busiest_leaves(self) -> None:
+        """The worker that has answered most is asked to leave, and is waited for, while the clients go on."""
+        (busiest, _), *_ = self.tally.workers.most_common()
+        await leaves(int(busiest))
 
     async def gone(self) -> None:
         """Everybody has noticed that the server is gone, and left."""
@@ -258,6 +265,12 @@ class Crowd:
     def _came_late(self) -> None:
         if not self.is_stopping:
             self.tally.lost.append("refused before the stop")
+
+
+async def leaves(worker: int) -> None:
+    """Ask the worker of this pid to leave, and wait until it has ended, while the clients go on."""
+    os.kill(worker, signal.SIGTERM)
+    assert await asyncio.to_thread(processes.wait_gone, [worker]) == []
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:

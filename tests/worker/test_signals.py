@@ -97,6 +97,22 @@ def test_a_program_without_a_loop_ends_with_0(start_program, number):
 
 
 @NUMBERS
+def test_a_coroutine_that_was_about_to_run_is_not_complained_of(start_program, number):
+    """The worker may be asked to leave between `main()` and `asyncio.run`."""
+    source = """
+async def main():
+    pass
+coroutine = main()
+answer.set()
+send()
+threading.Event().wait()
+"""
+    running = start_program(program(source, number))
+    assert running.wait() == 0
+    assert running.stderr == ""
+
+
+@NUMBERS
 def test_what_its_primary_has_blocked_is_heard(start_program, number):
     """A mask outlives exec."""
     source = """

@@ -84,11 +84,15 @@ def tell_primary_reliably(
 
 
 def tell_primary(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
-    """The worker tells the primary.
+    """The worker tells the primary. HOT: an acknowledgement a batch.
 
     False if the belt is full or gone (the primary then finds out by itself).
     """
-    return not _attempt(sock, message, fds)
+    try:
+        packets.send(sock, message, fds)
+    except OSError:
+        return False
+    return True
 
 
 def _attempt(sock: socket.socket, message: bytes, fds: Sequence[int]) -> int:

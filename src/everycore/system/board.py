@@ -115,7 +115,7 @@ class WorkerBoard(Board):
         self._woke = _now()
         #: Seconds that the loop has been busy since the last connection came, and for each on average.
         self._busy = 0.0
-        self._cost = 0.0
+        self.cost = 0.0
 
     def close(self) -> None:
         """Unmap it. What is noted later, by a loop in a forked child, goes nowhere."""
@@ -125,7 +125,7 @@ class WorkerBoard(Board):
     def opened(self) -> None:
         """A connection was accepted."""
         if self._at is not None:
-            self._cost += (self._busy - self._cost) * _WEIGHT
+            self.cost += (self._busy - self.cost) * _WEIGHT
             self._busy = 0.0
             self._cells[self._at + OPEN] += 1
             self._cells[self._at + ACCEPTED] += 1
@@ -151,11 +151,6 @@ class WorkerBoard(Board):
             self._busy += min(_LONGEST_TURN, turn)
         else:
             self._woke = _now() if since is None else since
-
-    @property
-    def cost(self) -> float:
-        """Seconds that this loop works for a connection, on average."""
-        return self._cost
 
     def somebody_is_free(self) -> bool:
         """Whether another serving worker waits for events."""

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any, Final, Protocol
@@ -295,9 +296,7 @@ class WorkerSignals:
         if str(getattr(interrupted, "__module__", "")).startswith("trio."):
             interrupted(signal.SIGINT, frame)  # to its main task, as KeyboardInterrupt
             return
-        if _has_come_to_its_end():
-            # SystemExit ends the waiting, but not without a traceback.
-            sys.unraisablehook = _silent_on_exit(sys.unraisablehook)
+        _silence_python()
         raise SystemExit(0)
 
     def _die(self, number: int, _: FrameType | None) -> None:
@@ -338,6 +337,15 @@ def _running_loop() -> tuple[Any, bool]:
 def _sends_signals(frame: FrameType | None) -> bool:
     """Whether the code that a signal has met is such that may have sent it."""
     return frame is not None and not _SENDING.isdisjoint(frame.f_code.co_names)
+
+
+def _silence_python() -> None:
+    """SystemExit is about to be raised where the program did not expect it: Python is not to tell of that."""
+    if _has_come_to_its_end():
+        # It ends the waiting, but not without a traceback.
+        sys.unraisablehook = _silent_on_exit(sys.unraisablehook)
+    # A program that was about to run its coroutine has made no mistake. Alone it would have died silently.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def _silent_on_exit(tell: Callable[[Any], object]) -> Callable[[Any], object]:

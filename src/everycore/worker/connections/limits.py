@@ -23,7 +23,7 @@ class ConnectionLimit:
     on_none: to be called whenever the last connection that is open has ended.
     """
 
-    __slots__ = ("_most", "_on_drop", "_on_none", "_was_full", "_watchers", "open")
+    __slots__ = ("_most", "_on_drop", "_on_none", "_watchers", "is_full", "open")
 
     def __init__(self, on_none: Callable[[], None] | None = None) -> None:
         self._on_none = on_none
@@ -32,7 +32,8 @@ class ConnectionLimit:
         self._most: int | None = None
         self._on_drop: Callable[[Any], object] | None = None
         self._watchers: list[tuple[Callable[[], None], Callable[[], None]]] = []
-        self._was_full = False
+        #: Whether the next connection is for another worker; the watchers have been told.
+        self.is_full = False
 
     def set(self, most: int | None, on_drop: Callable[[Any], object] | None) -> None:
         """At most `most` from now on; None: as many as come. Raises ConfigurationError, TypeError."""
@@ -41,13 +42,8 @@ class ConnectionLimit:
         if on_drop is not None:
             check_plain(on_drop)
         self._most, self._on_drop = most, on_drop
-        self._was_full = self.is_full
+        self.is_full = self._reaches_the_limit()
         self._tell()  # also of another amount of room
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the next connection is for another worker."""
-        return self._most is not None and self.open >= self._most and self._on_drop is None
 
     @property
     def room(self) -> int | None:
@@ -71,7 +67,7 @@ class ConnectionLimit:
     def closed(self) -> None:
         """A connection of the server has ended. Called by the ledger alone."""
         self.open -= 1
-        if self._was_full:
+        if self.is_full:
             self._look()
         if not self.open and self._on_none is not None:
             self._on_none()
@@ -83,14 +79,17 @@ class ConnectionLimit:
         """
         self._watchers.append((on_full, on_room))
 
+    def _reaches_the_limit(self) -> bool:
+        return self._most is not None and self.open >= self._most and self._on_drop is None
+
     def _look(self) -> None:
-        if self._was_full is not (is_full := self.is_full):
-            self._was_full = is_full
+        if self.is_full is not (is_full := self._reaches_the_limit()):
+            self.is_full = is_full
             self._tell()
 
     def _tell(self) -> None:
         for on_full, on_room in tuple(self._watchers):
-            (on_full if self._was_full else on_room)()
+            (on_full if self.is_full else on_room)()
 
 
 def limit_connections(

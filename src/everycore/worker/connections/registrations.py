@@ -43,11 +43,20 @@ class PlainRegistration:
 class Registrations:
     """The registrations of one shared listener in one loop. `baton_fd`: -1 if there is no baton.
 
-    `listener` and `baton` are the registrations, None while there is none. HOT: `listener` is used for every
-    connection, directly.
+    `listener` and `baton` are the registrations, None while there is none. HOT: `listener` and `are_disarmed`
+    are used for every connection, directly.
     """
 
-    __slots__ = ("_baton_fd", "_fd", "_loop", "_on_baton", "_on_readable", "baton", "listener")
+    __slots__ = (
+        "_baton_fd",
+        "_fd",
+        "_loop",
+        "_on_baton",
+        "_on_readable",
+        "are_disarmed",
+        "baton",
+        "listener",
+    )
 
     def __init__(
         self,
@@ -66,6 +75,8 @@ class Registrations:
         self._on_baton = on_baton
         self.listener: ExclusiveRegistration | PlainRegistration | None = None
         self.baton: ExclusiveRegistration | PlainRegistration | None = None
+        #: Whether the baton does not wake the worker either.
+        self.are_disarmed = False
 
     def enter(self) -> None:
         """Have the loop call back; nothing is registered yet."""
@@ -92,20 +103,17 @@ class Registrations:
 
     def disarm(self) -> None:
         """Be woken by neither until `rearm`."""
+        self.are_disarmed = self.baton is not None
         for registration in (self.listener, self.baton):
             if registration is not None:
                 registration.disarm()
 
     def rearm(self) -> None:
         """Go to the end of both queues, or come back to them."""
+        self.are_disarmed = False
         for registration in (self.baton, self.listener):
             if registration is not None:
                 registration.rearm()
-
-    @property
-    def are_disarmed(self) -> bool:
-        """Whether the baton does not wake the worker either."""
-        return self.baton is not None and not self.baton.is_armed
 
     def close(self) -> None:
         """Give them up: the listener is about to be closed."""
@@ -116,6 +124,7 @@ class Registrations:
             if registration is not None:
                 registration.close()
         self.listener = self.baton = None
+        self.are_disarmed = False
 
 
 def selector_of(loop: Any) -> selectors.BaseSelector | None:

@@ -71,11 +71,12 @@ class ClusterSocket(socket.socket):
     `accept()` takes the next connection that the primary gave this worker.
     """
 
-    __slots__ = ("_grant", "_twin", "_when_closed")
+    __slots__ = ("_twin", "_when_closed", "grant")
 
     def __init__(self, grant: ListenerGrant, belt_fd: int, duplicate_fd: int) -> None:
         super().__init__(grant.family, grant.kind, grant.proto, fileno=belt_fd)
-        self._grant: ListenerGrant | None = grant
+        #: What this socket stands for; None once it is closed.
+        self.grant: ListenerGrant | None = grant
         self._when_closed: Callable[[], None] | None = None
         grant.users += 1
         # The primary's end of the belt: held, so that the belt never shows end-of-file, and never used.
@@ -106,23 +107,18 @@ class ClusterSocket(socket.socket):
             return SharedSocket(grant, fds[0], fds[1], fds[2], fds[3] if len(fds) > 3 else -1)
         return ClusterSocket(grant, fds[0], fds[1])
 
-    @property
-    def grant(self) -> ListenerGrant | None:
-        """What this socket stands for; None once it is closed."""
-        return self._grant
-
     def __repr__(self) -> str:
-        if self._grant is None:
+        if self.grant is None:
             return "<everycore.ClusterSocket [closed]>"
-        return f"<everycore.ClusterSocket {self._grant.address!r} fd={self.fileno()}>"
+        return f"<everycore.ClusterSocket {self.grant.address!r} fd={self.fileno()}>"
 
     # --- a listening socket's manners ---------------------------------------------------------------------
 
     def getsockname(self) -> Any:
         """The real listener's address."""
-        if self._grant is None:
+        if self.grant is None:
             raise os_error(errno.EBADF)
-        return self._grant.address
+        return self.grant.address
 
     def getpeername(self) -> Any:
         """As that of any listener: it has none (a belt has)."""
@@ -133,7 +129,7 @@ class ClusterSocket(socket.socket):
 
         But what was only bound begins to listen (OSError if it can't).
         """
-        grant = self._grant
+        grant = self.grant
         if grant is None:
             raise os_error(errno.EBADF)
         if not grant.started:
@@ -164,7 +160,7 @@ class ClusterSocket(socket.socket):
         It waits, or does not, as a listening socket would. May raise BlockingIOError although the socket
         was readable: the primary gave the connection to another worker.
         """
-        grant = self._grant
+        grant = self.grant
         if grant is None:
             raise os_error(errno.EBADF)
         while True:
@@ -204,7 +200,7 @@ class ClusterSocket(socket.socket):
 
     def getsockopt(self, level: int, option: int, *args: Any) -> Any:
         """The options that programs ask a listener for; others are the belt's."""
-        grant = self._grant
+        grant = self.grant
         if level == socket.SOL_SOCKET and grant is not None and not args:
             answers = {
                 socket.SO_ACCEPTCONN: int(grant.started),
@@ -225,9 +221,9 @@ class ClusterSocket(socket.socket):
 
     def dup(self) -> Self:
         """Another socket for the same listener."""
-        if self._grant is None:
+        if self.grant is None:
             raise os_error(errno.EBADF)
-        copy = type(self)(self._grant, duplicate(self.fileno()), duplicate(self._twin.fileno()))
+        copy = type(self)(self.grant, duplicate(self.fileno()), duplicate(self._twin.fileno()))
         copy.settimeout(self.gettimeout())
         return copy
 
@@ -243,7 +239,7 @@ class ClusterSocket(socket.socket):
 
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing."""
-        self._grant = self._when_closed = None
+        self.grant = self._when_closed = None
         self._close_parts()
         close_now(self)
 
@@ -255,7 +251,7 @@ class ClusterSocket(socket.socket):
         when_closed, self._when_closed = self._when_closed, None
         if when_closed is not None:
             when_closed()
-        grant, self._grant = self._grant, None
+        grant, self.grant = self.grant, None
         if grant is None:
             return
         grant.users -= 1
@@ -271,7 +267,7 @@ class ClusterSocket(socket.socket):
                 if sock := getattr(self, part, None):
                     sock.detach()
             return
-        if getattr(self, "_grant", None) is not None:
+        if getattr(self, "grant", None) is not None:
             self._close_listener()
         finalize: Any = super()
         finalize.__del__()  # as any socket's: it warns, and closes
@@ -302,7 +298,7 @@ class SharedSocket(ClusterSocket):
     def settimeout(self, value: float | None, /) -> None:
         """As `socket.settimeout`. A listener never waits in the kernel; a datagram socket waits very long."""
         super().settimeout(VERY_LONG if value is None else value)
-        if self._grant is not None and self._grant.kind == socket.SOCK_STREAM:
+        if self.grant is not None and self.grant.kind == socket.SOCK_STREAM:
             super().settimeout(0.0)
         self._timeout = value
 
@@ -329,7 +325,7 @@ class SharedSocket(ClusterSocket):
         """As `accept`, waiting for at most `timeout` seconds whatever this socket's own mode is."""
         deadline = None if timeout is None else _now() + timeout
         while True:
-            grant = self._grant
+            grant = self.grant
             if grant is None:
                 raise os_error(errno.EBADF)
             rests = self.rests()
@@ -379,11 +375,11 @@ class SharedSocket(ClusterSocket):
 
     def dup(self) -> Self:
         """Another socket for the same listener."""
-        if self._grant is None:
+        if self.grant is None:
             raise os_error(errno.EBADF)
         belt_fd, twin_fd, shared_fd = (duplicate(sock.fileno()) for sock in (self._belt, self._twin, self))
         baton_fd = duplicate(self.baton) if self.baton >= 0 else -1
-        copy = type(self)(self._grant, belt_fd, twin_fd, shared_fd, baton_fd)
+        copy = type(self)(self.grant, belt_fd, twin_fd, shared_fd, baton_fd)
         copy.settimeout(self.gettimeout())
         return copy
 
