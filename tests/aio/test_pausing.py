@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import everycore
-from everycore.aio import orders
+from everycore.aio import orders, pausing
 from everycore.aio.pausing import PausableLoop
 from everycore.ops.service import run_to_the_end
 from tests.kit import turn
@@ -23,7 +23,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     """What the system's clock says."""
-    monkeypatch.setattr(asyncio.SelectorEventLoop, "time", lambda _: Clock.now, raising=False)
+    monkeypatch.setattr(pausing, "_now", lambda: Clock.now)
     return Clock()
 
 
