@@ -14,6 +14,9 @@ def main() -> int:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end)
     _have_go_on(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    from everycore.system import garbage
+
+    garbage.rest()  # until a pool runs
     from everycore.system.terminal import has_terminal
 
     if not has_terminal():

@@ -20,7 +20,7 @@ from tests.kit.serving import complaint
 #: Prints what a program sees of itself. Not how deep its stack is: our own frames lie below it.
 PROBE = '''
 """The docstring."""
-import __main__, os, pickle, sys
+import __main__, gc, os, pickle, sys
 
 class Thing:
     pass
@@ -29,6 +29,7 @@ names = {name: value for name, value in globals().items() if name.startswith("__
 print(sorted(names), __name__, __doc__, __package__, __file__)
 print(type(__builtins__), type(__loader__), getattr(__spec__, "name", None), sys.argv, sys.path)
 print(sys.orig_argv[1:], sys.flags, sys.warnoptions, sys._xoptions, os.getcwd())
+print(gc.isenabled(), gc.get_threshold(), gc.get_freeze_count())
 print(__main__.Thing is Thing, type(pickle.loads(pickle.dumps(Thing()))) is Thing)
 print(repr(__import__("signal").getsignal(2)), sys.stdin.read())
 '''

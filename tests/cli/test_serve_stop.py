@@ -131,7 +131,7 @@ def test_application_has_a_time_of_its_own_once_the_grace_is_over(serve):
 
 
 def test_what_an_application_has_written_is_flushed_as_python_does_at_its_end(start_command, tmp_path):
-    text = "file = open('written', 'w')\nfile.write('all of it')\n" + "async def app(*_): ...\n"
+    text = "file = open('written', 'w')\nfile.write('all of it')\nasync def app(*_): ...\n"
     (tmp_path / "writes.py").write_text(text)
     program = start_command(command("--workers", "1", app="writes:app"), cwd=tmp_path)
     wait_serving(program)

@@ -10,6 +10,9 @@ if not sys.flags.safe_path:
     del sys.path[0]  # our own folder, which python puts there for a script
 if (path := os.environ.pop("_EVERYCORE_PATH", None)) is not None:
     sys.path[:] = path.split("\n")  # as `ops.interpreter` has written it
-from everycore.launch.runner import main  # noqa: E402 - the signal first
+from everycore.system import garbage  # noqa: E402 - the signal first
+
+garbage.rest()  # until the program begins
+from everycore.launch.runner import main  # noqa: E402
 
 main(globals(), mask)

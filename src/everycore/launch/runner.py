@@ -36,6 +36,7 @@ from everycore import current
 from everycore.errors import EverycoreError, RoleError, consists_of
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
+from everycore.system import garbage
 from everycore.system.processes import interpreter_flags
 from everycore.worker.intercept import for_asyncio, for_libraries, hooks, installing
 from everycore.worker.session import Session
@@ -69,6 +70,7 @@ def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
     if loop == "uvloop":
         for_asyncio.use_uvloop()
     ending = _Ending(session, program)
+    garbage.collect_again()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if program[0] == "-m":
         _run_module(program, namespace, ending)

@@ -29,6 +29,7 @@ from everycore.events import Message, Ready
 from everycore.model import Snapshot
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
+from everycore.system import garbage
 from everycore.system.addresses import as_url
 from everycore.system.ended import wait_for_end
 from everycore.system.processes import reap_strangers
@@ -73,6 +74,7 @@ def run_service(
 
 def run_to_the_end(service: Service) -> Outcome:
     """Run the service in a loop of its own. The signals that stop it are ignored from its end on."""
+    garbage.collect_again()
     try:
         with asyncio.Runner(loop_factory=PausableLoop) as runner:
             return runner.run(service.run())

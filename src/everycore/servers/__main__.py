@@ -12,6 +12,11 @@ import sys
 if __name__ == "__main__" and (path := os.environ.pop("_EVERYCORE_PATH", None)) is not None:
     sys.path[:] = path.split("\n")  # as `ops.interpreter` has written it
 
+from everycore.system import garbage
+
+if __name__ == "__main__":
+    garbage.rest()  # until the application is loaded
+
 from everycore import current
 from everycore.worker.signals import print_stacks_at_quit
 

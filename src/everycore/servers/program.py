@@ -39,6 +39,7 @@ from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app, load_env_file
 from everycore.servers.log_config import read_log_config
 from everycore.servers.tls_files import check_tls
+from everycore.system import garbage
 from everycore.system.addresses import as_url
 from everycore.worker.context import WorkerContext
 
@@ -91,6 +92,7 @@ def _prepared(
         # What is there before the application is never garbage. Python would take it apart when it ends,
         # which costs a tenth of a second of processor time; what is the application's is taken apart as ever.
         gc.freeze()
+        garbage.collect_again()
         return _Prepared(sockets, None if job.interface.startswith("asgi") else _load(job))
     except CannotBootError as error:
         return error
