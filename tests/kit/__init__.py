@@ -14,7 +14,8 @@ What is asked for less often is imported from its module:
 - log files that others write: `log_lines`
 - the machine: `processes`, `listeners`, `ports`, `trouble` (no privileges, no descriptors)
 - fakes: `fake_processes` and `crimes` (workers byte for byte), `stage` (one listener), `channel_pairs` (both
-  ends of a channel), `dispatch_world`, `dispatch_law` and `watched_lanes` (the dispatcher), `numbered_pools`
+  ends of a channel), `dispatch_world`, `dispatch_law`, `watched_lanes`, `sticky_world` and `seats` (the
+  dispatchers), `numbered_pools`
 - the sources: `folders`, `imports`
 """
 

@@ -20,7 +20,7 @@ def check(world: World) -> None:
     at_work = {worker for worker, it in world.workers.items() if not it.rests}
     assert set(world.lanes.lanes) == at_work
     assert set(world.lanes._left) == set(world.workers) - at_work
-    _check_waits(world)
+    world.check_waits()
 
 
 def _check_places(world: World) -> None:
@@ -51,7 +51,7 @@ def _check_account(world: World, worker: int, it: Worker) -> None:
         assert lane.pending, "stalled, with nothing to be heard of"
 
 
-def _check_waits(world: World) -> None:
+def check_waits(world: World) -> None:
     """Nobody waits for what may be had now, and what may be had later is waited for."""
     look_at = world.dispatcher.orders.look_at
     assert look_at is None or look_at > world.now

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from everycore.core.arrivals import NoConnection
 from everycore.core.dispatch import BELT_PAUSE, BURST, MOST_AT_THE_END, Dispatcher
 from everycore.core.lanes import MOST_CREDIT
-from tests.kit.dispatch_law import check
+from tests.kit.dispatch_law import check, check_waits
 from tests.kit.watched_lanes import WatchedLanes, picture
 
 #: Seconds that accepting pauses after it failed, as in `system.accepting`.
@@ -59,8 +59,8 @@ class World:
     """A listener with its workers, and time."""
 
     def __init__(self) -> None:
-        self.lanes = WatchedLanes()
-        self.dispatcher: Dispatcher[int] = Dispatcher(self.lanes)
+        self.dispatcher = self.make_dispatcher()
+        self.lanes = self.dispatcher.lanes
         self.now = 1000.0
         #: Seconds that workers say a connection costs them; 0: they don't say.
         self.cost = 0.0
@@ -77,6 +77,12 @@ class World:
         self.given: dict[int, int] = {}  # worker -> connections it got, recalled ones included
         #: The messages in the order in which they were put on belts: worker, connections.
         self.sent: list[tuple[int, list[int]]] = []
+
+    def make_dispatcher(self) -> Dispatcher[int]:
+        return Dispatcher(WatchedLanes())
+
+    def check_waits(self) -> None:
+        check_waits(self)
 
     # --- what a driver does -------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ _STEP: Final = 1.2
 _SMALLEST: Final = 20e-6
 #: Added to a moment to look again: uvloop's clock has whole milliseconds, and a look at the very limit may
 #: come too early.
-_TICK: Final = 1e-6
+TICK: Final = 1e-6
 MOST_CREDIT: Final = 16
 LATE_AFTER: Final = 0.003
 SLOW_PICK_UP: Final = 0.010
@@ -352,7 +352,7 @@ class Lanes:
                 continue
             for after in sorted((self._late_limit, self._overdue_limit)):
                 if not lane.is_late(now - after):
-                    at = max(oldest + after, now) + _TICK
+                    at = max(oldest + after, now) + TICK
                     if soonest is None or at < soonest:
                         soonest = at
                     break

@@ -1,0 +1,283 @@
+"""Each client at its own worker: the flow of one listener under the policy `sticky`.
+
+The client's address decides, so there is no late binding: a connection waits for its worker, on the belt or
+in the queue, and those of other clients pass it. Clients and slots meet by rendezvous hashing: each slot has
+a weight for each client, and the heaviest slot that is there has the client. So a slot that comes or goes
+moves its own share of the clients alone, and a worker that replaces another in its slot moves nobody.
+
+A client goes to its next choice when its worker
+
+* has more than its share (`BOUND`, `SPARE`) of the connections that are open or waiting;
+* is full, leaves or is gone;
+* has picked nothing up for `recall_after` (`STICKY_RECALL_AFTER`, unless it was set), though something lies
+  on its belt, and another worker is well: it is stalled, as in `core.lanes`, until it is heard of again.
+
+Invariants: those of `core.dispatch`. The queue holds `MOST_WAITING` at most of those that were accepted here,
+so a worker that blocks takes no more descriptors than that; and a connection is accepted only while some
+worker has room.
+
+The hash is no matter of Python's: neither a restart nor another version of it moves a client.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import struct
+from collections.abc import Callable, Collection
+from typing import Final, Protocol, TypeVar
+
+from everycore.core.arrivals import Accept, NoConnection
+from everycore.core.dispatch import BURST, Dispatcher
+from everycore.core.lanes import FIRST_CREDIT, MOST_CREDIT, TICK, Lane, Lanes, Pause
+from everycore.core.policies import Policy
+
+#: A worker may have so many times the mean of connections, or so many more than it, before it has too many.
+BOUND: Final = 1.25
+SPARE: Final = 32
+#: Connections that wait in the primary for workers that have no room.
+MOST_WAITING: Final = 256
+#: Seconds: a session is worth some wait, and a worker that has been silent for so long is taken for stuck.
+STICKY_RECALL_AFTER: Final = 2.0
+#: Clients whose weights are remembered.
+_REMEMBERED: Final = 8192
+#: Slots that one hash has weights for.
+_WEIGHTS: Final = struct.Struct("<16I")
+_BLOCK: Final = 16
+#: Why a worker's clients go elsewhere. (A belt that took no more takes some a moment later.)
+_ABSENT: Final = frozenset({Pause.FULL, Pause.FINISHING, Pause.STALLED})
+
+C = TypeVar("C")
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _weights(client: bytes, block: int) -> tuple[int, ...]:
+    """The weights of `client` for the slots of one block."""
+    salt = block.to_bytes(8, "little")
+    return _WEIGHTS.unpack(hashlib.blake2b(client, digest_size=_WEIGHTS.size, salt=salt).digest())
+
+
+def weight(client: bytes, slot: int) -> int:
+    """How much `slot` is the place of `client`: of all that are there, it belongs to the heaviest."""
+    return _weights(client, slot // _BLOCK)[slot % _BLOCK]
+
+
+def best(client: bytes, slots: Collection[int]) -> int:
+    """The slot of `client` among `slots`, which is not empty. HOT."""
+    try:
+        return max(slots, key=_weights(client, 0).__getitem__)
+    except IndexError:  # more than a block of slots
+        return max(slots, key=functools.partial(weight, client))
+
+
+class Seat(Protocol):
+    """What is known of a worker beside its lane."""
+
+    @property
+    def slot(self) -> int:
+        """Its slot."""
+        ...
+
+    @property
+    def open(self) -> int:
+        """Connections that it has: a hint, for the worker itself says so."""
+        ...
+
+
+class StickyLanes(Lanes):
+    """Lanes without credit by demand: who comes decides where to.
+
+    `recall_after` counts from what a worker said last: one that works through its belt is not stuck.
+    """
+
+    def __init__(self, policy: Policy | None = None, *, recall_after: float = STICKY_RECALL_AFTER) -> None:
+        super().__init__(policy, recall_after=recall_after)
+
+    def join(self, worker: int, batch: int = 1, room: int | None = None) -> Lane:
+        """As `Lanes.join`."""
+        lane = super().join(worker, batch, room)
+        lane.credit = MOST_CREDIT
+        return lane
+
+    def acknowledged(self, worker: int, last: int, now: float, cost: float = 0.0) -> None:
+        """As `Lanes.acknowledged`."""
+        super().acknowledged(worker, last, now, cost)
+        lane = self.lane_of(worker)
+        assert lane is not None
+        lane.credit = MOST_CREDIT
+        for number in lane.pending:
+            lane.pending[number] = now
+
+    def overdue(self, now: float) -> list[Lane]:
+        """As `Lanes.overdue`: the next choices need no room yet, for connections wait for them as well."""
+        limit = now - self._overdue_limit
+        overdue = [lane for lane in self.lanes.values() if not lane.is_stalled and lane.is_late(limit)]
+        others = any(not lane.pauses and not lane.is_late(limit) for lane in self.lanes.values())
+        return overdue if others else []
+
+    def may_have(self, lane: Lane) -> bool:
+        """Whether one more may be put on its belt."""
+        count = len(lane.pending)
+        most = FIRST_CREDIT if self.is_costly else MOST_CREDIT
+        return count < most and (lane.room is None or count < lane.room) and Pause.BELT not in lane.pauses
+
+    def next_overdue(self, now: float) -> float | None:
+        """When to look for what is overdue; None: nothing is on a belt.
+
+        Again and again for what is, while nobody else could have it.
+        """
+        limit = self._overdue_limit
+        soonest: float | None = None
+        for lane in self.lanes.values():
+            oldest = lane.oldest()
+            if oldest is None or lane.is_stalled:
+                continue
+            at = (oldest if oldest + limit > now else now) + limit + TICK
+            if soonest is None or at < soonest:
+                soonest = at
+        return soonest
+
+
+class StickyDispatcher(Dispatcher[C]):
+    """The flow of one listener; `client_of` a connection is None where its client has no address.
+
+    Those are given out in turn.
+    """
+
+    lanes: StickyLanes
+
+    def __init__(self, lanes: StickyLanes, client_of: Callable[[C], bytes | None]) -> None:
+        super().__init__(lanes)
+        self._client_of = client_of
+        self._seats: dict[int, Seat] = {}
+        #: Slot -> the lane of the worker that is there.
+        self._there: dict[int, Lane] = {}
+        #: Whom those in the queue wait for, and how many do; None: for anybody.
+        self._waits: dict[Lane | None, int] = {}
+
+    def seat(self, worker: int, seat: Seat) -> None:
+        """`worker` is known by that from now on; before it joins."""
+        self._seats[worker] = seat
+
+    def forget(self, worker: int) -> int:
+        """As `Dispatcher.forget`."""
+        self._seats.pop(worker, None)
+        return super().forget(worker)
+
+    def came_back(self, worker: int, first: int, count: int, connections: list[C]) -> None:
+        """As `Dispatcher.came_back`."""
+        super().came_back(worker, first, count, connections)
+        self._waits.clear()  # they were not looked at yet
+
+    def _take_back(self, lane: Lane, first: int, connections: list[C]) -> None:
+        super()._take_back(lane, first, connections)
+        self._waits.clear()
+
+    def _look_for_late(self, now: float) -> None:
+        due = self._alarm.at
+        if due is not None and due <= now + self.lanes.recall_after:
+            return  # what was handed over just now is overdue no sooner
+        at = self.lanes.next_overdue(now)
+        if at is not None:
+            self._alarm.wake(at)
+
+    # --- whose worker -------------------------------------------------------------------------------------
+
+    def _gather(self) -> bool:
+        """Who is there in this turn. Returns whether one of them has room."""
+        there: dict[int, Lane] = {}
+        seats = self._seats
+        for worker, lane in self.lanes.lanes.items():
+            if lane.pauses and not _ABSENT.isdisjoint(lane.pauses):
+                continue
+            slot = seats[worker].slot
+            if (
+                slot not in there or there[slot].worker < worker
+            ):  # in a reload, the new one beside the old one
+                there[slot] = lane
+        if there != self._there:
+            self._there = there
+            self._waits.clear()
+        return self._has_room()
+
+    def _has_room(self) -> bool:
+        may_have = self.lanes.may_have
+        for lane in self._there.values():
+            if may_have(lane):
+                return True
+        return False
+
+    def _home(self, connection: C) -> Lane | None:
+        """The lane that has to have this connection; None: somebody's, and nobody has room."""
+        there, client = self._there, self._client_of(connection)
+        if client is None:
+            free = [lane for lane in there.values() if self.lanes.may_have(lane)]
+            return self.lanes.policy.pick(free) if free else None
+        lane = there[best(client, there)]
+        if self._load(lane) <= SPARE or not self._has_too_many(lane):
+            return lane
+        slots = set(there)
+        while len(slots) > 1:
+            slots.discard(self._seats[lane.worker].slot)
+            lane = there[best(client, slots)]
+            if not self._has_too_many(lane):
+                break
+        return lane
+
+    def _load(self, lane: Lane) -> int:
+        """Connections that are open there, handed over, or waiting for it."""
+        return max(self._seats[lane.worker].open, 0) + len(lane.pending) + self._waits.get(lane, 0)
+
+    def _has_too_many(self, lane: Lane) -> bool:
+        """Whether it has more than its share."""
+        mean = sum(map(self._load, self._there.values())) / len(self._there)
+        return self._load(lane) > max(BOUND * mean, mean + SPARE)
+
+    # --- connections go out -------------------------------------------------------------------------------
+
+    def _wait_on(self) -> bool:
+        """Whether none of those in the queue can be had by the one that it waits for.
+
+        They may be many, and there may be a turn for every connection of others: it is not asked of each.
+        """
+        waits = self._waits
+        if None in waits or sum(waits.values()) != len(self.arrivals.queue):
+            return False
+        return not any(lane is not None and self.lanes.may_have(lane) for lane in waits)
+
+    def _shares(self, now: float, accept: Accept[C], *, woken: bool) -> dict[Lane, list[C]]:
+        """Those who wait, in the order in which they came, and then those who come."""
+        queue = self.arrivals.queue
+        shares: dict[Lane, list[C]] = {}
+        self._starving = not self._gather()
+        if self._starving:
+            return shares
+        if queue and not self._wait_on():
+            self._waits.clear()
+            for _ in range(len(queue)):
+                self._place(queue.popleft(), now, shares)
+        may_accept = self.arrivals.flows and self._alarm.accept_at is None
+        for _ in range(BURST if may_accept else 0):
+            if len(queue) >= MOST_WAITING or not self._has_room():
+                self._starving = True
+                break
+            accepted = accept()
+            if isinstance(accepted, NoConnection):
+                self._is_closed = accepted is NoConnection.CLOSED
+                break
+            self.arrivals.accepted += 1
+            self._place(accepted, now, shares)
+        return shares
+
+    def _place(self, connection: C, now: float, shares: dict[Lane, list[C]]) -> None:
+        """Hand it over, or let it wait for its worker, behind those who wait already."""
+        lane = self._home(connection)
+        if lane is None or not self.lanes.may_have(lane):
+            self.arrivals.queue.append(connection)
+            self._waits[lane] = self._waits.get(lane, 0) + 1
+            return
+        self.lanes.hand(lane, now)
+        if lane in shares:
+            shares[lane].append(connection)
+        else:
+            shares[lane] = [connection]

@@ -1,0 +1,9 @@
+"""Where a worker sits, as a test says it."""
+
+
+class FakeSeat:
+    """A `core.sticky.Seat`."""
+
+    def __init__(self, slot, open=0):
+        self.slot = slot
+        self.open = open
