@@ -22,7 +22,10 @@ from everycore.kernel import FIRST_OTHER
 Stdio = Literal["inherit", "pipe", "null"] | int | os.PathLike[str] | Any
 
 #: The values `policy=`, `EVERYCORE_POLICY` and `--policy` know.
-POLICIES: Final = ("round_robin", "shared")
+POLICIES: Final = ("round_robin", "shared", "sticky")
+#: What `trust_proxy_protocol` has beside addresses and networks: who comes by a unix socket, and who comes.
+UNIX_PROXIES: Final = "unix"
+EVERYBODY: Final = "*"
 POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
 #: The largest number that the kernel takes for a descriptor.
 _LARGEST_FD: Final = 2**31 - 1
@@ -68,12 +71,12 @@ class Settings(msgspec.Struct, frozen=True):
     policy: str | None = None
 
     def __post_init__(self) -> None:
-        _check_strings("args", self.args)
-        _check_strings("exec_argv", self.exec_argv)
+        check_strings("args", self.args)
+        check_strings("exec_argv", self.exec_argv)
         if self.exec is None or isinstance(self.exec, (str, os.PathLike)):
             _check_path("exec", self.exec)
         else:
-            _check_strings("exec", self.exec)
+            check_strings("exec", self.exec)
             if not self.exec:
                 raise ConfigurationError("exec", "an argument vector needs at least the program")
         _check_path("cwd", self.cwd)
@@ -169,7 +172,8 @@ def _check_sequence(name: str, value: object, what: str) -> Sequence[Any]:
     return value
 
 
-def _check_strings(name: str, value: object) -> None:
+def check_strings(name: str, value: object) -> None:
+    """Raise unless `value` is a sequence of strings, or None."""
     if value is None:
         return
     for item in _check_sequence(name, value, "a sequence of strings"):
@@ -239,6 +243,29 @@ def check_env(name: str, env: object) -> None:
             raise ConfigurationError(name, f"{key!r} is not the name of a variable")
         if value is not None and (not isinstance(value, str) or "\0" in value):
             raise ConfigurationError(name, f"{key} must be a string without NUL, not {value!r}")
+
+
+def check_proxy(name: str) -> None:
+    """Raise ValueError unless `name` is an address, a network, "unix" or "*"."""
+    if name in (UNIX_PROXIES, EVERYBODY):
+        return
+    try:
+        ipaddress.ip_network(name)
+    except ValueError as error:
+        hint = f"; {UNIX_PROXIES!r} means those on unix sockets, {EVERYBODY!r} everybody"
+        if "host bits" in str(error):
+            hint = f"; its network is {ipaddress.ip_network(name, strict=False)}"
+        raise ValueError(f"must be an address or a network, not {name!r}{hint}") from None
+
+
+def check_proxies(setting: str, names: object) -> None:
+    """Raise unless `names` is a sequence of what `check_proxy` takes."""
+    check_strings(setting, names)
+    for name in _check_sequence(setting, names, "a sequence of strings"):
+        try:
+            check_proxy(name)
+        except ValueError as error:
+            raise ConfigurationError(setting, str(error)) from None
 
 
 def check_policy(policy: object, *, source: str = "argument") -> str:

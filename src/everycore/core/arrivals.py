@@ -74,6 +74,11 @@ class Arrivals(Generic[C]):
             self.queue.append(accepted)
         return True
 
+    def come(self, connection: C) -> None:
+        """Accepted before, and only now one that a worker may have."""
+        self.accepted += 1
+        self.queue.append(connection)
+
     def next(self, accept: Accept[C]) -> C | NoConnection:
         """Who is next in the queue or the backlog."""
         if self.queue:
