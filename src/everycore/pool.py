@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -70,7 +70,8 @@ class Pool:
         grace: float = 30.0,
         when_no_worker: Literal["refuse", "hold"] = "hold",
         hold_timeout: float = 30.0,
-        recall_after: float = 0.02,
+        recall_after: float | None = None,
+        trust_proxy_protocol: Sequence[str] = (),
         orphan_grace: float = 0.0,
         max_message: int = 16 * 1024 * 1024,
         boot_timeout: float | None = 60.0,
@@ -95,6 +96,7 @@ class Pool:
             when_no_worker=when_no_worker,
             hold_timeout=hold_timeout,
             recall_after=recall_after,
+            trust_proxy_protocol=trust_proxy_protocol,
             orphan_grace=orphan_grace,
             max_message=max_message,
             new_group=new_group,

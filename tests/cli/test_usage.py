@@ -59,6 +59,14 @@ def test_workers_sources():
     [
         ("EVERYCORE_GRACE", "7", lambda found: found.job.grace == 7),
         ("EVERYCORE_POLICY", "round_robin", lambda found: found.settings.policy == "round_robin"),
+        ("EVERYCORE_POLICY", "sticky", lambda found: found.settings.policy == "sticky"),
+        (
+            "EVERYCORE_TRUST_PROXY_PROTOCOL",
+            "10.0.0.0/8, unix",
+            lambda found: (
+                found.settings.trust_proxy_protocol == ("10.0.0.0/8", "unix") and found.job.loop == "asyncio"
+            ),
+        ),
         ("EVERYCORE_LOOP", "asyncio", lambda found: found.job.loop == "asyncio"),
         ("EVERYCORE_LOG_LEVEL", "debug", lambda found: found.job.log_level == "debug"),
         ("EVERYCORE_INTERFACE", "wsgi", lambda found: found.job.interface == "wsgi"),
@@ -86,6 +94,9 @@ BAD = [
     (["main:app", "--grace", "-1"], "-1"),
     (["main:app", "--boot-timeout", "0"], "0.1"),
     (["main:app", "--policy", "best"], "round_robin"),
+    (["main:app", "--trust-proxy-protocol", "10.1.2.3/8"], "its network is 10.0.0.0/8"),
+    (["main:app", "--trust-proxy-protocol", "*", "--policy", "shared"], "round_robin or sticky, not shared"),
+    (["main:app", "--trust-proxy-protocol", "*", "--loop", "uvloop"], "--loop asyncio"),
     (["main:app", "--loop", "best"], "auto, asyncio"),
     (["main:app", "--log-level", "loud"], "critical, error, warning, info, debug, trace"),
     (["main:app", "--interface", "cgi"], "auto, asgi, wsgi, asgi2, asgi3"),

@@ -13,6 +13,7 @@ from everycore.config.kinds import (
     Text,
     Variables,
 )
+from everycore.config.trusted import Addresses
 
 # Text
 
@@ -84,12 +85,17 @@ def test_wrong_text(kind, text, problem):
         (Mode(), "022", 0o22),
         (Switch(), True, True),
         (Several(Text()), "one", ("one",)),
+        (Addresses(Text()), "one, two", ("one", "two")),
         (Several(Text()), ["one", "two"], ("one", "two")),
         (Variables(), {"A": "1"}, {"A": "1"}),
     ],
 )
 def test_key(kind, held, value):
     assert kind.from_key(held) == value
+
+
+def test_an_option_may_have_several_addresses_and_be_repeated():
+    assert Addresses(Text()).from_texts(["one", "two, three"]) == ("one", "two", "three")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,7 @@ def test_key(kind, held, value):
         (Switch(), 1),
         (Switch(), "true"),
         (Several(Text()), [1]),
+        (Addresses(Text()), 1),
         (Variables(), ["A=1"]),
         (Variables(), {"A": 1}),
     ],

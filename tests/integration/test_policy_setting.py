@@ -30,7 +30,7 @@ async def chosen(folder, cluster):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["round_robin", "shared"])
+@pytest.mark.parametrize("policy", ["round_robin", "shared", "sticky"])
 class TestInEffect:
     async def test_by_argument(self, tmp_path, policy):
         assert (await policy_in_effect(tmp_path, policy=policy)) == policy
@@ -96,7 +96,7 @@ class TestUnknown:
             assert caught.value.source == "argument"
             assert "policy" in str(caught.value)
             assert repr(wrong) in str(caught.value)
-            assert "round_robin, shared" in str(caught.value)
+            assert "round_robin, shared, sticky" in str(caught.value)
 
     def test_a_variable_is_named(self, monkeypatch):
         monkeypatch.setenv(VARIABLE, "sharde")
@@ -112,6 +112,31 @@ class TestUnknown:
                 cluster.setup_primary(exec=worker_script(tmp_path, IDLE), policy="sharde")
             assert cluster.policy == "shared"
             assert cluster.settings.exec is None
+
+
+class TestTrustedProxies:
+    """They need a policy by which the primary accepts, whichever is said first."""
+
+    def test_not_under_shared(self, monkeypatch):
+        with pytest.raises(ConfigurationError, match=r"trust_proxy_protocol: .* not shared"):
+            Cluster(policy="shared", trust_proxy_protocol=["127.0.0.1"])
+        monkeypatch.setenv(VARIABLE, "shared")
+        with pytest.raises(ConfigurationError, match=r"trust_proxy_protocol: .* not shared"):
+            Cluster(trust_proxy_protocol=["127.0.0.1"])
+        Cluster(policy="sticky", trust_proxy_protocol=["127.0.0.1"])
+        Cluster(trust_proxy_protocol=())
+
+    def test_a_later_change_is_refused_and_changes_nothing(self):
+        cluster = Cluster(policy="sticky", trust_proxy_protocol=["127.0.0.1"])
+        with pytest.raises(ConfigurationError, match=r"trust_proxy_protocol: .* not shared"):
+            cluster.setup_primary(policy="shared", umask=0)
+        assert cluster.policy == "sticky"
+        assert cluster.settings.umask is None
+
+    @pytest.mark.parametrize("wrong", ["127.0.0.1", ["10.1.2.3/8"], ["proxy"], [5]])
+    def test_what_names_none(self, wrong):
+        with pytest.raises(ConfigurationError, match="trust_proxy_protocol"):
+            Cluster(trust_proxy_protocol=wrong)
 
 
 @pytest.mark.slow

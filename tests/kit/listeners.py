@@ -12,14 +12,17 @@ def waiting(listener: socket.socket) -> int:
     return int(count)
 
 
-def connected(listener: socket.socket, address: object, timeout: float) -> socket.socket:
+def connected(
+    listener: socket.socket, address: object, timeout: float, source: str | None = None
+) -> socket.socket:
     """A connection that is in the accept queue of `listener`, a socket of this process that nobody polls now.
 
     `connect` returns when the client is connected. Its last segment may still be on its way to the listener,
     where a kernel thread has to run for that; and overtaken there by the next one's.
     """
     before = waiting(listener)
-    sock = socket.create_connection(address, timeout=timeout)  # type: ignore[arg-type]
+    bound = None if source is None else (source, 0)
+    sock = socket.create_connection(address, timeout, bound)  # type: ignore[arg-type]
     while waiting(listener) == before:
         os.sched_yield()
     return sock

@@ -17,7 +17,7 @@ loglevel | "info" | the key is 'log-level'
 pidfile | "x" | the key is 'pid'
 preload_app | true | not yet: every worker imports the applic
 proc_name | "x" | the key is 'name'
-proxy_allow_ips | "x" | uvicorn does not read the PROXY protocol
+proxy_allow_ips | "x" | the PROXY protocol is read for
 raw_env | ["A=1"] | the key is 'env'
 raw_paste_global_conf | [] | Paste's files are not read
 reload_extra_files | [] | the option is --reload-include here

@@ -131,8 +131,8 @@ GUNICORN = """
 --name shop | ours | name | 'shop'
 --pythonpath / | ours | app_dir | '/'
 --paste | says | Paste's files are not read: name the app
---proxy-protocol | says | uvicorn does not read the PROXY protocol
---proxy-allow-from | says | uvicorn does not read the PROXY protocol
+--proxy-protocol | says | the PROXY protocol is read for
+--proxy-allow-from | says | the PROXY protocol is read for
 --protocol | says | everycore speaks HTTP alone, neither uws
 --uwsgi-allow-from | says | everycore speaks HTTP alone, neither uws
 --keyfile /dev/null --ssl-certfile /dev/null | engine | ssl_keyfile | '/dev/null'

@@ -12,16 +12,19 @@ import socket
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
 from everycore.core.listeners import ListenKey, Listing
+from everycore.core.proxies import Proxies
 from everycore.errors import ProtocolError
 from everycore.foreign import socket_internals
 from everycore.primary.listeners import acceptor as acceptor_module
 from everycore.primary.listeners.attendance import NoWorkerBehaviour
 from everycore.primary.listeners.distributor import Distributor
 from everycore.primary.listeners.listener import Listener
+from everycore.primary.listeners.sticky import StickyDistributor
 from everycore.system import belt, packets
 from everycore.system.belt import Belt, make_pair
 from everycore.system.listeners import StreamListener
 from tests.kit import VirtualClock, connected, scaled, turn
+from tests.kit.seats import FakeSeat
 
 clock = VirtualClock()
 
@@ -98,6 +101,7 @@ class Client:
 
     def __init__(self, number, stage):
         self.id = number
+        self.seat = stage.seats.setdefault(number, FakeSeat(number - 1))
         self._stage = stage
 
     def on_serving(self, listener):
@@ -116,13 +120,21 @@ class Client:
 class Stage:
     """An acceptor, its workers and its clients."""
 
-    def __init__(self, *, when_no_worker="refuse", hold_timeout=30.0, backlog=256):
+    def __init__(
+        self, *, policy="round_robin", proxies=(), when_no_worker="refuse", hold_timeout=30.0, backlog=256
+    ):
         self.loop = asyncio.get_running_loop()
         self.socket = StreamListener.bound(
             ("127.0.0.1", 0), family=socket.AF_INET, v6only=True, backlog=backlog
         )
         self.events = []
-        self.distribution = Distributor(self.loop, self.socket, Dispatcher())
+        #: Worker -> where it sits: of `sticky`. A test may put one there before the worker comes.
+        self.seats = {}
+        self.distribution = (
+            StickyDistributor(self.loop, self.socket, None, Proxies(proxies))
+            if policy == "sticky"
+            else Distributor(self.loop, self.socket, Dispatcher(), Proxies(proxies))
+        )
         self.listener = Listener(
             self.loop,
             self.socket,
@@ -154,11 +166,14 @@ class Stage:
         """When the acceptor has read what was said: a turn of the loop polls, the next one acts."""
         await turn(4)
 
-    async def connect(self, count=1):
-        """`count` clients; returns their ports, in the order in which the kernel will have them accepted."""
+    async def connect(self, count=1, source=None):
+        """`count` clients; returns their ports, in the order in which the kernel will have them accepted.
+
+        `source`: the address that they come from.
+        """
         ports = []
         for _ in range(count):
-            sock = connected(self.socket.sock, self.socket.real, scaled(10))
+            sock = connected(self.socket.sock, self.socket.real, scaled(10), source)
             self.clients.append(sock)
             ports.append(sock.getsockname()[1])
         await self.settled()

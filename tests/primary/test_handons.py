@@ -8,15 +8,20 @@ from contextlib import ExitStack
 import pytest
 
 from everycore.core import wire
+from everycore.core.sticky import best
 from everycore.errors import ProtocolError
 from everycore.primary.handons import Exchange
+from everycore.primary.listeners.factory import DistributionSettings
 from tests.kit import open_fds, turn
+from tests.kit.seats import FakeSeat
+
+LOCAL = socket.inet_aton("127.0.0.1")
 
 
 class FakeMember:
     def __init__(self, number):
         self.id = number
-        self.open = 0
+        self.seat = FakeSeat(number - 1)
         self.may = None
         self.taken = []
 
@@ -31,8 +36,9 @@ class FakeMember:
 
 
 class FakeSwitchboard:
-    def __init__(self, listeners):
+    def __init__(self, listeners, **settings):
         self.listeners = listeners
+        self.settings = DistributionSettings(**settings)
 
     def holders_of(self, is_it):
         return next((holders for listener, holders in self.listeners if is_it(listener)), [])
@@ -41,13 +47,13 @@ class FakeSwitchboard:
 class Place:
     """Workers 1, 2 and 3 hold a listener; 1 leaves, and hands on."""
 
-    def __init__(self, stack, family=socket.AF_INET, address=("127.0.0.1", 0)):
+    def __init__(self, stack, family=socket.AF_INET, address=("127.0.0.1", 0), **settings):
         self.stack = stack
         self.listener = stack.enter_context(socket.socket(family))
         self.listener.bind(address)
         self.listener.listen()
         self.members = [FakeMember(number) for number in (1, 2, 3)]
-        switchboard = FakeSwitchboard([(self.listener, [1, 2, 3])])
+        switchboard = FakeSwitchboard([(self.listener, [1, 2, 3])], **settings)
         self.exchange = Exchange(asyncio.get_running_loop(), switchboard)  # type: ignore[arg-type]
 
     async def leave(self):
@@ -108,6 +114,34 @@ async def test_it_comes_back_when_the_others_have_been_asked_to_leave_meanwhile(
         assert one.may is False  # and is told so before the connection is there again
         assert [len(member.taken) for member in place.members] == [1, 0, 0]
         place.close_taken()
+
+
+@pytest.mark.parametrize("slot", [0, 4])
+async def test_under_sticky_it_goes_where_the_clients_next_one_goes(slot):
+    """To the successor in the slot, however busy; where the slot goes, to the client's next choice."""
+    with ExitStack() as stack:
+        place = Place(stack, policy="sticky")
+        await place.leave()
+        one, two, three = place.members
+        three.seat.slot = slot
+        own = three if slot == one.seat.slot or best(LOCAL, [1, slot]) == slot else two
+        own.seat.open = 50
+        _, fd = place.connection()
+        place.exchange.hand_on(one, [fd])
+        assert [member for member in place.members if member.taken] == [own]
+        place.close_taken()
+
+
+async def test_nobody_hands_on_whose_clients_stand_behind_a_proxy():
+    """Whoever took the connection over would take the proxy for the client."""
+    with ExitStack() as stack:
+        place = Place(stack, trust_proxy_protocol=["127.0.0.1"])
+        for member in place.members:
+            place.exchange.can(member, 100)
+            place.exchange.ready(member)
+        place.exchange.leaves(place.members[0])
+        await turn()
+        assert [member.may for member in place.members] == [False, None, None]
 
 
 async def test_a_stop_of_all_tells_nobody_to_hand_on():

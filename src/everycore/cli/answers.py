@@ -164,8 +164,7 @@ _NEVER: Final = {
     **dict(
         _all(
             "--proxy-protocol --proxy-allow-from",
-            "uvicorn does not read the PROXY protocol; let the proxy send X-Forwarded-For, and name it in"
-            " --forwarded-allow-ips",
+            "the PROXY protocol is read for the proxies that --trust-proxy-protocol names",
         )
     ),
     **dict(

@@ -30,7 +30,7 @@ from everycore.cli.options import (
     worker_count,
 )
 from everycore.cli.reloading import development, watched
-from everycore.cli.starting import Plan, become, start
+from everycore.cli.starting import Plan, become, check_proxies, start
 from everycore.config.tree import RunSettings
 from everycore.errors import ConfigurationError
 from everycore.ops import interpreter
@@ -176,6 +176,7 @@ def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -
         where = folder(values, given.here)
         check_pid(values, where or given.here)
         check_logs(values, where or given.here)
+        check_proxies(settings)
     log = log_file(values, where or given.here)
     return Options(program, settings, worker_count(values), name, where, log, values)
 

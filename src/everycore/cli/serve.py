@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 import msgspec
@@ -33,7 +33,7 @@ from everycore.cli.options import (
     worker_count,
 )
 from everycore.cli.reloading import development, watched
-from everycore.cli.starting import Plan, become, start
+from everycore.cli.starting import TRUST, Plan, become, check_proxies, start
 from everycore.config.addresses import binds_of, said_by
 from everycore.config.tree import ServeSettings
 from everycore.errors import ConfigurationError
@@ -172,7 +172,7 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
         app_dir=_check_folder("--app-dir", settings.app_dir, where or given.here),
         factory=settings.factory,
         interface=settings.interface,
-        loop=settings.loop,
+        loop=_loop(settings),
         grace=settings.grace,
         shutdown_timeout=settings.shutdown_timeout,
         spread=0.0 if settings.reload and settings.spread is None else settings.spread,
@@ -194,6 +194,7 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
     check_engine(values, settings.engine)
     check_files(values, where or given.here)
     check_pid(values, where or given.here)
+    check_proxies(settings)
     _check_sockets(settings, binds)
     values.ignored = [*values.ignored, *_untrusted(values, binds, environ)]
     owner = None if settings.socket_owner is None else parse_owner(settings.socket_owner)
@@ -217,6 +218,20 @@ def _app(settings: ServeSettings, values: Values) -> str:
         raise ConfigurationError("APP", "is missing: name the application, as in everycore serve main:app")
     source = values.found["app"].source
     return check_app(settings.app, "argument" if source == "APP" else source, factory=settings.factory)
+
+
+def _loop(settings: ServeSettings) -> Literal["auto", "asyncio", "uvloop"]:
+    """The loop: asyncio's where a proxy names the client. uvloop asks the kernel, which knows the proxy.
+
+    (An engine that took the proxy for the client would believe X-Forwarded-For, which a client can forge.)
+    """
+    if not settings.trust_proxy_protocol:
+        return settings.loop
+    if settings.loop == "uvloop":
+        raise ConfigurationError(
+            TRUST, "goes with --loop asyncio alone: connections of uvloop say that the proxy is the client"
+        )
+    return "asyncio"
 
 
 def _logs_requests(settings: ServeSettings, values: Values) -> bool:

@@ -35,6 +35,7 @@ log = logging.getLogger("everycore.cli")
 
 #: Of the engine: with a certificate it speaks TLS.
 CERTIFICATE: Final = "ssl_certfile"
+TRUST: Final = "--trust-proxy-protocol"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +56,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def become(words: list[str], settings: CommonSettings, folder: str | None, **variables: str) -> NoReturn:
-    """Replace this process by one that runs `words`, on a system without clusters."""
+    """Replace this process by one that runs `words`, on a system without clusters.
+
+    Raises ConfigurationError for a setting that needs one.
+    """
+    if settings.trust_proxy_protocol:
+        raise ConfigurationError(TRUST, "needs a cluster, for the primary reads the headers")
     if folder is not None:
         os.chdir(folder)
     if settings.umask is not None:
@@ -84,6 +90,7 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
                 count,
                 settings=plan.worker,
                 policy=settings.policy,
+                trust_proxy_protocol=settings.trust_proxy_protocol,
                 grace=settings.grace,
                 shutdown_timeout=plan.shutdown_timeout,
                 boot_timeout=plan.boot_timeout,
@@ -99,6 +106,13 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
         if outcome.text:
             _say(outcome.text, rereading.plan)
     return outcome.status
+
+
+def check_proxies(settings: CommonSettings) -> None:
+    """Raise ConfigurationError for a policy by which nobody reads what a trusted proxy says."""
+    if settings.trust_proxy_protocol and settings.policy == "shared":
+        problem = "needs a policy by which the primary accepts: --policy round_robin or sticky, not shared"
+        raise ConfigurationError(TRUST, problem)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from everycore.config.kinds import (
     Variables,
 )
 from everycore.config.setting import Setting
+from everycore.config.trusted import TrustedProxies
 from everycore.config.watched import EXCLUDES, INCLUDES
 from everycore.settings import LOOPS, POLICIES
 
@@ -76,6 +77,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
             is_fixed=True,
         ),
     ] = None
+    trust_proxy_protocol: TrustedProxies = ()
     loop: Annotated[
         Literal["auto", "asyncio", "uvloop"],
         Setting(LoopName(*LOOPS), f"The event loop: {', '.join(LOOPS)}.", _WORKERS),
@@ -231,7 +233,6 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
             default="as it is",
         ),
     ] = None
-
     app: Annotated[
         str | None, Setting(Text("APP"), "MODULE:ATTRIBUTE, what to serve.", _APPLICATION, is_argument=True)
     ] = None

@@ -7,7 +7,7 @@ that has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from everycore.errors import ProtocolError
@@ -31,6 +31,8 @@ class HandOnBook:
         self._given: dict[int, int] = {}
         #: Connections that each has handed on.
         self._handed: dict[int, int] = {}
+        #: Nobody may hand on.
+        self.may_never = False
 
     def can(self, worker: int, most: int) -> None:
         """`worker` can hand on and take over, as long as it has fewer than `most` connections."""
@@ -56,7 +58,7 @@ class HandOnBook:
 
     def news(self) -> list[tuple[int, bool]]:
         """Who is to be told whether it may hand on: each that leaves, and again when that changes."""
-        may = any(worker in self._most for worker in self._ready)
+        may = not self.may_never and any(worker in self._most for worker in self._ready)
         told = [worker for worker, was in self._leaving.items() if was is not may and worker in self._most]
         for worker in told:
             self._leaving[worker] = may
@@ -76,10 +78,18 @@ class HandOnBook:
         if self._handed[giver] > self._most.get(giver, 0):
             raise ProtocolError(f"it handed on more than {self._most.get(giver, 0)} connections")
 
-    def choose(self, giver: int, holders: Iterable[int], count: Callable[[int], int]) -> int | None:
+    def choose(
+        self,
+        giver: int,
+        holders: Iterable[int],
+        count: Callable[[int], int],
+        pick: Callable[[Sequence[int]], int | None] | None = None,
+    ) -> int | None:
         """Who takes over the next connection of `giver`; None: it can go to nobody.
 
         holders: the workers that hold the connection's listener. count: the connections that a worker has.
+        pick: which of these ready workers with room should have it; None: the one with the fewest.
+
         A ready worker with room comes first; else `giver` has it back; else any other that has not left.
         """
         among = set(holders)
@@ -89,7 +99,8 @@ class HandOnBook:
             if worker in among and worker in self._most
         ]
         if loads := [(load, worker) for load, worker in loads if load < self._most[worker]]:
-            chosen = min(loads)[1]
+            picked = None if pick is None else pick([worker for _, worker in loads])
+            chosen = min(loads)[1] if picked is None else picked
             self._given[chosen] = self._given.get(chosen, 0) + 1
             return chosen
         if giver in self._most:

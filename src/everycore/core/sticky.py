@@ -201,11 +201,7 @@ class StickyDispatcher(Dispatcher[C]):
         return self._has_room()
 
     def _has_room(self) -> bool:
-        may_have = self.lanes.may_have
-        for lane in self._there.values():
-            if may_have(lane):
-                return True
-        return False
+        return any(map(self.lanes.may_have, self._there.values()))
 
     def _home(self, connection: C) -> Lane | None:
         """The lane that has to have this connection; None: somebody's, and nobody has room."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
@@ -50,7 +50,11 @@ class Cluster:
     grace: seconds that a worker has to finish its work when it is asked to leave; then it is killed.
     when_no_worker: "refuse" new connections while no worker is ready, or "hold" them in the backlog for up to
         `hold_timeout` seconds.
-    recall_after: seconds after which a connection that a worker did not pick up is given to another.
+    recall_after: seconds after which a connection that a worker did not pick up is given to another; None:
+        0.02, and 2 under `sticky`.
+    trust_proxy_protocol: addresses and networks of proxies, "unix" for those on unix sockets, "*" for
+        everybody: each of their connections begins with a header of the PROXY protocol, which names the
+        client. Not under the policy "shared".
     orphan_grace: seconds that workers have to finish when this process dies; 0: they are killed with it.
     max_message: the largest message, in bytes.
     shutdown_timeout: seconds that a worker's program has at least, once its work is done or its grace over,
@@ -68,7 +72,8 @@ class Cluster:
         grace: float = 30.0,
         when_no_worker: NoWorker = "refuse",
         hold_timeout: float = 30.0,
-        recall_after: float = 0.02,
+        recall_after: float | None = None,
+        trust_proxy_protocol: Sequence[str] = (),
         orphan_grace: float = 0.0,
         max_message: int = 16 * 1024 * 1024,
         new_group: bool = False,
@@ -92,6 +97,7 @@ class Cluster:
             when_no_worker=when_no_worker,
             hold_timeout=hold_timeout,
             recall_after=recall_after,
+            trust_proxy_protocol=trust_proxy_protocol,
         )
         self._raise_nofile = raise_nofile
         self._log = EventLog()
@@ -187,6 +193,7 @@ class Cluster:
             chosen = choose_policy(settings.policy, os.environ)
             if self._book.last_id and chosen != self._distribution.policy:
                 raise ConfigurationError("policy", "is fixed by the first fork")
+            self._distribution.check_policy(chosen)
             self._distribution.policy = chosen
         self._settings = settings
         with contextlib.suppress(RuntimeError):  # before any loop runs nobody can be listening

@@ -32,6 +32,7 @@ from everycore.primary.listeners.subscriber import Serving
 from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.primary.runtime import Runtime
+from everycore.primary.seat import BoardSeat
 from everycore.primary.worker import Worker
 
 log = logging.getLogger("everycore.primary")
@@ -54,6 +55,7 @@ class WorkerDriver:
         self._switchboard = runtime.switchboard
         self._request = request
         self.identity = identity
+        self.seat = BoardSeat(identity.slot, runtime.board, identity.row)
         self.life = Life()
         self.readiness = WorkerReadiness(self.life, self._on_ready)
         self.face = Worker(self)
@@ -271,11 +273,6 @@ class WorkerDriver:
         return handed_over, outstanding
 
     @property
-    def open(self) -> int:
-        """Connections that the worker has now."""
-        return self._runtime.board.open(self.identity.row)
-
-    @property
     def is_closed(self) -> bool:
         """Whether the streams of a dead worker were read to their end, or closed."""
         return self.process.is_closed
@@ -296,7 +293,7 @@ class WorkerDriver:
 
 def _cuts_off(worker: WorkerDriver) -> bool:
     """Whether it may close connections unread when it is asked: a program that is asked by a signal may."""
-    return worker.open > 0 and not worker._ipc.is_attached
+    return worker.seat.open > 0 and not worker._ipc.is_attached
 
 
 def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: bool) -> Worker:

@@ -13,12 +13,15 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from everycore.core import wire
 from everycore.core.handons import HandOnBook
+from everycore.core.sticky import Seat, best
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.switchboard import Switchboard
+from everycore.system.clients import client_of
 from everycore.system.descriptors import close_all
 
 log = logging.getLogger("everycore.primary")
@@ -32,8 +35,8 @@ class HandOnMember(Protocol):
         """The worker's number."""
 
     @property
-    def open(self) -> int:
-        """Connections that the worker has now."""
+    def seat(self) -> Seat:
+        """Where it sits."""
 
     def tell(self, message: wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()) -> None:
         """Send a message on its channel, which owns the descriptors from here on."""
@@ -48,6 +51,8 @@ class Exchange:
         self._book = HandOnBook()
         self._members: dict[int, HandOnMember] = {}
         self._is_telling = False
+        #: Whoever takes a connection over would believe that its client is the proxy.
+        self._book.may_never = bool(switchboard.settings.trust_proxy_protocol)
 
     def can(self, member: HandOnMember, most: int) -> None:
         """As `HandOnBook.can`."""
@@ -85,24 +90,39 @@ class Exchange:
             if len(fds) != 1:
                 raise ProtocolError(f"HandOn came with {len(fds)} descriptors")
             self._book.hands_on(member.id)
-            holders = self._holders(fds[0])
+            found = self._look_at(fds[0])
         except BaseException:
             close_all(fds)
             raise
         self._tell()  # a worker that is chosen because nobody else is left knows that it can't hand on
-        taker = None if holders is None else self._book.choose(member.id, holders, self._count)
+        taker = None
+        if found is not None:
+            holders, client = found
+            pick = (
+                partial(self._pick, member.seat.slot, client)
+                if self._switchboard.settings.policy == "sticky"
+                else None
+            )
+            taker = self._book.choose(member.id, holders, self._count, pick)
         if taker is None:
-            if holders is not None:
+            if found is not None:
                 log.debug("a connection of worker %d was closed: nobody is left to take it over", member.id)
             close_all(fds)
             return
         self._members[taker].tell(wire.TakeOver(), fds)
 
     def _count(self, worker: int) -> int:
-        return self._members[worker].open
+        return self._members[worker].seat.open
 
-    def _holders(self, fd: int) -> list[int] | None:
-        """The workers that hold the listener of this connection; None if the client has gone.
+    def _pick(self, slot: int, client: bytes | None, workers: Sequence[int]) -> int | None:
+        """Where the client's next connection goes as well: the slot of the giver, or that of its address."""
+        there = {self._members[worker].seat.slot: worker for worker in sorted(workers)}
+        if slot in there or client is None:
+            return there.get(slot)
+        return there[best(client, there)]
+
+    def _look_at(self, fd: int) -> tuple[list[int], bytes | None] | None:
+        """The workers that hold the listener of this connection, and its client; None if that has gone.
 
         Nobody, for one that came by another address: it can only go back. Raises ProtocolError for what is
         not a connection.
@@ -115,7 +135,7 @@ class Exchange:
             if sock.type != socket.SOCK_STREAM or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise ProtocolError("it handed on what is no connection")
             here = sock.getsockname()
-            sock.getpeername()
+            client = client_of(sock.getpeername())
         except OSError as exc:
             if exc.errno in (errno.ENOTCONN, errno.EINVAL):
                 return None
@@ -123,7 +143,8 @@ class Exchange:
         finally:
             family = int(sock.family)
             sock.detach()
-        return self._switchboard.holders_of(lambda listener: _accepts(listener, family, here))
+        holders = self._switchboard.holders_of(lambda listener: _accepts(listener, family, here))
+        return holders, client
 
 
 def _accepts(listener: socket.socket, family: int, here: Any) -> bool:

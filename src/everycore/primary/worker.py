@@ -19,6 +19,7 @@ from everycore.aio.requests import Handler
 from everycore.aio.subscriptions import Subscription, once
 from everycore.aio.waiting import see_through
 from everycore.core.lifecycle import Life
+from everycore.core.sticky import Seat
 from everycore.events import Event, Message
 from everycore.model import ExitStatus, State, WorkerSnapshot
 from everycore.primary.pipes import PipeReader, PipeWriter
@@ -48,8 +49,8 @@ class Driver(Protocol):
         """Seconds that the worker has to finish its work."""
 
     @property
-    def open(self) -> int:
-        """Connections that the worker has now."""
+    def seat(self) -> Seat:
+        """Where it sits."""
 
     def account(self) -> tuple[int, int]:
         """Connections handed to the worker so far, and those it has not acknowledged."""
@@ -239,5 +240,5 @@ class Worker:
             is_ready=self.is_ready,
             handed_over=handed_over,
             outstanding=outstanding,
-            open=self._driver.open,
+            open=self._driver.seat.open,
         )

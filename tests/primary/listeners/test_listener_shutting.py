@@ -222,6 +222,7 @@ class Shared:
 
     def __init__(self, loop, address, family, count):
         self.events = []
+        self.seats = {}
         self.socket = StreamListener.bound(address, family=family, v6only=True, backlog=16)
         self.loop = loop
         key = ListenKey(address, family, socket.SOCK_STREAM)

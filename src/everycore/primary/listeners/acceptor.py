@@ -13,6 +13,7 @@ from collections.abc import Callable
 from everycore.core.arrivals import NoConnection
 from everycore.core.dispatch import BURST, Dispatcher
 from everycore.foreign.socket_internals import accept
+from everycore.primary.listeners.preambles import Preambles
 from everycore.primary.listeners.subscriber import Accepted
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.listeners import BoundSocket
@@ -22,9 +23,12 @@ log = logging.getLogger("everycore.primary")
 
 
 class Acceptor:
-    """Accepts the connections of one listener. `watches`: the loop calls `on_readable` when there is one."""
+    """Accepts the connections of one listener. `watches`: the loop calls `on_readable` when there is one.
 
-    __slots__ = ("_dispatcher", "_listener", "_loop", "_on_readable", "watches")
+    preambles: the connections whose PROXY header has not come; None: no proxy is believed.
+    """
+
+    __slots__ = ("_dispatcher", "_listener", "_loop", "_on_readable", "_preambles", "watches")
 
     def __init__(
         self,
@@ -32,11 +36,13 @@ class Acceptor:
         listener: BoundSocket,
         dispatcher: Dispatcher[Accepted],
         on_readable: Callable[[], None],
+        preambles: Preambles | None,
     ) -> None:
         self._loop = loop
         self._listener = listener
         self._dispatcher = dispatcher
         self._on_readable = on_readable
+        self._preambles = preambles
         self.watches = False
 
     def watch(self, watches: bool) -> None:
@@ -58,7 +64,7 @@ class Acceptor:
     def accept(self) -> Accepted | NoConnection:
         """One connection; its descriptor belongs to the caller."""
         sock, watch = self._listener.sock, self._listener.watch
-        # Connections that have failed already: no more of them at a time than of others.
+        # Connections that have failed already, or wait for a header: no more at a time than of others.
         for _ in range(BURST):
             try:
                 fd, peer = accept(sock) if watch is None else watch.accept(sock)
@@ -76,7 +82,12 @@ class Acceptor:
                 log.warning("accept on %s: %s; the backlog keeps connections", what, exc.strerror)
                 self._dispatcher.resume_accepting_at(self._loop.time() + PAUSE)
                 return NoConnection.TROUBLE
-            return fd, peer if type(peer) is tuple else on_the_wire(peer)
+            if type(peer) is not tuple:
+                peer = on_the_wire(peer)
+            if self._preambles is None:
+                return fd, peer
+            if (connection := self._preambles.of(fd, peer)) is not None:
+                return connection
         return NoConnection.EMPTY
 
     def _suspend_if_shutting(self) -> None:

@@ -20,9 +20,11 @@ from typing import Any, Final
 from everycore.aio.deadline import Deadline
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
+from everycore.core.proxies import Proxies
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.acceptor import Acceptor
 from everycore.primary.listeners.distribution import LAST_WORDS
+from everycore.primary.listeners.preambles import Preambles
 from everycore.primary.listeners.subscriber import Accepted, ReadBack, Subscriber
 from everycore.system.descriptors import close_all
 from everycore.system.listeners import BoundSocket
@@ -41,11 +43,16 @@ class Distributor:
     policy = "round_robin"
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, listener: BoundSocket, dispatcher: Dispatcher[Accepted]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: BoundSocket,
+        dispatcher: Dispatcher[Accepted],
+        proxies: Proxies | None = None,
     ) -> None:
         self._loop = loop
         self.dispatcher = dispatcher
-        self._acceptor = Acceptor(loop, listener, dispatcher, self._on_readable)
+        self._preambles = Preambles(loop, listener, proxies, self._on_preamble) if proxies else None
+        self._acceptor = Acceptor(loop, listener, dispatcher, self._on_readable, self._preambles)
         self._accept = self._acceptor.accept
         #: Those that asked to be served: who has a lane, or may still speak of what it was given.
         self._served: dict[int, Subscriber] = {}
@@ -89,6 +96,8 @@ class Distributor:
     def abandon(self) -> None:
         """As `Distribution.abandon`; connections that wait here are the parent's as well."""
         self._is_closed = True
+        if self._preambles is not None:
+            self._preambles.abandon()
         self._drop_queue()
 
     # --- subscribers ------------------------------------------------------------------------------------
@@ -107,6 +116,8 @@ class Distributor:
         return True
 
     def _drop_queue(self) -> None:
+        if self._preambles is not None:
+            self._preambles.drop()
         close_all(fd for fd, _ in self.dispatcher.arrivals.drop())
 
     def shut(self, then: Callable[[], None]) -> None:
@@ -116,7 +127,8 @@ class Distributor:
         self._turn()
 
     def _end_shutting(self) -> None:
-        if self._on_shut is not None and not self.dispatcher.arrivals.is_shutting and self.dispatcher.is_idle:
+        is_idle = self.dispatcher.is_idle and not self._preambles
+        if self._on_shut is not None and not self.dispatcher.arrivals.is_shutting and is_idle:
             then, self._on_shut = self._on_shut, None
             then()
 
@@ -155,6 +167,12 @@ class Distributor:
 
     def _on_readable(self) -> None:
         self._hand_over(woken=True)  # it is watched neither when closed nor while somebody is finishing
+
+    def _on_preamble(self, connection: Accepted | None) -> None:
+        """It has come with the address of its client; None: one has gone without."""
+        if connection is not None:
+            self.dispatcher.arrivals.come(connection)
+        self._turn()
 
     def _turn(self) -> None:
         """Hand over what waits, as long as somebody may have it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import msgspec
 
@@ -12,19 +13,28 @@ from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
 from everycore.core.lanes import Lanes
 from everycore.core.listeners import ListenKey, Listing
+from everycore.core.proxies import Proxies
+from everycore.errors import ConfigurationError
 from everycore.primary.listeners.attendance import NoWorker, NoWorkerBehaviour
 from everycore.primary.listeners.distribution import Distribution
 from everycore.primary.listeners.distributor import Distributor
 from everycore.primary.listeners.listener import Listener
 from everycore.primary.listeners.shared import SharedDistribution
+from everycore.primary.listeners.sticky import StickyDistributor
 from everycore.primary.listeners.subscriber import Accepted
-from everycore.settings import check_choice, check_seconds
+from everycore.settings import check_choice, check_proxies, check_seconds
 from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
 from everycore.system.sockets import off_the_wire
+
+#: The setting that names proxies.
+PROXIES: Final = "trust_proxy_protocol"
 
 
 class DistributionSettings(msgspec.Struct):
     """How connections are given out: the part of a cluster's settings that concerns listeners.
+
+    recall_after: None: as long as the policy takes for right. trust_proxy_protocol: the proxies that are
+    believed, under a policy by which the primary accepts.
 
     `policy` may still change until the first fork. Raises ConfigurationError.
     """
@@ -32,12 +42,22 @@ class DistributionSettings(msgspec.Struct):
     policy: str = "round_robin"
     when_no_worker: NoWorker = "refuse"
     hold_timeout: float = 30.0
-    recall_after: float = 0.02
+    recall_after: float | None = None
+    trust_proxy_protocol: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_choice("when_no_worker", self.when_no_worker, ("refuse", "hold"))
         self.hold_timeout = check_seconds("hold_timeout", self.hold_timeout)
-        self.recall_after = check_seconds("recall_after", self.recall_after)
+        if self.recall_after is not None:
+            self.recall_after = check_seconds("recall_after", self.recall_after)
+        check_proxies(PROXIES, self.trust_proxy_protocol)
+        self.check_policy(self.policy)
+
+    def check_policy(self, policy: str) -> None:
+        """Raise ConfigurationError for a policy that can't be had with the other settings."""
+        if self.trust_proxy_protocol and policy == "shared":
+            problem = "needs a policy by which the primary accepts: round_robin or sticky, not shared"
+            raise ConfigurationError(PROXIES, problem)
 
 
 class ListenerFactory:
@@ -58,6 +78,7 @@ class ListenerFactory:
         self._settings = settings
         self._internal = internal
         self._on_closed = on_closed
+        self._proxies = Proxies(settings.trust_proxy_protocol)
 
     def bound(self, key: ListenKey, request: wire.Listen) -> BoundSocket:
         """The socket for the address or the descriptor that was asked for. Raises OSError, complete."""
@@ -79,8 +100,16 @@ class ListenerFactory:
         return Listener(self._loop, sock, listing, no_worker, self._on_closed, distribution)
 
     def _distribution(self, key: ListenKey, sock: BoundSocket) -> Distribution:
-        """Datagrams are always shared, as in Node: there is no connection to hand over."""
-        if self._settings.policy == "shared" or key.kind != socket.SOCK_STREAM:
+        """Datagrams are always shared, as in Node: there is no connection to hand over.
+
+        Under `sticky` who comes by a unix socket has no address to go by, unless a proxy says one: these are
+        given out in turn.
+        """
+        policy, recall_after = self._settings.policy, self._settings.recall_after
+        if policy == "shared" or key.kind != socket.SOCK_STREAM:
             return SharedDistribution(self._loop, sock)
-        dispatcher = Dispatcher[Accepted](Lanes(recall_after=self._settings.recall_after))
-        return Distributor(self._loop, sock, dispatcher)
+        is_unix = sock.family == socket.AF_UNIX
+        if policy == "sticky" and not (is_unix and not self._proxies.have_no_address):
+            return StickyDistributor(self._loop, sock, recall_after, self._proxies)
+        lanes = Lanes() if recall_after is None else Lanes(recall_after=recall_after)
+        return Distributor(self._loop, sock, Dispatcher[Accepted](lanes), self._proxies)

@@ -10,6 +10,7 @@ import msgspec
 
 from everycore.core import wire
 from everycore.core.listeners import Listing
+from everycore.core.sticky import Seat
 from everycore.errors import ProtocolError
 from everycore.system.belt import Belt
 from everycore.system.descriptors import close_all
@@ -36,6 +37,10 @@ class Client(Protocol):
     @property
     def id(self) -> int:
         """The worker's number."""
+
+    @property
+    def seat(self) -> Seat:
+        """Where it sits."""
 
     def on_serving(self, listener: Serving) -> None:
         """The worker is served by `listener`."""

@@ -54,7 +54,7 @@ class Switchboard:
         settings: DistributionSettings,
         internal: Callable[[], Iterator[int]],
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._factory = ListenerFactory(loop, settings, internal, self._on_closed)
         self._book: ListenerBook[Listener] = ListenerBook()
         self._ready: set[int] = set()
@@ -221,7 +221,7 @@ class Switchboard:
         self._ready.discard(worker)
         self._resting.discard(worker)
         self._leftovers.gone(worker)
-        keep = not voluntary or self._settings.when_no_worker == "hold"
+        keep = not voluntary or self.settings.when_no_worker == "hold"
         held = self._book.held_by(worker)
         take_all(
             (partial(self._disconnect, worker, listener, keep=keep) for listener in held), f"worker {worker}"
@@ -234,7 +234,7 @@ class Switchboard:
         # program that knows nothing of us sees at once that what it has closed is closed.
         draining = worker in self._resting
         keep = draining or not isinstance(listener.socket, GivenListener)
-        self._disconnect(worker, listener, keep=keep and self._settings.when_no_worker == "hold")
+        self._disconnect(worker, listener, keep=keep and self.settings.when_no_worker == "hold")
         if not draining and not listener.subscribers and self._book.get(listener.listing.id) is not None:
             self._leftovers.add(listener, worker)
 
@@ -282,7 +282,7 @@ class Switchboard:
     @property
     def is_shared(self) -> bool:
         """Whether the workers accept by themselves, so that only the board knows how much."""
-        return self._settings.policy == "shared"
+        return self.settings.policy == "shared"
 
     def account(self, worker: int) -> tuple[int, int]:
         """Connections handed to `worker` so far, and those it has not acknowledged."""

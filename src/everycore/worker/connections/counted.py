@@ -24,7 +24,7 @@ class CountedSocket(socket.socket):
     enum members each time.
     """
 
-    __slots__ = ("_carrier", "_is_copied", "_kinds", "_ledger", "entry")
+    __slots__ = ("_carrier", "_is_copied", "_kinds", "_ledger", "entry", "peer")
 
     def __init__(
         self, family: int, kind: int, proto: int, fd: int, ledger: Ledger, server: ConnectionLimit
@@ -34,6 +34,8 @@ class CountedSocket(socket.socket):
         self._carrier: Callable[[], Any] | None = None
         self._is_copied = False
         self._ledger = ledger
+        #: Whom the primary calls the peer, if it has said so: a proxy may have named the client.
+        self.peer: Any = None
         self.entry = ledger.opened(server, self)
 
     @property
@@ -45,6 +47,11 @@ class CountedSocket(socket.socket):
     def type(self) -> socket.SocketKind:
         """As `socket.type`."""
         return self._kinds[1]
+
+    def getpeername(self) -> Any:
+        """As `socket.getpeername`, with the client that a trusted proxy has named."""
+        found = super().getpeername()
+        return found if self.peer is None else self.peer
 
     def carried_by(self, transport: Any) -> None:
         """Remember whom to abort. Weakly: a transport that is dropped has to be found unclosed by asyncio."""

@@ -112,6 +112,7 @@ class AsyncioGiver:
         conn = CountedSocket(grant.family, grant.kind, grant.proto, fd, self._ledger, self._limit)
         try:
             conn.setblocking(False)
+            conn.peer = peer
             context = self._serving.context
             if context is None:
                 transport = self._connect(conn, peer)
