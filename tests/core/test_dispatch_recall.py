@@ -125,3 +125,20 @@ class TestLateAndStalled:
         assert not world.dispatcher.orders.poll
         late_at = world.now + LATE_AFTER
         assert world.dispatcher.orders.look_at == pytest.approx(late_at, abs=1e-5)
+
+
+def test_a_stalled_worker_that_finishes_keeps_nobody_from_one_that_comes():
+    """It was the last one, and was given who had come; then it was found to stand still."""
+    world = world_of(2)
+    world.workers[1].stands_still = True
+    world.connect()
+    world.advance(2 * RECALL_AFTER)
+    assert world.lanes.lanes[1].is_stalled
+    world.settle()
+    world.leave(2)
+    world.connect(2)
+    world.finish(1, at_once=True)
+    assert world.workers[1].belt[-1].connections
+    world.join(3)
+    world.settle()
+    assert world.given[3] == 2

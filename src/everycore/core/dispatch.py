@@ -167,6 +167,8 @@ class Dispatcher(Generic[C]):
         if lane is None or Pause.FULL in lane.pauses:
             return False
         self.lanes.pause(worker, Pause.FINISHING)
+        # What it is given now, some other that comes may have once it is overdue.
+        self.lanes.resume(worker, Pause.STALLED)
         if self.finishing is None:
             self._most = self.arrivals.accepted + MOST_AT_THE_END
         self.finishing = worker
