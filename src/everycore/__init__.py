@@ -47,9 +47,11 @@ if TYPE_CHECKING:
         Message,
         Online,
         Ready,
+        Recycled,
         ReloadBegan,
         ReloadEnded,
         SetUp,
+        Stalled,
         WorkerEvent,
     )
     from everycore.listening import listen
@@ -97,6 +99,7 @@ __all__ = [
     "Pool",
     "ProtocolError",
     "Ready",
+    "Recycled",
     "ReloadBegan",
     "ReloadEnded",
     "ReloadFailed",
@@ -107,6 +110,7 @@ __all__ = [
     "SetUp",
     "Settings",
     "Snapshot",
+    "Stalled",
     "State",
     "Subscription",
     "UnsupportedPlatform",
@@ -131,8 +135,8 @@ _HOMES = {
     "entry": "new_event_loop ready run",
     "errors": "BootError ChannelClosed ChannelError ChannelFull ClusterClosed ConfigurationError"
     " EverycoreError ProtocolError ReloadFailed RequestFailed RequestTimeout RoleError UnsupportedPlatform",
-    "events": "Disconnected Event Exited Forked Listening Message Online Ready ReloadBegan"
-    " ReloadEnded SetUp WorkerEvent",
+    "events": "Disconnected Event Exited Forked Listening Message Online Ready Recycled ReloadBegan"
+    " ReloadEnded SetUp Stalled WorkerEvent",
     "listening": "listen",
     "model": "ExitStatus ListenerSnapshot ReloadSnapshot Snapshot State WorkerSnapshot",
     "settings": "Settings",

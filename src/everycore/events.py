@@ -85,6 +85,24 @@ class Ready(WorkerEvent, frozen=True, kw_only=True):
     """The worker takes connections: with its first `Listening`, or by `ready()` after `hold_ready()`."""
 
 
+class Stalled(WorkerEvent, frozen=True, kw_only=True):
+    """The worker lives, and has shown no progress for so many seconds (`Pool(stall_dump=, stall_kill=)`).
+
+    Told when the stacks of its threads are asked for, and once more when it is about to be aborted.
+    """
+
+    seconds: float
+
+
+class Recycled(WorkerEvent, frozen=True, kw_only=True):
+    """The worker has reached a limit (`Pool(max_requests=)` and the like): a new one is started in its place.
+
+    `reason` says which limit, and by how much.
+    """
+
+    reason: str
+
+
 class Disconnected(WorkerEvent, frozen=True, kw_only=True):
     """The worker's channel closed; no message of it follows."""
 

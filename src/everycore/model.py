@@ -95,9 +95,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     reload: None if there was none, or there is no `Pool`.
     is_stopping: it was told to stop. With a stop delay, newcomers are still served.
+    failed_slots: those of a `Pool(give_up=)` of which too many workers have ended too soon.
     """
 
     workers: tuple[WorkerSnapshot, ...]
     listeners: tuple[ListenerSnapshot, ...]
     reload: ReloadSnapshot | None = None
     is_stopping: bool = False
+    failed_slots: tuple[int, ...] = ()

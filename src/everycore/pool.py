@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
-import msgspec
-
 from everycore.aio.emitter import EventStream
 from everycore.aio.orders import obey_signals
 from everycore.aio.requests import Handler
 from everycore.aio.shutdown import current_shutdown
 from everycore.aio.subscriptions import Subscription
-from everycore.core.restarts import Backoff
+from everycore.core.recycling import recycling_limits
+from everycore.core.restarts import Backoff, Intensity
 from everycore.core.rollout import Rollout
+from everycore.core.stalls import stall_limits
 from everycore.core.supervisor import Supervisor
 from everycore.errors import BootError, ClusterClosed, ConfigurationError
 from everycore.events import Event
@@ -42,23 +42,24 @@ class Pool:
 
     The wait before a restart doubles up to 15 s, and is short again once a worker was ready for half a
     minute. If a worker ends before any worker was ever ready, the application cannot start: the pool stops
-    all workers and `wait` raises `BootError`. Once one was ready, the pool never gives up. A worker that is
-    not ready within `boot_timeout` seconds is killed; one that never listens has to call `everycore.ready()`.
-    With `may_finish`, a worker that ends with status 0 before it was ready has done its work and is not
-    replaced; `wait` returns when all have.
+    all workers and `wait` raises `BootError`. Once one was ready, it never gives up, unless `give_up` workers
+    of each slot ended within a minute. A worker that is not ready within `boot_timeout` seconds is killed;
+    one that never listens has to call `everycore.ready()`. With `may_finish`, a worker that ends with status
+    0 before it was ready has done its work and is not replaced; `wait` returns when all have.
 
     `reload` replaces all workers, `surge` at a time: a new one is ready before the old one leaves. With a
     surge of 0 the old one leaves first, so that what is numbered by slot never has two owners. With
     `signals`, HUP reloads, USR1 opens log files anew, TTIN and TTOU scale, and TSTP and CONT stop and
     continue all, while the block is open (`core.signals`).
+    `before_reload` is called when a reload is ordered: what it changes by `cluster.setup_primary` holds for
+    the new workers. ConfigurationError from it refuses the reload, and nothing has changed.
 
-    `before_reload` is called when a reload is ordered, before anything is started for it: what it changes by
-    `cluster.setup_primary` holds for the new workers. ConfigurationError from it refuses the reload, which is
-    logged and raised as ReloadFailed; nothing has changed then.
-
-    Leaving the block stops all workers, as leaving that of a `Cluster` does, and raises the `BootError` that
-    nobody has heard from `wait`. The other arguments are those of `Cluster`, with one other default: while no
-    worker is ready, connections wait.
+    A ready worker that shows no progress (`core.stalls`, `Stalled`) prints its stacks after `stall_dump`
+    seconds, and is aborted and replaced after `stall_kill`. One that has reached a limit (`max_...`,
+    `core.recycling`, `Recycled`) is replaced, the new one ready first. Leaving the block stops all workers,
+    as leaving that of a `Cluster` does, and raises the `BootError` that nobody has heard from `wait`. The
+    other arguments are those of `Cluster`, with one other default: while no worker is ready, connections
+    wait.
     """
 
     def __init__(
@@ -82,13 +83,24 @@ class Pool:
         shutdown_timeout: float = 0.0,
         raise_nofile: bool = True,
         before_reload: Callable[[], object] | None = None,
+        stall_dump: float | None = None,
+        stall_kill: float | None = None,
+        give_up: int | None = None,
+        max_requests: int | None = None,
+        max_requests_jitter: int | None = None,
+        max_connections: int | None = None,
+        max_lifetime: float | None = None,
+        max_memory: int | None = None,
     ) -> None:
         self._before_reload = before_reload
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
         if boot_timeout is not None:
             boot_timeout = check_seconds("boot_timeout", boot_timeout, least=0.1)
         rollout = Rollout(check_count("surge", surge, least=0))
-        self._supervisor = Supervisor(Backoff(), boot_timeout, may_finish, rollout)
+        ends = None if give_up is None else check_count("give_up", give_up)
+        self._supervisor = Supervisor(Backoff(), boot_timeout, may_finish, rollout, Intensity(ends))
+        ages = recycling_limits(max_requests, max_requests_jitter, max_connections, max_lifetime, max_memory)
+        self._limits = stall_limits(stall_dump, stall_kill), ages
         self.cluster = Cluster(
             settings,
             policy=policy,
@@ -186,7 +198,7 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         await self.cluster.__aenter__()
-        self._keeper = Keeper(self.cluster, self._supervisor, self._before_reload)
+        self._keeper = Keeper(self.cluster, self._supervisor, self._before_reload, *self._limits)
         self._is_open = True
         if (shutdown := current_shutdown()) is not None:
             # `everycore.run` is to stop us at a signal: if it stopped the cluster, we would fork again.
@@ -233,9 +245,11 @@ class Pool:
         return self.cluster.events(*kinds)
 
     def snapshot(self) -> Snapshot:
-        """As `Cluster.snapshot`, and what became of the last reload."""
-        reload = self._keeper.last_reload if self._is_open else None
-        return msgspec.structs.replace(self.cluster.snapshot(), reload=reload)
+        """As `Cluster.snapshot`, and what became of the last reload, and which slots have failed."""
+        snapshot = self.cluster.snapshot()
+        if not self._is_open:
+            return snapshot
+        return self._keeper.complete(snapshot)
 
     async def broadcast(self, message: Any) -> int:
         """As `Cluster.broadcast`."""

@@ -27,6 +27,8 @@ POLICIES: Final = ("round_robin", "shared", "sticky")
 UNIX_PROXIES: Final = "unix"
 EVERYBODY: Final = "*"
 POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
+#: A healthy worker may show no progress for as long, in seconds, while others have the processors.
+LEAST_STALL: Final = 0.5
 #: The largest number that the kernel takes for a descriptor.
 _LARGEST_FD: Final = 2**31 - 1
 #: What -1 is as an unsigned number: no user and no group.
@@ -293,6 +295,13 @@ def check_seconds(name: str, value: object, *, source: str = "argument", least: 
     if not math.isfinite(value) or value < least:
         raise ConfigurationError(name, f"must be at least {least:g} seconds, not {value!r}", source=source)
     return float(value)
+
+
+def check_stall(name: str, value: object, *, source: str = "argument") -> float | None:
+    """Return `value` as the seconds without progress that are borne; None, and 0, is without a limit."""
+    if value is None or (value == 0 and not isinstance(value, bool)):
+        return None
+    return check_seconds(name, value, source=source, least=LEAST_STALL)
 
 
 def check_count(name: str, value: object, *, source: str = "argument", least: int = 1) -> int:

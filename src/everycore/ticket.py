@@ -10,7 +10,8 @@ class Ticket(msgspec.Struct, frozen=True):
 
     `channel`, `link`, `board` and `leash` are [descriptor, inode]; `row` is the worker's on the board.
     `primary` is the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with
-    SIGINT ignored. `blocked`: the signals that it has blocked, and hence the worker too.
+    SIGINT ignored. `blocked`: the signals that it has blocked, and hence the worker too. `beat`: how often
+    the loop that reads the channel says on the board that it turns; 0: never.
     """
 
     id: int
@@ -29,6 +30,7 @@ class Ticket(msgspec.Struct, frozen=True):
     ignores_interrupt: bool
     shutdown_timeout: float = 0.0
     blocked: tuple[int, ...] = ()
+    beat: float = 0.0
 
 
 def read(text: str) -> Ticket:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from everycore.core.crew import RELOAD_SECONDS
 from everycore.core.orders import (
     Dismiss,
     Drain,
@@ -17,8 +18,8 @@ from everycore.core.orders import (
     SetTimer,
     Stop,
 )
+from everycore.core.renewal import LAST_SECONDS
 from everycore.core.slots import SlotFailure
-from everycore.core.supervisor import LAST_SECONDS, RELOAD_SECONDS
 from everycore.model import ExitStatus
 from tests.kit.numbered_pools import BOOT_TIMEOUT, CRASH, DONE, Pool
 

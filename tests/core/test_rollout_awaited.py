@@ -16,8 +16,9 @@ from everycore.core.orders import (
     Stop,
     Wait,
 )
+from everycore.core.renewal import YIELD_SECONDS
 from everycore.core.slots import SlotFailure
-from everycore.core.supervisor import HURRY_SECONDS, YIELD_SECONDS
+from everycore.core.supervisor import HURRY_SECONDS
 from tests.kit.numbered_pools import BOOT_TIMEOUT, CRASH, DONE, Pool
 
 

@@ -15,8 +15,8 @@ from everycore.core.orders import (
     WorkerExited,
     WorkerReady,
 )
+from everycore.core.renewal import LAST_SECONDS
 from everycore.core.slots import SlotFailure
-from everycore.core.supervisor import LAST_SECONDS
 from everycore.model import ExitStatus
 from tests.kit.numbered_pools import BOOT_TIMEOUT, CRASH, DONE, Pool
 

@@ -18,6 +18,7 @@ from everycore.core.orders import (
     WorkerForked,
     WorkerReady,
 )
+from everycore.core.restarts import Intensity
 from everycore.core.rollout import Rollout
 from everycore.core.supervisor import Supervisor
 from everycore.model import ExitStatus
@@ -31,9 +32,19 @@ class Pool:
     """It forks, keeps the timer, and remembers all actions."""
 
     def __init__(
-        self, *, surge: int = 1, boot_timeout: float | None = BOOT_TIMEOUT, may_finish: bool = False
+        self,
+        *,
+        surge: int = 1,
+        boot_timeout: float | None = BOOT_TIMEOUT,
+        may_finish: bool = False,
+        give_up: int | None = None,
     ) -> None:
-        self.supervisor = Supervisor(boot_timeout=boot_timeout, may_finish=may_finish, rollout=Rollout(surge))
+        self.supervisor = Supervisor(
+            boot_timeout=boot_timeout,
+            may_finish=may_finish,
+            rollout=Rollout(surge),
+            intensity=Intensity(give_up),
+        )
         self.now = 0.0
         self.timer: float | None = None
         self.live: dict[int, int] = {}  # id -> slot

@@ -30,8 +30,7 @@ uwsgi_allow_ips | "x" | everycore speaks HTTP alone
 wsgi_app | "x" | the key is 'app'
 graceful_timeout | 3 | the key is 'grace'
 worker_class | "sync" | leave it out; --interface says what APP
-timeout | 30 | not yet: a worker that is stuck is not k
-max_requests | 30 | not yet: workers are not recycled
+timeout | 30 | the key is 'stall-kill'
 certfile | "x" | the key is 'ssl-certfile'
 serve.certfile | "x" | the key is 'ssl-certfile'
 secure_scheme_headers | {} | uvicorn reads X-Forwarded-Proto
@@ -43,7 +42,7 @@ pre_fork | "x" | leave it out; workers are fresh interpre
 post_fork | "x" | the top of the application's module
 post_worker_init | "x" | the end of the application's module, or
 worker_int | "x" | what a worker does when it is stopped
-worker_abort | "x" | not yet: a worker that is stuck is not k
+worker_abort | "x" | leave it out; the log has the stacks of
 worker_exit | "x" | what a worker does when it ends
 child_exit | "x" | the application's lifespan shutdown, or
 nworkers_changed | "x" | the log says so; a program of your own
@@ -68,7 +67,7 @@ use_reloader | true | the key is 'reload'
 error_file | "x" | not yet: what the application prints s
 out_file | "x" | not yet: what the application prints s
 script | "x" | the key is 'app'
-max_restarts | 3 | not yet: a worker that dies is replaced
+max_restarts | 3 | not yet: five ends within a minute
 apps | [] | everycore runs one service
 args | "x" | the words behind the program
 exec_mode | "x" | leave it out; it is always a cluster

@@ -40,11 +40,11 @@ UVICORN = """
 --root-path x | engine | root_path | 'x'
 --limit-concurrency 3 | engine | limit_concurrency | 3
 --backlog 64 | ours | backlog | 64
---limit-max-requests | says | not yet: workers are not recycled; meanw
---limit-max-requests-jitter | says | not yet: workers are not recycled; meanw
+--limit-max-requests 30 | ours | max_requests | 30
+--limit-max-requests-jitter 3 | ours | max_requests_jitter | 3
 --timeout-keep-alive 3 | engine | timeout_keep_alive | 3
 --timeout-graceful-shutdown 7 | ours | grace | 7.0
---timeout-worker-healthcheck | says | not yet: a worker that is stuck is not k
+--timeout-worker-healthcheck | says | the option is --stall-kill here, in seco
 --ssl-keyfile /dev/null --ssl-certfile /dev/null | engine | ssl_keyfile | '/dev/null'
 --ssl-certfile /dev/null | engine | ssl_certfile | '/dev/null'
 --ssl-keyfile-password x | engine | ssl_keyfile_password | 'x'
@@ -73,10 +73,10 @@ GUNICORN = """
 --worker-class | says | leave it out; --interface says what APP
 --threads 4 | ours | threads | 4
 --worker-connections | says | not yet: --limit-concurrency answers 503
---max-requests | says | not yet: workers are not recycled; meanw
---max-requests-jitter | says | not yet: workers are not recycled; meanw
--t | says | not yet: a worker that is stuck is not k
---timeout | says | not yet: a worker that is stuck is not k
+--max-requests 30 | ours | max_requests | 30
+--max-requests-jitter 3 | ours | max_requests_jitter | 3
+-t 45 | ours | stall_kill | 45.0
+--timeout 45 | ours | stall_kill | 45.0
 --graceful-timeout 7 | ours | grace | 7.0
 --keep-alive 3 | engine | timeout_keep_alive | 3
 --limit-request-line | says | the engine's own limit: --h11-max-incomp
@@ -224,10 +224,10 @@ GRANIAN = """
 --url-path-prefix | says | the option is --root-path here, as uvico
 --respawn-failed-workers | says | leave it out; a worker that dies is repl
 --respawn-interval | says | leave it out; a worker that dies is repl
---rss-sample-interval | says | not yet: workers are not recycled by the
---rss-samples | says | not yet: workers are not recycled by the
---workers-lifetime | says | not yet: workers are not recycled; meanw
---workers-max-rss | says | not yet: workers are not recycled by the
+--rss-sample-interval | says | leave it out; --max-memory looks every 1
+--rss-samples | says | leave it out; --max-memory looks every 1
+--workers-lifetime | says | the option is --max-lifetime here, in sec
+--workers-max-rss | says | the option is --max-memory here, as in 3
 --workers-kill-timeout 7 | ours | grace | 7.0
 --factory | ours | factory | True
 --working-dir / | ours | chdir | '/'
@@ -274,8 +274,8 @@ HYPERCORN = """
 --log-file /dev/null | ours | log_file | '/dev/null'
 --graceful-timeout 7 | ours | grace | 7.0
 --read-timeout 3 --engine hypercorn | engine | read_timeout | 3.0
---max-requests | says | not yet: workers are not recycled; meanw
---max-requests-jitter | says | not yet: workers are not recycled; meanw
+--max-requests 30 | ours | max_requests | 30
+--max-requests-jitter 3 | ours | max_requests_jitter | 3
 -g | says | not yet: the command does not change its
 --group | says | not yet: the command does not change its
 -k | says | leave it out; --interface says what APP
@@ -371,11 +371,11 @@ PM2 = """
 --pid x.pid | ours | pid | 'x.pid'
 --kill-timeout | says | the option is --grace here, in seconds
 --listen-timeout | says | the option is --boot-timeout of everycor
---max-memory-restart | says | not yet: workers are not recycled by the
+--max-memory-restart | says | the option is --max-memory here, as in 3
 --restart-delay | says | leave it out; a worker that dies is repl
 --exp-backoff-restart-delay | says | leave it out; a worker that dies is repl
 --execute-command | says | type everycore run PROGRAM
---max-restarts | says | not yet: a worker that dies is replaced
+--max-restarts | says | not yet: five ends within a minute
 --user | says | not yet: the command does not change its
 --hp | says | systemd starts it: see docs/how-to/behin
 --wait-ip | says | systemd starts it: see docs/how-to/behin
@@ -384,7 +384,7 @@ PM2 = """
 --gid | says | not yet: the command does not change its
 --namespace | says | the option is --name here, for log lines
 --cwd / | ours | chdir | '/'
---cron-restart | says | not yet: workers are not recycled; meanw
+--cron-restart | says | not yet: nothing is done by the clock;
 --write | says | PM2's own; leave it out: everycore runs
 --no-daemon | says | leave it out; it stays in the foreground
 --source-map-support | says | PM2's own; leave it out: everycore runs

@@ -177,3 +177,19 @@ def test_nothing_is_written_once_it_has_ended(opened, path):
     handler.end()
     handler.handle(record(1))
     assert path.read_text() == ""
+
+
+def test_who_writes_there_by_itself_is_told_which_file_it_is(opened, path):
+    """faulthandler, for one: the stacks of a worker that is stuck."""
+    handler = opened()
+    told: list[int] = []
+    handler.follow(told.append)
+    path.rename(path.with_name("log.1"))
+    handler.reopen()
+    os.write(told[-1], b"stacks\n")
+    assert path.read_text() == "stacks\n"
+    handler.close()
+    assert told[-1] == 2
+    handler.handle(record(1))
+    assert os.path.samestat(os.fstat(told[-1]), path.stat())
+    assert len(told) == 4

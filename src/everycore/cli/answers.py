@@ -22,21 +22,8 @@ def _not_yet(what: str, meanwhile: str = "") -> str:
 _NOT_YET: Final = {
     **dict(
         _all(
-            "--max-requests --max-requests-jitter --limit-max-requests --limit-max-requests-jitter"
-            " --workers-lifetime --cron-restart",
-            _not_yet("workers are not recycled", "HUP from a timer replaces them all without a pause"),
-        )
-    ),
-    **dict(
-        _all(
-            "--workers-max-rss --rss-sample-interval --rss-samples --max-memory-restart",
-            _not_yet("workers are not recycled by their memory", "limit it by the service manager"),
-        )
-    ),
-    **dict(
-        _all(
-            "-t --timeout --timeout-worker-healthcheck",
-            _not_yet("a worker that is stuck is not killed", "connections go to the others"),
+            "--cron-restart",
+            _not_yet("nothing is done by the clock", "HUP from a timer replaces all workers without a pause"),
         )
     ),
     **dict(
@@ -84,7 +71,7 @@ _NOT_YET: Final = {
     ),
     "--worker-connections": _not_yet("--limit-concurrency answers 503 above a number"),
     "--backpressure": _not_yet("--limit-concurrency answers 503 above a number"),
-    "--max-restarts": _not_yet("a worker that dies is replaced for ever, with back-off up to 15 s"),
+    "--max-restarts": _not_yet("five ends within a minute make a slot failed; all failed is status 3"),
 }
 
 _OURS: Final = {
@@ -96,6 +83,15 @@ _OURS: Final = {
     ),
     "--check-config": "type everycore config --check",
     "--print-config": "type everycore config",
+    "--workers-lifetime": "the option is --max-lifetime here, in seconds",
+    **dict(_all("--workers-max-rss --max-memory-restart", "the option is --max-memory here, as in 300M")),
+    **dict(
+        _all(
+            "--rss-sample-interval --rss-samples",
+            "leave it out; --max-memory looks every 10 s, and counts what is so three times in a row",
+        )
+    ),
+    "--timeout-worker-healthcheck": "the option is --stall-kill here, in seconds",
     "--http-parser": "the option is --http here, as uvicorn has it: auto, h11, httptools",
     "--blocking-threads-idle-timeout": "threads stay; --threads is how many",
     "--access-log-fmt": "the option is --access-logformat here, in gunicorn's words",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from everycore.cli.options import Given, SettingOption, click_options, config_option, own_fields, taken
+from everycore.config.common import SECTIONS
 from everycore.config.setting import Field
-from everycore.config.tree import SECTIONS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

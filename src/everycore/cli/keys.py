@@ -73,7 +73,7 @@ HOOKS: Final[Mapping[str, str]] = {
     "post_fork": "the top of the application's module, which each worker imports, or its lifespan startup",
     "post_worker_init": "the end of the application's module, or its lifespan startup",
     "worker_int": f"what a worker does when it is stopped: {_SHUTDOWN}",
-    "worker_abort": ANSWERS["--timeout"],
+    "worker_abort": "leave it out; the log has the stacks of a worker that is stuck (--stall-dump)",
     "worker_exit": f"what a worker does when it ends: {_SHUTDOWN}",
     "child_exit": f"{_SHUTDOWN}; to see workers die, {_PROGRAM}: the event Exited",
     "nworkers_changed": f"the log says so; {_PROGRAM}: the events Forked and Exited",

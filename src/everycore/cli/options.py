@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from everycore.config.common import CommonSettings
 from everycore.config.layers import (
     File,
     Found,
@@ -23,7 +24,7 @@ from everycore.config.layers import (
     unknown_variables,
 )
 from everycore.config.setting import PREFIX, EngineField, Field, fields_of
-from everycore.config.tree import CommonSettings, RunSettings, ServeSettings
+from everycore.config.tree import RunSettings, ServeSettings
 from everycore.errors import ConfigurationError
 from everycore.ops.settings_file import passed_over, read_settings_file
 from everycore.role import working_directory

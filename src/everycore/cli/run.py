@@ -65,7 +65,7 @@ Exit status:
   0  stopped as asked, or every worker has finished with status 0 without having listened
   1  failed, or was told to end at once
   2  wrong usage or configuration
-  3  the program could not start; its traceback is printed once
+  3  the program could not start, its traceback is printed once; or all slots have failed
 
 Every worker runs the program as python would: all of them listen on the same addresses, and each connection
 goes to one of them. A worker that ends is replaced, unless it ends with status 0 before it has listened.

@@ -77,7 +77,7 @@ Exit status:
   0  stopped as asked
   1  could not listen, failed, or was told to end at once
   2  wrong usage or configuration
-  3  the application could not start; its traceback is printed once
+  3  the application could not start, its traceback is printed once; or all slots have failed
 
 Every setting can also be given by a variable of its name, such as EVERYCORE_GRACE, or stand in a file,
 everycore.toml (or pyproject.toml, below [tool.everycore]): grace = 25. The option goes before the variable,

@@ -16,9 +16,11 @@ import click
 import msgspec
 
 from everycore.cli.options import Values, naming_sources
+from everycore.config.common import CommonSettings
 from everycore.config.layers import File
 from everycore.config.setting import Field
-from everycore.config.tree import CommonSettings
+from everycore.core.recycling import RecyclingLimits, recycling_limits
+from everycore.core.stalls import stall_limits
 from everycore.errors import ConfigurationError
 from everycore.ops import logs
 from everycore.ops.log_formats import PRIMARY, TEXT
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("everycore.cli")
 
+#: A slot has failed when so many of its workers ended within a minute; all slots: the command ends.
+MOST_ENDS: Final = 5
 #: Of the engine: with a certificate it speaks TLS.
 CERTIFICATE: Final = "ssl_certfile"
 TRUST: Final = "--trust-proxy-protocol"
@@ -99,6 +103,9 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
                 new_group=True,
                 raise_nofile=not settings.keep_nofile,
                 before_reload=rereading,
+                give_up=MOST_ENDS,
+                **_stalls(plan),
+                **_recycling(plan),
                 **rest,
             )
             rereading.pool = pool
@@ -113,6 +120,19 @@ def check_proxies(settings: CommonSettings) -> None:
     if settings.trust_proxy_protocol and settings.policy == "shared":
         problem = "needs a policy by which the primary accepts: --policy round_robin or sticky, not shared"
         raise ConfigurationError(TRUST, problem)
+
+
+def _stalls(plan: Plan) -> dict[str, Any]:
+    """The arguments of `Pool` that say when a worker is stuck. Who writes code stops it to look at it."""
+    kill = plan.values.found["stall_kill"]
+    is_off = plan.settings.reload and not kill.is_explicit
+    return {"stall_dump": plan.settings.stall_dump, "stall_kill": 0.0 if is_off else kill.value}
+
+
+def _recycling(plan: Plan) -> dict[str, Any]:
+    """The arguments of `Pool` that say when a worker is replaced."""
+    found = plan.values.found
+    return {name: found[name].value for name in RecyclingLimits.__struct_fields__ if name in found}
 
 
 @contextlib.contextmanager
@@ -217,6 +237,8 @@ class Rereading:
             shutdown_timeout=new.shutdown_timeout,
             boot_timeout=new.boot_timeout,
             surge=new.settings.surge,
+            stall_limits=stall_limits(**_stalls(new)),
+            recycling=recycling_limits(**_recycling(new)),
             workers=new.workers.count if is_scaled else None,
         )
         self.plan = new

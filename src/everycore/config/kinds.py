@@ -188,13 +188,14 @@ class Count:
 
 
 class Seconds:
-    """A finite number of seconds of at least `least`."""
+    """A finite number of seconds of at least `least`; `or_never`: or 0, which is without a limit."""
 
     form: Form = "value"
     metavar = "SECONDS"
 
-    def __init__(self, least: float = 0.0) -> None:
+    def __init__(self, least: float = 0.0, *, or_never: bool = False) -> None:
         self._least = least
+        self._or_never = or_never
 
     def from_text(self, text: str) -> float:
         """As `Kind.from_text`."""
@@ -211,13 +212,44 @@ class Seconds:
         """As `Kind.from_key`."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _wrong("a number of seconds", value)
+        if self._or_never and value == 0:
+            return 0.0
         if not _is_finite(value) or value < self._least:
-            raise ValueError(f"must be at least {self._least:g} seconds, not {value!r}")
+            never = "0, for never, or " if self._or_never else ""
+            raise ValueError(f"must be {never}at least {self._least:g} seconds, not {value!r}")
         return float(value)
 
     def schema(self) -> Schema:
         """As `Kind.schema`."""
-        return {"type": "number", "minimum": self._least}
+        number: Schema = {"type": "number", "minimum": self._least}
+        return {"anyOf": [number, {"const": 0}]} if self._or_never else number
+
+
+class Size:
+    """A number of bytes: `300M`, `1.5G`, `314572800`; K, M, G and T are powers of 1024. 0: no limit."""
+
+    form: Form = "value"
+    metavar = "SIZE"
+
+    def from_text(self, text: str) -> int:
+        """As `Kind.from_text`."""
+        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)(?:([KMGT])(?:i?B)?)?", text, re.ASCII | re.IGNORECASE)
+        if found is None or (found[2] is None and "." in text):
+            raise ValueError(f"must be a size such as 300M or 1.5G, not {text!r}")
+        power = 0 if found[2] is None else "KMGT".index(found[2].upper()) + 1
+        return int(float(found[1]) * 1024.0**power)
+
+    def from_key(self, value: Any) -> int:
+        """As `Kind.from_key`."""
+        if isinstance(value, str):
+            return self.from_text(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise _wrong("a size such as '300M', or a number of bytes", value)
+        return value
+
+    def schema(self) -> Schema:
+        """As `Kind.schema`."""
+        return {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
 
 
 class Mode:

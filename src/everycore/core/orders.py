@@ -56,11 +56,18 @@ class Drain(msgspec.Struct, frozen=True):
     worker: int
 
 
+class Recycle(msgspec.Struct, frozen=True):
+    """Replace this worker when its turn comes: it has reached a limit, `why` says which."""
+
+    worker: int
+    why: str
+
+
 class Stop(msgspec.Struct, frozen=True):
     """No workers any more."""
 
 
-Input = ScaleTo | WorkerForked | WorkerReady | WorkerExited | TimerFired | Reload | Drain | Stop
+Input = ScaleTo | WorkerForked | WorkerReady | WorkerExited | TimerFired | Reload | Drain | Recycle | Stop
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -93,13 +100,51 @@ class SetTimer(msgspec.Struct, frozen=True):
 class Replace(msgspec.Struct, frozen=True):
     """A fact for the log: the worker ended unasked, and its slot is filled again after `delay` seconds.
 
-    0: by a worker that boots already.
+    0: by a worker that boots already. is_known: its slot has failed, which was told.
     """
 
     worker: int
     slot: int
     status: ExitStatus
     overdue: bool
+    delay: float
+    is_known: bool = False
+
+
+class SlotFailed(msgspec.Struct, frozen=True):
+    """A fact for the log: so many workers of this slot have ended too soon, the last one by `end`.
+
+    What follows is not told one by one.
+    """
+
+    ends: int
+    end: Replace
+
+
+class SlotWorks(msgspec.Struct, frozen=True):
+    """A fact for the log: a slot that had failed, with so many ends, has a worker again that lives."""
+
+    slot: int
+    worker: int
+    ends: int
+
+
+class Recycling(msgspec.Struct, frozen=True):
+    """A fact: this worker is being replaced, for it has reached a limit."""
+
+    worker: int
+    slot: int
+    why: str
+
+
+class RecyclingFailed(msgspec.Struct, frozen=True):
+    """A fact for the log: its replacement did not become ready; `worker` serves on.
+
+    It is tried again after `delay` seconds.
+    """
+
+    worker: int
+    failure: SlotFailure
     delay: float
 
 
@@ -131,7 +176,7 @@ class ReloadStopped(msgspec.Struct, frozen=True):
 
 
 class FailPool(msgspec.Struct, frozen=True):
-    """The application cannot boot; the end has begun."""
+    """The application cannot boot, or all slots have failed; the end has begun."""
 
     failure: SlotFailure
 
@@ -148,6 +193,10 @@ Action = (
     | Kill
     | SetTimer
     | Replace
+    | SlotFailed
+    | SlotWorks
+    | Recycling
+    | RecyclingFailed
     | Wait
     | Reloading
     | Reloaded

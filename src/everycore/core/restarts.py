@@ -1,4 +1,4 @@
-"""How long to wait before a worker is started again.
+"""How long to wait before a worker is started again, and when its slot counts as failed.
 
 One number from the count of failures in a row. Invariant: pure; chance comes in as a number from 0 to 1.
 
@@ -30,3 +30,14 @@ class Backoff(msgspec.Struct, frozen=True):
         # 2**64 exceeds any limit, and a float can hold it; the count itself has no bound.
         doubled = self.first * 2.0 ** min(failures - 1, 64)
         return min(doubled, self.limit) * (1 + self.jitter * (2 * chance - 1))
+
+    def longest(self, chance: float) -> float:
+        """Seconds to wait where it has been tried often enough."""
+        return self.limit * (1 + self.jitter * (2 * chance - 1))
+
+
+class Intensity(msgspec.Struct, frozen=True):
+    """A slot has *failed* when `ends` of its workers ended unasked within `seconds`; None: it never has."""
+
+    ends: int | None = None
+    seconds: float = 60.0

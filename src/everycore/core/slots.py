@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from everycore.core.restarts import Intensity
 from everycore.model import ExitStatus
 
 
@@ -34,17 +35,23 @@ class Member(msgspec.Struct):
         """Whether it is to become ready, and is not yet."""
         return self.ready_at is None and not self.is_dismissed
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether it is ready, and nobody has asked it to leave."""
+        return self.ready_at is not None and not self.is_dismissed
+
 
 class SlotFailure(msgspec.Struct, frozen=True):
     """A worker that did not become ready.
 
     It ended with `status`. overdue: it was not ready in time, and was killed for that; with `status` None it
-    was not.
+    was not. ends: it may have been ready, but was the last of so many to end in its slot; 0: not for that.
     """
 
     worker: int
     status: ExitStatus | None
     overdue: bool
+    ends: int = 0
 
 
 class Slot(msgspec.Struct):
@@ -59,8 +66,39 @@ class Slot(msgspec.Struct):
     due: float | None = None
     waits: bool = False
     """It has no occupant until the next reload: what is there now cannot start."""
+    ends: list[float] = msgspec.field(default_factory=list)
+    """When its last occupants have ended unasked; no more of them than count."""
+    lost: int = 0
+    """How many have, since it failed and before; 0: it has not failed."""
+    well_at: float | None = None
+    """It has failed, and has a ready occupant: when it counts as well again, if that one lives."""
     renewed: int = -1
     """The highest generation of which a worker was ready here."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether too many of its workers have ended too soon."""
+        return self.lost > 0
+
+    def note_end(self, now: float, intensity: Intensity) -> bool:
+        """Its occupant has ended unasked. Returns whether it has just failed by that."""
+        self.well_at = None
+        if self.has_failed:
+            self.lost += 1
+            return False
+        if intensity.ends is None:
+            return False
+        self.ends = [at for at in (*self.ends, now) if at > now - intensity.seconds]
+        if len(self.ends) < intensity.ends:
+            return False
+        self.lost = len(self.ends)
+        return True
+
+    def begin_anew(self) -> None:
+        """What was is no reason any more to expect that it fails."""
+        self.failures = self.lost = 0
+        self.ends = []
+        self.well_at = None
 
     def members(self) -> Iterator[Member]:
         """The workers here."""
@@ -121,7 +159,12 @@ def find(slots: Iterable[Slot], worker: int) -> tuple[Slot, Member] | None:
     )
 
 
-def earliest(slots: Iterable[Slot]) -> float | None:
-    """The next moment at which something is due in one of the slots."""
-    moments = [moment for slot in slots for moment in (slot.due, *(it.deadline for it in slot.members()))]
+def earliest(slots: Iterable[Slot], *others: float | None) -> float | None:
+    """The next moment at which something is due in one of the slots, or of the `others`."""
+    moments = [
+        moment
+        for slot in slots
+        for moment in (slot.due, slot.well_at, *(it.deadline for it in slot.members()))
+    ]
+    moments += others
     return min((moment for moment in moments if moment is not None), default=None)

@@ -5,8 +5,8 @@
 
 Invariants:
 * A slot has one live worker, or two while one replaces the other (`core.slots`): in a rolling reload
-  (`core.rollout`) and when a worker is drained. With a surge of 0 it never has two, and whatever is numbered
-  by slot (a file, a port) never has two owners.
+  (`core.rollout`), when a worker has reached a limit, and when it is drained. With a surge of 0 it never has
+  two, and whatever is numbered by slot (a file, a port) never has two owners.
 * A slot that is dismissed and wanted again waits for the old worker's end.
 * Every wanted slot has a live worker, or a time at which it gets one, or waits for a reload, until the end
   has begun.
@@ -17,9 +17,13 @@ Rules:
 * A worker that ends without being asked by us, in whatever way, is replaced with back-off, counted per slot.
 * Nobody of this pool was ever ready, and a worker ends: the application cannot boot. We give up at once
   instead of trying for ever (uvicorn and gunicorn learnt this), and the first failure is the one reported.
-* Somebody was ready once: the application was fine, so we go on trying.
+* Somebody was ready once: the application was fine, so we go on trying, unless there is an `intensity`.
 * A worker not ready within `boot_timeout` is killed, which is then a failure like any other; None: it may
   take for ever.
+* With an `intensity`, a slot whose workers end too often has *failed*: it is tried at the longest wait, and
+  is well again once a worker of it has been ready for as long as one has to be for a short wait. All slots
+  have failed and nobody serves: the pool gives up, so that whoever supervises it acts. A reload begins anew.
+* A worker that has reached a limit is replaced when its turn comes (`core.recycling`).
 * With `may_finish`, a worker that ends with status 0 before it was ready has done its work, which was not to
   serve: its slot stays empty, and when all are, the pool has ended as it should.
 * Where workers may take for ever to become ready, those of a reload have `RELOAD_SECONDS`: a reload ends.
@@ -37,20 +41,18 @@ import msgspec
 
 from everycore.core.orders import (
     Action,
-    Dismiss,
     Drain,
     FailPool,
     Finish,
-    Fork,
     Input,
     Kill,
+    Recycle,
     Reload,
-    Reloaded,
-    Reloading,
-    ReloadStopped,
     Replace,
     ScaleTo,
     SetTimer,
+    SlotFailed,
+    SlotWorks,
     Stop,
     TimerFired,
     Wait,
@@ -58,32 +60,17 @@ from everycore.core.orders import (
     WorkerForked,
     WorkerReady,
 )
-from everycore.core.restarts import Backoff
-from everycore.core.rollout import Rollout
+from everycore.core.renewal import LAST_SECONDS, Renewal
 from everycore.core.slots import Member, Slot, SlotFailure, earliest, find
 
-#: Once we have given up, workers that still boot have this long to leave by themselves: they serve nobody.
-LAST_SECONDS: Final = 5.0
-#: How long a reload waits for a new worker to become ready where there is no `boot_timeout`.
-RELOAD_SECONDS: Final = 60.0
-
-#: Whoever is in the way of a reload, where the code is being worked on, is killed after so many seconds.
-YIELD_SECONDS: Final = 0.5
 #: What a new worker has left to become ready once there is newer code, in seconds.
 HURRY_SECONDS: Final = 3.0
 
 
-class Supervisor(msgspec.Struct):
+class Supervisor(Renewal):
     """The decisions about one pool."""
 
-    backoff: Backoff = msgspec.field(default_factory=Backoff)
-    boot_timeout: float | None = 60.0
-    may_finish: bool = False
-    rollout: Rollout = msgspec.field(default_factory=Rollout)
     was_ever_ready: bool = False
-    _slots: dict[int, Slot] = msgspec.field(default_factory=dict)
-    _wanted: int = 0
-    _is_ending: bool = False
     _is_finished: bool = False
     _failure: SlotFailure | None = None
     _timer: float | None = None
@@ -95,7 +82,8 @@ class Supervisor(msgspec.Struct):
         actions = self._decide(given, now)
         self._slots = {number: slot for number, slot in self._slots.items() if not slot.is_empty}
         actions += self._go_on(now)
-        timer = earliest(self._slots.values())
+        actions += self._recycle_next(now)
+        timer = earliest(self._slots.values(), self.recycler.resume_at)
         if timer != self._timer:
             self._timer = timer
             actions.append(SetTimer(timer))
@@ -103,11 +91,6 @@ class Supervisor(msgspec.Struct):
             self._is_finished = True
             actions.append(Finish(self._failure))
         return actions
-
-    @property
-    def wanted(self) -> int:
-        """How many workers there should be."""
-        return self._wanted
 
     def _decide(self, given: Input, now: float) -> list[Action]:
         match given:
@@ -128,6 +111,10 @@ class Supervisor(msgspec.Struct):
                 return self._stop_reloads() if self._is_ending else []
             case Drain(worker):
                 return self._drain(worker, now)
+            case Recycle(worker, why):
+                if find(self._slots.values(), worker) is not None:
+                    self.recycler.ask(worker, why)
+                return []
             case Stop():
                 return self._end(None)
 
@@ -156,19 +143,6 @@ class Supervisor(msgspec.Struct):
             actions += self._dismiss_slot(slot, deadline)
         return actions
 
-    def _dismiss_slot(self, slot: Slot, deadline: float | None) -> list[Action]:
-        slot.due, slot.waits = None, False
-        return [action for member in slot.members() for action in self._dismiss(member, deadline)]
-
-    def _dismiss(self, member: Member, deadline: float | None) -> list[Action]:
-        """Ask for its end, once; how long it may take is the cluster's `grace`, or the `deadline` given."""
-        if deadline is not None or not member.is_dismissed:
-            member.deadline = deadline
-        if member.is_dismissed or member.worker is None:
-            return []
-        member.is_dismissed = True
-        return [Dismiss(member.worker)]
-
     def _drain(self, worker: int, now: float) -> list[Action]:
         found = find(self._slots.values(), worker)
         if found is None or self._is_ending:
@@ -195,10 +169,14 @@ class Supervisor(msgspec.Struct):
             return []
         member.deadline = None
         slot.renewed = max(slot.renewed, member.generation)
-        if member is slot.successor and (old := slot.take_over()) is not None:
-            slot.failures = 0
-            return self._dismiss(old, None)
-        return []
+        old = slot.take_over() if member is slot.successor else None
+        if slot.has_failed:
+            slot.well_at = now + self.backoff.healthy_after
+        if old is None:
+            return []
+        slot.failures = 0
+        self.recycler.succeeded()
+        return self._dismiss(old, None)
 
     def _exited(self, given: WorkerExited, now: float) -> list[Action]:
         found = find(self._slots.values(), given.worker)
@@ -212,6 +190,8 @@ class Supervisor(msgspec.Struct):
                 actions += self._fill_again(slot, member, given, now)
             if member.is_booting:
                 failure = SlotFailure(given.worker, given.status, member.is_overdue)
+                if not was_occupant and self.recycler.is_replacing(slot):
+                    actions += self._fail_recycling(slot, failure, now, given.chance)
                 actions += self._fail_reload(member, failure, now)
         return actions
 
@@ -229,19 +209,43 @@ class Supervisor(msgspec.Struct):
         if not self.was_ever_ready:
             self._failure = SlotFailure(given.worker, given.status, member.is_overdue)
             return [FailPool(self._failure), *self._end(now + LAST_SECONDS)]
-        delay = 0.0
-        if not slot.is_filled:
-            healthy_for = 0.0 if member.ready_at is None else now - member.ready_at
-            slot.failures = self.backoff.failures(slot.failures, healthy_for)
-            delay = self.backoff.delay(slot.failures, given.chance)
-            slot.due = now + delay
-        return [Replace(given.worker, slot.number, given.status, member.is_overdue, delay)]
+        return self._restart(slot, member, given, now)
+
+    def _restart(self, slot: Slot, member: Member, given: WorkerExited, now: float) -> list[Action]:
+        """Its occupant has ended unasked, and there was one that was ready: it gets another."""
+        end = Replace(given.worker, slot.number, given.status, member.is_overdue, 0.0)
+        if slot.is_filled:
+            return [end]
+        healthy_for = 0.0 if member.ready_at is None else now - member.ready_at
+        slot.failures = self.backoff.failures(slot.failures, healthy_for)
+        has_just_failed = slot.note_end(now, self.intensity)
+        delay = self.backoff.delay(slot.failures, given.chance)
+        if slot.has_failed:
+            delay = self.backoff.longest(given.chance)
+        slot.due = now + delay
+        if self._is_hopeless():
+            self._failure = SlotFailure(given.worker, given.status, member.is_overdue, slot.lost)
+            return [FailPool(self._failure), *self._end(now + LAST_SECONDS)]
+        end = msgspec.structs.replace(end, delay=delay, is_known=slot.has_failed)
+        return [SlotFailed(slot.lost, end)] if has_just_failed else [end]
+
+    def _is_hopeless(self) -> bool:
+        """Whether all slots have failed, and nobody serves."""
+        wanted = self._wanted_slots().values()
+        return not self.rollout.is_awaited and all(
+            slot.has_failed and not any(member.is_serving for member in slot.members()) for slot in wanted
+        )
 
     def _timer_fired(self, now: float) -> list[Action]:
         actions: list[Action] = []
         for slot in self._slots.values():
             if slot.due is not None and slot.due <= now:
                 actions.append(self._fill(slot, now))
+            if slot.well_at is not None and slot.well_at <= now:
+                slot.well_at = None
+                if slot.occupant is not None and slot.occupant.worker is not None:
+                    actions.append(SlotWorks(slot.number, slot.occupant.worker, slot.lost))
+                    slot.begin_anew()
             for member in slot.members():
                 if member.deadline is not None and member.deadline <= now:
                     actions += self._overdue(slot, member, now)
@@ -255,67 +259,3 @@ class Supervisor(msgspec.Struct):
             return self._fail_reload(member, SlotFailure(member.worker, None, overdue=True), now)
         member.is_overdue = True
         return [Kill(member.worker)]
-
-    # Reloads
-
-    def _go_on(self, now: float) -> list[Action]:
-        """The next steps of the reload that is under way, or of the next one."""
-        actions: list[Action] = []
-        while not self._is_ending and (self.rollout.is_running or self.rollout.is_wanted):
-            if not self.rollout.is_running:
-                actions += self._begin_reload(now)
-            slots = [self._slots[number] for number in sorted(self._slots) if number < self._wanted]
-            slots = [slot for slot in slots if slot.is_filled]
-            for member in self.rollout.in_the_way(slots, by := now + YIELD_SECONDS):
-                actions += self._dismiss(member, by)
-            for slot in self.rollout.next_slots(slots):
-                if self.rollout.surge:
-                    slot.successor = self._member(now)
-                    actions.append(Fork(slot.number, self.rollout.generation))
-                elif slot.occupant is not None:
-                    actions += self._dismiss(slot.occupant, None)
-            if not self.rollout.is_complete(slots):
-                break
-            actions.append(Reloaded(self.rollout.generation, self.rollout.end()))
-        return actions
-
-    def _begin_reload(self, now: float) -> list[Action]:
-        """Nobody waits for a restart any more: what it failed by may just have been mended."""
-        self.rollout.begin()
-        actions: list[Action] = [Reloading(self.rollout.generation)]
-        for slot in self._slots.values():
-            if slot.due is not None or slot.waits:
-                slot.failures = 0
-                actions.append(self._fill(slot, now))
-        return actions
-
-    def _fail_reload(self, member: Member, failure: SlotFailure, now: float) -> list[Action]:
-        """`member` did not become ready: if it belongs to the reload under way, that has failed."""
-        if not self.rollout.concerns(member.generation):
-            return []
-        generation = self.rollout.generation
-        actions: list[Action] = [ReloadStopped(generation, self.rollout.end(failure), failure)]
-        for slot in self._slots.values():
-            if (other := slot.forgo() if slot.successor else None) is not None:
-                actions += self._dismiss(other, now + LAST_SECONDS)
-        return actions
-
-    def _stop_reloads(self) -> list[Action]:
-        was_running = self.rollout.is_running
-        requests = self.rollout.end_all()
-        if not requests and not was_running:
-            return []
-        return [ReloadStopped(self.rollout.generation, requests, None)]
-
-    # Bookkeeping
-
-    def _fill(self, slot: Slot, now: float) -> Action:
-        slot.due, slot.waits = None, False
-        slot.occupant = self._member(now)
-        return Fork(slot.number, self.rollout.generation)
-
-    def _member(self, now: float) -> Member:
-        seconds = self.boot_timeout
-        if seconds is None and self.rollout.is_running:
-            seconds = RELOAD_SECONDS
-        return Member(self.rollout.generation, None if seconds is None else now + seconds)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from everycore.ops.outlets import LAST_CHANCE, LoopedOutlet
@@ -19,6 +20,7 @@ from everycore.system.outlet import Outlet, told_of_dropped
 log = logging.getLogger("everycore.ops")
 
 #: O_NONBLOCK: a FIFO that nobody reads is an error (ENXIO), and not to be waited for.
+_STDERR: Final = 2
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
@@ -58,6 +60,7 @@ class LogFile(QuietHandler, OwnLogFile):
     def __init__(self, path: str, *, is_watched: bool = False, fallback: TextIO | None = None) -> None:
         self._is_watched = is_watched
         self._is_over = False
+        self._on_file: Callable[[int], object] = lambda _: None
         self._fallback = fallback
         self.missing: OSError | None = None
         super().__init__(path)
@@ -80,7 +83,14 @@ class LogFile(QuietHandler, OwnLogFile):
         finally:
             os.close(fd)
         self._lend_words(outlet)
+        self._on_file(outlet.fileno())
         return outlet
+
+    def follow(self, on_file: Callable[[int], object]) -> None:
+        """Call `on_file` with the descriptor of the file, now and when it is another; 2, stderr: none."""
+        self._on_file = on_file
+        if self.stream is not None and self.stream is not self._fallback:
+            on_file(self.stream.fileno())
 
     def emit(self, record: logging.LogRecord) -> None:
         """As `logging.Handler.emit`."""
@@ -129,6 +139,7 @@ class LogFile(QuietHandler, OwnLogFile):
         try:
             before: Any = self.stream
             self.stream = None
+            self._on_file(_STDERR)
             if before is not None:
                 self._end(before, LAST_CHANCE)
         finally:

@@ -11,6 +11,7 @@ import errno
 import io
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -100,6 +101,14 @@ def _install(usual: logging.Handler, of_requests: logging.Handler) -> None:
     for handler in before:
         if isinstance(handler, LogFile):
             handler.end()
+
+
+def follow_file(on_file: Callable[[int], object]) -> None:
+    """As `LogFile.follow`, of the file that everycore logs to; without one nothing is done."""
+    ours, *_ = LOGGERS
+    for handler in logging.getLogger(ours).handlers:
+        if isinstance(handler, LogFile):
+            handler.follow(on_file)
 
 
 def close_files() -> None:

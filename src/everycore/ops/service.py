@@ -15,7 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
@@ -27,6 +27,7 @@ from everycore.core import stopping
 from everycore.errors import BootError
 from everycore.events import Message, Ready
 from everycore.model import Snapshot
+from everycore.ops.announcing import Announcer
 from everycore.ops.job import STATUS_FAILED, STATUS_NO_BOOT, STATUS_STOPPED, BootReport, read_report
 from everycore.pool import Pool
 from everycore.system import garbage
@@ -76,7 +77,7 @@ def run_to_the_end(service: Service) -> Outcome:
     """Run the service in a loop of its own. The signals that stop it are ignored from its end on."""
     garbage.collect_again()
     try:
-        with asyncio.Runner(loop_factory=PausableLoop) as runner:
+        with asyncio.Runner(loop_factory=PausableLoop) as runner, closing(service):
             return runner.run(service.run())
     except asyncio.CancelledError:
         return Outcome(STATUS_FAILED, service.cut_short)
@@ -106,6 +107,7 @@ class Service:
         #: A signal has stopped it.
         self._was_told = False
         self._were_all_ready = False
+        self._announcer = Announcer(pool, name)
         #: Why workers were killed before the work at hand was done.
         self.cut_short = "killed by a second signal before the work at hand was done"
 
@@ -115,12 +117,14 @@ class Service:
         self._hear_signals()
         with self._orphans():
             async with self._reloading(), self._pool:
+                self._announcer.begin()
                 counter = asyncio.create_task(self._show_counts()) if self._counts else None
                 try:
                     await self._pool.wait()
                 except BootError as error:
                     return self._why(error)
                 finally:
+                    self._announcer.stopping()
                     if counter is not None:
                         counter.cancel()
         log.info("stopped")
@@ -128,6 +132,10 @@ class Service:
 
     def _reloading(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._development is None else self._development.reloading(self._pool)
+
+    def close(self) -> None:
+        """It has ended, however."""
+        self._announcer.close()
 
     # Signals
 
@@ -142,6 +150,7 @@ class Service:
 
     def _tell_stop(self, number: signal.Signals) -> None:
         self._was_told = True
+        self._announcer.stopping()
         again = "once more" if number is signal.SIGINT else "SIGINT"
         if self._development is not None and number is signal.SIGINT:
             log.info("SIGINT: stopping")
@@ -220,15 +229,20 @@ class Service:
         report = read_report(event.message)
         if report is None:
             return
-        self._reports[event.worker.id] = report
+        if not self._was_ready:  # the one that is told in the end is among the first
+            self._reports[event.worker.id] = report
         if self._pool.size == 0:
             return  # it was cut short by the stop
+        if event.worker.slot in self._pool._keeper.failed_slots and report == self._told:
+            return
         if self._was_ready or self._development:  # else the pool gives up, and `_why` says why
             text = "as before" if report == self._told else report.text
             log.error("worker %d could not start the application: %s", event.worker.id, text)
             self._told = report
 
     def _why(self, error: BootError) -> Outcome:
+        if self._was_ready:  # all slots have failed
+            return Outcome(STATUS_NO_BOOT, error.report)
         report = self._reports.get(error.worker) or BootReport(error.report, STATUS_NO_BOOT)
         start = f"cannot start {self._name}:\n" if "\n" in report.text else ""
         return Outcome(report.status, f"{start}{report.text}")

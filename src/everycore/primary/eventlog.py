@@ -34,6 +34,13 @@ class EventLog:
         seq, at = self.next()
         self.listeners.emit(event_type(seq=seq, at=at, **fields))
 
+    def emit_about(self, worker: Worker, event_type: Callable[..., WorkerEvent], /, **fields: Any) -> None:
+        """Tell of something that happened to `worker`."""
+        seq, at = self.next()
+        event = event_type(seq=seq, at=at, worker=worker, **fields)
+        worker._driver.listeners.emit(event)
+        self.listeners.emit(event)
+
 
 class WorkerLog:
     """The events about one worker, within its cluster's. `listeners` are those of this worker alone."""

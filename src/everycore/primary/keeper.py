@@ -21,14 +21,19 @@ import msgspec
 from everycore.aio.deadline import Deadline
 from everycore.aio.waiting import settle
 from everycore.core import orders
+from everycore.core.recycling import RecyclingLimits
 from everycore.core.slots import SlotFailure
-from everycore.core.supervisor import RELOAD_SECONDS, Supervisor
+from everycore.core.stalls import StallLimits
+from everycore.core.supervisor import Supervisor
 from everycore.errors import BootError, ConfigurationError, ReloadFailed
-from everycore.events import Exited, Ready, ReloadBegan, ReloadEnded
-from everycore.model import ReloadSnapshot
+from everycore.events import Exited, Ready, Recycled, ReloadBegan, ReloadEnded
+from everycore.model import ReloadSnapshot, Snapshot
 from everycore.primary import together
 from everycore.primary.asking import Asking
 from everycore.primary.cluster import Cluster
+from everycore.primary.recycling import AgeWatch
+from everycore.primary.stallwatch import StallWatch
+from everycore.primary.words import SupervisionWords
 from everycore.primary.worker import Worker
 
 log = logging.getLogger("everycore.primary")
@@ -45,16 +50,28 @@ class Keeper:
         cluster: Cluster,
         supervisor: Supervisor,
         before_reload: Callable[[], object] | None = None,
+        stall_limits: StallLimits | None = None,
+        recycling: RecyclingLimits | None = None,
     ) -> None:
         self._before_reload = before_reload
         self._cluster = cluster
         self._supervisor = supervisor
+        self._words = SupervisionWords(supervisor)
         self._loop = asyncio.get_running_loop()
         self.end: asyncio.Future[None] = self._loop.create_future()
         self.asking = Asking(cluster, self.end)
+        #: Called when a reload is refused.
+        self.on_refused: Callable[[], object] = lambda: None
         self._inputs: deque[orders.Input] = deque()
         self._is_busy = False
         self._workers: dict[int, Worker] = {}
+        self._stalls = StallWatch(cluster, self._workers, stall_limits or StallLimits())
+        self._ages = AgeWatch(
+            cluster,
+            self._workers,
+            recycling or RecyclingLimits(),
+            lambda worker, why: self._tell(orders.Recycle(worker, why)),
+        )
         self._deadline = Deadline(self._loop, lambda: self._tell(orders.TimerFired()))
         self._requests = count(1)
         self._reloads: dict[int, asyncio.Future[None]] = {}
@@ -65,12 +82,19 @@ class Keeper:
         """The cluster has closed its events: wait until those left are told."""
         await self._follower
         self._deadline.set(None)
+        self._stalls.close()
+        self._ages.close()
         self._end_all_reloads()
 
+    def complete(self, snapshot: Snapshot) -> Snapshot:
+        """The same, with what a pool knows."""
+        failed = self.failed_slots
+        return msgspec.structs.replace(snapshot, reload=self._reload, failed_slots=failed)
+
     @property
-    def last_reload(self) -> ReloadSnapshot | None:
-        """The reload that is under way, or else the last one; None: there was none."""
-        return self._reload
+    def failed_slots(self) -> tuple[int, ...]:
+        """Those of which too many workers have ended too soon."""
+        return self._supervisor.failed_slots
 
     def owns(self, worker: int) -> bool:
         """Whether it is one of those that are kept: whoever has the cluster may fork others."""
@@ -94,6 +118,8 @@ class Keeper:
         shutdown_timeout: float,
         boot_timeout: float | None,
         surge: int,
+        stall_limits: StallLimits | None = None,
+        recycling: RecyclingLimits | None = None,
         workers: int | None = None,
     ) -> None:
         """Other numbers, for workers that are started from now on. `workers`: None is so many as before.
@@ -104,6 +130,8 @@ class Keeper:
         runtime.terms = msgspec.structs.replace(runtime.terms, grace=grace, shutdown_timeout=shutdown_timeout)
         self._supervisor.boot_timeout = boot_timeout
         self._supervisor.rollout.surge = surge
+        self._stalls.change(stall_limits or StallLimits())
+        self._ages.limits = recycling or RecyclingLimits()
         if workers is not None:
             self._loop.call_soon(self.scale, workers)
 
@@ -127,6 +155,7 @@ class Keeper:
     def resume(self) -> None:
         """Continue them."""
         together.resume(self._cluster._book)
+        self._stalls.begin_anew()
 
     def order_reload(self) -> asyncio.Future[None]:
         """Replace all workers. The future raises ReloadFailed; nobody has to wait for it."""
@@ -137,6 +166,7 @@ class Keeper:
             future.set_exception(ReloadFailed(None, POOL_ENDS))
         elif (refusal := self._refusal()) is not None:
             log.error("the reload is refused, and nothing has changed: %s", refusal)
+            self.on_refused()
             future.set_exception(ReloadFailed(None, str(refusal)))
         else:
             request = next(self._requests)
@@ -177,9 +207,12 @@ class Keeper:
         async for event in events:
             match event:
                 case Ready():
+                    self._stalls.ready(event.worker.id)
+                    self._ages.ready(event.worker.id)
                     self._tell(orders.WorkerReady(event.worker.id))
                 case Exited():
                     self._tell(orders.WorkerExited(event.worker.id, event.status, random.random()))
+                    self._stalls.exited(event.worker.id)
                     self._workers.pop(event.worker.id, None)
 
     # Actions
@@ -201,9 +234,15 @@ class Keeper:
             case orders.SetTimer(at):
                 self._deadline.set(at)
             case orders.Replace():
-                self._log_replace(action)
+                level = logging.DEBUG if action.is_known else logging.WARNING
+                log.log(level, "%s", self._words.replaced(action, self._stalls.exited(action.worker)))
+            case orders.SlotFailed() | orders.SlotWorks() | orders.RecyclingFailed():
+                log.log(*self._words.told(action))
+            case orders.Recycling(number, slot, why):
+                log.info("worker %d (slot %d) is replaced: %s", number, slot, why)
+                self._cluster._log.emit_about(self._workers[number], Recycled, reason=why)
             case orders.Wait(failure):
-                log.error("%s; waiting for changes", self._describe(failure))
+                log.error("%s; waiting for changes", self._words.describe(failure))
             case orders.Reloading(generation):
                 self._begin_reload(generation)
             case orders.Reloaded(generation, requests):
@@ -212,13 +251,14 @@ class Keeper:
             case orders.ReloadStopped(generation, requests, failure):
                 self._stop_reload(generation, requests, failure)
             case orders.FailPool(failure):
-                log.debug("giving up: %s", self._describe(failure))
+                log.debug("giving up: %s", self._words.describe(failure))
             case orders.Finish(failure):
                 self._finish(failure)
 
     def _finish(self, failure: SlotFailure | None) -> None:
         self._end_all_reloads()
-        settle(self.end, None if failure is None else BootError(failure.worker, self._describe(failure)))
+        error = failure and BootError(failure.worker, self._words.describe(failure))
+        settle(self.end, error or None)
 
     # Reloads
 
@@ -231,8 +271,10 @@ class Keeper:
         if failure is None:
             error = ReloadFailed(None, POOL_ENDS)
         else:
-            error = ReloadFailed(failure.worker, self._describe(failure))
-            log.error("reload %d failed: %s; %s", generation, error.report, self._what_follows())
+            error = ReloadFailed(failure.worker, self._words.describe(failure))
+            serves = any(worker.is_ready for worker in self._workers.values())
+            follows = self._words.what_follows(serves=serves)
+            log.error("reload %d failed: %s; %s", generation, error.report, follows)
         self._end_reload(generation, requests, error)
 
     def _end_reload(self, generation: int, requests: tuple[int, ...], error: ReloadFailed | None) -> None:
@@ -248,35 +290,3 @@ class Keeper:
         for future in self._reloads.values():
             settle(future, ReloadFailed(None, POOL_ENDS))
         self._reloads.clear()
-
-    # Words
-
-    def _describe(self, failure: SlotFailure) -> str:
-        if failure.overdue and self._supervisor.rollout.is_awaited:  # how long it had, depends on the changes
-            killed = "" if failure.status is None else ", and was killed"
-            return f"worker {failure.worker} was not ready in time{killed}"
-        if failure.status is None:
-            return f"worker {failure.worker} was not ready within {RELOAD_SECONDS:g} s"
-        if failure.overdue:
-            return f"worker {failure.worker} was not ready within {self._limit():g} s, and was killed"
-        return f"worker {failure.worker} ended before it was ready: {failure.status}"
-
-    def _what_follows(self) -> str:
-        """After a reload that has failed."""
-        if not self._supervisor.rollout.is_awaited:
-            return "workers that were replaced stay new, the others go on as they are"
-        serves = any(worker.is_ready for worker in self._workers.values())
-        return f"{'the last good code goes on serving; ' * serves}waiting for changes"
-
-    def _limit(self) -> float:
-        limit = self._supervisor.boot_timeout
-        return RELOAD_SECONDS if limit is None else limit
-
-    def _log_replace(self, action: orders.Replace) -> None:
-        how = f"not ready within {self._limit():g} s, killed" if action.overdue else str(action.status)
-        what = f"its slot is filled again in {action.delay:.1f} s"
-        if action.delay == 0:
-            what = "its successor boots already"
-        elif self._supervisor.rollout.failure is not None:
-            what += f", from what is there now (reload {self._supervisor.rollout.generation} failed)"
-        log.warning("worker %d (slot %d) ended: %s; %s", action.worker, action.slot, how, what)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from everycore.model import ExitStatus
 from everycore.primary.pipes import PipeReader, PipeWriter
+from everycore.system.activity import Activity
 from everycore.system.descriptors import close_all
 from everycore.system.processes import Spawned
 from everycore.system.seam import System
@@ -71,6 +72,15 @@ class WorkerProcess:
     def hears(self, number: int) -> bool:
         """Whether the process has a handler for that signal."""
         return self.pid is not None and self._pidfd >= 0 and self._system.hears(self.pid, number)
+
+    def activity(self) -> Activity | None:
+        """What the process has done and waited for; None where there is nothing to see."""
+        return None if self.pid is None or self._pidfd < 0 else self._system.activity(self.pid)
+
+    def memory(self, limit: int) -> int | None:
+        """Its bytes, exactly where they are above `limit`; None where nothing is told."""
+        is_there = self.pid is not None and self._pidfd >= 0
+        return self._system.memory(self.pid, limit) if is_there and self.pid is not None else None
 
     @property
     def _group(self) -> int:

@@ -34,13 +34,14 @@ GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
 
 
 class SpawnTerms(msgspec.Struct, frozen=True):
-    """What every worker of a cluster is told. Times in seconds."""
+    """What every worker of a cluster is told. Times in seconds; `beat` as in the `Ticket`."""
 
     grace: float
     orphan_grace: float
     max_message: int
     new_group: bool
     shutdown_timeout: float = 0.0
+    beat: float = 0.0
 
 
 class SpawnRequest(msgspec.Struct, frozen=True):
@@ -153,6 +154,7 @@ def _ticket(
         ignores_interrupt=role.ignores_interrupt,
         shutdown_timeout=terms.shutdown_timeout,
         blocked=tuple(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
+        beat=terms.beat,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
 from everycore.aio.waiting import settle
@@ -29,10 +29,16 @@ Mode = Literal["auto", "on", "off"]
 
 
 class Lifespan:
-    """`app` with a lifespan. Serve the object itself: it gives every connection the state made at start."""
+    """`app` with a lifespan. Serve the object itself: it gives every connection the state made at start.
 
-    def __init__(self, app: Asgi, mode: Mode = "auto") -> None:
+    requested: called with each request and each WebSocket.
+    """
+
+    def __init__(
+        self, app: Asgi, mode: Mode = "auto", requested: Callable[[], object] = lambda: None
+    ) -> None:
         self._app = app
+        self._requested = requested
         self._mode = mode
         self._state: dict[str, Any] = {}
         self._events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
@@ -43,6 +49,7 @@ class Lifespan:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request. Not a coroutine function: one frame less for each of them."""
+        self._requested()
         scope["state"] = self._state.copy()
         return self._app(scope, receive, send)
 

@@ -39,9 +39,11 @@ from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app, load_env_file
 from everycore.servers.log_config import read_log_config
 from everycore.servers.tls_files import check_tls
+from everycore.servers.wsgi import WsgiApp
 from everycore.system import garbage
 from everycore.system.addresses import as_url
 from everycore.worker.context import WorkerContext
+from everycore.worker.signals import print_stacks_when_asked
 
 if TYPE_CHECKING:
     from everycore.servers.engines import Engine
@@ -110,6 +112,8 @@ def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | 
         stream=stream,
         is_lenient=True,
     )
+    if me is not None:
+        logs.follow_file(print_stacks_when_asked)
 
 
 def _load(job: Job) -> Callable[..., Any] | None:
@@ -153,16 +157,18 @@ async def _work(
 async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> None:
     loaded = prepared.app or load_app(job.app, job.app_dir, factory=job.factory)
     served = as_asgi(loaded, job.interface, job.threads)
+    session = current.session()
+    if session is not None and isinstance(served, WsgiApp):
+        session.heartbeat.hold_while(served.is_stuck)
     number = None if me is None else me.id
     if job.access_log:
         from everycore.servers.request_log import RequestLog  # late: for who logs requests
 
         served = RequestLog(served, partial(Answered.log, worker=number))
-    app = Lifespan(served, job.lifespan)
+    app = Lifespan(served, job.lifespan, (lambda: None) if session is None else session.board.requested)
     engine = _engine(job, app)
     if job.access_log:
         tell_once(number)
-    session = current.session()
     way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
     try:
         await app.startup()

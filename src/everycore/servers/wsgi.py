@@ -62,6 +62,12 @@ class WsgiApp:
             ) from None
         called = functools.partial(_call, app)
         self._bridge: Any = WSGIMiddleware(called, workers=threads)
+        self._threads = threads
+        #: Requests under way, those that wait for a thread among them.
+        self._open = 0
+        #: Rises with whatever a request reads, sends or ends; and as it was when `is_stuck` was asked last.
+        self._moves = _Moves()
+        self._moves_before = -1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -69,10 +75,11 @@ class WsgiApp:
             await self._bridge(scope, receive, send)
             return
         loop = asyncio.get_running_loop()
-        exchange = _Exchange(loop, receive, send)
+        exchange = _Exchange(loop, receive, send, self._moves)
         context = contextvars.copy_context()
         context.run(_exchange.set, exchange)
         work = loop.create_task(self._bridge(scope, receive, exchange.send), context=context)
+        self._open += 1
         try:
             await asyncio.wait((work,))  # which does not cancel it
             work.result()
@@ -83,13 +90,26 @@ class WsgiApp:
             if not (exchange.is_over and is_caused_by(error, ClientDisconnectedError)):
                 raise
         finally:
+            self._open -= 1
             exchange.end()
         if exchange.error is not None:
             raise exchange.error
 
+    def is_stuck(self) -> bool:
+        """Whether a request waits for a thread, and nothing has moved in any since this was asked last."""
+        before, self._moves_before = self._moves_before, self._moves.count
+        return self._open > self._threads and before == self._moves.count
+
     def close(self) -> None:
         """Wait for the threads, and end them."""
         self._bridge.executor.shutdown()
+
+
+class _Moves:
+    """What happens in the requests of an application, as a number that rises."""
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 def _ended_late(work: asyncio.Task[None]) -> None:
@@ -102,7 +122,7 @@ def _ended_late(work: asyncio.Task[None]) -> None:
 class _Exchange:
     """A request and its answer, as the loop sees them; a thread only calls `read`, and looks at `is_over`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, receive: Receive, send: Send) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, receive: Receive, send: Send, moves: _Moves) -> None:
         #: Nobody reads the answer any more.
         self.is_over = False
         #: What `send` has raised: a mistake of the application's, as too long a body.
@@ -110,6 +130,7 @@ class _Exchange:
         self._loop = loop
         self._receive = receive
         self._send = send
+        self._moves = moves
         self._is_streaming = False
         self._receiving = asyncio.Lock()
         self._ahead: deque[Any] = deque()
@@ -131,6 +152,7 @@ class _Exchange:
 
     async def send(self, message: Any) -> None:
         """As the engine's, but nothing is raised: what goes wrong ends the exchange."""
+        self._moves.count += 1
         if self.is_over:
             return
         is_chunk = message.get("more_body", False)
@@ -150,6 +172,7 @@ class _Exchange:
     def end(self) -> None:
         """The engine's request is over, with or without its thread."""
         self.is_over = True
+        self._moves.count += 1
         self._stop_watching()
         if self._reading is not None:
             self._reading.cancel()
@@ -169,6 +192,7 @@ class _Exchange:
 
     async def _fetch(self) -> None:
         message = await self._receive()
+        self._moves.count += 1
         if message["type"] == "http.disconnect":
             self.is_over = True
         else:

@@ -24,6 +24,8 @@ OPEN: Final = 0
 ACCEPTED: Final = 1
 SERVING: Final = 2
 IDLE: Final = 3
+BEAT: Final = 4
+REQUESTS: Final = 5
 ROW: Final = 8
 #: Rows: the first one is the primary's, and says how many are in use at most.
 CAPACITY: Final = 1024
@@ -93,6 +95,14 @@ class PrimaryBoard(Board):
         """Connections that the worker of `row` has now, of those that its event loops accepted."""
         return self._cells[row * ROW + OPEN] if row else 0
 
+    def beat(self, row: int) -> int:
+        """Another number each time that the event loop of `row` has turned lately; 0: nobody counts that."""
+        return self._cells[row * ROW + BEAT] if row else 0
+
+    def requests(self, row: int) -> int:
+        """Requests that the application of `row` was given, where somebody counts them."""
+        return self._cells[row * ROW + REQUESTS] if row else 0
+
     def _clear(self, row: int) -> None:
         for field in range(ROW):
             self._cells[row * ROW + field] = 0
@@ -151,6 +161,21 @@ class WorkerBoard(Board):
             self._busy += min(_LONGEST_TURN, turn)
         else:
             self._woke = _now() if since is None else since
+
+    def requested(self) -> None:
+        """The application was given a request."""
+        if self._at is not None:
+            self._cells[self._at + REQUESTS] += 1
+
+    def beat(self) -> None:
+        """The event loop turns."""
+        if self._at is not None:
+            self._cells[self._at + BEAT] += 1
+
+    def end_beats(self) -> None:
+        """Nobody counts the turns of the loop from now on."""
+        if self._at is not None:
+            self._cells[self._at + BEAT] = 0
 
     def somebody_is_free(self) -> bool:
         """Whether another serving worker waits for events."""

@@ -16,7 +16,9 @@ from typing import Any, Final, Protocol
 
 from everycore.model import ExitStatus
 from everycore.system import processes
+from everycore.system.activity import Activity, activity
 from everycore.system.leash import Leash
+from everycore.system.memory import memory
 from everycore.system.processes import Credentials, Spawned
 
 
@@ -56,6 +58,12 @@ class System(Protocol):
     def hears(self, pid: int, number: int) -> bool:
         """Whether a process that was not reaped yet has a handler for that signal."""
 
+    def activity(self, pid: int) -> Activity | None:
+        """Look at what a process has done and waited for; None where there is nothing to see."""
+
+    def memory(self, pid: int, limit: int) -> int | None:
+        """Return the bytes of a process, exactly where they are above `limit`; None where nothing is told."""
+
     def now(self) -> float:
         """Return the date, in seconds since the epoch, as `time.time` does."""
 
@@ -68,6 +76,8 @@ class Linux:
     reap = staticmethod(processes.reap)
     send_signal = staticmethod(processes.send_signal)
     hears = staticmethod(processes.hears)
+    activity = staticmethod(activity)
+    memory = staticmethod(memory)
     now = staticmethod(time.time)
 
 

@@ -23,6 +23,7 @@ import msgspec
 from everycore.foreign.signal_internals import signal_of
 from everycore.model import ExitStatus
 from everycore.role import VARIABLE
+from everycore.system.activity import Activity
 from everycore.system.leash import Leash
 from everycore.system.processes import Credentials, Spawned
 from everycore.testing.clock import VirtualTimeLoop
@@ -65,6 +66,10 @@ class FakeProcess:
         self.signals: list[signal.Signals] = []
         #: Those that the program has a handler for, beside TERM and INT.
         self.heard: set[int] = set()
+        #: What the kernel would show of it.
+        self.activity = Activity()
+        #: Its bytes.
+        self.memory = 0
         #: Called with each of them but SIGKILL.
         self.on_signal: Callable[[signal.Signals], object] = lambda _: None
         #: Called at the end, before channel and link are closed.
@@ -162,6 +167,14 @@ class FakeSystem:
     def hears(self, pid: int, number: int) -> bool:
         """Whether the process has a handler for that signal: `FakeProcess.heard` has those."""
         return any(process.pid == pid and number in process.heard for process in self._by_pidfd.values())
+
+    def activity(self, pid: int) -> Activity | None:
+        """Look at a process, which does nothing but what `FakeProcess.activity` says."""
+        return next((one.activity for one in self._by_pidfd.values() if one.pid == pid), None)
+
+    def memory(self, pid: int, limit: int) -> int | None:
+        """Return `FakeProcess.memory`."""
+        return next((one.memory for one in self._by_pidfd.values() if one.pid == pid), None)
 
     def now(self) -> float:
         """Return the date: that of the running loop, if it has one of its own."""

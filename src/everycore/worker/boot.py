@@ -21,7 +21,7 @@ from everycore.system.orphan import Orphan
 from everycore.ticket import Ticket
 from everycore.worker.connections.ledger import Ledger
 from everycore.worker.listening.link import Link
-from everycore.worker.signals import WorkerSignals
+from everycore.worker.signals import WorkerSignals, print_stacks_when_asked
 
 #: The primary is gone, or has given us up: EX_TEMPFAIL of sysexits.h.
 ORPHANED: Final = 75
@@ -61,6 +61,8 @@ def join(ticket: Ticket) -> Membership:
     if ticket.orphan_grace == 0 and not processes.die_with_parent(ticket.primary):
         os._exit(ORPHANED)
     processes.become_likelier_victim()
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # the primary looks whether it can ask
+        print_stacks_when_asked()
     for fd, _ in (ticket.channel, ticket.link, ticket.leash):
         os.set_inheritable(fd, False)
     membership = Membership(ticket)

@@ -30,6 +30,7 @@ from everycore.worker.connections.reception import Receptions
 from everycore.worker.departure import Departure
 from everycore.worker.grants import Grants
 from everycore.worker.listening.clustersocket import ClusterSocket
+from everycore.worker.listening.heartbeat import Heartbeat
 from everycore.worker.listening.readiness import Readiness
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class Session:
             membership.connections, membership.board, self.receptions, membership.ticket.shutdown_timeout
         )
         self.handons = HandOns()
+        self.heartbeat = Heartbeat(membership.board, membership.ticket.beat)
         self.grants = Grants(membership.link, membership.connections, self.readiness, self.departure)
         self.emitter = Emitter()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -117,6 +119,7 @@ class Session:
                 on_handle=self._on_handle,
             )
             self._membership.orphan.is_read = True
+            self.heartbeat.begin(loop)
             self._channel.post(wire.Attached())
         elif self._loop is not loop:
             raise RuntimeError("the channel of this worker belongs to another event loop")
@@ -248,6 +251,7 @@ class Session:
 
     async def finish(self) -> None:
         """The program is over: wait for a departure under way, then for the channel to take what was sent."""
+        self.heartbeat.end()
         if self.departure.has_begun:
             await self.departure.over()
         if self._channel is not None and not self._channel.is_closed:

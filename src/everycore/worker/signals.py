@@ -25,6 +25,7 @@ from everycore.core.stopping import StopAction, StopInput, WorkerStage
 from everycore.errors import consists_of
 from everycore.held_signals import held, start_helper, would_be_dropped
 from everycore.system import forked_signals, inherited
+from everycore.system.stacks import STACKS
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 #: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
@@ -302,6 +303,15 @@ class WorkerSignals:
     def _die(self, number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+
+def print_stacks_when_asked(fd: int = 2) -> None:
+    """Let a signal of the primary's print the stacks of all threads, even of a blocked one, to `fd`.
+
+    Nothing else comes of that signal.
+    """
+    faulthandler.register(STACKS, file=fd, all_threads=True)
+    inherited.hear((STACKS,))
 
 
 def print_stacks_at_quit() -> None:

@@ -40,6 +40,9 @@ class Distribution(Protocol):
     def account(self, worker: int) -> tuple[int, int]:
         """Connections given to `worker` so far, and those it has not acknowledged."""
 
+    def oldest(self, worker: int) -> float | None:
+        """When the oldest that `worker` has not acknowledged was given to it; None: there is none."""
+
     def set_flowing(self, flows: bool) -> None:
         """Whether the listener listens and a worker is ready."""
 

@@ -86,6 +86,11 @@ class Distributor:
         lane = self.dispatcher.lanes.lane_of(worker)
         return (0, 0) if lane is None else (lane.total, lane.outstanding)
 
+    def oldest(self, worker: int) -> float | None:
+        """As `Distribution.oldest`; what was taken back counts until the worker is heard of again."""
+        lane = self.dispatcher.lanes.lane_of(worker)
+        return None if lane is None else lane.oldest()
+
     def close(self) -> None:
         """As `Distribution.close`."""
         self._is_closed = True

@@ -57,6 +57,10 @@ class SharedDistribution:
         """As `Distribution.account`."""
         return (0, 0)
 
+    def oldest(self, worker: int) -> float | None:
+        """As `Distribution.oldest`: nobody is given any."""
+        return None
+
     def close(self) -> None:
         """As `Distribution.close`."""
         self.set_flowing(False)

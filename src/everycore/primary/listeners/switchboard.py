@@ -272,8 +272,6 @@ class Switchboard:
         """In a forked child: close our copies of all."""
         take_all((listener.abandon for listener in self._book), "a fork")
 
-    # --- looking ------------------------------------------------------------------------------------------
-
     def descriptors(self) -> Iterator[int]:
         """The numbers of listeners and belts that we opened."""
         for listener in self._book:
@@ -288,6 +286,11 @@ class Switchboard:
         """Connections handed to `worker` so far, and those it has not acknowledged."""
         accounts = [listener.distribution.account(worker) for listener in self._book.held_by(worker)]
         return sum(given for given, _ in accounts), sum(outstanding for _, outstanding in accounts)
+
+    def oldest(self, worker: int) -> float | None:
+        """When the oldest that `worker` has not acknowledged was given to it; None: there is none."""
+        given = [listener.distribution.oldest(worker) for listener in self._book.held_by(worker)]
+        return min((at for at in given if at is not None), default=None)
 
     def snapshot(self) -> tuple[ListenerSnapshot, ...]:
         """Every listener now."""

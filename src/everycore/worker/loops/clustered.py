@@ -273,6 +273,12 @@ class ClusteredLoop:
         own: Any = super()
         return self._counted(await own.connect_accepted_socket(*args, **keywords))
 
+    def close(self) -> None:
+        """As `loop.close`."""
+        own: Any = super()
+        own.close()
+        self._everycore.heartbeat.end(self)
+
     def _came_over_the_channel(self, keywords: dict[str, Any]) -> bool:
         return keywords.get("sock") in self._everycore.handles
 

@@ -1,0 +1,98 @@
+"""Tells the service manager how the service is: READY, RELOADING, STOPPING, STATUS, WATCHDOG (sd_notify(3)).
+
+A primary that hangs says nothing: that is how systemd notices (`WatchdogSec=`). Invariant: READY is said once
+the service serves, and again after each RELOADING, whatever became of the reload; nothing but STOPPING
+follows STOPPING.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING
+
+from everycore.events import Event, Exited, Ready, ReloadBegan, ReloadEnded
+from everycore.system.notify import Notifier, notifier
+
+if TYPE_CHECKING:
+    from everycore.pool import Pool
+
+
+class Announcer:
+    """The words about one pool. Where no manager asks, there are none."""
+
+    def __init__(self, pool: Pool, name: str) -> None:
+        self._pool = pool
+        self._name = name
+        self._notifier: Notifier | None = notifier(os.environ, os.getpid())
+        self._was_ready = False
+        self._is_stopping = False
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """The pool is open."""
+        if self._notifier is None:
+            return
+        for kind in (Ready, Exited, ReloadBegan, ReloadEnded):
+            self._pool.on(kind, self._on_event)
+        self._pool._keeper.on_refused = self._refused
+        if self._notifier.watchdog:
+            self._feed(self._notifier, asyncio.get_running_loop())
+
+    def stopping(self) -> None:
+        """The service was told to stop, or ends; again: nothing."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._say("STOPPING=1", f"STATUS={self._name}: stopping")
+
+    def close(self) -> None:
+        """It has ended."""
+        self.stopping()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if self._notifier is not None:
+            self._notifier.close()
+
+    def _on_event(self, event: Event) -> None:
+        if self._is_stopping:
+            return
+        match event:
+            case Ready() if not self._was_ready:
+                self._was_ready = True
+                self._say("READY=1", self._status())
+            case ReloadBegan() if self._was_ready:
+                self._reloading()
+            case ReloadEnded() if self._was_ready:
+                self._say("READY=1", self._status())
+            case _:
+                self._say(self._status())
+
+    def _refused(self) -> None:
+        """Systemd has asked for a reload (`Type=notify-reload`), and waits until it has begun and ended."""
+        if self._was_ready and not self._is_stopping:
+            self._reloading()
+            self._say("READY=1", self._status())
+
+    def _reloading(self) -> None:
+        self._say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", self._status())
+
+    def _status(self) -> str:
+        ready = sum(worker.is_ready for worker in self._pool.workers.values())  # some more, in a reload
+        text = f"{min(ready, self._pool.size)} of {self._pool.size} workers ready"
+        snapshot = self._pool.snapshot()
+        reload = snapshot.reload
+        if reload is not None and reload.state != "done":
+            text += "; reloading" if reload.state == "running" else "; the last reload failed"
+        if snapshot.failed_slots:
+            text += f"; failed slots: {', '.join(map(str, snapshot.failed_slots))}"
+        return f"STATUS={self._name}: {text}"
+
+    def _feed(self, to: Notifier, loop: asyncio.AbstractEventLoop) -> None:
+        """Twice within the time, as sd_watchdog_enabled(3) advises."""
+        to.tell("WATCHDOG=1")
+        self._watchdog = loop.call_later(to.watchdog / 2, self._feed, to, loop)
+
+    def _say(self, *lines: str) -> None:
+        if self._notifier is not None:
+            self._notifier.tell(*lines)

@@ -1,0 +1,91 @@
+"""Looks at what the workers of a pool have done so far: the driver of the limits of `core.recycling`.
+
+Invariant: there is a timer only as long as there is a limit, and a worker that is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from everycore.aio.deadline import Deadline
+from everycore.core.recycling import Aging, RecyclingLimits, Usage
+from everycore.primary.cluster import Cluster
+from everycore.primary.worker import Worker
+
+#: How often the workers are looked at, and their memory, in seconds.
+STEP: Final = 1.0
+MEMORY_STEP: Final = 10.0
+
+
+class _Known(msgspec.Struct):
+    """A ready worker that has reached no limit. looked: when its memory was looked at."""
+
+    aging: Aging
+    since: float
+    looked: float
+
+
+class AgeWatch:
+    """`reached(worker, why)` is called once for each worker that has reached a limit."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        workers: Mapping[int, Worker],
+        limits: RecyclingLimits,
+        reached: Callable[[int, str], object],
+    ) -> None:
+        #: Of workers that become ready from now on.
+        self.limits = limits
+        self._cluster = cluster
+        self._workers = workers
+        self._reached = reached
+        self._loop = asyncio.get_running_loop()
+        self._deadline = Deadline(self._loop, self._look)
+        self._known: dict[int, _Known] = {}
+
+    def ready(self, worker: int) -> None:
+        """The worker is given connections from now on."""
+        if self.limits.is_on:
+            now = self._loop.time()
+            self._known[worker] = _Known(Aging(self.limits.of_worker(random.random())), now, now)
+            if self._deadline.due is None:
+                self._deadline.set_in(STEP)
+
+    def close(self) -> None:
+        """The pool has ended."""
+        self._deadline.set(None)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        self._known = {number: it for number, it in self._known.items() if self._is_serving(number)}
+        reached = [
+            (number, it.aging.reached(self._usage(number, it, now))) for number, it in self._known.items()
+        ]
+        for number, why in reached:
+            if why is not None:
+                del self._known[number]
+                self._reached(number, why)
+        self._deadline.set(now + STEP if self._known else None)
+
+    def _is_serving(self, number: int) -> bool:
+        worker = self._workers.get(number)
+        return worker is not None and worker.is_ready
+
+    def _usage(self, number: int, it: _Known, now: float) -> Usage:
+        worker = self._workers[number]
+        memory, limit = None, it.aging.limits.max_memory
+        if limit is not None and now - it.looked >= MEMORY_STEP:
+            it.looked = now
+            memory = worker._driver.process.memory(limit)
+        return Usage(
+            requests=self._cluster._runtime.board.requests(worker._driver.identity.row),
+            connections=worker._driver.account()[0],
+            lifetime=now - it.since,
+            memory=memory,
+        )

@@ -1,0 +1,76 @@
+"""What the supervisor of a pool has decided, in words: for the log, and for errors."""
+
+from __future__ import annotations
+
+import logging
+
+from everycore.core import orders
+from everycore.core.crew import RELOAD_SECONDS
+from everycore.core.slots import SlotFailure
+from everycore.core.supervisor import Supervisor
+
+
+class SupervisionWords:
+    """The words about one pool, as its supervisor stands now."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def describe(self, failure: SlotFailure) -> str:
+        """Why a worker did not become ready."""
+        if failure.ends:
+            intensity = self._supervisor.intensity
+            return (
+                f"all slots have failed: in each of them {intensity.ends} workers ended within"
+                f" {intensity.seconds:g} s, and none serves; the last one was worker {failure.worker}:"
+                f" {self._limit_text() if failure.overdue else failure.status}"
+            )
+        if failure.overdue and self._supervisor.rollout.is_awaited:  # how long it had, depends on the changes
+            killed = "" if failure.status is None else ", and was killed"
+            return f"worker {failure.worker} was not ready in time{killed}"
+        if failure.status is None:
+            return f"worker {failure.worker} was not ready within {RELOAD_SECONDS:g} s"
+        if failure.overdue:
+            return f"worker {failure.worker} was not ready within {self._limit():g} s, and was killed"
+        return f"worker {failure.worker} ended before it was ready: {failure.status}"
+
+    def what_follows(self, *, serves: bool) -> str:
+        """After a reload that has failed. `serves`: a worker is ready."""
+        if not self._supervisor.rollout.is_awaited:
+            return "workers that were replaced stay new, the others go on as they are"
+        return f"{'the last good code goes on serving; ' * serves}waiting for changes"
+
+    def replaced(self, action: orders.Replace, why: str | None = None) -> str:
+        """A worker has ended, and what becomes of its slot. `why`: its end was ours, for that reason."""
+        how = self._limit_text() if action.overdue else why or str(action.status)
+        what = f"its slot is filled again in {action.delay:.1f} s"
+        if action.delay == 0:
+            what = "its successor boots already"
+        elif self._supervisor.rollout.failure is not None:
+            what += f", from what is there now (reload {self._supervisor.rollout.generation} failed)"
+        return f"worker {action.worker} (slot {action.slot}) ended: {how}; {what}"
+
+    def told(self, action: orders.SlotFailed | orders.SlotWorks | orders.RecyclingFailed) -> tuple[int, str]:
+        """The level and the text of a line in the log."""
+        match action:
+            case orders.SlotFailed(ends, end):
+                how = self._limit_text() if end.overdue else str(end.status)
+                return logging.ERROR, (
+                    f"slot {end.slot} has failed: {ends} of its workers ended within"
+                    f" {self._supervisor.intensity.seconds:g} s, worker {end.worker} at last: {how}; it is"
+                    f" tried again about every {self._supervisor.backoff.limit:g} s, and told when it works"
+                )
+            case orders.SlotWorks(slot, worker, ends):
+                return logging.INFO, f"slot {slot} works again, by worker {worker}, after {ends} ends"
+            case orders.RecyclingFailed(worker, failure, delay):
+                return logging.ERROR, (
+                    f"{self.describe(failure)}; worker {worker}, which it was to replace, serves on, and is"
+                    f" replaced in {delay:.1f} s at the earliest"
+                )
+
+    def _limit_text(self) -> str:
+        return f"not ready within {self._limit():g} s, killed"
+
+    def _limit(self) -> float:
+        limit = self._supervisor.boot_timeout
+        return RELOAD_SECONDS if limit is None else limit

@@ -1,0 +1,14 @@
+"""The signal by which a worker is asked for the stacks of its threads.
+
+A worker handles it by faulthandler from its first moment on, in C: it prints while Python does not run. It is
+not SIGQUIT, which ends a process, and none that a program is likely to use: real-time signals have no meaning
+of their own (signal(7)), libraries count from SIGRTMIN on, and this one is next to the last. Sent to a
+process without a handler it would end that: whoever sends it looks first (`processes.hears`).
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+STACKS: Final = int(signal.SIGRTMAX) - 1

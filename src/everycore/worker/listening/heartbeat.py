@@ -1,0 +1,66 @@
+"""The beats of the event loop that reads the channel: how the primary sees that this worker goes on.
+
+Count on the board, so often that the primary sees another number whenever it looks. Invariant: what does not
+turn does not beat; where nobody counts, the board says 0 and this worker is judged by what it picks up.
+
+A loop that turns is not all: the threads of a WSGI application may be stuck behind it. So whoever serves by
+threads can hold the beats back (`hold_while`). Where a debugger is at work nothing is counted: the worker
+stands still because somebody wants it to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everycore.system.board import WorkerBoard
+
+
+class Heartbeat:
+    """`interval`: seconds between two beats; 0: the primary watches nobody, and there are none."""
+
+    def __init__(self, board: WorkerBoard, interval: float) -> None:
+        self._board = board
+        self._interval = interval
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_stuck: Callable[[], bool] | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Beat as long as `loop` turns, in whose thread this is called."""
+        if self._interval and self._loop is None:
+            self._loop = loop
+            self._beat()
+
+    def end(self, loop: object = None) -> None:
+        """That loop, or whichever it is, does not run any more."""
+        if self._loop is None or loop not in (None, self._loop):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop = self._timer = None
+        self._board.end_beats()
+
+    def hold_while(self, is_stuck: Callable[[], bool]) -> None:
+        """Do not beat while `is_stuck()`: what the loop is there for is stuck. It is asked at each beat."""
+        self._is_stuck = is_stuck
+
+    def _beat(self) -> None:
+        if self._loop is None:
+            return
+        if is_debugged():
+            self._board.end_beats()
+        elif self._is_stuck is None or not self._is_stuck():
+            self._board.beat()
+        self._timer = self._loop.call_later(self._interval, self._beat)
+
+
+def is_debugged() -> bool:
+    """Whether a debugger, or what traces as one does, is at work in this thread."""
+    monitoring: Any = getattr(sys, "monitoring", None)  # Python 3.12
+    return sys.gettrace() is not None or (
+        monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
+    )

@@ -1,0 +1,149 @@
+"""When a slot has failed, when it is well again, and when a pool gives up for that. No process, no clock."""
+
+from typing import Any
+
+import pytest
+
+from everycore.core.orders import (
+    FailPool,
+    Finish,
+    Replace,
+    ScaleTo,
+    SlotFailed,
+    SlotWorks,
+    WorkerExited,
+)
+from everycore.core.slots import SlotFailure
+from tests.kit.numbered_pools import CRASH, Pool
+
+
+@pytest.fixture
+def running() -> Pool:
+    """Two ready workers, 1 and 2 in the slots 0 and 1; five ends make a slot failed."""
+    pool = Pool(give_up=5)
+    pool.tell(ScaleTo(2))
+    pool.ready(1, 2)
+    return pool
+
+
+def crash(pool: Pool, slot: int, times: int, *, ready: bool = True) -> list[Any]:
+    """The worker of `slot` ends so often; waits for the next one each time. All that was ordered."""
+    actions = []
+    for _ in range(times):
+        (worker,) = [number for number, at in pool.staying.items() if at == slot]
+        if ready and worker not in pool.is_ready:
+            pool.ready(worker)
+        actions += pool.exit(worker)
+        while pool.timer is not None and slot not in pool.live.values():
+            actions += pool.let_time_pass((pool.timer or pool.now) - pool.now)
+    return actions
+
+
+def of(kind: type, actions: list[Any]) -> list[Any]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def test_the_fifth_end_within_a_minute_is_told_once_with_its_count(running):
+    actions = crash(running, 0, 5)
+    assert [end.delay for end in of(Replace, actions)] == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    (failed,) = of(SlotFailed, actions)
+    assert failed.ends == 5
+    assert (failed.end.slot, failed.end.delay) == (0, 15.0)
+    assert running.supervisor.failed_slots == (0,)
+    later = crash(running, 0, 3)
+    assert of(SlotFailed, later) == []
+    assert [(end.delay, end.is_known) for end in of(Replace, later)] == [(15.0, True)] * 3
+
+
+def test_ends_that_are_further_apart_are_none_too_many(running):
+    for _ in range(10):
+        assert of(SlotFailed, crash(running, 0, 1)) == []
+        running.let_time_pass(16)
+    assert running.supervisor.failed_slots == ()
+
+
+def test_one_that_lives_is_well_again_and_that_is_told_with_the_count(running):
+    crash(running, 0, 7)
+    (worker,) = [number for number, slot in running.live.items() if slot == 0]
+    running.ready(worker)
+    assert of(SlotWorks, running.let_time_pass(29)) == []
+    assert running.supervisor.failed_slots == (0,)
+    assert of(SlotWorks, running.let_time_pass(2)) == [SlotWorks(0, worker, 7)]
+    assert running.supervisor.failed_slots == ()
+    assert [end.delay for end in of(Replace, crash(running, 0, 1))] == pytest.approx([0.1])
+
+
+def test_one_that_ends_before_that_is_not(running):
+    crash(running, 0, 5)
+    running.ready(*[number for number, slot in running.live.items() if slot == 0])
+    running.let_time_pass(20)
+    crash(running, 0, 1)
+    assert of(SlotWorks, running.let_time_pass(14)) == []
+    assert running.supervisor.failed_slots == (0,)
+
+
+def test_a_pool_of_which_one_slot_works_goes_on(running):
+    crash(running, 0, 50)
+    assert running.finished is None
+    assert 1 in running.live.values()
+
+
+def test_all_slots_have_failed(running):
+    crash(running, 0, 6)
+    actions = crash(running, 1, 5)
+    (given_up,) = of(FailPool, actions)
+    last = given_up.failure.worker
+    assert given_up.failure == SlotFailure(last, CRASH, overdue=False, ends=5)
+    for worker in list(running.live):
+        running.exit(worker)
+    assert running.finished == Finish(given_up.failure)
+
+
+def test_who_serves_keeps_a_pool_of_failed_slots_alive(running):
+    crash(running, 0, 5)
+    running.ready(*[number for number, slot in running.live.items() if slot == 0])
+    actions = crash(running, 1, 5)
+    assert of(FailPool, actions) == []
+    assert running.supervisor.failed_slots == (0, 1)
+    assert of(FailPool, crash(running, 0, 1))
+
+
+def test_a_reload_begins_anew(running):
+    crash(running, 0, 5)
+    assert running.supervisor.failed_slots == (0,)
+    running.reload()
+    assert running.supervisor.failed_slots == ()
+
+
+def test_where_the_code_is_worked_on_nobody_gives_up(running):
+    running.supervisor.rollout.is_awaited = True
+    crash(running, 0, 9)
+    crash(running, 1, 9)
+    assert running.finished is None
+
+
+def test_a_slot_that_is_not_wanted_any_more_is_no_failed_one(running):
+    crash(running, 1, 5)
+    running.tell(ScaleTo(1))
+    assert running.supervisor.failed_slots == ()
+
+
+def test_without_a_limit_there_are_no_failed_slots():
+    pool = Pool()
+    pool.tell(ScaleTo(1))
+    pool.ready(1)
+    assert of(SlotFailed, crash(pool, 0, 50)) == []
+    assert pool.finished is None
+
+
+def test_what_is_asked_to_leave_is_no_end_that_counts(running):
+    for _ in range(9):
+        running.reload()
+        for _ in range(20):
+            for worker in list(running.live):
+                if worker in running.dismissed:
+                    running.exit(worker)
+                elif worker not in running.is_ready:
+                    running.ready(worker)
+    assert running.supervisor.failed_slots == ()
+    assert running.supervisor.handle(WorkerExited(999, CRASH), running.now) == []

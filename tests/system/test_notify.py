@@ -1,0 +1,91 @@
+"""NOTIFY_SOCKET, as systemd has it: a datagram socket of the test's."""
+
+import os
+import socket
+
+import pytest
+
+from everycore.system.notify import notifier
+
+
+@pytest.fixture
+def manager(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.setblocking(False)
+        yield sock
+
+
+def environment(path: object, **more: str) -> dict[str, str]:
+    return {"NOTIFY_SOCKET": str(path), "PATH": "/bin", **more}
+
+
+def test_lines_are_one_message(manager):
+    to = notifier(environment(manager.getsockname()), 7)
+    assert to is not None
+    assert to.tell("READY=1", "STATUS=2 of 2 workers ready é\udcff")
+    assert manager.recv(1000) == "READY=1\nSTATUS=2 of 2 workers ready é\\udcff".encode()
+    to.close()
+
+
+def test_an_abstract_name():
+    name = f"everycore-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind("\0" + name)
+        to = notifier(environment("@" + name), 7)
+        assert to is not None
+        to.tell("READY=1")
+        assert sock.recv(1000) == b"READY=1"
+        to.close()
+
+
+@pytest.mark.parametrize(
+    ("more", "seconds"),
+    [
+        ({}, 0.0),
+        ({"WATCHDOG_USEC": "3000000"}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "7"}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "8"}, 0.0),
+        ({"WATCHDOG_USEC": "soon"}, 0.0),
+    ],
+)
+def test_the_watchdog_is_of_this_process(manager, more, seconds):
+    environ = environment(manager.getsockname(), **more)
+    to = notifier(environ, 7)
+    assert to is not None
+    assert to.watchdog == seconds
+    assert environ == {"PATH": "/bin"}  # workers are not to speak for us
+    to.close()
+
+
+@pytest.mark.parametrize("address", ["", "@", "vsock:2:1234", "relative"])
+def test_without_a_unix_socket_nobody_is_told(address):
+    environ = environment(address)
+    assert notifier(environ, 7) is None
+    assert environ == {"PATH": "/bin"}
+
+
+def test_nobody_there_is_no_error(tmp_path):
+    to = notifier(environment(tmp_path / "nobody"), 7)
+    assert to is not None
+    assert to.tell("READY=1")
+    to.close()
+
+
+def test_what_a_full_manager_does_not_take_is_said_later(manager):
+    to = notifier(environment(manager.getsockname()), 7)
+    assert to is not None
+    count = 0
+    while to.tell(f"STATUS={count}"):
+        count += 1
+    assert not to.tell("READY=1")
+    heard = []
+    while True:
+        try:
+            heard.append(manager.recv(1000))
+        except BlockingIOError:
+            break
+    assert to.tell("STATUS=now")
+    assert [manager.recv(1000) for _ in range(3)] == [b"STATUS=%d" % count, b"READY=1", b"STATUS=now"]
+    assert len(heard) == count
+    to.close()
