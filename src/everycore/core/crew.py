@@ -62,4 +62,4 @@ class Crew(msgspec.Struct):
         seconds = self.boot_timeout
         if seconds is None and (succeeds or self.rollout.is_running):
             seconds = RELOAD_SECONDS
-        return Member(self.rollout.generation, None if seconds is None else now + seconds)
+        return Member(self.rollout.generation, None if seconds is None else now + seconds, born_at=now)

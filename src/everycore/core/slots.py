@@ -26,6 +26,7 @@ class Member(msgspec.Struct):
     """When it is killed unless it is ready, or, once it is dismissed, gone."""
     worker: int | None = None
     """Its id; None until the fork is done."""
+    born_at: float = 0.0
     ready_at: float | None = None
     is_dismissed: bool = False
     is_overdue: bool = False

@@ -1,0 +1,91 @@
+"""Listeners that a process has opened where nobody saw it: by C, or in a process of its own.
+
+Ask the kernel (proc(5)): which sockets a process has open, and which of those listen. Invariant: where /proc
+says nothing, because it is not mounted or the process is another user's, nothing is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from everycore.model import Address
+
+_SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
+#: State and flag of sockets that listen (include/net/tcp_states.h, include/uapi/linux/net.h).
+_LISTEN: Final = "0A"
+_ACCEPTS: Final = 0x10000
+#: Before an address of IPv4 on a socket of IPv6.
+_MAPPED: Final = "::ffff:"
+#: As `worker.intercept.addresses` has it: sockets of multiprocessing's own.
+_PLUMBING: Final = "/pymp-"
+
+
+def listeners_of(pid: int, others: frozenset[int] = frozenset()) -> list[Address]:
+    """The addresses on which the process listens, for itself. `others`: inodes of sockets not to be told."""
+    inodes = sockets_of(pid) - others
+    return [address for inode, address in _listening(pid) if inode in inodes] if inodes else []
+
+
+def sockets_of(pid: int) -> frozenset[int]:
+    """The inodes of all sockets that the process has open."""
+    folder = f"/proc/{pid}/fd"
+    found = set()
+    with contextlib.suppress(OSError):
+        for number in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                if match := _SOCKET.fullmatch(os.readlink(f"{folder}/{number}")):
+                    found.add(int(match[1]))
+    return frozenset(found)
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Its children, their children, and so on; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        children = _children_of(todo.pop())
+        found += children
+        todo += children
+    return found
+
+
+def _children_of(pid: int) -> list[int]:
+    children = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
+                children += [int(word) for word in file.read().split()]
+    return children
+
+
+def _listening(pid: int) -> Iterator[tuple[int, Address]]:
+    """Inode and address of all that listens where the process is (its network namespace)."""
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{table}") as file:
+            next(file, None)
+            for line in file:
+                words = line.split()
+                if words[3] != _LISTEN:
+                    break  # those that listen come first
+                yield int(words[9]), _address(words[1], family)
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/net/unix", errors="surrogateescape") as file:
+        next(file, None)
+        for line in file:
+            words = line.split(maxsplit=7)
+            path = words[7].rstrip("\n") if len(words) > 7 else ""
+            if int(words[3], 16) & _ACCEPTS and path.startswith("/") and _PLUMBING not in path:
+                yield int(words[6]), path
+
+
+def _address(text: str, family: int) -> Address:
+    """`0100007F:1F90` as the kernel writes it: words of 32 bits in the machine's own order."""
+    host, port = text.split(":")
+    words = [bytes.fromhex(host[start : start + 8]) for start in range(0, len(host), 8)]
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    return socket.inet_ntop(family, packed).removeprefix(_MAPPED), int(port, 16)

@@ -1,0 +1,44 @@
+"""Who listens where nobody saw it, as the kernel tells."""
+
+import os
+import socket
+
+import pytest
+
+from everycore.system.sightings import descendants_of, listeners_of, sockets_of
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_a_listener_is_found_by_its_inode(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as sock, socket.socket() as other:
+        other.bind(("127.0.0.1", 0))  # does not listen
+        assert listeners_of(os.getpid()) == [sock.getsockname()[:2]]
+        assert listeners_of(os.getpid(), sockets_of(os.getpid())) == []
+
+
+def test_a_unix_listener_is_found_and_one_of_multiprocessing_is_not(tmp_path):
+    (tmp_path / "pymp-x").mkdir()
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as plumbing:
+        sock.bind(str(tmp_path / "a socket"))
+        sock.listen()
+        plumbing.bind(str(tmp_path / "pymp-x" / "listener"))
+        plumbing.listen()
+        assert listeners_of(os.getpid()) == [str(tmp_path / "a socket")]
+
+
+def test_one_of_another_process_is_found_there(start_program):
+    program = start_program("""
+        import os, socket, time
+        sock = socket.create_server(("127.0.0.1", 0))
+        print("port", sock.getsockname()[1], flush=True)
+        input()
+    """)
+    port = int(program.expect("port (.*)")[1])
+    (child,) = [pid for pid in descendants_of(os.getpid()) if listeners_of(pid)]
+    assert listeners_of(child) == [("127.0.0.1", port)]
+    assert child == program.pid
+
+
+def test_a_process_that_is_not_there_has_none():
+    assert listeners_of(1 << 22) == descendants_of(1 << 22) == []
