@@ -159,6 +159,15 @@ class TestPortZero:
         assert len({entry.id for entry in of[1] if entry}) == 3
         assert [entry.key.index for entry in of[1] if entry] == [0, 1, 2]
 
+    def test_a_worker_may_count_those_itself_that_it_has_closed(self):
+        primary = Primary()
+        closed, served = primary.listen(1, key(0)), primary.listen(1, key(0))
+        assert closed
+        assert served
+        primary.close(1, closed)
+        assert primary.book.ask(2, key(0), least=0) == BindNew(key(0))
+        assert primary.book.ask(2, key(0), least=1) == ShareExisting(served)
+
     def test_the_smallest_index_not_in_use_is_taken_again(self):
         primary = Primary()
         mine = [primary.listen(1, key(0)) for _ in range(3)]

@@ -121,7 +121,14 @@ class Stage:
     """An acceptor, its workers and its clients."""
 
     def __init__(
-        self, *, policy="round_robin", proxies=(), when_no_worker="refuse", hold_timeout=30.0, backlog=256
+        self,
+        *,
+        policy="round_robin",
+        proxies=(),
+        when_no_worker="refuse",
+        hold_timeout=30.0,
+        backlog=256,
+        distribution=None,
     ):
         self.loop = asyncio.get_running_loop()
         self.socket = StreamListener.bound(
@@ -130,11 +137,12 @@ class Stage:
         self.events = []
         #: Worker -> where it sits: of `sticky`. A test may put one there before the worker comes.
         self.seats = {}
-        self.distribution = (
-            StickyDistributor(self.loop, self.socket, None, Proxies(proxies))
-            if policy == "sticky"
-            else Distributor(self.loop, self.socket, Dispatcher(), Proxies(proxies))
-        )
+        if distribution is not None:
+            self.distribution = distribution(self.loop, self.socket)
+        elif policy == "sticky":
+            self.distribution = StickyDistributor(self.loop, self.socket, None, Proxies(proxies))
+        else:
+            self.distribution = Distributor(self.loop, self.socket, Dispatcher(), Proxies(proxies))
         self.listener = Listener(
             self.loop,
             self.socket,

@@ -76,6 +76,7 @@ the variable before the file. The number of workers is also read from WEB_CONCUR
 `everycore config` shows every value, and where it came from.
 """
 
+_CONCURRENCY: Final = "WEB_CONCURRENCY"
 _MODULE: Final = "--everycore-module"
 _IN_ARCHIVE: Final = (
     "import signal; mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); "
@@ -206,17 +207,23 @@ def _is_module(name: str) -> bool:
     return name.isidentifier() and importlib.util.find_spec(name) is not None
 
 
+def _one_process() -> dict[str, str]:
+    """What keeps servers that read the variable from starting as many processes once more."""
+    return {_CONCURRENCY: "1"} if _CONCURRENCY in os.environ else {}
+
+
 def plan(options: Options) -> Plan:
     """How to run it."""
     settings = options.settings
-    command = interpreter.command(everycore.launch, _IN_ARCHIVE, [settings.loop, *options.program])
+    loop = settings.loop if settings.port_zero == "auto" else f"{settings.loop},{settings.port_zero}"
+    command = interpreter.command(everycore.launch, _IN_ARCHIVE, [loop, *options.program])
     return Plan(
         values=options.values,
         settings=settings,
         workers=options.workers,
         worker=Settings(
             exec=command,
-            env={**interpreter.environment(), **settings.env},
+            env={**interpreter.environment(), **_one_process(), **settings.env},
             cwd=options.folder,
             umask=settings.umask,
             stdio=("null", "inherit", "inherit"),

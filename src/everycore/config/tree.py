@@ -45,6 +45,14 @@ _NO_ACCESS_LOG: Final = "off; on with --access-logfile, --access-logformat or --
 class RunSettings(CommonSettings, frozen=True, kw_only=True):
     """The settings of `everycore run`."""
 
+    port_zero: Annotated[
+        Literal["auto", "shared", "own"],
+        Setting(
+            Choice("auto", "shared", "own"),
+            "A port 0 is one port for all workers, or each one's own; auto: shared until the program serves.",
+            ADDRESSES,
+        ),
+    ] = "auto"
     loop: Annotated[
         Literal["auto", "asyncio", "uvloop"],
         Setting(

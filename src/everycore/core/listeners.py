@@ -102,11 +102,14 @@ class ListenerBook(Generic[L]):
         return self._listeners.get(listener)
 
     def ask(
-        self, worker: int, key: ListenKey, *, v6only: bool = False
+        self, worker: int, key: ListenKey, *, v6only: bool = False, least: int = 0
     ) -> ShareExisting[L] | BindNew | Conflict:
-        """What `worker`, which asks for `key` (its index is ignored), should get. Changes nothing."""
+        """What `worker`, which asks for `key` (its index is ignored), should get. Changes nothing.
+
+        least: the smallest index of a port 0, for a worker that counts itself those that it has closed too.
+        """
         if key.any_port:
-            index = 0
+            index = least
             while listener := self._by_key.get(_indexed(key, index)):
                 if not listener.holds(worker) and listener.listing.v6only == v6only:
                     return ShareExisting(listener)

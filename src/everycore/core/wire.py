@@ -38,7 +38,7 @@ class _Wire(msgspec.Struct, array_like=True, tag=True, gc=False):
 def check_address(value: Any) -> None:
     """Raise ValueError unless `value` is [host, port], [host, port, flow, scope], a path, or None.
 
-    Checked by hand, since msgspec refuses a union of `str` and `bytes` (an abstract unix address is bytes).
+    (msgspec refuses a union of `str` and `bytes`; an abstract unix address is bytes.)
     """
     if value is None or isinstance(value, (str, bytes)):
         return
@@ -160,13 +160,15 @@ class Bind(_Wire):
     The very socket is bound, so that every option set on it counts, and none needs a name here. If the
     cluster has bound the address already, the socket is closed and that listener granted. Of a unix socket,
     `mode` is the permissions of its file and `name` its path from `folder` on, as the program and its clients
-    see it. Answered by `Granted`; nobody can connect until `StartListening`.
+    see it. `nth`: of port 0, how many of these I had asked for before; those that ask for the same one share
+    it. Answered by `Granted`; nobody can connect until `StartListening`.
     """
 
     address: Any
     mode: int | None = None
     folder: bytes | None = None
     name: bytes | None = None
+    nth: int = 0
 
     def __post_init__(self) -> None:
         check_address(self.address)
@@ -180,12 +182,15 @@ class StartListening(_Wire):
 
 
 class Release(_Wire):
-    """Worker, by the link: what I asked to `Bind` is a client's socket after all.
-
-    Answered by `Done` and the socket, still bound, if nobody else holds the listener.
-    """
+    """Worker, by the link: what I asked to `Bind` is a client's. Answered by it, unless others hold it."""
 
     listener: int
+
+
+class MayConnect(_Wire):
+    """Worker, by the link: would my program, alone, find somebody at `address`? Refused if that is ours."""
+
+    address: Any
 
 
 class Settle(_Wire):
@@ -282,10 +287,7 @@ class Failure(_Wire):
 
 
 class Took(_Wire):
-    """`count` of your notes and requests, `size` bytes of bodies, were taken: send as much more.
-
-    See `aio.mailbox` on the window.
-    """
+    """`count` of your notes and requests, `size` bytes of bodies, were taken: send as much more."""
 
     count: int
     size: int
@@ -300,7 +302,7 @@ class Report(_Wire):
 ToPrimary = Joined | Attached | Drained | CanHandOn | HandOn | Listen | Ask | Answer | Failure | Took
 ToWorker = Disconnect | ReopenLogs | MayHandOn | TakeOver | Granted | Refused | Ask | Answer | Failure | Took
 LinkRequest = (
-    Listen | Bind | Release | StartListening | SetOption | GetOption | Settle
+    Listen | Bind | Release | MayConnect | StartListening | SetOption | GetOption | Settle
     | HoldReady | ReadyNow | Leave | Report | GiveUp
 )  # fmt: skip
 LinkReply = Granted | Refused | Option | Done
@@ -350,21 +352,19 @@ class Handover(_Wire):
 
 
 class Rest(_Wire):
-    """Primary, on the belt of a shared listener: while this lies here, accept nothing.
-
-    Nobody takes it but the primary. So all who accept on that listener in the worker see it, in whatever
-    thread or copy of the socket.
-    """
+    """Primary, on the belt of a shared listener: accept nothing while this lies here. Do not take it."""
 
 
 class Serve(_Wire):
     """Worker: give me connections, up to `batch` a message (1 for a plain `accept()`). Repeated: resumes.
 
-    `room`: and never more than so many that I have not acknowledged; None: as many as you like.
+    `room`: and never more than so many that I have not acknowledged; None: as many as you like. `shares`: or
+    rather none, for I accept by myself, in turn with the others (policy `shared`).
     """
 
     batch: int
     room: int | None = None
+    shares: bool = False
 
 
 class Acked(_Wire):

@@ -13,6 +13,7 @@ Two parts, each with a probe:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -113,6 +114,17 @@ def on_stop_serving(loop_class: Any, stop: Callable[[Any, Any], None]) -> None:
         native(self, sock)
 
     loop_class._stop_serving = _stop_serving
+
+
+def around_start_of_server(context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+    """Have servers of asyncio's listen, and their loops begin to accept, within `context()`."""
+    native = _Server._start_serving
+
+    def _start_serving(self: Any) -> None:
+        with context():
+            native(self)
+
+    _Server._start_serving = _start_serving
 
 
 def make_server(

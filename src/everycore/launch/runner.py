@@ -1,6 +1,6 @@
 """The program that a worker of `everycore run` runs: any other, as `python` runs it.
 
-    python FLAGS .../everycore/launch/__main__.py LOOP SCRIPT|-m MODULE [ARGS...]
+    python FLAGS .../everycore/launch/__main__.py LOOP[,PORT_ZERO] SCRIPT|-m MODULE [ARGS...]
 
 Make this interpreter what `python SCRIPT|-m MODULE [ARGS...]` would be, with sockets that listen through the
 primary, and let the program go. Invariant: the program's `__main__` is the interpreter's own, as C made it;
@@ -38,7 +38,7 @@ from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
 from everycore.system import garbage
 from everycore.system.processes import interpreter_flags
-from everycore.worker.intercept import for_asyncio, for_libraries, hooks, installing
+from everycore.worker.intercept import children, for_asyncio, for_libraries, hooks, installing, state
 from everycore.worker.session import Session
 from everycore.worker.signals import print_stacks_at_quit
 
@@ -54,7 +54,8 @@ def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
 
     `namespace` is that of `__main__`, `mask` the signals that the program is to find blocked.
     """
-    loop, *program = sys.argv[1:]
+    words, *program = sys.argv[1:]
+    loop, _, port_zero = words.partition(",")
     sys.orig_argv[:] = [sys.executable, *interpreter_flags(), *program]
     for name in tuple(namespace):
         if name not in _PRISTINE:
@@ -62,8 +63,10 @@ def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
     session = current.session()
     if session is not None:
         installing.install(session)
+        state.port_zero = port_zero or state.port_zero
         for_libraries.install_on_libraries()
         for_asyncio.install_on_asyncio(session)
+        children.install_on_children(partial(_refuse, session), lambda: session.readiness.has_listened)
         hooks.after_import("uvloop", partial(_install_on_uvloop, session))
         session.run_program()
         print_stacks_at_quit()
@@ -84,6 +87,13 @@ def _install_on_uvloop(session: Session, _: ModuleType) -> None:
     from everycore.worker.intercept.for_uvloop import install_on_uvloop
 
     install_on_uvloop(session)
+
+
+def _refuse(session: Session, text: str) -> NoReturn:
+    """End the whole service: no other worker would do better."""
+    with contextlib.suppress(OSError, EverycoreError, ValueError):
+        session.report(BootReport(text, STATUS_NO_BOOT, is_final=True).message())
+    raise SystemExit(STATUS_NO_BOOT)
 
 
 # --- three ways to name a program ---------------------------------------------------------------------------

@@ -84,23 +84,27 @@ def read_job(text: str) -> Job:
 
 
 class BootReport(msgspec.Struct, frozen=True):
-    """Why a worker could not start, for the user's eyes, and the exit status that says so."""
+    """Why a worker could not start, for the user's eyes, and the exit status that says so.
+
+    is_final: no worker can, whatever has been ready before.
+    """
 
     text: str
     status: int
+    is_final: bool = False
 
     def message(self) -> dict[str, Any]:
         """As a message to the primary. What is no text (a path that is not UTF-8) is escaped."""
         text = self.text.encode("utf-8", "backslashreplace").decode()
-        return {_BOOT_FAILED: [text, self.status]}
+        return {_BOOT_FAILED: [text, self.status, self.is_final]}
 
 
 def read_report(message: object) -> BootReport | None:
     """The report in a worker's message; None if it is one of the application's own."""
     report = message.get(_BOOT_FAILED) if isinstance(message, dict) else None
     match report:
-        case [str(text), int(status)]:
-            return BootReport(text, status)
+        case [str(text), int(status), bool(is_final)]:
+            return BootReport(text, status, is_final)
     return None
 
 

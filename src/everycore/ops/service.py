@@ -103,6 +103,8 @@ class Service:
         self._counts = counts
         self._reports: dict[int, BootReport] = {}
         self._told: BootReport | None = None
+        #: What no worker can get over: it has ended the service.
+        self._final: BootReport | None = None
         self._was_ready = False
         #: A signal has stopped it.
         self._was_told = False
@@ -127,6 +129,8 @@ class Service:
                     self._announcer.stopping()
                     if counter is not None:
                         counter.cancel()
+        if self._final is not None:
+            return self._refusal(self._final)
         log.info("stopped")
         return Outcome(STATUS_STOPPED)
 
@@ -233,6 +237,10 @@ class Service:
             self._reports[event.worker.id] = report
         if self._pool.size == 0:
             return  # it was cut short by the stop
+        if report.is_final and self._development is None:
+            self._final = report
+            self._pool.stop()
+            return
         if event.worker.slot in self._pool._keeper.failed_slots and report == self._told:
             return
         if self._was_ready or self._development:  # else the pool gives up, and `_why` says why
@@ -244,6 +252,9 @@ class Service:
         if self._was_ready:  # all slots have failed
             return Outcome(STATUS_NO_BOOT, error.report)
         report = self._reports.get(error.worker) or BootReport(error.report, STATUS_NO_BOOT)
+        return self._refusal(self._final or report)
+
+    def _refusal(self, report: BootReport) -> Outcome:
         start = f"cannot start {self._name}:\n" if "\n" in report.text else ""
         return Outcome(report.status, f"{start}{report.text}")
 

@@ -193,6 +193,7 @@ class WorkerDriver:
             self.process.abort_stdin,
             partial(self._runtime.board.release, self.identity.row),
             partial(self._runtime.book.remove, self),
+            partial(self._switchboard.postponed.has_ended, self.id),
             partial(self._log.emit, events.Exited, status=status, voluntary=self.life.voluntary),
         ]
         if not self.exited.done():
@@ -268,9 +269,8 @@ class WorkerDriver:
     def account(self) -> tuple[int, int]:
         """Connections handed to the worker so far, and those it has not acknowledged."""
         handed_over, outstanding = self._switchboard.account(self.identity.id)
-        if self._switchboard.is_shared:
-            handed_over = self._runtime.board.accepted(self.identity.row)
-        return handed_over, outstanding
+        shared = self._runtime.board.accepted(self.identity.row) if self._switchboard.is_shared else 0
+        return handed_over + shared, outstanding
 
     @property
     def is_closed(self) -> bool:

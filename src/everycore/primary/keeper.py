@@ -56,7 +56,7 @@ class Keeper:
         self._before_reload = before_reload
         self._cluster = cluster
         self._supervisor = supervisor
-        self._words = SupervisionWords(supervisor)
+        self._words = SupervisionWords(supervisor, lambda: cluster._runtime.switchboard.postponed)
         self._loop = asyncio.get_running_loop()
         self.end: asyncio.Future[None] = self._loop.create_future()
         self.asking = Asking(cluster, self.end)

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import os
+import signal
 import socket
 from typing import Any, Final, Protocol
 
@@ -20,17 +21,21 @@ from everycore.core.permits import Permit, permit_of
 from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
 from everycore.kernel import os_error
+from everycore.primary.listeners.postponed import NotYet
 from everycore.primary.listeners.subscriber import Client
 from everycore.primary.listeners.switchboard import Grant, Switchboard
+from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.system import packets
-from everycore.system.descriptors import close_all, close_now
+from everycore.system.descriptors import close_all, close_now, duplicate
 from everycore.system.sockets import describe, off_the_wire
 
 log = logging.getLogger("everycore.primary")
 
 #: Requests answered at once, before one on the channel.
 _BUDGET: Final = 16
+#: How long a worker that is to leave may wait for an answer that it does not get, in seconds.
+UNTOLD: Final = 1.0
 #: The largest socket option that travels, in bytes.
 _LARGEST_OPTION: Final = 1024
 #: What a request can be refused for: the kernel says no, or it holds what no C function takes, such as a
@@ -43,6 +48,8 @@ Reply = tuple[Any, tuple[int, ...]]
 
 class LinkClient(Client, Protocol):
     """The worker at the other end: its driver."""
+
+    process: WorkerProcess
 
     @property
     def may_serve(self) -> bool:
@@ -131,6 +138,7 @@ class LinkServer:
             return False
         data, fds, is_truncated = received
         number, body = data[: LINK_NUMBER.size], data[LINK_NUMBER.size :]
+        request = None
         try:
             request = wire.decode_link_request(body)
             if self._is_ending and not isinstance(request, (wire.Leave, wire.Report)):
@@ -138,23 +146,46 @@ class LinkServer:
             if isinstance(request, wire.GiveUp):
                 self._take_back_grant(number)
                 return True
-            reply, out = self._answer(request, fds, is_truncated=is_truncated)
+            self._reply(number, *self._answer(request, fds, is_truncated=is_truncated))
+        except NotYet as exc:
+            self._postpone(number, request, fds, self._loop.time() + exc.patience)
         except ProtocolError as exc:
             self._client.on_violation(ProtocolError(f"on the link: {exc}"))
             return False
         finally:
             close_all(fds)
+        return True
+
+    def _postpone(self, number: bytes, request: Any, fds: list[int], until: float) -> None:
+        """Answer it when more is known, or at that time."""
+        if not self._client.may_serve:
+            # What it would hear is what has ended another one, and was told by that.
+            self._loop.call_later(UNTOLD, self._client.process.signal, signal.SIGKILL)
+            return
+        kept = list(map(duplicate, fds))
+
+        def again(is_last: bool) -> None:
+            try:
+                if self._link is not None and not self._is_ending:
+                    self._reply(number, *self._answer(request, kept, is_last=is_last))
+            except NotYet:
+                self._postpone(number, request, kept, until)
+            finally:
+                close_all(kept)
+
+        self._switchboard.postponed.add(again, until)
+
+    def _reply(self, number: bytes, reply: Any, out: tuple[int, ...]) -> None:
         if isinstance(reply, wire.Granted):
             self._last_grant = number, reply.listener
         try:
-            if not self._is_ending:
-                packets.send(link, number + wire.encode(reply), out)
+            if self._link is not None and not self._is_ending:
+                packets.send(self._link, number + wire.encode(reply), out)
         except OSError as exc:
             if exc.errno not in ENDS:  # one that has ended needs none
                 log.warning("worker %d: no reply on its link: %s", self._client.id, exc)
         finally:
             close_all(out)
-        return True
 
     def _take_back_grant(self, number: bytes) -> None:
         if self._last_grant is not None and self._last_grant[0] == number:
@@ -162,18 +193,22 @@ class LinkServer:
 
     # --- the answers --------------------------------------------------------------------------------------
 
-    def _answer(self, request: Any, fds: list[int], *, is_truncated: bool) -> Reply:
-        """`fds` came with the request: what is left of them is closed."""
+    def _answer(
+        self, request: Any, fds: list[int], *, is_truncated: bool = False, is_last: bool = False
+    ) -> Reply:
+        """`fds` came with the request: what is left of them is closed. Raises NotYet, unless it `is_last`."""
         client, switchboard = self._client, self._switchboard
         try:
             match request:
                 case wire.Listen() | wire.Bind():
                     if is_truncated:  # this process has no number left for the socket that came with it
                         raise os_error(errno.EMFILE)
-                    grant = self._grant(request, fds)
+                    grant = self._grant(request, fds, is_last=is_last)
                     return grant.message, grant.fds
                 case wire.SetOption() | wire.GetOption():
                     return self._option(request), ()
+                case wire.MayConnect(address):
+                    switchboard.postponed.check_connect(client.id, off_the_wire(address))
                 case wire.Settle():
                     switchboard.read_belts(client.id)
                 case wire.Release(listener):
@@ -200,26 +235,31 @@ class LinkServer:
             return _refusal(request.request, exc), ()
         return grant.message, grant.fds
 
-    def _grant(self, request: wire.Listen | wire.Bind, fds: list[int]) -> Grant:
+    def _grant(self, request: wire.Listen | wire.Bind, fds: list[int], *, is_last: bool) -> Grant:
         if not self._client.may_serve:
+            if isinstance(request, wire.Bind) and self._switchboard.postponed.was_told(request.address):
+                raise NotYet
             raise OSError(errno.ECANCELED, "the worker is leaving")
-        return self._listen(request) if isinstance(request, wire.Listen) else self._bind(request, fds)
+        if isinstance(request, wire.Listen):
+            return self._listen(request)
+        return self._bind(request, fds, is_last=is_last)
 
     def _listen(self, request: wire.Listen) -> Grant:
         self._check_permit(request.address, request.fd)
         return self._switchboard.listen(self._client, request, makes_ready=not self._client.readiness.is_held)
 
-    def _bind(self, request: wire.Bind, fds: list[int]) -> Grant:
+    def _bind(self, request: wire.Bind, fds: list[int], *, is_last: bool) -> Grant:
         """Bind the socket that came with `request`. Raises OSError, or ProtocolError without exactly one."""
         self._check_permit(_place_of(request))
         if len(fds) != 1:
             raise ProtocolError(f"Bind came with {len(fds)} descriptors")
+        fd = duplicate(fds[0])  # it may have to be asked for again
         try:
-            given = socket.socket(fileno=fds[0])
+            given = socket.socket(fileno=fd)
         except OSError as exc:
+            os.close(fd)
             raise ProtocolError(f"Bind came with something else than a socket: {exc}") from exc
-        fds.clear()
-        return self._switchboard.bind(self._client, request, given)
+        return self._switchboard.bind(self._client, request, given, is_last=is_last)
 
     def _check_permit(self, address: Any, fd: int | None = None) -> None:
         if self._permits is not None and permit_of(address, fd) not in self._permits:

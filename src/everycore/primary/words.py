@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from everycore.core import orders
 from everycore.core.crew import RELOAD_SECONDS
 from everycore.core.slots import SlotFailure
 from everycore.core.supervisor import Supervisor
+from everycore.primary.listeners.postponed import Postponed
+from everycore.system.sockets import describe
 
 
 class SupervisionWords:
     """The words about one pool, as its supervisor stands now."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, postponed: Callable[[], Postponed]) -> None:
         self._supervisor = supervisor
+        self._postponed = postponed
 
     def describe(self, failure: SlotFailure) -> str:
         """Why a worker did not become ready."""
@@ -32,7 +36,9 @@ class SupervisionWords:
             return f"worker {failure.worker} was not ready within {RELOAD_SECONDS:g} s"
         if failure.overdue:
             return f"worker {failure.worker} was not ready within {self._limit():g} s, and was killed"
-        return f"worker {failure.worker} ended before it was ready: {failure.status}"
+        key = self._postponed().in_use.get(failure.worker)
+        why = "" if key is None else f"; {describe(key.address, key.family)} is in use by another process"
+        return f"worker {failure.worker} ended before it was ready: {failure.status}{why}"
 
     def what_follows(self, *, serves: bool) -> str:
         """After a reload that has failed. `serves`: a worker is ready."""

@@ -101,6 +101,8 @@ class GivenListener(StreamListener):
         super().__init__(sock, backlog=backlog, path=path, mode=mode)
         self.watch = Watch()
         self._spare: bytes | None = None
+        #: A program has removed the file, and it was put back.
+        self._was_removed = False
         self._keep_spare()
 
     def restore_name(self) -> None:
@@ -108,6 +110,7 @@ class GivenListener(StreamListener):
         if self._spare is not None and self.path is not None and not os.path.lexists(self.path):
             with contextlib.suppress(OSError):
                 os.link(self._spare, self.path, follow_symlinks=False)
+                self._was_removed = True
 
     def listen(self) -> None:
         """As `StreamListener.listen`."""
@@ -126,9 +129,10 @@ class GivenListener(StreamListener):
         return False
 
     def keep_file(self) -> None:
-        """Leave the file to whoever has the socket from now on."""
+        """Leave the file to whoever has the socket from now on; not one that its program had removed."""
         self._drop_spare()
-        super().keep_file()
+        if not self._was_removed:
+            super().keep_file()
 
     def close(self) -> None:
         """Give the address up, and remove the file."""

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
-from everycore.worker.listening.clustersocket import ClusterSocket
-from everycore.worker.listening.link import decline
+from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
+from everycore.worker.listening.eithersocket import EitherSocket
+from everycore.worker.listening.link import PATIENCE, decline
 
 if TYPE_CHECKING:
     from everycore.aio.channel import Channel
@@ -34,6 +36,7 @@ class Grants:
         self._readiness = readiness
         self._departure = departure
         self._sockets: weakref.WeakSet[ClusterSocket] = weakref.WeakSet()
+        self._shared: weakref.WeakSet[SharedSocket] = weakref.WeakSet()
         self._pending: dict[int, tuple[asyncio.Future[ClusterSocket], bool]] = {}
         self._last_request = 0
 
@@ -88,7 +91,15 @@ class Grants:
     def bind(self, request: wire.Bind, fd: int) -> ClusterSocket:
         """Let the primary bind the program's own socket, `fd`. Raises OSError as the system call would."""
         message, fds = self._link.request(request, fd=fd)
-        return ClusterSocket.granted(message, fds, self._watch, self._start, started=False)
+        sock = ClusterSocket.granted(message, fds, self._watch, self._start, started=False)
+        if isinstance(sock, SharedSocket) and message.kind == socket.SOCK_STREAM:
+            self._shared.add(sock)
+            return EitherSocket(sock)
+        return sock
+
+    def shared(self) -> list[int]:
+        """The numbers of listeners that this worker has and that are the primary's own."""
+        return [sock.fileno() for sock in tuple(self._shared) if sock.fileno() >= 0]
 
     def take_back(self, sock: ClusterSocket) -> int:
         """Have the program's own socket back from the primary, still bound. Raises OSError."""
@@ -102,6 +113,10 @@ class Grants:
         reply, _ = self._link.request(request)
         return reply.value if isinstance(reply, wire.Option) else b""
 
+    def check_connect(self, address: Any) -> None:
+        """Raises OSError (ECONNREFUSED) if a lone program would find nobody at `address`."""
+        self._link.request(wire.MayConnect(address), timeout=PATIENCE)
+
     def settle(self) -> None:
         """Wait until the primary has heard what was said on belts; for a second at most."""
         self._link.settle(timeout=1.0)
@@ -113,13 +128,15 @@ class Grants:
     ) -> ClusterSocket:
         sock = ClusterSocket.granted(message, fds, self._watch, self._start, started=started)
         self._sockets.add(sock)
-        self._readiness.has_listened = True
+        if isinstance(sock, SharedSocket):
+            self._shared.add(sock)
+        self._readiness.listens()
         return sock
 
     def _start(self, listener: int, backlog: int) -> None:
         """Let what was only bound listen. Raises OSError."""
         self._link.request(wire.StartListening(listener, backlog))
-        self._readiness.has_listened = True
+        self._readiness.listens()
 
     def abandon(self) -> None:
         """In a forked child: the sockets are the parent's."""

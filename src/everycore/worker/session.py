@@ -182,6 +182,7 @@ class Session:
     def run_program(self) -> None:
         """Let a program that knows nothing of everycore have this process (`everycore run`)."""
         self._is_program = True
+        self.connections.seek_listeners(self.grants.shared)
         self.signals.be_guest()
 
     # --- leaving ------------------------------------------------------------------------------------------

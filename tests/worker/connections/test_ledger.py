@@ -316,6 +316,18 @@ class TestFiles:
             os.close(number)
             assert ledger.open == 0
 
+    def test_so_are_those_of_a_listener_that_nobody_has_told_of(self, ledger):
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+            client.connect(listener.getsockname())
+            conn, _ = listener.accept()
+            assert ledger.open == 0
+            ledger.seek_listeners(lambda: [listener.fileno()])
+            assert ledger.open == 0  # its connections are counted where they are accepted
+            ledger.seek_listeners(list)
+            assert ledger.open == 1
+            conn.close()
+            assert ledger.open == 0
+
     def test_those_that_have_ended_are_forgotten(self, ledger, monkeypatch):
         scans: list[int] = []
         numbers = descriptors.numbers_of_sockets

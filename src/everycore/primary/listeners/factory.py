@@ -18,11 +18,13 @@ from everycore.errors import ConfigurationError
 from everycore.primary.listeners.attendance import NoWorker, NoWorkerBehaviour
 from everycore.primary.listeners.distribution import Distribution
 from everycore.primary.listeners.distributor import Distributor
+from everycore.primary.listeners.either import EitherDistribution
 from everycore.primary.listeners.listener import Listener
 from everycore.primary.listeners.shared import SharedDistribution
 from everycore.primary.listeners.sticky import StickyDistributor
 from everycore.primary.listeners.subscriber import Accepted
 from everycore.settings import check_choice, check_proxies, check_seconds
+from everycore.system.given import GivenListener
 from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
 from everycore.system.sockets import off_the_wire
 
@@ -106,10 +108,14 @@ class ListenerFactory:
         given out in turn.
         """
         policy, recall_after = self._settings.policy, self._settings.recall_after
-        if policy == "shared" or key.kind != socket.SOCK_STREAM:
+        is_program = isinstance(sock, GivenListener)
+        if key.kind != socket.SOCK_STREAM or (policy == "shared" and not is_program):
             return SharedDistribution(self._loop, sock)
         is_unix = sock.family == socket.AF_UNIX
         if policy == "sticky" and not (is_unix and not self._proxies.have_no_address):
             return StickyDistributor(self._loop, sock, recall_after, self._proxies)
         lanes = Lanes() if recall_after is None else Lanes(recall_after=recall_after)
-        return Distributor(self._loop, sock, Dispatcher[Accepted](lanes), self._proxies)
+        distributor = Distributor(self._loop, sock, Dispatcher[Accepted](lanes), self._proxies)
+        if policy == "shared":
+            return EitherDistribution(SharedDistribution(self._loop, sock), distributor)
+        return distributor

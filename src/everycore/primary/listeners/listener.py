@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
@@ -24,6 +25,7 @@ from everycore.primary.listeners.subscriber import Client, Subscriber
 from everycore.system.belt import MOST_BATCH, Belt
 from everycore.system.listeners import BoundSocket
 
+_EVERY_HOST: Final = ("0.0.0.0", "::")
 #: Messages read from one worker before others get their turn.
 UPSTREAM_BUDGET: Final = 64
 
@@ -62,6 +64,19 @@ class Listener:
         """Listen. Raises OSError, complete with the address."""
         self.socket.listen()
         self._attendance.begin()
+
+    @property
+    def has_listened(self) -> bool:
+        """Whether it listens, or is kept for a worker that shall: it is not only bound."""
+        return self._attendance.counts
+
+    def is_at(self, address: Any) -> bool:
+        """Whether who connects to `address`, [host, port] or a path as it travels, may come to this one."""
+        real = self.socket.real
+        if not isinstance(address, (list, tuple)) or not isinstance(real, tuple):
+            return self.socket.kind == socket.SOCK_STREAM and bool(real == address)
+        is_host = real[0] in _EVERY_HOST or real[0] == address[0]
+        return self.socket.kind == socket.SOCK_STREAM and is_host and bool(real[1] == address[1])
 
     def holds(self, worker: int) -> bool:
         """Whether `worker` holds this listener, and is not being removed."""
@@ -249,6 +264,7 @@ class Listener:
             raise ProtocolError(f"asked to be served, with room for {message.room} connections")
         is_first, subscriber.batch, subscriber.room = not subscriber.batch, message.batch, message.room
         if is_first:
+            subscriber.shares = message.shares
             subscriber.client.on_serving(self)  # which may make it ready, and so serve it
         if subscriber.ready:
             self._serve(subscriber)

@@ -65,13 +65,17 @@ class ReadBack(NamedTuple):
 
 
 class Subscriber(msgspec.Struct):
-    """A worker that holds this listener. `batch` is 0 until it asks to be served."""
+    """A worker that holds this listener. `batch` is 0 until it asks to be served.
+
+    `shares`: it accepts by itself, in turn with others (policy `shared`).
+    """
 
     client: Client
     belt: Belt
     ready: bool
     batch: int = 0
     room: int | None = None
+    shares: bool = False
     #: It is being removed: its `Close` among its last words is no news, and would remove it a second time.
     is_leaving: bool = False
 

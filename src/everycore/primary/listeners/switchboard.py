@@ -23,11 +23,12 @@ from everycore.model import ListenerSnapshot
 from everycore.primary.listeners.factory import DistributionSettings, ListenerFactory
 from everycore.primary.listeners.leftovers import Leftovers
 from everycore.primary.listeners.listener import Listener
+from everycore.primary.listeners.postponed import Postponed
 from everycore.primary.listeners.subscriber import Client
 from everycore.system.belt import Belt, make_pair
 from everycore.system.descriptors import close_all, duplicate
-from everycore.system.given import GivenListener, bind_given, is_v6only
-from everycore.system.listeners import BoundSocket
+from everycore.system.given import GivenListener, is_v6only
+from everycore.system.listeners import BoundSocket, DatagramSocket
 from everycore.system.sockets import (
     FAMILIES,
     KINDS,
@@ -60,6 +61,7 @@ class Switchboard:
         self._ready: set[int] = set()
         self._resting: set[int] = set()
         self._leftovers = Leftovers(loop, settings.hold_timeout, self._close_address)
+        self.postponed = Postponed(loop, self._book)
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -101,12 +103,10 @@ class Switchboard:
         listener.start()
         if makes_ready:
             self.set_ready(worker)
+        self.postponed.has_gone_on(worker)
 
-    def bind(self, client: Client, request: wire.Bind, given: socket.socket) -> Grant:
-        """Give `client` the listener for the address that its own socket `given` is to have.
-
-        Raises OSError as bind(2) does. `given` is the listener from now on, or closed.
-        """
+    def bind(self, client: Client, request: wire.Bind, given: socket.socket, *, is_last: bool) -> Grant:
+        """Have a program's socket bound; owns it. Raises the kernel's OSError, NotYet unless it `is_last`."""
         self.read_belts(client.id)
         key = ListenKey(off_the_wire(request.address), given.family, given.type)
         v6only = is_v6only(given)
@@ -114,12 +114,13 @@ class Switchboard:
             stack.callback(given.close)
             if key.kind not in KINDS or key.family not in FAMILIES:
                 raise os_error(errno.EOPNOTSUPP)
-            answer = self._book.ask(client.id, key, v6only=v6only)
+            answer = self._book.ask(client.id, key, v6only=v6only, least=max(request.nth, 0))
             if isinstance(answer, Conflict):
                 raise os_error(answer.errno)
+            if not is_last:
+                self.postponed.check(answer, key, client.id)
             if isinstance(answer, BindNew):
-                place = (request.folder, request.name)
-                sock = bind_given(given, key.address, mode=request.mode, place=place)
+                sock = self.postponed.bound(client.id, key, given, request)
                 stack.pop_all()
                 listener = self._listener(answer.key, sock, v6only=v6only)
             else:
@@ -226,14 +227,13 @@ class Switchboard:
         take_all(
             (partial(self._disconnect, worker, listener, keep=keep) for listener in held), f"worker {worker}"
         )
-        # Also of what its program had closed, and then removed.
         take_all((partial(_restore_name, listener) for listener in self._book), f"worker {worker}")
 
     def _on_closed(self, listener: Listener, worker: int) -> None:
-        # A draining worker closes its servers too: that is its departure, not the end of the listener. A
-        # program that knows nothing of us sees at once that what it has closed is closed.
+        # A draining worker closes its servers too: that is its departure, not the end of the listener.
         draining = worker in self._resting
-        keep = draining or not isinstance(listener.socket, GivenListener)
+        is_bound_only = isinstance(listener.socket, GivenListener) and not listener.has_listened
+        keep = draining or not (is_bound_only or isinstance(listener.socket, DatagramSocket))
         self._disconnect(worker, listener, keep=keep and self.settings.when_no_worker == "hold")
         if not draining and not listener.subscribers and self._book.get(listener.listing.id) is not None:
             self._leftovers.add(listener, worker)
@@ -253,6 +253,7 @@ class Switchboard:
     def _close(self, listener: Listener) -> None:
         self._book.remove(listener)
         listener.close()
+        self.postponed.look()
 
     def _close_unheld(self, listener: Listener) -> None:
         if not listener.subscribers:
@@ -265,6 +266,7 @@ class Switchboard:
 
     def close(self) -> None:
         """Close every listener."""
+        self.postponed.close()
         self._leftovers.clear()
         take_all((partial(self._close, listener) for listener in self._book), "the end of the cluster")
 
@@ -279,7 +281,7 @@ class Switchboard:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the workers accept by themselves, so that only the board knows how much."""
+        """Whether workers may accept by themselves: only the board knows how much."""
         return self.settings.policy == "shared"
 
     def account(self, worker: int) -> tuple[int, int]:

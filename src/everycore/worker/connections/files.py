@@ -12,11 +12,12 @@ import contextlib
 import os
 import socket
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from everycore.system.descriptors import SocketFile, duplicate, numbers_of_sockets, socket_file
 
+_WITH_PORTS: Final = (socket.AF_INET, socket.AF_INET6)
 #: Those that have ended are sifted out when this many are remembered at least.
 _FEW: Final = 64
 
@@ -70,6 +71,8 @@ class Files:
         self._most = _FEW
         #: Addresses of listeners whose connections are accepted where we do not see it, by family.
         self._unseen: set[tuple[int, Any]] = set()
+        #: Look for such listeners when somebody next asks: others than these, by number.
+        self.seek_but: Callable[[], Iterable[int]] | None = None
 
     def add(self, fd: int, transport: Any = None) -> None:
         """Count the file behind `fd`; once, if it is counted already."""
@@ -95,9 +98,20 @@ class Files:
     def count_open(self) -> int:
         """How many are open."""
         self._look()
+        if self.seek_but is not None:
+            known, self.seek_but = self.seek_but, None
+            self._seek_listeners({socket_file(fd) for fd in known()})
         if self._unseen:
             self._find_unseen()
         return len(self._files)
+
+    def _seek_listeners(self, known: set[SocketFile | None]) -> None:
+        for file, number in numbers_of_sockets().items():
+            if file in known:
+                continue
+            with contextlib.suppress(OSError), _borrowed(number) as sock:
+                if sock.family in _WITH_PORTS and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    self._unseen.add(_where(sock))
 
     def _find_unseen(self) -> None:
         for file, number in numbers_of_sockets().items():

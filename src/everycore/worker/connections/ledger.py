@@ -15,7 +15,7 @@ does the same: `worker.disconnect()` waits for the connections of servers.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from everycore.worker.connections.files import Files
@@ -65,6 +65,8 @@ class Ledger:
         self._board = board
         self._entries: set[Entry] = set()
         self._files = Files()
+        #: Whether there was one.
+        self.has_seen = False
         self._when_none: list[Callable[[], None]] = []
         self._when_fewer: Callable[[], None] | None = None
 
@@ -77,6 +79,7 @@ class Ledger:
         """A connection of `server` was accepted; call `closed` of what this returns when it has ended."""
         entry = Entry(self, server, connection)
         self._entries.add(entry)
+        self.has_seen = True
         self._board.opened()
         server.opened()
         return entry
@@ -99,11 +102,19 @@ class Ledger:
 
         Once, if it is counted so already. `transport`: what to abort instead of the file, while it exists.
         """
+        self.has_seen = True
         self._files.add(fd, transport)
 
     def watch_listener(self, fd: int) -> None:
         """Count the connections that a listener of the program's own accepts in C, without our seeing it."""
         self._files.find_at(fd)
+
+    def seek_listeners(self, known: Callable[[], Iterable[int]]) -> None:
+        """The program may listen where we do not see it: look for that when somebody asks what is open.
+
+        known: the numbers of listeners that we do see.
+        """
+        self._files.seek_but = known
 
     def connections_of(self, server: ConnectionLimit) -> list[Connection]:
         """The open connections of one server."""

@@ -139,7 +139,7 @@ class SharedReader:
     def begin(self) -> None:
         """Take part once this worker is ready: the primary can't keep a shared listener from who is not."""
         self._readiness.when_ready(self._loop, self._enter)
-        self._sock.tell_primary(wire.Serve(belt.MOST_BATCH))
+        self._sock.tell_primary(wire.Serve(belt.MOST_BATCH, shares=True))
 
     def _enter(self) -> None:
         if self._sock.fileno() < 0:  # closed before it was ready

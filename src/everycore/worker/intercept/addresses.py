@@ -39,6 +39,25 @@ def cluster_address(sock: socket.socket, address: Any) -> Any:
     return _numeric(sock, os.fsdecode(host), port, rest)
 
 
+def is_port_zero(address: Any) -> bool:
+    """Whether what travels asks for any port."""
+    return isinstance(address, list) and address[1] == 0
+
+
+def numeric_address(sock: socket.socket, address: Any) -> Any:
+    """What a stream socket connects to, as it travels; None: something else, or a name to be looked up."""
+    if sock.type != socket.SOCK_STREAM or sock.family not in sockets.FAMILIES:
+        return None
+    if sock.family == socket.AF_UNIX:
+        return _path(address)
+    try:
+        loopback = "::1" if _is_v6(sock) else "127.0.0.1"
+        host = loopback if address[0] == "localhost" else address[0]
+        return [socket.inet_ntop(sock.family, socket.inet_pton(sock.family, host)), int(address[1])]
+    except (OSError, TypeError, ValueError, IndexError):
+        return None
+
+
 def _is_v6(sock: socket.socket) -> bool:
     return sock.family == socket.AF_INET6
 

@@ -7,7 +7,8 @@ import socket
 from typing import Final
 
 from everycore.worker.intercept.intercepted import InterceptedSocket
-from everycore.worker.intercept.sockets import registry, settimeout
+from everycore.worker.intercept.options import settimeout
+from everycore.worker.intercept.state import registry
 
 _c: Final = _socket.socket
 _lib_fromfd: Final = socket.fromfd

@@ -22,7 +22,8 @@ from everycore.foreign.asyncio_internals import ServingArguments
 from everycore.held_signals import held
 from everycore.worker.connections.shared_reader import StampedSelector
 from everycore.worker.intercept.intercepted import InterceptedSocket
-from everycore.worker.intercept.sockets import bind_path, is_installed, registry
+from everycore.worker.intercept.sockets import bind_path, by_our_loop
+from everycore.worker.intercept.state import is_installed, registry
 from everycore.worker.loops import asyncio_loop
 from everycore.worker.signals import SIGNALS
 
@@ -60,19 +61,20 @@ def _replace_serving(session: Session) -> None:
         intercepted = _listener(serving.sock)
         if intercepted is None:
             return False
-        inner = intercepted.inner
-        assert inner is not None
-        inner.setblocking(False)
-        asyncio_loop.receive(loop, inner, session, serving)
+        source = intercepted.source()
+        assert source is not None
+        source.setblocking(False)
+        asyncio_loop.receive(loop, source, session, serving)
         return True
 
     def stop(loop: Any, sock: Any) -> None:
         intercepted = _listener(sock)
-        if intercepted is not None and intercepted.inner is not None and intercepted.inner.fileno() >= 0:
-            loop.remove_reader(intercepted.inner.fileno())
+        if intercepted is not None and (source := intercepted.source()) is not None and source.fileno() >= 0:
+            loop.remove_reader(source.fileno())
 
     asyncio_internals.on_start_serving(_Loop, start)
     asyncio_internals.on_stop_serving(_Loop, stop)
+    asyncio_internals.around_start_of_server(by_our_loop)
 
 
 def _replace_create_unix_server() -> None:

@@ -13,7 +13,9 @@ from typing import Any, Final
 from everycore.foreign import gevent_internals
 from everycore.foreign.socket_internals import replace_accept
 from everycore.worker.intercept.hooks import after_import
-from everycore.worker.intercept.sockets import SAME, accept_descriptor, registry, replace, settimeout
+from everycore.worker.intercept.options import settimeout
+from everycore.worker.intercept.sockets import SAME, accept_descriptor, replace
+from everycore.worker.intercept.state import registry
 
 _c: Final = _socket.socket
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from everycore.foreign import uvloop_internals
-from everycore.worker.intercept.sockets import bind_path, registry, serves_by_itself
+from everycore.worker.intercept.sockets import bind_path, by_our_loop, serves_by_itself
+from everycore.worker.intercept.state import registry
 from everycore.worker.listening.clustersocket import ClusterSocket
 from everycore.worker.loops import clustered, datagrams, resolving
 from everycore.worker.loops.beltserver import BeltServer
@@ -163,12 +164,15 @@ def _is_ours(sock: Any) -> bool:
     return sock.type == socket.SOCK_STREAM and registry.find_any(sock.fileno()) is not None
 
 
-def _source(sock: socket.socket) -> ClusterSocket:
-    """Where the connections of a socket that listens come from."""
-    intercepted = registry.find(sock.fileno())
-    if intercepted is None or intercepted.inner is None:
+def _source(sock: socket.socket, backlog: int) -> ClusterSocket:
+    """As `BeltServer` has it."""
+    with by_our_loop():
+        sock.listen(backlog)
+        intercepted = registry.find(sock.fileno())
+        source = None if intercepted is None else intercepted.source()
+    if source is None:
         raise OSError(errno.ECANCELED, "the worker is leaving")
-    return intercepted.inner
+    return source
 
 
 async def _bind_all(

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 from everycore.core import wire
+from everycore.system import aliases
 from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
+from everycore.worker.listening.eithersocket import EitherSocket
 
 
 class InterceptedSocket:
@@ -29,7 +31,9 @@ class InterceptedSocket:
     primary's listener, and whose blocking mode is everybody's who has it. *Listening*.
     """
 
-    __slots__ = ("__weakref__", "address", "fds", "inner", "inode", "is_listening", "name")
+    __slots__ = (
+        "__weakref__", "_is_open", "_takes_turns", "address", "fds", "inner", "inode", "is_listening", "name",
+    )  # fmt: skip
 
     def __init__(self, fd: int, address: Any) -> None:
         self.address = address
@@ -37,28 +41,54 @@ class InterceptedSocket:
         self.name: Any = None
         self.inner: ClusterSocket | None = None
         self.is_listening = False
+        #: It is open by which way its connections come; a loop of ours takes turns at the shared listener.
+        self._is_open = self._takes_turns = False
         self.fds = {fd}
         self.inode = os.fstat(fd).st_ino
 
     @property
     def is_shared(self) -> bool:
-        """Whether the program's descriptors are the listener itself (policy `shared`, datagrams)."""
+        """Whether the program's descriptors are the primary's socket itself (datagrams)."""
         return isinstance(self.inner, SharedSocket)
 
+    def source(self) -> ClusterSocket | None:
+        """Where a loop of ours takes the connections: at a shared listener in turn, if that is still open."""
+        if self._is_open:
+            self._is_open, self._takes_turns = False, True
+        return (
+            self.inner.sharing if self._takes_turns and isinstance(self.inner, EitherSocket) else self.inner
+        )
+
     def put_listener(self, inner: ClusterSocket, name: Any = None) -> None:
-        """The primary holds the address."""
+        """The primary holds the address. The program's epolls, which know the old file, get to know ours."""
         self.inner = inner
         self.name = inner.getsockname() if name is None else name
+        registrations = aliases.registrations_of(self.fds)
+        for registration in registrations:
+            aliases.unregister(registration)
         for fd in self.fds:
             self.put_under(fd)
+        for registration in registrations:
+            aliases.register_again(registration)
         self.inode = os.fstat(inner.fileno()).st_ino
 
-    def begin(self, backlog: int) -> None:
-        """Let the listener listen. Raises OSError."""
+    def begin(self, backlog: int, *, by_our_loop: bool) -> None:
+        """Let the listener listen. Raises OSError.
+
+        by_our_loop: a loop of ours asks for its connections next. It takes turns at a shared listener.
+        """
         assert self.inner is not None
         self.inner.listen(backlog)
         self.is_listening = True
-        self.inner.tell_primary(wire.Serve(1))
+        self._is_open = by_our_loop and isinstance(self.inner, EitherSocket)
+        if not self._is_open:
+            self.inner.tell_primary(wire.Serve(1))
+
+    def serve_by_hand(self) -> None:
+        """No loop of ours has asked where its connections come from: they come by the belt."""
+        if self._is_open and self.inner is not None:
+            self._is_open = False
+            self.inner.tell_primary(wire.Serve(1))
 
     def put_under(self, fd: int) -> None:
         """Put our file where the program's is. The number, and what the program knows of its socket, stay."""
@@ -77,7 +107,7 @@ class Registry:
     def __init__(self) -> None:
         self._by_fd: dict[int, InterceptedSocket] = {}
         #: Called when a listener was given up because the program closed its socket.
-        self.when_closed: Callable[[], None] = lambda: None
+        self.when_closed: Callable[[InterceptedSocket], None] = lambda _: None
         #: Belts by file, for numbers that the program made by itself (`os.dup`, `socket.fromfd`).
         self._by_inode: weakref.WeakValueDictionary[int, InterceptedSocket] = weakref.WeakValueDictionary()
 
@@ -109,6 +139,10 @@ class Registry:
         self._by_fd[fd] = intercepted
         intercepted.fds.add(fd)
 
+    def numbers(self) -> list[int]:
+        """The numbers of this process that are known to stand for one."""
+        return [fd for fd in list(self._by_fd) if self.find(fd) is not None]
+
     def granted(self, intercepted: InterceptedSocket) -> None:
         """`intercepted` has a listener behind it: its file is another one."""
         self._by_inode[intercepted.inode] = intercepted
@@ -130,7 +164,7 @@ class Registry:
             self._by_inode.pop(intercepted.inode, None)
             intercepted.close()
             if intercepted.inner is not None:
-                self.when_closed()
+                self.when_closed(intercepted)
 
     def watch(self, sock: socket.socket, fd: int) -> None:
         """Notice it when `sock` is thrown away without having been closed."""

@@ -19,47 +19,62 @@ asyncio's selector loops, uvloop, TLS and gevent need more: `worker.intercept.fo
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
+import itertools
 import os
 import socket
-import struct
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from everycore.core import wire
 from everycore.errors import ChannelClosed
 from everycore.foreign.socket_internals import Accept
 from everycore.kernel import os_error
+from everycore.system.aliases import numbers_of
 from everycore.system.sockets import remove_stale
-from everycore.worker.intercept.addresses import cluster_address, new_file_mode, working_directory
-from everycore.worker.intercept.intercepted import InterceptedSocket, Registry
-from everycore.worker.listening.clustersocket import VERY_LONG, SharedSocket
-
-if TYPE_CHECKING:
-    from everycore.worker.session import Session
+from everycore.worker.intercept import state
+from everycore.worker.intercept.addresses import (
+    cluster_address,
+    is_port_zero,
+    new_file_mode,
+    numeric_address,
+    working_directory,
+)
+from everycore.worker.intercept.intercepted import InterceptedSocket
+from everycore.worker.intercept.options import (
+    getpeername,
+    getsockopt,
+    gettimeout,
+    setblocking,
+    setsockopt,
+    settimeout,
+)
+from everycore.worker.intercept.state import registry
+from everycore.worker.listening.clustersocket import SharedSocket
 
 #: The methods as C has them: `socket.socket` inherits all but four of those replaced here.
 _c: Final = _socket.socket
 _lib_init: Final = socket.socket.__init__
 _lib_accept: Final = socket.socket.accept
-_INT: Final = struct.Struct("i")
 _BACKLOG: Final = min(socket.SOMAXCONN, 128)
 
-registry: Final = Registry()
-_session: Session | None = None
+#: After so many seconds a program that listens has opened all its services.
+_SERVICES_ARE_OPEN: Final = 2.0
 _lock = threading.RLock()
+#: Counts the ports 0 that were asked for.
+_ports_zero = itertools.count()
 
 
-def go_through(session: Session | None) -> None:
-    """New sockets of this process go through the primary by this session from now on; None: not any more."""
-    global _session
-    _session = session
+class _OurLoop(threading.local):
+    """What a loop of ours lets listen in this thread just now; None: no loop of ours is at it."""
+
+    listeners: list[InterceptedSocket] | None = None
 
 
-def is_installed() -> bool:
-    """Whether new sockets of this process go through the primary: not in a forked child."""
-    return _session is not None
+_our_loop: Final = _OurLoop()
 
 
 def replace(kind: type, *functions: Callable[..., Any]) -> None:
@@ -85,12 +100,12 @@ def bind(self: socket.socket, address: Any, /) -> None:
     """As `socket.bind`."""
     if registry.find_any(_c.fileno(self)) is not None:
         raise os_error(errno.EINVAL)
-    where = None if _session is None else cluster_address(self, address)
-    if where is None:
+    where = None if state.session is None else cluster_address(self, address)
+    if where is None or (is_port_zero(where) and _is_own_affair()):
         _c.bind(self, address)
         return
     with _lock:
-        if isinstance(where, list) and where[1] == 0:
+        if is_port_zero(where):
             _try(self, address)
             _enter(self, InterceptedSocket(_c.fileno(self), where))
             return
@@ -104,6 +119,20 @@ def bind(self: socket.socket, address: Any, /) -> None:
         _enter(self, intercepted)
         if self.type == socket.SOCK_DGRAM:
             _begin(intercepted, 0)
+
+
+def _is_own_affair() -> bool:
+    """Whether a port 0 of now is this worker's own: for one client or one helper, say, and no service.
+
+    A program opens its services one after the other, and then serves: it takes connections, or waits for
+    them.
+    """
+    if state.session is None or state.port_zero != "auto":
+        return state.port_zero == "own"
+    since = state.session.readiness.listens_since
+    return since is not None and (
+        state.session.connections.has_seen or time.monotonic() - since > _SERVICES_ARE_OPEN
+    )
 
 
 def bind_path(sock: socket.socket, path: str | bytes) -> None:
@@ -143,12 +172,14 @@ def _ask(sock: socket.socket, intercepted: InterceptedSocket, name: bytes | None
 
     `name`: of a unix socket, as the program has it; it is what clients see of it too.
     """
-    assert _session is not None
-    request = wire.Bind(intercepted.address)
+    assert state.session is not None
+    nth = next(_ports_zero) if is_port_zero(intercepted.address) else 0
+    request = wire.Bind(intercepted.address, nth=nth)
     if sock.family == socket.AF_UNIX:
         request = wire.Bind(intercepted.address, new_file_mode(), working_directory(), name)
+    copies = numbers_of(_c.fileno(sock))  # before another one, of ours, may be the primary's listener
     try:
-        inner = _session.grants.bind(request, _c.fileno(sock))
+        inner = state.session.grants.bind(request, _c.fileno(sock))
     except ChannelClosed:
         return False
     except OSError as exc:
@@ -157,6 +188,8 @@ def _ask(sock: socket.socket, intercepted: InterceptedSocket, name: bytes | None
         raise os_error(exc.errno or errno.EINVAL) from None
     if inner.grant is not None:
         inner.grant.proto = sock.proto  # for connections: 0 stays 0, as with accept(2)
+    for fd in copies:  # the program has made some by itself
+        registry.add(fd, intercepted)
     intercepted.put_listener(inner)
     registry.granted(intercepted)
     # The blocking mode belongs to the file, and that is another one now.
@@ -169,7 +202,7 @@ def _reserve(sock: socket.socket, intercepted: InterceptedSocket) -> bool:
     with _lock:
         if intercepted.inner is not None:
             return True
-        if _session is not None and _ask(sock, intercepted):
+        if state.session is not None and _ask(sock, intercepted):
             return True
         _become_ordinary(sock, intercepted)
         return False
@@ -182,8 +215,8 @@ def _become_ordinary(sock: socket.socket, intercepted: InterceptedSocket) -> Non
         for fd in fds:
             registry.forget(fd)
         _c.bind(sock, tuple(intercepted.address))
-    elif _session is not None:
-        own = _session.grants.take_back(intercepted.inner)
+    elif state.session is not None:
+        own = state.session.grants.take_back(intercepted.inner)
         for fd in fds:
             registry.forget(fd)
             os.dup2(own, fd, os.get_inheritable(fd))
@@ -225,22 +258,38 @@ def listen(self: socket.socket, backlog: int = _BACKLOG, /) -> None:
 
 
 def _begin(intercepted: InterceptedSocket, backlog: int) -> None:
+    loops = None if state.session is None else _our_loop.listeners
     try:
-        intercepted.begin(backlog)
+        intercepted.begin(backlog, by_our_loop=loops is not None)
     except ChannelClosed:
         raise
     except OSError as exc:
         raise os_error(exc.errno or errno.EINVAL) from None
+    if loops is not None:
+        loops.append(intercepted)
+
+
+@contextlib.contextmanager
+def by_our_loop() -> Iterator[None]:
+    """A loop of ours takes the connections of what listens in here, if it asks where they come from."""
+    listeners: list[InterceptedSocket] = []
+    before, _our_loop.listeners = _our_loop.listeners, listeners
+    try:
+        yield
+    finally:
+        _our_loop.listeners = before
+        for intercepted in listeners:
+            intercepted.serve_by_hand()
 
 
 def serves_by_itself(sock: Any) -> None:
     """Tell the primary of a listener of the program's own: it does not see it, but the program serves."""
-    if _session is None or (
-        sock.family == socket.AF_UNIX and cluster_address(sock, _c.getsockname(sock)) is None
-    ):
+    if state.session is None or state.session.readiness.is_settled:
+        return
+    if sock.family == socket.AF_UNIX and cluster_address(sock, _c.getsockname(sock)) is None:
         return
     try:
-        _session.readiness.ready()
+        state.session.readiness.ready()
     except (OSError, ChannelClosed):
         return
 
@@ -280,78 +329,8 @@ def accept_descriptor(native: Accept, self: Any, /) -> tuple[int, Any]:
 
 def _count(fd: int) -> None:
     """Count a connection of a listener that is the program's own (SO_REUSEPORT, another family)."""
-    if _session is not None:
-        _session.connections.watch_file(fd)
-
-
-# --- what listeners are asked -------------------------------------------------------------------------------
-
-
-def getpeername(self: socket.socket, /) -> Any:
-    """As `socket.getpeername`: a listener has no peer, a belt has one."""
-    intercepted = registry.find(_c.fileno(self))
-    if intercepted is not None and intercepted.inner is not None:
-        raise os_error(errno.ENOTCONN)
-    return _c.getpeername(self)
-
-
-def getsockopt(self: socket.socket, level: int, option: int, *size: int) -> Any:
-    """As `socket.getsockopt`."""
-    intercepted = registry.find(_c.fileno(self))
-    if intercepted is None or intercepted.is_shared or intercepted.inner is None:
-        return _c.getsockopt(self, level, option, *size)
-    grant = intercepted.inner.grant
-    if level == socket.SOL_SOCKET and option == socket.SO_ERROR:
-        return _c.getsockopt(self, level, option, *size)
-    if (level == socket.SOL_SOCKET and option == socket.SO_ACCEPTCONN) or grant is None or _session is None:
-        return intercepted.inner.getsockopt(level, option, *size)
-    value = _session.grants.option(
-        wire.GetOption(grant.listener, level, option, size[0] if size else _INT.size)
-    )
-    if size:
-        return value
-    return _INT.unpack(value.ljust(_INT.size, b"\0")[: _INT.size])[0]
-
-
-def setsockopt(self: socket.socket, level: int, option: int, value: Any, *size: int) -> None:
-    """As `socket.setsockopt`."""
-    intercepted = registry.find(_c.fileno(self))
-    if intercepted is None or intercepted.is_shared or intercepted.inner is None:
-        _c.setsockopt(self, level, option, value, *size)
-        return
-    grant = intercepted.inner.grant
-    if grant is None or _session is None:
-        return
-    if value is None:
-        data = bytes(size[0]) if size else b""
-    else:
-        data = _INT.pack(value) if isinstance(value, int) else bytes(value)
-    _session.grants.option(wire.SetOption(grant.listener, level, option, data))
-
-
-def settimeout(
-    self: socket.socket, value: float | None, intercepted: InterceptedSocket | None = None, /
-) -> None:
-    """As `socket.settimeout`.
-
-    Of a shared listener the open file, with its blocking mode, is everybody's: to block without limit is a
-    very long time-out there.
-    """
-    intercepted = intercepted or registry.find(_c.fileno(self))
-    _c.settimeout(
-        self, VERY_LONG if value is None and intercepted is not None and intercepted.is_shared else value
-    )
-
-
-def setblocking(self: socket.socket, flag: bool, /) -> None:
-    """As `socket.setblocking`."""
-    settimeout(self, None if flag else 0.0)
-
-
-def gettimeout(self: socket.socket, /) -> float | None:
-    """As `socket.gettimeout`."""
-    timeout = _c.gettimeout(self)
-    return None if timeout == VERY_LONG else timeout
+    if state.session is not None:
+        state.session.connections.watch_file(fd)
 
 
 # --- other uses, and the end --------------------------------------------------------------------------------
@@ -360,13 +339,35 @@ def gettimeout(self: socket.socket, /) -> float | None:
 def connect(self: socket.socket, address: Any, /) -> None:
     """As `socket.connect`: what was bound is a client's after all."""
     _become_client(self)
+    if (error := _found_alone(self, address)) is not None:
+        raise error
     _c.connect(self, address)
 
 
 def connect_ex(self: socket.socket, address: Any, /) -> int:
     """As `socket.connect_ex`."""
     _become_client(self)
-    return _c.connect_ex(self, address)
+    error = _found_alone(self, address)
+    return _c.connect_ex(self, address) if error is None else error.errno or errno.ECONNREFUSED
+
+
+def _found_alone(sock: socket.socket, address: Any) -> OSError | None:
+    """Why the program would find nobody at `address` if it were alone, where only other workers serve there.
+
+    So it asks whether a port is free before it listens, or whether one that it has closed is closed.
+    """
+    session = state.session
+    if session is None or (session.readiness.has_listened and not state.left):
+        return None
+    where = numeric_address(sock, address)
+    place = where[1] if isinstance(where, list) else where
+    if where is None or (session.readiness.has_listened and place not in state.left):
+        return None
+    try:
+        session.grants.check_connect(where)
+    except (OSError, ChannelClosed) as exc:
+        return os_error(errno.ECONNREFUSED) if exc.errno == errno.ECONNREFUSED else None
+    return None
 
 
 def _become_client(sock: socket.socket) -> None:
@@ -383,7 +384,7 @@ def shutdown(self: socket.socket, how: int, /) -> None:
         _c.shutdown(self, how)
         return
     intercepted.inner.tell_primary_reliably(wire.Close())
-    registry.when_closed()
+    registry.when_closed(intercepted)
     if intercepted.is_shared:
         _renew(self)
         registry.find(fd)  # forgets it: the file is another

@@ -40,10 +40,7 @@ _DOMAIN_OPTION = getattr(socket, "SO_DOMAIN", 39)
 
 
 class ListenerGrant(msgspec.Struct):
-    """A listener that this worker holds.
-
-    Shared by duplicates of its socket, given up with the last of them.
-    """
+    """A listener that this worker holds. Duplicates of its socket share it; it goes with the last of them."""
 
     listener: int
     address: Any
@@ -357,6 +354,10 @@ class SharedSocket(ClusterSocket):
     def belt_fileno(self) -> int:
         """Where what the primary tells this worker comes in; -1 once it is closed."""
         return self._belt.fileno()
+
+    def ends(self) -> tuple[int, int]:
+        """Both ends of the belt: the worker's, and the primary's."""
+        return self._belt.fileno(), self._twin.fileno()
 
     def rests(self) -> bool:
         """Whether this worker is to take nothing now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -34,14 +35,29 @@ class Readiness:
         self._link = link
         self._stage = Stage.STARTING
         self._waiting: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
-        #: Whether this worker has got a listener, now or before, or has said that it is ready: from then on
-        #: the failure of its program is no failure to start.
-        self.has_listened = False
+        #: When this worker got its first listener, or said that it is ready, by the monotonic clock: from
+        #: then on the failure of its program is no failure to start.
+        self.listens_since: float | None = None
+
+    @property
+    def has_listened(self) -> bool:
+        """Whether this worker has got a listener, now or before, or has said that it is ready."""
+        return self.listens_since is not None
+
+    def listens(self) -> None:
+        """It has got a listener, or says that it is ready."""
+        if self.listens_since is None:
+            self.listens_since = time.monotonic()
 
     @property
     def is_ready(self) -> bool:
         """Whether this worker takes connections."""
         return self._stage is Stage.READY
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a listener that the primary does not see changes nothing: it is ready, or will say so."""
+        return self._stage is not Stage.STARTING
 
     def hold(self) -> None:
         """Do not count as ready with the first listener. Raises ChannelClosed."""
@@ -51,14 +67,14 @@ class Readiness:
 
     def ready(self) -> None:
         """Take connections from now on. Raises ChannelClosed."""
-        self.has_listened = True
+        self.listens()
         self._link.tell(wire.ReadyNow())
         self._stage = Stage.READY
         self._tell()
 
     def serves(self) -> None:
         """A listener begins to serve: the first one makes the worker ready, unless it holds that off."""
-        self.has_listened = True
+        self.listens()
         if self._stage is Stage.STARTING:
             self._stage = Stage.READY
 

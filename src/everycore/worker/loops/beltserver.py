@@ -75,12 +75,17 @@ class BeltGiver:
             accepted.advance()
 
 
+def _listening(sock: ClusterSocket, backlog: int) -> ClusterSocket:
+    sock.listen(backlog)
+    return sock
+
+
 class BeltServer(asyncio.AbstractServer):
     """As `asyncio.Server` is documented, for listeners of the primary.
 
-    `connect` is the loop's own `connect_accepted_socket`, which counts nothing. `source` says where the
-    connections of one of `sockets` come from, once that listens: a program that knows nothing of a cluster
-    has sockets of its own in front (`everycore run`).
+    `connect` is the loop's own `connect_accepted_socket`, which counts nothing. `source` lets one of
+    `sockets` listen with a backlog, and says where its connections come from: a program that knows nothing of
+    a cluster has sockets of its own in front (`everycore run`).
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class BeltServer(asyncio.AbstractServer):
         connect: Connect,
         *,
         by_hand: bool = False,
-        source: Callable[[Any], ClusterSocket] = lambda sock: sock,
+        source: Callable[[Any, int], ClusterSocket] = _listening,
     ) -> None:
         self._loop: Any = loop
         self._session = session
@@ -174,8 +179,7 @@ class BeltServer(asyncio.AbstractServer):
             raise RuntimeError(f"server {self!r} is closed")
         self._serving = True
         for sock in self._sockets:
-            sock.listen(self._backlog)
-            self._take_from(self._source(sock))
+            self._take_from(self._source(sock, self._backlog))
         self._session.departure.watch_server(self)
 
     def _take_from(self, source: ClusterSocket) -> None:

@@ -1,0 +1,32 @@
+"""`EitherSocket`: what stands behind a program's listening socket under the policy `shared`.
+
+The program has the worker's end of a belt, as under `round_robin`: it is readable exactly when a connection
+is there for this worker, whatever the program waits in. The shared listener is there as well, for a loop of
+ours that takes turns. Invariant: only one of both takes connections (`wire.Serve` says which).
+"""
+
+from __future__ import annotations
+
+from everycore.system.descriptors import duplicate
+from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
+
+
+class EitherSocket(ClusterSocket):
+    """A belt, and the listener that all workers share, for whoever takes turns there: `sharing`."""
+
+    __slots__ = ("sharing",)
+
+    def __init__(self, sharing: SharedSocket) -> None:
+        assert sharing.grant is not None
+        belt, twin = sharing.ends()
+        super().__init__(sharing.grant, duplicate(belt), duplicate(twin))
+        self.sharing = sharing
+
+    def abandon(self) -> None:
+        """As `ClusterSocket.abandon`."""
+        self.sharing.abandon()
+        super().abandon()
+
+    def _close_listener(self) -> None:
+        self.sharing.close()  # first: whoever takes turns there uses it until then
+        super()._close_listener()
