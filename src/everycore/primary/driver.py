@@ -270,7 +270,8 @@ class WorkerDriver:
         """Connections handed to the worker so far, and those it has not acknowledged."""
         handed_over, outstanding = self._switchboard.account(self.identity.id)
         shared = self._runtime.board.accepted(self.identity.row) if self._switchboard.is_shared else 0
-        return handed_over + shared, outstanding
+        # Not the sum: a loop of ours that is handed connections counts them on the board too.
+        return max(handed_over, shared), outstanding
 
     @property
     def is_closed(self) -> bool:
