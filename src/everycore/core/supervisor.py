@@ -17,8 +17,8 @@ Rules:
 * A worker that ends without being asked by us, in whatever way, is replaced with back-off, counted per slot.
 * Nobody of this pool was ever ready, and a worker ends: the application cannot boot. We give up at once
   instead of trying for ever (uvicorn and gunicorn learnt this), and the first failure is the one reported.
-* Somebody was ready once: the application was fine, so we go on trying, unless there is an `intensity`. So was
-  one without a `boot_timeout` that has lived as long as a healthy worker does.
+* Somebody was ready once: the application was fine, so we go on trying, unless there is an `intensity`. So
+  was one without a `boot_timeout` that has lived as long as a healthy worker does.
 * A worker not ready within `boot_timeout` is killed, which is then a failure like any other; None: it may
   take for ever.
 * With an `intensity`, a slot whose workers end too often has *failed*: it is tried at the longest wait, and

@@ -52,6 +52,10 @@ class EitherDistribution:
         """As `Distribution.account`."""
         return self._distributor.account(worker)
 
+    def oldest(self, worker: int) -> float | None:
+        """As `Distribution.oldest`."""
+        return self._distributor.oldest(worker)
+
     def close(self) -> None:
         """As `Distribution.close`."""
         self._shared.close()

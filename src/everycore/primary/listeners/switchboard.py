@@ -230,7 +230,6 @@ class Switchboard:
         take_all((partial(_restore_name, listener) for listener in self._book), f"worker {worker}")
 
     def _on_closed(self, listener: Listener, worker: int) -> None:
-        # A draining worker closes its servers too: that is its departure, not the end of the listener.
         draining = worker in self._resting
         is_bound_only = isinstance(listener.socket, GivenListener) and not listener.has_listened
         keep = draining or not (is_bound_only or isinstance(listener.socket, DatagramSocket))
