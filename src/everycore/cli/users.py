@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from everycore.config.tree import CommonSettings
+from everycore.config.common import CommonSettings
 from everycore.errors import ConfigurationError
 from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind
 from everycore.system.machine import is_linux

@@ -47,6 +47,14 @@ class Boards:
         """As `PrimaryBoard.accepted`."""
         return self._by_user[user].accepted(row) if row else 0
 
+    def beat(self, user: int, row: int) -> int:
+        """As `PrimaryBoard.beat`."""
+        return self._by_user[user].beat(row) if row else 0
+
+    def requests(self, user: int, row: int) -> int:
+        """As `PrimaryBoard.requests`."""
+        return self._by_user[user].requests(row) if row else 0
+
     def descriptors(self) -> Iterator[int]:
         """The numbers of the memory files."""
         for board in self._by_user.values():

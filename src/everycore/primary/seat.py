@@ -20,3 +20,13 @@ class BoardSeat:
     def open(self) -> int:
         """Connections that the worker has now, as it says itself."""
         return self._boards.open(self._user, self._row)
+
+    @property
+    def beat(self) -> int:
+        """As `PrimaryBoard.beat`."""
+        return self._boards.beat(self._user, self._row)
+
+    @property
+    def requests(self) -> int:
+        """As `PrimaryBoard.requests`."""
+        return self._boards.requests(self._user, self._row)

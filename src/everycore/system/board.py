@@ -112,7 +112,7 @@ class PrimaryBoard(Board):
 
     def requests(self, row: int) -> int:
         """Requests that the application of `row` was given, where somebody counts them."""
-        return self._cells[row * ROW + REQUESTS] if row else 0
+        return self._read(row, REQUESTS, _MOST_ACCEPTED)
 
     def _clear(self, row: int) -> None:
         for field in range(ROW):
@@ -132,7 +132,7 @@ class WorkerBoard(Board):
         super().__init__(fd)
         os.close(fd)
         self._at = row * ROW if row else None
-        self._serves = self._open = self._accepted = 0
+        self._serves = self._open = self._accepted = self._requests = self._beats = 0
         self._woke = _now()
         #: Seconds that the loop has been busy since the last connection came, and for each on average.
         self._busy = 0.0
@@ -179,12 +179,14 @@ class WorkerBoard(Board):
     def requested(self) -> None:
         """The application was given a request."""
         if self._at is not None:
-            self._cells[self._at + REQUESTS] += 1
+            self._requests += 1
+            self._cells[self._at + REQUESTS] = self._requests
 
     def beat(self) -> None:
         """The event loop turns."""
         if self._at is not None:
-            self._cells[self._at + BEAT] += 1
+            self._beats += 1
+            self._cells[self._at + BEAT] = self._beats
 
     def end_beats(self) -> None:
         """Nobody counts the turns of the loop from now on."""
