@@ -77,9 +77,10 @@ def serve(start_command, place):
     return serve_it
 
 
-def port_of_root():
-    """A port that only root may bind."""
-    for port in range(1000, 1024):
+def port_of_root(least):
+    """A port that only root may bind, among a hundred from `least` on: each test has its own."""
+    begin = os.getpid() % 100
+    for port in (least + (begin + number) % 100 for number in range(100)):
         with socket.socket() as sock:
             try:
                 sock.bind(("127.0.0.1", port))
@@ -91,7 +92,7 @@ def port_of_root():
 
 def test_what_a_worker_is_and_what_it_is_left_with(serve):
     """Ports are bound by the primary; the worker has nothing of root but what was passed to it."""
-    program = serve("--bind", f"127.0.0.1:{port_of_root()}", SECRET="of the service")
+    program = serve("--bind", f"127.0.0.1:{port_of_root(700)}", SECRET="of the service")
     shown = json.loads(wait_serving(program).get())
     assert (shown["uid"], shown["gid"], shown["groups"]) == ([UID] * 3, [GID] * 3, [GID])
     assert shown["privileges"] == 0
@@ -139,7 +140,7 @@ with socket.socket() as sock:
 def test_a_program_listens_on_what_is_permitted(start_command, place, policy):
     python, env = python_for_others()
     (place / "program.py").write_text(PROGRAM)
-    port = port_of_root()
+    port = port_of_root(850)
     run = [python, "-m", "everycore", "run", "--workers", "1", "--policy", policy, "--user", str(UID)]
     program = start_command([*run, "--permit", f":{port}", str(place / "program.py"), str(port)], env=env)
     program.expect("ready: all", stream="stderr")
