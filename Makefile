@@ -21,7 +21,7 @@ TYPED = $(foreach folder,$(SOURCES),$(if $(shell find $(folder) -name '*.py' -pr
 
 NEWER ?= 3.15
 
-.PHONY: help demo test test-newer test-under-load lint bench deps clean check-python
+.PHONY: help demo test test-newer test-under-load lint fuzz bench deps clean check-python
 
 help:
 	@echo 'make demo    a server on four workers, http://127.0.0.1:8000; Ctrl-C ends it'
@@ -30,6 +30,7 @@ help:
 	@echo 'make test-under-load'
 	@echo '             the tests alone, three times (RUNS=), while four other processes compute (LOAD=)'
 	@echo 'make lint    what make test does before the tests'
+	@echo 'make fuzz    a minute of coverage-guided fuzzing (FUZZ_PYTHON=python3.13)'
 	@echo 'make bench   the benchmarks (ARGS=...)'
 	@echo 'make deps    installs the programs that tests and benchmarks start, by apt-get'
 	@echo 'make clean   removes what was made here'
@@ -53,6 +54,18 @@ lint: $(VENV)/.developing
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/mypy $(TYPED)
+
+# A minute of each; what is found is kept in tools/fuzz-corpus. FUZZ='-runs=10000000' is libFuzzer's.
+FUZZ_PYTHON ?= python3.13
+FUZZ ?= -max_total_time=60
+.venv-fuzz/.made: pyproject.toml
+	@$(FUZZ_PYTHON) -m venv .venv-fuzz
+	@.venv-fuzz/bin/pip install -q atheris==3.1.0 pytest .
+	@touch $@
+
+fuzz: .venv-fuzz/.made
+	@.venv-fuzz/bin/python tools/fuzz.py decoders $(FUZZ)
+	@.venv-fuzz/bin/python tools/fuzz.py histories $(FUZZ)
 
 bench: $(VENV)/.developing
 	@$(BIN)/python -m bench $(ARGS)

@@ -77,3 +77,16 @@ def test_a_mirror_that_does_not_answer_is_no_failed_test(tmp_path):
     assert done.returncode == 69
     assert "Nothing was tested." in done.stderr.splitlines()[-1]
     assert not (tmp_path / "sid").exists()  # so that the next run makes it from the start
+
+
+@pytest.mark.parametrize("target", ["decoders", "histories"])
+def test_what_the_fuzzer_has_found_is_no_problem_any_more(target):
+    done = tool(sys.executable, "tools/fuzz.py", target, "--replay")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) > 5
+
+
+def test_the_fuzzer_says_how_it_is_used():
+    done = tool(sys.executable, "tools/fuzz.py")
+    assert done.returncode == 2
+    assert "--replay" in done.stderr

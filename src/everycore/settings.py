@@ -49,7 +49,8 @@ class Settings(msgspec.Struct, frozen=True):
         or a sequence of three of these. `silent` is stdout and stderr as "pipe".
     pass_fds: descriptors of the primary that the worker has too, under the same numbers (as for
         `subprocess.Popen`).
-    uid, gid, groups: whom to become before the program runs; a name or a number.
+    uid, gid, groups: whom to become before the program runs; a name or a number. A user that is not in the
+        database of users needs a gid. Another user has no capabilities, and gets none back.
     addresses: what a worker of another user than the primary's may listen on through the primary: (numeric
         host, port), the path of a unix socket, or the number of a descriptor. Anything else is EACCES.
     serialization: "json" (None, bool, int, float, str, bytes, list, dict, tuple) or "pickle".

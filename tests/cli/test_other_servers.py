@@ -102,7 +102,7 @@ def test_what_prints_and_ends(typed, kind, capsys):
 
 
 def test_not_yet_is_said_of_what_is_to_come():
-    for option in ("--cron-restart", "--user", "--preload", "--capture-output"):
+    for option in ("--cron-restart", "--preload", "--capture-output"):
         assert ANSWERS[option].startswith("not yet: ")
 
 

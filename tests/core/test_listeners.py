@@ -10,6 +10,8 @@ from msgspec.structs import replace
 
 from everycore.core.listeners import (
     EADDRINUSE,
+    MOST_HELD,
+    OTHER_USER,
     BindNew,
     Conflict,
     ListenerBook,
@@ -303,3 +305,40 @@ def test_only_port_zero_is_any_port(port, index):
     assert key(0, index=index).any_port
     assert not key("0").any_port
     assert not ListenKey(None, INET, STREAM, fd=0).any_port
+
+
+class TestUsers:
+    def test_workers_of_two_users_share_nothing(self):
+        primary = Primary()
+        assert primary.listen(1, key(8000))
+        assert primary.listen(2, key(8000, user=7)) is None
+        answer = primary.book.ask(2, key(8000, user=7))
+        assert answer == Conflict(EADDRINUSE, OTHER_USER)
+
+    def test_not_even_where_one_turns_out_to_be(self):
+        primary = Primary()
+        first = primary.listen(1, key(0))
+        assert first
+        assert isinstance(first.real, tuple)
+        assert primary.listen(2, key(first.real[1], user=7)) is None
+        assert primary.book.is_of_others(key(0, user=7), first.real)
+        assert not primary.book.is_of_others(key(0), first.real)
+        assert not primary.book.is_of_others(key(0, user=7), ("127.0.0.1", 1))
+
+    def test_each_has_free_ports_of_its_own(self):
+        primary = Primary()
+        first = primary.listen(1, key(0))
+        assert primary.listen(2, key(0, user=7)) is not first
+        assert primary.listen(3, key(0)) is first
+
+
+def test_a_worker_holds_so_many_and_no_more():
+    primary = Primary()
+    for port in range(MOST_HELD):
+        assert primary.listen(1, key(9000 + port))
+    for wanted in (key(0), key(80), key("/run/a")):
+        answer = primary.book.ask(1, wanted)
+        assert isinstance(answer, Conflict)
+        assert answer.errno == errno.EMFILE
+        assert str(MOST_HELD) in answer.why
+    assert primary.listen(2, key(9000))

@@ -13,49 +13,11 @@ import pytest
 
 from everycore import Cluster, Exited, ExitStatus, Listening, Message, Ready, Settings, Worker
 from tests.kit import open_fds, scaled
-from tests.kit.crimes import CRIMES, LEGACIES, NAMES
-from tests.kit.workers import HEAD, Diary, within, worker_script
+from tests.kit.crimes import CRIMES, LEGACIES
+from tests.kit.hostile import HOSTILE
+from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
-
-#: Keeps the numbers of its sockets and joins like any worker. `raw` is its channel, `frame(...)` a frame.
-HOSTILE = (
-    """\
-import json, os, select
-ticket = json.loads(os.environ["_EVERYCORE_WORKER"])
-"""
-    + HEAD
-    + NAMES
-    + """
-raw = socket.socket(fileno=os.dup(ticket["channel"][0]))
-raw_link = socket.socket(fileno=os.dup(ticket["link"][0]))
-
-def outlive():
-    try:
-        poll = select.poll()
-        poll.register(raw_link, select.POLLIN)
-        poll.poll(30_000)
-    finally:
-        os._exit(0)
-
-
-def send(data, fds=(), sock=None):
-    sock = sock or raw
-    sock.setblocking(True)
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([data], rights)
-    sock.setblocking(False)
-
-def belt():
-    '''A listener, and the worker's end of its belt.'''
-    listener = everycore.listen(("127.0.0.1", 0))
-    return listener, socket.socket(fileno=os.dup(listener._voice().fileno()))
-
-def twin(listener):
-    '''The primary's end of that belt: what is written there the primary may read as its own.'''
-    return socket.socket(fileno=os.dup(listener._twin.fileno()))
-"""
-)
 
 ECHO = """
 async def echo(reader, writer):

@@ -6,6 +6,7 @@ what goes over channel and link, byte for byte, and in which order the kernel te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import Token
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +14,9 @@ from typing import Any, Self
 from everycore.core import values, wire
 from everycore.core.frames import NOTE, encode_frame
 from everycore.model import ExitStatus
-from everycore.system import seam
+from everycore.system import packets, seam
+from everycore.system.descriptors import close_all
+from everycore.testing import settle
 from everycore.testing.processes import FakeProcess, FakeSystem
 
 
@@ -44,6 +47,17 @@ class RawWorker:
     def say_on_link(self, request: Any, number: int = 1) -> None:
         """Send `request` on the link."""
         self.process.link.send(wire.LINK_NUMBER.pack(number) + wire.encode(request))
+
+    async def ask(self, request: Any, fds: Sequence[int] = (), number: int = 1) -> tuple[Any, list[int]]:
+        """Send `request` on the link; return the answer and its descriptors. `fds` are closed here."""
+        packets.send(self.process.link, wire.LINK_NUMBER.pack(number) + wire.encode(request), fds)
+        close_all(fds)
+        await settle()
+        answer = packets.receive(self.process.link)
+        assert answer is not None
+        data, owned, _ = answer
+        assert wire.LINK_NUMBER.unpack_from(data) == (number,)
+        return wire.decode_link_reply(data[wire.LINK_NUMBER.size :]), owned
 
     def end(self, status: ExitStatus, *, keep_channel: bool = False) -> None:
         """The process ends, and its pidfd becomes readable. `keep_channel`: a fork of it has that still."""

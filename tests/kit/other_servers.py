@@ -99,13 +99,13 @@ GUNICORN = """
 -p x.pid | ours | pid | 'x.pid'
 --pid x.pid | ours | pid | 'x.pid'
 --worker-tmp-dir | says | leave it out; workers have no heartbeat
--u | says | not yet: the command does not change its
---user | says | not yet: the command does not change its
--g | says | not yet: the command does not change its
---group | says | not yet: the command does not change its
+-u nobody | ours | user | 'nobody'
+--user nobody | ours | user | 'nobody'
+-g nogroup | ours | group | 'nogroup'
+--group nogroup | ours | group | 'nogroup'
 -m 022 | ours | umask | 18
 --umask 022 | ours | umask | 18
---initgroups | says | not yet: the command does not change its
+--initgroups | says | leave it out; workers have all groups of
 --forwarded-allow-ips x | engine | forwarded_allow_ips | 'x'
 --access-logfile - | ours | access_logfile | '-'
 --disable-redirect-access-to-syslog | says | not yet: there is no syslog; meanwhile a
@@ -276,8 +276,8 @@ HYPERCORN = """
 --read-timeout 3 --engine hypercorn | engine | read_timeout | 3.0
 --max-requests 30 | ours | max_requests | 30
 --max-requests-jitter 3 | ours | max_requests_jitter | 3
--g | says | not yet: the command does not change its
---group | says | not yet: the command does not change its
+-g nogroup | ours | group | 'nogroup'
+--group nogroup | ours | group | 'nogroup'
 -k | says | leave it out; --interface says what APP
 --worker-class | says | leave it out; --interface says what APP
 --keep-alive 3 | engine | timeout_keep_alive | 3
@@ -296,8 +296,8 @@ HYPERCORN = """
 --statsd-prefix | says | not yet: there are no metrics
 -m 022 | ours | umask | 18
 --umask 022 | ours | umask | 18
--u | says | not yet: the command does not change its
---user | says | not yet: the command does not change its
+-u nobody | ours | user | 'nobody'
+--user nobody | ours | user | 'nobody'
 --verify-mode | says | the option is --ssl-cert-reqs here: 0, 1
 --websocket-ping-interval 3.5 | engine | ws_ping_interval | 3.5
 -w 3 | ours | workers | 3
@@ -376,12 +376,12 @@ PM2 = """
 --exp-backoff-restart-delay | says | leave it out; a worker that dies is repl
 --execute-command | says | type everycore run PROGRAM
 --max-restarts | says | not yet: five ends within a minute
---user | says | not yet: the command does not change its
+--user nobody | ours | user | 'nobody'
 --hp | says | systemd starts it: see docs/how-to/behin
 --wait-ip | says | systemd starts it: see docs/how-to/behin
 --service-name | says | systemd starts it: see docs/how-to/behin
---uid | says | not yet: the command does not change its
---gid | says | not yet: the command does not change its
+--uid nobody | ours | user | 'nobody'
+--gid nogroup | ours | group | 'nogroup'
 --namespace | says | the option is --name here, for log lines
 --cwd / | ours | chdir | '/'
 --cron-restart | says | not yet: nothing is done by the clock;

@@ -102,6 +102,7 @@ class Client:
     def __init__(self, number, stage):
         self.id = number
         self.seat = stage.seats.setdefault(number, FakeSeat(number - 1))
+        self.user = os.geteuid()
         self._stage = stage
 
     def on_serving(self, listener):

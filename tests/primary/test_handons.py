@@ -22,6 +22,7 @@ class FakeMember:
     def __init__(self, number):
         self.id = number
         self.seat = FakeSeat(number - 1)
+        self.user = 0
         self.may = None
         self.taken = []
 
@@ -40,7 +41,8 @@ class FakeSwitchboard:
         self.listeners = listeners
         self.settings = DistributionSettings(**settings)
 
-    def holders_of(self, is_it):
+    def holders_of(self, user, is_it):
+        assert user == 0
         return next((holders for listener, holders in self.listeners if is_it(listener)), [])
 
 

@@ -1,5 +1,6 @@
 """Workers of a pool that reach a limit, without a process: in memory, in virtual time."""
 
+import os
 from typing import Any
 
 import pytest
@@ -30,7 +31,9 @@ def heard(pool: Pool, kind: type) -> list[Any]:
 
 
 def row(pool: Pool, worker: FakeWorker) -> WorkerBoard:
-    return WorkerBoard(duplicate(pool.cluster._runtime.board.fd), worker._process.ticket.row)
+    return WorkerBoard(
+        duplicate(pool.cluster._runtime.boards.fd_of(os.geteuid())), worker._process.ticket.row
+    )
 
 
 async def test_requests(workers, caplog):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from typing import Any
@@ -44,7 +45,7 @@ class Turning:
 
     def __init__(self, pool: Pool, worker: FakeWorker) -> None:
         ticket = worker._process.ticket
-        self._board = WorkerBoard(duplicate(pool.cluster._runtime.board.fd), ticket.row)
+        self._board = WorkerBoard(duplicate(pool.cluster._runtime.boards.fd_of(os.geteuid())), ticket.row)
         self._interval = ticket.beat
         self._task = asyncio.create_task(self._turn())
 

@@ -303,9 +303,29 @@ class TestWhoYields:
             for each in (view, other):
                 assert each.should_yield(1.0) in (True, False)
                 assert each.somebody_is_free() in (True, False)
-            assert primary.accepted(1) == value
+                each.opened()
+                each.closed()
+            for at in range(len(primary._cells)):
+                primary._cells[at] = value
+            assert 0 <= primary.accepted(1) <= 1 << 62
+            assert 0 <= primary.open(1) <= 1 << 24
             primary.release(1)
             assert primary.allot() == 1
+
+    def test_a_worker_s_own_numbers_are_its_own(self, primary, worker):
+        """Whatever another has written there is gone with the next connection."""
+        view = worker()
+        view.opened()
+        primary._cells[ROW + OPEN] = primary._cells[ROW + ACCEPTED] = (1 << 63) - 1
+        view.opened()
+        assert (primary.open(1), primary.accepted(1)) == (2, 2)
+
+    def test_who_claims_what_cannot_be_does_not_count(self, primary, crowd):
+        views = crowd(6, 2, 2)
+        assert views[0].should_yield(1.0)
+        for nonsense in (-5, 1 << 40):
+            primary._cells[2 * ROW + OPEN] = primary._cells[3 * ROW + OPEN] = nonsense
+            assert not views[0].should_yield(1.0)
 
 
 def test_a_kernel_that_refuses_keeps_nothing_open(monkeypatch):

@@ -8,7 +8,8 @@ import socket
 
 import pytest
 
-from everycore.system.wakeups import Baton, ExclusiveRegistration, is_readable, take_baton
+from everycore.system import wakeups
+from everycore.system.wakeups import Baton, ExclusiveRegistration, is_readable, pass_baton, take_baton
 from tests.kit import scaled, wait_readable
 from tests.kit.processes import look
 
@@ -200,14 +201,46 @@ class TestBaton:
     def test_it_is_closed_to_programs_that_a_worker_starts(self, baton):
         assert not os.get_inheritable(baton.fd)
 
-    def test_passing_it_on_never_waits_whatever_a_worker_has_done_to_it(self, baton):
-        """Workers have the same open file: its mode, and what it holds."""
-        os.set_blocking(baton.fd, True)
+    def test_each_worker_has_an_open_file_of_its_own(self, baton):
+        one, other = baton.open(), baton.open()
+        try:
+            os.set_blocking(one, True)
+            assert not os.get_blocking(other)
+            assert not os.get_blocking(baton.fd)
+            assert not take_baton(other)
+            baton.pass_on()
+            assert take_baton(other)
+            pass_baton(other)
+            assert take_baton(one)
+        finally:
+            os.close(one)
+            os.close(other)
+
+    def test_passing_it_on_never_waits_whatever_a_worker_has_put_in(self, baton):
+        theirs = baton.open()
+        try:
+            with pytest.raises(BlockingIOError):
+                while True:
+                    os.write(theirs, bytes(4096))
+            baton.pass_on()
+            baton.pass_on()
+            assert is_readable(baton.fd)
+        finally:
+            os.close(theirs)
+
+    def test_without_proc_all_have_the_same_one(self, monkeypatch):
+        def no_proc(_: int) -> int:
+            raise FileNotFoundError
+
+        monkeypatch.setattr(wakeups, "_opened_anew", no_proc)
+        baton = Baton()
+        theirs = baton.open()
         baton.pass_on()
-        assert take_baton(baton.fd)
-        os.eventfd_write(baton.fd, 2**64 - 2)  # the most that it holds
         baton.pass_on()
-        assert is_readable(baton.fd)
+        assert take_baton(theirs)
+        assert not take_baton(baton.fd)
+        os.close(theirs)
+        baton.close()
 
 
 class TestIsReadable:

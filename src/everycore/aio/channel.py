@@ -23,7 +23,7 @@ from everycore.aio.subscriptions import log
 from everycore.core import wire
 from everycore.core.frames import MAX_DESCRIPTORS, NOTE, FrameDecoder, encode_frame
 from everycore.errors import ProtocolError
-from everycore.system.descriptors import close_all, close_now
+from everycore.system.descriptors import close_all, close_now, close_strange
 from everycore.system.packets import descriptors_in
 
 #: What the wire adds to a user's value, and the longest control message (a path and some numbers).
@@ -31,6 +31,7 @@ OVERHEAD: Final = 16 * 1024
 
 _READ_SIZE: Final = 64 * 1024
 _READS_A_TURN: Final = 16  # at most 1 MiB, then others run
+_FRAMES_A_TURN: Final = 512  # nor another chunk after so many: each of them is work
 _LAST_READS: Final = 1 << 16  # more than any buffer holds; a peer that lives and goes on is cut there
 _CONTROL_SPACE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 # Plain ints: an IntFlag takes longer for `&` than recvmsg for a byte.
@@ -68,6 +69,7 @@ class Channel:
         self._is_paused = isinstance(sock, NoPeer)
         self._has_reader = False
         self._is_delivering = False
+        self._delivered = 0  # frames in this turn
         self._is_closed = False
         #: The sending half, for those who send much.
         self.outbox = Outbox(
@@ -156,8 +158,9 @@ class Channel:
         outbox = self.outbox
         outbox.is_corked = True
         try:
+            self._delivered = 0
             for _ in range(_READS_A_TURN):
-                if not self._read_once() or not self._has_reader:
+                if not self._read_once() or not self._has_reader or self._delivered >= _FRAMES_A_TURN:
                     return
         finally:
             outbox.end_reading()
@@ -179,13 +182,13 @@ class Channel:
             return False
         fds = tuple(descriptors_in(ancillary)) if ancillary else ()
         if not data:
-            close_all(fds)
+            close_strange(fds)
             self._lose(None)
             return False
         is_truncated = bool(flags & _CTRUNC)
         if is_truncated:
             # Either more came than a frame may carry, or this process has no descriptor left.
-            close_all(fds)
+            close_strange(fds)
             fds = ()
         try:
             self._deliver(data, fds)
@@ -202,9 +205,11 @@ class Channel:
         on_note = self.on_note
         self._is_delivering = True
         try:
-            for kind, body, owned in self._frames.feed(data, fds):
+            frames = self._frames.feed(data, fds)
+            self._delivered += len(frames)
+            for kind, body, owned in frames:
                 if self._is_closed:
-                    close_all(owned)
+                    close_strange(owned)
                     continue
                 try:
                     if kind == NOTE:
@@ -224,7 +229,7 @@ class Channel:
         try:
             message = self._decode(body)
         except Exception as error:
-            close_all(fds)
+            close_strange(fds)
             raise ProtocolError(f"a message of {self.peer} can't be understood: {error}") from error
         self._on_message(message, fds)
 
@@ -245,7 +250,7 @@ class Channel:
         self._update_reader()
         self.outbox.close()
         self._sock.close()
-        close_all(self._frames.close())
+        close_strange(self._frames.close())
 
     def abandon(self) -> None:
         """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""

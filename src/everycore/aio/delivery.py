@@ -30,7 +30,7 @@ from everycore.core import values, wire
 from everycore.core.window import Incoming
 from everycore.errors import ProtocolError
 from everycore.events import Message
-from everycore.system.descriptors import close_all, wrap
+from everycore.system.descriptors import close_strange, wrap
 
 
 class Parcel(msgspec.Struct):
@@ -125,12 +125,12 @@ class Delivery:
     def arrived(self, body: bytes, fds: tuple[int, ...]) -> None:
         """Let a message into the window. Raises ProtocolError; then its descriptors are closed."""
         if len(fds) > 1:
-            close_all(fds)
+            close_strange(fds)
             raise ProtocolError(f"a message with {len(fds)} descriptors; one is allowed")
         try:
             self._incoming.arrived(len(body))
         except ProtocolError:
-            close_all(fds)
+            close_strange(fds)
             raise
 
     # --- who takes it -------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ class Delivery:
     def _drop_handle(self, parcel: Parcel) -> None:
         if not parcel.fds:
             return
-        close_all(parcel.fds)
+        close_strange(parcel.fds)
         parcel.fds = ()
         self.dropped_handles += 1
         if self.dropped_handles == 1:

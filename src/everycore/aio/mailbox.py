@@ -18,7 +18,7 @@ from everycore.core import values, wire
 from everycore.core.frames import NOTE, encode_frame
 from everycore.core.window import Outgoing
 from everycore.errors import ChannelClosed, ChannelFull, ProtocolError
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import close_all, close_strange
 
 
 class Mailbox:
@@ -164,7 +164,7 @@ class Mailbox:
 
     def _no_descriptors(self, fds: tuple[int, ...]) -> None:
         if fds:
-            close_all(fds)
+            close_strange(fds)
             raise ProtocolError("descriptors came with a message that has no use for them")
 
     # --- the end ----------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ with descriptors begins a `sendmsg` of its own (`core.frames` says why).
 Measured: corking the first one too costs a question and answer one more round of the event loop at each end.
 
 Bytes that wait here are *data*, the program's own messages, whose senders are told to wait by `is_full`, or
-*control*, which is never refused: `is_flooded` says when so much of it waits that its cause must be stopped.
+*control*, which is never refused: `is_flooded` says when so much of it waits, or so many descriptors with it,
+that its cause must be stopped.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from everycore.errors import ChannelClosed
 from everycore.kernel import os_error
 from everycore.system.descriptors import close_all
 
+#: Descriptors that wait for a peer, at most, before what leads to them is stopped.
+MOST_DESCRIPTORS: Final = 512
 #: A peer that died with unread bytes gives ECONNRESET once, and EPIPE to writers: an end like any other.
 ENDS: Final = (errno.ECONNRESET, errno.EPIPE)
 #: Too many descriptors of this user are in flight (unix(7)), or no memory: it will pass.
@@ -102,6 +105,7 @@ class Outbox:
         self._sending_control = 0
 
         self._control = 0  # control bytes that wait
+        self._descriptors = 0  # those of control frames
         self._has_begun = False  # a frame left alone since the last known beginning of a turn
         self._is_blocked = False  # a writer, a timer or the end will follow: putting needs do nothing
         self._has_writer = False
@@ -122,6 +126,7 @@ class Outbox:
         self.waiting += len(frame)
         if is_control:
             self._queue.append((frame, fds, len(frame)))
+            self._descriptors += len(fds)
             self._count_control(len(frame))
         else:
             self._queue.append((frame, fds, 0))
@@ -196,6 +201,8 @@ class Outbox:
             while queue or self._sending:
                 if not self._sending:
                     self._sending, self._sending_fds, self._sending_control = queue.popleft()
+                    if self._sending_fds and self._sending_control:
+                        self._descriptors -= len(self._sending_fds)
                     if queue and not queue[0][1]:
                         self._gather()
                 data = self._sending
@@ -245,7 +252,7 @@ class Outbox:
 
     def _count_control(self, size: int) -> None:
         self._control += size
-        is_flooded = self._control > self.buffer_limit
+        is_flooded = self._control > self.buffer_limit or self._descriptors > MOST_DESCRIPTORS
         if is_flooded is not self.is_flooded:
             self.is_flooded = is_flooded
             self._on_flood()
@@ -287,5 +294,5 @@ class Outbox:
             close_all(fds)
         self._queue.clear()
         self._sending, self._sending_fds, self._sending_control = b"", (), 0
-        self.waiting = self._control = 0
+        self.waiting = self._control = self._descriptors = 0
         self._wake()

@@ -26,14 +26,6 @@ _NOT_YET: Final = {
             _not_yet("nothing is done by the clock", "HUP from a timer replaces all workers without a pause"),
         )
     ),
-    **dict(
-        _all(
-            "-u --user -g --group --initgroups --uid --gid",
-            _not_yet(
-                "the command does not change its user", "let the service manager do it, or Settings(uid=)"
-            ),
-        )
-    ),
     "--preload": _not_yet("every worker imports the application itself"),
     **dict(
         _all(
@@ -81,6 +73,7 @@ _OURS: Final = {
             "leave it out; --interface says what APP speaks, --loop on which event loop, --engine by whom",
         )
     ),
+    "--initgroups": "leave it out; workers have all groups of --user",
     "--check-config": "type everycore config --check",
     "--print-config": "type everycore config",
     "--workers-lifetime": "the option is --max-lifetime here, in seconds",

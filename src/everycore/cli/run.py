@@ -31,9 +31,11 @@ from everycore.cli.options import (
 )
 from everycore.cli.reloading import development, watched
 from everycore.cli.starting import Plan, become, check_proxies, start
+from everycore.cli.users import WorkerUser, user_of
 from everycore.config.tree import RunSettings
 from everycore.errors import ConfigurationError
 from everycore.ops import interpreter
+from everycore.servers.binds import parse_binds
 from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
@@ -165,6 +167,7 @@ class Options(msgspec.Struct, frozen=True):
     name: str
     folder: str | None
     log_file: str | None
+    user: WorkerUser
     values: Values
 
 
@@ -178,8 +181,13 @@ def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -
         check_pid(values, where or given.here)
         check_logs(values, where or given.here)
         check_proxies(settings)
+        user = user_of(settings, parse_binds(settings.permit, "--permit"), where or given.here)
+        if settings.permit and user.uid is None:
+            raise ConfigurationError(
+                "--permit", "is of use with --user alone: else a program may do anything"
+            )
     log = log_file(values, where or given.here)
-    return Options(program, settings, worker_count(values), name, where, log, values)
+    return Options(program, settings, worker_count(values), name, where, log, user, values)
 
 
 def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> WatchedFiles | None:
@@ -227,9 +235,11 @@ def plan(options: Options) -> Plan:
             cwd=options.folder,
             umask=settings.umask,
             stdio=("null", "inherit", "inherit"),
+            **options.user.settings,
         ),
         folder=options.folder,
         log_file=options.log_file,
+        owner=options.user.owner,
         boot_timeout=None,  # a program need not listen
         shutdown_timeout=0.0,
     )

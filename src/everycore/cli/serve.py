@@ -34,6 +34,7 @@ from everycore.cli.options import (
 )
 from everycore.cli.reloading import development, watched
 from everycore.cli.starting import TRUST, Plan, become, check_proxies, start
+from everycore.cli.users import WorkerUser, user_of
 from everycore.config.addresses import binds_of, said_by
 from everycore.config.tree import ServeSettings
 from everycore.errors import ConfigurationError
@@ -41,6 +42,7 @@ from everycore.ops import interpreter
 from everycore.ops.job import SECRETS, Job, check_app
 from everycore.ops.ownership import give_sockets, parse_owner
 from everycore.servers.binds import Bind, UnixBind, parse_binds
+from everycore.servers.hypercorn_options import QUIC
 from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
@@ -150,6 +152,7 @@ class Options(msgspec.Struct, frozen=True):
     name: str
     folder: str | None
     owner: tuple[int, int] | None
+    user: WorkerUser
     values: Values
 
 
@@ -197,8 +200,10 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
     check_proxies(settings)
     _check_sockets(settings, binds)
     values.ignored = [*values.ignored, *_untrusted(values, binds, environ)]
-    owner = None if settings.socket_owner is None else parse_owner(settings.socket_owner)
-    return Options(job, settings, worker_count(values), settings.name or app, where, owner, values)
+    datagrams = parse_binds(values.engine(secret=False).get(QUIC, ()), "--quic-bind")
+    user = user_of(settings, [*binds, *datagrams], where or given.here)
+    owner = user.owner if settings.socket_owner is None else parse_owner(settings.socket_owner)
+    return Options(job, settings, worker_count(values), settings.name or app, where, owner, user, values)
 
 
 def check(given: Given, environ: Mapping[str, str]) -> Values:
@@ -312,9 +317,11 @@ def plan(options: Options) -> Plan:
             cwd=options.folder,
             umask=settings.umask,
             stdio=("null", "inherit", "inherit"),
+            **options.user.settings,
         ),
         folder=options.folder,
         log_file=options.job.log_file,
+        owner=options.user.owner,
         boot_timeout=settings.boot_timeout,
         shutdown_timeout=settings.shutdown_timeout,
     )

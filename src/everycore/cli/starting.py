@@ -24,10 +24,12 @@ from everycore.core.stalls import stall_limits
 from everycore.errors import ConfigurationError
 from everycore.ops import logs
 from everycore.ops.log_formats import PRIMARY, TEXT
+from everycore.ops.log_handlers import LogFile
 from everycore.ops.pidfile import pid_file
 from everycore.ops.settings_file import OPTION, OWN
 from everycore.settings import Settings
 from everycore.system.machine import Bound
+from everycore.system.plain_files import open_for
 
 if TYPE_CHECKING:
     from everycore.ops.service import Outcome
@@ -46,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be run, checked.
 
     settings: every setting. worker: how a worker is started. folder: where relative paths begin; None: here.
-    log_file: the whole path of the primary's log; None: stderr.
+    log_file: the whole path of the primary's log; None: stderr. owner: the ids that log files belong to.
     """
 
     values: Values
@@ -55,6 +57,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     worker: Settings
     folder: str | None
     log_file: str | None
+    owner: tuple[int, int] | None
     boot_timeout: float | None
     shutdown_timeout: float
 
@@ -147,11 +150,26 @@ def _logging(plan: Plan) -> Iterator[None]:
 def _configure_logs(plan: Plan) -> None:
     """Raises ConfigurationError for a file that cannot be written, and has changed nothing then."""
     settings = plan.settings
+    LogFile.owner = plan.owner
     try:
         logs.configure(PRIMARY, settings.log_level, format=settings.log_format, file=plan.log_file)
     except OSError as error:
         problem = f"cannot write {plan.log_file!r}: {logs.reason(error)}"
         raise ConfigurationError("--log-file", problem) from None
+    _make_access_log(plan)
+
+
+def _make_access_log(plan: Plan) -> None:
+    """Workers open it. Where they are another user, who may make no file there, it is made for them."""
+    path = getattr(plan.settings, "access_logfile", None)
+    if plan.owner is None or path in (None, logs.STDERR):
+        return
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        os.close(open_for(plan.owner, os.path.join(plan.folder or "", path), flags))
+    except OSError as error:
+        problem = f"cannot write {path!r}: {logs.reason(error)}"
+        raise ConfigurationError("--access-logfile", problem) from None
 
 
 def _say(text: str, plan: Plan) -> None:

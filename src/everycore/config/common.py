@@ -17,6 +17,7 @@ from everycore.config.kinds import (
     Variables,
 )
 from everycore.config.lifetimes import SUPERVISION, LifetimeSettings
+from everycore.config.owners import GroupName, UserName
 from everycore.config.setting import Setting
 from everycore.config.trusted import TrustedProxies
 from everycore.config.watched import EXCLUDES, INCLUDES
@@ -96,6 +97,8 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         int | None,
         Setting(Mode(), "Permissions that new files lack, sockets too.", WORKERS, default="as it is"),
     ] = None
+    user: UserName = None
+    group: GroupName = None
     keep_nofile: Annotated[
         bool, Setting(Switch(), "Leave the soft limit of descriptors as it is.", WORKERS, is_fixed=True)
     ] = False

@@ -30,6 +30,13 @@ from everycore.config.kinds import (
     Text,
 )
 from everycore.config.lifetimes import SUPERVISION
+from everycore.config.owners import (
+    GroupNameShort,
+    Permitted,
+    SocketMode,
+    SocketOwner,
+    UserNameShort,
+)
 from everycore.config.setting import Setting
 from everycore.settings import LEAST_STALL, LOOPS
 
@@ -53,6 +60,7 @@ class RunSettings(CommonSettings, frozen=True, kw_only=True):
             ADDRESSES,
         ),
     ] = "auto"
+    permit: Permitted = ()
     loop: Annotated[
         Literal["auto", "asyncio", "uvloop"],
         Setting(
@@ -67,6 +75,8 @@ class RunSettings(CommonSettings, frozen=True, kw_only=True):
 class ServeSettings(CommonSettings, frozen=True, kw_only=True):
     """The settings of `everycore serve`."""
 
+    user: UserNameShort = None
+    group: GroupNameShort = None
     loop: Annotated[
         Literal["auto", "asyncio", "uvloop"],
         Setting(LoopName(*LOOPS), f"The event loop: {', '.join(LOOPS)}.", WORKERS, also=("--asgi-loop",)),
@@ -124,27 +134,8 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         int | None,
         Setting(Count(0), "A socket that was inherited: --bind fd://N.", ADDRESSES, is_fixed=True),
     ] = None
-    socket_mode: Annotated[
-        int | None,
-        Setting(
-            Mode(),
-            "Permissions of unix sockets.",
-            ADDRESSES,
-            also=("--uds-permissions",),
-            default="0o777 without the umask",
-            is_fixed=True,
-        ),
-    ] = None
-    socket_owner: Annotated[
-        str | None,
-        Setting(
-            Text("USER[:GROUP]"),
-            "Whom unix sockets belong to.",
-            ADDRESSES,
-            default="who starts",
-            is_fixed=True,
-        ),
-    ] = None
+    socket_mode: SocketMode = None
+    socket_owner: SocketOwner = None
     backlog: Annotated[
         int, Setting(Count(1), "Connections that wait in the kernel at most.", ADDRESSES, is_fixed=True)
     ] = 2048

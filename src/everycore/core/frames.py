@@ -32,6 +32,8 @@ from everycore.errors import ProtocolError
 
 _HEADER: Final = struct.Struct("<IBBB")
 HEADER_SIZE: Final = _HEADER.size
+#: Pieces of a frame under way that are smaller are put together.
+_SMALL: Final = 4096
 #: The kinds of frames: the body is a message of `core.wire`, or a `wire.Note`'s body.
 WIRE: Final = 0
 NOTE: Final = 1
@@ -70,7 +72,7 @@ class FrameDecoder:
         #: What was wrong with the stream, if anything was: what `check` raises.
         self.violation: ProtocolError | None = None
         # The frame under way: the pieces of its header, then, once that is known, of its body.
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._have = 0
         self._need = HEADER_SIZE
         self._in_body = False
@@ -144,7 +146,7 @@ class FrameDecoder:
             frames.append((kind, data[body:start], claimed))
             body = start + HEADER_SIZE
         if start < size:
-            self._pieces.append(data[start:])
+            self._keep(data[start:])
             self._have = size - start
 
     def _continue(self, data: bytes, frames: list[Frame], *, with_group: bool) -> int:
@@ -176,9 +178,19 @@ class FrameDecoder:
         """Move up to what the frame under way still needs; return the new position."""
         end = min(len(data), start + self._need - self._have)
         if end > start:
-            self._pieces.append(data[start:end])
+            self._keep(data[start:end])
             self._have += end - start
         return end
+
+    def _keep(self, piece: bytes) -> None:
+        """Add it to the frame under way. A frame that comes byte by byte costs no object a byte."""
+        pieces = self._pieces
+        if len(piece) >= _SMALL:
+            pieces.append(piece)
+        elif pieces and isinstance(last := pieces[-1], bytearray):
+            last += piece
+        else:
+            pieces.append(bytearray(piece))
 
     def _expect(self, need: int, claimed: tuple[int, ...], kind: int = WIRE, *, in_body: bool = True) -> None:
         self._pieces, self._have, self._need, self._in_body = [], 0, need, in_body

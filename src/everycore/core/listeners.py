@@ -10,7 +10,9 @@ The rules (design, section 2; Node: `lib/internal/cluster/child.js`):
 * port 0: the n-th open `listen(0)` of each worker is the n-th port, so the index is the smallest one that
   this worker does not hold. (Node's index came from a counter and was never given back by an error.)
 * a listener is also found by its real address (Node: EADDRINUSE, a known limitation);
-* the same worker twice on a fixed address: EADDRINUSE, as a lone process would see.
+* the same worker twice on a fixed address: EADDRINUSE, as a lone process would see;
+* a listener serves workers of one user (`ListenKey.user`). Workers of two users on one address: EADDRINUSE;
+* a worker holds so many listeners at most (`MOST_HELD`): EMFILE.
 """
 
 from __future__ import annotations
@@ -22,12 +24,18 @@ import msgspec
 
 #: errno of "address already in use"; the number is the kernel's (asm-generic/errno.h).
 EADDRINUSE: Final = 98
+#: The same of "too many open files".
+EMFILE: Final = 24
+#: Listeners that one worker may hold: each costs the primary three descriptors.
+MOST_HELD: Final = 256
+OTHER_USER: Final = "workers of another user listen there"
 
 
 class ListenKey(msgspec.Struct, frozen=True):
     """What was asked for.
 
-    `address` is hashable: a tuple for IP, str or bytes for a unix path, None with `fd`.
+    `address` is hashable: a tuple for IP, str or bytes for a unix path, None with `fd`. `user`: the uid of
+    the workers that it is for.
     """
 
     address: Hashable
@@ -35,6 +43,7 @@ class ListenKey(msgspec.Struct, frozen=True):
     kind: int
     fd: int | None = None
     index: int = 0
+    user: int = 0
 
     @property
     def any_port(self) -> bool:
@@ -78,9 +87,10 @@ class BindNew(msgspec.Struct, frozen=True):
 
 
 class Conflict(msgspec.Struct, frozen=True):
-    """Answer: no; the errno a lone process would see."""
+    """Answer: no; the errno a lone process would see, and the reason where the errno does not say it."""
 
     errno: int
+    why: str = ""
 
 
 class ListenerBook(Generic[L]):
@@ -108,6 +118,8 @@ class ListenerBook(Generic[L]):
 
         least: the smallest index of a port 0, for a worker that counts itself those that it has closed too.
         """
+        if len(self.held_by(worker)) >= MOST_HELD:
+            return Conflict(EMFILE, f"the worker holds {MOST_HELD} listeners, the most that it may")
         if key.any_port:
             index = least
             while listener := self._by_key.get(_indexed(key, index)):
@@ -118,18 +130,26 @@ class ListenerBook(Generic[L]):
         found = self._by_key.get(_indexed(key, 0)) or self._by_real_address(key)
         if found is None:
             return BindNew(_indexed(key, 0))
+        if found.listing.key.user != key.user:
+            return Conflict(EADDRINUSE, OTHER_USER)
         if found.holds(worker) or found.listing.v6only != v6only:
             return Conflict(EADDRINUSE)
         return ShareExisting(found)
 
     def _by_real_address(self, key: ListenKey) -> L | None:
-        if key.fd is not None:
-            return None
+        return None if key.fd is not None else self._at(key, key.address)
+
+    def _at(self, key: ListenKey, real: Hashable) -> L | None:
         for listener in self._listeners.values():
             its = listener.listing
-            if (its.real, its.key.family, its.key.kind) == (key.address, key.family, key.kind):
+            if (its.real, its.key.family, its.key.kind) == (real, key.family, key.kind):
                 return listener
         return None
+
+    def is_of_others(self, key: ListenKey, real: Hashable) -> bool:
+        """Whether workers of another user listen on `real`: it turned out to be where `key` leads."""
+        found = self._at(key, real)
+        return found is not None and found.listing.key.user != key.user
 
     def number(self, key: ListenKey, *, v6only: bool, real: Hashable) -> Listing:
         """What the book will know a new listener by, which was bound for `key`."""
@@ -152,4 +172,4 @@ class ListenerBook(Generic[L]):
 
 
 def _indexed(key: ListenKey, index: int) -> ListenKey:
-    return ListenKey(key.address, key.family, key.kind, key.fd, index)
+    return ListenKey(key.address, key.family, key.kind, key.fd, index, key.user)

@@ -11,11 +11,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Final, TextIO
+from typing import Any, ClassVar, Final, TextIO
 
 from everycore.ops.outlets import LAST_CHANCE, LoopedOutlet
 from everycore.system.logfiles import OwnLogFile, has_moved
 from everycore.system.outlet import Outlet, told_of_dropped
+from everycore.system.plain_files import open_for
 
 log = logging.getLogger("everycore.ops")
 
@@ -57,6 +58,9 @@ class LogFile(QuietHandler, OwnLogFile):
     fallback: where lines go as long as the file cannot be opened. missing: why it could not, at first.
     """
 
+    #: Whom the files belong to that this process makes (uid, gid); None: to itself.
+    owner: ClassVar[tuple[int, int] | None] = None
+
     def __init__(self, path: str, *, is_watched: bool = False, fallback: TextIO | None = None) -> None:
         self._is_watched = is_watched
         self._is_over = False
@@ -77,7 +81,7 @@ class LogFile(QuietHandler, OwnLogFile):
             return self._fallback
 
     def _open_file(self) -> LoopedOutlet:
-        fd = os.open(self.baseFilename, _FLAGS, 0o666)
+        fd = open_for(self.owner, self.baseFilename, _FLAGS)
         try:
             outlet = LoopedOutlet(fd)
         finally:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from everycore.errors import ConfigurationError
 from everycore.events import Listening
+from everycore.system.sockets import reached
 
 if TYPE_CHECKING:
     from everycore.pool import Pool
@@ -65,9 +66,20 @@ def _give(owner: tuple[int, int], event: Listening) -> None:
     if not isinstance(path, str | bytes) or not path or path[:1] in ("\0", b"\0"):
         return
     try:
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            os.chown(path, *owner, follow_symlinks=False)
+        with reached(path, is_guarded=True) as name:
+            _give_away(name, owner)
     except OSError as error:
         log.error(  # noqa: TRY400 - a traceback says nothing more
             "%s cannot be given to %d:%d: %s", path, *owner, error.strerror
         )
+
+
+def _give_away(name: bytes, owner: tuple[int, int]) -> None:
+    """Change the owner of the socket `name`, and of nothing that somebody has put in its place meanwhile."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISSOCK(found.st_mode) and found.st_nlink == 1:  # else it has a name elsewhere
+            os.chown(f"/proc/self/fd/{fd}", *owner)
+    finally:
+        os.close(fd)

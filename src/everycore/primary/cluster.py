@@ -33,7 +33,7 @@ from everycore.primary.listeners.factory import DistributionSettings
 from everycore.primary.runtime import Runtime
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_count, check_env, check_seconds, choose_policy
-from everycore.system import inherited, machine, seam
+from everycore.system import inherited, machine, processes, seam
 from everycore.system.descriptors import fill_standard_streams
 
 if TYPE_CHECKING:
@@ -289,6 +289,8 @@ class Cluster:
 def _abandon(reference: weakref.ref[Cluster]) -> None:
     """In a forked child (multiprocessing): the cluster is the parent's."""
     cluster = reference()
+    if processes.is_starting:  # it becomes a worker at once, and has what is passed to it
+        return
     if cluster is not None and cluster._state != "closed":
         cluster._state = "closed"
         cluster._runtime.abandon()

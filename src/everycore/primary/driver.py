@@ -55,7 +55,8 @@ class WorkerDriver:
         self._switchboard = runtime.switchboard
         self._request = request
         self.identity = identity
-        self.seat = BoardSeat(identity.slot, runtime.board, identity.row)
+        self.user = spawner.user_of(request.settings)
+        self.seat = BoardSeat(identity.slot, runtime.boards, self.user, identity.row)
         self.life = Life()
         self.readiness = WorkerReadiness(self.life, self._on_ready)
         self.face = Worker(self)
@@ -90,7 +91,7 @@ class WorkerDriver:
         error: OSError | None = None
         try:
             child = spawner.spawn(
-                self._request, self.identity, runtime.terms, runtime.board.fd, runtime.system
+                self._request, self.identity, runtime.terms, runtime.boards.fd_of(self.user), runtime.system
             )
         except (OSError, ConfigurationError) as exc:
             if self._request.raises and isinstance(exc, ConfigurationError):
@@ -191,7 +192,7 @@ class WorkerDriver:
         steps: list[Callable[[], object]] = [
             self.mailbox.close,
             self.process.abort_stdin,
-            partial(self._runtime.board.release, self.identity.row),
+            partial(self._runtime.boards.release, self.user, self.identity.row),
             partial(self._runtime.book.remove, self),
             partial(self._switchboard.postponed.has_ended, self.id),
             partial(self._log.emit, events.Exited, status=status, voluntary=self.life.voluntary),
@@ -269,7 +270,9 @@ class WorkerDriver:
     def account(self) -> tuple[int, int]:
         """Connections handed to the worker so far, and those it has not acknowledged."""
         handed_over, outstanding = self._switchboard.account(self.identity.id)
-        shared = self._runtime.board.accepted(self.identity.row) if self._switchboard.is_shared else 0
+        shared = (
+            self._runtime.boards.accepted(self.user, self.identity.row) if self._switchboard.is_shared else 0
+        )
         # Not the sum: a loop of ours that is handed connections counts them on the board too.
         return max(handed_over, shared), outstanding
 
@@ -302,9 +305,10 @@ def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: 
 
     withholds: the cluster ends, so no process is started. What is raised leaves nothing behind.
     """
-    book, board = runtime.book, runtime.board
+    book, boards = runtime.book, runtime.boards
+    user = spawner.user_of(request.settings)
     slot = book.free_slot() if request.slot is None else request.slot
-    identity = spawner.WorkerIdentity(book.last_id + 1, slot, request.generation, board.allot())
+    identity = spawner.WorkerIdentity(book.last_id + 1, slot, request.generation, boards.allot(user))
     driver = WorkerDriver(runtime, identity, request)
     try:
         if withholds:
@@ -312,7 +316,7 @@ def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: 
         else:
             driver.spawn()
     except BaseException:
-        board.release(identity.row)
+        boards.release(user, identity.row)
         raise
     book.add(driver)
     return driver.face

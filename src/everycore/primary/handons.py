@@ -22,7 +22,7 @@ from everycore.core.sticky import Seat, best
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.switchboard import Switchboard
 from everycore.system.clients import client_of
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import close_strange
 
 log = logging.getLogger("everycore.primary")
 
@@ -37,6 +37,10 @@ class HandOnMember(Protocol):
     @property
     def seat(self) -> Seat:
         """Where it sits."""
+
+    @property
+    def user(self) -> int:
+        """The uid that it runs as."""
 
     def tell(self, message: wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()) -> None:
         """Send a message on its channel, which owns the descriptors from here on."""
@@ -90,9 +94,9 @@ class Exchange:
             if len(fds) != 1:
                 raise ProtocolError(f"HandOn came with {len(fds)} descriptors")
             self._book.hands_on(member.id)
-            found = self._look_at(fds[0])
+            found = self._look_at(fds[0], member.user)
         except BaseException:
-            close_all(fds)
+            close_strange(fds)
             raise
         self._tell()  # a worker that is chosen because nobody else is left knows that it can't hand on
         taker = None
@@ -107,7 +111,7 @@ class Exchange:
         if taker is None:
             if found is not None:
                 log.debug("a connection of worker %d was closed: nobody is left to take it over", member.id)
-            close_all(fds)
+            close_strange(fds)
             return
         self._members[taker].tell(wire.TakeOver(), fds)
 
@@ -121,8 +125,8 @@ class Exchange:
             return there.get(slot)
         return there[best(client, there)]
 
-    def _look_at(self, fd: int) -> tuple[list[int], bytes | None] | None:
-        """The workers that hold the listener of this connection, and its client; None if that has gone.
+    def _look_at(self, fd: int, user: int) -> tuple[list[int], bytes | None] | None:
+        """The workers of `user` that hold its listener, and the client; None if that has gone.
 
         Nobody, for one that came by another address: it can only go back. Raises ProtocolError for what is
         not a connection.
@@ -143,7 +147,7 @@ class Exchange:
         finally:
             family = int(sock.family)
             sock.detach()
-        holders = self._switchboard.holders_of(lambda listener: _accepts(listener, family, here))
+        holders = self._switchboard.holders_of(user, lambda listener: _accepts(listener, family, here))
         return holders, client
 
 

@@ -23,7 +23,7 @@ from everycore.primary.linkserver import LinkClient, LinkServer
 from everycore.primary.runtime import Runtime
 from everycore.primary.spawner import Child
 from everycore.settings import Settings
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import close_strange
 
 log = logging.getLogger("everycore.primary")
 
@@ -138,7 +138,7 @@ class Ipc:
             case wire.Drained():
                 pass  # the end of the channel follows, and says it all
         if fds:
-            close_all(fds)
+            close_strange(fds)
             msg = f"{type(message).__name__} came with {len(fds)} descriptors"
             raise ProtocolError(msg)
 

@@ -15,9 +15,11 @@ import signal
 import socket
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from everycore.aio.outbox import ENDS
 from everycore.core import wire
-from everycore.core.permits import Permit, permit_of
+from everycore.core.permits import INHERITED, Permits, may_read, may_set, permit_of
 from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
 from everycore.kernel import os_error
@@ -27,8 +29,9 @@ from everycore.primary.listeners.switchboard import Grant, Switchboard
 from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.system import packets
-from everycore.system.descriptors import close_all, close_now, duplicate
-from everycore.system.sockets import describe, off_the_wire
+from everycore.system.descriptors import close_all, close_now, close_strange, duplicate
+from everycore.system.given import copy_options, is_v6only
+from everycore.system.sockets import describe, listen_error, off_the_wire, on_the_wire
 
 log = logging.getLogger("everycore.primary")
 
@@ -36,11 +39,19 @@ log = logging.getLogger("everycore.primary")
 _BUDGET: Final = 16
 #: How long a worker that is to leave may wait for an answer that it does not get, in seconds.
 UNTOLD: Final = 1.0
+#: Requests of one worker that are answered later. It has one on its way for a thread that has not given up.
+_MOST_POSTPONED: Final = 64
 #: The largest socket option that travels, in bytes.
 _LARGEST_OPTION: Final = 1024
 #: What a request can be refused for: the kernel says no, or it holds what no C function takes, such as a
 #: number that is too large, or a path where a host belongs.
 REFUSABLE: Final = (OSError, OverflowError, ValueError, TypeError, IndexError)
+
+_NOT_NAMED: Final = (
+    "the worker has another user than the primary, and `addresses` (--permit) does not name it"
+)
+_NOT_LISTED: Final = "the worker has another user than the primary, and this is not an option for it"
+_NOT_ITS_OWN: Final = "the worker has another user than the primary, which has bound this itself"
 
 #: A reply, and the descriptors that go with it.
 Reply = tuple[Any, tuple[int, ...]]
@@ -67,7 +78,10 @@ class LinkClient(Client, Protocol):
 
 
 class LinkServer:
-    """The primary's end of one link. `permits`: what the worker may listen on; None: whatever we may."""
+    """The primary's end of one link.
+
+    permits: what the worker may listen on, if it has another user than we have; None: whatever we may.
+    """
 
     def __init__(
         self,
@@ -75,13 +89,17 @@ class LinkServer:
         link: socket.socket,
         client: LinkClient,
         switchboard: Switchboard,
-        permits: frozenset[Permit] | None,
+        permits: Permits | None,
     ) -> None:
         self._loop = loop
         self._link: socket.socket | None = link
         self._client = client
         self._switchboard = switchboard
         self._permits = permits
+        #: Requests that are answered later.
+        self._postponed = 0
+        #: Why its program may not listen was told.
+        self._has_told = False
         #: The worker's channel or process has ended: what is still said here are last words.
         self._is_ending = False
         #: The number of the last request that was granted, and the listener.
@@ -146,46 +164,59 @@ class LinkServer:
             if isinstance(request, wire.GiveUp):
                 self._take_back_grant(number)
                 return True
-            self._reply(number, *self._answer(request, fds, is_truncated=is_truncated))
+            return self._reply(number, *self._answer(request, fds, is_truncated=is_truncated))
         except NotYet as exc:
-            self._postpone(number, request, fds, self._loop.time() + exc.patience)
+            return self._postpone(number, request, fds, self._loop.time() + exc.patience)
         except ProtocolError as exc:
             self._client.on_violation(ProtocolError(f"on the link: {exc}"))
             return False
         finally:
-            close_all(fds)
-        return True
+            close_strange(fds)
 
-    def _postpone(self, number: bytes, request: Any, fds: list[int], until: float) -> None:
-        """Answer it when more is known, or at that time."""
+    def _postpone(self, number: bytes, request: Any, fds: list[int], until: float) -> bool:
+        """Answer it when more is known, or at that time. Returns whether it may ask for more."""
         if not self._client.may_serve:
             # What it would hear is what has ended another one, and was told by that.
             self._loop.call_later(UNTOLD, self._client.process.signal, signal.SIGKILL)
-            return
-        kept = list(map(duplicate, fds))
+            return True
+        if self._postponed >= _MOST_POSTPONED:
+            self._client.on_violation(ProtocolError("it does not wait for the answers on its link"))
+            return False
+        try:
+            kept = list(map(duplicate, fds))
+        except OSError as exc:  # this process has no number left
+            return self._reply(number, _refusal(0, exc), ())
+        self._postponed += 1
 
         def again(is_last: bool) -> None:
+            self._postponed -= 1
             try:
                 if self._link is not None and not self._is_ending:
                     self._reply(number, *self._answer(request, kept, is_last=is_last))
             except NotYet:
                 self._postpone(number, request, kept, until)
             finally:
-                close_all(kept)
+                close_strange(kept)
 
         self._switchboard.postponed.add(again, until)
+        return True
 
-    def _reply(self, number: bytes, reply: Any, out: tuple[int, ...]) -> None:
+    def _reply(self, number: bytes, reply: Any, out: tuple[int, ...]) -> bool:
+        """Send an answer. Returns whether it may ask for more."""
         if isinstance(reply, wire.Granted):
             self._last_grant = number, reply.listener
         try:
             if self._link is not None and not self._is_ending:
                 packets.send(self._link, number + wire.encode(reply), out)
+        except BlockingIOError:  # it waits for one answer at a time; so many of them lie there unread
+            self._client.on_violation(ProtocolError("it does not read the answers on its link"))
+            return False
         except OSError as exc:
             if exc.errno not in ENDS:  # one that has ended needs none
                 log.warning("worker %d: no reply on its link: %s", self._client.id, exc)
         finally:
             close_all(out)
+        return True
 
     def _take_back_grant(self, number: bytes) -> None:
         if self._last_grant is not None and self._last_grant[0] == number:
@@ -212,6 +243,8 @@ class LinkServer:
                 case wire.Settle():
                     switchboard.read_belts(client.id)
                 case wire.Release(listener):
+                    if self._permits is not None:
+                        raise OSError(errno.EACCES, _NOT_ITS_OWN)
                     return wire.Done(), (switchboard.take_back(client.id, listener),)
                 case wire.Report(body):
                     client.on_report(body)
@@ -245,12 +278,16 @@ class LinkServer:
         return self._bind(request, fds, is_last=is_last)
 
     def _listen(self, request: wire.Listen) -> Grant:
-        self._check_permit(request.address, request.fd)
-        return self._switchboard.listen(self._client, request, makes_ready=not self._client.readiness.is_held)
+        if self._permits is not None:
+            request = self._permitted(request, self._permits)
+        return self._switchboard.listen(self._client, request, makes_ready=self._makes_ready)
+
+    @property
+    def _makes_ready(self) -> bool:
+        return not self._client.readiness.is_held
 
     def _bind(self, request: wire.Bind, fds: list[int], *, is_last: bool) -> Grant:
         """Bind the socket that came with `request`. Raises OSError, or ProtocolError without exactly one."""
-        self._check_permit(_place_of(request))
         if len(fds) != 1:
             raise ProtocolError(f"Bind came with {len(fds)} descriptors")
         fd = duplicate(fds[0])  # it may have to be asked for again
@@ -259,17 +296,64 @@ class LinkServer:
         except OSError as exc:
             os.close(fd)
             raise ProtocolError(f"Bind came with something else than a socket: {exc}") from exc
-        return self._switchboard.bind(self._client, request, given, is_last=is_last)
+        if self._permits is None:
+            return self._switchboard.bind(self._client, request, given, is_last=is_last)
+        with given:
+            return self._bind_own(request, given, self._permits)
 
-    def _check_permit(self, address: Any, fd: int | None = None) -> None:
-        if self._permits is not None and permit_of(address, fd) not in self._permits:
-            what = describe(off_the_wire(address)) if fd is None else f"descriptor {fd}"
-            why = "the worker has another user than the primary, and `addresses` does not name it"
-            raise OSError(errno.EACCES, f"cannot listen on {what}: {os.strerror(errno.EACCES)} ({why})")
+    def _bind_own(self, request: wire.Bind, given: socket.socket, permits: Permits) -> Grant:
+        """Bind a socket of our own for a worker of another user.
+
+        The open file of `given` is the worker's too: it could keep this process waiting, or be bound
+        elsewhere.
+        """
+        wanted = wire.Listen(
+            address=_place_of(request) if given.family == socket.AF_UNIX else request.address,
+            family=given.family,
+            kind=given.type,
+            v6only=is_v6only(given),
+            mode=request.mode,
+            backlog=0,
+            start=False,
+        )
+        try:
+            listen = self._permitted(wanted, permits)
+        except OSError as exc:
+            self._tell_refused(exc)
+            raise
+        grant = self._switchboard.listen(self._client, listen, makes_ready=False)
+        copy_options(given, self._switchboard.listener_of(self._client.id, grant.message.listener), INHERITED)
+        return grant
+
+    def _tell_refused(self, error: OSError) -> None:
+        """The program gets a bare errno, as from bind(2)."""
+        if not self._has_told:
+            self._has_told = True
+            log.warning("worker %d: %s", self._client.id, error.strerror)
+
+    @staticmethod
+    def _permitted(request: wire.Listen, permits: Permits) -> wire.Listen:
+        """What a worker of another user asks for, with the address as the settings have it.
+
+        None of its own bytes is used for that. Raises OSError if the settings do not name it.
+        """
+        is_v6 = request.family == socket.AF_INET6
+        permit = permit_of(request.address, request.fd, is_v6=is_v6)
+        if permit is None or permit not in permits:
+            address = off_the_wire(request.address)
+            what = describe(address) if request.fd is None else f"descriptor {request.fd}"
+            raise listen_error(errno.EACCES, what, _NOT_NAMED)
+        address = None if request.fd is not None else on_the_wire(permits[permit])
+        # An IPv6 socket takes the clients of IPv4 too, if that is named as well.
+        is_alone = not (isinstance(permit, tuple) and ("0.0.0.0", permit[1]) in permits)
+        return msgspec.structs.replace(request, address=address, v6only=request.v6only or is_alone)
 
     def _option(self, request: wire.SetOption | wire.GetOption) -> Any:
         """Set or read an option of a listener that the worker holds. Raises OSError."""
         sock = self._switchboard.listener_of(self._client.id, request.listener)
+        sets = isinstance(request, wire.SetOption)
+        if self._permits is not None and not (may_set if sets else may_read)(request.level, request.option):
+            raise OSError(errno.EPERM, _NOT_LISTED)
         if isinstance(request, wire.SetOption):
             sock.setsockopt(request.level, request.option, request.value)
             return wire.Done()
@@ -279,13 +363,15 @@ class LinkServer:
 
 def _refusal(request: int, exc: BaseException) -> wire.Refused:
     """The answer to request number `request`, which one of `REFUSABLE` has ended."""
+    number, text = errno.EINVAL, str(exc)
     if isinstance(exc, OSError):
-        return wire.Refused(request, exc.errno or errno.EINVAL, exc.strerror or str(exc))
-    return wire.Refused(request, errno.EINVAL, str(exc))
+        number, text = exc.errno or number, exc.strerror or text
+    # The worker may have asked for a path that is no text.
+    return wire.Refused(request, number, text.encode(errors="backslashreplace").decode())
 
 
 def _place_of(request: wire.Bind) -> Any:
-    """Where it will be bound: a path is reached by way of the program's folder, if that came with it."""
+    """The path that a worker asks for, which may begin at its folder. It is compared, and never used."""
     if request.folder is None or request.name is None or request.name.startswith(b"\0"):
         return request.address if request.name is None else request.name
     return os.path.normpath(os.path.join(request.folder, request.name))

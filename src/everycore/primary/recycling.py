@@ -84,7 +84,7 @@ class AgeWatch:
             it.looked = now
             memory = worker._driver.process.memory(limit)
         return Usage(
-            requests=self._cluster._runtime.board.requests(worker._driver.identity.row),
+            requests=worker._driver.seat.requests,
             connections=worker._driver.account()[0],
             lifetime=now - it.since,
             memory=memory,

@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from everycore.aio.steps import take_all
+from everycore.primary.boards import Boards
 from everycore.primary.book import Book
 from everycore.primary.eventlog import EventLog
 from everycore.primary.handons import Exchange
 from everycore.primary.listeners.factory import DistributionSettings
 from everycore.primary.listeners.switchboard import Switchboard
 from everycore.primary.spawner import SpawnTerms
-from everycore.system.board import PrimaryBoard
 from everycore.system.seam import System
 
 
@@ -37,25 +37,25 @@ class Runtime:
         self.book = book
         self.system = system
         self.switchboard = Switchboard(loop, distribution, self.descriptors)
-        self.board = PrimaryBoard()
+        self.boards = Boards()
         self.exchange = Exchange(loop, self.switchboard)
         #: Workers that are asked to leave spare clients that ask for nothing; see `wire.Disconnect`.
         self.spares_idle = True
 
     def descriptors(self) -> Iterator[int]:
         """The numbers that are ours: nobody is to listen on these."""
-        yield self.board.fd
+        yield from self.boards.descriptors()
         yield from self.switchboard.descriptors()
         for member in self.book:
             yield from member.descriptors()
 
     def close(self) -> None:
         """After the last worker: close what is left, and end the iterators over events."""
-        steps = [self.switchboard.close, self.board.close]
+        steps = [self.switchboard.close, self.boards.close]
         steps += [member.close for member in self.book.ended()]
         take_all([*steps, self.log.listeners.close], "the end of the cluster")
 
     def abandon(self) -> None:
         """In a forked child: close our copies, or ports and channels outlive the primary."""
-        steps: list[Callable[[], object]] = [self.switchboard.abandon, self.board.close]
+        steps: list[Callable[[], object]] = [self.switchboard.abandon, self.boards.close]
         take_all([*steps, *(member.abandon for member in self.book)], "a fork")

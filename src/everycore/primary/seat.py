@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from everycore.system.board import PrimaryBoard
+from everycore.primary.boards import Boards
 
 
 class BoardSeat:
     """The seat of one worker: a `core.sticky.Seat`."""
 
-    __slots__ = ("_board", "_row", "slot")
+    __slots__ = ("_boards", "_row", "_user", "slot")
 
-    def __init__(self, slot: int, board: PrimaryBoard, row: int) -> None:
+    def __init__(self, slot: int, boards: Boards, user: int, row: int) -> None:
         self.slot = slot
-        self._board = board
+        self._boards = boards
+        self._user = user
         self._row = row
 
     @property
     def open(self) -> int:
         """Connections that the worker has now, as it says itself."""
-        return self._board.open(self._row)
+        return self._boards.open(self._user, self._row)
+
+    @property
+    def beat(self) -> int:
+        """As `PrimaryBoard.beat`."""
+        return self._boards.beat(self._user, self._row)
+
+    @property
+    def requests(self) -> int:
+        """As `PrimaryBoard.requests`."""
+        return self._boards.requests(self._user, self._row)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from everycore import role
-from everycore.core.permits import Permit, permit_of
+from everycore.core.permits import Permits, permit_of
 from everycore.errors import ConfigurationError
 from everycore.settings import Settings
 from everycore.system import processes
@@ -76,7 +76,7 @@ class Child(msgspec.Struct, frozen=True):
     process: processes.Spawned
     channel: socket.socket
     link: socket.socket
-    permits: frozenset[Permit] | None = None
+    permits: Permits | None = None
 
 
 def command_line(settings: Settings, system: System) -> list[str]:
@@ -86,6 +86,15 @@ def command_line(settings: Settings, system: System) -> list[str]:
     if isinstance(settings.exec, (str, os.PathLike)):
         return processes.script_command(os.fspath(settings.exec), settings.exec_argv, settings.args)
     return [*settings.exec, *(settings.args or ())]
+
+
+def user_of(settings: Settings) -> int:
+    """The uid that a worker will have; this process's where the settings name no user that there is."""
+    try:
+        uid = None if settings.uid is None else processes.user_number(settings.uid)
+    except ConfigurationError:  # `spawn` will say it
+        uid = None
+    return os.geteuid() if uid is None else uid
 
 
 def spawn(
@@ -101,6 +110,8 @@ def spawn(
         settings.uid, settings.gid, settings.groups, settings.umask
     )
     is_foreign = credentials.uid not in (None, os.geteuid())
+    if is_foreign:
+        credentials = msgspec.structs.replace(credentials, is_confined=True)
     _check_open(settings.pass_fds)
     if settings.serialization == "pickle" and is_foreign:
         raise ConfigurationError(
@@ -176,14 +187,16 @@ def _check_open(fds: Sequence[int]) -> None:
             raise ConfigurationError("pass_fds", f"descriptor {fd} is not open") from None
 
 
-def _permits(addresses: Sequence[Any]) -> frozenset[Permit]:
-    found = set()
+def _permits(addresses: Sequence[Any]) -> Permits:
+    found: dict[Any, Any] = {}
     for address in addresses:
         if isinstance(address, (str, os.PathLike)):
-            found.add(permit_of(on_the_wire(absolute_path(address))))
+            path = absolute_path(address)
+            found[permit_of(on_the_wire(path))] = path
         else:
-            found.add(permit_of(address, address if isinstance(address, int) else None))
-    return frozenset(permit for permit in found if permit is not None)
+            found[permit_of(address, address if isinstance(address, int) else None)] = address
+    found.pop(None, None)
+    return found
 
 
 def _named(fd: int) -> tuple[int, int]:

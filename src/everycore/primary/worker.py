@@ -19,12 +19,12 @@ from everycore.aio.requests import Handler
 from everycore.aio.subscriptions import Subscription, once
 from everycore.aio.waiting import see_through
 from everycore.core.lifecycle import Life
-from everycore.core.sticky import Seat
 from everycore.events import Event, Message
 from everycore.model import ExitStatus, State, WorkerSnapshot
 from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
+from everycore.primary.seat import BoardSeat
 from everycore.primary.spawner import WorkerIdentity
 
 E = TypeVar("E", bound=Event)
@@ -49,7 +49,7 @@ class Driver(Protocol):
         """Seconds that the worker has to finish its work."""
 
     @property
-    def seat(self) -> Seat:
+    def seat(self) -> BoardSeat:
         """Where it sits."""
 
     def account(self) -> tuple[int, int]:

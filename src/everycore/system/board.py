@@ -1,7 +1,9 @@
 """The board: a shared page with a row of numbers for each worker.
 
 Let every process see how loaded the others are, also while they are blocked, for the price of a memory store.
-Invariant: one writer a field. Values are hints: never an index, never a divisor.
+Invariant: one writer a field, which keeps the number itself and never reads it here. Values are hints:
+never an index, never a divisor. Every worker can write all over the board. So a reader leaves out what cannot
+be: a broken worker misleads others within bounds, and stops nobody. A board is for workers of one user.
 
 Facts: an aligned 8-byte store through `memoryview.cast("q")` is seen whole by other processes;
 `struct.pack_into` is not, it zeroes the target first (readers saw 0 in 3 to 17 % of reads, measured). The
@@ -34,6 +36,10 @@ _HIGH_WATER: Final = 0
 #: Of the running mean: how much the last connection counts; and what a turn counts at most, in seconds.
 _WEIGHT: Final = 1 / 16
 _LONGEST_TURN: Final = 0.002
+#: Connections that a worker may be believed to have, and to have accepted: above what descriptors allow, and
+#: what a lifetime does.
+_MOST_OPEN: Final = 1 << 24
+_MOST_ACCEPTED: Final = 1 << 62
 _now: Final = time.monotonic
 
 
@@ -70,6 +76,7 @@ class PrimaryBoard(Board):
             os.close(self.fd)
             raise
         self._free = set(range(1, CAPACITY))
+        self._high_water = 0
 
     def allot(self) -> int:
         """The lowest free row, zeroed; 0, the primary's own, which no worker may use, if there is none."""
@@ -78,7 +85,8 @@ class PrimaryBoard(Board):
         row = min(self._free)
         self._free.discard(row)
         self._clear(row)
-        self._cells[_HIGH_WATER] = max(self._cells[_HIGH_WATER], row + 1)
+        self._high_water = max(self._high_water, row + 1)
+        self._cells[_HIGH_WATER] = self._high_water
         return row
 
     def release(self, row: int) -> None:
@@ -89,11 +97,14 @@ class PrimaryBoard(Board):
 
     def accepted(self, row: int) -> int:
         """Connections that the worker of `row` accepted by itself."""
-        return self._cells[row * ROW + ACCEPTED] if row else 0
+        return self._read(row, ACCEPTED, _MOST_ACCEPTED)
 
     def open(self, row: int) -> int:
         """Connections that the worker of `row` has now, of those that its event loops accepted."""
-        return self._cells[row * ROW + OPEN] if row else 0
+        return self._read(row, OPEN, _MOST_OPEN)
+
+    def _read(self, row: int, field: int, most: int) -> int:
+        return min(max(self._cells[row * ROW + field], 0), most) if row else 0
 
     def beat(self, row: int) -> int:
         """Another number each time that the event loop of `row` has turned lately; 0: nobody counts that."""
@@ -101,7 +112,7 @@ class PrimaryBoard(Board):
 
     def requests(self, row: int) -> int:
         """Requests that the application of `row` was given, where somebody counts them."""
-        return self._cells[row * ROW + REQUESTS] if row else 0
+        return self._read(row, REQUESTS, _MOST_ACCEPTED)
 
     def _clear(self, row: int) -> None:
         for field in range(ROW):
@@ -121,7 +132,7 @@ class WorkerBoard(Board):
         super().__init__(fd)
         os.close(fd)
         self._at = row * ROW if row else None
-        self._serves = 0
+        self._serves = self._open = self._accepted = self._requests = self._beats = 0
         self._woke = _now()
         #: Seconds that the loop has been busy since the last connection came, and for each on average.
         self._busy = 0.0
@@ -137,13 +148,16 @@ class WorkerBoard(Board):
         if self._at is not None:
             self.cost += (self._busy - self.cost) * _WEIGHT
             self._busy = 0.0
-            self._cells[self._at + OPEN] += 1
-            self._cells[self._at + ACCEPTED] += 1
+            self._open += 1
+            self._accepted += 1
+            self._cells[self._at + OPEN] = self._open
+            self._cells[self._at + ACCEPTED] = self._accepted
 
     def closed(self) -> None:
         """An accepted connection is closed."""
         if self._at is not None:
-            self._cells[self._at + OPEN] -= 1
+            self._open -= 1
+            self._cells[self._at + OPEN] = self._open
 
     def serving(self, serves: bool) -> None:
         """This worker takes part in one more shared listener, or one less."""
@@ -165,12 +179,14 @@ class WorkerBoard(Board):
     def requested(self) -> None:
         """The application was given a request."""
         if self._at is not None:
-            self._cells[self._at + REQUESTS] += 1
+            self._requests += 1
+            self._cells[self._at + REQUESTS] = self._requests
 
     def beat(self) -> None:
         """The event loop turns."""
         if self._at is not None:
-            self._cells[self._at + BEAT] += 1
+            self._beats += 1
+            self._cells[self._at + BEAT] = self._beats
 
     def end_beats(self) -> None:
         """Nobody counts the turns of the loop from now on."""
@@ -193,10 +209,9 @@ class WorkerBoard(Board):
         """
         if self._at is None:
             return False
-        cells, mine, total, count, fewest = self._cells, self._cells[self._at + OPEN], 0, 0, -1
+        cells, mine, total, count, fewest = self._cells, self._open, 0, 0, -1
         for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
-            if cells[at + SERVING]:
-                held = cells[at + OPEN]
+            if cells[at + SERVING] and 0 <= (held := cells[at + OPEN]) <= _MOST_OPEN:
                 total += held
                 count += 1
                 if cells[at + IDLE] and (fewest < 0 or held < fewest):

@@ -15,6 +15,7 @@ import errno
 import os
 import re
 import socket
+from collections.abc import Collection
 from typing import Any, Final
 
 from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
@@ -90,6 +91,15 @@ def _bind_ip(sock: socket.socket, address: Any) -> None:
                 raise
         else:
             return
+
+
+def copy_options(given: socket.socket, own: socket.socket, options: Collection[tuple[int, int]]) -> None:
+    """Set those of `options` on `own` that a program has set on `given`: plain numbers."""
+    for level, option in options:
+        with contextlib.suppress(OSError):  # of another protocol
+            value = given.getsockopt(level, option)
+            if value != own.getsockopt(level, option):
+                own.setsockopt(level, option, value)
 
 
 class GivenListener(StreamListener):

@@ -16,34 +16,50 @@ class BoundSocket:
     """A socket of ours that has an address: a listener's, or one for datagrams.
 
     `real` is what `getsockname()` says (for a unix socket: the path asked for). `owned`: nobody outside the
-    cluster has it too.
+    cluster has it too. user: another one, in whose reach its path is; see `sockets.bind_unix`.
     """
 
     kind: ClassVar[socket.SocketKind]
 
     def __init__(
-        self, sock: socket.socket, *, backlog: int, path: str | bytes | None, mode: int | None
+        self,
+        sock: socket.socket,
+        *,
+        backlog: int,
+        path: str | bytes | None,
+        mode: int | None,
+        user: int | None = None,
     ) -> None:
         self.sock = sock
         self.backlog = backlog
         self.mode = mode
+        self.user = user
         self.path = path
         self.owned = True
         self.family = sock.family
         self.real: Any = path if path is not None else sock.getsockname()
         self.what = sockets.describe(self.real, self.family)
         self.is_listening = False
-        self._file = _file_of(path)
+        self._file = self._made_file()
         #: What is to accept in place of accept(2). None: the open file is ours alone, and stays non-blocking.
         self.watch: Watch | None = None
 
     @classmethod
-    def bound(cls, address: Any, *, family: int, v6only: bool, backlog: int, mode: int | None = None) -> Self:
+    def bound(
+        cls,
+        address: Any,
+        *,
+        family: int,
+        v6only: bool,
+        backlog: int,
+        mode: int | None = None,
+        user: int | None = None,
+    ) -> Self:
         """Bind `address`. Raises OSError."""
-        sock = sockets.bind(address, family=family, kind=cls.kind, v6only=v6only, mode=mode)
+        sock = sockets.bind(address, family=family, kind=cls.kind, v6only=v6only, mode=mode, user=user)
         sock.setblocking(False)
         path = address if family == socket.AF_UNIX else None
-        return cls(sock, backlog=backlog, path=path, mode=mode)
+        return cls(sock, backlog=backlog, path=path, mode=mode, user=user)
 
     @classmethod
     def adopted(cls, fd: int, *, backlog: int, internal: Collection[int]) -> Self:
@@ -88,8 +104,14 @@ class BoundSocket:
         self.sock.close()
         self._end_watch()
         if self._file is not None and self.path is not None:
-            sockets.unlink_if_same(self.path, self._file)
+            sockets.unlink_if_same(self.path, self._file, is_guarded=self.user is not None)
             self._file = None
+
+    def _made_file(self) -> tuple[int, int] | None:
+        """Which file a unix socket has made; None for an abstract name, and for IP."""
+        if self.path is None or os.fsencode(self.path)[:1] in (b"\0", b""):
+            return None
+        return sockets.file_identity(self.path, is_guarded=self.user is not None)
 
     def _end_watch(self) -> None:
         if self.watch is not None:
@@ -102,9 +124,15 @@ class StreamListener(BoundSocket):
     kind = socket.SOCK_STREAM
 
     def __init__(
-        self, sock: socket.socket, *, backlog: int, path: str | bytes | None, mode: int | None
+        self,
+        sock: socket.socket,
+        *,
+        backlog: int,
+        path: str | bytes | None,
+        mode: int | None,
+        user: int | None = None,
     ) -> None:
-        super().__init__(sock, backlog=backlog, path=path, mode=mode)
+        super().__init__(sock, backlog=backlog, path=path, mode=mode, user=user)
         self._reuses = 0  # SO_REUSEADDR is to be set again
         self._is_barred = False
 
@@ -120,9 +148,9 @@ class StreamListener(BoundSocket):
         if self.is_listening:
             return
         if self.sock.fileno() < 0:
-            self.sock = sockets.bind_unix(self.path or "", mode=self.mode)
+            self.sock = sockets.bind_unix(self.path or "", mode=self.mode, user=self.user)
             self.sock.setblocking(False)
-            self._file = _file_of(self.path)
+            self._file = self._made_file()
         if self._reuses:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self._is_barred:
@@ -167,8 +195,3 @@ class DatagramSocket(BoundSocket):
 
     def suspend(self) -> None:
         """Datagrams wait in the socket's buffer, or are dropped by the kernel when that is full."""
-
-
-def _file_of(path: str | bytes | None) -> tuple[int, int] | None:
-    """Which file a unix socket has made; None for an abstract name, and for IP."""
-    return None if path is None or os.fsencode(path)[:1] in (b"\0", b"") else sockets.file_identity(path)

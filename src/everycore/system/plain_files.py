@@ -7,6 +7,7 @@ is an empty file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -30,6 +31,20 @@ def open_plain(path: str) -> BinaryIO:
     except BaseException:
         os.close(fd)
         raise
+
+
+def open_for(owner: tuple[int, int] | None, path: str, flags: int) -> int:
+    """As open(2). A file that this makes belongs to `owner` (uid, gid), if that is given. Raises OSError."""
+    if owner is not None:
+        with contextlib.suppress(FileExistsError):
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                os.fchown(fd, *owner)
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+    return os.open(path, flags, 0o666)
 
 
 def reason_of(error: OSError) -> str:

@@ -8,6 +8,7 @@ child on 3.11, and a primary has no threads (but for one that watches files in d
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -25,17 +26,23 @@ from everycore.foreign.signal_internals import signal_of
 from everycore.model import ExitStatus
 from everycore.system.descriptors import close_all
 from everycore.system.leash import Leash
+from everycore.system.privileges import giving_up
 
 _PR_SET_PDEATHSIG: Final = 1
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """Whom a process should become. None: stay."""
+    """Whom a process should become. None: stay.
+
+    is_confined: it gets no privileges back (`system.privileges`), and no controlling terminal, into which it
+    could type (ioctl_tty(2), TIOCSTI).
+    """
 
     uid: int | None = None
     gid: int | None = None
     groups: tuple[int, ...] | None = None
     umask: int = -1
+    is_confined: bool = False
 
 
 class Spawned(msgspec.Struct, frozen=True):
@@ -66,18 +73,15 @@ def spawn(
 
     With a `leash`, it gets `orphan_signal` when this process ends. SIGKILL goes to its group, if `new_group`.
     """
-    process = subprocess.Popen(
+    process = _started(
         argv,
+        credentials,
         env=env,
         cwd=cwd,
         stdin=stdio[0],
         stdout=stdio[1],
         stderr=stdio[2],
         pass_fds=pass_fds if leash is None else (*pass_fds, leash.theirs),
-        user=credentials.uid,
-        group=credentials.gid,
-        extra_groups=credentials.groups,
-        umask=credentials.umask,
         process_group=0 if new_group else None,
         bufsize=0,
     )
@@ -95,6 +99,31 @@ def spawn(
     # We reap it ourselves; a Popen that believes it runs would warn, and might reap it first.
     process.returncode = 0
     return Spawned(process.pid, pidfd, (process.stdin, process.stdout, process.stderr), kept)
+
+
+#: A child is being started, and may run Python until it is another program: no fork of this one.
+is_starting = False
+
+
+def _started(argv: Sequence[str], credentials: Credentials, **options: Any) -> subprocess.Popen[bytes]:
+    """The process. Raises OSError if it cannot be started."""
+    global is_starting
+    if credentials.is_confined:  # there is one thread, so nothing is locked in the child
+        options |= {"preexec_fn": giving_up(), "start_new_session": True, "process_group": None}
+    is_starting = True
+    try:
+        return subprocess.Popen(
+            argv,
+            user=credentials.uid,
+            group=credentials.gid,
+            extra_groups=credentials.groups,
+            umask=credentials.umask,
+            **options,
+        )
+    except subprocess.SubprocessError as exc:
+        raise OSError(errno.EPERM, "the kernel does not let it give up its privileges") from exc
+    finally:
+        is_starting = False
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
@@ -311,13 +340,16 @@ def resolve_credentials(
 ) -> tuple[Credentials, dict[str, str]]:
     """Numbers for names, the user's own groups as initgroups(3) would set them, and HOME, USER, LOGNAME."""
     env: dict[str, str] = {}
-    number = _user(uid) if uid is not None else None
+    number = user_number(uid) if uid is not None else None
     group = _group("gid", gid) if gid is not None else None
     members = None if groups is None else tuple(_group("groups", name) for name in groups)
     if number is not None:
         try:
             entry = pwd.getpwuid(number)
         except KeyError:  # a container's random uid has no entry: it keeps no groups of its own
+            if group is None and number != os.geteuid():
+                problem = f"user {number} is not in the database of users, so its group must be named"
+                raise ConfigurationError("gid", problem) from None
             members = () if members is None else members
         else:
             env = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
@@ -326,7 +358,8 @@ def resolve_credentials(
     return Credentials(number, group, members, -1 if umask is None else umask), env
 
 
-def _user(name: int | str) -> int:
+def user_number(name: int | str) -> int:
+    """The uid of a user. Raises ConfigurationError if there is none of that name."""
     if isinstance(name, int):
         return name
     try:

@@ -12,16 +12,17 @@ import operator
 import os
 import socket
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from everycore.kernel import LONGEST_PATH, os_error
 from everycore.system.descriptors import duplicate, is_socket
+from everycore.system.folders import open_folder
 
 #: Families and kinds that can be listened on through the primary.
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 KINDS: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-_LARGEST_INT = 2**31 - 1
+_LARGEST_INT: Final = 2**31 - 1
 
 
 def describe(address: Any, family: int = 0) -> str:
@@ -62,18 +63,24 @@ def checked_backlog(backlog: Any) -> int:
     return max(number, 0)
 
 
-def listen_error(number: int, what: str) -> OSError:
-    """The `OSError` subclass for `number`, with the kernel's words and the address."""
-    return OSError(number, f"cannot listen on {what}: {os.strerror(number)}")
+def listen_error(number: int, what: str, why: str = "") -> OSError:
+    """The `OSError` subclass for `number`, with the kernel's words, the address, and a reason beside."""
+    return OSError(number, f"cannot listen on {what}: {os.strerror(number)}{why and f' ({why})'}")
 
 
 def bind(
-    address: Any, *, family: int, kind: int, v6only: bool = True, mode: int | None = None
+    address: Any,
+    *,
+    family: int,
+    kind: int,
+    v6only: bool = True,
+    mode: int | None = None,
+    user: int | None = None,
 ) -> socket.socket:
     """A bound socket, not yet listening. Raises OSError, complete with the address."""
     what = describe(address, family)
     if family == socket.AF_UNIX:
-        return bind_unix(address, kind=kind, mode=mode)
+        return bind_unix(address, kind=kind, mode=mode, user=user)
     try:
         sock = _bind_ip(address, family, kind, v6only=v6only)
         if kind == socket.SOCK_STREAM and address[1] == 0:
@@ -141,23 +148,40 @@ def absolute_path(path: str | bytes | os.PathLike[str]) -> str:
     return name if name.startswith("\0") else os.path.abspath(name)
 
 
-def bind_unix(path: str | bytes, *, kind: int = socket.SOCK_STREAM, mode: int | None = None) -> socket.socket:
+def bind_unix(
+    path: str | bytes, *, kind: int = socket.SOCK_STREAM, mode: int | None = None, user: int | None = None
+) -> socket.socket:
     """A socket bound to `path` (absolute, or abstract with a leading NUL).
 
     A stale file is removed only if lstat says it is a socket of ours and connect is refused. `mode` is set
-    before the name appears to anybody, by the umask.
+    before the name appears to anybody, by the umask. user: another one, in whose reach it is (`reached`), and
+    whom a stale file may have been given to.
     """
     what = describe(path)
     raw = os.fsencode(path)
     try:
         if raw.startswith(b"\0"):
             return _bound_unix(raw, kind)
-        remove_stale(raw, kind)
-        sock = _bound_at(raw, kind, mode)
+        with reached(raw, is_guarded=user is not None) as name:
+            remove_stale(name, kind, user=user)
+            sock = _bound_at(name, kind, mode)
     except OSError as exc:
         number = exc.errno or errno.EINVAL
         raise listen_error(number, what) from None
     return sock
+
+
+@contextlib.contextmanager
+def reached(path: str | bytes, *, is_guarded: bool) -> Iterator[bytes]:
+    """A name of `path`. is_guarded: by way of its folder, where no link of another user leads elsewhere."""
+    raw = os.fsencode(path)
+    with contextlib.ExitStack() as stack:
+        if is_guarded:
+            folder, base = os.path.split(raw)
+            fd = open_folder(folder)
+            stack.callback(os.close, fd)
+            raw = b"/proc/self/fd/%d/%s" % (fd, base)
+        yield raw
 
 
 def _bound_unix(name: bytes, kind: int) -> socket.socket:
@@ -201,13 +225,13 @@ def use_mode(stack: contextlib.ExitStack, mode: int | None) -> None:
         stack.callback(os.umask, os.umask(0o777 & ~mode))
 
 
-def remove_stale(path: bytes, kind: int) -> None:
-    """Unlink `path` if it is a dead socket of ours; leave anything else to fail at bind."""
+def remove_stale(path: bytes, kind: int, *, user: int | None = None) -> None:
+    """Unlink `path` if it is a dead socket of ours, or of `user`; leave anything else to fail at bind."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid not in (os.geteuid(), user):
         return
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
@@ -221,20 +245,18 @@ def remove_stale(path: bytes, kind: int) -> None:
             return  # a full backlog (EAGAIN), another kind (EPROTOTYPE): somebody lives there
 
 
-def unlink_if_same(path: str | bytes, inode: tuple[int, int]) -> None:
+def unlink_if_same(path: str | bytes, inode: tuple[int, int], *, is_guarded: bool = False) -> None:
     """Remove the file of a unix listener, unless another socket has taken its place."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return
-    if (found.st_dev, found.st_ino) == inode:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+    with contextlib.suppress(OSError), reached(path, is_guarded=is_guarded) as name:
+        found = os.lstat(name)
+        if (found.st_dev, found.st_ino) == inode:
+            os.unlink(name)
 
 
-def file_identity(path: str | bytes) -> tuple[int, int]:
+def file_identity(path: str | bytes, *, is_guarded: bool = False) -> tuple[int, int]:
     """Device and inode of `path` itself."""
-    found = os.lstat(path)
+    with reached(path, is_guarded=is_guarded) as name:
+        found = os.lstat(name)
     return found.st_dev, found.st_ino
 
 

@@ -7,8 +7,11 @@ the queue* that sits in epoll_wait, always the same one; a worker that is busy d
 EPOLL_CTL_DEL and ADD move an entry to the end of the queue, so idle workers take turns, and ADD looks at the
 level, so nothing is missed meanwhile. EXCLUSIVE can be given with ADD only, never with MOD. A worker that
 was woken and dies, stops or blocks before it accepts has swallowed the wake-up: the connection waits for
-the next one. Hence the baton, an eventfd(EFD_SEMAPHORE) in every worker's epoll: who gets it looks at the
-listener again.
+the next one. Hence the baton, a pipe in every worker's epoll: who gets what lies in it looks at the listener
+again.
+
+Why a pipe, and not an eventfd: O_NONBLOCK belongs to the open file, and a pipe can be opened anew (proc(5),
+/proc/self/fd; fifo(7), O_RDWR). So each process has an open file of its own, and none can make another wait.
 """
 
 from __future__ import annotations
@@ -16,9 +19,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 from typing import Final
 
+from everycore.system.descriptors import duplicate
+
 _EXCLUSIVE: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
+#: What lies in the pipe: what an eventfd takes and gives, too.
+_TOKEN: Final = (1).to_bytes(8, sys.byteorder)
 
 
 class ExclusiveRegistration:
@@ -64,11 +72,24 @@ class Baton:
     """The primary's end: passed on when a wake-up may have been swallowed."""
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self.fd = _opened_anew(reading)
+        except OSError:  # no /proc: all have the same open file, and its mode
+            self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        finally:
+            os.close(reading)
+            os.close(writing)
+
+    def open(self) -> int:
+        """A descriptor for a worker, which closes it. Raises OSError."""
+        try:
+            return _opened_anew(self.fd)
+        except FileNotFoundError:
+            return duplicate(self.fd)
 
     def pass_on(self) -> None:
-        """Wake one worker to look. Workers have the same open file, and may have changed its mode."""
-        os.set_blocking(self.fd, False)
+        """Wake one worker to look."""
         pass_baton(self.fd)
 
     def close(self) -> None:
@@ -76,20 +97,23 @@ class Baton:
         os.close(self.fd)
 
 
+def _opened_anew(fd: int) -> int:
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 def pass_baton(fd: int) -> None:
     """Wake the first in the baton's queue; it takes the place of one that is still under way."""
     take_baton(fd)
     with contextlib.suppress(BlockingIOError):  # somebody has put in all it holds: it wakes as it is
-        os.eventfd_write(fd, 1)
+        os.write(fd, _TOKEN)
 
 
 def take_baton(fd: int) -> bool:
     """Whether there was one."""
     try:
-        os.eventfd_read(fd)
+        return bool(os.read(fd, len(_TOKEN)))
     except BlockingIOError:
         return False
-    return True
 
 
 def is_readable(fd: int) -> bool:

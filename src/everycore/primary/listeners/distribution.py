@@ -35,7 +35,7 @@ class Distribution(Protocol):
         """The last ready worker, while it is given those who had come before it was asked to leave."""
 
     def shared(self) -> tuple[int, ...]:
-        """The descriptors that a worker gets beside its belt; still ours."""
+        """Descriptors that a worker gets beside its belt; they are the caller's. Raises OSError."""
 
     def account(self, worker: int) -> tuple[int, int]:
         """Connections given to `worker` so far, and those it has not acknowledged."""

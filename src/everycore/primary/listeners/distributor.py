@@ -26,7 +26,7 @@ from everycore.primary.listeners.acceptor import Acceptor
 from everycore.primary.listeners.distribution import LAST_WORDS
 from everycore.primary.listeners.preambles import Preambles
 from everycore.primary.listeners.subscriber import Accepted, ReadBack, Subscriber
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import close_strange
 from everycore.system.listeners import BoundSocket
 
 log = logging.getLogger("everycore.primary")
@@ -123,7 +123,7 @@ class Distributor:
     def _drop_queue(self) -> None:
         if self._preambles is not None:
             self._preambles.drop()
-        close_all(fd for fd, _ in self.dispatcher.arrivals.drop())
+        close_strange(fd for fd, _ in self.dispatcher.arrivals.drop())
 
     def shut(self, then: Callable[[], None]) -> None:
         """As `Distribution.shut`."""
@@ -271,7 +271,7 @@ class Distributor:
         try:
             self.dispatcher.came_back(subscriber.client.id, *message)
         except ProtocolError:
-            close_all(fd for fd, _ in message.connections)
+            close_strange(fd for fd, _ in message.connections)
             raise
 
     def _look(self) -> None:

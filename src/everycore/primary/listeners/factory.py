@@ -26,7 +26,7 @@ from everycore.primary.listeners.subscriber import Accepted
 from everycore.settings import check_choice, check_proxies, check_seconds
 from everycore.system.given import GivenListener
 from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
-from everycore.system.sockets import off_the_wire
+from everycore.system.sockets import checked_backlog, off_the_wire
 
 #: The setting that names proxies.
 PROXIES: Final = "trust_proxy_protocol"
@@ -82,17 +82,22 @@ class ListenerFactory:
         self._on_closed = on_closed
         self._proxies = Proxies(settings.trust_proxy_protocol)
 
-    def bound(self, key: ListenKey, request: wire.Listen) -> BoundSocket:
-        """The socket for the address or the descriptor that was asked for. Raises OSError, complete."""
+    def bound(self, key: ListenKey, request: wire.Listen, *, user: int | None) -> BoundSocket:
+        """The socket for the address or the descriptor that was asked for. Raises OSError, complete.
+
+        user: as `BoundSocket` has it.
+        """
         made = StreamListener if key.kind == socket.SOCK_STREAM else DatagramSocket
+        backlog = checked_backlog(request.backlog)
         if key.fd is not None:
-            return made.adopted(key.fd, backlog=request.backlog, internal=set(self._internal()))
+            return made.adopted(key.fd, backlog=backlog, internal=set(self._internal()))
         return made.bound(
             off_the_wire(request.address),
             family=key.family,
             v6only=request.v6only,
-            backlog=request.backlog,
+            backlog=backlog,
             mode=request.mode,
+            user=user,
         )
 
     def make(self, listing: Listing, sock: BoundSocket) -> Listener:

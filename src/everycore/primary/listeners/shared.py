@@ -19,7 +19,7 @@ from everycore.core import wire
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.distribution import LAST_WORDS
 from everycore.primary.listeners.subscriber import Subscriber
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import close_all, close_strange, duplicate
 from everycore.system.listeners import BoundSocket
 from everycore.system.wakeups import Baton, is_readable
 
@@ -50,8 +50,14 @@ class SharedDistribution:
 
     def shared(self) -> tuple[int, ...]:
         """The listener, and the baton."""
-        fds = (self._listener.sock.fileno(),)
-        return fds if self._baton is None else (*fds, self._baton.fd)
+        listener = duplicate(self._listener.sock.fileno())
+        if self._baton is None:
+            return (listener,)
+        try:
+            return listener, self._baton.open()
+        except OSError:
+            close_all((listener,))
+            raise
 
     def account(self, worker: int) -> tuple[int, int]:
         """As `Distribution.account`."""
@@ -88,7 +94,7 @@ class SharedDistribution:
             if message is None:
                 return
             data, fds, _ = message
-            close_all(fds)
+            close_strange(fds)
             if fds or data != _REST:
                 what = "it has written on the primary's end of its belt"
                 subscriber.accuse(self._loop, ProtocolError(what))
@@ -110,7 +116,7 @@ class SharedDistribution:
 
     def take(self, subscriber: Subscriber, message: Any, fds: list[int]) -> None:
         """As `Distribution.take`: there is nothing to say."""
-        close_all(fds)
+        close_strange(fds)
         raise ProtocolError(f"{type(message).__name__} on the belt of a shared listener")
 
     def on_belt_read(self) -> None:

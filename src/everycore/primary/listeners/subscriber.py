@@ -13,7 +13,7 @@ from everycore.core.listeners import Listing
 from everycore.core.sticky import Seat
 from everycore.errors import ProtocolError
 from everycore.system.belt import Belt
-from everycore.system.descriptors import close_all
+from everycore.system.descriptors import close_strange
 from everycore.system.listeners import BoundSocket
 
 log = logging.getLogger("everycore.primary")
@@ -41,6 +41,10 @@ class Client(Protocol):
     @property
     def seat(self) -> Seat:
         """Where it sits."""
+
+    @property
+    def user(self) -> int:
+        """The uid that it runs as. It shares listeners with workers of the same one."""
 
     def on_serving(self, listener: Serving) -> None:
         """The worker is served by `listener`."""
@@ -100,11 +104,11 @@ class Subscriber(msgspec.Struct):
         try:
             message = wire.decode_upstream(data)
         except ProtocolError as exc:
-            close_all(fds)
+            close_strange(fds)
             raise ProtocolError(f"on a belt: {exc}") from exc
         expected = 1 if type(message) is wire.GiveBack else 0
         if len(fds) != expected and not (is_truncated and expected and not fds):
-            close_all(fds)
+            close_strange(fds)
             raise ProtocolError(f"{type(message).__name__} came with {len(fds)} descriptors")
         return message, fds
 
@@ -129,7 +133,7 @@ class Subscriber(msgspec.Struct):
             for peer in peers:
                 wire.check_peer(peer)
         except (ProtocolError, ValueError) as exc:
-            close_all(fds)
+            close_strange(fds)
             raise ProtocolError(str(exc)) from exc
         if is_truncated:
             log.error("out of descriptors: %d connections lost", len(peers) - len(fds))

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
+import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Final
 
 import msgspec
 
 from everycore.aio.steps import take_all
 from everycore.core import wire
-from everycore.core.listeners import BindNew, Conflict, ListenerBook, ListenKey
+from everycore.core.listeners import OTHER_USER, BindNew, Conflict, ListenerBook, ListenKey
 from everycore.kernel import os_error
 from everycore.model import ListenerSnapshot
 from everycore.primary.listeners.factory import DistributionSettings, ListenerFactory
@@ -32,11 +35,17 @@ from everycore.system.listeners import BoundSocket, DatagramSocket
 from everycore.system.sockets import (
     FAMILIES,
     KINDS,
+    checked_backlog,
     describe,
     listen_error,
     off_the_wire,
     on_the_wire,
 )
+
+log = logging.getLogger("everycore.primary")
+
+#: Listeners that no worker holds, at most: one that closes and dies over and over leaves no more behind.
+MOST_KEPT: Final = 256
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -72,15 +81,15 @@ class Switchboard:
         first message on the belt: who connects the moment `start_server` has returned must not be refused.
         """
         self.read_belts(client.id)
-        key = _key_of(request)
+        key = _key_of(request, client.user)
         what = f"descriptor {key.fd}" if key.fd is not None else describe(key.address, key.family)
         if key.kind not in KINDS or (key.fd is None and key.family not in FAMILIES):
             raise listen_error(errno.EOPNOTSUPP, what)
         answer = self._book.ask(client.id, key, v6only=request.v6only)
         if isinstance(answer, Conflict):
-            raise listen_error(answer.errno, what)
+            raise listen_error(answer.errno, what, answer.why)
         if isinstance(answer, BindNew):
-            sock = self._factory.bound(answer.key, request)
+            sock = self._factory.bound(answer.key, request, user=_other(client.user))
             listener = self._listener(answer.key, sock, v6only=request.v6only)
         else:
             listener = answer.listener
@@ -99,7 +108,9 @@ class Switchboard:
         """
         self.read_belts(worker)
         listener = self._held(worker, request.listener)
-        listener.socket.backlog = request.backlog
+        backlog = checked_backlog(request.backlog)
+        if not listener.socket.is_listening:
+            listener.socket.backlog = backlog
         listener.start()
         if makes_ready:
             self.set_ready(worker)
@@ -108,7 +119,7 @@ class Switchboard:
     def bind(self, client: Client, request: wire.Bind, given: socket.socket, *, is_last: bool) -> Grant:
         """Have a program's socket bound; owns it. Raises the kernel's OSError, NotYet unless it `is_last`."""
         self.read_belts(client.id)
-        key = ListenKey(off_the_wire(request.address), given.family, given.type)
+        key = ListenKey(off_the_wire(request.address), given.family, given.type, user=client.user)
         v6only = is_v6only(given)
         with contextlib.ExitStack() as stack:
             stack.callback(given.close)
@@ -116,7 +127,7 @@ class Switchboard:
                 raise os_error(errno.EOPNOTSUPP)
             answer = self._book.ask(client.id, key, v6only=v6only, least=max(request.nth, 0))
             if isinstance(answer, Conflict):
-                raise os_error(answer.errno)
+                raise OSError(answer.errno, answer.why or os.strerror(answer.errno))
             if not is_last:
                 self.postponed.check(answer, key, client.id)
             if isinstance(answer, BindNew):
@@ -159,6 +170,9 @@ class Switchboard:
         return listener
 
     def _listener(self, key: ListenKey, sock: BoundSocket, *, v6only: bool) -> Listener:
+        if self._book.is_of_others(key, sock.real):
+            sock.close()
+            raise listen_error(errno.EADDRINUSE, sock.what, OTHER_USER)
         listener = self._factory.make(self._book.number(key, v6only=v6only, real=sock.real), sock)
         self._book.add(listener)
         return listener
@@ -170,20 +184,12 @@ class Switchboard:
         if starts:
             self._ready.add(client.id)
         listener.add(client, belt, ready=client.id in self._ready)
-        sock = listener.socket.sock
-        message = wire.Granted(
-            request,
-            listener.listing.id,
-            on_the_wire(listener.socket.real),
-            sock.family,
-            sock.type,
-            sock.proto,
-        )
-        return Grant(message, fds)
+        return Grant(_granted(listener, request), fds)
 
-    def holders_of(self, is_it: Callable[[socket.socket], bool]) -> list[int]:
-        """The workers that hold the first listener of which `is_it` is true."""
-        return next((listener.subscribers for listener in self._book if is_it(listener.socket.sock)), [])
+    def holders_of(self, user: int, is_it: Callable[[socket.socket], bool]) -> list[int]:
+        """The workers of `user` that hold the first listener of theirs of which `is_it` is true."""
+        theirs = (listener for listener in self._book if listener.listing.key.user == user)
+        return next((listener.subscribers for listener in theirs if is_it(listener.socket.sock)), [])
 
     # --- workers come and go ------------------------------------------------------------------------------
 
@@ -243,6 +249,8 @@ class Switchboard:
             self._close_address(listener)
         else:
             _restore_name(listener)  # its program may have removed what it took for its own file
+            for given_up in _beyond_most(self._book):
+                self._close_address(given_up)
 
     def _close_address(self, listener: Listener) -> None:
         if isinstance(listener.socket, GivenListener):
@@ -298,6 +306,17 @@ class Switchboard:
         return tuple(_snapshot_of(listener) for listener in self._book)
 
 
+def _other(user: int) -> int | None:
+    """`user`, if that is not who we are."""
+    return None if user == os.geteuid() else user
+
+
+def _granted(listener: Listener, request: int) -> wire.Granted:
+    sock = listener.socket.sock
+    real = on_the_wire(listener.socket.real)
+    return wire.Granted(request, listener.listing.id, real, sock.family, sock.type, sock.proto)
+
+
 def _snapshot_of(listener: Listener) -> ListenerSnapshot:
     return ListenerSnapshot(
         address=listener.socket.real,
@@ -308,6 +327,15 @@ def _snapshot_of(listener: Listener) -> ListenerSnapshot:
         accepted=listener.distribution.accepted,
         queued=listener.distribution.queued,
     )
+
+
+def _beyond_most(listeners: Iterable[Listener]) -> list[Listener]:
+    """Of the listeners that wait for a worker, those that are too many: they have waited longest."""
+    kept = [listener for listener in listeners if not listener.subscribers]
+    beyond = kept[: max(len(kept) - MOST_KEPT, 0)]
+    for listener in beyond:
+        log.warning("%s is given up: %d others wait for a worker", listener.socket.what, MOST_KEPT)
+    return beyond
 
 
 def _restore_name(listener: Listener) -> None:
@@ -323,12 +351,13 @@ def _make_belt(listener: Listener) -> tuple[Belt, tuple[int, ...]]:
         undo.callback(belt.close)
         fds: list[int] = []
         undo.callback(close_all, fds)
-        fds.extend(duplicate(fd) for fd in (theirs.fileno(), ours.fileno(), *listener.distribution.shared()))
+        fds.extend(duplicate(fd) for fd in (theirs.fileno(), ours.fileno()))
+        fds.extend(listener.distribution.shared())
         undo.pop_all()
     return belt, tuple(fds)
 
 
-def _key_of(request: wire.Listen) -> ListenKey:
+def _key_of(request: wire.Listen, user: int) -> ListenKey:
     if request.fd is not None:
-        return ListenKey(None, request.family, request.kind, request.fd)
-    return ListenKey(off_the_wire(request.address), request.family, request.kind)
+        return ListenKey(None, request.family, request.kind, request.fd, user=user)
+    return ListenKey(off_the_wire(request.address), request.family, request.kind, user=user)

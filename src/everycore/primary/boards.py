@@ -1,0 +1,65 @@
+"""The boards of one cluster: one for the workers of each user, for each of them can write all over it.
+
+Invariant: a board is there from the first worker of its user until the cluster ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from everycore.aio.steps import take_all
+from everycore.system.board import PrimaryBoard
+
+
+class Boards:
+    """A board for each user: this process's own from the start, others when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._by_user = {os.geteuid(): PrimaryBoard()}
+
+    def fd_of(self, user: int) -> int:
+        """The memory file that the workers of that uid inherit. Raises OSError if there can't be one."""
+        return self._of(user).fd
+
+    def _of(self, user: int) -> PrimaryBoard:
+        if user not in self._by_user:
+            self._by_user[user] = PrimaryBoard()
+        return self._by_user[user]
+
+    def allot(self, user: int) -> int:
+        """A row for a worker of `user`; 0 if there is none."""
+        try:
+            return self._of(user).allot()
+        except OSError:  # `fd_of` says it, where it becomes the end of the worker
+            return 0
+
+    def release(self, user: int, row: int) -> None:
+        """The worker of `row` is gone."""
+        if row:
+            self._by_user[user].release(row)
+
+    def open(self, user: int, row: int) -> int:
+        """As `PrimaryBoard.open`."""
+        return self._by_user[user].open(row) if row else 0
+
+    def accepted(self, user: int, row: int) -> int:
+        """As `PrimaryBoard.accepted`."""
+        return self._by_user[user].accepted(row) if row else 0
+
+    def beat(self, user: int, row: int) -> int:
+        """As `PrimaryBoard.beat`."""
+        return self._by_user[user].beat(row) if row else 0
+
+    def requests(self, user: int, row: int) -> int:
+        """As `PrimaryBoard.requests`."""
+        return self._by_user[user].requests(row) if row else 0
+
+    def descriptors(self) -> Iterator[int]:
+        """The numbers of the memory files."""
+        for board in self._by_user.values():
+            yield board.fd
+
+    def close(self) -> None:
+        """Unmap them all, and close their files."""
+        take_all([board.close for board in self._by_user.values()], "the boards")

@@ -1,0 +1,84 @@
+"""Attackers among the workers of one user: each of them loses its channel, or gains nothing.
+
+All at once, on the listener of two workers that behave. Meanwhile 500 requests are answered, and none is
+lost. Afterwards the primary has the descriptors and the memory that it had. See `tests.kit.hostile`.
+"""
+
+import asyncio
+from signal import SIGKILL
+
+import pytest
+
+from everycore import Cluster, Exited, ExitStatus, Listening, Ready, Settings
+from tests.kit import open_fds
+from tests.kit.hostile import ATTACKER, ATTACKS, FORGERIES
+from tests.kit.workers import Diary, within, worker_script
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
+
+REQUESTS = 500
+AT_ONCE = 10
+SERVER = """
+async def answer(reader, writer):
+    writer.write(await reader.readline())
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(answer, "127.0.0.1", int(os.environ["PORT"]))
+    await server.serve_forever()
+everycore.run(main())
+"""
+#: Its loop has seen the end of its channel, or its attack has failed by that; or it was killed.
+ENDS = {
+    "its channel": {ExitStatus(code=75), ExitStatus(code=1), ExitStatus(signal=SIGKILL)},
+    "nothing": {ExitStatus(code=0)},
+}
+
+
+async def ask(port: int, times: int) -> int:
+    """How many of so many requests were answered."""
+    answered = 0
+    for number in range(times):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"%d\n" % number)
+        answered += await reader.readline() == b"%d\n" % number
+        writer.close()
+        await writer.wait_closed()
+    return answered
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+@pytest.mark.parametrize("policy", ["round_robin", pytest.param("shared", marks=pytest.mark.ci_only)])
+async def test_it_costs_nobody_else_anything(tmp_path, policy):
+    attacks = ATTACKS | (FORGERIES if policy == "round_robin" else {})
+    (tmp_path / "attacker.py").write_text(ATTACKER)
+    async with Cluster(Settings(exec=worker_script(tmp_path, SERVER)), policy=policy) as cluster:
+        diary = Diary(cluster)
+        first = cluster.fork({"PORT": "0"})
+        await diary.until(Ready, first)
+        port = diary.all(Listening, first)[0].address[1]
+        good = [first, cluster.fork({"PORT": str(port)})]
+        await diary.until(Ready, good[1])
+        descriptors, memory = open_fds(), resident()
+        cluster.setup_primary(exec=str(tmp_path / "attacker.py"))
+        attackers = {
+            name: cluster.fork({"PORT": str(port), "ATTACK": attack}) for name, (attack, _) in attacks.items()
+        }
+        for attacker in attackers.values():
+            await within(anext(attacker.messages()), 10)
+        for attacker in attackers.values():
+            await attacker.send("go")
+        clients = [asyncio.create_task(ask(port, REQUESTS // AT_ONCE)) for _ in range(AT_ONCE)]
+        ends = {name: await within(attacker.wait(), 30) for name, attacker in attackers.items()}
+        assert sum([await within(client, 30) for client in clients]) == REQUESTS
+        assert {name: end for name, end in ends.items() if end not in ENDS[attacks[name][1]]} == {}
+        assert all(worker.is_ready for worker in good)
+        for name, attacker in attackers.items():
+            assert not diary.all(Exited, attacker)[0].voluntary, name
+        assert open_fds() == descriptors
+        assert resident() - memory < 16 << 20
