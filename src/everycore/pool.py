@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
@@ -26,6 +27,7 @@ from everycore.errors import BootError, ClusterClosed, ConfigurationError
 from everycore.events import Event
 from everycore.model import Snapshot
 from everycore.primary.cluster import Cluster
+from everycore.primary.controlling import ControlPost, plan_of
 from everycore.primary.keeper import Keeper
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_count, check_seconds
@@ -56,10 +58,11 @@ class Pool:
 
     A ready worker that shows no progress (`core.stalls`, `Stalled`) prints its stacks after `stall_dump`
     seconds, and is aborted and replaced after `stall_kill`. One that has reached a limit (`max_...`,
-    `core.recycling`, `Recycled`) is replaced, the new one ready first. Leaving the block stops all workers,
-    as leaving that of a `Cluster` does, and raises the `BootError` that nobody has heard from `wait`. The
-    other arguments are those of `Cluster`, with one other default: while no worker is ready, connections
-    wait.
+    `core.recycling`, `Recycled`) is replaced, the new one ready first. With `control`, True or a path, there
+    is a socket by which `everycore status` and the like see and steer the pool. Leaving the block stops all
+    workers, as leaving that of a `Cluster` does, and raises the `BootError` that nobody has heard from
+    `wait`. The other arguments are those of `Cluster`, with one other default: while no worker is ready,
+    connections wait.
     """
 
     def __init__(
@@ -91,7 +94,9 @@ class Pool:
         max_connections: int | None = None,
         max_lifetime: float | None = None,
         max_memory: int | None = None,
+        control: bool | str | os.PathLike[str] = False,
     ) -> None:
+        self._control = ControlPost(plan_of(control))
         self._before_reload = before_reload
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
         if boot_timeout is not None:
@@ -197,7 +202,12 @@ class Pool:
             await self.cluster.wait()
 
     async def __aenter__(self) -> Self:
-        await self.cluster.__aenter__()
+        self._control.open()
+        try:
+            await self.cluster.__aenter__()
+        except BaseException:
+            await self._control.close()
+            raise
         self._keeper = Keeper(self.cluster, self._supervisor, self._before_reload, *self._limits)
         self._is_open = True
         if (shutdown := current_shutdown()) is not None:
@@ -207,6 +217,7 @@ class Pool:
         if self._obeys_signals:
             self._leave.enter_context(obey_signals(asyncio.get_running_loop(), self._keeper))
         self.scale(self._count)
+        self._control.begin(self.cluster, self._keeper, shutdown)
         return self
 
     async def __aexit__(
@@ -220,7 +231,10 @@ class Pool:
             if (shutdown := current_shutdown()) is not None:
                 shutdown.discard(self)
             self._leave.close()
-            await self._keeper.close()
+            try:
+                await self._keeper.close()
+            finally:
+                await self._control.close()
         end = self._keeper.end
         failure = end.exception() if end.done() else None
         if failure is not None and kind is None and not self._is_told:

@@ -4,6 +4,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from everycore.config.control import CONTROL, ControlPath
 from everycore.config.kinds import (
     Choice,
     Count,
@@ -39,7 +40,7 @@ LOG: Final = "Log"
 DEVELOPMENT: Final = "Development"
 _NO_ACCESSLOG: Final = "off; on with --access-logfile, --access-logformat or --log-config"
 #: As `--help` and the reference have them.
-SECTIONS: Final = (ADDRESSES, WORKERS, SUPERVISION, APPLICATION, STOP, LOG, DEVELOPMENT)
+SECTIONS: Final = (ADDRESSES, WORKERS, SUPERVISION, APPLICATION, STOP, LOG, CONTROL, DEVELOPMENT)
 
 
 def service_name(default: str) -> Setting:
@@ -72,6 +73,7 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         ),
     ] = None
     trust_proxy_protocol: TrustedProxies = ()
+    control: ControlPath = None
     loop: Annotated[
         Literal["auto", "asyncio", "uvloop"],
         Setting(LoopName(*LOOPS), f"The event loop: {', '.join(LOOPS)}.", WORKERS),
