@@ -202,12 +202,7 @@ class Pool:
             await self.cluster.wait()
 
     async def __aenter__(self) -> Self:
-        self._control.open()
-        try:
-            await self.cluster.__aenter__()
-        except BaseException:
-            await self._control.close()
-            raise
+        await self._control.enter(self.cluster)
         self._keeper = Keeper(self.cluster, self._supervisor, self._before_reload, *self._limits)
         self._is_open = True
         if (shutdown := current_shutdown()) is not None:
@@ -231,10 +226,7 @@ class Pool:
             if (shutdown := current_shutdown()) is not None:
                 shutdown.discard(self)
             self._leave.close()
-            try:
-                await self._keeper.close()
-            finally:
-                await self._control.close()
+            await self._control.leave(self._keeper)
         end = self._keeper.end
         failure = end.exception() if end.done() else None
         if failure is not None and kind is None and not self._is_told:

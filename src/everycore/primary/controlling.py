@@ -72,6 +72,22 @@ class ControlPost:
         self._server: ControlServer | None = None
         self._kept: set[int] = set()
 
+    async def enter(self, cluster: Cluster) -> None:
+        """Enter the cluster, with the socket made before. Raises ConfigurationError for its path."""
+        self.open()
+        try:
+            await cluster.__aenter__()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def leave(self, keeper: Keeper) -> None:
+        """Close the keeper, and then the socket: whoever waits is answered by how that ended."""
+        try:
+            await keeper.close()
+        finally:
+            await self.close()
+
     def open(self) -> None:
         """Make the socket. Nobody is answered yet. Raises ConfigurationError for a path that cannot be."""
         if self.plan is not None:
