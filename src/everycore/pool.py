@@ -58,11 +58,10 @@ class Pool:
 
     A ready worker that shows no progress (`core.stalls`, `Stalled`) prints its stacks after `stall_dump`
     seconds, and is aborted and replaced after `stall_kill`. One that has reached a limit (`max_...`,
-    `core.recycling`, `Recycled`) is replaced, the new one ready first. With `control`, True or a path, there
-    is a socket by which `everycore status` and the like see and steer the pool. Leaving the block stops all
-    workers, as leaving that of a `Cluster` does, and raises the `BootError` that nobody has heard from
-    `wait`. The other arguments are those of `Cluster`, with one other default: while no worker is ready,
-    connections wait.
+    `core.recycling`, `Recycled`) is replaced, the new one ready first. With `control`, True or a socket's
+    path, `everycore status` and the like see and steer the pool. Leaving the block stops all workers, as
+    leaving that of a `Cluster` does, and raises the `BootError` that nobody has heard from `wait`. The other
+    arguments are those of `Cluster`, with one other default: while no worker is ready, connections wait.
     """
 
     def __init__(
@@ -121,8 +120,7 @@ class Pool:
             raise_nofile=raise_nofile,
         )
         self._obeys_signals = signals
-        self._is_open = False
-        self._is_told = False
+        self._is_open = self._is_told = False
         self._keeper: Keeper
         self._leave = contextlib.ExitStack()
 
@@ -253,9 +251,7 @@ class Pool:
     def snapshot(self) -> Snapshot:
         """As `Cluster.snapshot`, and what became of the last reload, and which slots have failed."""
         snapshot = self.cluster.snapshot()
-        if not self._is_open:
-            return snapshot
-        return self._keeper.complete(snapshot)
+        return self._keeper.complete(snapshot) if self._is_open else snapshot
 
     async def broadcast(self, message: Any) -> int:
         """As `Cluster.broadcast`."""
