@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from everycore import ConfigurationError, ControlError, Pool, Ready, Settings
+from everycore import ConfigurationError, ControlError, Pool, Ready, Recycled, Settings, Stalled
 from everycore.core import control
 from everycore.core.control import ControlEvent
 from everycore.listening import request_for
@@ -121,6 +121,26 @@ async def test_a_reload_that_failed_says_why_in_an_event(workers, tmp_path):
         assert (ended.event, ended.generation, ended.text) == ("reload_ended", 1, caught.value.text)
         assert (await it.status()).reload.reason == caught.value.text
         assert (await it.status()).slots[0].restarts == 1
+
+
+async def test_what_befalls_a_worker_is_told_with_its_reason(polite, tmp_path):
+    async with asked(tmp_path) as it:
+        log, worker = it.pool.cluster._log, it.pool.workers[2]
+        log.emit_about(worker, Stalled, seconds=10.04)
+        log.emit_about(worker, Recycled, reason="it has had 1000 requests")
+        stalled, recycled = (await it.ask(control.AskEvents(v=1))).events[-2:]
+        assert (stalled.event, stalled.worker, stalled.text) == ("stalled", 2, "10.0 s")
+        assert (recycled.event, recycled.text) == ("recycled", "it has had 1000 requests")
+
+
+async def test_a_slot_that_has_failed_says_so(polite, tmp_path):
+    async with asked(tmp_path, give_up=2) as it:
+        for _ in range(2):
+            worker = next(worker for worker in it.pool.workers.values() if worker.slot == 1)
+            polite[worker].die()
+            await pass_time(1.0)
+        slots = (await it.status()).slots
+        assert [(slot.is_failed, slot.restarts) for slot in slots] == [(False, 0), (True, 2)]
 
 
 async def test_a_path_that_is_no_text_is_told(workers, tmp_path):
