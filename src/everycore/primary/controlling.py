@@ -19,10 +19,10 @@ from everycore.aio.shutdown import Shutdown
 from everycore.errors import ConfigurationError
 from everycore.primary.cluster import Cluster
 from everycore.primary.keeper import Keeper
+from everycore.system import control_sockets
 
 if TYPE_CHECKING:
     from everycore.aio.control import ControlServer
-    from everycore.system.control_sockets import ControlListener
 
 log = logging.getLogger("everycore.primary")
 
@@ -68,7 +68,7 @@ class ControlPost:
 
     def __init__(self, plan: ControlPlan | None) -> None:
         self.plan = plan
-        self._listener: ControlListener | None = None
+        self._listener: control_sockets.ControlListener | None = None
         self._server: ControlServer | None = None
         self._kept: set[int] = set()
 
@@ -100,9 +100,15 @@ class ControlPost:
         """
         if self.plan is None or self._listener is None:
             return
-        from everycore.aio.control import ControlServer  # late: without a socket nobody needs it
-        from everycore.core.control import ServiceName
-        from everycore.primary.steering import Steering
+        try:
+            from everycore.aio.control import ControlServer  # late: without a socket nobody needs it
+            from everycore.core.control import ServiceName
+            from everycore.primary.steering import Steering
+        except (OSError, ImportError) as error:  # no descriptor is left to read them
+            log.debug("there is no control socket: %s", error)
+            self._listener.close()
+            self._listener = None
+            return
 
         stop = keeper.stop if shutdown is None or not self.plan.by_signal else shutdown.order
         name = ServiceName(
@@ -125,25 +131,23 @@ class ControlPost:
             listener.close()
 
 
-def _listen(plan: ControlPlan) -> ControlListener | None:
-    from everycore.system.control_sockets import folder_of, listen_abstract, listen_at, listen_in  # late
-
+def _listen(plan: ControlPlan) -> control_sockets.ControlListener | None:
     if plan.path is not None:
         try:
-            return listen_at(plan.path)
+            return control_sockets.listen_at(plan.path)
         except OSError as error:
             why = _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
             raise ConfigurationError(plan.setting, f"cannot make {plan.path!r}: {why}") from None
     uid, pid = os.geteuid(), os.getpid()
-    folder = folder_of(os.environ, uid)
+    folder = control_sockets.folder_of(os.environ, uid)
     reason: object = "there is no XDG_RUNTIME_DIR"
     if folder is not None:
         try:
-            return listen_in(folder, plan.name, pid)
+            return control_sockets.listen_in(folder, plan.name, pid)
         except OSError as error:
             reason = error
     try:
-        return listen_abstract(uid, pid)
+        return control_sockets.listen_abstract(uid, pid)
     except OSError as error:
         log.debug("there is no control socket: %s; %s", reason, error)
         return None
