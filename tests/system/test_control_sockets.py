@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import stat
+import subprocess
 
 import pytest
 
@@ -126,6 +127,18 @@ def test_a_dead_file_is_removed_and_a_living_one_is_not(folder, closing):
     remove_dead(dead.address)  # another one was faster
     assert os.listdir(folder) == ["living.5.sock"]
     connect_to(living.address, 1.0).close()
+
+
+def test_one_that_starts_removes_what_the_killed_have_left(folder, closing):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    living = closing(listen_in(folder, "elsewhere", gone.pid))  # as from another pid namespace
+    for pid in (gone.pid, os.getpid()):
+        listen_in(folder, "left", pid).sock.close()
+    closing(listen_in(folder, "x", 1))
+    assert sorted(os.listdir(folder)) == sorted(
+        [os.path.basename(living.address.name), f"left.{os.getpid()}.sock", "x.1.sock"]
+    )
 
 
 def test_a_long_path(tmp_path, closing):

@@ -98,6 +98,7 @@ def listen_at(path: str) -> ControlListener:
 def listen_in(folder: str, name: str, pid: int) -> ControlListener:
     """Listen in the folder, as a file that has the name and the pid. Raises OSError."""
     _make_private(folder)
+    _sweep(folder)
     word = "".join(char if char.isascii() and (char.isalnum() or char in "-_") else "_" for char in name)
     path = _free(folder, word[:_MOST_NAME] or "_", pid)
     fresh = os.path.join(folder, f".{pid}{_SUFFIX}")
@@ -113,6 +114,19 @@ def listen_in(folder: str, name: str, pid: int) -> ControlListener:
             os.unlink(fresh)
         sock.close()
         raise
+
+
+def _sweep(folder: str) -> None:
+    """Remove the files of services that were killed: one that is killed and started again leaves many."""
+    for address in _files(folder):
+        pid = address.name.removesuffix(_SUFFIX).rpartition(".")[2]
+        if pid.isascii() and pid.isdigit() and len(pid) < 10:
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                remove_dead(address)  # it may live in another pid namespace
+            except OSError:
+                continue
 
 
 def _free(folder: str, word: str, pid: int) -> str:
@@ -209,14 +223,18 @@ def connect_to(address: ControlAddress, timeout: float) -> socket.socket:
 
 def candidates(folder: str | None) -> Iterator[ControlAddress]:
     """Where services of this user may be: the files in the folder, and abstract names."""
-    names: list[str] = []
     if folder is not None:
-        with contextlib.suppress(OSError):
-            names = sorted(os.listdir(folder))
+        yield from _files(folder)
+    yield from _abstract_names()
+
+
+def _files(folder: str) -> Iterator[ControlAddress]:
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = sorted(os.listdir(folder))
     for name in names:
         if name.endswith(_SUFFIX) and not name.startswith("."):
-            yield ControlAddress(os.path.join(str(folder), name))
-    yield from _abstract_names()
+            yield ControlAddress(os.path.join(folder, name))
 
 
 def _abstract_names() -> Iterator[ControlAddress]:
