@@ -20,6 +20,7 @@ from drawn import main  # noqa: E402
 from everycore.cli.answers import ANSWERS, answer, answer_to_command  # noqa: E402
 from everycore.cli.engine import engine  # noqa: E402
 from everycore.cli.keys import GUNICORN, HOOKS  # noqa: E402
+from everycore.cli.main import COMMANDS  # noqa: E402
 from everycore.cli.options import own_fields, taken  # noqa: E402
 from everycore.config.setting import EngineField, Field  # noqa: E402
 from everycore.core.signals import POOL, Signal, Surroundings  # noqa: E402
@@ -80,7 +81,7 @@ def commands() -> str:
 
 
 def command(word: str) -> str:
-    return sentence(answer_to_command(word) or "")
+    return f"`everycore {word}`" if word in COMMANDS else sentence(answer_to_command(word) or "")
 
 
 def keys() -> str:

@@ -22,7 +22,7 @@ ROWS: list[set[str]] = [
     {"core", "system"},
     {"aio"},
     {"primary", "worker"},
-    {"current", "entry", "listening", "pool"},
+    {"control", "current", "entry", "listening", "pool"},
     {"ops"},
     {"cli", "servers", "launch"},
     {"testing"},  # for users' tests: it plays the workers of a primary, and nothing imports it

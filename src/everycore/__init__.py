@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ChannelFull,
         ClusterClosed,
         ConfigurationError,
+        ControlError,
         EverycoreError,
         ProtocolError,
         ReloadFailed,
@@ -82,6 +83,7 @@ __all__ = [
     "ClusterClosed",
     "ClusterSocket",
     "ConfigurationError",
+    "ControlError",
     "Descriptor",
     "Disconnected",
     "Event",
@@ -134,7 +136,8 @@ __all__ = [
 _HOMES = {
     "entry": "new_event_loop ready run",
     "errors": "BootError ChannelClosed ChannelError ChannelFull ClusterClosed ConfigurationError"
-    " EverycoreError ProtocolError ReloadFailed RequestFailed RequestTimeout RoleError UnsupportedPlatform",
+    " ControlError EverycoreError ProtocolError ReloadFailed RequestFailed RequestTimeout RoleError"
+    " UnsupportedPlatform",
     "events": "Disconnected Event Exited Forked Listening Message Online Ready Recycled ReloadBegan"
     " ReloadEnded SetUp Stalled WorkerEvent",
     "listening": "listen",

@@ -10,6 +10,7 @@ text is made from them. Imports nothing of everycore.
       ClusterClosed           also RuntimeError: the cluster is not open (not yet, or no longer)
       BootError               the application could not start in a worker
       ReloadFailed            not all workers of a pool could be replaced
+      ControlError            a running service was not found, or did not do what it was asked to
       ChannelError
         ChannelClosed         also ConnectionError: the peer is gone; `.status` if it is known
         ChannelFull           `send_nowait` found no room
@@ -110,6 +111,21 @@ class ReloadFailed(EverycoreError):
 
     def __str__(self) -> str:
         return f"the reload failed: {self.report}"
+
+
+class ControlError(EverycoreError):
+    """A running service was not found, did not answer, or did not do what it was asked to.
+
+    `kind` is a word for programs, `text` one sentence for people; docs/reference/control.md has the kinds.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(kind, text)
+        self.kind = kind
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class ChannelError(EverycoreError):

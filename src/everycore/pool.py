@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
@@ -26,6 +27,7 @@ from everycore.errors import BootError, ClusterClosed, ConfigurationError
 from everycore.events import Event
 from everycore.model import Snapshot
 from everycore.primary.cluster import Cluster
+from everycore.primary.controlling import ControlPost, plan_of
 from everycore.primary.keeper import Keeper
 from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_count, check_seconds
@@ -56,10 +58,10 @@ class Pool:
 
     A ready worker that shows no progress (`core.stalls`, `Stalled`) prints its stacks after `stall_dump`
     seconds, and is aborted and replaced after `stall_kill`. One that has reached a limit (`max_...`,
-    `core.recycling`, `Recycled`) is replaced, the new one ready first. Leaving the block stops all workers,
-    as leaving that of a `Cluster` does, and raises the `BootError` that nobody has heard from `wait`. The
-    other arguments are those of `Cluster`, with one other default: while no worker is ready, connections
-    wait.
+    `core.recycling`, `Recycled`) is replaced, the new one ready first. With `control`, True or a socket's
+    path, `everycore status` and the like see and steer the pool. Leaving the block stops all workers, as
+    leaving that of a `Cluster` does, and raises the `BootError` that nobody has heard from `wait`. The other
+    arguments are those of `Cluster`, with one other default: while no worker is ready, connections wait.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class Pool:
         max_connections: int | None = None,
         max_lifetime: float | None = None,
         max_memory: int | None = None,
+        control: bool | str | os.PathLike[str] = False,
     ) -> None:
+        self._control = ControlPost(plan_of(control))
         self._before_reload = before_reload
         self._count = auto_workers() if workers == "auto" else check_count("workers", workers)
         if boot_timeout is not None:
@@ -116,8 +120,7 @@ class Pool:
             raise_nofile=raise_nofile,
         )
         self._obeys_signals = signals
-        self._is_open = False
-        self._is_told = False
+        self._is_open = self._is_told = False
         self._keeper: Keeper
         self._leave = contextlib.ExitStack()
 
@@ -197,7 +200,7 @@ class Pool:
             await self.cluster.wait()
 
     async def __aenter__(self) -> Self:
-        await self.cluster.__aenter__()
+        await self._control.enter(self.cluster)
         self._keeper = Keeper(self.cluster, self._supervisor, self._before_reload, *self._limits)
         self._is_open = True
         if (shutdown := current_shutdown()) is not None:
@@ -207,6 +210,7 @@ class Pool:
         if self._obeys_signals:
             self._leave.enter_context(obey_signals(asyncio.get_running_loop(), self._keeper))
         self.scale(self._count)
+        self._control.begin(self.cluster, self._keeper, shutdown)
         return self
 
     async def __aexit__(
@@ -220,7 +224,7 @@ class Pool:
             if (shutdown := current_shutdown()) is not None:
                 shutdown.discard(self)
             self._leave.close()
-            await self._keeper.close()
+            await self._control.leave(self._keeper)
         end = self._keeper.end
         failure = end.exception() if end.done() else None
         if failure is not None and kind is None and not self._is_told:
@@ -247,9 +251,7 @@ class Pool:
     def snapshot(self) -> Snapshot:
         """As `Cluster.snapshot`, and what became of the last reload, and which slots have failed."""
         snapshot = self.cluster.snapshot()
-        if not self._is_open:
-            return snapshot
-        return self._keeper.complete(snapshot)
+        return self._keeper.complete(snapshot) if self._is_open else snapshot
 
     async def broadcast(self, message: Any) -> int:
         """As `Cluster.broadcast`."""

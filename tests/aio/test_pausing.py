@@ -100,6 +100,9 @@ def test_the_commands_and_a_program_have_such_a_clock():
         async def run(self) -> Any:
             return type(asyncio.get_running_loop())
 
+        def close(self) -> None:
+            """Nothing is open."""
+
     service: Any = Service()
     kind: Any = run_to_the_end(service)
     assert kind is PausableLoop

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from everycore.cli.completion import SCRIPTS
-from everycore.cli.main import main
+from everycore.cli.main import COMMANDS, main
 
 pytestmark = pytest.mark.usefixtures("no_foreign_settings")
 
@@ -53,7 +53,8 @@ def offered(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("everycore s", "serve"),
+        ("everycore se", "serve"),
+        ("everycore st", "status stop stacks"),
         ("everycore serve --surg", "--surge"),
         ("everycore serve --ws-max-s", "--ws-max-size"),
         ("everycore serve --ssl-keyfile x --ws-max-s", "--ws-max-size"),
@@ -86,7 +87,7 @@ def offered(monkeypatch, capsys, tmp_path):
         ("everycore start ", ""),
         ("everycore serve --factory=x --policy=sh", "shared"),
         ("everycore", ""),
-        ("", "serve run config completion"),
+        ("", " ".join(COMMANDS)),
         ('everycore serve "main:cre', "create_app"),
     ],
 )
@@ -94,9 +95,7 @@ def test_words(offered, line, words):
     if not words and line != "everycore":
         assert offered(line) == []
     else:
-        assert [word for kind, word in offered(line)] == (
-            words.split() or ["serve", "run", "config", "completion"]
-        )
+        assert [word for kind, word in offered(line)] == (words.split() or list(COMMANDS))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +240,7 @@ def test_a_real_shell(shell, start_command, tmp_path):
 def test_the_engine_is_imported_for_its_options_alone(start_program, tmp_path, line, is_imported):
     source = """
         import sys
-        from everycore.cli.main import main
+        from everycore.cli.main import COMMANDS, main
         status = main([])
         print("uvicorn" in sys.modules)
     """

@@ -75,8 +75,8 @@ def test_wait_is_short_again_after_half_a_minute_of_health(running):
     assert wait == pytest.approx(0.1)
 
 
-def test_one_that_may_take_for_ever_has_started_once_it_has_lived_as_long_as_a_healthy_one():
-    pool = Pool(boot_timeout=None)
+def test_a_program_has_started_once_it_has_lived_as_long_as_a_healthy_one():
+    pool = Pool(boot_timeout=None, may_finish=True)
     pool.tell(ScaleTo(2))
     pool.let_time_pass(30)
     [wait] = [action.delay for action in pool.exit(1) if isinstance(action, Replace)]
@@ -85,8 +85,8 @@ def test_one_that_may_take_for_ever_has_started_once_it_has_lived_as_long_as_a_h
     assert pool.live == {2: 1, 3: 0}
 
 
-def test_one_that_may_take_for_ever_and_ends_soon_could_not_start():
-    pool = Pool(boot_timeout=None)
+def test_a_program_that_ends_soon_could_not_start():
+    pool = Pool(boot_timeout=None, may_finish=True)
     pool.tell(ScaleTo(2))
     pool.let_time_pass(29)
     assert any(isinstance(action, FailPool) for action in pool.exit(1))

@@ -4,7 +4,7 @@
 KEYS = """
 access_log_format | "%(h)s" | the key is 'access-logformat'
 accesslog | "-" | the key is 'access-logfile'
-control_socket_disable | true | not yet: there is no control socket
+control_socket_disable | true | the option is --control off here
 default_proc_name | "x" | the key is 'name'
 dirty_apps | [] | long jobs are workers of their own here
 errorlog | "-" | the key is 'log-file'

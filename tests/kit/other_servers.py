@@ -1,9 +1,9 @@
 """Every option of other servers, typed to everycore: what becomes of it.
 
 A line is what is typed; `ours`, a setting of our tree and its value; `engine`, an argument of the engine's;
-`says`, how the answer begins; `command`, the same of `everycore WORD`; `file`, it names the settings file; or
-`prints`, it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8, hypercorn 0.18,
-waitress 3.0, PM2 7.0.
+`says`, how the answer begins; `command`, the same of `everycore WORD`; `own`, a command of ours; `file`, it
+names the settings file; or `prints`, it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8,
+hypercorn 0.18, waitress 3.0, PM2 7.0.
 """
 
 UVICORN = """
@@ -168,9 +168,9 @@ GUNICORN = """
 --dirty-timeout | says | long jobs are workers of their own here:
 --dirty-threads | says | long jobs are workers of their own here:
 --dirty-graceful-timeout | says | long jobs are workers of their own here:
---control-socket | says | not yet: there is no control socket; mea
---control-socket-mode | says | not yet: there is no control socket; mea
---no-control-socket | says | not yet: there is no control socket; mea
+--control-socket x | ours | control | 'x'
+--control-socket-mode | says | leave it out; the control socket is of i
+--no-control-socket | says | the option is --control off here
 -v | says | type everycore --version
 --version | prints
 -h | prints
@@ -409,24 +409,24 @@ PM2 = """
 --sort | says | PM2's own; leave it out: everycore runs
 --attach | says | PM2's own; leave it out: everycore runs
 start | command | type everycore serve MODULE:
-stop | command | send TERM to the primary: ki
+stop | own
 restart | command | the service manager restarts
-reload | command | not yet: send HUP to the pri
-startOrReload | command | not yet: send HUP to the pri
-startOrRestart | command | not yet: send HUP to the pri
-gracefulReload | command | not yet: send HUP to the pri
-scale | command | not yet: TTIN and TTOU start
-list | command | not yet: there is no control
-jlist | command | not yet: there is no control
-prettylist | command | not yet: there is no control
-status | command | not yet: there is no control
-describe | command | not yet: there is no control
-pid | command | not yet: there is no control
-id | command | not yet: there is no control
-monit | command | not yet: --show-counts shows
-dashboard | command | not yet: --show-counts shows
-imonit | command | not yet: --show-counts shows
-sysinfos | command | not yet: --show-counts shows
+reload | own
+startOrReload | command | type everycore reload
+startOrRestart | command | type everycore reload
+gracefulReload | command | type everycore reload
+scale | own
+list | command | type everycore status
+jlist | command | type everycore status
+prettylist | command | type everycore status
+status | own
+describe | command | type everycore status
+pid | command | type everycore status
+id | command | type everycore status
+monit | command | type everycore status, or
+dashboard | command | type everycore status, or
+imonit | command | type everycore status, or
+sysinfos | command | type everycore status, or
 logs | command | the log is on stderr, or in
 flush | command | the log is on stderr, or in
 reloadLogs | command | the log is on stderr, or in
@@ -452,7 +452,7 @@ profile:mem | command | SIGQUIT prints all stacks; a
 inspect | command | SIGQUIT prints all stacks; a
 report | command | there is no daemon to be ask
 ping | command | there is no daemon to be ask
-kill | command | send TERM to the primary: ki
+kill | command | type everycore stop
 update | command | there is no daemon to be ask
 module:x | command | everycore has no modules and
 link | command | everycore has no modules and

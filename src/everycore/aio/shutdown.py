@@ -98,6 +98,10 @@ class Shutdown:
                     self._delayed = None
                 self._restore()
 
+    def order(self) -> None:
+        """As SIGTERM, from whoever may ask for that."""
+        self._hear(signal.SIGTERM, StopInput.TERM)
+
     # --- handlers -----------------------------------------------------------------------------------------
 
     def _install(self) -> None:

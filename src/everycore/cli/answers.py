@@ -55,12 +55,8 @@ _NOT_YET: Final = {
             _not_yet("there are no metrics"),
         )
     ),
-    **dict(
-        _all(
-            "--control-socket --control-socket-mode --no-control-socket",
-            _not_yet("there is no control socket", "signals command the service: HUP, TTIN, TTOU"),
-        )
-    ),
+    "--control-socket-mode": "leave it out; the control socket is of its user, and of nobody else",
+    "--no-control-socket": "the option is --control off here",
     "--worker-connections": _not_yet("--limit-concurrency answers 503 above a number"),
     "--backpressure": _not_yet("--limit-concurrency answers 503 above a number"),
     "--max-restarts": _not_yet("five ends within a minute make a slot failed; all failed is status 3"),
@@ -292,15 +288,12 @@ ANSWERS: Final[dict[str, str]] = {**_NOT_YET, **_OURS, **_NEVER, **_WAITRESS}
 
 _COMMANDS: Final = {
     **dict(_all("start", "type everycore serve MODULE:APP, or everycore run PROGRAM")),
-    **dict(_all("stop delete kill", "send TERM to the primary: kill -TERM PID, or let the service manager")),
-    "restart": "the service manager restarts it; HUP replaces all workers without a pause",
-    **dict(_all("reload startOrReload startOrRestart gracefulReload", _not_yet("send HUP to the primary"))),
-    "scale": _not_yet("TTIN and TTOU start and stop a worker"),
+    **dict(_all("delete kill", "type everycore stop")),
+    "restart": "the service manager restarts it; everycore reload replaces all workers without a pause",
+    **dict(_all("startOrReload startOrRestart gracefulReload", "type everycore reload")),
+    **dict(_all("list ls jlist prettylist describe show pid id", "type everycore status")),
     **dict(
-        _all("list ls jlist prettylist status describe show pid id", _not_yet("there is no control socket"))
-    ),
-    **dict(
-        _all("monit dashboard imonit sysinfos top", _not_yet("--show-counts shows who takes connections"))
+        _all("monit dashboard imonit sysinfos top", "type everycore status, or everycore events --follow")
     ),
     **dict(
         _all(

@@ -82,6 +82,14 @@ def commands(_context: click.Context, _: click.Parameter, incomplete: str) -> li
     return [Item(word) for word in ("serve", "run") if word.startswith(incomplete)]
 
 
+def running(_context: click.Context, _: click.Parameter, incomplete: str) -> list[Item]:
+    """The names of services that run."""
+    from everycore.control import services  # late: nobody else needs it
+
+    names = dict.fromkeys(service.name for service in services(timeout=0.5))
+    return [Item(name) for name in names if name.startswith(incomplete)]
+
+
 def programs(context: click.Context, _: click.Parameter, incomplete: str) -> list[Item]:
     """SCRIPT, or what stands behind -m, of `everycore run`; the words behind it are the program's own."""
     if not context.params.get("is_module") or context.params.get("program"):

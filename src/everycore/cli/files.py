@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import stat
 from typing import Final
 
 from everycore.cli.options import Values
+from everycore.config.control import OFF
 from everycore.errors import ConfigurationError
 from everycore.ops.logs import STDERR, reason
 from everycore.ops.pidfile import check_pid_file
@@ -53,6 +55,23 @@ def check_pid(values: Values, folder: str | None) -> None:
     path = values.found["pid"].value
     if path is not None:
         check_pid_file(os.path.join(folder or "", path))
+
+
+def check_control(values: Values, folder: str | None) -> None:
+    """Raises ConfigurationError where no control socket can be made."""
+    path = values.found["control"].value
+    if path in (None, OFF):
+        return
+    whole = os.path.join(folder or "", path)
+    parent = os.path.dirname(whole) or "."
+    if not os.path.isdir(parent):
+        problem: str | None = f"there is no folder {parent!r}"
+    elif os.path.lexists(whole) and not stat.S_ISSOCK(os.lstat(whole).st_mode):
+        problem = "there is something else of that name"
+    else:
+        problem = why_not_written(parent)
+    if problem is not None:
+        raise ConfigurationError("--control", f"cannot make {path!r}: {problem}")
 
 
 def log_file(values: Values, folder: str | None) -> str | None:

@@ -26,7 +26,13 @@ from everycore.system import inherited
 from everycore.system.descriptors import fill_standard_streams
 
 #: Where each command is. A command is imported when it is asked for.
-COMMANDS: Final = {"serve": "serve", "run": "run", "config": "config", "completion": "completion"}
+COMMANDS: Final = {
+    "serve": "serve",
+    "run": "run",
+    "config": "config",
+    **dict.fromkeys(("status", "events", "reload", "scale", "drain", "stop", "stacks"), "steering"),
+    "completion": "completion",
+}
 
 
 class _Commands(click.Group):

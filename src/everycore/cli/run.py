@@ -18,7 +18,7 @@ import msgspec
 
 import everycore.launch
 from everycore.cli.command import SettingsCommand, words_with_value
-from everycore.cli.files import check_logs, check_pid, log_file, why_not_there
+from everycore.cli.files import check_control, check_logs, check_pid, log_file, why_not_there
 from everycore.cli.options import (
     CONTEXT,
     Given,
@@ -179,6 +179,7 @@ def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -
     with naming_sources(values):
         where = folder(values, given.here)
         check_pid(values, where or given.here)
+        check_control(values, where or given.here)
         check_logs(values, where or given.here)
         check_proxies(settings)
         user = user_of(settings, parse_binds(settings.permit, "--permit"), where or given.here)
@@ -226,6 +227,7 @@ def plan(options: Options) -> Plan:
     loop = settings.loop if settings.port_zero == "auto" else f"{settings.loop},{settings.port_zero}"
     command = interpreter.command(everycore.launch, _IN_ARCHIVE, [loop, *options.program])
     return Plan(
+        name=options.name,
         values=options.values,
         settings=settings,
         workers=options.workers,

@@ -20,7 +20,7 @@ from everycore.cli import activation
 from everycore.cli.activation import activated_descriptors
 from everycore.cli.command import SettingsCommand
 from everycore.cli.engine import check_engine, require_engine
-from everycore.cli.files import check_files, check_pid, log_file, why_not_there
+from everycore.cli.files import check_control, check_files, check_pid, log_file, why_not_there
 from everycore.cli.options import (
     CONTEXT,
     FOLDER_IS_GONE,
@@ -198,6 +198,7 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
     check_files(values, where or given.here)
     check_pid(values, where or given.here)
     check_proxies(settings)
+    check_control(values, where or given.here)
     _check_sockets(settings, binds)
     values.ignored = [*values.ignored, *_untrusted(values, binds, environ)]
     datagrams = parse_binds(values.engine(secret=False).get(QUIC, ()), "--quic-bind")
@@ -303,6 +304,7 @@ def plan(options: Options) -> Plan:
     command = interpreter.command(everycore.servers, _IN_ARCHIVE, [options.job.text()], flags=["-P"])
     settings = options.settings
     return Plan(
+        name=options.name,
         values=options.values,
         settings=settings,
         workers=options.workers,

@@ -17,8 +17,10 @@ import msgspec
 
 from everycore.cli.options import Values, naming_sources
 from everycore.config.common import CommonSettings
+from everycore.config.control import OFF
 from everycore.config.layers import File
 from everycore.config.setting import Field
+from everycore.config.tree import ServeSettings
 from everycore.core.recycling import RecyclingLimits, recycling_limits
 from everycore.core.stalls import stall_limits
 from everycore.errors import ConfigurationError
@@ -34,6 +36,7 @@ from everycore.system.plain_files import open_for
 if TYPE_CHECKING:
     from everycore.ops.service import Outcome
     from everycore.pool import Pool
+    from everycore.primary.controlling import ControlPlan
 
 log = logging.getLogger("everycore.cli")
 
@@ -49,7 +52,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     settings: every setting. worker: how a worker is started. folder: where relative paths begin; None: here.
     log_file: the whole path of the primary's log; None: stderr. owner: the ids that log files belong to.
+    name: what the service is called.
     """
+
+    name: str
 
     values: Values
     settings: CommonSettings
@@ -111,6 +117,7 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
                 **_recycling(plan),
                 **rest,
             )
+            pool._control.plan = _control_plan(plan, rereading)
             rereading.pool = pool
             outcome = run(pool)
         if outcome.text:
@@ -136,6 +143,24 @@ def _recycling(plan: Plan) -> dict[str, Any]:
     """The arguments of `Pool` that say when a worker is replaced."""
     found = plan.values.found
     return {name: found[name].value for name in RecyclingLimits.__struct_fields__ if name in found}
+
+
+def _control_plan(plan: Plan, rereading: Rereading) -> ControlPlan | None:
+    from everycore.primary.controlling import ControlPlan  # late, as above
+
+    path = plan.settings.control
+    if path == OFF:
+        return None
+    is_served = isinstance(plan.settings, ServeSettings)
+    whole = None if path is None else os.path.abspath(os.path.join(plan.folder or "", path))
+    return ControlPlan(
+        plan.name,
+        "serve" if is_served else "run",
+        whole,
+        "--control",
+        by_signal=True,
+        stacks_file=lambda: rereading.plan.log_file if is_served else None,
+    )
 
 
 @contextlib.contextmanager

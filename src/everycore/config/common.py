@@ -4,6 +4,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from everycore.config.control import CONTROL, ControlPath
 from everycore.config.kinds import (
     Choice,
     Count,
@@ -29,8 +30,6 @@ LEVELS: Final = ("critical", "error", "warning", "info", "debug", "trace")
 #: The board has a row for each; the rest are for those that a reload starts beside them.
 MOST_WORKERS: Final = 1000
 
-#: The board has a row for each; the rest are for those that a reload starts beside them.
-MOSTWORKERS: Final = 1000
 
 ADDRESSES: Final = "Addresses"
 WORKERS: Final = "Workers"
@@ -38,9 +37,8 @@ APPLICATION: Final = "Application"
 STOP: Final = "Stop and reload"
 LOG: Final = "Log"
 DEVELOPMENT: Final = "Development"
-_NO_ACCESSLOG: Final = "off; on with --access-logfile, --access-logformat or --log-config"
 #: As `--help` and the reference have them.
-SECTIONS: Final = (ADDRESSES, WORKERS, SUPERVISION, APPLICATION, STOP, LOG, DEVELOPMENT)
+SECTIONS: Final = (ADDRESSES, WORKERS, SUPERVISION, APPLICATION, STOP, LOG, CONTROL, DEVELOPMENT)
 
 
 def service_name(default: str) -> Setting:
@@ -73,6 +71,7 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         ),
     ] = None
     trust_proxy_protocol: TrustedProxies = ()
+    control: ControlPath = None
     loop: Annotated[
         Literal["auto", "asyncio", "uvloop"],
         Setting(LoopName(*LOOPS), f"The event loop: {', '.join(LOOPS)}.", WORKERS),

@@ -18,7 +18,7 @@ Rules:
 * Nobody of this pool was ever ready, and a worker ends: the application cannot boot. We give up at once
   instead of trying for ever (uvicorn and gunicorn learnt this), and the first failure is the one reported.
 * Somebody was ready once: the application was fine, so we go on trying, unless there is an `intensity`. So
-  was one without a `boot_timeout` that has lived as long as a healthy worker does.
+  was a program (`may_finish`) that has lived as long as a healthy worker does.
 * A worker not ready within `boot_timeout` is killed, which is then a failure like any other; None: it may
   take for ever.
 * With an `intensity`, a slot whose workers end too often has *failed*: it is tried at the longest wait, and
@@ -207,7 +207,7 @@ class Supervisor(Renewal):
             return [] if is_told else [Wait(SlotFailure(given.worker, given.status, member.is_overdue))]
         if self.may_finish and member.ready_at is None and given.status.code == 0:
             return [] if any(other.is_filled for other in self._slots.values()) else self._end(None)
-        if self.boot_timeout is None and now - member.born_at >= self.backoff.healthy_after:
+        if self.may_finish and now - member.born_at >= self.backoff.healthy_after:
             self.was_ever_ready = True  # we only do not see what it served by
         if not self.was_ever_ready:
             self._failure = SlotFailure(given.worker, given.status, member.is_overdue)

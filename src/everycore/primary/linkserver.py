@@ -15,23 +15,22 @@ import signal
 import socket
 from typing import Any, Final, Protocol
 
-import msgspec
-
 from everycore.aio.outbox import ENDS
 from everycore.core import wire
-from everycore.core.permits import INHERITED, Permits, may_read, may_set, permit_of
+from everycore.core.permits import INHERITED, Permits, may_read, may_set
 from everycore.core.wire import LINK_NUMBER
 from everycore.errors import ProtocolError
 from everycore.kernel import os_error
 from everycore.primary.listeners.postponed import NotYet
 from everycore.primary.listeners.subscriber import Client
 from everycore.primary.listeners.switchboard import Grant, Switchboard
+from everycore.primary.other_user import as_listen, permitted
 from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.system import packets
 from everycore.system.descriptors import close_all, close_now, close_strange, duplicate
-from everycore.system.given import copy_options, is_v6only
-from everycore.system.sockets import describe, listen_error, off_the_wire, on_the_wire
+from everycore.system.given import copy_options
+from everycore.system.sockets import off_the_wire
 
 log = logging.getLogger("everycore.primary")
 
@@ -47,9 +46,6 @@ _LARGEST_OPTION: Final = 1024
 #: number that is too large, or a path where a host belongs.
 REFUSABLE: Final = (OSError, OverflowError, ValueError, TypeError, IndexError)
 
-_NOT_NAMED: Final = (
-    "the worker has another user than the primary, and `addresses` (--permit) does not name it"
-)
 _NOT_LISTED: Final = "the worker has another user than the primary, and this is not an option for it"
 _NOT_ITS_OWN: Final = "the worker has another user than the primary, which has bound this itself"
 
@@ -279,7 +275,7 @@ class LinkServer:
 
     def _listen(self, request: wire.Listen) -> Grant:
         if self._permits is not None:
-            request = self._permitted(request, self._permits)
+            request = permitted(request, self._permits)
         return self._switchboard.listen(self._client, request, makes_ready=self._makes_ready)
 
     @property
@@ -307,17 +303,8 @@ class LinkServer:
         The open file of `given` is the worker's too: it could keep this process waiting, or be bound
         elsewhere.
         """
-        wanted = wire.Listen(
-            address=_place_of(request) if given.family == socket.AF_UNIX else request.address,
-            family=given.family,
-            kind=given.type,
-            v6only=is_v6only(given),
-            mode=request.mode,
-            backlog=0,
-            start=False,
-        )
         try:
-            listen = self._permitted(wanted, permits)
+            listen = permitted(as_listen(request, given), permits)
         except OSError as exc:
             self._tell_refused(exc)
             raise
@@ -330,23 +317,6 @@ class LinkServer:
         if not self._has_told:
             self._has_told = True
             log.warning("worker %d: %s", self._client.id, error.strerror)
-
-    @staticmethod
-    def _permitted(request: wire.Listen, permits: Permits) -> wire.Listen:
-        """What a worker of another user asks for, with the address as the settings have it.
-
-        None of its own bytes is used for that. Raises OSError if the settings do not name it.
-        """
-        is_v6 = request.family == socket.AF_INET6
-        permit = permit_of(request.address, request.fd, is_v6=is_v6)
-        if permit is None or permit not in permits:
-            address = off_the_wire(request.address)
-            what = describe(address) if request.fd is None else f"descriptor {request.fd}"
-            raise listen_error(errno.EACCES, what, _NOT_NAMED)
-        address = None if request.fd is not None else on_the_wire(permits[permit])
-        # An IPv6 socket takes the clients of IPv4 too, if that is named as well.
-        is_alone = not (isinstance(permit, tuple) and ("0.0.0.0", permit[1]) in permits)
-        return msgspec.structs.replace(request, address=address, v6only=request.v6only or is_alone)
 
     def _option(self, request: wire.SetOption | wire.GetOption) -> Any:
         """Set or read an option of a listener that the worker holds. Raises OSError."""
@@ -368,10 +338,3 @@ def _refusal(request: int, exc: BaseException) -> wire.Refused:
         number, text = exc.errno or number, exc.strerror or text
     # The worker may have asked for a path that is no text.
     return wire.Refused(request, number, text.encode(errors="backslashreplace").decode())
-
-
-def _place_of(request: wire.Bind) -> Any:
-    """The path that a worker asks for, which may begin at its folder. It is compared, and never used."""
-    if request.folder is None or request.name is None or request.name.startswith(b"\0"):
-        return request.address if request.name is None else request.name
-    return os.path.normpath(os.path.join(request.folder, request.name))

@@ -41,10 +41,13 @@ class Runtime:
         self.exchange = Exchange(loop, self.switchboard)
         #: Workers that are asked to leave spare clients that ask for nothing; see `wire.Disconnect`.
         self.spares_idle = True
+        #: Descriptors of this process that are nobody's to listen on, beside those of workers and listeners.
+        self.kept: set[int] = set()
 
     def descriptors(self) -> Iterator[int]:
         """The numbers that are ours: nobody is to listen on these."""
         yield from self.boards.descriptors()
+        yield from self.kept
         yield from self.switchboard.descriptors()
         for member in self.book:
             yield from member.descriptors()

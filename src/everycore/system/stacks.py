@@ -11,4 +11,5 @@ from __future__ import annotations
 import signal
 from typing import Final
 
-STACKS: Final = int(signal.SIGRTMAX) - 1
+#: Elsewhere than on Linux there is none, and nobody asks.
+STACKS: Final = int(getattr(signal, "SIGRTMAX", 1)) - 1

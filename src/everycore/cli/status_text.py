@@ -1,0 +1,134 @@
+"""How a service, its events and what became of an order look to a person."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from everycore.core.control import ControlEvent, ServiceStatus, SlotStatus, WorkerStatus
+
+_NOTHING: Final = "-"
+_HEADS: Final = (
+    "slot", "worker", "gen", "pid", "state", "age", "open", "total", "share", "memory", "restarts", "last end"
+)  # fmt: skip
+#: Those with numbers, which end at the same place.
+_RIGHT: Final = frozenset({0, 1, 2, 3, 5, 6, 7, 8, 9, 10})
+_STATES: Final = {
+    "none": "starting",
+    "online": "starting",
+    "listening": "starting",
+    "draining": "draining",
+    "disconnected": "ending",
+    "dead": "dead",
+}
+_WORDS: Final = {
+    "forked": "is started",
+    "online": "runs",
+    "listening": "listens on",
+    "ready": "is ready",
+    "disconnected": "has closed its channel",
+    "stalled": "shows no progress for",
+    "recycled": "is replaced:",
+    "exited": "ended:",
+}
+
+
+def status_lines(status: ServiceStatus, now: float) -> Iterator[str]:
+    """A service. now: the date, in seconds since the epoch."""
+    ready = sum(worker.is_ready for worker in status.workers)
+    what = f"{status.name} ({status.kind}, pid {status.pid}, everycore {status.version})"
+    yield f"{what}: {status.state}, for {duration(status.uptime)}"
+    yield f"workers: {ready} of {status.size} ready; generation {status.generation}; {_reload(status)}"
+    for listener in status.listeners:
+        counts = f"{listener.accepted} accepted, {listener.queued} queued"
+        yield f"listens on {listener.address} ({listener.policy}): {counts}"
+    yield ""
+    yield from table(_HEADS, list(_rows(status, now)))
+
+
+def _reload(status: ServiceStatus) -> str:
+    reload = status.reload
+    if reload is None:
+        return "no reload yet"
+    if reload.state == "running":
+        return "a reload is under way"
+    reason = f": {_one_line(reload.reason)}" if reload.reason else ""
+    return f"the last reload {'is done' if reload.state == 'done' else 'failed'}{reason}"
+
+
+def _rows(status: ServiceStatus, now: float) -> Iterator[list[str]]:
+    workers = {worker.id: worker for worker in status.workers}
+    for slot in status.slots:
+        past = [str(slot.restarts), _end(slot, now)]
+        if not slot.workers:
+            state = "failed" if slot.is_failed else "waiting"
+            yield [str(slot.slot), _NOTHING, _NOTHING, _NOTHING, state, *[_NOTHING] * 5, *past]
+        for number, worker in enumerate(slot.workers):
+            yield [*_worker(workers[worker]), *(past if number == 0 else ["", ""])]
+
+
+def _worker(worker: WorkerStatus) -> list[str]:
+    return [
+        str(worker.slot),
+        str(worker.id),
+        str(worker.generation),
+        _NOTHING if worker.pid is None else str(worker.pid),
+        "ready" if worker.is_ready else _STATES.get(worker.state, worker.state),
+        duration(worker.age),
+        str(worker.open),
+        str(worker.handed_over),
+        f"{worker.share:.0%}",
+        _NOTHING if worker.rss is None else f"{worker.rss / 2**20:.0f} MiB",
+    ]
+
+
+def _end(slot: SlotStatus, now: float) -> str:
+    if slot.last_end is None or slot.ended_at is None:
+        return _NOTHING
+    return f"{_one_line(slot.last_end)}, {duration(max(now - slot.ended_at, 0.0))} ago"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns, two spaces apart."""
+    widths = [max(len(row[at]) for row in (heads, *rows)) for at in range(len(heads))]
+    for row in (heads, *rows):
+        cells = [
+            cell.rjust(width) if at in _RIGHT else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def duration(seconds: float) -> str:
+    """As short as it is exact enough: `12 s`, `3 min`, `5 h`, `8 d`."""
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 2 * 3600:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h" if whole < 2 * 86400 else f"{whole // 86400} d"
+
+
+def event_text(event: ControlEvent) -> str:
+    """An event in words, without its date."""
+    text = "" if event.text is None else f" {_one_line(event.text)}"
+    if event.event == "reload_began":
+        return f"reload {event.generation}: begins"
+    if event.event == "reload_ended":
+        return f"reload {event.generation}: {f'failed:{text}' if text else 'all workers are new'}"
+    if event.worker is None:
+        return f"{event.event}{text}"
+    who = f"worker {event.worker} (slot {event.slot}, pid {event.pid or _NOTHING})"
+    asked = ", as asked" if event.voluntary else ""
+    return f"{who} {_WORDS.get(event.event, event.event)}{text}{asked}"
+
+
+def event_line(event: ControlEvent) -> str:
+    """The same, with its date."""
+    date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
+    return f"{date} {event_text(event)}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

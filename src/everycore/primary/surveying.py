@@ -1,0 +1,123 @@
+"""How a service is at this moment, put together for whoever asks on its control socket.
+
+Invariant: it asks no worker, so that a blocked one keeps nobody waiting; what a worker says of itself is on
+the board.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from everycore.core.control import (
+    ListenerStatus,
+    ReloadStatus,
+    ServiceName,
+    ServiceStatus,
+    SlotStatus,
+    WorkerStatus,
+)
+from everycore.core.history import History, SlotHistory
+from everycore.model import Address, WorkerSnapshot
+from everycore.primary.cluster import Cluster
+from everycore.primary.keeper import Keeper
+from everycore.system.addresses import as_url
+from everycore.system.resident import resident_bytes
+
+
+def survey(
+    name: ServiceName,
+    cluster: Cluster,
+    keeper: Keeper,
+    history: History,
+    started_at: float,
+    uptime: float,
+    now: float,
+) -> ServiceStatus:
+    """The status. uptime: seconds; now: by the clock of `history`."""
+    snapshot = keeper.complete(cluster.snapshot())
+    reload = snapshot.reload
+    kept = sorted(
+        (worker for worker in snapshot.workers if keeper.owns(worker.id)),
+        key=lambda worker: (worker.slot, worker.id),
+    )
+    total = sum(worker.handed_over for worker in kept)
+    return ServiceStatus(
+        name=name.name,
+        kind=name.kind,
+        pid=name.pid,
+        version=name.version,
+        state=_state(keeper, history, is_stopping=snapshot.is_stopping),
+        started_at=started_at,
+        uptime=uptime,
+        size=keeper.size,
+        generation=0 if reload is None else reload.generation,
+        reload=None
+        if reload is None
+        else ReloadStatus(generation=reload.generation, state=reload.state, reason=reload.reason),
+        workers=tuple(_worker(worker, history.age(worker.id, now), total) for worker in kept),
+        slots=tuple(_slots(kept, keeper.size, history, snapshot.failed_slots)),
+        listeners=tuple(
+            ListenerStatus(
+                address=_shown(listener.address),
+                policy=listener.policy,
+                accepted=listener.accepted,
+                queued=listener.queued,
+            )
+            for listener in snapshot.listeners
+        ),
+    )
+
+
+def _state(
+    keeper: Keeper, history: History, *, is_stopping: bool
+) -> Literal["starting", "running", "stopping"]:
+    if is_stopping or keeper.size == 0:
+        return "stopping"
+    return "running" if history.was_ready else "starting"
+
+
+def _worker(worker: WorkerSnapshot, age: float, total: int) -> WorkerStatus:
+    return WorkerStatus(
+        id=worker.id,
+        slot=worker.slot,
+        generation=worker.generation,
+        pid=worker.pid,
+        state=worker.state.value,
+        is_ready=worker.is_ready,
+        age=age,
+        open=worker.open,
+        handed_over=worker.handed_over,
+        outstanding=worker.outstanding,
+        share=worker.handed_over / total if total else 0.0,
+        rss=None if worker.pid is None else resident_bytes(worker.pid),
+    )
+
+
+def _slots(
+    kept: list[WorkerSnapshot], size: int, history: History, failed: tuple[int, ...]
+) -> list[SlotStatus]:
+    ids: dict[int, list[int]] = {slot: [] for slot in range(size)}
+    for worker in kept:
+        ids.setdefault(worker.slot, []).append(worker.id)
+    found = []
+    for slot in sorted(ids):
+        past = history.slots.get(slot, SlotHistory())
+        found.append(
+            SlotStatus(
+                slot=slot,
+                workers=tuple(ids[slot]),
+                is_failed=slot in failed,
+                restarts=past.restarts,
+                last_end=past.last_end,
+                ended_at=past.ended_at,
+            )
+        )
+    return found
+
+
+def _shown(address: Address) -> str:
+    """As people write it; an abstract name with @."""
+    if isinstance(address, tuple | list):
+        return as_url(address, "tcp").removeprefix("tcp://")
+    return f"unix:{os.fsdecode(address).encode('utf-8', 'backslashreplace').decode()}".replace("\0", "@")

@@ -1,0 +1,261 @@
+"""Where control sockets are, and who is at the other end.
+
+A primary makes one in the folder of its user, `$XDG_RUNTIME_DIR/everycore` or, for root, `/run/everycore`; as
+an abstract name where there is no such folder. Invariant: a file that somebody answers at is never removed;
+one that is there has its final name only once it listens, so that it is not taken for a dead one.
+
+Facts: an abstract name belongs to the network namespace, which several containers may share, and anybody may
+take it: so the pid namespace and the user are in it, and who connects looks at SO_PEERCRED. Those are the
+credentials of the process that called listen(2) or connect(2), at that time (unix(7)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from everycore.system.sockets import bind_unix, file_identity, remove_stale, short_name, unlink_if_same
+
+OF_ROOT: Final = "/run/everycore"
+_SUFFIX: Final = ".sock"
+_ABSTRACT: Final = "everycore"
+#: Connections that wait to be accepted.
+_BACKLOG: Final = 128
+#: Of a file's name, the service's part at most: the whole has to fit behind /proc/self/fd/N.
+_MOST_NAME: Final = 60
+_LISTENS: Final = 0x10000  # __SO_ACCEPTCON, in the flags of /proc/net/unix
+_CREDENTIALS: Final = struct.Struct("iII")
+
+
+class PeerCredentials(msgspec.Struct, frozen=True):
+    """Who is at the other end of a unix socket."""
+
+    pid: int
+    uid: int
+
+
+class ControlAddress(msgspec.Struct, frozen=True):
+    """Where a service may be asked. pid: that of an abstract name; who answers there has to be it."""
+
+    name: str
+    pid: int | None = None
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether there is no file."""
+        return self.name.startswith("\0")
+
+    def __str__(self) -> str:
+        return f"@{self.name[1:]}" if self.is_abstract else self.name
+
+
+class ControlListener:
+    """A control socket that listens, and its file."""
+
+    def __init__(self, sock: socket.socket, address: ControlAddress) -> None:
+        self.sock = sock
+        self.address = address
+        self._identity = None if address.is_abstract else file_identity(address.name)
+
+    def close(self) -> None:
+        """Close it, and remove its file."""
+        if self._identity is not None:
+            unlink_if_same(self.address.name, self._identity)
+        self.sock.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copy alone."""
+        self.sock.close()
+
+
+def folder_of(environ: Mapping[str, str], uid: int) -> str | None:
+    """Where the control sockets of that user are; None: there is no such place."""
+    if uid == 0:
+        return OF_ROOT
+    base = environ.get("XDG_RUNTIME_DIR", "")
+    return os.path.join(base, "everycore") if os.path.isabs(base) else None
+
+
+def listen_at(path: str) -> ControlListener:
+    """Listen at a path that somebody has named. Raises OSError."""
+    sock = bind_unix(path, mode=0o600)
+    try:
+        return _listening(sock, ControlAddress(path))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def listen_in(folder: str, name: str, pid: int) -> ControlListener:
+    """Listen in the folder, as a file that has the name and the pid. Raises OSError."""
+    _make_private(folder)
+    _sweep(folder)
+    word = "".join(char if char.isascii() and (char.isalnum() or char in "-_") else "_" for char in name)
+    path = _free(folder, word[:_MOST_NAME] or "_", pid)
+    fresh = os.path.join(folder, f".{pid}{_SUFFIX}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh)  # of a process with this number that was killed in this moment
+    sock = bind_unix(fresh, mode=0o600)
+    try:
+        sock.listen(_BACKLOG)
+        os.rename(fresh, path)
+        return _listening(sock, ControlAddress(path))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+        sock.close()
+        raise
+
+
+def _sweep(folder: str) -> None:
+    """Remove the files of services that were killed: one that is killed and started again leaves many."""
+    for address in _files(folder):
+        pid = address.name.removesuffix(_SUFFIX).rpartition(".")[2]
+        if pid.isascii() and pid.isdigit() and len(pid) < 10:
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                remove_dead(address)  # it may live in another pid namespace
+            except OSError:
+                continue
+
+
+def _free(folder: str, word: str, pid: int) -> str:
+    """A name that no other service of this process has."""
+    for number in itertools.count(1):
+        path = os.path.join(folder, f"{word}{f'-{number}' * (number > 1)}.{pid}{_SUFFIX}")
+        remove_stale(os.fsencode(path), socket.SOCK_STREAM)
+        if not os.path.lexists(path):
+            return path
+    raise AssertionError
+
+
+def listen_abstract(uid: int, pid: int) -> ControlListener:
+    """Listen at the abstract name of that process. Raises OSError."""
+    address = ControlAddress(f"\0{_ABSTRACT}/{_pid_namespace()}/{uid}/{pid}", pid)
+    return _listening(bind_unix(address.name), address)
+
+
+def _listening(sock: socket.socket, address: ControlAddress) -> ControlListener:
+    try:
+        sock.setblocking(False)
+        sock.listen(_BACKLOG)
+        return ControlListener(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _make_private(folder: str) -> None:
+    """The folder is there, is ours, and is nobody else's to look into. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(f"{folder!r} is not a folder of uid {os.geteuid()}")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        os.chmod(folder, 0o700)
+
+
+def _pid_namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+# --- who connects -------------------------------------------------------------------------------------------
+
+
+def credentials(sock: socket.socket) -> PeerCredentials:
+    """Who is at the other end (SO_PEERCRED). Raises OSError."""
+    pid, uid, _ = _CREDENTIALS.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
+    return PeerCredentials(pid, uid)
+
+
+def may_steer(peer: PeerCredentials) -> bool:
+    """Whether a primary of this user does what that process asks."""
+    return peer.uid in (0, os.geteuid())
+
+
+def is_genuine(peer: PeerCredentials, address: ControlAddress) -> bool:
+    """Whether whoever listens there is a service of this user, or of root."""
+    if address.is_abstract:
+        return peer.uid == os.geteuid() and peer.pid == address.pid
+    if peer.uid in (0, os.geteuid()):
+        return True
+    try:  # root goes anywhere: there, the one who listens has to be the one who owns the file
+        return os.geteuid() == 0 and os.lstat(address.name).st_uid == peer.uid
+    except OSError:
+        return False
+
+
+def connect_to(address: ControlAddress, timeout: float) -> socket.socket:
+    """A connection to whoever listens there, with that timeout in seconds.
+
+    Raises OSError; ConnectionRefusedError if nobody does, and PermissionError for a stranger.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        with contextlib.ExitStack() as stack:
+            raw = os.fsencode(address.name)
+            sock.connect(raw if address.is_abstract else short_name(stack, raw))
+        peer = credentials(sock)
+        if not is_genuine(peer, address):
+            raise PermissionError(f"process {peer.pid} of uid {peer.uid} has taken that name")
+        return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def candidates(folder: str | None) -> Iterator[ControlAddress]:
+    """Where services of this user may be: the files in the folder, and abstract names."""
+    if folder is not None:
+        yield from _files(folder)
+    yield from _abstract_names()
+
+
+def _files(folder: str) -> Iterator[ControlAddress]:
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = sorted(os.listdir(folder))
+    for name in names:
+        if name.endswith(_SUFFIX) and not name.startswith("."):
+            yield ControlAddress(os.path.join(folder, name))
+
+
+def _abstract_names() -> Iterator[ControlAddress]:
+    beginning = f"@{_ABSTRACT}/{_pid_namespace()}/{os.geteuid()}/"
+    lines: list[str] = []
+    with contextlib.suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
+        lines = file.readlines()
+    for line in lines:
+        _, found, number = line.rstrip("\n").partition(beginning)
+        words = line.split()
+        if found and number.isascii() and number.isdigit() and int(words[3], 16) & _LISTENS:
+            yield ControlAddress(f"\0{beginning[1:]}{number}", int(number))
+
+
+def remove_dead(address: ControlAddress) -> None:
+    """Nobody answers there any more: remove the file, unless another one has come since."""
+    with contextlib.suppress(OSError):
+        identity = file_identity(address.name)
+        if os.lstat(address.name).st_uid != os.geteuid():
+            return
+        try:
+            connect_to(address, 1.0).close()
+        except ConnectionRefusedError:
+            unlink_if_same(address.name, identity)

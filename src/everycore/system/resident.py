@@ -1,0 +1,28 @@
+"""What a process of ours has and where it writes, as /proc tells (proc(5)).
+
+Invariant: reads only; where nothing is told, the answer is None.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes(pid: int) -> int | None:
+    """The memory that a process has, in bytes, shared pages included (RSS)."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def stderr_of(pid: int) -> str | None:
+    """What the standard error of a process is: a path, `pipe:[5]`, `socket:[7]`."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/2")
+    except OSError:
+        return None

@@ -1,0 +1,94 @@
+"""What `everycore status` and `events` print."""
+
+import pytest
+
+from everycore.cli.status_text import duration, event_text, status_lines
+from everycore.core.control import (
+    ControlEvent,
+    ListenerStatus,
+    ReloadStatus,
+    ServiceStatus,
+    SlotStatus,
+    WorkerStatus,
+)
+
+
+def worker(number, slot, **rest):
+    given = {
+        "generation": 1, "pid": 4000 + number, "state": "listening", "is_ready": True, "age": 7300.0,
+        "open": 3, "handed_over": 60, "outstanding": 0, "share": 0.6, "rss": 40 * 2**20,
+    }  # fmt: skip
+    return WorkerStatus(id=number, slot=slot, **{**given, **rest})
+
+
+def slot(number, workers, restarts, last_end, ended_at, *, is_failed=False):
+    return SlotStatus(
+        slot=number,
+        workers=workers,
+        is_failed=is_failed,
+        restarts=restarts,
+        last_end=last_end,
+        ended_at=ended_at,
+    )
+
+
+def test_a_service_at_a_glance():
+    status = ServiceStatus(
+        name="shop", kind="serve", pid=42, version="1.0", state="running", started_at=0.0, uptime=200_000.0,
+        size=3, generation=2,
+        reload=ReloadStatus(generation=2, state="failed", reason="worker 9 ended\nbefore it was ready"),
+        workers=(
+            worker(5, 0),
+            worker(9, 0, is_ready=False, state="online", rss=None, pid=None, generation=2, share=0.0, open=0),
+            worker(6, 1, is_ready=False, state="draining", age=3.0),
+        ),
+        slots=(
+            slot(0, (5, 9), 12, "killed by SIGKILL", 880.0),
+            slot(1, (6,), 0, None, None),
+            slot(2, (), 1, "exit status 1", 999.0, is_failed=True),
+        ),
+        listeners=(ListenerStatus(address="127.0.0.1:80", policy="shared", accepted=100, queued=2),),
+    )  # fmt: skip
+    assert (
+        "\n".join(status_lines(status, 1000.0))
+        == """\
+shop (serve, pid 42, everycore 1.0): running, for 2 d
+workers: 1 of 3 ready; generation 2; the last reload failed: worker 9 ended before it was ready
+listens on 127.0.0.1:80 (shared): 100 accepted, 2 queued
+
+slot  worker  gen   pid  state     age  open  total  share  memory  restarts  last end
+   0       5    1  4005  ready     2 h     3     60    60%  40 MiB        12  killed by SIGKILL, 2 min ago
+   0       9    2     -  starting  2 h     0     60     0%       -
+   1       6    1  4006  draining  3 s     3     60    60%  40 MiB         0  -
+   2       -    -     -  failed      -     -      -      -       -         1  exit status 1, 1 s ago"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.9, "0 s"), (119.9, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (172_800, "2 d")],
+)
+def test_a_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        ({"event": "forked"}, "worker 3 (slot 1, pid 77) is started"),
+        ({"event": "listening", "text": "tcp://[::1]:80"}, "worker 3 (slot 1, pid 77) listens on tcp://[::1]:80"),
+        ({"event": "exited", "text": "exit status 0", "voluntary": True},
+         "worker 3 (slot 1, pid 77) ended: exit status 0, as asked"),
+        ({"event": "exited", "text": "killed by SIGKILL", "voluntary": False, "pid": None},
+         "worker 3 (slot 1, pid -) ended: killed by SIGKILL"),
+        ({"event": "recycled", "text": "old"}, "worker 3 (slot 1, pid 77) is replaced: old"),
+        ({"event": "melted", "text": "away"}, "worker 3 (slot 1, pid 77) melted away"),
+        ({"event": "reload_began", "worker": None, "generation": 2}, "reload 2: begins"),
+        ({"event": "reload_ended", "worker": None, "generation": 2}, "reload 2: all workers are new"),
+        ({"event": "reload_ended", "worker": None, "generation": 2, "text": "a\nb"}, "reload 2: failed: a b"),
+        ({"event": "eclipse", "worker": None, "text": "soon"}, "eclipse soon"),
+    ],
+)  # fmt: skip
+def test_an_event(event, text):
+    given = {"worker": 3, "slot": 1, "pid": 77, **event}
+    assert event_text(ControlEvent(seq=1, at=0.0, **given)) == text

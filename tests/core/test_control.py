@@ -1,0 +1,169 @@
+"""The control protocol: every line is a request, or one sentence that says why not."""
+
+import json
+import random
+
+import pytest
+
+from everycore.config import common
+from everycore.core import control
+from everycore.core.control import AskStacks, AskStatus, LineBuffer, OrderDrain, OrderScale
+from everycore.errors import ControlError
+
+
+def line(**fields: object) -> bytes:
+    return json.dumps({"v": 1, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "request_"),
+    [
+        (line(op="status"), AskStatus(v=1)),
+        (line(op="status", follow=True), AskStatus(v=1, follow=True)),
+        (line(op="drain", worker=3), OrderDrain(v=1, worker=3)),
+        (line(op="scale", by=-1), OrderScale(v=1, by=-1)),
+        (line(op="stacks", worker=None), AskStacks(v=1)),
+        (b' { "op" : "status" , "v" : 1 } \r', AskStatus(v=1)),
+    ],
+)
+def test_a_request_is_read(sent, request_):
+    assert control.read_request(sent) == request_
+    assert control.read_request(control.request_line(request_)) == request_
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "text"),
+    [
+        (b"", "bad_request", "this is no request"),
+        (b"status", "bad_request", "this is no request"),
+        (b"[]", "bad_request", "this is no request"),
+        (b"{}", "bad_request", "has the fields 'v' and 'op'"),
+        (b'{"op": "status"}', "bad_request", "has the fields 'v' and 'op'"),
+        (line(op="statu"), "bad_request", "there is no operation 'statu'; those there are: drain, events,"),
+        (line(op="x" * 10_000), "bad_request", "..."),
+        (line(op="drain"), "bad_request", "worker"),
+        (line(op="drain", worker="3"), "bad_request", "worker"),
+        (line(op="drain", worker=True), "bad_request", "worker"),
+        (line(op="status", workers=3), "bad_request", "workers"),
+        (line(op=["status"]), "bad_request", "op"),
+        (b'{"v": 2, "op": "status"}', "version", "speaks version 1, not 2"),
+        (b'{"v": 2, "op": "dance", "more": 1}', "version", "speaks version 1, not 2"),
+        (b'{"v": "1", "op": "status"}', "bad_request", "v"),
+        (b'{"v": true, "op": "status"}', "bad_request", "v"),
+        (b'{"v": 1' + b"0" * 18 + b', "op": "status"}', "version", "not a large number"),
+        (b"[" * 60_000, "bad_request", "this is no request"),
+        (b'{"v": 1, "op": "status", "x": ' + b"[" * 60_000, "bad_request", "this is no request"),
+        (b'{"v": 1, "op": "st\xff"}', "bad_request", "this is no request"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_is_no_request_is_one_sentence(sent, kind, text):
+    with pytest.raises(ControlError) as caught:
+        control.read_request(sent)
+    assert (caught.value.kind, text in caught.value.text) == (kind, True), caught.value.text
+    assert len(caught.value.text) < 400
+    assert b"\n" not in control.refusal_line(caught.value)[:-1]
+
+
+def mutated(chance: random.Random) -> bytes:
+    """A request that was damaged, or anything."""
+    ops = ["status", "events", "reload", "scale", "drain", "stop", "stacks", "hello", "x"]
+    values: list[object] = [1, -1, 0, 2**70, 1.5, None, True, "a", "\udc80", [], {}, "x" * 300]
+    fields: dict[str, object] = {"v": 1, "op": chance.choice(ops)}
+    for _ in range(chance.randrange(4)):
+        fields[chance.choice(["v", "op", "worker", "to", "by", "follow", "z"])] = chance.choice(values)
+    data = bytearray(json.dumps(fields).encode("utf-8", "surrogatepass"))
+    for _ in range(chance.randrange(4)):
+        at = chance.randrange(len(data) + 1)
+        data[at : at + chance.randrange(3)] = bytes(chance.randrange(256) for _ in range(chance.randrange(3)))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(1_000_000, marks=[pytest.mark.soak])])
+@pytest.mark.limit(600)
+def test_whatever_comes_is_a_request_or_a_refusal(count):
+    chance = random.Random(17)
+    read = refused = 0
+    lines: set[bytes] = set()
+    for _ in range(count):
+        try:
+            request = control.read_request(mutated(chance))
+        except ControlError as error:
+            refused += 1
+            lines.add(control.refusal_line(error))
+        else:
+            read += 1
+            assert control.read_request(control.request_line(request)) == request
+    assert read > count / 20
+    assert refused > count / 20
+    assert {json.loads(line)["error"]["kind"] for line in lines} == {"bad_request", "version"}
+
+
+# Lines
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_lines_are_cut_wherever_the_pieces_end(size):
+    lines, found = LineBuffer(10), []
+    data = b"one\n\ntwo\nthree"
+    for at in range(0, len(data), size):
+        lines.feed(data[at : at + size])
+        while (line := lines.line()) is not None:
+            found.append(line)
+    assert found == [b"one", b"", b"two"]
+    lines.feed(b"\n")
+    assert lines.line() == b"three"
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+@pytest.mark.parametrize(("size", "is_long"), [(10, False), (11, True)])
+def test_a_line_has_an_end_within_its_limit(size, end, is_long):
+    lines = LineBuffer(10)
+    lines.feed(b"x" * size + end)
+    if is_long:
+        with pytest.raises(ControlError, match="longer than 10 bytes"):
+            lines.line()
+    else:
+        lines.line()
+
+
+# Answers
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind"),
+    [(b"HTTP/1.1 400 Bad Request", "bad_answer"), (b"{}", "bad_answer"), (b'{"v": 2}', "version")],
+)
+def test_what_is_no_service_is_found_out(sent, kind):
+    with pytest.raises(ControlError) as caught:
+        control.read_answer(sent)
+    assert caught.value.kind == kind
+
+
+def test_a_later_service_may_say_more():
+    answer = control.read_answer(b'{"v": 1, "ok": true, "result": {"size": 3}, "more": 1}')
+    assert (answer.ok, bytes(answer.result)) == (True, b'{"size": 3}')
+
+
+# Decisions
+
+
+@pytest.mark.parametrize(
+    ("to", "by", "size", "wanted"), [(4, None, 2, 4), (None, 1, 2, 3), (None, -1, 2, 1), (2, None, 2, 2)]
+)
+def test_as_many_as_asked(to, by, size, wanted):
+    assert control.size_after(OrderScale(v=1, to=to, by=by), size) == wanted
+
+
+@pytest.mark.parametrize(
+    ("to", "by"),
+    [(None, None), (1, 1), (0, None), (None, -2), (1001, None), (None, 10**30), (-(10**30), None)],
+)
+def test_as_many_as_cannot_be(to, by):
+    with pytest.raises(ControlError) as caught:
+        control.size_after(OrderScale(v=1, to=to, by=by), 2)
+    assert caught.value.kind == "bad_request"
+
+
+def test_the_most_workers_are_those_of_the_setting():
+    assert control.MOST_WORKERS == common.MOST_WORKERS
