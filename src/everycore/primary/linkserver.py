@@ -276,11 +276,7 @@ class LinkServer:
     def _listen(self, request: wire.Listen) -> Grant:
         if self._permits is not None:
             request = permitted(request, self._permits)
-        return self._switchboard.listen(self._client, request, makes_ready=self._makes_ready)
-
-    @property
-    def _makes_ready(self) -> bool:
-        return not self._client.readiness.is_held
+        return self._switchboard.listen(self._client, request, makes_ready=not self._client.readiness.is_held)
 
     def _bind(self, request: wire.Bind, fds: list[int], *, is_last: bool) -> Grant:
         """Bind the socket that came with `request`. Raises OSError, or ProtocolError without exactly one."""
@@ -298,11 +294,7 @@ class LinkServer:
             return self._bind_own(request, given, self._permits)
 
     def _bind_own(self, request: wire.Bind, given: socket.socket, permits: Permits) -> Grant:
-        """Bind a socket of our own for a worker of another user.
-
-        The open file of `given` is the worker's too: it could keep this process waiting, or be bound
-        elsewhere.
-        """
+        """Bind one of our own instead. The open file of `given` is the worker's too, which could move it."""
         try:
             listen = permitted(as_listen(request, given), permits)
         except OSError as exc:
