@@ -30,7 +30,7 @@ help:
 	@echo 'make test-under-load'
 	@echo '             the tests alone, three times (RUNS=), while four other processes compute (LOAD=)'
 	@echo 'make lint    what make test does before the tests'
-	@echo 'make fuzz    a minute of coverage-guided fuzzing (FUZZ_PYTHON=python3.13)'
+	@echo 'make fuzz    two minutes of coverage-guided fuzzing (FUZZ_PYTHON=python3.13)'
 	@echo 'make bench   the benchmarks (ARGS=...)'
 	@echo 'make deps    installs the programs that tests and benchmarks start, by apt-get'
 	@echo 'make clean   removes what was made here'

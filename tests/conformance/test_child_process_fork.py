@@ -314,6 +314,7 @@ def test_child_process_uid_gid(start_program):
         + """
 async def main():
     everycore.Cluster, everycore.Settings  # imported while the folders of root can be read
+    import ctypes  # by which a worker is confined
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(65534)

@@ -1,7 +1,6 @@
 """The kit as pytest sees it: hooks and fixtures, loaded by tests/conftest.py."""
 
 import compileall
-import gc
 import inspect
 import os
 import signal
@@ -42,12 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(os.path.dirname(everycore.__file__), quiet=2)
     # and each process of pytest all tests: 11 of the 18 s of processor time that it takes to collect them.
     sys.dont_write_bytecode = False
-
-
-def pytest_collection_finish() -> None:
-    """What was collected is no garbage until the end: it need not be looked through again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
