@@ -30,7 +30,7 @@ help:
 	@echo 'make test-under-load'
 	@echo '             the tests alone, three times (RUNS=), while four other processes compute (LOAD=)'
 	@echo 'make lint    what make test does before the tests'
-	@echo 'make fuzz    two minutes of coverage-guided fuzzing (FUZZ_PYTHON=python3.13)'
+	@echo 'make fuzz    two minutes of coverage-guided fuzzing, with Python 3.13 (FUZZ_PYTHON=)'
 	@echo 'make bench   the benchmarks (ARGS=...)'
 	@echo 'make deps    installs the programs that tests and benchmarks start, by apt-get'
 	@echo 'make clean   removes what was made here'
@@ -56,7 +56,7 @@ lint: $(VENV)/.developing
 	@$(BIN)/mypy $(TYPED)
 
 # A minute of each; what is found is kept in tools/fuzz-corpus. FUZZ='-runs=10000000' is libFuzzer's.
-FUZZ_PYTHON ?= python3.13
+FUZZ_PYTHON ?= $(or $(shell tools/find-python 3.13 2>/dev/null),python3.13)
 FUZZ ?= -max_total_time=60
 .venv-fuzz/.made: pyproject.toml
 	@$(FUZZ_PYTHON) -m venv .venv-fuzz
