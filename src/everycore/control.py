@@ -106,7 +106,9 @@ def connect(
         return chosen[0]
     if chosen:
         there = ", ".join(f"{one.name.name} (pid {one.name.pid})" for one in chosen)
-        raise ControlError("several", f"several services run here: {there}; --name or --pid picks one")
+        names = {one.name.name for one in chosen}
+        choice = "--name or --pid picks one" if len(names) == len(chosen) else "--pid picks one"
+        raise ControlError("several", f"several services run here: {there}; {choice}")
     if silent:
         raise ControlError("no_answer", f"a service does not answer: {', '.join(map(str, silent))}")
     raise ControlError("no_service", _nothing(name, pid, found))
@@ -126,7 +128,9 @@ def _nothing(name: str | None, pid: int | None, found: list[RunningService]) -> 
     others = ", ".join(f"{one.name.name} (pid {one.name.pid})" for one in found)
     where = folder_of(os.environ, os.geteuid())
     text = " ".join(["no service", *words, f"of uid {os.geteuid()} answers here"])
-    return f"{text}; there is {others}" if others else f"{text} (in {where}, or by an abstract name)"
+    if others:
+        return f"{text}; there is {others}"
+    return f"{text} ({'' if where is None else f'in {where}, or '}by an abstract name)"
 
 
 def _search(pid: int | None, timeout: float) -> tuple[list[RunningService], list[ControlAddress]]:

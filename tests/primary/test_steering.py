@@ -164,6 +164,15 @@ async def test_a_reload_that_is_refused(polite, tmp_path):
         assert "must be 3" in await it.refuses(control.OrderReload(v=1))
 
 
+async def test_each_of_two_reloads_has_its_own_generation(polite, tmp_path):
+    async with asked(tmp_path) as it:
+        first = it.ask(control.OrderReload(v=1))
+        await turn()
+        second = it.ask(control.OrderReload(v=1))
+        results = await asyncio.gather(first, second)
+        assert [result.generation for result in results] == [1, 2]
+
+
 async def test_a_client_that_goes_takes_nothing_back(polite, tmp_path):
     async with asked(tmp_path) as it:
         reload = it.ask(control.OrderReload(v=1))
@@ -236,6 +245,25 @@ async def test_scaling_that_fails(workers, tmp_path):
                 fake.exit()
         with pytest.raises(ControlError, match="others have scaled to 1 meanwhile"):
             await overtaken
+
+
+async def test_scaling_beside_a_slot_that_has_failed(workers, tmp_path):
+    async with asked(tmp_path, 2, give_up=2) as it:
+        for fake in workers.all:
+            fake.ready()
+        await settle()
+        for _ in range(2):  # that one ends again and again
+            [ill] = [fake for fake in workers.all if fake.slot == 1 and fake.status is None]
+            ill.ready()
+            ill.exit(1)
+            await pass_time(1.0)
+        assert it.pool.snapshot().failed_slots == (1,)
+        scaling = it.ask(control.OrderScale(v=1, to=3))
+        await settle()
+        assert not scaling.done()
+        workers.all[-1].ready()
+        with pytest.raises(ControlError, match="2 of 3 workers are ready; failed slots: 1"):
+            await scaling
 
 
 async def test_drained_and_gone(polite, tmp_path):

@@ -74,7 +74,7 @@ class Keeper:
         )
         self._deadline = Deadline(self._loop, lambda: self._tell(orders.TimerFired()))
         self._requests = count(1)
-        self._reloads: dict[int, asyncio.Future[None]] = {}
+        self._reloads: dict[int, asyncio.Future[int]] = {}
         self._reload: ReloadSnapshot | None = None
         self._follower = self._loop.create_task(self._follow(cluster.events(Ready, Exited)))
 
@@ -157,9 +157,9 @@ class Keeper:
         together.resume(self._cluster._book)
         self._stalls.begin_anew()
 
-    def order_reload(self) -> asyncio.Future[None]:
-        """Replace all workers. The future raises ReloadFailed; nobody has to wait for it."""
-        future: asyncio.Future[None] = self._loop.create_future()
+    def order_reload(self) -> asyncio.Future[int]:
+        """Replace all workers. The future has their generation or raises ReloadFailed; nobody has to wait."""
+        future: asyncio.Future[int] = self._loop.create_future()
         # What failed is in the log: a failure that nobody waits for is not told a second time.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         if self.end.done():
@@ -283,7 +283,7 @@ class Keeper:
             self._reload = ReloadSnapshot(generation, state, "" if error is None else error.report)
             self._cluster._log.emit(ReloadEnded, generation=generation, error=error)
         for request in requests:
-            settle(self._reloads.pop(request), error)
+            settle(self._reloads.pop(request), error or generation)
 
     def _end_all_reloads(self) -> None:
         """The pool has ended, in whatever way."""

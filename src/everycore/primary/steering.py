@@ -138,11 +138,10 @@ class Steering:
         self._check_running()
         log.info("control: reloading")
         try:
-            await self._until(self._keeper.order_reload())
+            generation = await self._until(self._keeper.order_reload())
         except ReloadFailed as error:
             raise ControlError("failed", error.report) from None
-        reload = self._keeper.complete(self._cluster.snapshot()).reload
-        return control.ReloadResult(generation=0 if reload is None else reload.generation)
+        return control.ReloadResult(generation=generation)
 
     async def _scale(self, request: control.OrderScale) -> object:
         self._check_running()
@@ -256,8 +255,13 @@ class _Scaling:
         ready = {worker.slot for worker in workers if worker.is_ready}
         gone = event.worker if isinstance(event, Exited) else None
         left = any(worker.slot >= self._wanted for worker in workers if worker is not gone)
-        if not left and ready.issuperset(range(self._wanted)):
+        missing = set(range(self._wanted)) - ready
+        if not left and not missing:
             settle(self.done, None)
+        elif not left and missing.issubset(self._keeper.failed_slots):
+            slots = ", ".join(map(str, sorted(missing)))
+            problem = f"{len(ready)} of {self._wanted} workers are ready; failed slots: {slots}"
+            settle(self.done, ControlError("failed", f"{problem}, where workers end too often"))
 
     def be_late(self, limit: float) -> None:
         """That takes too long."""
