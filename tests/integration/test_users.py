@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import socket
+import sys
+import textwrap
 
 import pytest
 
@@ -157,3 +159,25 @@ def test_a_program_that_listens_elsewhere_is_told_which_option_permits_it(start_
     program.expect(r"`addresses` \(--permit\) does not name it", stream="stderr")
     assert program.wait() == 3
     assert "PermissionError" in program.stderr
+
+
+def test_an_interpreter_that_the_user_cannot_reach_is_told_with_the_user(start_command, tmp_path):
+    """Often a link to one below /root, whose own path looks open to all."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "python").symlink_to(sys.executable)
+    (tmp_path / "python").symlink_to(closed / "python")
+    closed.chmod(0o700)
+    source = f"""
+        import everycore
+        settings = everycore.Settings(exec=["{tmp_path}/python", "-c", ""], uid={UID}, cwd="/")
+        async def main():
+            async with everycore.Cluster(settings) as cluster:
+                print((await cluster.fork().wait()).error)
+        everycore.run(main())
+    """
+    (tmp_path / "primary.py").write_text(textwrap.dedent(source))
+    program = start_command([sys.executable, str(tmp_path / "primary.py")])
+    assert program.wait() == 0
+    assert f"uid {UID} may not execute it, or may not pass a folder" in program.stdout
+    assert str(tmp_path / "python") in program.stdout

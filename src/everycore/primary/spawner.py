@@ -7,11 +7,12 @@ failed spawn nothing of it is left. Decides nothing about when.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -118,7 +119,7 @@ def spawn(
             "serialization", "pickle executes code: refused for a worker of another user"
         )
     fill_standard_streams()
-    with contextlib.ExitStack() as stack:
+    with _explained(credentials.uid if is_foreign else None), contextlib.ExitStack() as stack:
         leash = Leash()
         stack.callback(leash.close)
         keep = stack.enter_context(contextlib.ExitStack())
@@ -141,6 +142,18 @@ def spawn(
     channel.setblocking(False)
     link.setblocking(False)
     return Child(process, channel, link, _permits(settings.addresses) if is_foreign else None)
+
+
+@contextlib.contextmanager
+def _explained(uid: int | None) -> Iterator[None]:
+    """Say of whom the kernel speaks, where a worker of another user is refused. None: it is not."""
+    try:
+        yield
+    except PermissionError as error:
+        if uid is None or error.errno != errno.EACCES:
+            raise
+        why = "may not execute it, or may not pass a folder on the way to what it links to"
+        raise PermissionError(error.errno, f"{error.strerror}: uid {uid} {why}", error.filename) from None
 
 
 def _ticket(
