@@ -225,6 +225,10 @@ class Seconds:
         return {"anyOf": [number, {"const": 0}]} if self._or_never else number
 
 
+#: Of a process: the interpreter alone has ten times as much.
+_SMALLEST_SIZE: Final = 2**20
+
+
 class Size:
     """A number of bytes: `300M`, `1.5G`, `314572800`; K, M, G and T are powers of 1024. 0: no limit."""
 
@@ -237,7 +241,7 @@ class Size:
         if found is None or (found[2] is None and "." in text):
             raise ValueError(f"must be a size such as 300M or 1.5G, not {text!r}")
         power = 0 if found[2] is None else "KMGT".index(found[2].upper()) + 1
-        return int(float(found[1]) * 1024.0**power)
+        return self._checked(int(float(found[1]) * 1024.0**power), text)
 
     def from_key(self, value: Any) -> int:
         """As `Kind.from_key`."""
@@ -245,11 +249,19 @@ class Size:
             return self.from_text(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise _wrong("a size such as '300M', or a number of bytes", value)
-        return value
+        return self._checked(value, value)
+
+    @staticmethod
+    def _checked(size: int, given: object) -> int:
+        """No process is so small: whoever says 300 means megabytes."""
+        if 0 < size < _SMALLEST_SIZE:
+            raise ValueError(f"must be at least 1M, a size such as 300M, not {given!r}, which is {size} bytes")
+        return size
 
     def schema(self) -> Schema:
         """As `Kind.schema`."""
-        return {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
+        least = {"type": "integer", "minimum": _SMALLEST_SIZE}
+        return {"anyOf": [{"enum": [0]}, least, {"type": "string"}]}
 
 
 class Mode:
