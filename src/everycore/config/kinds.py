@@ -255,7 +255,9 @@ class Size:
     def _checked(size: int, given: object) -> int:
         """No process is so small: whoever says 300 means megabytes."""
         if 0 < size < _SMALLEST_SIZE:
-            raise ValueError(f"must be at least 1M, a size such as 300M, not {given!r}, which is {size} bytes")
+            raise ValueError(
+                f"must be at least 1M, a size such as 300M, not {given!r}, which is {size} bytes"
+            )
         return size
 
     def schema(self) -> Schema:
