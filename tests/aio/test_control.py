@@ -298,20 +298,22 @@ async def test_without_descriptors_one_is_answered_all_the_same(path):
 async def test_a_fork_keeps_nothing_of_it(path):
     async with serving(path) as desk, connected(path) as client:
         assert (await client.ask())["ok"]
-        reading, writing = os.pipe()
+        ours, theirs = socket.socketpair()
         child = os.fork()
         if child == 0:
-            os.close(writing)
-            os.read(reading, 1)
+            ours.close()
+            theirs.send(b"x")  # what is to be closed in a child is closed by now
+            theirs.recv(1)
             os._exit(0)
         try:
-            os.close(reading)
+            theirs.close()
+            assert await asyncio.to_thread(ours.recv, 1) == b"x"
             assert len(desk.asked) == 1
             assert (await client.ask())["ok"]  # ours is as it was
             listeners = [path for path in _unix_sockets(child) if path]
             assert listeners == []
         finally:
-            os.close(writing)
+            ours.close()
             os.waitpid(child, 0)  # noqa: ASYNC222 - it ends at once
 
 
