@@ -300,7 +300,7 @@ class LinkServer:
         except OSError as exc:
             self._tell_refused(exc)
             raise
-        grant = self._switchboard.listen(self._client, listen, makes_ready=False)
+        grant = self._switchboard.listen(self._client, listen, makes_ready=False, is_program=True)
         copy_options(given, self._switchboard.listener_of(self._client.id, grant.message.listener), INHERITED)
         return grant
 

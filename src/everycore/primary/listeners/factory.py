@@ -24,7 +24,6 @@ from everycore.primary.listeners.shared import SharedDistribution
 from everycore.primary.listeners.sticky import StickyDistributor
 from everycore.primary.listeners.subscriber import Accepted
 from everycore.settings import check_choice, check_proxies, check_seconds
-from everycore.system.given import GivenListener
 from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
 from everycore.system.sockets import checked_backlog, off_the_wire
 
@@ -100,20 +99,19 @@ class ListenerFactory:
             user=user,
         )
 
-    def make(self, listing: Listing, sock: BoundSocket) -> Listener:
-        """The listener `listing`, on `sock`."""
+    def make(self, listing: Listing, sock: BoundSocket, *, is_program: bool) -> Listener:
+        """The listener `listing`, on `sock`. is_program: for a program that knows nothing of a cluster."""
         no_worker = NoWorkerBehaviour(self._settings.when_no_worker, self._settings.hold_timeout)
-        distribution = self._distribution(listing.key, sock)
+        distribution = self._distribution(listing.key, sock, is_program=is_program)
         return Listener(self._loop, sock, listing, no_worker, self._on_closed, distribution)
 
-    def _distribution(self, key: ListenKey, sock: BoundSocket) -> Distribution:
+    def _distribution(self, key: ListenKey, sock: BoundSocket, *, is_program: bool) -> Distribution:
         """Datagrams are always shared, as in Node: there is no connection to hand over.
 
         Under `sticky` who comes by a unix socket has no address to go by, unless a proxy says one: these are
         given out in turn.
         """
         policy, recall_after = self._settings.policy, self._settings.recall_after
-        is_program = isinstance(sock, GivenListener)
         if key.kind != socket.SOCK_STREAM or (policy == "shared" and not is_program):
             return SharedDistribution(self._loop, sock)
         is_unix = sock.family == socket.AF_UNIX

@@ -74,7 +74,9 @@ class Switchboard:
 
     # --- requests -----------------------------------------------------------------------------------------
 
-    def listen(self, client: Client, request: wire.Listen, *, makes_ready: bool) -> Grant:
+    def listen(
+        self, client: Client, request: wire.Listen, *, makes_ready: bool, is_program: bool = False
+    ) -> Grant:
         """Give `client` the listener it asks for. Raises OSError with the errno and text for it.
 
         `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its
@@ -90,7 +92,7 @@ class Switchboard:
             raise listen_error(answer.errno, what, answer.why)
         if isinstance(answer, BindNew):
             sock = self._factory.bound(answer.key, request, user=_other(client.user))
-            listener = self._listener(answer.key, sock, v6only=request.v6only)
+            listener = self._listener(answer.key, sock, v6only=request.v6only, is_program=is_program)
         else:
             listener = answer.listener
         try:
@@ -133,7 +135,7 @@ class Switchboard:
             if isinstance(answer, BindNew):
                 sock = self.postponed.bound(client.id, key, given, request)
                 stack.pop_all()
-                listener = self._listener(answer.key, sock, v6only=v6only)
+                listener = self._listener(answer.key, sock, v6only=v6only, is_program=True)
             else:
                 listener = answer.listener
                 _restore_name(listener)
@@ -169,11 +171,13 @@ class Switchboard:
             raise OSError(errno.ENOENT, "no such listener")
         return listener
 
-    def _listener(self, key: ListenKey, sock: BoundSocket, *, v6only: bool) -> Listener:
+    def _listener(self, key: ListenKey, sock: BoundSocket, *, v6only: bool, is_program: bool) -> Listener:
         if self._book.is_of_others(key, sock.real):
             sock.close()
             raise listen_error(errno.EADDRINUSE, sock.what, OTHER_USER)
-        listener = self._factory.make(self._book.number(key, v6only=v6only, real=sock.real), sock)
+        listener = self._factory.make(
+            self._book.number(key, v6only=v6only, real=sock.real), sock, is_program=is_program
+        )
         self._book.add(listener)
         return listener
 
