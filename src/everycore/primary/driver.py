@@ -270,9 +270,9 @@ class WorkerDriver:
     def account(self) -> tuple[int, int]:
         """Connections handed to the worker so far, and those it has not acknowledged."""
         handed_over, outstanding = self._switchboard.account(self.identity.id)
-        shared = (
-            self._runtime.boards.accepted(self.user, self.identity.row) if self._switchboard.is_shared else 0
-        )
+        # Where workers may accept by themselves, only the board knows how much.
+        is_shared = self._switchboard.settings.policy == "shared"
+        shared = self._runtime.boards.accepted(self.user, self.identity.row) if is_shared else 0
         # Not the sum: a loop of ours that is handed connections counts them on the board too.
         return max(handed_over, shared), outstanding
 

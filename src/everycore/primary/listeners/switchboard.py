@@ -290,11 +290,6 @@ class Switchboard:
         for listener in self._book:
             yield from listener.descriptors()
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether workers may accept by themselves: only the board knows how much."""
-        return self.settings.policy == "shared"
-
     def account(self, worker: int) -> tuple[int, int]:
         """Connections handed to `worker` so far, and those it has not acknowledged."""
         accounts = [listener.distribution.account(worker) for listener in self._book.held_by(worker)]
