@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from everycore.system import control_sockets
+from everycore.system import sightings
 from everycore.system.control_sockets import (
     OF_ROOT,
     ControlAddress,
@@ -227,5 +227,5 @@ def test_without_proc_there_are_no_abstract_names(monkeypatch):
     def refuse(*_args, **_rest):
         raise OSError
 
-    monkeypatch.setattr(control_sockets, "open", refuse, raising=False)
+    monkeypatch.setattr(sightings, "open", refuse, raising=False)
     assert list(candidates(None)) == []

@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from everycore.system.sightings import unix_listeners
 from everycore.system.sockets import bind_unix, file_identity, remove_stale, short_name, unlink_if_same
 
 OF_ROOT: Final = "/run/everycore"
@@ -31,7 +32,6 @@ _ABSTRACT: Final = "everycore"
 _BACKLOG: Final = 128
 #: Of a file's name, the service's part at most: the whole has to fit behind /proc/self/fd/N.
 _MOST_NAME: Final = 60
-_LISTENS: Final = 0x10000  # __SO_ACCEPTCON, in the flags of /proc/net/unix
 _CREDENTIALS: Final = struct.Struct("iII")
 
 
@@ -239,13 +239,9 @@ def _files(folder: str) -> Iterator[ControlAddress]:
 
 def _abstract_names() -> Iterator[ControlAddress]:
     beginning = f"@{_ABSTRACT}/{_pid_namespace()}/{os.geteuid()}/"
-    lines: list[str] = []
-    with contextlib.suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
-        lines = file.readlines()
-    for line in lines:
-        _, found, number = line.rstrip("\n").partition(beginning)
-        words = line.split()
-        if found and number.isascii() and number.isdigit() and int(words[3], 16) & _LISTENS:
+    for _, name in list(unix_listeners(os.getpid())):
+        number = name.removeprefix(beginning)
+        if number != name and number.isascii() and number.isdigit():
             yield ControlAddress(f"\0{beginning[1:]}{number}", int(number))
 
 

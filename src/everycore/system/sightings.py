@@ -74,13 +74,25 @@ def _listening(pid: int) -> Iterator[tuple[int, Address]]:
                 if words[3] != _LISTEN:
                     break  # those that listen come first
                 yield int(words[9]), _address(words[1], family)
+    for inode, name in unix_listeners(pid):
+        if name.startswith("/") and _PLUMBING not in name:
+            yield inode, name
+
+
+def unix_listeners(pid: int) -> Iterator[tuple[int, str]]:
+    """Inode and name of all unix sockets that listen where the process is; an abstract name begins with @.
+
+    A name may hold anything, the end of a line too: what is no line of the kernel's is passed over.
+    """
     with contextlib.suppress(OSError), open(f"/proc/{pid}/net/unix", errors="surrogateescape") as file:
-        next(file, None)
         for line in file:
             words = line.split(maxsplit=7)
-            path = words[7].rstrip("\n") if len(words) > 7 else ""
-            if int(words[3], 16) & _ACCEPTS and path.startswith("/") and _PLUMBING not in path:
-                yield int(words[6]), path
+            try:
+                flags, inode, name = int(words[3], 16), int(words[6]), words[7].rstrip("\n")
+            except (IndexError, ValueError):  # the head of the table; a socket without a name
+                continue
+            if flags & _ACCEPTS:
+                yield inode, name
 
 
 def _address(text: str, family: int) -> Address:
