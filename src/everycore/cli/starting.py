@@ -31,7 +31,7 @@ from everycore.ops.pidfile import pid_file
 from everycore.ops.settings_file import OPTION, OWN
 from everycore.settings import Settings
 from everycore.system.machine import Bound
-from everycore.system.plain_files import open_for
+from everycore.system.plain_files import APPENDING, open_for
 
 if TYPE_CHECKING:
     from everycore.ops.service import Outcome
@@ -56,7 +56,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-
     values: Values
     settings: CommonSettings
     workers: Bound
@@ -190,8 +189,7 @@ def _make_access_log(plan: Plan) -> None:
     if plan.owner is None or path in (None, logs.STDERR):
         return
     try:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        os.close(open_for(plan.owner, os.path.join(plan.folder or "", path), flags))
+        os.close(open_for(plan.owner, os.path.join(plan.folder or "", path), APPENDING))
     except OSError as error:
         problem = f"cannot write {path!r}: {logs.reason(error)}"
         raise ConfigurationError("--access-logfile", problem) from None

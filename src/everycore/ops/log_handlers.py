@@ -16,13 +16,11 @@ from typing import Any, ClassVar, Final, TextIO
 from everycore.ops.outlets import LAST_CHANCE, LoopedOutlet
 from everycore.system.logfiles import OwnLogFile, has_moved
 from everycore.system.outlet import Outlet, told_of_dropped
-from everycore.system.plain_files import open_for
+from everycore.system.plain_files import APPENDING, open_for
 
 log = logging.getLogger("everycore.ops")
 
-#: O_NONBLOCK: a FIFO that nobody reads is an error (ENXIO), and not to be waited for.
 _STDERR: Final = 2
-_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 class QuietHandler(logging.StreamHandler[Any]):
@@ -81,7 +79,7 @@ class LogFile(QuietHandler, OwnLogFile):
             return self._fallback
 
     def _open_file(self) -> LoopedOutlet:
-        fd = open_for(self.owner, self.baseFilename, _FLAGS)
+        fd = open_for(self.owner, self.baseFilename, APPENDING)
         try:
             outlet = LoopedOutlet(fd)
         finally:

@@ -24,6 +24,7 @@ from everycore.settings import Settings
 from everycore.system import processes
 from everycore.system.descriptors import fill_standard_streams
 from everycore.system.leash import Leash
+from everycore.system.plain_files import APPENDING
 from everycore.system.seam import System
 from everycore.system.sockets import absolute_path, on_the_wire
 from everycore.ticket import Ticket
@@ -262,8 +263,7 @@ def _stream(stack: contextlib.ExitStack, item: Any) -> Any:
 
 def _append_to(stack: contextlib.ExitStack, path: str | os.PathLike[str]) -> int:
     """A descriptor within `stack`. Raises OSError: a FIFO that nobody reads is ENXIO, for we can't wait."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    fd = os.open(path, flags, 0o666)
+    fd = os.open(path, APPENDING, 0o666)
     stack.callback(os.close, fd)
     os.set_blocking(fd, True)  # for the worker
     return fd

@@ -14,7 +14,7 @@ import select
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from everycore.system.descriptors import socket_file
+from everycore.system.descriptors import open_numbers, socket_file
 
 _REGISTRATION: Final = re.compile(r"tfd:\s*(\d+)\s+events:\s*([0-9a-f]+)\s+data:\s*([0-9a-f]+)")
 _EPOLL: Final = "anon_inode:[eventpoll]"
@@ -33,13 +33,17 @@ class Registration(NamedTuple):
 def numbers_of(fd: int) -> set[int]:
     """All numbers of this process that stand for the same socket as `fd`."""
     file = socket_file(fd)
-    return {fd} | {number for number in _numbers() if file is not None and socket_file(number) == file}
+    return {fd} | {number for number in open_numbers() if file is not None and socket_file(number) == file}
 
 
 def registrations_of(fds: set[int]) -> list[Registration]:
     """The registrations of these numbers."""
     return [
-        found for epoll in _numbers() if _is_epoll(epoll) for found in _registered(epoll) if found.fd in fds
+        found
+        for epoll in open_numbers()
+        if _is_epoll(epoll)
+        for found in _registered(epoll)
+        if found.fd in fds
     ]
 
 
@@ -78,13 +82,6 @@ def _register_raw(registration: Registration) -> None:
 def _borrowed(number: int) -> Iterator[select.epoll]:
     with contextlib.closing(select.epoll.fromfd(os.dup(number))) as epoll:
         yield epoll
-
-
-def _numbers() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:
-        return []
 
 
 def _is_epoll(number: int) -> bool:

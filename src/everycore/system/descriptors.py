@@ -129,17 +129,21 @@ def socket_file(fd: int) -> SocketFile | None:
     return (found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
 
 
-def numbers_of_sockets() -> dict[SocketFile, int]:
-    """A number for each socket that this process has open (proc(5), /proc/self/fd).
-
-    Costs 3.5 us for each open number. Where /proc is not mounted, nothing is found.
-    """
+def open_numbers() -> list[int]:
+    """The numbers that this process has open (proc(5), /proc/self/fd); none where /proc is not mounted."""
     try:
-        numbers = os.listdir("/proc/self/fd")
+        return [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
-        return {}
+        return []
+
+
+def numbers_of_sockets() -> dict[SocketFile, int]:
+    """A number for each socket that this process has open, as `open_numbers`.
+
+    Costs 3.5 us for each open number.
+    """
     found = {}
-    for number in map(int, numbers):
+    for number in open_numbers():
         file = socket_file(number)
         if file is not None:
             found[file] = number

@@ -8,10 +8,8 @@ all pages for it, which takes milliseconds a gigabyte, and needs the right to tr
 from __future__ import annotations
 
 import contextlib
-import os
-from typing import Final
 
-_PAGE: Final = os.sysconf("SC_PAGESIZE")
+from everycore.system.resident import resident_bytes
 
 
 def memory(pid: int, limit: int) -> int | None:
@@ -19,12 +17,8 @@ def memory(pid: int, limit: int) -> int | None:
 
     None: it is gone, or there is no /proc.
     """
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            resident = int(file.read().split()[1]) * _PAGE
-    except (OSError, ValueError, IndexError):
-        return None
-    if resident <= limit:
+    resident = resident_bytes(pid)
+    if resident is None or resident <= limit:
         return resident
     with (
         contextlib.suppress(OSError, ValueError),

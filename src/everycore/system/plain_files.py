@@ -11,7 +11,11 @@ import contextlib
 import errno
 import os
 import stat
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+#: To append to a file, and to make it. O_NONBLOCK: a FIFO that nobody reads is an error (ENXIO), and not
+#: waited for.
+APPENDING: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 def open_plain(path: str) -> BinaryIO:
