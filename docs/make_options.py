@@ -10,7 +10,7 @@ from pathlib import Path
 
 from everycore.cli.options import own_fields
 from everycore.config.access_format import ATOMS, HEADER_ATOMS
-from everycore.config.common import SECTIONS
+from everycore.config.sections import SECTIONS
 from everycore.config.setting import Field
 from everycore.servers.hypercorn_options import hypercorn_fields, is_hypercorns_own
 

@@ -35,6 +35,8 @@ _LARGEST_FD: Final = 2**31 - 1
 _NOBODY: Final = 2**32 - 1
 #: What `loop=` and `--loop` know; "auto" is uvloop where it is installed, in a worker.
 LOOPS: Final = ("auto", "asyncio", "uvloop")
+#: Of a service. The board has a row for each; the rest are for those that a reload starts beside them.
+MOST_WORKERS: Final = 1000
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from everycore.config import common
+from everycore.config.common import CommonSettings
+from everycore.config.setting import fields_of
 from everycore.core import control
 from everycore.core.control import AskStacks, AskStatus, LineBuffer, OrderDrain, OrderScale
 from everycore.errors import ControlError
@@ -166,4 +167,8 @@ def test_as_many_as_cannot_be(to, by):
 
 
 def test_the_most_workers_are_those_of_the_setting():
-    assert control.MOST_WORKERS == common.MOST_WORKERS
+    [workers] = [field for field in fields_of(CommonSettings) if field.name == "workers"]
+    most = control.size_after(OrderScale(v=1, to=1000), 2)
+    assert workers.setting.kind.from_text(str(most)) == most
+    with pytest.raises(ValueError, match="1000"):
+        workers.setting.kind.from_text(str(most + 1))

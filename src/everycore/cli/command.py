@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from everycore.cli.options import Given, SettingOption, click_options, config_option, own_fields, taken
-from everycore.config.common import SECTIONS
+from everycore.config.sections import SECTIONS
 from everycore.config.setting import Field
 
 if TYPE_CHECKING:

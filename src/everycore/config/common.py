@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from everycore.config.control import CONTROL, ControlPath
+from everycore.config.control import ControlPath
 from everycore.config.kinds import (
     Choice,
     Count,
@@ -17,28 +17,16 @@ from everycore.config.kinds import (
     Text,
     Variables,
 )
-from everycore.config.lifetimes import SUPERVISION, LifetimeSettings
+from everycore.config.lifetimes import LifetimeSettings
 from everycore.config.owners import GroupName, UserName
+from everycore.config.sections import DEVELOPMENT, LOG, STOP, WORKERS
 from everycore.config.setting import Setting
 from everycore.config.trusted import TrustedProxies
 from everycore.config.watched import EXCLUDES, INCLUDES
-from everycore.settings import LOOPS, POLICIES
+from everycore.settings import LOOPS, MOST_WORKERS, POLICIES
 
 #: From the quietest to the loudest.
 LEVELS: Final = ("critical", "error", "warning", "info", "debug", "trace")
-
-#: The board has a row for each; the rest are for those that a reload starts beside them.
-MOST_WORKERS: Final = 1000
-
-
-ADDRESSES: Final = "Addresses"
-WORKERS: Final = "Workers"
-APPLICATION: Final = "Application"
-STOP: Final = "Stop and reload"
-LOG: Final = "Log"
-DEVELOPMENT: Final = "Development"
-#: As `--help` and the reference have them.
-SECTIONS: Final = (ADDRESSES, WORKERS, SUPERVISION, APPLICATION, STOP, LOG, CONTROL, DEVELOPMENT)
 
 
 def service_name(default: str) -> Setting:

@@ -3,9 +3,9 @@
 from typing import Annotated, Final, TypeAlias
 
 from everycore.config.kinds import Path
+from everycore.config.sections import CONTROL
 from everycore.config.setting import Setting
 
-CONTROL: Final = "Control"
 #: Written for a path: there is no control socket.
 OFF: Final = "off"
 

@@ -1,15 +1,13 @@
 """The settings of supervision, which say when a worker is not to go on: a part of `config.tree`."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 
 from everycore.config.kinds import Count, Seconds, Size
+from everycore.config.sections import SUPERVISION
 from everycore.config.setting import Setting
 from everycore.settings import LEAST_STALL
-
-#: The section, as `--help` and the reference have it.
-SUPERVISION: Final = "Supervision"
 
 
 class LifetimeSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Final, TypeAlias
 
 from everycore.config.kinds import Mode, Path, Several, Text
+from everycore.config.sections import ADDRESSES, WORKERS
 from everycore.config.setting import Setting
-
-#: Sections of `--help` and the reference.
-ADDRESSES: Final = "Addresses"
-WORKERS: Final = "Workers"
 
 _USER: Final = "Who workers are: name or number. The primary stays who it is, and binds."
 _GROUP: Final = "Their group, in place of that of --user."

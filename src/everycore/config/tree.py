@@ -8,15 +8,7 @@ has is not here (`servers.engine_options`).
 from typing import Annotated, Final, Literal
 
 from everycore.config.access_format import ATOMS, HEADER_ATOMS, check_format
-from everycore.config.common import (
-    ADDRESSES,
-    APPLICATION,
-    LOG,
-    STOP,
-    WORKERS,
-    CommonSettings,
-    service_name,
-)
+from everycore.config.common import CommonSettings, service_name
 from everycore.config.kinds import (
     Choice,
     Count,
@@ -29,7 +21,6 @@ from everycore.config.kinds import (
     Switch,
     Text,
 )
-from everycore.config.lifetimes import SUPERVISION
 from everycore.config.owners import (
     GroupNameShort,
     Permitted,
@@ -37,6 +28,7 @@ from everycore.config.owners import (
     SocketOwner,
     UserNameShort,
 )
+from everycore.config.sections import ADDRESSES, APPLICATION, LOG, STOP, SUPERVISION, WORKERS
 from everycore.config.setting import Setting
 from everycore.settings import LEAST_STALL, LOOPS
 

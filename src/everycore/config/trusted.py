@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
 from everycore.config.kinds import Several, Text
+from everycore.config.sections import WORKERS
 from everycore.config.setting import Setting
 from everycore.settings import check_proxy
 
@@ -28,7 +29,7 @@ TrustedProxies: TypeAlias = Annotated[
         Addresses(Text("ADDRESS", check_proxy)),
         "A proxy, or a network of them, whose connections begin with a PROXY header, which names the client."
         " unix: those on unix sockets; *: everybody. May be repeated, or a list with commas.",
-        "Workers",
+        WORKERS,
         is_fixed=True,
     ),
 ]

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from everycore.errors import ControlError
+from everycore.settings import MOST_WORKERS
 
 #: Rises with a change that an older tool or service would misunderstand.
 VERSION: Final = 1
@@ -24,8 +25,6 @@ MOST_UNREAD: Final = 1024 * 1024
 MOST_CLIENTS: Final = 64
 #: Events that a service remembers.
 MOST_EVENTS: Final = 512
-#: Workers that a service is scaled to at most.
-MOST_WORKERS: Final = 1000
 #: Of a text that somebody else has made, as far as it is repeated.
 _MOST_TEXT: Final = 200
 
