@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from everycore import Cluster, Event, Online, Worker
+from everycore import Cluster, Event, Online, Pool, Worker
 from tests.kit import scaled
 
 E = TypeVar("E", bound=Event)
@@ -103,6 +103,13 @@ async def within(awaitable: Any, seconds: float = 10.0) -> Any:
     """A wait with a limit of its own, far below the test's, so that a failure shows its line."""
     async with asyncio.timeout(scaled(seconds)):
         return await awaitable
+
+
+def events_of(cluster: Cluster | Pool, kind: type[E]) -> list[E]:
+    """The events of that kind from now on, as they come."""
+    events: list[E] = []
+    cluster.on(kind, events.append)
+    return events
 
 
 class Diary:

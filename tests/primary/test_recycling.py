@@ -1,33 +1,15 @@
 """Workers of a pool that reach a limit, without a process: in memory, in virtual time."""
 
 import os
-from typing import Any
 
 import pytest
 
 from everycore import ConfigurationError, Exited, Pool, Recycled
 from everycore.system.board import WorkerBoard
 from everycore.system.descriptors import duplicate
-from everycore.testing import FakeWorker, FakeWorkers, VirtualTimeLoop, settle
+from everycore.testing import FakeWorker, settle
 from tests.kit import pass_time
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    """Every test here runs in virtual time."""
-    return VirtualTimeLoop
-
-
-@pytest.fixture
-def workers():
-    with FakeWorkers() as workers:
-        yield workers
-
-
-def heard(pool: Pool, kind: type) -> list[Any]:
-    events: list[Any] = []
-    pool.on(kind, events.append)
-    return events
+from tests.kit.workers import events_of
 
 
 def row(pool: Pool, worker: FakeWorker) -> WorkerBoard:
@@ -36,11 +18,11 @@ def row(pool: Pool, worker: FakeWorker) -> WorkerBoard:
     )
 
 
-async def test_requests(workers, caplog):
+async def test_requests(polite, caplog):
     async with Pool(2, max_requests=20, max_requests_jitter=0) as pool:
-        recycled, exited = heard(pool, Recycled), heard(pool, Exited)
+        recycled, exited = events_of(pool, Recycled), events_of(pool, Exited)
         await settle()
-        board = row(pool, workers.all[0])
+        board = row(pool, polite.all[0])
         for _ in range(19):
             board.requested()
         await pass_time(5)
@@ -55,9 +37,9 @@ async def test_requests(workers, caplog):
         assert sorted(worker.slot for worker in pool.workers.values()) == [0, 1]
 
 
-async def test_connections_and_age_at_different_moments(workers):
+async def test_connections_and_age_at_different_moments(polite):
     async with Pool(4, max_lifetime=1000) as pool:
-        recycled = heard(pool, Recycled)
+        recycled = events_of(pool, Recycled)
         await settle()
         await pass_time(1110)
         assert sorted(event.worker.id for event in recycled) == [1, 2, 3, 4]
@@ -65,42 +47,42 @@ async def test_connections_and_age_at_different_moments(workers):
         assert len({round(event.at, 3) for event in recycled}) > 1
 
 
-async def test_connections(workers):
+async def test_connections(polite):
     async with Pool(1, max_connections=10) as pool:
-        recycled = heard(pool, Recycled)
+        recycled = events_of(pool, Recycled)
         await settle()
         pool._keeper._workers[1]._driver.account = lambda: (12, 0)  # type: ignore[method-assign]
         await pass_time(2)
         assert [event.reason for event in recycled] == ["12 connections (max_connections)"]
 
 
-async def test_memory_three_times_in_a_row(workers):
+async def test_memory_three_times_in_a_row(polite):
     async with Pool(1, max_memory=100 * 2**20) as pool:
-        recycled = heard(pool, Recycled)
+        recycled = events_of(pool, Recycled)
         await settle()
-        workers.all[0]._process.memory = 200 * 2**20
+        polite.all[0]._process.memory = 200 * 2**20
         await pass_time(25)
-        workers.all[0]._process.memory = 0
+        polite.all[0]._process.memory = 0
         await pass_time(10)
-        workers.all[0]._process.memory = 200 * 2**20
+        polite.all[0]._process.memory = 200 * 2**20
         await pass_time(20)
         assert recycled == []
         await pass_time(10)
         assert [event.reason for event in recycled] == ["200 MiB (max_memory)"]
 
 
-async def test_a_new_one_that_fails_is_told_and_the_old_one_serves_on(workers, caplog):
+async def test_a_new_one_that_fails_is_told_and_the_old_one_serves_on(polite, caplog):
     async with Pool(1, max_lifetime=100) as pool:
         await settle()
-        workers._life = None
+        polite._life = None
         await pass_time(120)
-        workers.all[1].exit(1)
+        polite.all[1].exit(1)
         await settle()
         assert "which it was to replace, serves on" in caplog.text
         assert [worker.id for worker in pool.workers.values() if worker.is_ready] == [1]
 
 
-async def test_without_limits_there_is_no_timer(workers):
+async def test_without_limits_there_is_no_timer(polite):
     async with Pool(1) as pool:
         await settle()
         assert pool._keeper._ages._deadline.due is None

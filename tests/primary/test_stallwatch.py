@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-from typing import Any
 
 import pytest
 
@@ -14,26 +13,9 @@ from everycore.system.activity import Activity
 from everycore.system.board import WorkerBoard
 from everycore.system.descriptors import duplicate
 from everycore.system.stacks import STACKS
-from everycore.testing import FakeWorker, FakeWorkers, VirtualTimeLoop, settle
+from everycore.testing import FakeWorker, FakeWorkers, settle
 from tests.kit import pass_time
-
-
-@pytest.fixture(autouse=True)
-def loop_factory():
-    """Every test here runs in virtual time."""
-    return VirtualTimeLoop
-
-
-@pytest.fixture
-def workers():
-    with FakeWorkers() as workers:
-        yield workers
-
-
-def heard(pool: Pool, kind: type) -> list[Any]:
-    events: list[Any] = []
-    pool.on(kind, events.append)
-    return events
+from tests.kit.workers import events_of
 
 
 def can_print(worker: FakeWorker) -> None:
@@ -59,14 +41,14 @@ class Turning:
         self._board.close()
 
 
-async def test_a_loop_that_stops_to_turn_is_told_dumped_aborted_and_replaced(workers, caplog):
+async def test_a_loop_that_stops_to_turn_is_told_dumped_aborted_and_replaced(polite, caplog):
     async with Pool(2, stall_dump=10, stall_kill=60) as pool:
-        stalled, exited = heard(pool, Stalled), heard(pool, Exited)
+        stalled, exited = events_of(pool, Stalled), events_of(pool, Exited)
         await settle()
-        well, stuck = workers.all
-        for worker in workers.all:
+        well, stuck = polite.all
+        for worker in polite.all:
             can_print(worker)
-        loops = [Turning(pool, worker) for worker in workers.all]
+        loops = [Turning(pool, worker) for worker in polite.all]
         await pass_time(30)
         assert stalled == []
         loops[1].stop()
@@ -89,34 +71,34 @@ async def test_a_loop_that_stops_to_turn_is_told_dumped_aborted_and_replaced(wor
         loops[0].stop()
 
 
-async def test_one_that_does_not_end_by_its_abort_is_killed(workers):
+async def test_one_that_does_not_end_by_its_abort_is_killed(polite):
     async with Pool(1, stall_kill=5) as pool:
         await settle()
-        Turning(pool, workers.all[0]).stop()
-        loop = Turning(pool, workers.all[0])
+        Turning(pool, polite.all[0]).stop()
+        loop = Turning(pool, polite.all[0])
         await pass_time(1)
         loop.stop()
         await pass_time(15)
-        assert workers.all[0].signals[-2:] == (signal.SIGABRT, signal.SIGKILL)
-        assert len(workers.all) == 2
+        assert polite.all[0].signals[-2:] == (signal.SIGABRT, signal.SIGKILL)
+        assert len(polite.all) == 2
 
 
-async def test_what_cannot_print_is_told_and_not_signalled(workers, caplog):
+async def test_what_cannot_print_is_told_and_not_signalled(polite, caplog):
     """SIGRTMAX-1 would end a process that has no handler for it."""
     async with Pool(1, stall_dump=5) as pool:
         await settle()
-        loop = Turning(pool, workers.all[0])
+        loop = Turning(pool, polite.all[0])
         await pass_time(1)
         loop.stop()
         await pass_time(8)
         assert "so it prints no stacks" in caplog.text
-        assert workers.all[0].signals == ()
+        assert polite.all[0].signals == ()
 
 
-async def test_one_that_is_stopped_is_told_as_such_and_killed(workers, caplog):
+async def test_one_that_is_stopped_is_told_as_such_and_killed(polite, caplog):
     async with Pool(1, stall_dump=5, stall_kill=20) as pool:
         await settle()
-        first = workers.all[0]
+        first = polite.all[0]
         can_print(first)
         loop = Turning(pool, first)
         await pass_time(1)
@@ -132,7 +114,7 @@ async def test_one_that_is_stopped_is_told_as_such_and_killed(workers, caplog):
 async def test_a_program_that_picks_up_nothing_is_stuck_and_one_that_is_given_nothing_is_not(caplog):
     with FakeWorkers(life=None) as workers:
         async with Pool(1, stall_dump=10) as pool:
-            stalled = heard(pool, Stalled)
+            stalled = events_of(pool, Stalled)
             (worker,) = workers.all
             sock = await worker.listen()
             await settle()
@@ -144,11 +126,11 @@ async def test_a_program_that_picks_up_nothing_is_stuck_and_one_that_is_given_no
             worker.die()
 
 
-async def test_all_workers_start_anew_when_all_go_on(workers):
+async def test_all_workers_start_anew_when_all_go_on(polite):
     async with Pool(1, stall_dump=10) as pool:
-        stalled = heard(pool, Stalled)
+        stalled = events_of(pool, Stalled)
         await settle()
-        loop = Turning(pool, workers.all[0])
+        loop = Turning(pool, polite.all[0])
         await pass_time(1)
         loop.stop()
         await pass_time(8)
@@ -159,23 +141,23 @@ async def test_all_workers_start_anew_when_all_go_on(workers):
         assert len(stalled) == 1
 
 
-async def test_one_that_leaves_has_its_own_limit(workers):
+async def test_one_that_leaves_has_its_own_limit(polite):
     async with Pool(1, grace=100, stall_dump=5, stall_kill=10) as pool:
-        stalled = heard(pool, Stalled)
+        stalled = events_of(pool, Stalled)
         await settle()
-        loop = Turning(pool, workers.all[0])
+        loop = Turning(pool, polite.all[0])
         await pass_time(1)
         loop.stop()
-        workers.all[0]._process.on_signal = lambda _: None
+        polite.all[0]._process.on_signal = lambda _: None
         pool.drain(1)
         await pass_time(20)
         assert stalled == []
 
 
-async def test_without_limits_there_is_no_timer(workers):
+async def test_without_limits_there_is_no_timer(polite):
     async with Pool(1) as pool:
         await settle()
-        assert workers.all[0]._process.ticket.beat == 0
+        assert polite.all[0]._process.ticket.beat == 0
         assert pool._keeper._stalls._deadline.due is None
 
 
