@@ -70,10 +70,7 @@ class StallWatch:
     def _look(self) -> None:
         runtime = self._cluster._runtime
         seen = {
-            number: Seen(
-                worker._driver.seat.beat,
-                runtime.switchboard.oldest(number),
-            )
+            number: Seen(worker._driver.seat.beat, runtime.switchboard.oldest(number))
             for number, worker in self._workers.items()
             if worker.is_ready
         }

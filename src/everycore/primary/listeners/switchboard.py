@@ -237,9 +237,11 @@ class Switchboard:
         take_all(
             (partial(self._disconnect, worker, listener, keep=keep) for listener in held), f"worker {worker}"
         )
+        # Also of what its program had closed, and then removed.
         take_all((partial(_restore_name, listener) for listener in self._book), f"worker {worker}")
 
     def _on_closed(self, listener: Listener, worker: int) -> None:
+        # A draining worker closes its servers too: that is its departure, not the end of the listener.
         draining = worker in self._resting
         is_bound_only = isinstance(listener.socket, GivenListener) and not listener.has_listened
         keep = draining or not (is_bound_only or isinstance(listener.socket, DatagramSocket))
