@@ -4,7 +4,6 @@ import asyncio
 import functools
 import os
 import socket
-from types import SimpleNamespace
 
 import pytest
 
@@ -201,29 +200,31 @@ async def test_a_cancelled_handler_fails_its_request():
             await primary.mailbox.request("x", timeout=10)
 
 
-async def test_a_handler_that_is_cancelled_before_its_first_step_fails_its_request_and_closes_its_handle():
+@pytest.mark.parametrize("is_taken_back", [False, True])
+async def test_a_handler_that_is_cancelled_before_its_first_step_fails_its_request_and_closes_its_handle(
+    is_taken_back,
+):
     """As at the end of `asyncio.run`, which cancels whatever there is."""
     async with Boxes() as (primary, worker):
         worker.mailbox.answer(echo)
         reading, writing = os.pipe()
         with open(reading, "rb", buffering=0) as mine, open(writing, "wb", buffering=0) as theirs:  # noqa: ASYNC230
-            loop = asyncio.get_running_loop()
-            create_task = loop.create_task
-            cancelled = []
+            requests = worker.mailbox._requests
+            asked, cancelled = requests.asked, []
 
-            def create_cancelled(coroutine, **options):
-                task = create_task(coroutine, **options)
-                if "_handle" in coroutine.__qualname__:
-                    task.cancel()
-                    cancelled.append(task)
-                return task
+            def ask_and_cancel(ask, fds):
+                asked(ask, fds)
+                for task in tuple(requests._handling):
+                    cancelled.append(task.cancel())
+                    if is_taken_back:
+                        task.uncancel()  # from 3.13 on, the coroutine then runs after all
 
-            worker.mailbox._requests._loop = SimpleNamespace(create_task=create_cancelled, time=loop.time)
+            requests.asked = ask_and_cancel
             with pytest.raises(RequestFailed, match="CancelledError"):
                 await primary.mailbox.request("x", theirs, timeout=10)
             assert mine.read(1) == b""  # nobody has the other end any more
-            assert len(cancelled) == 1
-            assert not worker.mailbox._requests._handling
+            assert cancelled == [True]
+            assert not requests._handling
 
 
 async def test_open_requests_are_bounded_by_the_window():
