@@ -17,31 +17,21 @@ PACKAGE = "everycore"
 # From the bottom up. A module imports from its own room and from the rows below; from the other rooms of its
 # own row only where `OPEN_ROWS` says so.
 ROWS: list[set[str]] = [
-    {"errors", "events", "foreign", "held_signals", "kernel", "model", "settings", "role", "ticket"}
-    | {"config"},
+    {"errors", "foreign", "held_signals", "kernel", "model", "settings", "role", "ticket"} | {"config"},
     {"core", "system"},
     {"aio"},
+    {"events", "worker_face"},  # `event.worker` is a `Worker`: both sides tell events, so it lies below them
     {"primary", "worker"},
     {"control", "current", "entry", "listening", "pool"},
     {"ops"},
     {"cli", "servers", "launch"},
     {"testing"},  # for users' tests: it plays the workers of a primary, and nothing imports it
 ]
-OPEN_ROWS = {0, 4, 6}
+OPEN_ROWS = {0, 3, 5, 7}
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 
 # `everycore/__init__.py` gathers the public names, `__main__.py` starts the command line.
 FREE = {"__init__", "__main__"}
-
-# What only type checkers need to know. `event.worker` is a `Worker`, and `Worker.on` takes types of events:
-# two public types that name each other. A protocol in between would not do, for users pass `event.worker` on
-# to functions that take a `Worker`. A message carries a `Descriptor`.
-TYPE_ONLY_EXCEPTIONS = {
-    ("everycore.events", "everycore.primary.worker"),
-    ("everycore.events", "everycore.system.descriptors"),
-}
-# In these rooms not even imports for type checkers alone go round in a circle.
-WITHOUT_ANY_CIRCLE = {"primary"}
 
 # Core decides; input, output and the time come to it as arguments.
 NOT_IN_CORE = frozenset(
@@ -51,7 +41,13 @@ NOT_IN_CORE = frozenset(
     | {"datetime", "logging", "random", "secrets", "time", "uuid"}
 )
 ASYNCIO = {"asyncio", "uvloop"}
-ASYNCIO_ROOMS = {"foreign", "aio", "primary", "worker", "entry", "pool", "ops", "servers", "testing"}
+ASYNCIO_ROOMS = {"foreign", "aio", "worker_face", "primary", "worker"} | {
+    "entry",
+    "pool",
+    "ops",
+    "servers",
+    "testing",
+}
 
 
 def room_of(module: str) -> str:
@@ -78,8 +74,6 @@ def broken_layer(found: Import) -> str | None:
         return None
     if imported in FREE:
         return "nothing in the package imports the public face; import the module that has the name"
-    if found.type_only and (found.importer, found.imported) in TYPE_ONLY_EXCEPTIONS:
-        return None
     if imported not in ROW or imported == importer:
         return None
     if ROW[imported] > ROW[importer]:
@@ -100,20 +94,14 @@ def forbidden_modules(imports: list[Import]) -> list[str]:
     return wrong
 
 
-def unused_exceptions(imports: list[Import]) -> list[str]:
-    used = {(found.importer, found.imported) for found in imports if found.type_only}
-    return [f"{importer} imports no {imported}" for importer, imported in TYPE_ONLY_EXCEPTIONS - used]
+def circle(imports: list[Import]) -> list[str]:
+    """The modules of one circle, first and last the same; empty when there is none.
 
-
-def circle(imports: list[Import], *, types_in: str | None = None) -> list[str]:
-    """The modules of one circle of run-time imports, first and last the same; empty when there is none.
-
-    `types_in`: a room; imports within it count also where only type checkers see them.
+    An import for type checkers alone closes a circle like any other.
     """
     graph: dict[str, set[str]] = {}
     for found in imports:
-        is_in_room = room_of(found.importer) == room_of(found.imported) == types_in
-        if is_ours(found.imported) and (is_in_room or not found.type_only):
+        if is_ours(found.imported):
             graph.setdefault(found.importer, set()).add(found.imported)
     done: set[str] = set()
 
@@ -190,24 +178,11 @@ def test_no_circles(package_imports):
     assert circle(package_imports) == []
 
 
-def test_a_worker_has_no_circles_of_types_either(package_imports):
-    assert circle(package_imports, types_in="worker") == []
-
-
 def test_a_worker_has_few_rooms_one_above_the_other(package_imports):
     rooms = rooms_within(package_imports, "worker")
     assert len(rooms) <= 10
     assert set().union(*floors(rooms)) == set(rooms)
     assert [room for room, imported in rooms.items() if "context" in imported] == []  # the public face
-
-
-@pytest.mark.parametrize("room", sorted(WITHOUT_ANY_CIRCLE))
-def test_no_circles_for_type_checkers_either(package_imports, room):
-    assert circle(package_imports, types_in=room) == []
-
-
-def test_every_exception_is_needed(package_imports):
-    assert unused_exceptions(package_imports) == []
 
 
 def test_no_public_name_is_a_submodule():
@@ -255,7 +230,7 @@ GUARDED = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    {}\n"
         ("aio/channel.py", "import everycore", "public face"),
         ("cli/main.py", "from everycore import __main__", "public face"),
         ("model.py", GUARDED.format("from everycore.primary.worker import Worker"), "lies above"),
-        ("events.py", "from everycore.primary.worker import Worker", "lies above"),
+        ("events.py", GUARDED.format("from everycore.primary.cluster import Cluster"), "lies above"),
     ],
 )  # fmt: skip
 def test_finds_an_import_against_the_layers(tree, importer, statement, reason):
@@ -282,7 +257,7 @@ def test_finds_an_import_against_the_layers(tree, importer, statement, reason):
         ("cli/main.py", "from everycore.servers.engines import Engine"),
         ("pool.py", "from everycore.entry import run"),
         ("primary/driver.py", "import socket, asyncio\nfrom everycore.aio.channel import Channel"),
-        ("events.py", GUARDED.format("from everycore.primary.worker import Worker")),
+        ("events.py", "from everycore.worker_face import Worker"),
         ("events.py", GUARDED.format("from everycore.system.descriptors import Descriptor")),
         ("__init__.py", "from everycore.cli.main import main"),
         ("__main__.py", "from everycore import run"),
@@ -325,31 +300,6 @@ def test_finds_a_circle_also_through_functions_and_packages(tree):
     ]  # fmt: skip
 
 
-def test_a_type_only_import_closes_no_circle(tree):
-    root = tree(
-        {"model.py": "import everycore.events", "events.py": GUARDED.format("import everycore.model")}
-    )
-
-    assert circle(read_imports(root)) == []
-
-
-def test_finds_a_circle_of_types_in_a_room_where_they_count(tree):
-    root = tree(
-        {
-            "worker/__init__.py": "",
-            "worker/context.py": "from everycore.worker import drain",
-            "worker/drain.py": GUARDED.format("from everycore.worker.context import WorkerContext"),
-        }
-    )
-
-    imports = read_imports(root)
-    assert circle(imports) == []
-    assert circle(imports, types_in="primary") == []
-    assert circle(imports, types_in="worker") == [
-        "everycore.worker.context", "everycore.worker.drain", "everycore.worker.context",
-    ]  # fmt: skip
-
-
 def test_rooms_of_a_circle_are_on_no_floor(tree):
     root = tree(
         {
@@ -367,27 +317,17 @@ def test_rooms_of_a_circle_are_on_no_floor(tree):
     assert floors(rooms) == [{"link"}, {"boot"}]
 
 
-def test_a_type_only_import_closes_a_circle_within_such_a_room(tree):
+def test_a_type_only_import_closes_a_circle(tree):
     root = tree(
         {
             "primary/worker.py": "import everycore.primary.driver",
             "primary/driver.py": GUARDED.format("import everycore.primary.worker"),
-            "core/wire.py": "import everycore.core.frames",
-            "core/frames.py": GUARDED.format("import everycore.core.wire"),
         }
     )
 
-    assert circle(read_imports(root), types_in="primary") == [
+    assert circle(read_imports(root)) == [
         "everycore.primary.driver", "everycore.primary.worker", "everycore.primary.driver",
     ]  # fmt: skip
-
-
-def test_finds_an_exception_that_nobody_needs(tree):
-    root = tree({"events.py": GUARDED.format("from everycore.primary.worker import Worker")})
-
-    assert unused_exceptions(read_imports(root)) == [
-        "everycore.events imports no everycore.system.descriptors"
-    ]
 
 
 def test_the_other_branch_of_type_checking_is_run_time(tree):

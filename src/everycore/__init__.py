@@ -18,7 +18,6 @@ from everycore.held_signals import held as _held
 from everycore.role import is_primary, is_worker
 
 if TYPE_CHECKING:
-    from everycore.aio.delivery import MessageStream
     from everycore.aio.emitter import EventStream
     from everycore.aio.requests import Handler
     from everycore.aio.subscriptions import Subscription
@@ -66,13 +65,13 @@ if TYPE_CHECKING:
     )
     from everycore.pool import Pool
     from everycore.primary.cluster import Cluster
-    from everycore.primary.worker import Worker
     from everycore.settings import Settings
     from everycore.system.descriptors import Descriptor
     from everycore.system.machine import cpu_count
     from everycore.worker.connections.limits import limit_connections
     from everycore.worker.context import WorkerContext
     from everycore.worker.listening.clustersocket import ClusterSocket
+    from everycore.worker_face import MessageStream, Worker
 
 __all__ = [
     "BootError",
@@ -144,17 +143,16 @@ _HOMES = {
     "model": "ExitStatus ListenerSnapshot ReloadSnapshot Snapshot State WorkerSnapshot",
     "settings": "Settings",
     "aio.emitter": "EventStream",
-    "aio.delivery": "MessageStream",
     "aio.requests": "Handler",
     "aio.subscriptions": "Subscription",
     "pool": "Pool",
     "primary.cluster": "Cluster",
-    "primary.worker": "Worker",
     "system.descriptors": "Descriptor",
     "system.machine": "cpu_count",
     "worker.connections.limits": "limit_connections",
     "worker.context": "WorkerContext",
     "worker.listening.clustersocket": "ClusterSocket",
+    "worker_face": "MessageStream Worker",
 }
 _LAZY = {name: f"everycore.{module}" for module, names in _HOMES.items() for name in names.split()}
 

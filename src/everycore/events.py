@@ -10,9 +10,10 @@ Order, per worker: `Forked`, `Online`, any `Listening` and `Ready`, exactly one 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
+from everycore.model import Event
+from everycore.worker_face import Message, WorkerEvent
 
 if TYPE_CHECKING:
     import signal
@@ -20,16 +21,24 @@ if TYPE_CHECKING:
 
     from everycore.errors import ReloadFailed
     from everycore.model import Address, ExitStatus
-    from everycore.primary.worker import Worker
     from everycore.settings import Settings
-    from everycore.system.descriptors import Descriptor
 
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """What all events have."""
-
-    seq: int
-    at: float
+__all__ = [
+    "Disconnected",
+    "Event",
+    "Exited",
+    "Forked",
+    "Listening",
+    "Message",
+    "Online",
+    "Ready",
+    "Recycled",
+    "ReloadBegan",
+    "ReloadEnded",
+    "SetUp",
+    "Stalled",
+    "WorkerEvent",
+]
 
 
 class SetUp(Event, frozen=True, kw_only=True):
@@ -52,12 +61,6 @@ class ReloadEnded(Event, frozen=True, kw_only=True):
     worker: None = None
     generation: int
     error: ReloadFailed | None
-
-
-class WorkerEvent(Event, frozen=True, kw_only=True):
-    """An event about one worker: the `Worker`, or, inside the worker itself, its `WorkerContext`."""
-
-    worker: Worker
 
 
 class Forked(WorkerEvent, frozen=True, kw_only=True):
@@ -122,13 +125,3 @@ class Exited(WorkerEvent, frozen=True, kw_only=True):
     def signal(self) -> signal.Signals | None:
         """The signal that ended it, else None."""
         return self.status.signal
-
-
-class Message(WorkerEvent, frozen=True, kw_only=True):
-    """A message of the other side: not a life-cycle event, so it comes only to `messages()` and `on`.
-
-    `handle` is a `socket.socket`, a `Descriptor`, or None; whoever takes the message owns it.
-    """
-
-    message: Any
-    handle: socket.socket | Descriptor | None = None

@@ -16,6 +16,13 @@ import msgspec
 Address = Any
 
 
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What all events have."""
+
+    seq: int
+    at: float
+
+
 class State(enum.StrEnum):
     """Where a worker is in its life, in this order; no state is ever entered twice."""
 
@@ -51,6 +58,15 @@ class ExitStatus(msgspec.Struct, frozen=True):
         if isinstance(self.error, ChildProcessError):
             return "ended, nobody knows how: another part of this program has reaped it, or ignores SIGCHLD"
         return f"not started: {self.error}"
+
+
+class WorkerIdentity(msgspec.Struct, frozen=True):
+    """Which worker it is; `row` is its row of the board, 0 if it has none."""
+
+    id: int
+    slot: int
+    generation: int
+    row: int = 0
 
 
 class WorkerSnapshot(msgspec.Struct, frozen=True):

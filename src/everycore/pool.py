@@ -29,9 +29,9 @@ from everycore.model import Snapshot
 from everycore.primary.cluster import Cluster
 from everycore.primary.controlling import ControlPost, plan_of
 from everycore.primary.keeper import Keeper
-from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_count, check_seconds
 from everycore.system.machine import cpu_bound, memory_limit, worker_bound
+from everycore.worker_face import Worker
 
 E = TypeVar("E", bound=Event)
 

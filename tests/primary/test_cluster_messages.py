@@ -16,6 +16,7 @@ from everycore import (
     ChannelFull,
     Cluster,
     ExitStatus,
+    Message,
     RequestFailed,
     RequestTimeout,
     Settings,
@@ -78,6 +79,12 @@ def answering():
 
 class Colour(enum.Enum):
     RED = 1
+
+
+async def test_events_refuses_messages(mirrors):
+    async with Cluster() as cluster:
+        with pytest.raises(TypeError, match="use messages"):
+            cluster.events(Message)
 
 
 class TestValues:

@@ -29,7 +29,6 @@ from everycore.aio.subscriptions import Subscription, call_back, check_plain, lo
 from everycore.core import values, wire
 from everycore.core.window import Incoming
 from everycore.errors import ProtocolError
-from everycore.events import Message
 from everycore.system.descriptors import close_strange, wrap
 
 
@@ -52,8 +51,6 @@ class _Callback:
 
 
 MessageFeed: TypeAlias = Feed[Parcel]
-#: An asynchronous iterator of messages.
-MessageStream: TypeAlias = Stream[Parcel, Message]
 
 
 class Delivery:
@@ -135,7 +132,7 @@ class Delivery:
 
     # --- who takes it -------------------------------------------------------------------------------------
 
-    def messages(self) -> MessageStream:
+    def messages(self) -> Stream[Parcel, Any]:
         """A stream of all messages from now on, and of those that nobody has taken yet."""
         feed: MessageFeed = Feed()
         stream = Stream(feed, partial(self._take, feed), self._forget)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from everycore.aio.streams import Feed, Stream
 from everycore.aio.subscriptions import Subscription, call_back, check_plain, once
-from everycore.events import Event, Message
+from everycore.model import Event
 
 E = TypeVar("E", bound=Event)
 #: An asynchronous iterator of events.
@@ -59,8 +59,6 @@ class Emitter:
         """An async iterator over such events (none named: all) from now on. Messages are not among them."""
         for event_type in types:
             _check_type(event_type)
-            if issubclass(event_type, Message):
-                raise TypeError("events() carries no messages: use messages(), or on(Message, ...)")
         feed: Feed[Event] = Feed()
         if self._is_closed:
             feed.end()

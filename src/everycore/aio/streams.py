@@ -61,9 +61,9 @@ class Stream(Generic[Item, Out]):
     ) -> None:
         self._feed = feed
         self._take = take
-        self._on_close: Callable[[Feed[Item]], None] | None = on_close
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._on_close: Callable[[Feed[Item]], None] | None = on_close
 
     def __aiter__(self) -> Self:
         return self

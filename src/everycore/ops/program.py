@@ -17,9 +17,10 @@ from everycore.events import Forked, Listening
 from everycore.model import Address
 from everycore.ops.service import Outcome, Service, run_to_the_end
 from everycore.pool import Pool
-from everycore.primary.worker import Worker
+from everycore.primary.driver import driver_of
 from everycore.system.addresses import as_url
 from everycore.system.sightings import descendants_of, listeners_of, sockets_of
+from everycore.worker_face import Worker
 
 if TYPE_CHECKING:  # as in `ops.service`
     from everycore.ops.development import Development
@@ -85,7 +86,9 @@ class _Program(Service):
         if worker.pid is None or worker.is_ready or worker.state not in ("none", "online"):
             return
         age = time.monotonic() - born
-        found = [] if worker._driver.readiness.is_held else listeners_of(worker.pid, sockets_of(os.getpid()))
+        found = (
+            [] if driver_of(worker).readiness.is_held else listeners_of(worker.pid, sockets_of(os.getpid()))
+        )
         if found:
             self._found(worker, found)
             return
@@ -98,7 +101,7 @@ class _Program(Service):
         self._known |= urls
         for url in sorted(urls):
             log.info("%s listens on %s by itself: the kernel spreads its connections", self._name, url)
-        worker._driver.readiness.announce()
+        driver_of(worker).readiness.announce()
 
     def _look_at_children(self, worker: int) -> None:
         for pid in descendants_of(worker):

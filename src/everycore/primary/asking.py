@@ -18,7 +18,7 @@ from everycore.settings import check_seconds
 
 if TYPE_CHECKING:
     from everycore.primary.cluster import Cluster
-    from everycore.primary.worker import Worker
+    from everycore.worker_face import Worker
 
 
 class Asking:

@@ -13,9 +13,9 @@ from everycore.aio.mailbox import Mailbox
 from everycore.aio.subscriptions import Subscription
 from everycore.core import wire
 from everycore.errors import ChannelClosed
+from everycore.model import WorkerIdentity
 from everycore.primary.process import WorkerProcess
-from everycore.primary.spawner import WorkerIdentity
-from everycore.primary.worker import Worker
+from everycore.worker_face import Worker
 
 
 class ClusterMember(Protocol):

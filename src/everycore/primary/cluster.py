@@ -31,10 +31,10 @@ from everycore.primary.eventlog import EventLog
 from everycore.primary.listeners.attendance import NoWorker
 from everycore.primary.listeners.factory import DistributionSettings
 from everycore.primary.runtime import Runtime
-from everycore.primary.worker import Worker
 from everycore.settings import Settings, check_count, check_env, check_seconds, choose_policy
 from everycore.system import inherited, machine, processes, seam
 from everycore.system.descriptors import fill_standard_streams
+from everycore.worker_face import Worker
 
 if TYPE_CHECKING:
     from everycore.settings import SettingsFields
@@ -275,6 +275,8 @@ class Cluster:
     def events(self, *kinds: type[E]) -> EventStream[E]: ...
     def events(self, *kinds: type[Event]) -> EventStream[Any]:
         """Life-cycle events from the call on, as an asynchronous iterator that ends with the cluster."""
+        if Message in kinds:
+            raise TypeError("events() carries no messages: use messages(), or on(Message, ...)")
         return self._log.listeners.events(*kinds)
 
     def snapshot(self) -> Snapshot:

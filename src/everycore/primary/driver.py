@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias, cast
 
 from everycore import events
 from everycore.aio.deadline import Deadline
@@ -23,7 +23,7 @@ from everycore.aio.steps import take_all
 from everycore.core import lifecycle, wire
 from everycore.core.lifecycle import Life, LifeAction, LifeInput
 from everycore.errors import ConfigurationError, ProtocolError, with_hint
-from everycore.model import ExitStatus, State
+from everycore.model import ExitStatus, State, WorkerIdentity
 from everycore.primary import spawner
 from everycore.primary.eventlog import WorkerLog
 from everycore.primary.farewell import Farewell
@@ -33,7 +33,7 @@ from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.primary.runtime import Runtime
 from everycore.primary.seat import BoardSeat
-from everycore.primary.worker import Worker
+from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
 
@@ -47,9 +47,7 @@ Told: TypeAlias = wire.ReopenLogs | wire.MayHandOn | wire.TakeOver
 class WorkerDriver:
     """One worker, from its spawn to its `Exited`. `face` is the worker as users see it."""
 
-    def __init__(
-        self, runtime: Runtime, identity: spawner.WorkerIdentity, request: spawner.SpawnRequest
-    ) -> None:
+    def __init__(self, runtime: Runtime, identity: WorkerIdentity, request: spawner.SpawnRequest) -> None:
         self._runtime = runtime
         self._loop = runtime.loop
         self._switchboard = runtime.switchboard
@@ -308,7 +306,7 @@ def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: 
     book, boards = runtime.book, runtime.boards
     user = spawner.user_of(request.settings)
     slot = book.free_slot() if request.slot is None else request.slot
-    identity = spawner.WorkerIdentity(book.last_id + 1, slot, request.generation, boards.allot(user))
+    identity = WorkerIdentity(book.last_id + 1, slot, request.generation, boards.allot(user))
     driver = WorkerDriver(runtime, identity, request)
     try:
         if withholds:
@@ -327,3 +325,8 @@ def _tell_overdue(worker: int, *, is_starting: bool) -> None:
         log.info("worker %d was still starting: killed", worker)
     else:
         log.warning("worker %d did not leave in time: killed", worker)
+
+
+def driver_of(worker: Worker) -> WorkerDriver:
+    """What stands behind `worker`, for those on the primary's side who need more of it than its users."""
+    return cast("WorkerDriver", worker._driver)

@@ -12,7 +12,7 @@ from typing import Any
 
 from everycore.aio.emitter import Emitter
 from everycore.events import Event, Message, WorkerEvent
-from everycore.primary.worker import Worker
+from everycore.worker_face import Worker
 
 
 class EventLog:

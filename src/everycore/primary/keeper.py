@@ -34,7 +34,7 @@ from everycore.primary.cluster import Cluster
 from everycore.primary.recycling import AgeWatch
 from everycore.primary.stallwatch import StallWatch
 from everycore.primary.words import SupervisionWords
-from everycore.primary.worker import Worker
+from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from everycore.aio.pipes import PipeReader, PipeWriter
 from everycore.model import ExitStatus
-from everycore.primary.pipes import PipeReader, PipeWriter
 from everycore.system.activity import Activity
 from everycore.system.descriptors import close_all
 from everycore.system.processes import Spawned

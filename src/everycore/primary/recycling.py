@@ -15,7 +15,8 @@ import msgspec
 from everycore.aio.deadline import Deadline
 from everycore.core.recycling import Aging, RecyclingLimits, Usage
 from everycore.primary.cluster import Cluster
-from everycore.primary.worker import Worker
+from everycore.primary.driver import driver_of
+from everycore.worker_face import Worker
 
 #: How often the workers are looked at, and their memory, in seconds.
 STEP: Final = 1.0
@@ -82,10 +83,10 @@ class AgeWatch:
         memory, limit = None, it.aging.limits.max_memory
         if limit is not None and now - it.looked >= MEMORY_STEP:
             it.looked = now
-            memory = worker._driver.process.memory(limit)
+            memory = driver_of(worker).process.memory(limit)
         return Usage(
-            requests=worker._driver.seat.requests,
-            connections=worker._driver.account()[0],
+            requests=driver_of(worker).seat.requests,
+            connections=driver_of(worker).account()[0],
             lifetime=now - it.since,
             memory=memory,
         )

@@ -20,6 +20,7 @@ import msgspec
 from everycore import role
 from everycore.core.permits import Permits, permit_of
 from everycore.errors import ConfigurationError
+from everycore.model import WorkerIdentity
 from everycore.settings import Settings
 from everycore.system import processes
 from everycore.system.descriptors import fill_standard_streams
@@ -58,15 +59,6 @@ class SpawnRequest(msgspec.Struct, frozen=True):
     slot: int | None = None
     generation: int = 0
     raises: bool = True
-
-
-class WorkerIdentity(msgspec.Struct, frozen=True):
-    """Which worker it is; `row` is its row of the board, 0 if it has none."""
-
-    id: int
-    slot: int
-    generation: int
-    row: int = 0
 
 
 class Child(msgspec.Struct, frozen=True):

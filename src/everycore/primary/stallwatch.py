@@ -18,9 +18,10 @@ from everycore.core import stalls
 from everycore.core.stalls import Seen, StallLimits, Stalls, Symptoms
 from everycore.events import Stalled
 from everycore.primary.cluster import Cluster
-from everycore.primary.worker import Worker
+from everycore.primary.driver import driver_of
 from everycore.system.activity import Activity
 from everycore.system.stacks import STACKS
+from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
 
@@ -70,7 +71,7 @@ class StallWatch:
     def _look(self) -> None:
         runtime = self._cluster._runtime
         seen = {
-            number: Seen(worker._driver.seat.beat, runtime.switchboard.oldest(number))
+            number: Seen(driver_of(worker).seat.beat, runtime.switchboard.oldest(number))
             for number, worker in self._workers.items()
             if worker.is_ready
         }
@@ -81,7 +82,7 @@ class StallWatch:
             self._set()
 
     def _activity(self, number: int) -> Activity | None:
-        return self._workers[number]._driver.process.activity()
+        return driver_of(self._workers[number]).process.activity()
 
     def _perform(self, action: stalls.StallAction) -> None:
         match action:
@@ -100,7 +101,7 @@ class StallWatch:
 
     def _dump(self, symptoms: Symptoms, what_follows: str) -> None:
         worker = self._workers[symptoms.worker]
-        process = worker._driver.process
+        process = driver_of(worker).process
         stacks = "the stacks of its threads follow"
         if symptoms.is_stopped:
             stacks = "it is stopped (SIGSTOP), so it cannot print its stacks"

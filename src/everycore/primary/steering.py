@@ -26,12 +26,13 @@ from everycore.errors import ControlError, ReloadFailed
 from everycore.events import Event, Exited, Forked, Listening, Message, Ready, SetUp, Stalled, WorkerEvent
 from everycore.model import ExitStatus
 from everycore.primary.cluster import Cluster
+from everycore.primary.driver import driver_of
 from everycore.primary.keeper import Keeper
 from everycore.primary.surveying import survey
-from everycore.primary.worker import Worker
 from everycore.system.addresses import as_url
 from everycore.system.resident import stderr_of
 from everycore.system.stacks import STACKS
+from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
 
@@ -208,7 +209,7 @@ class Steering:
         return control.StacksResult(workers=tuple(found))
 
     def _stacks_of(self, worker: Worker) -> control.StacksOf:
-        process = worker._driver.process
+        process = driver_of(worker).process
         if process.pid is None or not process.hears(STACKS):
             problem = "it boots or ends, or its program has taken that signal"
             return control.StacksOf(worker=worker.id, pid=process.pid, problem=problem)

@@ -16,18 +16,17 @@ from signal import SIGKILL, Signals
 from types import TracebackType
 from typing import IO, Any, Self, TypeAlias
 
-from everycore.aio.delivery import MessageStream
 from everycore.aio.requests import Handler
 from everycore.aio.subscriptions import Subscription
 from everycore.core import wire
 from everycore.foreign.signal_internals import signal_of
 from everycore.listening import request_for
 from everycore.model import ExitStatus
-from everycore.primary.worker import Worker
 from everycore.system import seam
 from everycore.testing.player import Player
 from everycore.testing.processes import FakeProcess, FakeSystem
 from everycore.worker.listening.clustersocket import ClusterSocket
+from everycore.worker_face import MessageStream, Worker
 
 
 class FakeWorker:

@@ -11,9 +11,9 @@ from everycore import events
 from everycore.aio.subscriptions import Subscription, once
 
 if TYPE_CHECKING:
-    from everycore.aio.delivery import MessageStream
     from everycore.aio.requests import Handler
     from everycore.worker.session import Session
+    from everycore.worker_face import MessageStream
 
 E = TypeVar("E", bound=events.Event)
 

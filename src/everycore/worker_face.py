@@ -1,4 +1,4 @@
-"""`Worker`: a worker as the primary sees it.
+"""`Worker`: a worker as the primary sees it; and a `Message`, which names the worker that sent it.
 
 The public face; the driver behind it made it, and decides. A worker's view of itself is another class,
 `WorkerContext`: one class patched by role, as in Node, means two things by every name.
@@ -8,26 +8,50 @@ from __future__ import annotations
 
 import asyncio
 import signal as signals
+import socket
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
-from everycore.aio.delivery import MessageStream
+from everycore.aio.delivery import Parcel
 from everycore.aio.emitter import Emitter
 from everycore.aio.mailbox import Mailbox
+from everycore.aio.pipes import PipeReader, PipeWriter
 from everycore.aio.requests import Handler
+from everycore.aio.streams import Stream
 from everycore.aio.subscriptions import Subscription, once
 from everycore.aio.waiting import see_through
 from everycore.core.lifecycle import Life
-from everycore.events import Event, Message
-from everycore.model import ExitStatus, State, WorkerSnapshot
-from everycore.primary.pipes import PipeReader, PipeWriter
-from everycore.primary.process import WorkerProcess
-from everycore.primary.readiness import WorkerReadiness
-from everycore.primary.seat import BoardSeat
-from everycore.primary.spawner import WorkerIdentity
+from everycore.model import Event, ExitStatus, State, WorkerIdentity, WorkerSnapshot
+from everycore.system.descriptors import Descriptor
 
 E = TypeVar("E", bound=Event)
+
+
+class Process(Protocol):
+    """The process behind a `Worker`, as that knows it."""
+
+    pid: int | None
+    stdin: PipeWriter | None
+    stdout: PipeReader | None
+    stderr: PipeReader | None
+
+    def signal(self, number: int) -> bool:
+        """Signal the process; False if it is gone."""
+
+
+class Readiness(Protocol):
+    """The readiness of a worker, as its `Worker` knows it."""
+
+    is_ready: bool
+
+
+class Seat(Protocol):
+    """A worker's place on the board, as its `Worker` knows it."""
+
+    @property
+    def open(self) -> int:
+        """Connections that the worker has now."""
 
 
 class Driver(Protocol):
@@ -35,10 +59,16 @@ class Driver(Protocol):
 
     identity: WorkerIdentity
     life: Life
-    readiness: WorkerReadiness
-    process: WorkerProcess
     mailbox: Mailbox
     exited: asyncio.Future[ExitStatus]
+
+    @property
+    def process(self) -> Process:
+        """The process; one that never started has no number."""
+
+    @property
+    def readiness(self) -> Readiness:
+        """Whether the worker is given connections."""
 
     @property
     def listeners(self) -> Emitter:
@@ -49,8 +79,8 @@ class Driver(Protocol):
         """Seconds that the worker has to finish its work."""
 
     @property
-    def seat(self) -> BoardSeat:
-        """Where it sits."""
+    def seat(self) -> Seat:
+        """Where the worker counts its connections."""
 
     def account(self) -> tuple[int, int]:
         """Connections handed to the worker so far, and those it has not acknowledged."""
@@ -242,3 +272,23 @@ class Worker:
             outstanding=outstanding,
             open=self._driver.seat.open,
         )
+
+
+class WorkerEvent(Event, frozen=True, kw_only=True):
+    """An event about one worker: the `Worker`, or, inside the worker itself, its `WorkerContext`."""
+
+    worker: Worker
+
+
+class Message(WorkerEvent, frozen=True, kw_only=True):
+    """A message of the other side: not a life-cycle event, so it comes only to `messages()` and `on`.
+
+    `handle` is a `socket.socket`, a `Descriptor`, or None; whoever takes the message owns it.
+    """
+
+    message: Any
+    handle: socket.socket | Descriptor | None = None
+
+
+#: An asynchronous iterator of messages.
+MessageStream: TypeAlias = Stream[Parcel, Message]
