@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib
 import inspect
 import json
 import os
@@ -23,7 +24,7 @@ from tests.kit import turn
 PROBES = {
     "asyncio_internals": ["servers", "selectors"],
     "uvloop_internals": ["connect", "backend", "stamps"],
-    "uvicorn_internals": ["handover"],
+    "uvicorn_internals": ["addresses", "handover"],
     "hypercorn_internals": ["goaway"],
 }
 
@@ -228,3 +229,57 @@ def test_only_protocols_that_we_know_are_looked_into(http, known):
     config = uvicorn.Config(lambda scope, receive, send: None, http=http, log_config=None)
     config.load()
     assert uvicorn_internals.is_known(config) is known
+
+
+@pytest.fixture
+def uvicorn_as_it_was(monkeypatch):
+    """uvicorn's own functions, put back after a test that has replaced them."""
+    modules = [
+        importlib.import_module(f"uvicorn.protocols.http.{name}") for name in ("h11_impl", "httptools_impl")
+    ]
+    for module in modules:
+        for name in ("get_local_addr", "get_remote_addr"):
+            monkeypatch.setattr(module, name, getattr(module, name))
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_addresses_of_transports_are_those_that_uvicorn_asks_the_kernel_for(
+    family, http, tmp_path, uvicorn_as_it_was
+):
+    scopes = []
+
+    async def app(scope, receive, send):
+        scopes.append(scope)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    config = uvicorn.Config(app, http=http, lifespan="off", log_config=None, ws="none", proxy_headers=False)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    with socket.socket(family) as listener:
+        listener.bind(
+            {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}.get(family, str(tmp_path / "s"))
+        )
+        name = listener.getsockname()
+        await server.startup(sockets=[listener])
+
+        async def ask():
+            with socket.socket(family) as client:
+                client.connect(listener.getsockname())
+                client.setblocking(False)
+                client.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                await asyncio.get_running_loop().sock_recv(client, 100)
+                mine = client.getsockname()
+            return scopes[-1]["client"], scopes[-1]["server"], mine
+
+        client, address, mine = await ask()
+        uvicorn_internals.use_transport_addresses(config)
+        cheap = await ask()
+        await server.shutdown()
+    if family == socket.AF_UNIX:
+        assert cheap == (client, address, mine)
+    else:
+        assert client != cheap[0] == cheap[2][:2]  # another client
+        assert cheap[1] == address == name[:2]

@@ -1,6 +1,9 @@
 """What everycore uses of the inner parts of uvicorn. Imported only where uvicorn is.
 
-None of these names is documented, though few begin with an underscore. One probe, *handover*: the constructor
+None of these names is documented, though few begin with an underscore. The probe *addresses*: the functions
+`get_local_addr` and `get_remote_addr` of `uvicorn.protocols.utils`, which protocols import by name. They ask
+the kernel; under uvloop that takes two socket objects and five system calls a connection. The transport has
+asked already, and knows the client that a trusted proxy has named. The probe *handover*: the constructor
 of the HTTP protocols and `server_state`; `cycle` and its `response_complete`, `more_body`, `scope` and
 `transport`; `timeout_keep_alive`, its task and its handler, `_unset_keepalive_if_required`; `pipeline` and
 `scope` of the one on httptools, `conn` of the one on h11. With them a worker that leaves sees which
@@ -20,6 +23,7 @@ import functools
 import os
 import socket
 import struct
+import sys
 import termios
 from collections.abc import Callable
 from typing import Any, Final
@@ -27,24 +31,57 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
-from everycore.foreign import probe_parts
+from everycore.foreign import Probe, probe_parts
 
 
 class Capabilities(msgspec.Struct, frozen=True):
     """Which inner parts of this uvicorn are as we know them."""
 
+    addresses: bool
     handover: bool
 
 
 @functools.cache
 def capabilities() -> Capabilities:
-    """What this uvicorn has. Probed once a process, by one connection over a socket pair."""
-    return Capabilities(**probe_parts("uvicorn", asyncio.new_event_loop, {"handover": _probe_handover}))
+    """What this uvicorn has. Probed once a process, by connections over socket pairs."""
+    probes: dict[str, Probe] = {"addresses": _probe_addresses, "handover": _probe_handover}
+    return Capabilities(**probe_parts("uvicorn", asyncio.new_event_loop, probes))
 
 
 def is_known(config: uvicorn.Config) -> bool:
     """Whether the HTTP protocol of a loaded `config` is one of those that `Inside` was written for."""
     return config.http_protocol_class.__module__ in _KNOWN_PROTOCOLS
+
+
+def use_transport_addresses(config: uvicorn.Config) -> None:
+    """Let the protocols of a loaded `config` take addresses from their transports.
+
+    Only what uvicorn itself has put there is replaced: a protocol of the user's keeps what it has.
+    """
+    theirs, ours = _their_addresses(), (_local_address, _remote_address)
+    for protocol in (config.http_protocol_class, config.ws_protocol_class):
+        module = sys.modules.get(getattr(protocol, "__module__", ""))
+        for old, new in zip(theirs, ours, strict=True):
+            if getattr(module, old.__name__, None) is old:
+                setattr(module, old.__name__, new)
+
+
+def _their_addresses() -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    from uvicorn.protocols import utils
+
+    return utils.get_local_addr, utils.get_remote_addr
+
+
+def _local_address(transport: Any) -> Any:
+    """As uvicorn's `get_local_addr`."""
+    found = transport.get_extra_info("sockname")
+    return found[:2] if type(found) is tuple else _their_addresses()[0](transport)
+
+
+def _remote_address(transport: Any) -> Any:
+    """As uvicorn's `get_remote_addr`."""
+    found = transport.get_extra_info("peername")
+    return found[:2] if type(found) is tuple else _their_addresses()[1](transport)
 
 
 class Inside:
@@ -187,6 +224,25 @@ def _unread(transport: Any) -> int:
 
 
 # --- the probe --------------------------------------------------------------------------------------------
+
+
+class _Plain:
+    """A transport over a socket of which the addresses alone are known."""
+
+    def __init__(self, address: Any) -> None:
+        self._known = {"socket": self, "sockname": address, "peername": address}
+        self.get_extra_info = self._known.get
+        self.getsockname = self.getpeername = lambda: address
+
+
+def _probe_addresses(_loop: Any, near: socket.socket, _far: socket.socket) -> bool:
+    local, remote = _their_addresses()
+    known = [("127.0.0.1", 80), ("::1", 80, 0, 0), near.getsockname(), "/a.sock"]
+    return all(
+        theirs(transport) == ours(transport)
+        for transport in map(_Plain, known)
+        for theirs, ours in ((local, _local_address), (remote, _remote_address))
+    )
 
 
 async def _probe_app(_scope: Any, _receive: Any, send: Any) -> None:

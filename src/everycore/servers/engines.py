@@ -26,7 +26,7 @@ try:
     import uvicorn
 except ImportError:
     raise CannotBootError("serve needs uvicorn: pip install 'everycore[standard]'") from None
-from everycore.foreign.uvicorn_internals import Inside, capabilities, is_known
+from everycore.foreign.uvicorn_internals import Inside, capabilities, is_known, use_transport_addresses
 
 #: What uvicorn itself may wait for when it stops, in seconds: by then there is nothing left to wait for.
 _NOTHING_LEFT: Final = 0.1
@@ -109,6 +109,8 @@ class Engine:
                 **options,
             )
             self._config.load()
+            if capabilities().addresses:
+                use_transport_addresses(self._config)
         except (Exception, SystemExit) as error:  # the user's options: a word of uvicorn's, not our traceback
             raise CannotBootError(f"uvicorn refuses its options: {words(error)}") from None
 
