@@ -226,7 +226,7 @@ def _unread(transport: Any) -> int:
 # --- the probe --------------------------------------------------------------------------------------------
 
 
-class _Plain:
+class _WithAddresses:
     """A transport over a socket of which the addresses alone are known."""
 
     def __init__(self, address: Any) -> None:
@@ -240,7 +240,7 @@ def _probe_addresses(_loop: Any, near: socket.socket, _far: socket.socket) -> bo
     known = [("127.0.0.1", 80), ("::1", 80, 0, 0), near.getsockname(), "/a.sock"]
     return all(
         theirs(transport) == ours(transport)
-        for transport in map(_Plain, known)
+        for transport in map(_WithAddresses, known)
         for theirs, ours in ((local, _local_address), (remote, _remote_address))
     )
 
