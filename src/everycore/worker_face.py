@@ -40,13 +40,13 @@ class Process(Protocol):
         """Signal the process; False if it is gone."""
 
 
-class Readiness(Protocol):
+class ReadyState(Protocol):
     """The readiness of a worker, as its `Worker` knows it."""
 
     is_ready: bool
 
 
-class Seat(Protocol):
+class ConnectionCount(Protocol):
     """A worker's place on the board, as its `Worker` knows it."""
 
     @property
@@ -67,7 +67,7 @@ class Driver(Protocol):
         """The process; one that never started has no number."""
 
     @property
-    def readiness(self) -> Readiness:
+    def readiness(self) -> ReadyState:
         """Whether the worker is given connections."""
 
     @property
@@ -79,7 +79,7 @@ class Driver(Protocol):
         """Seconds that the worker has to finish its work."""
 
     @property
-    def seat(self) -> Seat:
+    def seat(self) -> ConnectionCount:
         """Where the worker counts its connections."""
 
     def account(self) -> tuple[int, int]:
