@@ -47,6 +47,7 @@ from everycore.core.orders import (
     Finish,
     Input,
     Kill,
+    MoldRenewal,
     Recycle,
     Reload,
     Replace,
@@ -84,7 +85,7 @@ class Supervisor(Renewal):
         self._slots = {number: slot for number, slot in self._slots.items() if not slot.is_empty}
         actions += self._go_on(now)
         actions += self._recycle_next(now)
-        timer = earliest(self._slots.values(), self.recycler.resume_at)
+        timer = earliest(self._slots.values(), self.recycler.resume_at, self.rollout.prepare_by)
         if timer != self._timer:
             self._timer = timer
             actions.append(SetTimer(timer))
@@ -116,6 +117,8 @@ class Supervisor(Renewal):
                 if find(self._slots.values(), worker) is not None:
                     self.recycler.ask(worker, why)
                 return []
+            case MoldRenewal():
+                return [] if self._is_ending else self._mold_renewed(given, now)
             case Stop():
                 return self._end(None)
 
@@ -240,7 +243,7 @@ class Supervisor(Renewal):
         )
 
     def _timer_fired(self, now: float) -> list[Action]:
-        actions: list[Action] = []
+        actions = self._preparation_overdue(now)
         for slot in self._slots.values():
             if slot.due is not None and slot.due <= now:
                 actions.append(self._fill(slot, now))

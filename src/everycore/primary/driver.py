@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Final, TypeAlias
 
+import msgspec
+
 from everycore import events
 from everycore.aio.deadline import Deadline
 from everycore.aio.emitter import Emitter
@@ -25,15 +27,19 @@ from everycore.core.lifecycle import Life, LifeAction, LifeInput
 from everycore.errors import ConfigurationError, ProtocolError, with_hint
 from everycore.model import ExitStatus, State
 from everycore.primary import spawner
+from everycore.primary.birth import Birth
 from everycore.primary.eventlog import WorkerLog
 from everycore.primary.farewell import Farewell
 from everycore.primary.ipc import Ipc
 from everycore.primary.listeners.subscriber import Serving
+from everycore.primary.mold import mold_command
 from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.primary.runtime import Runtime
 from everycore.primary.seat import BoardSeat
 from everycore.primary.worker import Worker
+from everycore.settings import Settings
+from everycore.system.processes import Spawned
 
 log = logging.getLogger("everycore.primary")
 
@@ -88,11 +94,17 @@ class WorkerDriver:
         Raises ConfigurationError for a setting that can't work, if the request says so.
         """
         runtime = self._runtime
+        settings = self._request.settings
+        is_molded = runtime.molds.wants(settings)
         error: OSError | None = None
         try:
-            child = spawner.spawn(
+            birth = spawner.conceive(
                 self._request, self.identity, runtime.terms, runtime.boards.fd_of(self.user), runtime.system
             )
+            if is_molded:
+                self._await(birth, settings)
+                return
+            child = spawner.spawn(birth, runtime.system)
         except (OSError, ConfigurationError) as exc:
             if self._request.raises and isinstance(exc, ConfigurationError):
                 raise
@@ -106,6 +118,30 @@ class WorkerDriver:
         # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed
         # is over right behind it.
         self._loop.call_soon(self._announce, error)
+
+    def _await(self, birth: Birth, settings: Settings) -> None:
+        """Have a mold make the process. Until then nothing is told of this worker."""
+        molds = self._runtime.molds
+        if self._request.raises:
+            mold_command(birth.argv)
+        self.process = WorkerProcess(
+            self._loop,
+            self._runtime.system,
+            leads_group=self._runtime.terms.new_group,
+            withdraw=partial(molds.withdraw, self.id),
+        )
+        self._connect(spawner.Child(None, birth.channel, birth.link, birth.permits))
+        molds.want(self, birth, settings)
+
+    def on_born(self, spawned: Spawned) -> None:
+        """As `Awaiting.on_born`."""
+        self.process.born(spawned)
+        self._announce(None)
+
+    def on_unborn(self, error: OSError) -> None:
+        """As `Awaiting.on_unborn`."""
+        self.process.unborn()
+        self._announce(error)
 
     def withhold(self) -> None:
         """Start no process: the cluster ends. The worker has left as soon as it would have been there."""
@@ -306,6 +342,8 @@ def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: 
     withholds: the cluster ends, so no process is started. What is raised leaves nothing behind.
     """
     book, boards = runtime.book, runtime.boards
+    settings = runtime.molds.adapt(request.settings)
+    request = msgspec.structs.replace(request, settings=settings)
     user = spawner.user_of(request.settings)
     slot = book.free_slot() if request.slot is None else request.slot
     identity = spawner.WorkerIdentity(book.last_id + 1, slot, request.generation, boards.allot(user))
