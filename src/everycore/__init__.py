@@ -140,8 +140,8 @@ __all__ = [
 _HOMES = {
     "entry": "new_event_loop ready run",
     "errors": "BootError ChannelClosed ChannelError ChannelFull ClusterClosed ConfigurationError"
-    " ControlError EverycoreError MoldFailed ProtocolError ReloadFailed RequestFailed RequestTimeout RoleError"
-    " UnsupportedPlatform",
+    " ControlError EverycoreError MoldFailed ProtocolError ReloadFailed RequestFailed RequestTimeout"
+    " RoleError UnsupportedPlatform",
     "events": "Disconnected Event Exited Forked Listening Message Online Ready Recycled ReloadBegan"
     " ReloadEnded SetUp Stalled WorkerEvent",
     "forks": "after_fork",

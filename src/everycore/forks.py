@@ -16,13 +16,14 @@ def after_fork(function: F) -> F:
     """Call `function()` in each worker that is forked from a mold (`preload`), before its program begins.
 
     It is where connections are closed that the import has opened, and generators of random numbers seeded.
-    Functions are called in the order in which they were given; what one raises is a failure to start. In every
-    other process, a worker that is a fresh interpreter included, nothing is called. Returns `function`, so it can
-    stand as a decorator.
+    Functions are called in the order in which they were given; what one raises is a failure to start. In
+    every other process, a worker that is a fresh interpreter included, nothing is called. Returns `function`,
+    so it can stand as a decorator.
 
     Raises: TypeError for what cannot be called, and for a coroutine function: no loop runs yet.
     """
-    if not callable(function) or iscoroutinefunction(function):
+    given: object = function
+    if not callable(given) or iscoroutinefunction(given):
         raise TypeError(f"after_fork() takes a plain function, not {function!r}")
     _hooks.append(function)
     return function

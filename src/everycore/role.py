@@ -76,13 +76,14 @@ open_clusters: int = 0
 
 
 #: Called when that changes in the life of a process.
-on_change: Callable[[], object] = lambda: None
+on_change: Callable[[], object] | None = None
 
 
 def be(new: Ticket | None, *, is_primary: bool) -> None:
     """Play that part from now on: a worker if there is a ticket."""
     globals().update(ticket=new, is_primary=is_primary, is_worker=new is not None)
-    on_change()
+    if on_change is not None:
+        on_change()
 
 
 def forked() -> None:

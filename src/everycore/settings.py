@@ -58,7 +58,8 @@ class Settings(msgspec.Struct, frozen=True):
     serialization: "json" (None, bool, int, float, str, bytes, list, dict, tuple) or "pickle".
     policy: who gets the next connection; None = `EVERYCORE_POLICY`, else "round_robin".
     preload: what a mold imports, once for all workers, which are then forked from it: "package.module", or
-        "package.module:function", which is called too; one or several. None = each worker is a fresh interpreter.
+        "package.module:function", which is called too; one or several. None = each worker is a fresh
+        interpreter.
     preload_force: fork although threads are alive in the mold after that.
     """
 

@@ -13,8 +13,8 @@ import msgspec
 from everycore.errors import ProtocolError
 from everycore.ticket import Ticket
 
-#: The descriptors of `MakeWorker` come in this order: channel, link, board, leash, the three standard streams,
-#: and then those of `pass_fds`.
+#: The descriptors of `MakeWorker` come in this order: channel, link, board, leash, the three standard
+#: streams, and then those of `pass_fds`.
 FIXED_DESCRIPTORS: Final = 7
 #: The kernel passes so many descriptors with one message (SCM_MAX_FD), and we no larger message.
 MOST_DESCRIPTORS: Final = 253
@@ -24,8 +24,8 @@ LONGEST: Final = 160 * 1024
 class MoldTicket(msgspec.Struct, frozen=True):
     """What a mold is told at its start. `socket`, `leash`: [descriptor, inode].
 
-    preload: what to import, or to import and call. force: threads forbid no fork. new_group: each worker leads
-    a process group. is_confined: each leads a session.
+    preload: what to import, or to import and call. force: threads forbid no fork. new_group: each worker
+    leads a process group. is_confined: each leads a session.
     """
 
     socket: tuple[int, int]
@@ -49,7 +49,9 @@ class MakeWorker(msgspec.Struct, frozen=True, tag="make"):
 
 
 class MoldIsPrepared(msgspec.Struct, frozen=True, tag="prepared"):
-    """The mold has imported everything. `threads`: those that are alive; `shared`: what workers will share."""
+    """The mold has imported everything. `threads`: those that are alive; `shared`: what workers will
+    share.
+    """
 
     seconds: float
     threads: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ class MoldHasAnswered(msgspec.Struct, frozen=True, tag="answered"):
 FromMold = MoldIsPrepared | MoldCannotPrepare | WorkerIsThere | MoldHasAnswered
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_from_mold: Final = msgspec.msgpack.Decoder(FromMold)
+_from_mold: Final[msgspec.msgpack.Decoder[FromMold]] = msgspec.msgpack.Decoder(FromMold)
 _to_mold: Final = msgspec.msgpack.Decoder(MakeWorker)
 
 

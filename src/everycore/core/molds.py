@@ -14,8 +14,8 @@ Rules:
 * The first worker that is wanted starts the first mold, and waits for it.
 * A renewal prepares a new mold while the old one serves. A new one that cannot be prepared leaves the old one
   in its place, so that replacements still come from there. With a new one the old one ends.
-* A mold that ends is made anew, whoever ends it. One that has made no worker is made anew only when a worker is
-  wanted: else an application that always ends its mold would be imported for ever.
+* A mold that ends is made anew, whoever ends it. One that has made no worker is made anew only when a worker
+  is wanted: else an application that always ends its mold would be imported for ever.
 * A worker that was asked for when its mold ended is asked for once more, if that mold had made another one.
   Else the fork may be what ends the mold, and the worker has failed.
 * A mold that must not be forked (threads) ends: workers are fresh interpreters until a renewal.
@@ -84,7 +84,9 @@ class RenewalCancelled(msgspec.Struct, frozen=True):
 
 
 class MoldsStale(msgspec.Struct, frozen=True):
-    """The settings have changed: workers that are wanted from now on come from a mold that has the new ones."""
+    """The settings have changed: workers that are wanted from now on come from a mold that has the new
+    ones.
+    """
 
 
 class MoldsClosed(msgspec.Struct, frozen=True):
@@ -160,9 +162,7 @@ class RenewalFailed(msgspec.Struct, frozen=True):
     why: str
 
 
-MoldAction = (
-    StartMold | AskMold | WatchFork | SpawnFresh | FailWorker | EndMold | MoldRenewed | RenewalFailed
-)
+MoldAction = StartMold | AskMold | WatchFork | SpawnFresh | FailWorker | EndMold | MoldRenewed | RenewalFailed
 
 CLOSED = "the cluster is shutting down"
 WITHDRAWN = "it was asked to leave before its mold had made it"

@@ -13,7 +13,8 @@ Rules:
   was not stays as it was.
 * One reload at a time. Those asked for meanwhile wait for its end, however it ends, and are one reload then.
 * Where workers come from a mold (`prepares`), a reload begins with a new one, and no worker is touched before
-  that is there. What is forked meanwhile is of the generation before. Without a new mold the reload has failed.
+  that is there. What is forked meanwhile is of the generation before. Without a new mold the reload has
+  failed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What everycore uses of the private parts of `multiprocessing`.
 
-A worker that is forked from a mold has what the mold had: children that are not its own, finalizers of objects
-that are the mold's, and the pipe to the mold's resource tracker and fork server, which it cannot wait for.
-`authkey` is public, and drawn anew in any case. Without the private parts a worker shares the mold's tracker, as
-children of multiprocessing share their parent's.
+A worker that is forked from a mold has what the mold had: children that are not its own, finalizers of
+objects that are the mold's, and the pipe to the mold's resource tracker and fork server, which it cannot wait
+for. `authkey` is public, and drawn anew in any case. Without the private parts a worker shares the mold's
+tracker, as children of multiprocessing share their parent's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What everycore uses of the private parts of `uuid`.
 
-`uuid1` asks libuuid, which has its clock sequence in memory: forks of one process have the same, and two of them
-that ask within the same 100 ns get the same UUID. Without libuuid the sequence is drawn anew each time. Without
-the private part libuuid stays.
+`uuid1` asks libuuid, which has its clock sequence in memory: forks of one process have the same, and two of
+them that ask within the same 100 ns get the same UUID. Without libuuid the sequence is drawn anew each time.
+Without the private part libuuid stays.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def run_program(program: list[str], namespace: dict[str, Any], ending: Ending) -
     elif program[0] == "-c":
         _run_text(program, namespace, ending)
     elif pkgutil.get_importer(path := _absolute(program[0])) is not None:
-        _run_folder(path, program, namespace, ending)
+        _run_folder(program, namespace, ending)
     else:
         _run_script(path, program, namespace, ending)
 
@@ -105,7 +105,7 @@ def _run_script(path: str, program: list[str], namespace: dict[str, Any], ending
         raise
 
 
-def _run_folder(path: str, program: list[str], namespace: dict[str, Any], ending: Ending) -> None:
+def _run_folder(program: list[str], namespace: dict[str, Any], ending: Ending) -> None:
     """Run a folder or an archive with a `__main__.py`."""
     sys.argv[:] = program
     _put_in_front(program)

@@ -1,8 +1,8 @@
 """What is put right in a worker that a mold has just made, and how it joins its cluster.
 
 Most of Python heals itself after a fork: the locks of logging and threading, the generator of `random`, the
-names of `tempfile`, OpenSSL. What does not is here. Invariant: before the program begins no two workers have the
-same state of any generator that this module knows, and nothing that they have is the mold's.
+names of `tempfile`, OpenSSL. What does not is here. Invariant: before the program begins no two workers have
+the same state of any generator that this module knows, and nothing that they have is the mold's.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ def _renew() -> None:
 
 
 def run_hooks_unless_told(program: list[str]) -> None:
-    """Call what `everycore.after_fork` was given. Our own programs do that themselves, and report a failure."""
+    """Call what `everycore.after_fork` was given.
+
+    Our own programs do that themselves, and report a failure.
+    """
     if not program[0].startswith(_PACKAGE + os.sep):
         forks.run_hooks()

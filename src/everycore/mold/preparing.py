@@ -37,7 +37,9 @@ def prepare(names: Sequence[str], program: Sequence[str]) -> None:
 
 def _users_program(words: list[str]) -> list[str]:
     """The words behind our own launcher, where that is the program (`everycore run`)."""
-    launcher = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch", "__main__.py")
+    launcher = os.path.join(
+        os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch", "__main__.py"
+    )
     return words[2:] if words[0] == launcher and len(words) > 2 else words
 
 

@@ -1,8 +1,8 @@
 """The mold: import, look whether a fork does harm, and make workers, until the primary closes the socket.
 
-It is neither primary nor worker: no loop runs in it, and it has no listener, belt or channel but for the moment
-in which it hands them on. Invariant: what returns from `main` is a worker, whose program has ended; a mold
-never returns.
+It is neither primary nor worker: no loop runs in it, and it has no listener, belt or channel but for the
+moment in which it hands them on. Invariant: what returns from `main` is a worker, whose program has ended; a
+mold never returns.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main(namespace: dict[str, Any]) -> None:
 
 
 def _leave_to_primary(_number: int, _: FrameType | None) -> None:
-    """Ctrl-C reaches the whole process group. (Not ignored: what the application starts would ignore it.)"""
+    """Ctrl-C reaches the whole process group. It is not ignored: what the application starts would do so."""
 
 
 class _Mold:
@@ -92,9 +92,7 @@ class _Mold:
         """Make workers. Returns in these alone, with what they were asked for by and its descriptors."""
         while True:
             try:
-                packet = molding.receive_with(
-                    self._socket, mold_wire.LONGEST, mold_wire.MOST_DESCRIPTORS
-                )
+                packet = molding.receive_with(self._socket, mold_wire.LONGEST, mold_wire.MOST_DESCRIPTORS)
             except InterruptedError:
                 continue
             if packet is None:

@@ -1,7 +1,7 @@
 """Everything that a worker is started with, held open until it has it.
 
-A fresh interpreter gets it by exec, a worker from a mold by a message. Invariant: what is lent to the worker is
-closed here exactly once, however the birth ends; our ends are the caller's.
+A fresh interpreter gets it by exec, a worker from a mold by a message. Invariant: what is lent to the worker
+is closed here exactly once, however the birth ends; our ends are the caller's.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Birth:
                 read, write = os.pipe2(os.O_CLOEXEC)
                 ours, theirs = (write, read) if number == 0 else (read, write)
                 fds.append(self._lend(theirs))
-                pipe = open(ours, "wb" if number == 0 else "rb", buffering=0)
+                pipe = os.fdopen(ours, "wb" if number == 0 else "rb", buffering=0)
                 self._ours.callback(pipe.close)
             else:
                 fds.append(item if isinstance(item, int) else item.fileno())

@@ -24,21 +24,19 @@ from everycore.aio.mailbox import Mailbox
 from everycore.aio.steps import take_all
 from everycore.core import lifecycle, wire
 from everycore.core.lifecycle import Life, LifeAction, LifeInput
-from everycore.errors import ConfigurationError, ProtocolError, with_hint
+from everycore.errors import ProtocolError
 from everycore.model import ExitStatus, State
 from everycore.primary import spawner
-from everycore.primary.birth import Birth
+from everycore.primary.beginning import begin
 from everycore.primary.eventlog import WorkerLog
 from everycore.primary.farewell import Farewell
 from everycore.primary.ipc import Ipc
 from everycore.primary.listeners.subscriber import Serving
-from everycore.primary.mold import mold_command
 from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.primary.runtime import Runtime
 from everycore.primary.seat import BoardSeat
 from everycore.primary.worker import Worker
-from everycore.settings import Settings
 from everycore.system.processes import Spawned
 
 log = logging.getLogger("everycore.primary")
@@ -93,45 +91,13 @@ class WorkerDriver:
 
         Raises ConfigurationError for a setting that can't work, if the request says so.
         """
-        runtime = self._runtime
-        settings = self._request.settings
-        is_molded = runtime.molds.wants(settings)
-        error: OSError | None = None
-        try:
-            birth = spawner.conceive(
-                self._request, self.identity, runtime.terms, runtime.boards.fd_of(self.user), runtime.system
-            )
-            if is_molded:
-                self._await(birth, settings)
-                return
-            child = spawner.spawn(birth, runtime.system)
-        except (OSError, ConfigurationError) as exc:
-            if self._request.raises and isinstance(exc, ConfigurationError):
-                raise
-            error = with_hint(exc) if isinstance(exc, OSError) else OSError(errno.EINVAL, str(exc))
-            self._connect(None)  # it may have been for want of descriptors
-        else:
-            self.process = WorkerProcess(
-                self._loop, runtime.system, child.process, leads_group=runtime.terms.new_group
-            )
-            self._connect(child)
-        # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed
-        # is over right behind it.
-        self._loop.call_soon(self._announce, error)
-
-    def _await(self, birth: Birth, settings: Settings) -> None:
-        """Have a mold make the process. Until then nothing is told of this worker."""
-        molds = self._runtime.molds
-        if self._request.raises:
-            mold_command(birth.argv)
-        self.process = WorkerProcess(
-            self._loop,
-            self._runtime.system,
-            leads_group=self._runtime.terms.new_group,
-            withdraw=partial(molds.withdraw, self.id),
-        )
-        self._connect(spawner.Child(None, birth.channel, birth.link, birth.permits))
-        molds.want(self, birth, settings)
+        begun = begin(self._runtime, self._request, self)
+        self.process = begun.process
+        self._connect(begun.child)
+        if not begun.is_awaited:
+            # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that
+            # failed is over right behind it.
+            self._loop.call_soon(self._announce, begun.error)
 
     def on_born(self, spawned: Spawned) -> None:
         """As `Awaiting.on_born`."""

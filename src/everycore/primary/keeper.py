@@ -90,8 +90,7 @@ class Keeper:
 
     def complete(self, snapshot: Snapshot) -> Snapshot:
         """The same, with what a pool knows."""
-        failed = self.failed_slots
-        return msgspec.structs.replace(snapshot, reload=self._reload, failed_slots=failed)
+        return msgspec.structs.replace(snapshot, reload=self._reload, failed_slots=self.failed_slots)
 
     @property
     def failed_slots(self) -> tuple[int, ...]:
@@ -241,7 +240,7 @@ class Keeper:
             case orders.Replace():
                 level = logging.DEBUG if action.is_known else logging.WARNING
                 log.log(level, "%s", self._words.replaced(action, self._stalls.exited(action.worker)))
-            case orders.SlotFailed() | orders.SlotWorks() | orders.RecyclingFailed():
+            case orders.SlotFailed() | orders.SlotWorks() | orders.RecyclingFailed() | orders.FailPool():
                 log.log(*self._words.told(action))
             case orders.Recycling(number, slot, why):
                 log.info("worker %d (slot %d) is replaced: %s", number, slot, why)
@@ -255,15 +254,13 @@ class Keeper:
                 self._end_reload(generation, requests, None)
             case orders.ReloadStopped(generation, requests, failure):
                 self._stop_reload(generation, requests, failure)
-            case orders.FailPool(failure):
-                log.debug("giving up: %s", self._words.describe(failure))
             case orders.Finish(failure):
                 self._finish(failure)
 
     def _finish(self, failure: SlotFailure | None) -> None:
         self._end_all_reloads()
-        error = failure and BootError(failure.worker, self._words.describe(failure))
-        settle(self.end, error or None)
+        error = None if failure is None else BootError(failure.worker, self._words.describe(failure))
+        settle(self.end, error)
 
     # Reloads
 

@@ -17,9 +17,7 @@ from everycore.primary.cluster import Cluster
 class MoldRenewals:
     """The new molds of one pool. `tell`: what the supervisor is told by."""
 
-    def __init__(
-        self, cluster: Cluster, rollout: Rollout, tell: Callable[[orders.Input], object]
-    ) -> None:
+    def __init__(self, cluster: Cluster, rollout: Rollout, tell: Callable[[orders.Input], object]) -> None:
         self._cluster = cluster
         self._rollout = rollout
         self._tell = tell

@@ -1,7 +1,8 @@
 """The molds of one cluster, driven: one an identity (uid, gid, groups) that workers have.
 
-`core.molds` decides; this starts molds, asks them for workers and says to each worker's driver what has become
-of it. Invariant: one input at a time; this process adopts orphans only while a mold is asked for a worker.
+`core.molds` decides; this starts molds, asks them for workers and says to each worker's driver what has
+become of it. Invariant: one input at a time; this process adopts orphans only while a mold is asked for a
+worker.
 """
 
 from __future__ import annotations
@@ -234,8 +235,10 @@ class Line:
             log.warning("the mold has %s: all workers would use the same one; make it in each worker", what)
         if said.threads:
             names = ", ".join(said.threads)
-            follows = "workers are forked without them" if may_fork else (
-                f"workers are fresh interpreters, which have them; {_FORCE}"
+            follows = (
+                "workers are forked without them"
+                if may_fork
+                else (f"workers are fresh interpreters, which have them; {_FORCE}")
             )
             log.warning("threads are alive in the mold after the import: %s; %s", names, follows)
         self.tell(molds.MoldPrepared(mold.number, may_fork))
@@ -340,4 +343,3 @@ def _identity(settings: Settings) -> Identity:
     """Whom workers with these settings become: names are as good as numbers here."""
     groups = None if settings.groups is None else tuple(settings.groups)
     return settings.uid, settings.gid, groups
-

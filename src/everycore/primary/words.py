@@ -66,7 +66,9 @@ class SupervisionWords:
             what += f", from what is there now (reload {self._supervisor.rollout.generation} failed)"
         return f"worker {action.worker} (slot {action.slot}) ended: {how}; {what}"
 
-    def told(self, action: orders.SlotFailed | orders.SlotWorks | orders.RecyclingFailed) -> tuple[int, str]:
+    def told(
+        self, action: orders.SlotFailed | orders.SlotWorks | orders.RecyclingFailed | orders.FailPool
+    ) -> tuple[int, str]:
         """The level and the text of a line in the log."""
         match action:
             case orders.SlotFailed(ends, end):
@@ -78,6 +80,8 @@ class SupervisionWords:
                 )
             case orders.SlotWorks(slot, worker, ends):
                 return logging.INFO, f"slot {slot} works again, by worker {worker}, after {ends} ends"
+            case orders.FailPool(failure):
+                return logging.DEBUG, f"giving up: {self.describe(failure)}"
             case orders.RecyclingFailed(worker, failure, delay):
                 return logging.ERROR, (
                     f"{self.describe(failure)}; worker {worker}, which it was to replace, serves on, and is"

@@ -1,7 +1,7 @@
 """What a mold does for `everycore serve`: load the application, once for all workers.
 
-Named by `Settings.preload` of the command, and called in the mold. Lifespan, event loop and listeners are each
-worker's own.
+Named by `Settings.preload` of the command, and called in the mold. Lifespan, event loop and listeners are
+each worker's own.
 """
 
 from __future__ import annotations

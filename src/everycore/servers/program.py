@@ -121,7 +121,10 @@ def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | 
 
 
 def _preloaded(what: str) -> Any:
-    """What a mold has prepared for its workers: the function of `servers.preparing` by that name; else None."""
+    """What a mold has prepared for its workers: the function of `servers.preparing` by that name.
+
+    None in any other process.
+    """
     preparing = sys.modules.get("everycore.servers.preparing")
     return None if preparing is None else getattr(preparing, what)()
 
@@ -137,7 +140,8 @@ def _run_hooks() -> None:
 def load(job: Job, *, is_asked_again: bool = False) -> Callable[..., Any] | None:
     """Load the application while no loop runs. None: it asked for the running one, and is to be loaded there.
 
-    is_asked_again: it is to be loaded there too where it is named as ASGI. Python has taken the modules that failed out of `sys.modules`: they are executed once more, in the loop.
+    is_asked_again: it is to be loaded there too where it is named as ASGI. Python has taken the modules that
+    failed out of `sys.modules`: they are executed once more, in the loop.
     """
     if job.interface == "auto":
         asyncio.set_event_loop(None)  # or `get_event_loop()` would make one that never runs

@@ -1,7 +1,8 @@
 """A server that runs in the mold for a moment: what serving a request imports and makes is made once.
 
-Without it each worker makes its own: 3 MB of 8, and half of the time until it is ready. The application is not
-called. Invariant: nothing of it is left, neither a socket nor a loop, and whatever goes wrong here stops nobody.
+Without it each worker makes its own: 3 MB of 8, and half of the time until it is ready. The application is
+not called. Invariant: nothing of it is left, neither a socket nor a loop, and whatever goes wrong here stops
+nobody.
 """
 
 from __future__ import annotations
@@ -58,20 +59,20 @@ class _Exit(LoneExit):
 
 
 async def _serve(job: Job) -> None:
-    exit = _Exit()
+    leave = _Exit()
     engine = engine_of(job, Lifespan(_answer, "off", lambda: None))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind("")  # a name that the kernel chooses, and nobody else knows (unix(7), autobind)
         sock.listen(1)
         sock.setblocking(False)
         serving = asyncio.Event()
-        task = asyncio.ensure_future(engine.serve([sock], serving.set, exit))
+        task = asyncio.ensure_future(engine.serve([sock], serving.set, leave))
         waiting = asyncio.ensure_future(serving.wait())
         await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         if serving.is_set() and job.scheme == "http":
             await _ask(sock.getsockname())
-        exit.done.set()
+        leave.done.set()
         await task
 
 
@@ -85,6 +86,6 @@ async def _ask(address: Any) -> None:
             pass
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
+async def _answer(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})

@@ -1,14 +1,14 @@
 """The kernel's part in making workers by fork: adoption, messages with their sender, and the fork itself.
 
 A mold forks a middle process, which forks the worker and ends. The kernel gives the orphan to the nearest
-ancestor that is a *subreaper* (prctl(2), PR_SET_CHILD_SUBREAPER): the primary, which is one while it waits for a
-worker and at no other time. So pidfd, waitid(2) and PR_SET_PDEATHSIG work as for a child that it has started,
-and orphans of a worker's own go to process 1 as ever. Invariant: a worker runs nothing of its program before it
-is the primary's child.
+ancestor that is a *subreaper* (prctl(2), PR_SET_CHILD_SUBREAPER): the primary, which is one while it waits
+for a worker and at no other time. So pidfd, waitid(2) and PR_SET_PDEATHSIG work as for a child that it has
+started, and orphans of a worker's own go to process 1 as ever. Invariant: a worker runs nothing of its
+program before it is the primary's child.
 
-Facts (kernel/exit.c): a parent's end gives its children away before its pidfd becomes readable, so whoever polls
-that finds the new parent; end-of-file of a pipe comes earlier. A fork by clone(2) with CLONE_PARENT would need no
-middle process, but skips pthread_atfork(3): OpenBLAS hangs in such a child.
+Facts (kernel/exit.c): a parent's end gives its children away before its pidfd becomes readable, so whoever
+polls that finds the new parent; end-of-file of a pipe comes earlier. A fork by clone(2) with CLONE_PARENT
+would need no middle process, but skips pthread_atfork(3): OpenBLAS hangs in such a child.
 """
 
 from __future__ import annotations
@@ -105,8 +105,7 @@ def is_child(pid: int) -> bool:
 def fork_for(primary: int, say_there: Callable[[], object]) -> str | None:
     """Fork a worker that is the child of `primary`. None in the worker, which has called `say_there`.
 
-    In the mold: why there is none; empty if it was there. Signals that end a process are blocked in the worker
-    as they are here.
+    In the mold: why there is none; empty if it was there. Signals that are blocked here are in the worker.
     """
     done, held = os.pipe2(os.O_CLOEXEC)
     try:
