@@ -17,14 +17,14 @@ PACKAGE = "everycore"
 # From the bottom up. A module imports from its own room and from the rows below; from the other rooms of its
 # own row only where `OPEN_ROWS` says so.
 ROWS: list[set[str]] = [
-    {"errors", "events", "foreign", "held_signals", "kernel", "model", "settings", "role", "ticket"}
+    {"errors", "events", "foreign", "forks", "held_signals", "kernel", "model", "settings", "role", "ticket"}
     | {"config"},
     {"core", "system"},
     {"aio"},
     {"primary", "worker"},
     {"control", "current", "entry", "listening", "pool"},
     {"ops"},
-    {"cli", "servers", "launch"},
+    {"cli", "servers", "launch", "mold"},
     {"testing"},  # for users' tests: it plays the workers of a primary, and nothing imports it
 ]
 OPEN_ROWS = {0, 4, 6}

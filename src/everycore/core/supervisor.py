@@ -17,6 +17,8 @@ Rules:
 * A worker that ends without being asked by us, in whatever way, is replaced with back-off, counted per slot.
 * Nobody of this pool was ever ready, and a worker ends: the application cannot boot. We give up at once
   instead of trying for ever (uvicorn and gunicorn learnt this), and the first failure is the one reported.
+* Where workers are forked from a mold, which takes milliseconds, one that was ready is replaced at once if it
+  is the first to end in a row.
 * Somebody was ready once: the application was fine, so we go on trying, unless there is an `intensity`. So
   was a program (`may_finish`) that has lived as long as a healthy worker does.
 * A worker not ready within `boot_timeout` is killed, which is then a failure like any other; None: it may
@@ -228,6 +230,8 @@ class Supervisor(Renewal):
         delay = self.backoff.delay(slot.failures, given.chance)
         if slot.has_failed:
             delay = self.backoff.longest(given.chance)
+        if self.rollout.prepares and slot.failures == 1 and member.ready_at is not None:
+            return [end, self._fill(slot, now)]
         slot.due = now + delay
         if self._is_hopeless():
             self._failure = SlotFailure(given.worker, given.status, member.is_overdue, slot.lost)

@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 from everycore import current, forks
 from everycore.errors import EverycoreError
-from everycore.launch.running import Ending, clear, run_program
+from everycore.launch.running import ProgramEnd, clear, run_program
 from everycore.ops.job import STATUS_NO_BOOT, BootReport
 from everycore.system import garbage
 from everycore.system.processes import interpreter_flags
@@ -62,7 +62,7 @@ def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
         for_asyncio.use_uvloop()
     garbage.collect_again()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    ending = Ending(session, program)
+    ending = ProgramEnd(session, program)
     with ending.of(forks.run_hooks.__code__):
         forks.run_hooks()
     run_program(program, namespace, ending)

@@ -35,7 +35,7 @@ def clear(namespace: dict[str, Any]) -> None:
             del namespace[name]
 
 
-def run_program(program: list[str], namespace: dict[str, Any], ending: Ending) -> None:
+def run_program(program: list[str], namespace: dict[str, Any], ending: ProgramEnd) -> None:
     """Run what the words behind `python` name, in the cleared namespace of `__main__`."""
     if program[0] == "-m":
         _run_module(program, namespace, ending)
@@ -64,7 +64,7 @@ def folder_of(program: list[str]) -> str | None:
 # --- four ways to name a program ----------------------------------------------------------------------------
 
 
-def _run_text(program: list[str], namespace: dict[str, Any], ending: Ending) -> None:
+def _run_text(program: list[str], namespace: dict[str, Any], ending: ProgramEnd) -> None:
     sys.argv[:] = ["-c", *program[2:]]
     _put_in_front(program)
     for pristine in ("__file__", "__cached__"):
@@ -79,7 +79,7 @@ def _put_in_front(program: list[str]) -> None:
         sys.path.insert(0, folder)
 
 
-def _run_script(path: str, program: list[str], namespace: dict[str, Any], ending: Ending) -> None:
+def _run_script(path: str, program: list[str], namespace: dict[str, Any], ending: ProgramEnd) -> None:
     sys.argv[:] = program
     _put_in_front(program)
     try:
@@ -105,20 +105,20 @@ def _run_script(path: str, program: list[str], namespace: dict[str, Any], ending
         raise
 
 
-def _run_folder(program: list[str], namespace: dict[str, Any], ending: Ending) -> None:
+def _run_folder(program: list[str], namespace: dict[str, Any], ending: ProgramEnd) -> None:
     """Run a folder or an archive with a `__main__.py`."""
     sys.argv[:] = program
     _put_in_front(program)
     _run_as_main("__main__", namespace, ending, alter_argv=False)
 
 
-def _run_module(program: list[str], namespace: dict[str, Any], ending: Ending) -> None:
+def _run_module(program: list[str], namespace: dict[str, Any], ending: ProgramEnd) -> None:
     sys.argv[:] = ["-m", *program[2:]]
     _put_in_front(program)
     _run_as_main(program[1], namespace, ending, alter_argv=True)
 
 
-def _run_as_main(name: str, namespace: dict[str, Any], ending: Ending, *, alter_argv: bool) -> None:
+def _run_as_main(name: str, namespace: dict[str, Any], ending: ProgramEnd, *, alter_argv: bool) -> None:
     from everycore.foreign import runpy_internals  # late: runpy is not what every program needs
 
     for pristine in ("__file__", "__cached__"):  # C has made no script of `__main__` when it calls this
@@ -138,7 +138,7 @@ def _absolute(path: str) -> str:
 # --- how it ends --------------------------------------------------------------------------------------------
 
 
-class Ending:
+class ProgramEnd:
     """What becomes of the exception that ends a program."""
 
     def __init__(self, session: Session | None, program: list[str]) -> None:

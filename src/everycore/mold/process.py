@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 from everycore import current
 from everycore.core import mold_wire
 from everycore.core.mold_wire import MakeWorker, MoldTicket
-from everycore.launch.running import Ending, clear, run_program
+from everycore.launch.running import ProgramEnd, clear, run_program
 from everycore.mold import newborn, preparing
 from everycore.mold.preparing import CannotPrepareError
 from everycore.ops.job import STATUS_NO_BOOT
@@ -54,7 +54,7 @@ def main(namespace: dict[str, Any]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     clear(namespace)
     newborn.run_hooks_unless_told(program)
-    run_program(program, namespace, Ending(None, program))
+    run_program(program, namespace, ProgramEnd(None, program))
 
 
 def _leave_to_primary(_number: int, _: FrameType | None) -> None:

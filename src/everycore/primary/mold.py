@@ -24,7 +24,7 @@ from everycore.core import mold_wire
 from everycore.errors import ConfigurationError, ProtocolError
 from everycore.model import ExitStatus
 from everycore.primary import spawner
-from everycore.primary.birth import Birth
+from everycore.primary.outfit import Outfit
 from everycore.settings import Settings, names_to_preload
 from everycore.system import molding, processes
 from everycore.system.descriptors import close_all, close_strange
@@ -81,7 +81,7 @@ class Mold:
         self._system = system
         self._owner = owner
         self._terms = terms
-        self._birth: Birth | None = None
+        self._birth: Outfit | None = None
         self._is_born = False
         self._env: dict[str, str] = {}
         self._uid = -1
@@ -139,7 +139,7 @@ class Mold:
         )
         return msgspec.json.encode(ticket).decode()
 
-    def ask(self, birth: Birth) -> None:
+    def ask(self, birth: Outfit) -> None:
         """Ask for a worker. Raises OSError."""
         assert self._socket is not None
         fds = [*birth.fds, birth.leash.theirs, *birth.open_streams(), *birth.pass_fds]
@@ -238,7 +238,7 @@ class Mold:
                     problem = problem or "it ended before it had begun"
                 self._owner.on_answered(self, "" if was_born else problem)
 
-    def _take(self, birth: Birth, pid: int) -> None:
+    def _take(self, birth: Outfit, pid: int) -> None:
         """The kernel names that process as the sender. It is a child of ours, or nothing of ours at all."""
         if not molding.is_child(pid):
             return

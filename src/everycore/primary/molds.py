@@ -19,8 +19,8 @@ from everycore.core import molds
 from everycore.core.mold_wire import MoldIsPrepared
 from everycore.errors import ConfigurationError, MoldFailed, with_hint
 from everycore.primary import spawner
-from everycore.primary.birth import Birth
 from everycore.primary.mold import Mold
+from everycore.primary.outfit import Outfit
 from everycore.settings import Settings
 from everycore.system import molding
 from everycore.system.processes import Spawned
@@ -83,7 +83,7 @@ class Molds:
         line = self._lines.get(_identity(settings)) if self.wants(settings) else None
         return settings if line is None else line.adapt(settings)
 
-    def want(self, driver: Awaiting, birth: Birth, settings: Settings) -> None:
+    def want(self, driver: Awaiting, birth: Outfit, settings: Settings) -> None:
         """Have a worker made. Its driver is told what becomes of that, never before this returns."""
         self._line(settings).want(driver, birth)
 
@@ -171,7 +171,7 @@ class Line:
         self._settings = settings
         self._inputs: deque[molds.MoldInput] = deque()
         self._is_busy = False
-        self._waiting: dict[int, tuple[Awaiting, Birth]] = {}
+        self._waiting: dict[int, tuple[Awaiting, Outfit]] = {}
         self._renewals: dict[int, asyncio.Future[None]] = {}
         self._last_request = 0
 
@@ -185,7 +185,7 @@ class Line:
         mold = self.molds.get(decisions.serving or decisions.coming or 0)
         return settings if mold is None else mold.settings
 
-    def want(self, driver: Awaiting, birth: Birth) -> None:
+    def want(self, driver: Awaiting, birth: Outfit) -> None:
         """As `Molds.want`."""
         self._waiting[driver.id] = driver, birth
         self._owner.loop.call_soon(self.tell, molds.WorkerWanted(driver.id))
@@ -231,7 +231,7 @@ class Line:
         """As `MoldOwner.on_prepared`."""
         may_fork = not said.threads or mold.settings.preload_force
         log.info("a mold (pid %s) is prepared, in %.2f s", mold.pid, said.seconds)
-        for what in said.shared:
+        for what in said.shared if may_fork else ():
             log.warning("the mold has %s: all workers would use the same one; make it in each worker", what)
         if said.threads:
             names = ", ".join(said.threads)

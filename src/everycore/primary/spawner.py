@@ -19,7 +19,7 @@ import msgspec
 from everycore import role
 from everycore.core.permits import Permits, permit_of
 from everycore.errors import ConfigurationError
-from everycore.primary.birth import Birth
+from everycore.primary.outfit import Outfit
 from everycore.settings import Settings
 from everycore.system import processes
 from everycore.system.descriptors import fill_standard_streams
@@ -97,7 +97,7 @@ def user_of(settings: Settings) -> int:
     return os.geteuid() if uid is None else uid
 
 
-def spawn(birth: Birth, system: System) -> Child:
+def spawn(birth: Outfit, system: System) -> Child:
     """Start a worker as a fresh interpreter. Raises OSError if the kernel refuses."""
     try:
         process = spawn_fresh(birth, system)
@@ -108,7 +108,7 @@ def spawn(birth: Birth, system: System) -> Child:
     return Child(process, birth.channel, birth.link, birth.permits)
 
 
-def spawn_fresh(birth: Birth, system: System) -> processes.Spawned:
+def spawn_fresh(birth: Outfit, system: System) -> processes.Spawned:
     """Start the worker as a fresh interpreter. Raises OSError if the kernel refuses."""
     with _explained(birth.credentials.uid if birth.permits is not None else None):
         return birth.spawn(system)
@@ -116,7 +116,7 @@ def spawn_fresh(birth: Birth, system: System) -> processes.Spawned:
 
 def conceive(
     request: SpawnRequest, identity: WorkerIdentity, terms: SpawnTerms, board_fd: int, system: System
-) -> Birth:
+) -> Outfit:
     """All that a worker is to be started with.
 
     Raises ConfigurationError for settings that can't work, OSError if the kernel refuses.
@@ -130,7 +130,7 @@ def conceive(
             "serialization", "pickle executes code: refused for a worker of another user"
         )
     fill_standard_streams()
-    birth = Birth(argv, credentials)
+    birth = Outfit(argv, credentials)
     try:
         birth.board = board_fd
         fds = (*birth.fds, birth.leash.theirs)

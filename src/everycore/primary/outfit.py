@@ -30,7 +30,7 @@ Pipes = tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]
 _NO_PIPES: Final[Pipes] = (None, None, None)
 
 
-class Birth:
+class Outfit:
     """What one worker is started with. `channel` and `link` are our ends.
 
     argv: the program. env: without the ticket. cwd: None is where we are. stdio: as `subprocess` takes them.
