@@ -266,6 +266,7 @@ class WorkerDriver:
         grace = self.readiness.grace(grace)
         self.grace = min(self.grace, grace)
         self._happen(LifeInput.DISCONNECT, grace=grace)
+        self.process.withdraw()
         if self._farewell.lasts:  # maybe in less time than the first time
             self._ask_to_leave()
 

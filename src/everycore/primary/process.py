@@ -58,6 +58,11 @@ class WorkerProcess:
         for number in self._signals:
             self.signal(number)
 
+    def withdraw(self) -> None:
+        """Where the process is not there yet, it is not wanted any more."""
+        if self._withdraw is not None:
+            self._withdraw()
+
     def unborn(self) -> None:
         """The process will never be there."""
         self._withdraw = None
@@ -84,7 +89,7 @@ class WorkerProcess:
         if self._withdraw is not None:
             self._signals.append(number)
             if number in (signal.SIGTERM, signal.SIGKILL):
-                self._withdraw()
+                self.withdraw()
             return True
         return self._pidfd >= 0 and self._system.send_signal(self._pidfd, number)
 
