@@ -74,6 +74,11 @@ def is_subreaper():
     return ask
 
 
+def child_of_the_users() -> subprocess.Popen[bytes]:
+    """A process that the cluster is to leave alone."""
+    return subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+
+
 async def test_workers_have_what_the_mold_imported_and_nothing_in_common(settings, is_subreaper, tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
@@ -194,6 +199,7 @@ sys.stderr.write(sys.stdin.readline())
             diary = Diary(cluster)
             for worker in workers:
                 await diary.until(Forked, worker)
+                assert worker.pid is not None
                 assert worker.stdin is not None
                 assert worker.stdout is not None
                 assert worker.stderr is not None

@@ -15,6 +15,12 @@ def adopting():
     molding.adopt_orphans(on=before)
 
 
+def status_of(kind: int, number: int) -> int:
+    result = os.waitid(kind, number, os.WEXITED)
+    assert result is not None
+    return result.si_status
+
+
 def test_whether_orphans_were_adopted_before_is_told():
     before = molding.adopt_orphans(on=True)
     try:
@@ -42,7 +48,7 @@ def test_a_worker_is_the_child_of_the_primary_before_it_speaks_and_the_kernel_na
     assert (data, fds, uid) == (b"there", [], os.geteuid())
     assert pid != me
     assert molding.is_child(pid)
-    assert os.waitid(os.P_PID, pid, os.WEXITED).si_status == 7
+    assert status_of(os.P_PID, pid) == 7
     assert not molding.is_child(pid)
 
 
@@ -50,7 +56,7 @@ def test_a_worker_is_the_child_of_the_primary_before_it_speaks_and_the_kernel_na
 def test_a_worker_that_is_not_adopted_ends_without_a_word():
     said = []
     assert molding.fork_for(1, lambda: said.append(1)) == ""
-    assert os.waitid(os.P_ALL, 0, os.WEXITED).si_status == 75
+    assert status_of(os.P_ALL, 0) == 75
     assert said == []
 
 

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from everycore.system.descriptors import open_numbers, socket_file
 from everycore.system.packets import descriptors_in
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -187,14 +188,10 @@ def lone_after_fork() -> list[tuple[int, str]]:
 def connected_peers(known: Sequence[int]) -> list[str]:
     """What this process is connected to, by descriptors other than those `known`, for people to read."""
     found = []
-    for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
-        if fd in known:
+    for fd in sorted(open_numbers()):
+        if fd in known or socket_file(fd) is None:
             continue
-        try:
-            sock = socket.socket(fileno=os.dup(fd))
-        except OSError:  # closed, or no socket
-            continue
-        with sock:
+        with socket.socket(fileno=os.dup(fd)) as sock:
             try:
                 peer = sock.getpeername()
             except OSError:
