@@ -74,28 +74,31 @@ def is_subreaper():
     return ask
 
 
-def child_of_the_users() -> subprocess.Popen[bytes]:
-    """A process that the cluster is to leave alone."""
-    return subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+@pytest.fixture
+def own_child():
+    """A child of this program's own, which the cluster is to leave alone."""
+    reads = [sys.executable, "-c", "import sys; sys.stdin.read(); sys.exit(5)"]
+    with subprocess.Popen(reads, stdin=subprocess.PIPE) as child:
+        yield child
 
 
 async def test_workers_have_what_the_mold_imported_and_nothing_in_common(settings, is_subreaper, tmp_path):
     with subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+    [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
     ) as own:
-        async with Cluster(settings(args=["word"], stdio=("null", "inherit", "inherit"))) as cluster:
-            told: list[dict] = []
-            workers = [cluster.fork({"OWN": "mine"} if number else None) for number in range(3)]
-            assert all(worker.pid is None for worker in workers)
-            for worker in workers:
-                async for message in worker.messages():
-                    told.append(message.message)
-                    break
-            assert not is_subreaper()
-            assert own.poll() is None
-            pids = {worker.pid for worker in workers}
-        own.communicate()
-        assert own.returncode == 0
+    async with Cluster(settings(args=["word"], stdio=("null", "inherit", "inherit"))) as cluster:
+        told: list[dict] = []
+        workers = [cluster.fork({"OWN": "mine"} if number else None) for number in range(3)]
+        assert all(worker.pid is None for worker in workers)
+        for worker in workers:
+            async for message in worker.messages():
+                told.append(message.message)
+                break
+        assert not is_subreaper()
+        assert own_child.poll() is None
+        pids = {worker.pid for worker in workers}
+    own_child.communicate()
+    assert own_child.returncode == 5
     assert len(pids) == 3
     for field in ("random", "uuid", "authkey", "slot"):
         assert len({it[field] for it in told}) == 3, field
