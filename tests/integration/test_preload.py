@@ -82,10 +82,7 @@ def own_child():
         yield child
 
 
-async def test_workers_have_what_the_mold_imported_and_nothing_in_common(settings, is_subreaper, tmp_path):
-    with subprocess.Popen(
-    [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
-    ) as own:
+async def test_workers_have_what_the_mold_imported_and_nothing_in_common(settings, is_subreaper, own_child):
     async with Cluster(settings(args=["word"], stdio=("null", "inherit", "inherit"))) as cluster:
         told: list[dict] = []
         workers = [cluster.fork({"OWN": "mine"} if number else None) for number in range(3)]

@@ -70,7 +70,7 @@ HOOKS: Final[Mapping[str, str]] = {
     "when_ready": f"the log says when it serves; {_PROGRAM}",
     "on_reload": f"what comes before a reload is the service manager's: ExecReload= of systemd; {_PROGRAM}",
     "pre_fork": "leave it out; with --preload, the application's module runs before the forks",
-    "post_fork": "the application's lifespan startup; or, with --preload, a function given to everycore.after_fork",
+    "post_fork": "the lifespan startup; with --preload also what everycore.after_fork is given",
     "post_worker_init": "the end of the application's module, or its lifespan startup",
     "worker_int": f"what a worker does when it is stopped: {_SHUTDOWN}",
     "worker_abort": "leave it out; the log has the stacks of a worker that is stuck (--stall-dump)",
