@@ -17,14 +17,15 @@ PACKAGE = "everycore"
 # From the bottom up. A module imports from its own room and from the rows below; from the other rooms of its
 # own row only where `OPEN_ROWS` says so.
 ROWS: list[set[str]] = [
-    {"errors", "foreign", "held_signals", "kernel", "model", "settings", "role", "ticket"} | {"config"},
+    {"errors", "foreign", "forks", "held_signals", "kernel", "model", "settings", "role", "ticket"}
+    | {"config"},
     {"core", "system"},
     {"aio"},
     {"events", "worker_face"},  # `event.worker` is a `Worker`: both sides tell events, so it lies below them
     {"primary", "worker"},
     {"control", "current", "entry", "listening", "pool"},
     {"ops"},
-    {"cli", "servers", "launch"},
+    {"cli", "servers", "launch", "mold"},
     {"testing"},  # for users' tests: it plays the workers of a primary, and nothing imports it
 ]
 OPEN_ROWS = {0, 3, 5, 7}

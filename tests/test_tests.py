@@ -13,7 +13,7 @@ TESTS = ROOT / "tests"
 #: About the whole, with real programs: named after what a user does, not after a module.
 WHOLE = {"cli", "conformance", "integration"}
 #: Packages without a folder of their own, and where they are tested.
-TESTED_BY = {"launch": "cli"}
+TESTED_BY = {"launch": "cli", "mold": "integration"}
 #: Helpers outside the kit: a page of the documentation is drawn from them.
 BESIDE_TESTS = {"conformance/catalogue.py", "conformance/node.py"}
 #: The one file that repeats the tests of others, in other surroundings.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ConfigurationError,
         ControlError,
         EverycoreError,
+        MoldFailed,
         ProtocolError,
         ReloadFailed,
         RequestFailed,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         Stalled,
         WorkerEvent,
     )
+    from everycore.forks import after_fork
     from everycore.listening import listen
     from everycore.model import (
         ExitStatus,
@@ -96,6 +98,7 @@ __all__ = [
     "Listening",
     "Message",
     "MessageStream",
+    "MoldFailed",
     "Online",
     "Pool",
     "ProtocolError",
@@ -119,6 +122,7 @@ __all__ = [
     "WorkerContext",
     "WorkerEvent",
     "WorkerSnapshot",
+    "after_fork",
     "cpu_count",
     "current_worker",
     "is_primary",
@@ -135,10 +139,11 @@ __all__ = [
 _HOMES = {
     "entry": "new_event_loop ready run",
     "errors": "BootError ChannelClosed ChannelError ChannelFull ClusterClosed ConfigurationError"
-    " ControlError EverycoreError ProtocolError ReloadFailed RequestFailed RequestTimeout RoleError"
-    " UnsupportedPlatform",
+    " ControlError EverycoreError MoldFailed ProtocolError ReloadFailed RequestFailed RequestTimeout"
+    " RoleError UnsupportedPlatform",
     "events": "Disconnected Event Exited Forked Listening Message Online Ready Recycled ReloadBegan"
     " ReloadEnded SetUp Stalled WorkerEvent",
+    "forks": "after_fork",
     "listening": "listen",
     "model": "ExitStatus ListenerSnapshot ReloadSnapshot Snapshot State WorkerSnapshot",
     "settings": "Settings",
@@ -173,14 +178,19 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(_LAZY))
 
 
+def _role_changed() -> None:
+    global is_primary, is_worker
+    is_primary, is_worker = _role.is_primary, _role.is_worker
+
+
+_role.on_change = _role_changed
 _current.join()
 
 
 def _forked() -> None:
     """A forked child is no worker, and no primary of a `Cluster` that its parent has opened."""
-    global is_primary, is_worker
     _current.leave_after_fork()
-    is_primary, is_worker = _role.is_primary, _role.is_worker
+    _role_changed()
 
 
 _os.register_at_fork(after_in_child=_forked)

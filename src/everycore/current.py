@@ -14,6 +14,7 @@ from everycore.errors import RoleError
 from everycore.held_signals import held
 
 if TYPE_CHECKING:
+    from everycore.ticket import Ticket
     from everycore.worker.context import WorkerContext
     from everycore.worker.session import Session
 
@@ -33,6 +34,20 @@ def join() -> None:
         from everycore.worker.session import Session
 
         _session = Session(join(role.ticket), WorkerContext)
+
+
+def be_mold() -> None:
+    """This process makes workers (`everycore.mold`), and is neither primary nor worker."""
+    role.be(None, is_primary=False)
+
+
+def join_as(ticket: Ticket) -> None:
+    """In a worker that a mold has made: join the cluster as the one that `ticket` names."""
+    from everycore import forks
+
+    forks.has_forked()
+    role.be(ticket, is_primary=False)
+    join()
 
 
 def leave_after_fork() -> None:

@@ -9,6 +9,7 @@ text is made from them. Imports nothing of everycore.
       UnsupportedPlatform     also RuntimeError: this system lacks what a cluster needs
       ClusterClosed           also RuntimeError: the cluster is not open (not yet, or no longer)
       BootError               the application could not start in a worker
+      MoldFailed              also OSError: a worker's mold could not be prepared, or has not made it
       ReloadFailed            not all workers of a pool could be replaced
       ControlError            a running service was not found, or did not do what it was asked to
       ChannelError
@@ -96,6 +97,20 @@ class BootError(EverycoreError):
 
     def __str__(self) -> str:
         return f"the application cannot start: {self.report}"
+
+
+class MoldFailed(EverycoreError, OSError):
+    """A worker did not start, for its mold could not import, or has not made it. `report` says why.
+
+    It is the `error` of the worker's `ExitStatus`. Its text may be a traceback, ready to print.
+    """
+
+    def __init__(self, report: str) -> None:
+        super().__init__(report)
+        self.report = report
+
+    def __str__(self) -> str:
+        return self.report
 
 
 class ReloadFailed(EverycoreError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -73,6 +73,17 @@ is_worker: bool = ticket is not None
 
 #: How many clusters are open in this process.
 open_clusters: int = 0
+
+
+#: Called when that changes in the life of a process.
+on_change: Callable[[], object] | None = None
+
+
+def be(new: Ticket | None, *, is_primary: bool) -> None:
+    """Play that part from now on: a worker if there is a ticket."""
+    globals().update(ticket=new, is_primary=is_primary, is_worker=new is not None)
+    if on_change is not None:
+        on_change()
 
 
 def forked() -> None:

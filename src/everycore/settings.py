@@ -57,6 +57,10 @@ class Settings(msgspec.Struct, frozen=True):
         host, port), the path of a unix socket, or the number of a descriptor. Anything else is EACCES.
     serialization: "json" (None, bool, int, float, str, bytes, list, dict, tuple) or "pickle".
     policy: who gets the next connection; None = `EVERYCORE_POLICY`, else "round_robin".
+    preload: what a mold imports, once for all workers, which are then forked from it: "package.module", or
+        "package.module:function", which is called too; one or several. None = each worker is a fresh
+        interpreter.
+    preload_force: fork although threads are alive in the mold after that.
     """
 
     exec: str | os.PathLike[str] | Sequence[str] | None = None
@@ -74,6 +78,8 @@ class Settings(msgspec.Struct, frozen=True):
     umask: int | None = None
     serialization: Literal["json", "pickle"] = "json"
     policy: str | None = None
+    preload: str | Sequence[str] | None = None
+    preload_force: bool = False
 
     def __post_init__(self) -> None:
         check_strings("args", self.args)
@@ -99,8 +105,10 @@ class Settings(msgspec.Struct, frozen=True):
             )
         _check_umask(self.umask)
         _check_stdio(self.stdio)
-        if not isinstance(self.silent, bool):
-            raise ConfigurationError("silent", f"must be True or False, not {self.silent!r}")
+        for name, value in (("silent", self.silent), ("preload_force", self.preload_force)):
+            if not isinstance(value, bool):
+                raise ConfigurationError(name, f"must be True or False, not {value!r}")
+        names_to_preload(self.preload)
         if self.policy is not None:
             check_policy(self.policy)
 
@@ -131,6 +139,26 @@ class SettingsFields(TypedDict, total=False):
     umask: int | None
     serialization: Literal["json", "pickle"]
     policy: str | None
+    preload: str | Sequence[str] | None
+    preload_force: bool
+
+
+def names_to_preload(value: object, *, setting: str = "preload") -> tuple[str, ...]:
+    """What is to be imported, in order. Raises ConfigurationError for what cannot be a module's name."""
+    if value is None:
+        return ()
+    names = [value] if isinstance(value, str) else _check_sequence(setting, value, "a sequence of strings")
+    for name in names:
+        parts = name.split(":") if isinstance(name, str) else []
+        if not 1 <= len(parts) <= 2 or not all(is_dotted(part) for part in parts):
+            problem = f"must be MODULE or MODULE:FUNCTION, as in package.module:prepare, not {name!r}"
+            raise ConfigurationError(setting, problem)
+    return tuple(names)
+
+
+def is_dotted(text: str) -> bool:
+    """Whether `text` can be the name of a module, or of something in one."""
+    return all(part.isidentifier() for part in text.split("."))
 
 
 def _check_umask(value: object) -> None:

@@ -79,7 +79,7 @@ def test_all_answers_at_once(capsys):
 
 
 def test_what_stands_behind_a_program_is_its_own(capsys):
-    assert main(["run", "--preload", "program.py", "--spew"]) == 2
+    assert main(["run", "--capture-output", "program.py", "--spew"]) == 2
     assert "--spew" not in capsys.readouterr().err
 
 
@@ -102,7 +102,7 @@ def test_what_prints_and_ends(typed, kind, capsys):
 
 
 def test_not_yet_is_said_of_what_is_to_come():
-    for option in ("--cron-restart", "--preload", "--capture-output"):
+    for option in ("--cron-restart", "--capture-output"):
         assert ANSWERS[option].startswith("not yet: ")
 
 

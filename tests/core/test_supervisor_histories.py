@@ -25,8 +25,11 @@ from everycore.core.orders import (
     Stop,
     TimerFired,
 )
+from everycore.core.slots import SlotFailure
 from everycore.model import ExitStatus
 from tests.kit.numbered_pools import CRASH, DONE, Pool
+
+NO_MOLD = SlotFailure(0, CRASH, overdue=False)
 
 
 class Histories(RuleBasedStateMachine):
@@ -35,10 +38,11 @@ class Histories(RuleBasedStateMachine):
     surge = 1
     is_awaited = False
     give_up: int | None = None
+    prepares = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = Pool(surge=self.surge, give_up=self.give_up)
+        self.pool = Pool(surge=self.surge, give_up=self.give_up, prepares=self.prepares)
         self.pool.supervisor.rollout.is_awaited = self.is_awaited
         self.wanted = 0
         self.ended = False
@@ -104,6 +108,16 @@ class Histories(RuleBasedStateMachine):
     def reload(self) -> None:
         self.pool.reload()
 
+    @precondition(lambda self: self.pool.prepares_for is not None)
+    @rule(is_there=st.booleans())
+    def mold_is_renewed(self, *, is_there: bool) -> None:
+        pool = self.pool
+        before = dict(pool.live)
+        pool.renewed(None if is_there else NO_MOLD)
+        if not is_there and not self.is_awaited:
+            assert pool.live == before
+            assert not pool.supervisor.rollout.is_running
+
     @precondition(lambda self: self.pool.live)
     @rule(data=st.data())
     def drain(self, data: st.DataObject) -> None:
@@ -145,10 +159,19 @@ class Histories(RuleBasedStateMachine):
         assert (self.pool.finished is not None) == (self.ended and not self.pool.live)
 
     @invariant()
+    def a_reload_touches_nobody_before_its_mold_is_there(self) -> None:
+        rollout = self.pool.supervisor.rollout
+        if rollout.prepare_by is not None:
+            assert not rollout.is_running
+            assert all(self.pool.generations[worker] <= rollout.generation for worker in self.pool.live)
+
+    @invariant()
     def a_reload_is_over_when_all_are_new_and_none_is_forgotten(self) -> None:
         rollout = self.pool.supervisor.rollout
         unanswered = set(range(1, self.pool.requests + 1)) - set(self.pool.answers)
-        assert bool(unanswered) == rollout.is_running
+        is_preparing = rollout.prepare_by is not None
+        assert bool(unanswered) == (rollout.is_running or is_preparing)
+        assert is_preparing == (self.pool.prepares_for is not None)
         if not self.ended and rollout.is_running:
             # Something is under way: somebody boots, or leaves, or is due.
             booting = set(self.pool.live) - self.pool.is_ready
@@ -166,6 +189,8 @@ class Histories(RuleBasedStateMachine):
         if self.is_awaited:
             pool.reload()  # the code is mended
         for _ in range(20 * (2 + pool.requests)):
+            if pool.prepares_for is not None:
+                pool.renewed()
             for worker in list(pool.live):
                 if worker in pool.dismissed:
                     pool.exit(worker, DONE)
@@ -183,10 +208,18 @@ class Histories(RuleBasedStateMachine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("surge", "is_awaited", "give_up"),
-    [(0, False, None), (1, False, 3), (2, False, None), (0, True, None), (1, True, 2)],
+    ("surge", "is_awaited", "give_up", "prepares"),
+    [
+        (0, False, None, False),
+        (1, False, 3, False),
+        (2, False, None, False),
+        (0, True, None, False),
+        (1, True, 2, False),
+        (0, False, 3, True),
+        (1, True, None, True),
+    ],
 )
-def test_histories(surge, is_awaited, give_up):
-    members = {"surge": surge, "is_awaited": is_awaited, "give_up": give_up}
+def test_histories(surge, is_awaited, give_up, prepares):
+    members = {"surge": surge, "is_awaited": is_awaited, "give_up": give_up, "prepares": prepares}
     machine = type("Histories", (Histories,), members)
     run_state_machine_as_test(machine, settings=settings(max_examples=80, stateful_step_count=40))

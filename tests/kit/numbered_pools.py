@@ -9,6 +9,8 @@ from everycore.core.orders import (
     Fork,
     Input,
     Kill,
+    MoldRenewal,
+    Prepare,
     Reload,
     Reloaded,
     ReloadStopped,
@@ -20,6 +22,7 @@ from everycore.core.orders import (
 )
 from everycore.core.restarts import Intensity
 from everycore.core.rollout import Rollout
+from everycore.core.slots import SlotFailure
 from everycore.core.supervisor import Supervisor
 from everycore.model import ExitStatus
 
@@ -38,11 +41,12 @@ class Pool:
         boot_timeout: float | None = BOOT_TIMEOUT,
         may_finish: bool = False,
         give_up: int | None = None,
+        prepares: bool = False,
     ) -> None:
         self.supervisor = Supervisor(
             boot_timeout=boot_timeout,
             may_finish=may_finish,
-            rollout=Rollout(surge),
+            rollout=Rollout(surge, prepares=prepares),
             intensity=Intensity(give_up),
         )
         self.now = 0.0
@@ -55,6 +59,8 @@ class Pool:
         self.finished: Finish | None = None
         self.answers: dict[int, Reloaded | ReloadStopped] = {}
         self.requests = 0
+        #: The generation for which a new mold is made.
+        self.prepares_for: int | None = None
 
     def tell(self, given: Input) -> list[Action]:
         actions = self.supervisor.handle(given, self.now)
@@ -78,6 +84,8 @@ class Pool:
                 assert worker in self.live
             case SetTimer(at):
                 self.timer = at
+            case Prepare(generation, is_cancelled):
+                self.prepares_for = None if is_cancelled else generation
             case Reloaded(_, requests) | ReloadStopped(_, requests, _):
                 for request in requests:
                     assert request not in self.answers, "one answer to each request"
@@ -99,6 +107,12 @@ class Pool:
         self.requests += 1
         self.tell(Reload(self.requests))
         return self.requests
+
+    def renewed(self, failure: SlotFailure | None = None) -> list[Action]:
+        """The new mold is there, or cannot be had."""
+        assert self.prepares_for is not None
+        generation, self.prepares_for = self.prepares_for, None
+        return self.tell(MoldRenewal(generation, failure))
 
     def let_time_pass(self, seconds: float) -> list[Action]:
         """The timer fires as often as it is due within that time."""

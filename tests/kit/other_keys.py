@@ -15,7 +15,7 @@ logconfig_dict | {} | the option is --log-config here
 logconfig_json | "x" | the option is --log-config here
 loglevel | "info" | the key is 'log-level'
 pidfile | "x" | the key is 'pid'
-preload_app | true | not yet: every worker imports the applic
+preload_app | true | the key is 'preload'
 proc_name | "x" | the key is 'name'
 proxy_allow_ips | "x" | the PROXY protocol is read for
 raw_env | ["A=1"] | the key is 'env'

@@ -88,7 +88,7 @@ GUNICORN = """
 --spew | says | there is no such tracing; SIGQUIT prints
 --check-config | says | type everycore config --check
 --print-config | says | type everycore config
---preload | says | not yet: every worker imports the applic
+--preload | ours | preload | True
 --no-sendfile | says | leave it out; nothing is sent by sendfil
 --reuse-port | says | leave it out; one process listens, and h
 --chdir / | ours | chdir | '/'

@@ -26,7 +26,6 @@ _NOT_YET: Final = {
             _not_yet("nothing is done by the clock", "HUP from a timer replaces all workers without a pause"),
         )
     ),
-    "--preload": _not_yet("every worker imports the application itself"),
     **dict(
         _all(
             "--capture-output --output --error",

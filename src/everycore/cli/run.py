@@ -237,6 +237,8 @@ def plan(options: Options) -> Plan:
             cwd=options.folder,
             umask=settings.umask,
             stdio=("null", "inherit", "inherit"),
+            preload=settings.preload or None,
+            preload_force=settings.preload_force,
             **options.user.settings,
         ),
         folder=options.folder,

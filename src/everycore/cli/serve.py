@@ -319,6 +319,8 @@ def plan(options: Options) -> Plan:
             cwd=options.folder,
             umask=settings.umask,
             stdio=("null", "inherit", "inherit"),
+            preload="everycore.servers.preparing:prepare" if settings.preload else None,
+            preload_force=settings.preload_force,
             **options.user.settings,
         ),
         folder=options.folder,

@@ -64,6 +64,15 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         Literal["auto", "asyncio", "uvloop"],
         Setting(LoopName(*LOOPS), f"The event loop: {', '.join(LOOPS)}.", WORKERS),
     ] = "auto"
+    preload_force: Annotated[
+        bool,
+        Setting(
+            Switch(),
+            "With --preload: fork although the import leaves threads alive.",
+            WORKERS,
+            is_fixed=True,
+        ),
+    ] = False
     chdir: Annotated[
         str | None,
         Setting(

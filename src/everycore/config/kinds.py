@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 from everycore.errors import ConfigurationError
-from everycore.settings import check_loop
+from everycore.settings import check_loop, names_to_preload
 
 Schema = dict[str, Any]
 #: An option with a value, one without, or one that may be repeated (its kind has `from_texts`).
@@ -95,6 +95,18 @@ class Path(Text):
         """As `Kind.from_text`."""
         if not text or "\0" in text or "\n" in text:
             raise ValueError(f"must be a path, not {text!r}")
+        return text
+
+
+class ModuleName(Text):
+    """A module, or a function in it, as `Settings.preload` takes it; or several with commas."""
+
+    def from_text(self, text: str) -> str:
+        """As `Kind.from_text`."""
+        try:
+            names_to_preload(text)
+        except ConfigurationError as error:
+            raise ValueError(error.problem) from None
         return text
 
 
@@ -331,6 +343,8 @@ class Several:
 
     def from_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
         """The value of an option that was given so often."""
+        if isinstance(self._one, ModuleName):
+            texts = [part.strip() for text in texts for part in text.split(",")]
         return tuple(self._one.from_text(text) for text in texts)
 
     def from_key(self, value: Any) -> tuple[str, ...]:

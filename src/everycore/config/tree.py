@@ -15,6 +15,7 @@ from everycore.config.kinds import (
     EngineName,
     LoopName,
     Mode,
+    ModuleName,
     Path,
     Seconds,
     Several,
@@ -44,6 +45,15 @@ _NO_ACCESS_LOG: Final = "off; on with --access-logfile, --access-logformat or --
 class RunSettings(CommonSettings, frozen=True, kw_only=True):
     """The settings of `everycore run`."""
 
+    preload: Annotated[
+        tuple[str, ...],
+        Setting(
+            Several(ModuleName("MODULE[,MODULE]")),
+            "Import these once, and fork the workers from there; may be repeated.",
+            WORKERS,
+            is_fixed=True,
+        ),
+    ] = ()
     port_zero: Annotated[
         Literal["auto", "shared", "own"],
         Setting(
@@ -83,6 +93,15 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
             default="as it is",
         ),
     ] = None
+    preload: Annotated[
+        bool,
+        Setting(
+            Switch(),
+            "Import APP once, and fork the workers from there: less memory, a quicker start.",
+            WORKERS,
+            is_fixed=True,
+        ),
+    ] = False
     app: Annotated[
         str | None, Setting(Text("APP"), "MODULE:ATTRIBUTE, what to serve.", APPLICATION, is_argument=True)
     ] = None

@@ -63,11 +63,29 @@ class Recycle(msgspec.Struct, frozen=True):
     why: str
 
 
+class MoldRenewal(msgspec.Struct, frozen=True):
+    """The answer to `Prepare(generation)`: the new mold is there, or, with a `failure`, cannot be had."""
+
+    generation: int
+    failure: SlotFailure | None = None
+
+
 class Stop(msgspec.Struct, frozen=True):
     """No workers any more."""
 
 
-Input = ScaleTo | WorkerForked | WorkerReady | WorkerExited | TimerFired | Reload | Drain | Recycle | Stop
+Input = (
+    ScaleTo
+    | WorkerForked
+    | WorkerReady
+    | WorkerExited
+    | TimerFired
+    | Reload
+    | Drain
+    | Recycle
+    | MoldRenewal
+    | Stop
+)
 
 # --- actions ------------------------------------------------------------------------------------------------
 
@@ -154,6 +172,13 @@ class Wait(msgspec.Struct, frozen=True):
     failure: SlotFailure
 
 
+class Prepare(msgspec.Struct, frozen=True):
+    """Renew the mold, for the reload of that generation, and say `MoldRenewal`; or do not wait any longer."""
+
+    generation: int
+    is_cancelled: bool = False
+
+
 class Reloading(msgspec.Struct, frozen=True):
     """A fact for the log: a reload has begun."""
 
@@ -198,6 +223,7 @@ Action = (
     | Recycling
     | RecyclingFailed
     | Wait
+    | Prepare
     | Reloading
     | Reloaded
     | ReloadStopped

@@ -10,8 +10,18 @@ from typing import Final
 
 import msgspec
 
-from everycore.core.crew import Crew
-from everycore.core.orders import Action, Fork, Recycling, RecyclingFailed, Reloaded, Reloading, ReloadStopped
+from everycore.core.crew import RELOAD_SECONDS, Crew
+from everycore.core.orders import (
+    Action,
+    Fork,
+    MoldRenewal,
+    Prepare,
+    Recycling,
+    RecyclingFailed,
+    Reloaded,
+    Reloading,
+    ReloadStopped,
+)
 from everycore.core.recycling import Recycler
 from everycore.core.slots import Member, Slot, SlotFailure
 
@@ -32,8 +42,13 @@ class Renewal(Crew):
     def _go_on(self, now: float) -> list[Action]:
         """The next steps of the reload that is under way, or of the next one."""
         actions: list[Action] = []
+        if self.rollout.is_outdated and not self._is_ending:
+            actions += self._prepare_reload(now)[1:]
         while not self._is_ending and (self.rollout.is_running or self.rollout.is_wanted):
             if not self.rollout.is_running:
+                if self.rollout.prepares:
+                    actions += self._prepare_reload(now)
+                    break
                 actions += self._begin_reload(now)
             slots = [self._slots[number] for number in sorted(self._slots) if number < self._wanted]
             slots = [slot for slot in slots if slot.is_filled]
@@ -50,10 +65,38 @@ class Renewal(Crew):
             actions.append(Reloaded(self.rollout.generation, self.rollout.end()))
         return actions
 
+    def _prepare_reload(self, now: float) -> list[Action]:
+        """A new mold comes first."""
+        seconds = RELOAD_SECONDS if self.boot_timeout is None else self.boot_timeout
+        self.rollout.prepare(now + seconds)
+        generation = self.rollout.generation + 1
+        return [Reloading(generation), Prepare(generation)]
+
+    def _mold_renewed(self, given: MoldRenewal, now: float) -> list[Action]:
+        """The new mold is there, or cannot be had: then nothing has changed, and the reload has failed."""
+        if self.rollout.prepare_by is None or given.generation != self.rollout.generation + 1:
+            return []
+        if given.failure is None:
+            return self._begin_reload(now)
+        self.rollout.prepare_by = None
+        self.rollout.generation += 1
+        requests = self.rollout.end(given.failure)
+        return [ReloadStopped(given.generation, requests, given.failure)]
+
+    def _preparation_overdue(self, now: float) -> list[Action]:
+        """The new mold takes too long."""
+        by = self.rollout.prepare_by
+        if by is None or by > now:
+            return []
+        generation = self.rollout.generation + 1
+        actions = self._mold_renewed(MoldRenewal(generation, SlotFailure(0, None, overdue=True)), now)
+        return [Prepare(generation, is_cancelled=True), *actions]
+
     def _begin_reload(self, now: float) -> list[Action]:
         """Nobody waits for a restart any more: what it failed by may just have been mended."""
+        is_told = self.rollout.prepare_by is not None
         self.rollout.begin()
-        actions: list[Action] = [Reloading(self.rollout.generation)]
+        actions: list[Action] = [] if is_told else [Reloading(self.rollout.generation)]
         for slot in self._slots.values():
             if slot.has_failed or slot.due is not None or slot.waits:
                 slot.begin_anew()
@@ -73,11 +116,14 @@ class Renewal(Crew):
         return actions
 
     def _stop_reloads(self) -> list[Action]:
-        was_running = self.rollout.is_running
+        is_preparing = self.rollout.prepare_by is not None
+        was_running = self.rollout.is_running or is_preparing
         requests = self.rollout.end_all()
         if not requests and not was_running:
             return []
-        return [ReloadStopped(self.rollout.generation, requests, None)]
+        generation = self.rollout.generation + is_preparing
+        stopped = ReloadStopped(generation, requests, None)
+        return [Prepare(generation, is_cancelled=True), stopped] if is_preparing else [stopped]
 
     # Limits that workers reach
 

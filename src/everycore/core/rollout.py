@@ -12,6 +12,9 @@ Rules:
 * A worker of the new generation that does not become ready fails the reload: what was renewed stays, and what
   was not stays as it was.
 * One reload at a time. Those asked for meanwhile wait for its end, however it ends, and are one reload then.
+* Where workers come from a mold (`prepares`), a reload begins with a new one, and no worker is touched before
+  that is there. What is forked meanwhile is of the generation before. Without a new mold the reload has
+  failed.
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ class Rollout(msgspec.Struct):
     """The code is being worked on: what cannot start now waits for the next reload, and none waits long."""
     failure: SlotFailure | None = None
     """Why the last reload failed, until the next one begins."""
+    prepares: bool = False
+    """Workers come from a mold, and a reload begins with a new one."""
+    prepare_by: float | None = None
+    """A reload waits for its new mold: until then at most."""
     _answers: list[int] = msgspec.field(default_factory=list)
     _waiting: list[int] = msgspec.field(default_factory=list)
 
@@ -44,14 +51,22 @@ class Rollout(msgspec.Struct):
     @property
     def is_wanted(self) -> bool:
         """Whether a reload is to begin now."""
-        return bool(self._waiting) and not self.is_running
+        return bool(self._waiting) and not self.is_running and self.prepare_by is None
+
+    def prepare(self, by: float) -> None:
+        """Wait for a new mold. The reload is for all who wait now: a later one may want a newer mold."""
+        self.prepare_by = by
+        self.failure = None
+        self._answers, self._waiting = [*self._answers, *self._waiting], []
 
     def begin(self) -> None:
-        """Begin a reload, for all who wait."""
+        """Begin a reload, for all who wait, or for whom it was prepared."""
         self.generation += 1
         self.is_running = True
         self.failure = None
-        self._answers, self._waiting = self._waiting, []
+        if self.prepare_by is None:
+            self._answers, self._waiting = self._waiting, []
+        self.prepare_by = None
 
     def end(self, failure: SlotFailure | None = None) -> tuple[int, ...]:
         """The reload is over. Returns the requests that it was for."""
@@ -63,6 +78,7 @@ class Rollout(msgspec.Struct):
     def end_all(self) -> tuple[int, ...]:
         """There will be no reload any more. Returns all open requests."""
         self.is_running = False
+        self.prepare_by = None
         answers = (*self._answers, *self._waiting)
         self._answers, self._waiting = [], []
         return answers
@@ -93,6 +109,11 @@ class Rollout(msgspec.Struct):
             if old is not None and old.is_booting and old.generation < self.generation:
                 found.append(old)
         return [member for member in found if member.deadline is None or member.deadline > by]
+
+    @property
+    def is_outdated(self) -> bool:
+        """There is newer code than the mold that is being prepared may have, and nobody wants the old one."""
+        return self.is_awaited and self.prepare_by is not None and bool(self._waiting)
 
     def hurry(self, slots: Iterable[Slot], by: float) -> None:
         """There is newer code: where a reload is awaited, workers that are not ready by then are killed."""

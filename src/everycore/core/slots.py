@@ -43,7 +43,7 @@ class Member(msgspec.Struct):
 
 
 class SlotFailure(msgspec.Struct, frozen=True):
-    """A worker that did not become ready.
+    """A worker that did not become ready; 0: a new mold.
 
     It ended with `status`. overdue: it was not ready in time, and was killed for that; with `status` None it
     was not. ends: it may have been ready, but was the last of so many to end in its slot; 0: not for that.

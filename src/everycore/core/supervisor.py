@@ -17,6 +17,8 @@ Rules:
 * A worker that ends without being asked by us, in whatever way, is replaced with back-off, counted per slot.
 * Nobody of this pool was ever ready, and a worker ends: the application cannot boot. We give up at once
   instead of trying for ever (uvicorn and gunicorn learnt this), and the first failure is the one reported.
+* Where workers are forked from a mold, which takes milliseconds, one that was ready is replaced at once if it
+  is the first to end in a row.
 * Somebody was ready once: the application was fine, so we go on trying, unless there is an `intensity`. So
   was a program (`may_finish`) that has lived as long as a healthy worker does.
 * A worker not ready within `boot_timeout` is killed, which is then a failure like any other; None: it may
@@ -47,6 +49,7 @@ from everycore.core.orders import (
     Finish,
     Input,
     Kill,
+    MoldRenewal,
     Recycle,
     Reload,
     Replace,
@@ -84,7 +87,7 @@ class Supervisor(Renewal):
         self._slots = {number: slot for number, slot in self._slots.items() if not slot.is_empty}
         actions += self._go_on(now)
         actions += self._recycle_next(now)
-        timer = earliest(self._slots.values(), self.recycler.resume_at)
+        timer = earliest(self._slots.values(), self.recycler.resume_at, self.rollout.prepare_by)
         if timer != self._timer:
             self._timer = timer
             actions.append(SetTimer(timer))
@@ -116,6 +119,8 @@ class Supervisor(Renewal):
                 if find(self._slots.values(), worker) is not None:
                     self.recycler.ask(worker, why)
                 return []
+            case MoldRenewal():
+                return [] if self._is_ending else self._mold_renewed(given, now)
             case Stop():
                 return self._end(None)
 
@@ -225,6 +230,8 @@ class Supervisor(Renewal):
         delay = self.backoff.delay(slot.failures, given.chance)
         if slot.has_failed:
             delay = self.backoff.longest(given.chance)
+        if self.rollout.prepares and slot.failures == 1 and member.ready_at is not None:
+            return [end, self._fill(slot, now)]
         slot.due = now + delay
         if self._is_hopeless():
             self._failure = SlotFailure(given.worker, given.status, member.is_overdue, slot.lost)
@@ -240,7 +247,7 @@ class Supervisor(Renewal):
         )
 
     def _timer_fired(self, now: float) -> list[Action]:
-        actions: list[Action] = []
+        actions = self._preparation_overdue(now)
         for slot in self._slots.values():
             if slot.due is not None and slot.due <= now:
                 actions.append(self._fill(slot, now))

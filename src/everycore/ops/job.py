@@ -14,6 +14,7 @@ import msgspec
 
 from everycore.entry import LoopKind
 from everycore.errors import ConfigurationError
+from everycore.settings import is_dotted
 
 #: Exit statuses of the command line, and of a worker that could not start.
 STATUS_STOPPED: Final = 0
@@ -125,7 +126,7 @@ def parse_app(text: str) -> AppName | None:
         arguments = _literals(inside.removesuffix(")"))
         if arguments is None:
             return None
-    if _is_dotted(module) and _is_dotted(attribute) and not module.endswith(".py"):
+    if is_dotted(module) and is_dotted(attribute) and not module.endswith(".py"):
         return AppName(module, attribute, arguments)
     return None
 
@@ -160,10 +161,6 @@ def check_app(text: str, source: str = "argument", *, factory: bool = False) -> 
         problem += "; the arguments of a call are literals: strings, numbers, True, None, lists and so on"
     if module.endswith(".py") or "/" in module:
         path = module.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
-        if _is_dotted(path):
+        if is_dotted(path):
             problem += f"; a module is named without its file, {path}:{attribute or 'app'}"
     raise ConfigurationError("APP", problem, source=source)
-
-
-def _is_dotted(text: str) -> bool:
-    return all(part.isidentifier() for part in text.split("."))

@@ -193,8 +193,8 @@ class Service:
 
     @contextmanager
     def _orphans(self) -> Iterator[None]:
-        """As PID 1, in a container: every orphan of the container becomes our child, and a zombie if left."""
-        if os.getpid() != 1:
+        """Reap whoever is given to us: to PID 1, in a container, all orphans; to who has molds, some."""
+        if os.getpid() != 1 and not self._pool.cluster.settings.preload:
             yield
             return
         loop = asyncio.get_running_loop()
@@ -205,8 +205,10 @@ class Service:
             signals.restore(loop, previous)
 
     def _reap(self) -> None:
-        ours = {worker.pid for worker in self._pool.cluster.workers.values() if worker.pid is not None}
-        if not reap_strangers(ours):
+        cluster = self._pool.cluster
+        ours = {worker.pid for worker in cluster.workers.values() if worker.pid is not None}
+        molds = cluster._runtime.molds
+        if molds.is_adopting or not reap_strangers(ours | molds.pids()):
             asyncio.get_running_loop().call_later(REAP_AGAIN, self._reap)
 
     # What workers tell

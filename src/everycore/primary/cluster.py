@@ -118,7 +118,9 @@ class Cluster:
             inherited.raise_descriptor_limit()
         system = seam.current.get()
         self._log.now = system.now
-        self._runtime = Runtime(loop, self._terms, self._distribution, self._log, self._book, system)
+        self._runtime = Runtime(
+            loop, self._terms, self._distribution, self._log, self._book, system, lambda: self._settings
+        )
         self._ending.runtime = self._runtime
         self._state = "open"
         role.open_clusters += 1

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Final, TypeAlias, cast
 
+import msgspec
+
 from everycore import events
 from everycore.aio.deadline import Deadline
 from everycore.aio.emitter import Emitter
@@ -22,9 +24,10 @@ from everycore.aio.mailbox import Mailbox
 from everycore.aio.steps import take_all
 from everycore.core import lifecycle, wire
 from everycore.core.lifecycle import Life, LifeAction, LifeInput
-from everycore.errors import ConfigurationError, ProtocolError, with_hint
+from everycore.errors import ProtocolError
 from everycore.model import ExitStatus, State, WorkerIdentity
 from everycore.primary import spawner
+from everycore.primary.beginning import begin
 from everycore.primary.eventlog import WorkerLog
 from everycore.primary.farewell import Farewell
 from everycore.primary.ipc import Ipc
@@ -33,6 +36,7 @@ from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.primary.runtime import Runtime
 from everycore.primary.seat import BoardSeat
+from everycore.system.processes import Spawned
 from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
@@ -85,25 +89,23 @@ class WorkerDriver:
 
         Raises ConfigurationError for a setting that can't work, if the request says so.
         """
-        runtime = self._runtime
-        error: OSError | None = None
-        try:
-            child = spawner.spawn(
-                self._request, self.identity, runtime.terms, runtime.boards.fd_of(self.user), runtime.system
-            )
-        except (OSError, ConfigurationError) as exc:
-            if self._request.raises and isinstance(exc, ConfigurationError):
-                raise
-            error = with_hint(exc) if isinstance(exc, OSError) else OSError(errno.EINVAL, str(exc))
-            self._connect(None)  # it may have been for want of descriptors
-        else:
-            self.process = WorkerProcess(
-                self._loop, runtime.system, child.process, leads_group=runtime.terms.new_group
-            )
-            self._connect(child)
-        # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that failed
-        # is over right behind it.
-        self._loop.call_soon(self._announce, error)
+        begun = begin(self._runtime, self._request, self)
+        self.process = begun.process
+        self._connect(begun.child)
+        if not begun.is_awaited:
+            # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that
+            # failed is over right behind it.
+            self._loop.call_soon(self._announce, begun.error)
+
+    def on_born(self, spawned: Spawned) -> None:
+        """As `Awaiting.on_born`."""
+        self.process.born(spawned)
+        self._announce(None)
+
+    def on_unborn(self, error: OSError) -> None:
+        """As `Awaiting.on_unborn`."""
+        self.process.unborn()
+        self._announce(error)
 
     def withhold(self) -> None:
         """Start no process: the cluster ends. The worker has left as soon as it would have been there."""
@@ -262,6 +264,7 @@ class WorkerDriver:
         grace = self.readiness.grace(grace)
         self.grace = min(self.grace, grace)
         self._happen(LifeInput.DISCONNECT, grace=grace)
+        self.process.withdraw()
         if self._farewell.lasts:  # maybe in less time than the first time
             self._ask_to_leave()
 
@@ -304,6 +307,8 @@ def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: 
     withholds: the cluster ends, so no process is started. What is raised leaves nothing behind.
     """
     book, boards = runtime.book, runtime.boards
+    settings = runtime.molds.adapt(request.settings)
+    request = msgspec.structs.replace(request, settings=settings)
     user = spawner.user_of(request.settings)
     slot = book.free_slot() if request.slot is None else request.slot
     identity = WorkerIdentity(book.last_id + 1, slot, request.generation, boards.allot(user))

@@ -53,7 +53,12 @@ class Ending:
         A program that replaces workers which die would never come to its end.
         """
         self.is_announced = self.has_begun = True
+        self._close_molds()
         self.shut_listeners()
+
+    def _close_molds(self) -> None:
+        if self.runtime is not None:
+            self.runtime.molds.close()
 
     async def run(self) -> None:
         """Begin, ask every worker to leave, and wait for those of this moment.
@@ -71,6 +76,7 @@ class Ending:
 
         A kill takes milliseconds, so not even a cancellation cuts this short.
         """
+        self._close_molds()
         workers = self._book.workers.values()
         take_all((partial(worker.kill, 9) for worker in workers), "the end of the cluster")
         await see_through(self._book.wait())

@@ -31,9 +31,10 @@ from everycore.model import ReloadSnapshot, Snapshot
 from everycore.primary import together
 from everycore.primary.asking import Asking
 from everycore.primary.cluster import Cluster
+from everycore.primary.mold_renewals import MoldRenewals
 from everycore.primary.recycling import AgeWatch
 from everycore.primary.stallwatch import StallWatch
-from everycore.primary.words import SupervisionWords
+from everycore.primary.words import SupervisionWords, joined
 from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
@@ -72,6 +73,7 @@ class Keeper:
             recycling or RecyclingLimits(),
             lambda worker, why: self._tell(orders.Recycle(worker, why)),
         )
+        self._molds = MoldRenewals(cluster, supervisor.rollout, self._tell)
         self._deadline = Deadline(self._loop, lambda: self._tell(orders.TimerFired()))
         self._requests = count(1)
         self._reloads: dict[int, asyncio.Future[int]] = {}
@@ -88,8 +90,7 @@ class Keeper:
 
     def complete(self, snapshot: Snapshot) -> Snapshot:
         """The same, with what a pool knows."""
-        failed = self.failed_slots
-        return msgspec.structs.replace(snapshot, reload=self._reload, failed_slots=failed)
+        return msgspec.structs.replace(snapshot, reload=self._reload, failed_slots=self.failed_slots)
 
     @property
     def failed_slots(self) -> tuple[int, ...]:
@@ -171,6 +172,7 @@ class Keeper:
         else:
             request = next(self._requests)
             self._reloads[request] = future
+            self._molds.look()
             self._tell(orders.Reload(request))
         return future
 
@@ -233,16 +235,18 @@ class Keeper:
                 self._workers[number].kill(signal.SIGKILL)
             case orders.SetTimer(at):
                 self._deadline.set(at)
+            case orders.Prepare():
+                self._molds.perform(action)
             case orders.Replace():
                 level = logging.DEBUG if action.is_known else logging.WARNING
                 log.log(level, "%s", self._words.replaced(action, self._stalls.exited(action.worker)))
-            case orders.SlotFailed() | orders.SlotWorks() | orders.RecyclingFailed():
+            case orders.SlotFailed() | orders.SlotWorks() | orders.RecyclingFailed() | orders.FailPool():
                 log.log(*self._words.told(action))
             case orders.Recycling(number, slot, why):
                 log.info("worker %d (slot %d) is replaced: %s", number, slot, why)
                 self._cluster._log.emit_about(self._workers[number], Recycled, reason=why)
             case orders.Wait(failure):
-                log.error("%s; waiting for changes", self._words.describe(failure))
+                log.error("%s", joined(self._words.describe(failure), "waiting for changes"))
             case orders.Reloading(generation):
                 self._begin_reload(generation)
             case orders.Reloaded(generation, requests):
@@ -250,15 +254,13 @@ class Keeper:
                 self._end_reload(generation, requests, None)
             case orders.ReloadStopped(generation, requests, failure):
                 self._stop_reload(generation, requests, failure)
-            case orders.FailPool(failure):
-                log.debug("giving up: %s", self._words.describe(failure))
             case orders.Finish(failure):
                 self._finish(failure)
 
     def _finish(self, failure: SlotFailure | None) -> None:
         self._end_all_reloads()
-        error = failure and BootError(failure.worker, self._words.describe(failure))
-        settle(self.end, error or None)
+        error = None if failure is None else BootError(failure.worker, self._words.describe(failure))
+        settle(self.end, error)
 
     # Reloads
 
@@ -271,10 +273,10 @@ class Keeper:
         if failure is None:
             error = ReloadFailed(None, POOL_ENDS)
         else:
-            error = ReloadFailed(failure.worker, self._words.describe(failure))
+            error = ReloadFailed(failure.worker or None, self._words.describe(failure))
             serves = any(worker.is_ready for worker in self._workers.values())
             follows = self._words.what_follows(serves=serves)
-            log.error("reload %d failed: %s; %s", generation, error.report, follows)
+            log.error("reload %d failed: %s", generation, joined(error.report, follows))
         self._end_reload(generation, requests, error)
 
     def _end_reload(self, generation: int, requests: tuple[int, ...], error: ReloadFailed | None) -> None:

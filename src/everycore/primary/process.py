@@ -6,6 +6,7 @@ Invariant: it is reaped exactly once, and its pidfd is closed then; a signal nev
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 
 from everycore.aio.pipes import PipeReader, PipeWriter
@@ -17,7 +18,10 @@ from everycore.system.seam import System
 
 
 class WorkerProcess:
-    """The process of a worker; without `spawned` it never started."""
+    """The process of a worker; without `spawned` it never started, or is not there yet.
+
+    withdraw: says that a worker which is not there yet is not wanted any more.
+    """
 
     def __init__(
         self,
@@ -26,7 +30,11 @@ class WorkerProcess:
         spawned: Spawned | None = None,
         *,
         leads_group: bool = False,
+        withdraw: Callable[[], object] | None = None,
     ) -> None:
+        #: While the process is to come; and the signals that it is to get then.
+        self._withdraw = withdraw
+        self._signals: list[int] = []
         self._loop = loop
         self._system = system
         self._pidfd = self._leash = -1
@@ -37,11 +45,27 @@ class WorkerProcess:
         self.stdout: PipeReader | None = None
         self.stderr: PipeReader | None = None
         if spawned is not None:
-            self.pid, self._pidfd, self._leash = spawned.pid, spawned.pidfd, spawned.leash
-            stdin, stdout, stderr = spawned.pipes
-            self.stdin = PipeWriter(loop, stdin) if stdin else None
-            self.stdout = PipeReader(loop, stdout) if stdout else None
-            self.stderr = PipeReader(loop, stderr) if stderr else None
+            self.born(spawned)
+
+    def born(self, spawned: Spawned) -> None:
+        """The process is there."""
+        self._withdraw = None
+        self.pid, self._pidfd, self._leash = spawned.pid, spawned.pidfd, spawned.leash
+        stdin, stdout, stderr = spawned.pipes
+        self.stdin = PipeWriter(self._loop, stdin) if stdin else None
+        self.stdout = PipeReader(self._loop, stdout) if stdout else None
+        self.stderr = PipeReader(self._loop, stderr) if stderr else None
+        for number in self._signals:
+            self.signal(number)
+
+    def withdraw(self) -> None:
+        """Where the process is not there yet, it is not wanted any more."""
+        if self._withdraw is not None:
+            self._withdraw()
+
+    def unborn(self) -> None:
+        """The process will never be there."""
+        self._withdraw = None
 
     def watch(self, on_exit: Callable[[ExitStatus], None]) -> None:
         """Reap the process when it ends, and call `on_exit` then."""
@@ -61,12 +85,19 @@ class WorkerProcess:
         close_all(fds)
 
     def signal(self, number: int) -> bool:
-        """Signal the process; False if it is gone."""
+        """Signal the process; False if it is gone. One that is not there yet gets it when it is."""
+        if self._withdraw is not None:
+            self._signals.append(number)
+            if number in (signal.SIGTERM, signal.SIGKILL):
+                self.withdraw()
+            return True
         return self._pidfd >= 0 and self._system.send_signal(self._pidfd, number)
 
     def signal_group(self, number: int) -> None:
         """Signal the process, and the whole process group if it leads one."""
-        if self._pidfd >= 0:
+        if self._withdraw is not None:
+            self.signal(number)
+        elif self._pidfd >= 0:
             self._system.send_signal(self._pidfd, number, group=self._group)
 
     def hears(self, number: int) -> bool:

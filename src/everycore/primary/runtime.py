@@ -15,7 +15,9 @@ from everycore.primary.eventlog import EventLog
 from everycore.primary.handons import Exchange
 from everycore.primary.listeners.factory import DistributionSettings
 from everycore.primary.listeners.switchboard import Switchboard
+from everycore.primary.molds import Molds
 from everycore.primary.spawner import SpawnTerms
+from everycore.settings import Settings
 from everycore.system.seam import System
 
 
@@ -30,6 +32,7 @@ class Runtime:
         log: EventLog,
         book: Book,
         system: System,
+        settings: Callable[[], Settings] = Settings,
     ) -> None:
         self.loop = loop
         self.terms = terms
@@ -38,6 +41,7 @@ class Runtime:
         self.system = system
         self.switchboard = Switchboard(loop, distribution, self.descriptors)
         self.boards = Boards()
+        self.molds = Molds(loop, system, lambda: self.terms, settings)
         self.exchange = Exchange(loop, self.switchboard)
         #: Workers that are asked to leave spare clients that ask for nothing; see `wire.Disconnect`.
         self.spares_idle = True
@@ -48,17 +52,22 @@ class Runtime:
         """The numbers that are ours: nobody is to listen on these."""
         yield from self.boards.descriptors()
         yield from self.kept
+        yield from self.molds.descriptors()
         yield from self.switchboard.descriptors()
         for member in self.book:
             yield from member.descriptors()
 
     def close(self) -> None:
         """After the last worker: close what is left, and end the iterators over events."""
-        steps = [self.switchboard.close, self.boards.close]
+        steps = [self.molds.end, self.switchboard.close, self.boards.close]
         steps += [member.close for member in self.book.ended()]
         take_all([*steps, self.log.listeners.close], "the end of the cluster")
 
     def abandon(self) -> None:
         """In a forked child: close our copies, or ports and channels outlive the primary."""
-        steps: list[Callable[[], object]] = [self.switchboard.abandon, self.boards.close]
+        steps: list[Callable[[], object]] = [
+            self.molds.abandon,
+            self.switchboard.abandon,
+            self.boards.close,
+        ]
         take_all([*steps, *(member.abandon for member in self.book)], "a fork")

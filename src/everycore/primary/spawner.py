@@ -11,7 +11,6 @@ import errno
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,11 +20,10 @@ from everycore import role
 from everycore.core.permits import Permits, permit_of
 from everycore.errors import ConfigurationError
 from everycore.model import WorkerIdentity
+from everycore.primary.outfit import Outfit
 from everycore.settings import Settings
 from everycore.system import processes
 from everycore.system.descriptors import fill_standard_streams
-from everycore.system.leash import Leash
-from everycore.system.plain_files import APPENDING
 from everycore.system.seam import System
 from everycore.system.sockets import absolute_path, on_the_wire
 from everycore.ticket import Ticket
@@ -62,12 +60,12 @@ class SpawnRequest(msgspec.Struct, frozen=True):
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A started worker and our ends of its pipes.
+    """A worker and our ends of its pipes. process: None for one that its mold has not made yet.
 
     `permits`: what it may listen on, if it has another user than we have; None: whatever we may.
     """
 
-    process: processes.Spawned
+    process: processes.Spawned | None
     channel: socket.socket
     link: socket.socket
     permits: Permits | None = None
@@ -91,50 +89,70 @@ def user_of(settings: Settings) -> int:
     return os.geteuid() if uid is None else uid
 
 
-def spawn(
+def spawn(birth: Outfit, system: System) -> Child:
+    """Start a worker as a fresh interpreter. Raises OSError if the kernel refuses."""
+    try:
+        process = spawn_fresh(birth, system)
+    except BaseException:
+        birth.abandon()
+        raise
+    birth.close()
+    return Child(process, birth.channel, birth.link, birth.permits)
+
+
+def spawn_fresh(birth: Outfit, system: System) -> processes.Spawned:
+    """Start the worker as a fresh interpreter. Raises OSError if the kernel refuses."""
+    with _explained(birth.credentials.uid if birth.permits is not None else None):
+        return birth.spawn(system)
+
+
+def conceive(
     request: SpawnRequest, identity: WorkerIdentity, terms: SpawnTerms, board_fd: int, system: System
-) -> Child:
-    """Start a worker.
+) -> Outfit:
+    """All that a worker is to be started with.
 
     Raises ConfigurationError for settings that can't work, OSError if the kernel refuses.
     """
     settings = request.settings
     argv = command_line(settings, system)
-    credentials, user_env = processes.resolve_credentials(
-        settings.uid, settings.gid, settings.groups, settings.umask
-    )
-    is_foreign = credentials.uid not in (None, os.geteuid())
-    if is_foreign:
-        credentials = msgspec.structs.replace(credentials, is_confined=True)
+    credentials, user_env = credentials_of(settings)
     _check_open(settings.pass_fds)
-    if settings.serialization == "pickle" and is_foreign:
+    if settings.serialization == "pickle" and credentials.is_confined:
         raise ConfigurationError(
             "serialization", "pickle executes code: refused for a worker of another user"
         )
     fill_standard_streams()
-    with _explained(credentials.uid if is_foreign else None), contextlib.ExitStack() as stack:
-        leash = Leash()
-        stack.callback(leash.close)
-        keep = stack.enter_context(contextlib.ExitStack())
-        channel, their_channel = _pair(keep, stack, socket.SOCK_STREAM)
-        link, their_link = _pair(keep, stack, socket.SOCK_SEQPACKET)
-        fds = their_channel.fileno(), their_link.fileno(), board_fd
-        ticket = _ticket(identity, terms, settings.serialization, (*fds, leash.theirs))
-        process = system.spawn(
-            argv,
-            env=_environment(settings.env, user_env, request.env, ticket),
-            cwd=settings.cwd if settings.cwd is not None else role.start_directory,
-            stdio=[_stream(stack, item) for item in _three_streams(settings)],
-            pass_fds=(*fds, *settings.pass_fds),
-            credentials=credentials,
-            new_group=terms.new_group,
-            leash=leash,
-            orphan_signal=signal.SIGIO if terms.orphan_grace else signal.SIGKILL,
-        )
-        keep.pop_all()
-    channel.setblocking(False)
-    link.setblocking(False)
-    return Child(process, channel, link, _permits(settings.addresses) if is_foreign else None)
+    birth = Outfit(argv, credentials)
+    try:
+        birth.board = board_fd
+        fds = (*birth.fds, birth.leash.theirs)
+        birth.ticket = _ticket(identity, terms, settings.serialization, fds)
+        birth.env = worker_environment(settings, user_env, request.env, birth.ticket)
+        birth.cwd = folder_of(settings)
+        birth.stdio = [birth.stream(item) for item in three_streams(settings)]
+        birth.pass_fds = settings.pass_fds
+        birth.new_group = terms.new_group
+        birth.orphan_signal = signal.SIGIO if terms.orphan_grace else signal.SIGKILL
+        birth.permits = _permits(settings.addresses) if credentials.is_confined else None
+    except BaseException:
+        birth.abandon()
+        raise
+    return birth
+
+
+def credentials_of(settings: Settings) -> tuple[processes.Credentials, dict[str, str]]:
+    """Whom workers become, and the variables that go with it. Raises ConfigurationError."""
+    credentials, user_env = processes.resolve_credentials(
+        settings.uid, settings.gid, settings.groups, settings.umask
+    )
+    if credentials.uid not in (None, os.geteuid()):
+        credentials = msgspec.structs.replace(credentials, is_confined=True)
+    return credentials, user_env
+
+
+def folder_of(settings: Settings) -> str | os.PathLike[str] | None:
+    """Where workers start; None: where we are."""
+    return settings.cwd if settings.cwd is not None else role.start_directory
 
 
 @contextlib.contextmanager
@@ -175,16 +193,6 @@ def _ticket(
     )
 
 
-def _pair(
-    keep: contextlib.ExitStack, lend: contextlib.ExitStack, kind: int
-) -> tuple[socket.socket, socket.socket]:
-    """Our end, which `keep` closes, and the worker's, which `lend` does."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    keep.callback(ours.close)
-    lend.callback(theirs.close)
-    return ours, theirs
-
-
 def _check_open(fds: Sequence[int]) -> None:
     for fd in fds:
         try:
@@ -209,53 +217,36 @@ def _named(fd: int) -> tuple[int, int]:
     return fd, os.fstat(fd).st_ino
 
 
-def _environment(
-    settings_env: Mapping[str, str | None],
-    user_env: Mapping[str, str],
-    fork_env: Mapping[str, str | None] | None,
-    ticket: Ticket,
+def environment(
+    settings: Settings, user_env: Mapping[str, str], fork_env: Mapping[str, str | None] | None = None
 ) -> dict[str, str]:
-    """This process's, then the user's, then the settings', then the fork's; None removes. Then our own."""
+    """This process's, then the user's, then the settings', then the fork's; None removes."""
     result: dict[str, str] = dict(os.environ)
-    for layer in (user_env, settings_env, fork_env or {}):
+    for layer in (user_env, settings.env, fork_env or {}):
         for name, value in layer.items():
             if value is None:
                 result.pop(name, None)
             else:
                 result[name] = value
-    result |= {
+    return result
+
+
+def worker_environment(
+    settings: Settings,
+    user_env: Mapping[str, str],
+    fork_env: Mapping[str, str | None] | None,
+    ticket: Ticket,
+) -> dict[str, str]:
+    """The `environment` of one worker, with what says which one it is."""
+    return environment(settings, user_env, fork_env) | {
         WORKER_ID_VARIABLE: str(ticket.id),
         SLOT_VARIABLE: str(ticket.slot),
         GENERATION_VARIABLE: str(ticket.generation),
     }
-    result[role.VARIABLE] = msgspec.json.encode(ticket).decode()
-    return result
 
 
-def _three_streams(settings: Settings) -> Sequence[Any]:
+def three_streams(settings: Settings) -> Sequence[Any]:
+    """The standard streams, as the settings have them."""
     stdio = settings.stdio
     streams = stdio if isinstance(stdio, (list, tuple)) else [stdio] * 3
     return [streams[0], "pipe", "pipe"] if settings.silent else streams
-
-
-def _stream(stack: contextlib.ExitStack, item: Any) -> Any:
-    """What `subprocess` wants for one of the three."""
-    match item:
-        case "inherit" | None:
-            return None
-        case "pipe":
-            return subprocess.PIPE
-        case "null":
-            return subprocess.DEVNULL
-        case str() | os.PathLike():
-            return _append_to(stack, item)
-        case _:
-            return item
-
-
-def _append_to(stack: contextlib.ExitStack, path: str | os.PathLike[str]) -> int:
-    """A descriptor within `stack`. Raises OSError: a FIFO that nobody reads is ENXIO, for we can't wait."""
-    fd = os.open(path, APPENDING, 0o666)
-    stack.callback(os.close, fd)
-    os.set_blocking(fd, True)  # for the worker
-    return fd

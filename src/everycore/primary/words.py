@@ -9,6 +9,7 @@ from everycore.core import orders
 from everycore.core.crew import RELOAD_SECONDS
 from everycore.core.slots import SlotFailure
 from everycore.core.supervisor import Supervisor
+from everycore.errors import MoldFailed
 from everycore.primary.listeners.postponed import Postponed
 from everycore.system.sockets import describe
 
@@ -29,6 +30,10 @@ class SupervisionWords:
                 f" {intensity.seconds:g} s, and none serves; the last one was worker {failure.worker}:"
                 f" {self._limit_text() if failure.overdue else failure.status}"
             )
+        if not failure.worker:
+            return self._describe_mold(failure)
+        if failure.status is not None and isinstance(failure.status.error, MoldFailed):
+            return failure.status.error.report
         if failure.overdue and self._supervisor.rollout.is_awaited:  # how long it had, depends on the changes
             killed = "" if failure.status is None else ", and was killed"
             return f"worker {failure.worker} was not ready in time{killed}"
@@ -39,6 +44,11 @@ class SupervisionWords:
         key = self._postponed().in_use.get(failure.worker)
         why = "" if key is None else f"; {describe(key.address, key.family)} is in use by another process"
         return f"worker {failure.worker} ended before it was ready: {failure.status}{why}"
+
+    def _describe_mold(self, failure: SlotFailure) -> str:
+        if failure.status is None:
+            return f"the new mold was not prepared within {self._limit():g} s"
+        return str(failure.status.error)
 
     def what_follows(self, *, serves: bool) -> str:
         """After a reload that has failed. `serves`: a worker is ready."""
@@ -56,7 +66,9 @@ class SupervisionWords:
             what += f", from what is there now (reload {self._supervisor.rollout.generation} failed)"
         return f"worker {action.worker} (slot {action.slot}) ended: {how}; {what}"
 
-    def told(self, action: orders.SlotFailed | orders.SlotWorks | orders.RecyclingFailed) -> tuple[int, str]:
+    def told(
+        self, action: orders.SlotFailed | orders.SlotWorks | orders.RecyclingFailed | orders.FailPool
+    ) -> tuple[int, str]:
         """The level and the text of a line in the log."""
         match action:
             case orders.SlotFailed(ends, end):
@@ -68,6 +80,8 @@ class SupervisionWords:
                 )
             case orders.SlotWorks(slot, worker, ends):
                 return logging.INFO, f"slot {slot} works again, by worker {worker}, after {ends} ends"
+            case orders.FailPool(failure):
+                return logging.DEBUG, f"giving up: {self.describe(failure)}"
             case orders.RecyclingFailed(worker, failure, delay):
                 return logging.ERROR, (
                     f"{self.describe(failure)}; worker {worker}, which it was to replace, serves on, and is"
@@ -80,3 +94,9 @@ class SupervisionWords:
     def _limit(self) -> float:
         limit = self._supervisor.boot_timeout
         return RELOAD_SECONDS if limit is None else limit
+
+
+def joined(report: str, follows: str) -> str:
+    """What has happened and what follows, in one line; a traceback stands below."""
+    first, newline, _ = report.partition("\n")
+    return f"{follows}:\n{report}" if newline else f"{first}; {follows}"

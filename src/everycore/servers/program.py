@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from everycore import current
+from everycore import current, forks
 from everycore.entry import run
 from everycore.errors import ChannelClosed
 from everycore.ops import logs, outlets
@@ -36,7 +36,7 @@ from everycore.servers.binds import parse_binds
 from everycore.servers.exits import LoneExit, WorkerExit
 from everycore.servers.interfaces import as_asgi
 from everycore.servers.lifespan import Lifespan
-from everycore.servers.loading import CannotBootError, load_app, load_env_file
+from everycore.servers.loading import CannotBootError, load_app, load_env_file, user_traceback
 from everycore.servers.log_config import read_log_config
 from everycore.servers.tls_files import check_tls
 from everycore.servers.wsgi import WsgiApp
@@ -57,7 +57,7 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
 
     `told`: the signals that have come so far to a process without a primary.
     """
-    job = with_secrets(read_job(argv[1]), os.environ.pop(SECRETS, None))
+    job = with_secrets(read_job(argv[1]), os.environ.pop(SECRETS, None) or _preloaded("secrets"))
     me = current.context()
     with outlets.outlet_of(sys.stderr) as stream, ExitStack() as opened:
         prepared = _prepared(job, me, told, stream, opened)
@@ -89,13 +89,17 @@ def _prepared(
         sockets = [opened.enter_context(sock) for sock in listening]
         load_env_file(job.env_file)
         read_log_config(job)
-        _engine_type(job)
+        engine_type(job)
         check_tls(job.engine)
         # What is there before the application is never garbage. Python would take it apart when it ends,
         # which costs a tenth of a second of processor time; what is the application's is taken apart as ever.
         gc.freeze()
         garbage.collect_again()
-        return _Prepared(sockets, None if job.interface.startswith("asgi") else _load(job))
+        _run_hooks()
+        app = _preloaded("app")
+        if app is None and not job.interface.startswith("asgi"):
+            app = load(job)
+        return _Prepared(sockets, app)
     except CannotBootError as error:
         return error
 
@@ -116,17 +120,35 @@ def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | 
         logs.follow_file(print_stacks_when_asked)
 
 
-def _load(job: Job) -> Callable[..., Any] | None:
+def _preloaded(what: str) -> Any:
+    """What a mold has prepared for its workers: the function of `servers.preparing` by that name.
+
+    None in any other process.
+    """
+    preparing = sys.modules.get("everycore.servers.preparing")
+    return None if preparing is None else getattr(preparing, what)()
+
+
+def _run_hooks() -> None:
+    """Call what `everycore.after_fork` was given. Raises CannotBootError."""
+    try:
+        forks.run_hooks()
+    except Exception as error:
+        raise CannotBootError(user_traceback(error)) from None
+
+
+def load(job: Job, *, is_asked_again: bool = False) -> Callable[..., Any] | None:
     """Load the application while no loop runs. None: it asked for the running one, and is to be loaded there.
 
-    Python has taken the modules that failed out of `sys.modules`: they are executed once more, in the loop.
+    is_asked_again: it is to be loaded there too where it is named as ASGI. Python has taken the modules that
+    failed out of `sys.modules`: they are executed once more, in the loop.
     """
     if job.interface == "auto":
         asyncio.set_event_loop(None)  # or `get_event_loop()` would make one that never runs
     try:
         return load_app(job.app, job.app_dir, factory=job.factory)
     except CannotBootError as error:
-        if job.interface == "auto" and _asked_for_loop(error.__context__):
+        if (job.interface == "auto" or is_asked_again) and _asked_for_loop(error.__context__):
             return None
         raise
 
@@ -166,7 +188,7 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
 
         served = RequestLog(served, partial(Answered.log, worker=number))
     app = Lifespan(served, job.lifespan, (lambda: None) if session is None else session.board.requested)
-    engine = _engine(job, app)
+    engine = engine_of(job, app)
     if job.access_log:
         tell_once(number)
     way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
@@ -183,8 +205,8 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
         app.forget()
 
 
-def _engine_type(job: Job) -> type[Engine | HypercornEngine]:
-    """Imported here: where it is not installed, that is a failure to boot."""
+def engine_type(job: Job) -> type[Engine | HypercornEngine]:
+    """The engine, imported here: where it is not installed, that is a failure to boot."""
     if job.engine_name == "hypercorn":
         from everycore.servers.hypercorn_engine import HypercornEngine
 
@@ -194,9 +216,10 @@ def _engine_type(job: Job) -> type[Engine | HypercornEngine]:
     return Engine
 
 
-def _engine(job: Job, app: Asgi) -> Engine | HypercornEngine:
+def engine_of(job: Job, app: Asgi) -> Engine | HypercornEngine:
+    """The engine, with its options. Raises CannotBootError where it refuses these."""
     options = job.engine if job.engine_name == "hypercorn" else engine_options.arguments(job.engine)
-    return _engine_type(job)(app, access_log=job.access_log, spread=job.spread, options=options)
+    return engine_type(job)(app, access_log=job.access_log, spread=job.spread, options=options)
 
 
 async def _report(report: BootReport, me: WorkerContext | None) -> None:

@@ -162,6 +162,13 @@ def _end_group_of_killed(pidfd: int, group: int) -> None:
             os.killpg(group, signal.SIGKILL)
 
 
+def end_child(pid: int) -> None:
+    """Kill a child of ours, and reap it."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def reap_strangers(ours: Collection[int]) -> bool:
     """As PID 1: reap what was left to us by processes that ended before their children.
 
@@ -271,6 +278,11 @@ def interpreter_flags() -> list[str]:
 def program_words() -> list[str]:
     """What this interpreter was told to run: a script or `-m MODULE` or `-c CODE`, and its arguments."""
     return _split_interpreter_flags(sys.orig_argv)[1]
+
+
+def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of a Python's command line the interpreter's flags, and the program with its arguments."""
+    return _split_interpreter_flags(argv)
 
 
 def _split_interpreter_flags(orig_argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -25,6 +25,9 @@ from everycore.system.processes import Credentials, Spawned
 class System(Protocol):
     """An operating system, as far as workers go."""
 
+    has_molds: bool
+    """Whether workers can be forked from a mold."""
+
     def own_command(self, exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
         """Return this process's command line again. Raises ConfigurationError where there is none."""
 
@@ -71,6 +74,7 @@ class System(Protocol):
 class Linux:
     """The real one."""
 
+    has_molds = True
     own_command = staticmethod(processes.own_command)
     spawn = staticmethod(processes.spawn)
     reap = staticmethod(processes.reap)

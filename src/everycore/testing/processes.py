@@ -112,6 +112,9 @@ class FakeProcess:
 class FakeSystem:
     """The operating system to a primary, as `everycore.system.seam.System`. `on_spawn` gets every process."""
 
+    #: There is nothing to import.
+    has_molds = False
+
     def __init__(self, on_spawn: Callable[[FakeProcess], None]) -> None:
         self._on_spawn = on_spawn
         #: What the next spawns raise, in order.

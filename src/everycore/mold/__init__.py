@@ -1,0 +1,1 @@
+"""The process from which workers are forked: imports once, and makes workers when the primary asks."""

@@ -1,0 +1,68 @@
+"""What is put right in a worker that a mold has just made, and how it joins its cluster.
+
+Most of Python heals itself after a fork: the locks of logging and threading, the generator of `random`, the
+names of `tempfile`, OpenSSL. What does not is here. Invariant: before the program begins no two workers have
+the same state of any generator that this module knows, and nothing that they have is the mold's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, Final
+
+import msgspec
+
+from everycore import current, forks
+from everycore.core.mold_wire import FIXED_DESCRIPTORS, MakeWorker
+from everycore.foreign import multiprocessing_internals, threading_internals, uuid_internals
+from everycore.system.molding import place_descriptors
+from everycore.ticket import Ticket
+
+_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def become_worker(order: MakeWorker, fds: list[int]) -> None:
+    """Have what a fresh worker has, and join the cluster."""
+    streams = (0, 1, 2)
+    targets = (*streams, *order.pass_fds)
+    fixed = FIXED_DESCRIPTORS - len(streams)
+    channel, link, board, leash = place_descriptors(fds, targets, fixed)
+    for name, value in order.env:
+        if value is None:
+            os.environb.pop(name, None)
+        else:
+            os.environb[name] = value
+    _renew()
+    ticket: Ticket = msgspec.structs.replace(
+        order.ticket,
+        channel=_named(channel),
+        link=_named(link),
+        board=_named(board),
+        leash=_named(leash),
+    )
+    current.join_as(ticket)
+
+
+def _named(fd: int) -> tuple[int, int]:
+    return fd, os.fstat(fd).st_ino
+
+
+def _renew() -> None:
+    signal.set_wakeup_fd(-1)  # of a loop that ran in the mold
+    threading_internals.renew_main_thread()
+    multiprocessing_internals.renew()
+    uuid_internals.renew()
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def run_hooks_unless_told(program: list[str]) -> None:
+    """Call what `everycore.after_fork` was given.
+
+    Our own programs do that themselves, and report a failure.
+    """
+    if not program[0].startswith(_PACKAGE + os.sep):
+        forks.run_hooks()

@@ -1,0 +1,139 @@
+"""The mold: import, look whether a fork does harm, and make workers, until the primary closes the socket.
+
+It is neither primary nor worker: no loop runs in it, and it has no listener, belt or channel but for the
+moment in which it hands them on. Invariant: what returns from `main` is a worker, whose program has ended; a
+mold never returns.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from everycore import current
+from everycore.core import mold_wire
+from everycore.core.mold_wire import MakeWorker, MoldTicket
+from everycore.launch.running import ProgramEnd, clear, run_program
+from everycore.mold import newborn, preparing
+from everycore.mold.preparing import CannotPrepareError
+from everycore.ops.job import STATUS_NO_BOOT
+from everycore.system import garbage, molding, processes
+from everycore.system.descriptors import close_all, fill_standard_streams
+from everycore.system.processes import interpreter_flags
+
+VARIABLE: Final = "_EVERYCORE_MOLD"
+#: The primary is gone: EX_TEMPFAIL of sysexits.h.
+_ORPHANED: Final = 75
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def main(namespace: dict[str, Any]) -> None:
+    """Be a mold; in each worker, run the program that the command line names. `namespace`: of `__main__`."""
+    began = time.monotonic()
+    ticket = mold_wire.read_mold_ticket(os.environ.pop(VARIABLE))
+    if not processes.die_with_parent(ticket.primary):
+        os._exit(_ORPHANED)
+    program = sys.argv[1:]
+    sys.orig_argv[:] = [sys.executable, *interpreter_flags(), *program]
+    fill_standard_streams()
+    current.be_mold()
+    signal.signal(signal.SIGINT, _leave_to_primary)
+    mold = _Mold(ticket, program)
+    mold.prepare(began)
+    order, fds = mold.serve()
+    # A worker from here on.
+    if signal.getsignal(signal.SIGINT) is _leave_to_primary:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    newborn.become_worker(order, fds)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    clear(namespace)
+    newborn.run_hooks_unless_told(program)
+    run_program(program, namespace, ProgramEnd(None, program))
+
+
+def _leave_to_primary(_number: int, _: FrameType | None) -> None:
+    """Ctrl-C reaches the whole process group. It is not ignored: what the application starts would do so."""
+
+
+class _Mold:
+    """What the mold has of its own."""
+
+    def __init__(self, ticket: MoldTicket, program: list[str]) -> None:
+        self._ticket = ticket
+        self._program = program
+        fd, _ = ticket.socket
+        os.set_inheritable(fd, False)
+        os.set_inheritable(ticket.leash[0], False)
+        self._socket = socket.socket(fileno=fd)
+        self._known = (fd, ticket.leash[0])
+
+    def prepare(self, began: float) -> None:
+        """Import everything. What cannot be imported is told, and ends this process."""
+        try:
+            preparing.prepare(self._ticket.preload, self._program)
+        except CannotPrepareError as error:
+            self._say(mold_wire.MoldCannotPrepare(str(error)))
+            _flush()
+            os._exit(STATUS_NO_BOOT)
+        threads = preparing.threads_alive()
+        shared = preparing.shared_by_fork(self._known)
+        garbage.collect_again()
+        gc.collect()
+        gc.freeze()  # a collection in a worker would write to every object, and unshare it
+        self._say(mold_wire.MoldIsPrepared(time.monotonic() - began, tuple(threads), tuple(shared)))
+
+    def serve(self) -> tuple[MakeWorker, list[int]]:
+        """Make workers. Returns in these alone, with what they were asked for by and its descriptors."""
+        while True:
+            try:
+                packet = molding.receive_with(self._socket, mold_wire.LONGEST, mold_wire.MOST_DESCRIPTORS)
+            except InterruptedError:
+                continue
+            if packet is None:
+                _end()
+            data, fds = packet
+            order = mold_wire.decode_to_mold(data)
+            _flush()
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+            problem = molding.fork_for(self._ticket.primary, self._say_there)
+            if problem is None:
+                self._socket.close()
+                close_all((self._ticket.leash[0],))
+                return order, fds
+            close_all(fds)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            self._say(mold_wire.MoldHasAnswered(problem))
+
+    def _say_there(self) -> None:
+        """In a worker, as soon as it is the primary's child."""
+        if self._ticket.is_confined:
+            os.setsid()
+        elif self._ticket.new_group:
+            os.setpgid(0, 0)
+        molding.send_with(self._socket, mold_wire.encode(mold_wire.WorkerIsThere()), ())
+
+    def _say(self, message: mold_wire.FromMold) -> None:
+        try:
+            molding.send_with(self._socket, mold_wire.encode(message), ())
+        except OSError:  # the primary is gone
+            _end()
+
+
+def _flush() -> None:
+    """What is in a buffer at a fork would be written by every worker."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed, or nobody reads, or there is none
+            continue
+
+
+def _end() -> NoReturn:
+    """What the application has registered to be called at exit is for its workers."""
+    os._exit(0)

@@ -1,0 +1,326 @@
+"""One mold's process: started as a worker is, asked for workers, and ended.
+
+Invariant: it is reaped once; a worker that it has made is known here before anything else of that worker is
+heard, and one that nobody knows ends by itself, for its words find no reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from everycore.aio.deadline import Deadline
+from everycore.core import mold_wire
+from everycore.errors import ConfigurationError, ProtocolError
+from everycore.model import ExitStatus
+from everycore.primary import spawner
+from everycore.primary.outfit import Outfit
+from everycore.settings import Settings, names_to_preload
+from everycore.system import molding, processes
+from everycore.system.descriptors import close_all, close_strange
+from everycore.system.ended import wait_for_end
+from everycore.system.leash import Leash
+from everycore.system.plain_files import APPENDING
+from everycore.system.processes import Credentials, Spawned
+from everycore.system.seam import System
+
+VARIABLE: Final = "_EVERYCORE_MOLD"
+#: What a mold runs where everycore lies in an archive, which has no such script. The folder is put in front.
+_IN_ARCHIVE: Final = (
+    "import sys; sys.path.insert(0, {folder!r}); from everycore.mold.process import main; del sys.path[0];"
+    " main(globals())"
+)
+#: A dead mold's words may still be on their way, from a worker that it was making. Seconds.
+LAST_WORDS: Final = 1.0
+#: How long the end of the cluster waits for the kernel to take a killed mold apart, in seconds.
+_LAST_STEPS: Final = 2.0
+
+
+class MoldOwner(Protocol):
+    """Whoever has a mold."""
+
+    def on_prepared(self, mold: Mold, said: mold_wire.MoldIsPrepared) -> None:
+        """It has imported everything."""
+
+    def on_born(self, mold: Mold, spawned: Spawned) -> None:
+        """The worker that it was asked for is there."""
+
+    def on_answered(self, mold: Mold, problem: str) -> None:
+        """It is done with that. problem: why there is no worker, where there is none."""
+
+    def on_gone(self, mold: Mold, why: str) -> None:
+        """It has ended, or cannot be prepared; nothing follows."""
+
+
+class Mold:
+    """A mold, from its start to its end. `number` is its owner's name for it."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        system: System,
+        owner: MoldOwner,
+        number: int,
+        settings: Settings,
+        terms: spawner.SpawnTerms,
+    ) -> None:
+        self.number = number
+        self.settings = settings
+        self.has_forked = False
+        self._loop = loop
+        self._system = system
+        self._owner = owner
+        self._terms = terms
+        self._birth: Outfit | None = None
+        self._is_born = False
+        self._env: dict[str, str] = {}
+        self._uid = -1
+        self._socket: socket.socket | None = None
+        self._spawned: Spawned | None = None
+        self._problem = ""
+        self._status: ExitStatus | None = None
+        self._patience = Deadline(loop, self._finish)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None once it is gone."""
+        return None if self._spawned is None else self._spawned.pid
+
+    def start(self) -> None:
+        """Start the process. Raises OSError, ConfigurationError."""
+        settings = self.settings
+        credentials, user_env = spawner.credentials_of(settings)
+        self._env = spawner.environment(settings, user_env)
+        self._uid = os.geteuid() if credentials.uid is None else credentials.uid
+        command = mold_command(spawner.command_line(settings, self._system))
+        ours, theirs = molding.make_signed_pair()
+        leash = Leash()
+        try:
+            with _streams(settings) as streams:
+                self._spawned = self._system.spawn(
+                    command,
+                    env=self._env | {VARIABLE: self._ticket(theirs.fileno(), leash.theirs, credentials)},
+                    cwd=spawner.folder_of(settings),
+                    stdio=streams,
+                    pass_fds=(theirs.fileno(), *settings.pass_fds),
+                    credentials=credentials,
+                    new_group=self._terms.new_group,
+                    leash=leash,
+                )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            leash.close()
+        self._socket = ours
+        self._loop.add_reader(ours, self._on_readable)
+        self._loop.add_reader(self._spawned.pidfd, self._on_end)
+
+    def _ticket(self, socket: int, leash: int, credentials: Credentials) -> str:
+        ticket = mold_wire.MoldTicket(
+            socket=(socket, os.fstat(socket).st_ino),
+            leash=(leash, os.fstat(leash).st_ino),
+            primary=os.getpid(),
+            preload=names_to_preload(self.settings.preload),
+            force=self.settings.preload_force,
+            new_group=self._terms.new_group,
+            is_confined=credentials.is_confined,
+        )
+        return msgspec.json.encode(ticket).decode()
+
+    def ask(self, birth: Outfit) -> None:
+        """Ask for a worker. Raises OSError."""
+        assert self._socket is not None
+        fds = [*birth.fds, birth.leash.theirs, *birth.open_streams(), *birth.pass_fds]
+        if len(fds) > mold_wire.MOST_DESCRIPTORS:
+            raise OSError(errno.E2BIG, f"a mold is passed {mold_wire.MOST_DESCRIPTORS} descriptors at most")
+        order = mold_wire.MakeWorker(birth.ticket, self._changes(birth.env), tuple(birth.pass_fds))
+        data = mold_wire.encode(order)
+        if len(data) > mold_wire.LONGEST:
+            raise OSError(errno.E2BIG, "the variables that one worker has alone are too long for its mold")
+        molding.send_with(self._socket, data, fds)
+        self._birth, self._is_born = birth, False
+
+    def _changes(self, env: Any) -> tuple[tuple[bytes, bytes | None], ...]:
+        """What a worker has other than the mold at its start."""
+        changed = {name: value for name, value in env.items() if self._env.get(name) != value}
+        gone: dict[str, str | None] = dict.fromkeys(self._env.keys() - env.keys())
+        return tuple(
+            (os.fsencode(name), None if value is None else os.fsencode(value))
+            for name, value in {**gone, **changed}.items()
+        )
+
+    def kill(self) -> None:
+        """SIGKILL: it has nothing to finish."""
+        if self._spawned is not None and self._status is None:
+            self._system.send_signal(self._spawned.pidfd, signal.SIGKILL)
+
+    def end_now(self) -> None:
+        """Kill it, and wait until it is gone. Its owner is not told."""
+        if self._spawned is not None and self._status is None:
+            self.kill()
+            wait_for_end(self._spawned.pid, _LAST_STEPS)
+            self._status = self._system.reap(self._spawned.pidfd, group=self._group)
+        self._let_go()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies. The loop is the parent's, and not touched."""
+        if self._socket is not None:
+            close_all((self._socket.detach(),))
+        if self._spawned is not None:
+            close_all(fd for fd in (self._spawned.pidfd, self._spawned.leash) if fd >= 0)
+
+    def descriptors(self) -> list[int]:
+        """The numbers that belong to it."""
+        found = [] if self._socket is None else [self._socket.fileno()]
+        return found if self._spawned is None else [*found, self._spawned.pidfd, self._spawned.leash]
+
+    @property
+    def _group(self) -> int:
+        return self._spawned.pid if self._spawned is not None and self._terms.new_group else 0
+
+    # --- what it says -------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        while self._socket is not None and self._read_one():
+            pass
+
+    def _read_one(self) -> bool:
+        """Read a message. False where there is none."""
+        assert self._socket is not None
+        try:
+            packet = molding.receive_signed(self._socket, mold_wire.LONGEST)
+        except BlockingIOError:
+            return False
+        except OSError:
+            packet = None
+        if packet is None:  # nobody is left who could say anything
+            self._close_socket()
+            self.kill()
+            if self._status is not None:
+                self._finish()
+            return False
+        data, fds, pid, uid = packet
+        close_strange(fds)
+        try:
+            self._hear(mold_wire.decode_from_mold(data), pid, uid)
+        except ProtocolError as error:
+            self._problem = str(error)
+            self.kill()
+        return True
+
+    def _hear(self, said: mold_wire.FromMold, pid: int, uid: int) -> None:
+        if isinstance(said, mold_wire.WorkerIsThere):
+            if self._birth is not None and not self._is_born and uid == self._uid and pid != self.pid:
+                self._take(self._birth, pid)
+            return
+        if pid != self.pid:  # a child of the application's own has the socket
+            return
+        match said:
+            case mold_wire.MoldIsPrepared():
+                self._owner.on_prepared(self, said)
+            case mold_wire.MoldCannotPrepare(text):
+                self._problem = text
+            case mold_wire.MoldHasAnswered(problem):
+                was_born, self._birth = self._is_born, None
+                if not was_born:
+                    problem = problem or "it ended before it had begun"
+                self._owner.on_answered(self, "" if was_born else problem)
+
+    def _take(self, birth: Outfit, pid: int) -> None:
+        """The kernel names that process as the sender. It is a child of ours, or nothing of ours at all."""
+        if not molding.is_child(pid):
+            return
+        pidfd = kept = -1
+        ends_group = birth.new_group and birth.orphan_signal == signal.SIGKILL
+        try:
+            pidfd = os.pidfd_open(pid)
+            kept = birth.leash.tie(pid, birth.orphan_signal, group=ends_group)
+        except OSError as error:  # no descriptor left: nobody would ever learn of its end
+            close_all(fd for fd in (pidfd,) if fd >= 0)
+            processes.end_child(pid)
+            self._problem = f"it was made, but cannot be watched: {error.strerror}"
+            return
+        self._is_born = self.has_forked = True
+        self._owner.on_born(self, Spawned(pid, pidfd, birth.pipes, kept))
+
+    # --- its end ------------------------------------------------------------------------------------------
+
+    def _on_end(self) -> None:
+        assert self._spawned is not None
+        self._status = self._system.reap(self._spawned.pidfd, group=self._group)
+        if self._status is None:
+            return
+        self._loop.remove_reader(self._spawned.pidfd)
+        if self._socket is not None:
+            self._on_readable()
+        if self._spawned is None:  # that was its last word
+            return
+        if self._socket is None or self._birth is None or self._is_born:
+            self._finish()
+        else:
+            self._patience.set_in(LAST_WORDS)
+
+    def _finish(self) -> None:
+        """Nothing is heard of it any more."""
+        self._let_go()
+        self._owner.on_gone(self, self._problem or f"the mold ended: {self._status}")
+
+    def _close_socket(self) -> None:
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _let_go(self) -> None:
+        self._patience.set(None)
+        self._close_socket()
+        if self._spawned is not None:
+            self._loop.remove_reader(self._spawned.pidfd)
+            close_all(fd for fd in (self._spawned.pidfd, self._spawned.leash) if fd >= 0)
+            self._spawned = None
+
+
+def mold_command(argv: Sequence[str]) -> list[str]:
+    """The command line of the mold from which `argv` can be forked. Raises ConfigurationError."""
+    name = os.path.basename(argv[0])
+    if argv[0] != sys.executable and not name.startswith(("python", "pypy")):
+        raise ConfigurationError("preload", f"needs a Python program, and exec names {argv[0]!r}")
+    flags, program = processes.split_command(argv)
+    if not program or program[0] == "-":
+        raise ConfigurationError("preload", "needs a Python program, and exec names none")
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    script = os.path.join(package, "mold", "__main__.py")
+    if os.path.isfile(script):
+        return [argv[0], *flags, script, *program]
+    return [argv[0], *flags, "-c", _IN_ARCHIVE.format(folder=os.path.dirname(package)), *program]
+
+
+@contextlib.contextmanager
+def _streams(settings: Settings) -> Iterator[list[Any]]:
+    """The mold's own: it reads nothing, and prints where a worker does; where that is a pipe, where we do."""
+    with contextlib.ExitStack() as stack:
+        found: list[Any] = [subprocess.DEVNULL]
+        for item in spawner.three_streams(settings)[1:]:
+            match item:
+                case "pipe" | "inherit" | None:
+                    found.append(None)
+                case "null":
+                    found.append(subprocess.DEVNULL)
+                case str() | os.PathLike():
+                    found.append(os.open(item, APPENDING, 0o666))
+                    stack.callback(os.close, found[-1])
+                case _:
+                    found.append(item)
+        yield found

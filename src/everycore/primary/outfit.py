@@ -1,0 +1,146 @@
+"""Everything that a worker is started with, held open until it has it.
+
+A fresh interpreter gets it by exec, a worker from a mold by a message. Invariant: what is lent to the worker
+is closed here exactly once, however the birth ends; our ends are the caller's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, Final
+
+import msgspec
+
+from everycore import role
+from everycore.core.permits import Permits
+from everycore.system.leash import Leash
+from everycore.system.plain_files import APPENDING
+from everycore.system.processes import Credentials, Spawned
+from everycore.system.seam import System
+from everycore.ticket import Ticket
+
+#: Our ends of a worker's standard streams, where these are pipes.
+Pipes = tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]
+
+_NO_PIPES: Final[Pipes] = (None, None, None)
+
+
+class Outfit:
+    """What one worker is started with. `channel` and `link` are our ends.
+
+    argv: the program. env: without the ticket. cwd: None is where we are. stdio: as `subprocess` takes them.
+    """
+
+    def __init__(self, settings_argv: Sequence[str], credentials: Credentials) -> None:
+        self.argv = settings_argv
+        self.credentials = credentials
+        self._lent = contextlib.ExitStack()
+        self._ours = contextlib.ExitStack()
+        self.channel, self._their_channel = self._pair(socket.SOCK_STREAM)
+        self.link, self._their_link = self._pair(socket.SOCK_SEQPACKET)
+        self.leash = Leash()
+        self._lent.callback(self.leash.close)
+        self.env: Mapping[str, str]
+        self.cwd: str | os.PathLike[str] | None = None
+        self.stdio: Sequence[Any]
+        self.pass_fds: Sequence[int] = ()
+        self.new_group = False
+        self.orphan_signal: int = signal.SIGKILL
+        self.ticket: Ticket
+        self.board = -1
+        self.permits: Permits | None = None
+        self.pipes = _NO_PIPES
+
+    def _pair(self, kind: int) -> tuple[socket.socket, socket.socket]:
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        except OSError:
+            self.abandon()
+            raise
+        ours.setblocking(False)
+        self._ours.callback(ours.close)
+        self._lent.callback(theirs.close)
+        return ours, theirs
+
+    @property
+    def fds(self) -> tuple[int, int, int]:
+        """The worker's channel, its link and the board."""
+        return self._their_channel.fileno(), self._their_link.fileno(), self.board
+
+    def stream(self, item: Any) -> Any:
+        """What `subprocess` wants for one of the three standard streams, as the settings have it.
+
+        Raises OSError: a FIFO that nobody reads is ENXIO, for we can't wait.
+        """
+        match item:
+            case "inherit" | None:
+                return None
+            case "pipe":
+                return subprocess.PIPE
+            case "null":
+                return subprocess.DEVNULL
+            case str() | os.PathLike():
+                fd = self._lend(os.open(item, APPENDING, 0o666))
+                os.set_blocking(fd, True)  # for the worker
+                return fd
+            case _:
+                return item
+
+    def _lend(self, fd: int) -> int:
+        self._lent.callback(os.close, fd)
+        return fd
+
+    def open_streams(self) -> list[int]:
+        """Descriptors for the three standard streams: a message names nothing else. To be called once."""
+        fds: list[int] = []
+        pipes: list[IO[bytes] | None] = []
+        for number, item in enumerate(self.stdio):
+            pipe = None
+            if item is None:
+                fds.append(number)
+            elif item == subprocess.DEVNULL:
+                fds.append(self._lend(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)))
+            elif item == subprocess.PIPE:
+                read, write = os.pipe2(os.O_CLOEXEC)
+                ours, theirs = (write, read) if number == 0 else (read, write)
+                fds.append(self._lend(theirs))
+                pipe = os.fdopen(ours, "wb" if number == 0 else "rb", buffering=0)
+                self._ours.callback(pipe.close)
+            else:
+                fds.append(item if isinstance(item, int) else item.fileno())
+            pipes.append(pipe)
+        self.stdio = fds
+        self.pipes = pipes[0], pipes[1], pipes[2]
+        return fds
+
+    def spawn(self, system: System) -> Spawned:
+        """Start a fresh interpreter. Raises OSError; then nothing is left of it but this."""
+        spawned = system.spawn(
+            self.argv,
+            env={**self.env, role.VARIABLE: msgspec.json.encode(self.ticket).decode()},
+            cwd=self.cwd,
+            stdio=self.stdio,
+            pass_fds=(*self.fds, *self.pass_fds),
+            credentials=self.credentials,
+            new_group=self.new_group,
+            leash=self.leash,
+            orphan_signal=self.orphan_signal,
+        )
+        if self.pipes == _NO_PIPES:
+            self.pipes = spawned.pipes
+        return msgspec.structs.replace(spawned, pipes=self.pipes)
+
+    def close(self) -> None:
+        """The worker has what is lent to it, or never will; our ends are in use."""
+        self._ours.pop_all()
+        self._lent.close()
+
+    def abandon(self) -> None:
+        """There is no such worker, and nobody uses our ends."""
+        self._lent.close()
+        self._ours.close()

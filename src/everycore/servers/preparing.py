@@ -1,0 +1,53 @@
+"""What a mold does for `everycore serve`: load the application, once for all workers.
+
+Named by `Settings.preload` of the command, and called in the mold. Lifespan, event loop and listeners are
+each worker's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from everycore.ops.job import SECRETS, Job, read_job
+from everycore.servers import program
+from everycore.servers.loading import load_env_file
+from everycore.servers.log_config import read_log_config
+from everycore.servers.warming import warm
+
+#: As `Settings.preload` names it.
+PREPARE: Final = f"{__name__}:prepare"
+_secrets: str | None = None
+_app: Callable[..., Any] | None = None
+
+
+def prepare() -> None:
+    """Load the application that the worker's command line names. Raises CannotBootError."""
+    global _app, _secrets
+    _secrets = os.environ.pop(SECRETS, None)
+    job = read_job(sys.argv[1])
+    load_env_file(job.env_file)
+    read_log_config(job)
+    program.engine_type(job)
+    importlib.import_module(f"everycore.worker.loops.{_loop(job)}")
+    _app = program.load(job, is_asked_again=True)
+    warm(job)
+
+
+def _loop(job: Job) -> str:
+    from everycore.settings import has_uvloop
+
+    return "asyncio_loop" if job.loop == "asyncio" or not has_uvloop() else "uvloop_loop"
+
+
+def secrets() -> str | None:
+    """What the variable SECRETS held in the mold."""
+    return _secrets
+
+
+def app() -> Callable[..., Any] | None:
+    """The application; None where there was no mold, or it asks for a running loop when it is loaded."""
+    return _app

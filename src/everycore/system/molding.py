@@ -1,0 +1,222 @@
+"""The kernel's part in making workers by fork: adoption, messages with their sender, and the fork itself.
+
+A mold forks a middle process, which forks the worker and ends. The kernel gives the orphan to the nearest
+ancestor that is a *subreaper* (prctl(2), PR_SET_CHILD_SUBREAPER): the primary, which is one while it waits
+for a worker and at no other time. So pidfd, waitid(2) and PR_SET_PDEATHSIG work as for a child that it has
+started, and orphans of a worker's own go to process 1 as ever. Invariant: a worker runs nothing of its
+program before it is the primary's child.
+
+Facts (kernel/exit.c): a parent's end gives its children away before its pidfd becomes readable, so whoever
+polls that finds the new parent; end-of-file of a pipe comes earlier. A fork by clone(2) with CLONE_PARENT
+would need no middle process, but skips pthread_atfork(3): OpenBLAS hangs in such a child.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from everycore.system.descriptors import open_numbers, socket_file
+from everycore.system.packets import descriptors_in
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
+_UCRED: Final = struct.Struct("3i")
+_CREDENTIALS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_CREDENTIALS))
+_INT: Final = array.array("i").itemsize
+#: A worker is not the child of the primary that it was made for: EX_TEMPFAIL of sysexits.h.
+_NOT_ADOPTED: Final = 75
+#: The middle process ends with that and the error's number.
+_FORK_FAILED: Final = 128
+
+#: The bytes of a message, its descriptors, and the pid and uid of its sender.
+SignedPacket = tuple[bytes, list[int], int, int]
+
+
+def adopt_orphans(*, on: bool) -> bool:
+    """Be a subreaper, or no more. Returns whether this process was one before.
+
+    Raises OSError where the kernel or a sandbox refuses; ImportError where there is no ctypes.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = ctypes.c_int()
+    if libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if bool(before.value) != on and libc.prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return bool(before.value)
+
+
+def make_signed_pair() -> tuple[socket.socket, socket.socket]:
+    """The primary's end, on which each message names its sender, and the mold's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def send_with(sock: socket.socket, message: bytes, fds: Sequence[int]) -> None:
+    """Send one message. Raises OSError: EAGAIN (full), EMSGSIZE, EPIPE (nobody reads), ETOOMANYREFS."""
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+    sock.sendmsg((message,), (rights,) if fds else ())
+
+
+def receive_signed(sock: socket.socket, longest: int) -> SignedPacket | None:
+    """The next message; None at end-of-file. Raises BlockingIOError when there is none."""
+    room = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(8 * _INT)
+    data, ancillary, _, _ = sock.recvmsg(longest, room, socket.MSG_CMSG_CLOEXEC)
+    fds = descriptors_in(ancillary)
+    if not data and not fds:
+        return None
+    pid = uid = -1
+    for level, kind, body in ancillary:
+        if (level, kind) == _CREDENTIALS:
+            pid, uid, _ = _UCRED.unpack(body[: _UCRED.size])
+    return data, fds, pid, uid
+
+
+def receive_with(sock: socket.socket, longest: int, most: int) -> tuple[bytes, list[int]] | None:
+    """The next message, and its descriptors, `most` of them; None at end-of-file. Waits for it."""
+    data, ancillary, _, _ = sock.recvmsg(longest, socket.CMSG_SPACE(most * _INT), socket.MSG_CMSG_CLOEXEC)
+    fds = descriptors_in(ancillary)
+    return None if not data and not fds else (data, fds)
+
+
+def is_child(pid: int) -> bool:
+    """Whether that process is a child of this one, ended or not. It is not reaped by this."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, OverflowError):
+        return False
+    return True
+
+
+def fork_for(primary: int, say_there: Callable[[], object]) -> str | None:
+    """Fork a worker that is the child of `primary`. None in the worker, which has called `say_there`.
+
+    In the mold: why there is none; empty if it was there. Signals that are blocked here are in the worker.
+    """
+    done, held = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = _fork()
+    except OSError as error:
+        os.close(done)
+        os.close(held)
+        return f"the mold cannot fork: {error.strerror}"
+    if pid:
+        return _see_it_made(pid, done, held)
+    try:
+        os.close(done)
+        _orphan(primary)
+        say_there()
+    except BaseException:  # also: the primary is gone, or does not want it any more
+        os._exit(_NOT_ADOPTED)
+    os.close(held)
+    return None
+
+
+def _orphan(primary: int) -> None:
+    """In the middle process: go on in a child of it, once that is the child of `primary`."""
+    middle = os.pidfd_open(os.getpid())
+    try:
+        pid = _fork()
+    except OSError as error:
+        os._exit(_FORK_FAILED + min(error.errno or 0, 127))
+    if pid:
+        os._exit(0)
+    poll = select.poll()
+    poll.register(middle, select.POLLIN)
+    poll.poll()
+    os.close(middle)
+    if os.getppid() != primary:
+        os._exit(_NOT_ADOPTED)
+
+
+def _see_it_made(middle: int, done: int, held: int) -> str:
+    """Wait until the worker has spoken, or is gone: both close the pipe."""
+    os.close(held)
+    _, status = os.waitpid(middle, 0)
+    code = os.waitstatus_to_exitcode(status)
+    os.read(done, 1)
+    os.close(done)
+    if code == 0:
+        return ""
+    if code > _FORK_FAILED:
+        return f"the mold cannot fork: {os.strerror(code - _FORK_FAILED)}"
+    return f"it ended while it was made: {f'status {code}' if code > 0 else signal.Signals(-code).name}"
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():  # of threads: whoever forks has looked for them, and told
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def lone_after_fork() -> list[tuple[int, str]]:
+    """Fork a child that ends at once; return the threads that this process has after it but the main one.
+
+    Each as its number and the name that the kernel has. A library that is prepared for forks (OpenBLAS)
+    ends its own threads before one.
+    """
+    pid = _fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    found = []
+    for name in os.listdir("/proc/self/task"):
+        if int(name) != os.getpid():
+            try:
+                with open(f"/proc/self/task/{name}/comm", encoding="utf-8", errors="replace") as file:
+                    found.append((int(name), file.read().strip()))
+            except OSError:  # it has ended meanwhile
+                continue
+    return found
+
+
+def connected_peers(known: Sequence[int]) -> list[str]:
+    """What this process is connected to, by descriptors other than those `known`, for people to read."""
+    found = []
+    for fd in sorted(open_numbers()):
+        if fd in known or socket_file(fd) is None:
+            continue
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            try:
+                peer = sock.getpeername()
+            except OSError:
+                continue
+        if isinstance(peer, tuple):
+            found.append(f"the connection to {peer[0]} port {peer[1]}")
+        elif peer:
+            found.append(f"the connection to {os.fsdecode(peer)}")
+    return found
+
+
+def place_descriptors(received: Sequence[int], targets: Sequence[int], fixed: int) -> list[int]:
+    """Let the descriptors behind the first `fixed` have the numbers `targets`; returns those of the first.
+
+    A number in `targets` that is open is closed by that. The new ones are inherited by what is executed.
+    """
+    least = max(targets, default=0) + 1
+    moved = [_moved(fd, least) for fd in received]
+    for fd, target in zip(moved[fixed:], targets, strict=True):
+        os.dup2(fd, target, inheritable=True)
+        os.close(fd)
+    return moved[:fixed]
+
+
+def _moved(fd: int, least: int) -> int:
+    number = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)
+    os.close(fd)
+    return number
