@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from everycore.core.passed import Passed, StoredName, Wanted, answers, read_name
+from everycore.core.passed import Passed, StoredName, Wanted, answers, is_in_the_way, read_name
 
 V4, V6, UNIX = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -56,6 +56,28 @@ def test_what_answers(family, passed, wanted):
 )
 def test_what_does_not(passed, wanted):
     assert not answers(Passed(3, *passed), Wanted(*wanted))
+
+
+@pytest.mark.parametrize(
+    ("passed", "wanted", "is_so"),
+    [
+        ((V4, STREAM, ("127.0.0.1", 80), True), (V4, STREAM, ("0.0.0.0", 80), True), True),
+        ((V4, STREAM, ("0.0.0.0", 80), True), (V4, STREAM, ("127.0.0.1", 80), True), True),
+        ((V4, STREAM, ("127.0.0.1", 80), True), (V4, STREAM, ("127.0.0.1", 80), True), False),
+        ((V4, STREAM, ("127.0.0.1", 80), True), (V4, STREAM, ("127.0.0.2", 80), True), False),
+        ((V4, STREAM, ("127.0.0.1", 80), True), (V4, STREAM, ("0.0.0.0", 81), True), False),
+        ((V4, STREAM, ("127.0.0.1", 80), True), (V4, DATAGRAM, ("0.0.0.0", 80), True), False),
+        ((V4, STREAM, ("127.0.0.1", 80), True), (V6, STREAM, ("::", 80, 0, 0), False), True),
+        ((V4, STREAM, ("127.0.0.1", 80), True), (V6, STREAM, ("::", 80, 0, 0), True), False),
+        ((V4, STREAM, ("127.0.0.1", 80), True), (V6, STREAM, ("::1", 80, 0, 0), False), False),
+        ((V6, STREAM, ("::", 80, 0, 0), False), (V4, STREAM, ("127.0.0.1", 80), True), True),
+        ((V6, STREAM, ("::", 80, 0, 0), False), (V6, STREAM, ("::", 80, 0, 0), True), True),
+        ((UNIX, STREAM, "/run/a", True), (V4, STREAM, ("0.0.0.0", 80), True), False),
+        ((V4, STREAM, ("0.0.0.0", 80), True), (UNIX, STREAM, "/run/a", True), False),
+    ],
+)
+def test_what_is_in_the_way(passed, wanted, is_so):
+    assert is_in_the_way(Passed(3, *passed), Wanted(*wanted)) == is_so
 
 
 @pytest.mark.parametrize(("file", "answered"), [((1, 5), True), ((1, 6), False), (None, False)])

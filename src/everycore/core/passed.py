@@ -22,6 +22,7 @@ _NAME: Final = re.compile(r"everycore-(\d{1,20})(?:-(\d{1,20})-(\d{1,20}))?")
 #: AF_UNIX and AF_INET6 (bits/socket.h).
 _UNIX: Final = 1
 _INET6: Final = 10
+_EVERY_HOST: Final = ("0.0.0.0", "::")
 
 
 class StoredName(msgspec.Struct, frozen=True):
@@ -90,6 +91,22 @@ def answers(passed: Passed, wanted: Wanted) -> bool:
         return False
     ours, its = (permit_of(address, is_v6=is_v6) for address in (passed.address, wanted.address))
     return ours is not None and ours == its and _scope(passed.address) == _scope(wanted.address)
+
+
+def is_in_the_way(passed: Passed, wanted: Wanted) -> bool:
+    """Whether `wanted` cannot be bound while `passed`, which does not answer it, listens.
+
+    So it is where a service has listened on one address of a port, and is to listen on all, or the reverse.
+    """
+    if passed.kind != wanted.kind or _UNIX in (passed.family, wanted.family):
+        return False
+    if answers(passed, wanted) or passed.address[1] != wanted.address[1]:
+        return False
+    if passed.family == wanted.family:
+        its, ours = (str(address[0]) for address in (passed.address, wanted.address))
+        return its in _EVERY_HOST or ours in _EVERY_HOST or its == ours
+    both = passed if passed.family == _INET6 else wanted  # IPv6's may be for IPv4 too
+    return str(both.address[0]) in _EVERY_HOST and not both.v6only
 
 
 def _scope(address: Any) -> int:

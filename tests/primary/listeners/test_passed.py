@@ -99,6 +99,22 @@ def test_another_address_is_bound_anew(opened, address):
     assert found.unclaimed == 0
 
 
+@pytest.mark.parametrize("reuses", [0, 1])
+def test_one_that_is_in_the_way_is_given_up_at_once(opened, reuses):
+    """It has listened on one address, and is to listen on all: the manager has the old one still."""
+    sock = opened.enter_context(socket.socket())
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuses)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    found, store = passed(sock, str(StoredName(1)))
+    address = ("0.0.0.0", sock.getsockname()[1])
+    assert take(found, address) is None
+    assert store.forgotten == [StoredName(1)]
+    new = StreamListener.bound(address, family=V4, v6only=False, backlog=5)
+    new.listen()
+    new.close()
+
+
 def test_datagrams(opened):
     sock = opened.enter_context(socket.socket(V4, DATAGRAM))
     sock.bind(("127.0.0.1", 0))

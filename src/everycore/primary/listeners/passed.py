@@ -7,6 +7,7 @@ from then on; one that the manager has opened stays the manager's, and we have d
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from everycore.core.listeners import ListenKey
-from everycore.core.passed import Passed, StoredName, Wanted, answers, read_name
+from everycore.core.passed import Passed, StoredName, Wanted, answers, is_in_the_way, read_name
 from everycore.system import sockets
 from everycore.system.descriptors import close_all, duplicate, is_socket
 from everycore.system.given import is_v6only
@@ -62,13 +63,15 @@ class PassedSockets:
 
         mode: the permissions of a unix socket's file. user: as `BoundSocket` has it.
         """
-        likely = [one for one in self._passed if (one.family, one.kind) == (key.family, key.kind)]
+        likely = [one for one in self._passed if one.kind == key.kind and key.fd is None]
         wanted = _wanted(key, v6only=v6only) if likely else None
         for passed in likely:
             if wanted is not None and answers(passed, wanted):
                 if passed.stored is None:
                     return make.adopted(passed.fd, backlog=backlog, internal=())
                 return self._taken(passed, make, key.address, backlog, mode, user)
+        if wanted is not None:
+            self._clear_the_way(wanted)
         return None
 
     def keep(self, key: ListenKey, sock: BoundSocket) -> BoundSocket:
@@ -106,15 +109,29 @@ class PassedSockets:
 
     def give_up(self) -> None:
         """Nobody has asked for what is left of the stored ones: close them, so that nobody waits there."""
-        for passed in [passed for passed in self._passed if passed.stored is not None]:
-            self._passed.remove(passed)
-            if self.store is not None and passed.stored is not None:
-                self.store.forget(passed.stored)
-            what = sockets.describe(passed.address, passed.family)
-            log.info(
-                "%s, which the last primary of this service had, is given up: nobody listens there", what
-            )
-            close_all((passed.fd,))
+        for passed in tuple(self._passed):
+            self._drop(passed, "nobody listens there")
+
+    def _clear_the_way(self, wanted: Wanted) -> None:
+        for passed in tuple(self._passed):
+            if is_in_the_way(passed, wanted):
+                what = sockets.describe(wanted.address, wanted.family)
+                self._drop(passed, f"it is in the way of {what}")
+
+    def _drop(self, passed: Passed, why: str) -> None:
+        """Close a stored one. The manager closes its own when it hears of that."""
+        if passed.stored is None:
+            return
+        self._passed.remove(passed)
+        with contextlib.suppress(OSError), socket.socket(fileno=passed.fd) as sock:
+            if passed.kind == socket.SOCK_STREAM and passed.family != socket.AF_UNIX:
+                # At once, whoever has it too; what is bound and does not listen leaves the port to others.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sockets.suspend(sock)
+        if self.store is not None:
+            self.store.forget(passed.stored)
+        what = sockets.describe(passed.address, passed.family)
+        log.info("%s, which the last primary of this service had, is given up: %s", what, why)
 
 
 def _seen(fd: int, name: str) -> Passed | None:
