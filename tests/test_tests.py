@@ -11,7 +11,7 @@ from tests.kit.folders import ROOT, SOURCE
 TESTS = ROOT / "tests"
 
 #: About the whole, with real programs: named after what a user does, not after a module.
-WHOLE = {"cli", "conformance", "integration"}
+WHOLE = {"cli", "conformance", "integration", "neighbours"}
 #: Packages without a folder of their own, and where they are tested.
 TESTED_BY = {"launch": "cli", "mold": "integration"}
 #: Helpers outside the kit: a page of the documentation is drawn from them.

@@ -377,9 +377,9 @@ PM2 = """
 --execute-command | says | type everycore run PROGRAM
 --max-restarts | says | not yet: five ends within a minute
 --user nobody | ours | user | 'nobody'
---hp | says | systemd starts it: see docs/how-to/behin
---wait-ip | says | systemd starts it: see docs/how-to/behin
---service-name | says | systemd starts it: see docs/how-to/behin
+--hp | says | systemd starts it: see docs/how-to/under
+--wait-ip | says | systemd starts it: see docs/how-to/under
+--service-name | says | systemd starts it: see docs/how-to/under
 --uid nobody | ours | user | 'nobody'
 --gid nogroup | ours | group | 'nogroup'
 --namespace | says | the option is --name here, for log lines

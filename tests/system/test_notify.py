@@ -89,3 +89,68 @@ def test_what_a_full_manager_does_not_take_is_said_later(manager):
     assert [manager.recv(1000) for _ in range(3)] == [b"STATUS=%d" % count, b"READY=1", b"STATUS=now"]
     assert len(heard) == count
     to.close()
+
+
+def test_a_descriptor_goes_with_a_message(manager, tmp_path):
+    to = notifier(environment(manager.getsockname(), FDSTORE="3"), 7)
+    assert to is not None
+    assert to.room == 3
+    with open(tmp_path / "file", "w") as file:
+        to.tell("FDSTORE=1", "FDNAME=x", fd=file.fileno())
+        data, (fd,), _, _ = socket.recv_fds(manager, 1000, 4)
+        assert data == b"FDSTORE=1\nFDNAME=x"
+        assert os.path.samestat(os.fstat(fd), os.fstat(file.fileno()))
+        os.close(fd)
+    to.close()
+
+
+@pytest.mark.parametrize("text", ["", "-1", "x", "\u00b2"])
+def test_no_room(manager, text):
+    environ = environment(manager.getsockname(), FDSTORE=text)
+    to = notifier(environ, 7)
+    assert to is not None
+    assert to.room == 0
+    assert environ == {"PATH": "/bin"}
+    to.close()
+
+
+def test_a_descriptor_waits_for_a_full_manager_and_no_word_drives_it_out(manager, tmp_path):
+    to = notifier(environment(manager.getsockname()), 7)
+    assert to is not None
+    while to.tell("STATUS=x"):
+        pass
+    with open(tmp_path / "file", "w") as file:
+        assert not to.tell("FDSTORE=1", fd=file.fileno())
+    for _ in range(40):
+        assert not to.tell("STATUS=y")
+    stored = 0
+    while True:
+        try:
+            data, fds, _, _ = socket.recv_fds(manager, 1000, 4)
+        except BlockingIOError:
+            if to.tell("STATUS=z"):
+                break
+            continue
+        stored += (data == b"FDSTORE=1") and len(fds)
+        for fd in fds:
+            os.close(fd)
+    while True:
+        try:
+            data, fds, _, _ = socket.recv_fds(manager, 1000, 4)
+        except BlockingIOError:
+            break
+        stored += (data == b"FDSTORE=1") and len(fds)
+        for fd in fds:
+            os.close(fd)
+    assert stored == 1
+    to.close()
+
+
+def test_what_was_not_heard_is_closed_in_the_end(manager, tmp_path):
+    to = notifier(environment(manager.getsockname()), 7)
+    assert to is not None
+    while to.tell("STATUS=x"):
+        pass
+    with open(tmp_path / "file", "w") as file:
+        to.tell("FDSTORE=1", fd=file.fileno())
+    to.close()  # the fixture of every test finds a descriptor that is left

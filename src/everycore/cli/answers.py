@@ -130,9 +130,7 @@ _OURS: Final = {
             "the engine's own limit: --h11-max-incomplete-event-size with --http h11",
         )
     ),
-    **dict(
-        _all("--hp --service-name --wait-ip", "systemd starts it: see docs/how-to/behind-nginx-or-systemd.md")
-    ),
+    **dict(_all("--hp --service-name --wait-ip", "systemd starts it: see docs/how-to/under-systemd.md")),
     **dict(
         _all(
             "--dirty-app --dirty-workers --dirty-timeout --dirty-threads --dirty-graceful-timeout",
@@ -306,7 +304,7 @@ _COMMANDS: Final = {
     **dict(
         _all(
             "save resurrect startup unstartup",
-            "systemd starts it: see docs/how-to/behind-nginx-or-systemd.md",
+            "systemd starts it: see docs/how-to/under-systemd.md",
         )
     ),
     **dict(

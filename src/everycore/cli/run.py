@@ -17,6 +17,7 @@ import click
 import msgspec
 
 import everycore.launch
+from everycore.cli import activation
 from everycore.cli.command import SettingsCommand, words_with_value
 from everycore.cli.files import check_control, check_logs, check_pid, log_file, why_not_there
 from everycore.cli.options import (
@@ -233,7 +234,12 @@ def plan(options: Options) -> Plan:
         workers=options.workers,
         worker=Settings(
             exec=command,
-            env={**interpreter.environment(), **_one_process(), **settings.env},
+            env={
+                **dict.fromkeys(activation.VARIABLES),
+                **interpreter.environment(),
+                **_one_process(),
+                **settings.env,
+            },
             cwd=options.folder,
             umask=settings.umask,
             stdio=("null", "inherit", "inherit"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 import msgspec
 
+from everycore.cli.activation import passed_descriptors
 from everycore.cli.options import Values, naming_sources
 from everycore.config.common import CommonSettings
 from everycore.config.control import OFF
@@ -88,6 +89,7 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
     read: reads the settings again, for a reload. rest: further arguments of `Pool`.
     """
     from everycore.pool import Pool  # late: asyncio is of no use to a wrong option
+    from everycore.primary.listeners.passed import PassedSockets
 
     settings = plan.settings
     rereading = Rereading(plan, read)
@@ -116,6 +118,7 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
                 **_recycling(plan),
                 **rest,
             )
+            pool.cluster._distribution.passed = PassedSockets(passed_descriptors(os.environ, os.getpid()))
             pool._control.plan = _control_plan(plan, rereading)
             rereading.pool = pool
             outcome = run(pool)

@@ -1,8 +1,8 @@
 """Tells the service manager how the service is: READY, RELOADING, STOPPING, STATUS, WATCHDOG (sd_notify(3)).
 
-A primary that hangs says nothing: that is how systemd notices (`WatchdogSec=`). Invariant: READY is said once
-the service serves, and again after each RELOADING, whatever became of the reload; nothing but STOPPING
-follows STOPPING.
+A primary that hangs says nothing: that is how systemd notices (`WatchdogSec=`). A manager that keeps sockets
+is given the listeners. Invariant: READY is said once the service serves, and again after each RELOADING,
+whatever became of the reload; nothing but STOPPING follows STOPPING.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from everycore.events import Event, Exited, Ready, ReloadBegan, ReloadEnded
+from everycore.ops.storing import GIVE_UP_AFTER, ListenerStore
 from everycore.system.notify import Notifier, notifier
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Announcer:
         self._was_ready = False
         self._is_stopping = False
         self._watchdog: asyncio.TimerHandle | None = None
+        self._passed = pool.cluster._distribution.passed
+        self._store: ListenerStore | None = None
+        self._giving_up: asyncio.TimerHandle | None = None
+        if self._notifier is not None and self._notifier.room:
+            self._store = self._passed.store = ListenerStore(self._notifier, lambda: self._passed.unclaimed)
 
     def begin(self) -> None:
         """The pool is open."""
@@ -44,13 +50,16 @@ class Announcer:
         """The service was told to stop, or ends; again: nothing."""
         if not self._is_stopping:
             self._is_stopping = True
+            if self._store is not None:
+                self._store.stop()
             self._say("STOPPING=1", f"STATUS={self._name}: stopping")
 
     def close(self) -> None:
         """It has ended."""
         self.stopping()
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        for timer in (self._watchdog, self._giving_up):
+            if timer is not None:
+                timer.cancel()
         if self._notifier is not None:
             self._notifier.close()
 
@@ -61,12 +70,19 @@ class Announcer:
             case Ready() if not self._was_ready:
                 self._was_ready = True
                 self._say("READY=1", self._status())
+                if self._passed.unclaimed:
+                    loop = asyncio.get_running_loop()
+                    self._giving_up = loop.call_later(GIVE_UP_AFTER, self._give_up)
             case ReloadBegan() if self._was_ready:
                 self._reloading()
             case ReloadEnded() if self._was_ready:
                 self._say("READY=1", self._status())
             case _:
                 self._say(self._status())
+
+    def _give_up(self) -> None:
+        if not self._is_stopping:
+            self._passed.give_up()
 
     def _refused(self) -> None:
         """Systemd has asked for a reload (`Type=notify-reload`), and waits until it has begun and ended."""

@@ -22,7 +22,7 @@ from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListen
 from everycore.system.sockets import remove_stale, short_name, use_mode
 from everycore.system.watched_accept import Watch
 
-_SPARE: Final = re.compile(rb"\.everycore-(\d+)-\d+")
+_SPARE: Final = re.compile(rb"\.everycore-(\d+)-(\d+)")
 #: How often a port that was free a moment ago may turn out to be taken.
 _ATTEMPTS: Final = 16
 
@@ -106,9 +106,15 @@ class GivenListener(StreamListener):
     """A listener from a program; the file of a unix socket is put back when a program has removed it."""
 
     def __init__(
-        self, sock: socket.socket, *, backlog: int, path: str | bytes | None, mode: int | None
+        self,
+        sock: socket.socket,
+        *,
+        backlog: int,
+        path: str | bytes | None,
+        mode: int | None,
+        user: int | None = None,
     ) -> None:
-        super().__init__(sock, backlog=backlog, path=path, mode=mode)
+        super().__init__(sock, backlog=backlog, path=path, mode=mode, user=user)
         self.watch = Watch()
         self._spare: bytes | None = None
         #: A program has removed the file, and it was put back.
@@ -145,15 +151,19 @@ class GivenListener(StreamListener):
             super().keep_file()
 
     def close(self) -> None:
-        """Give the address up, and remove the file."""
-        self._drop_spare()
+        """Give the address up, and remove the file, as `BoundSocket.close`."""
         super().close()
+        self._drop_spare()
+
+    def _leave_file(self) -> None:
+        self.restore_name()  # the program has removed it at its end
+        super()._leave_file()
 
     def _keep_spare(self) -> None:
         if self._spare is not None or self._file is None or self.path is None:
             return
         folder = os.path.dirname(os.fsencode(self.path))
-        _remove_spares_of_the_dead(folder)
+        _remove_spares_of_the_dead(folder, self._file[1])
         spare = os.path.join(folder, b".everycore-%d-%d" % (os.getpid(), self._file[1]))
         try:
             os.link(self.path, spare, follow_symlinks=False)
@@ -168,10 +178,18 @@ class GivenListener(StreamListener):
                 os.unlink(spare)
 
 
-def _remove_spares_of_the_dead(folder: bytes) -> None:
-    """A primary that was killed leaves the second name of its socket behind."""
+def _remove_spares_of_the_dead(folder: bytes, own: int) -> None:
+    """A primary that was killed leaves the second name of its socket behind. `own`: the inode of ours.
+
+    It is ours where the service manager has kept the socket, which is no stale one then.
+    """
     with contextlib.suppress(OSError):
         for name in os.listdir(folder or b"."):
             match = _SPARE.fullmatch(name)
-            if match and not os.path.exists(b"/proc/" + match[1]):
-                remove_stale(os.path.join(folder, name), socket.SOCK_STREAM)
+            if not match or os.path.exists(b"/proc/" + match[1]):
+                continue
+            spare = os.path.join(folder, name)
+            if int(match[2]) == own == os.lstat(spare).st_ino:
+                os.unlink(spare)
+            else:
+                remove_stale(spare, socket.SOCK_STREAM)

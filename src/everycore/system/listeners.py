@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Collection
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from everycore.system import closing, sockets
 from everycore.system.descriptors import close_now
 from everycore.system.watched_accept import Watch
+
+
+class SocketKeeper(Protocol):
+    """Whoever keeps a duplicate of our sockets for the next primary: a service manager."""
+
+    def keep(self, sock: BoundSocket) -> bool:
+        """`sock` listens. Returns whether a duplicate is kept; again: the same answer."""
+
+    def let_go(self, sock: BoundSocket) -> bool:
+        """`sock` is about to be closed here. Returns whether its duplicate lives on."""
 
 
 class BoundSocket:
@@ -43,6 +53,12 @@ class BoundSocket:
         self._file = self._made_file()
         #: What is to accept in place of accept(2). None: the open file is ours alone, and stays non-blocking.
         self.watch: Watch | None = None
+        self.keeper: SocketKeeper | None = None
+
+    @property
+    def file(self) -> tuple[int, int] | None:
+        """Device and inode of the file that a unix socket has made; None: there is none of ours."""
+        return self._file
 
     @classmethod
     def bound(
@@ -99,13 +115,24 @@ class BoundSocket:
         self._end_watch()
 
     def close(self) -> None:
-        """Give the address up, and remove the file that we made."""
+        """Give the address up, and remove the file that we made, unless the next primary is to have both."""
         self.is_listening = False
+        if self.keeper is not None and self.keeper.let_go(self):
+            self._leave_file()
         self.sock.close()
         self._end_watch()
         if self._file is not None and self.path is not None:
             sockets.unlink_if_same(self.path, self._file, is_guarded=self.user is not None)
             self._file = None
+
+    def _leave_file(self) -> None:
+        """The next primary listens there."""
+        self._file = None
+
+    def _keep(self) -> None:
+        """It listens: have it kept, if somebody keeps it. Others have it too from then on."""
+        if self.keeper is not None and self.keeper.keep(self):
+            self.owned = False
 
     def _made_file(self) -> tuple[int, int] | None:
         """Which file a unix socket has made; None for an abstract name, and for IP."""
@@ -158,6 +185,7 @@ class StreamListener(BoundSocket):
             self._is_barred = False
         sockets.start_listening(self.sock, self.backlog, self.what)
         self.is_listening = True
+        self._keep()
 
     def suspend(self) -> None:
         """Refuse new connections, and keep the address."""
@@ -192,6 +220,7 @@ class DatagramSocket(BoundSocket):
     def listen(self) -> None:
         """A bound datagram socket receives."""
         self.is_listening = True
+        self._keep()
 
     def suspend(self) -> None:
         """Datagrams wait in the socket's buffer, or are dropped by the kernel when that is full."""

@@ -253,6 +253,18 @@ def unlink_if_same(path: str | bytes, inode: tuple[int, int], *, is_guarded: boo
             os.unlink(name)
 
 
+def change_mode(path: str | bytes, inode: tuple[int, int], mode: int) -> None:
+    """Give the file of a unix listener the permissions `mode`, if it is that file and ours."""
+    with contextlib.suppress(OSError), reached(path, is_guarded=True) as name:
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if (found.st_dev, found.st_ino) == inode:
+                os.chmod(f"/proc/self/fd/{fd}", mode & 0o777)
+        finally:
+            os.close(fd)
+
+
 def file_identity(path: str | bytes, *, is_guarded: bool = False) -> tuple[int, int]:
     """Device and inode of `path` itself."""
     with reached(path, is_guarded=is_guarded) as name:
@@ -291,7 +303,7 @@ def adopt(fd: int, *, kind: int, internal: Collection[int]) -> socket.socket:
             )
         if _is_connected(copy):
             raise refuse(errno.EISCONN, "it is connected")
-        if not _is_bound(copy):
+        if not is_bound(copy):
             raise refuse(errno.EDESTADDRREQ, "it is not bound to an address")
     except BaseException:
         copy.close()
@@ -307,6 +319,7 @@ def _is_connected(sock: socket.socket) -> bool:
     return True
 
 
-def _is_bound(sock: socket.socket) -> bool:
+def is_bound(sock: socket.socket) -> bool:
+    """Whether it has an address; of IP, a port."""
     name = sock.getsockname()
     return bool(name[1]) if isinstance(name, tuple) else bool(name)

@@ -8,6 +8,7 @@ import pytest
 
 from everycore.core import wire
 from everycore.core.listeners import BindNew, ListenKey
+from everycore.primary.listeners.passed import PassedSockets
 from everycore.primary.listeners.postponed import AFTER_AN_END, IN_USE, NotYet, Postponed
 from tests.kit.stage import stage
 
@@ -36,7 +37,7 @@ async def pass_time(seconds: float) -> None:
 
 
 async def test_who_waits_asks_again_when_something_has_changed():
-    postponed = Postponed(asyncio.get_running_loop(), [])
+    postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     asker = Asker(postponed)
     postponed.look()
     postponed.look()
@@ -48,14 +49,14 @@ async def test_who_waits_asks_again_when_something_has_changed():
 
 
 async def test_who_waits_asks_for_the_last_time_when_it_has_waited_enough():
-    postponed = Postponed(asyncio.get_running_loop(), [])
+    postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     asker = Asker(postponed)
     await pass_time(IN_USE)
     assert asker.asked == [True]
 
 
 async def test_at_the_end_nobody_waits():
-    postponed = Postponed(asyncio.get_running_loop(), [])
+    postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     asker = Asker(postponed)
     postponed.close()
     assert asker.asked == [True]
@@ -64,7 +65,7 @@ async def test_at_the_end_nobody_waits():
 
 
 async def test_an_address_in_use_is_told_to_one_until_that_has_gone_on():
-    postponed = Postponed(asyncio.get_running_loop(), [])
+    postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     with socket.create_server(("127.0.0.1", 0)) as other, socket.socket() as given:
         key = ListenKey(other.getsockname(), socket.AF_INET, socket.SOCK_STREAM)
         request = wire.Bind(list(other.getsockname()))
@@ -81,7 +82,7 @@ async def test_an_address_in_use_is_told_to_one_until_that_has_gone_on():
 
 
 async def test_what_a_worker_has_ended_by_is_told_the_others_a_moment_later():
-    postponed = Postponed(asyncio.get_running_loop(), [])
+    postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     postponed.tell(KEY, 1)
     asker = Asker(postponed)
     postponed.has_ended(1)
@@ -95,7 +96,7 @@ async def test_what_a_worker_has_ended_by_is_told_the_others_a_moment_later():
 
 async def test_who_connects_to_what_only_others_serve_finds_nobody():
     async with stage(1) as it:
-        postponed = Postponed(it.loop, [it.listener])
+        postponed = Postponed(it.loop, [it.listener], PassedSockets())
         address = it.socket.real
         postponed.check_connect(1, address)
         with pytest.raises(ConnectionRefusedError):

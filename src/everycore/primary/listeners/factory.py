@@ -20,6 +20,7 @@ from everycore.primary.listeners.distribution import Distribution
 from everycore.primary.listeners.distributor import Distributor
 from everycore.primary.listeners.either import EitherDistribution
 from everycore.primary.listeners.listener import Listener
+from everycore.primary.listeners.passed import PassedSockets
 from everycore.primary.listeners.shared import SharedDistribution
 from everycore.primary.listeners.sticky import StickyDistributor
 from everycore.primary.listeners.subscriber import Accepted
@@ -35,7 +36,8 @@ class DistributionSettings(msgspec.Struct):
     """How connections are given out: the part of a cluster's settings that concerns listeners.
 
     recall_after: None: as long as the policy takes for right. trust_proxy_protocol: the proxies that are
-    believed, under a policy by which the primary accepts.
+    believed, under a policy by which the primary accepts. passed: the sockets that a service manager has
+    passed to this process.
 
     `policy` may still change until the first fork. Raises ConfigurationError.
     """
@@ -45,6 +47,7 @@ class DistributionSettings(msgspec.Struct):
     hold_timeout: float = 30.0
     recall_after: float | None = None
     trust_proxy_protocol: Sequence[str] = ()
+    passed: PassedSockets = msgspec.field(default_factory=PassedSockets)
 
     def __post_init__(self) -> None:
         check_choice("when_no_worker", self.when_no_worker, ("refuse", "hold"))
@@ -86,11 +89,15 @@ class ListenerFactory:
 
         user: as `BoundSocket` has it.
         """
-        made = StreamListener if key.kind == socket.SOCK_STREAM else DatagramSocket
+        made: type[BoundSocket] = StreamListener if key.kind == socket.SOCK_STREAM else DatagramSocket
         backlog = checked_backlog(request.backlog)
         if key.fd is not None:
             return made.adopted(key.fd, backlog=backlog, internal=set(self._internal()))
-        return made.bound(
+        passed = self._settings.passed
+        taken = passed.take(key, made, v6only=request.v6only, backlog=backlog, mode=request.mode, user=user)
+        if taken is not None:
+            return taken
+        sock = made.bound(
             off_the_wire(request.address),
             family=key.family,
             v6only=request.v6only,
@@ -98,6 +105,7 @@ class ListenerFactory:
             mode=request.mode,
             user=user,
         )
+        return passed.keep(key, sock)
 
     def make(self, listing: Listing, sock: BoundSocket, *, is_program: bool) -> Listener:
         """The listener `listing`, on `sock`. is_program: for a program that knows nothing of a cluster."""

@@ -22,8 +22,9 @@ from everycore.core import wire
 from everycore.core.listeners import BindNew, ListenKey, ShareExisting
 from everycore.kernel import os_error
 from everycore.primary.listeners.listener import Listener
-from everycore.system.given import bind_given
-from everycore.system.listeners import BoundSocket
+from everycore.primary.listeners.passed import PassedSockets
+from everycore.system.given import GivenListener, bind_given, is_v6only
+from everycore.system.listeners import BoundSocket, DatagramSocket
 from everycore.system.sockets import off_the_wire
 
 #: How long it waits whether another worker listens on a port 0, and whether one that was told that its
@@ -47,9 +48,12 @@ class NotYet(Exception):
 class Postponed:
     """The requests of one cluster that wait, and what of its `listeners` is answered for that."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, listeners: Iterable[Listener]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, listeners: Iterable[Listener], passed: PassedSockets
+    ) -> None:
         self._loop = loop
         self._listeners = listeners
+        self._passed = passed
         self._waiting: dict[Callable[[bool], None], asyncio.TimerHandle] = {}
         #: An address in use, and the worker that was told so, as long as it has not gone on.
         self._told: dict[ListenKey, int] = {}
@@ -82,10 +86,15 @@ class Postponed:
             raise NotYet(IN_USE)
 
     def bound(self, worker: int, key: ListenKey, given: socket.socket, request: wire.Bind) -> BoundSocket:
-        """Bind the program's own socket, as `bind_given`."""
+        """Bind the program's own socket, as `bind_given`; in its place, the one that was passed for `key`."""
+        made = GivenListener if key.kind == socket.SOCK_STREAM else DatagramSocket
+        taken = self._passed.take(key, made, v6only=is_v6only(given), backlog=128, mode=request.mode)
+        if taken is not None:
+            given.close()
+            return taken
         try:
             place = (request.folder, request.name)
-            return bind_given(given, key.address, mode=request.mode, place=place)
+            return self._passed.keep(key, bind_given(given, key.address, mode=request.mode, place=place))
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
                 self.tell(key, worker)

@@ -70,7 +70,7 @@ class Switchboard:
         self._ready: set[int] = set()
         self._resting: set[int] = set()
         self._leftovers = Leftovers(loop, settings.hold_timeout, self._close_address)
-        self.postponed = Postponed(loop, self._book)
+        self.postponed = Postponed(loop, self._book, settings.passed)
 
     # --- requests -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,113 @@
+"""Restarts that lose no connection that waits: the listeners are with a service manager meanwhile."""
+
+import os
+import signal
+import socket
+import sys
+import textwrap
+
+import pytest
+
+from tests.kit import scaled
+from tests.kit.ports import free_port
+from tests.kit.running import ANSWER, ask
+from tests.kit.running import command as run_command
+from tests.kit.service_managers import FakeSystemd, waiting_request
+from tests.kit.serving import APP, Served, finish
+
+pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def manager(tmp_path):
+    with FakeSystemd(tmp_path, room=4) as manager:
+        yield manager
+
+
+@pytest.fixture
+def served(manager, start_command, tmp_path):
+    """`served(port)`: `everycore serve`, started by the manager; returns once it is ready."""
+    (tmp_path / "main.py").write_text(APP)
+
+    def start(port, *options):
+        argv = [sys.executable, "-P", "-m", "everycore", "serve", "--workers", "1", "--control", "off"]
+        program = manager.start(start_command, [*argv, "--bind", f"127.0.0.1:{port}", *options, "main:app"])
+        manager.wait_told("READY=1")
+        return Served(program, port)
+
+    return start
+
+
+@pytest.mark.parametrize("policy", ["round_robin", pytest.param("shared", marks=pytest.mark.ci_only)])
+def test_who_connects_while_it_restarts_is_served_by_the_next_one(manager, served, policy):
+    port = free_port()
+    first = served(port, "--policy", policy)
+    held = first.begin()
+    first.program.signal(signal.SIGTERM)
+    first.program.expect("SIGTERM: finishing the work at hand", stream="stderr")
+    manager.wait_told("STOPPING=1")
+    with waiting_request(port, REQUEST) as answer:
+        assert b"200 OK" in finish(held)
+        assert first.program.wait() == 0
+        second = served(port, "--policy", policy)
+        second.program.expect(rf"127\.0\.0\.1:{port} is taken over", stream="stderr")
+        assert b"200 OK" in answer()
+    assert second.program.finish() == 0
+    assert len(manager.stored) == 1
+
+
+def test_who_waits_when_the_primary_is_killed_is_served_by_the_next_one(served, manager):
+    port = free_port()
+    first = served(port)
+    os.kill(first.program.pid, signal.SIGSTOP)
+    with waiting_request(port, REQUEST) as answer:
+        first.program.signal(signal.SIGKILL)
+        assert first.program.wait() == -signal.SIGKILL
+        second = served(port)
+        assert b"200 OK" in answer()
+    assert second.program.finish() == 0
+
+
+def test_a_program_on_a_unix_socket(manager, start_command, tmp_path):
+    """asyncio removes the file as the worker ends: the next one finds it all the same."""
+    path = str(tmp_path / "s")
+    source = textwrap.dedent(ANSWER).replace(
+        'start_server(answer, "127.0.0.1", 0)', f"start_unix_server(answer, {path!r})"
+    )
+    (tmp_path / "server.py").write_text(source + "\nasyncio.run(main())\n")
+    argv = run_command("server.py", workers=1, options=["--control", "off"])
+    for _ in range(2):
+        program = manager.start(start_command, argv)
+        manager.wait_told("READY=1")
+        assert ask(path)
+        assert program.finish() == 0
+        with socket.socket(socket.AF_UNIX) as early:
+            early.connect(path)
+            early.settimeout(scaled(20))
+            early.sendall(b"hello\n")
+            program = manager.start(start_command, argv)
+            manager.wait_told("READY=1")
+            assert early.recv(100)
+        assert program.finish() == 0
+    assert sorted(name for name in os.listdir(tmp_path) if name.startswith((".every", "s"))) == [
+        "s",
+        "server.py",
+    ]
+
+
+def test_a_program_that_binds_what_systemd_has_opened(start_command, tmp_path):
+    (tmp_path / "server.py").write_text(
+        textwrap.dedent(ANSWER).replace('"127.0.0.1", 0', '"127.0.0.1", int(sys.argv[1])')
+        + "\nasyncio.run(main())\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        with FakeSystemd(tmp_path, sockets=[("web.socket", sock)]) as manager:
+            argv = run_command("server.py", str(port), workers=2, options=["--control", "off"])
+            program = manager.start(start_command, argv)
+            program.expect("ready: all 2", stream="stderr")
+            assert len({ask(port) for _ in range(4)}) == 2
+            assert program.finish() == 0
+        socket.create_connection(("127.0.0.1", port)).close()  # it is systemd's, and open

@@ -1,0 +1,87 @@
+"""The files for containers: before their schemas, and what they start."""
+
+import json
+import re
+import shlex
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from tests.kit.json_schema import faults, load
+from tests.kit.neighbours import DEPLOY
+
+
+def documents(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8")))
+
+
+def of_kubernetes(document: Any) -> list[str]:
+    schema = load("kubernetes")
+    return list(faults(document, schema[document["kind"]], schema))
+
+
+def of_compose(document: Any) -> list[str]:
+    return list(faults(document, load("compose"), load("compose")))
+
+
+def test_kubernetes_knows_all_of_it():
+    kinds = documents("kubernetes.yaml")
+    assert [document["kind"] for document in kinds] == ["Deployment", "Service"]
+    assert [of_kubernetes(document) for document in kinds] == [[], []]
+
+
+def test_compose_knows_all_of_it():
+    (document,) = documents("compose.yaml")
+    assert of_compose(document) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.template.spec.terminationGracePeriod", 45),
+        ("spec.template.spec.terminationGracePeriodSeconds", "45s"),
+        ("spec.template.spec.containers.0.readinessProbe.httpGet.paths", "/"),
+        ("spec.replicas", True),
+    ],
+)
+def test_what_kubernetes_does_not_know_is_found(path, value):
+    document = documents("kubernetes.yaml")[0]
+    *steps, last = path.split(".")
+    inner = document
+    for step in steps:
+        inner = inner[int(step) if step.isdigit() else step]
+    inner[last] = value
+    (fault,) = of_kubernetes(document)
+    assert last in fault
+
+
+@pytest.mark.parametrize("change", [{"stop_grace_perod": "45s"}, {"read_only": [1]}, {"ports": "8000"}])
+def test_what_compose_does_not_know_is_found(change):
+    (document,) = documents("compose.yaml")
+    document["services"]["shop"].update(change)
+    assert of_compose(document)
+
+
+def test_the_parts_name_each_other():
+    """Labels, ports: what a schema does not see."""
+    deployment, service = documents("kubernetes.yaml")
+    template = deployment["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    labels = template["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels == service["spec"]["selector"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert container["command"][container["command"].index("--bind") + 1] == f"0.0.0.0:{ports['http']}"
+    probes = [container[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe")]
+    assert {*probes, *(port["targetPort"] for port in service["spec"]["ports"])} == {"http"}
+
+
+def test_process_1_of_the_image_is_everycore():
+    """A shell in between would not pass SIGTERM on."""
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^CMD (.*)$", text, re.MULTILINE)
+    assert json.loads(command)[:2] == ["everycore", "serve"]
+    (port,) = re.findall(r"^EXPOSE (\d+)$", text, re.MULTILINE)
+    (service,) = documents("compose.yaml")[0]["services"].values()
+    assert f"0.0.0.0:{port}" in shlex.join(json.loads(command))
+    assert service["ports"] == [f"{port}:{port}"]
