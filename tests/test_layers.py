@@ -24,7 +24,7 @@ ROWS: list[set[str]] = [
     {"primary", "worker"},
     {"control", "current", "entry", "listening", "pool"},
     {"ops"},
-    {"cli", "servers", "launch"},
+    {"cli", "servers", "launch", "observer"},
     {"testing"},  # for users' tests: it plays the workers of a primary, and nothing imports it
 ]
 OPEN_ROWS = {0, 4, 6}
@@ -51,7 +51,18 @@ NOT_IN_CORE = frozenset(
     | {"datetime", "logging", "random", "secrets", "time", "uuid"}
 )
 ASYNCIO = {"asyncio", "uvloop"}
-ASYNCIO_ROOMS = {"foreign", "aio", "primary", "worker", "entry", "pool", "ops", "servers", "testing"}
+ASYNCIO_ROOMS = {
+    "foreign",
+    "aio",
+    "primary",
+    "worker",
+    "entry",
+    "pool",
+    "ops",
+    "servers",
+    "observer",
+    "testing",
+}
 
 
 def room_of(module: str) -> str:

@@ -48,6 +48,10 @@ class AskStatus(ControlRequest, frozen=True, kw_only=True, tag="status"):
     """The reply is a `ServiceStatus`."""
 
 
+class AskMetrics(ControlRequest, frozen=True, kw_only=True, tag="metrics"):
+    """The reply is a `core.measures.ServiceMetrics`: what the observer asks for."""
+
+
 class AskEvents(ControlRequest, frozen=True, kw_only=True, tag="events"):
     """The last events. With `follow`, they and all later ones come as lines; the reply is the end."""
 
@@ -80,13 +84,22 @@ class AskStacks(ControlRequest, frozen=True, kw_only=True, tag="stacks"):
 
 
 Request: TypeAlias = (
-    AskHello | AskStatus | AskEvents | OrderReload | OrderScale | OrderDrain | OrderStop | AskStacks
+    AskHello
+    | AskStatus
+    | AskMetrics
+    | AskEvents
+    | OrderReload
+    | OrderScale
+    | OrderDrain
+    | OrderStop
+    | AskStacks
 )
 _OPS: Final = tuple(
     sorted(
         str(kind.__struct_config__.tag)
         for kind in (
-            AskHello, AskStatus, AskEvents, OrderReload, OrderScale, OrderDrain, OrderStop, AskStacks
+            AskHello, AskStatus, AskMetrics, AskEvents, OrderReload, OrderScale, OrderDrain, OrderStop,
+            AskStacks,
         )
     )
 )  # fmt: skip
@@ -311,6 +324,21 @@ def refusal_line(error: ControlError) -> bytes:
 def event_line(event: ControlEvent) -> bytes:
     """An event, for who follows."""
     return _encoder.encode({"v": VERSION, "event": event}) + b"\n"
+
+
+class ObserverJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What an observer is told on its command line.
+
+    line: the descriptor on which it asks the primary. listeners: those that it accepts on. min_ready: so many
+    workers have to be ready.
+    """
+
+    line: int = -1
+    listeners: tuple[int, ...] = ()
+    min_ready: int = 1
+    log_level: str = "info"
+    log_file: str | None = None
+    log_format: str = "text"
 
 
 # --- the other side -----------------------------------------------------------------------------------------

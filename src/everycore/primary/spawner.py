@@ -36,7 +36,10 @@ GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
 
 
 class SpawnTerms(msgspec.Struct, frozen=True):
-    """What every worker of a cluster is told. Times in seconds; `beat` as in the `Ticket`."""
+    """What every worker of a cluster is told. Times in seconds; `beat` as in the `Ticket`.
+
+    least_beat: what `beat` is where nobody watches for stalls.
+    """
 
     grace: float
     orphan_grace: float
@@ -44,6 +47,7 @@ class SpawnTerms(msgspec.Struct, frozen=True):
     new_group: bool
     shutdown_timeout: float = 0.0
     beat: float = 0.0
+    least_beat: float = 0.0
 
 
 class SpawnRequest(msgspec.Struct, frozen=True):

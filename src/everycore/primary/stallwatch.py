@@ -42,7 +42,9 @@ class StallWatch:
         """Other limits, for workers that are started from now on."""
         self._stalls.limits = limits
         terms = self._cluster._runtime.terms
-        self._cluster._runtime.terms = msgspec.structs.replace(terms, beat=limits.interval)
+        self._cluster._runtime.terms = msgspec.structs.replace(
+            terms, beat=limits.interval or terms.least_beat
+        )
 
     def ready(self, worker: int) -> None:
         """The worker is given connections from now on."""

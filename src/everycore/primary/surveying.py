@@ -59,7 +59,7 @@ def survey(
         slots=tuple(_slots(kept, keeper.size, history, snapshot.failed_slots)),
         listeners=tuple(
             ListenerStatus(
-                address=_shown(listener.address),
+                address=shown_address(listener.address),
                 policy=listener.policy,
                 accepted=listener.accepted,
                 queued=listener.queued,
@@ -116,7 +116,7 @@ def _slots(
     return found
 
 
-def _shown(address: Address) -> str:
+def shown_address(address: Address) -> str:
     """As people write it; an abstract name with @."""
     if isinstance(address, tuple | list):
         return as_url(address, "tcp").removeprefix("tcp://")
