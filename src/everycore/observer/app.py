@@ -41,9 +41,7 @@ class Page(msgspec.Struct, frozen=True):
 class ObserverApp:
     """Answers by what the primary says. min_ready: so many workers have to be ready."""
 
-    def __init__(
-        self, line: Asker, min_ready: int, own: Callable[[ServiceStatus], Iterable[Metric]] = lambda _: ()
-    ) -> None:
+    def __init__(self, line: Asker, min_ready: int, own: Callable[[], Iterable[Metric]] = lambda: ()) -> None:
         self._name = Asked(line, control.AskHello(v=VERSION), ServiceName)
         self._status = Asked(line, control.AskStatus(v=VERSION), ServiceStatus)
         self._metrics = Asked(line, control.AskMetrics(v=VERSION), ServiceMetrics)
@@ -99,7 +97,7 @@ class ObserverApp:
     async def _tell_metrics(self, scope: Mapping[str, Any]) -> Page:
         metrics = await self._metrics.now()
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Found([*families(metrics, self._shares), *self._own(metrics.status)]))
+        registry.register(_Found([*families(metrics, self._shares), *self._own()]))
         encode, content_type = choose_encoder(_accept_of(scope))
         return Page(200, encode(registry), content_type)
 

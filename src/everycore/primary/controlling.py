@@ -84,6 +84,8 @@ class ControlPost:
             if self.observer is not None:
                 self.observer.open(cluster)
             await cluster.__aenter__()
+            if self.observer is not None:
+                self.observer.entered(cluster)
         except BaseException:
             await self.close()
             raise

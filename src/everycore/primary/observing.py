@@ -43,6 +43,7 @@ from everycore.system.leash import Leash
 from everycore.system.listeners import StreamListener
 from everycore.system.processes import resolve_credentials
 from everycore.system.seam import Linux, System
+from everycore.system.tally import PrimaryTally
 
 log = logging.getLogger("everycore.primary")
 
@@ -88,6 +89,7 @@ class ObserverPost:
         self._cluster: Cluster
         self._desk: _LookingDesk
         self._loop: asyncio.AbstractEventLoop
+        self._tally: PrimaryTally | None = None
         self._process: WorkerProcess | None = None
         self._line: Attended | None = None
         self._again: asyncio.TimerHandle | None = None
@@ -116,6 +118,17 @@ class ObserverPost:
         except BaseException:
             self._close_listeners()
             raise
+
+    def entered(self, cluster: Cluster) -> None:
+        """Let its workers leave their own metrics."""
+        runtime = cluster._runtime
+        try:
+            self._tally = runtime.tally = PrimaryTally()
+        except OSError as error:
+            log.warning("the workers' own metrics are not gathered: %s", error)
+            return
+        runtime.kept.add(self._tally.fd)
+        runtime.terms = msgspec.structs.replace(runtime.terms, tally=self._tally.fd)
 
     def _listen(self, one: ObserverAddress) -> None:
         made = StreamListener.bound(one.address, family=one.family, v6only=True, backlog=_BACKLOG)
@@ -166,7 +179,10 @@ class ObserverPost:
     def _spawn(self, line: socket.socket) -> WorkerProcess:
         plan = self._plan
         fds = [listener.sock.fileno() for listener in self._listeners]
-        job = msgspec.structs.replace(plan.job, line=line.fileno(), listeners=tuple(fds))
+        tally = -1 if self._tally is None else self._tally.fd
+        job = msgspec.structs.replace(plan.job, line=line.fileno(), listeners=tuple(fds), tally=tally)
+        if tally >= 0:
+            fds.append(tally)
         credentials, user_env = resolve_credentials(plan.uid, plan.gid, None, None)
         if credentials.uid not in (None, os.geteuid()):
             credentials = msgspec.structs.replace(credentials, is_confined=True)
@@ -231,6 +247,8 @@ class ObserverPost:
                 await asyncio.wait({self._gone}, timeout=_LAST_CHANCE)
         finally:
             self._close_listeners()
+            if self._tally is not None:
+                self._tally.close()
 
 
 class _LookingDesk:

@@ -38,7 +38,8 @@ GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
 class SpawnTerms(msgspec.Struct, frozen=True):
     """What every worker of a cluster is told. Times in seconds; `beat` as in the `Ticket`.
 
-    least_beat: what `beat` is where nobody watches for stalls.
+    least_beat: what `beat` is where nobody watches for stalls. tally: the memory file for the workers' own
+    metrics; -1: there is none.
     """
 
     grace: float
@@ -48,6 +49,7 @@ class SpawnTerms(msgspec.Struct, frozen=True):
     shutdown_timeout: float = 0.0
     beat: float = 0.0
     least_beat: float = 0.0
+    tally: int = -1
 
 
 class SpawnRequest(msgspec.Struct, frozen=True):
@@ -65,12 +67,13 @@ class SpawnRequest(msgspec.Struct, frozen=True):
 
 
 class WorkerIdentity(msgspec.Struct, frozen=True):
-    """Which worker it is; `row` is its row of the board, 0 if it has none."""
+    """Which worker it is; `row` is its row of the board, `tally` its slot of the tally; 0 if it has none."""
 
     id: int
     slot: int
     generation: int
     row: int = 0
+    tally: int = 0
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -137,7 +140,7 @@ def spawn(
             env=_environment(settings.env, user_env, request.env, ticket),
             cwd=settings.cwd if settings.cwd is not None else role.start_directory,
             stdio=[_stream(stack, item) for item in _three_streams(settings)],
-            pass_fds=(*fds, *settings.pass_fds),
+            pass_fds=(*fds, *([terms.tally] if identity.tally else []), *settings.pass_fds),
             credentials=credentials,
             new_group=terms.new_group,
             leash=leash,
@@ -184,6 +187,8 @@ def _ticket(
         shutdown_timeout=terms.shutdown_timeout,
         blocked=tuple(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
         beat=terms.beat,
+        tally=_named(terms.tally) if identity.tally else None,
+        tally_slot=identity.tally,
     )
 
 
