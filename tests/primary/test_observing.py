@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from everycore import ConfigurationError, Pool
-from everycore.core.control import ObserverJob
+from everycore.core.measures import ObserverJob
 from everycore.model import ExitStatus
 from everycore.primary.observing import SILENCE, ObserverAddress, ObserverPlan, ObserverPost
 from everycore.system.processes import Spawned

@@ -69,7 +69,7 @@ def _bind(text: str) -> Bind:
 
 def observer_plan(plan: Plan) -> ObserverPlan:
     """How the observer of that service is started. Raises ConfigurationError for a host that there is not."""
-    from everycore.core.control import ObserverJob  # late, as all that a service without it has no use for
+    from everycore.core.measures import ObserverJob  # late, as all that a service without it has no use for
     from everycore.primary.observing import ObserverAddress, ObserverPlan, observer_addresses
 
     settings = plan.settings

@@ -10,10 +10,11 @@ from everycore.core.control import ControlEvent, ServiceStatus, SlotStatus, Work
 
 _NOTHING: Final = "-"
 _HEADS: Final = (
-    "slot", "worker", "gen", "pid", "state", "age", "open", "total", "share", "memory", "restarts", "last end"
+    "slot", "worker", "gen", "pid", "state", "age", "open", "total", "share", "busy", "memory", "restarts",
+    "last end",
 )  # fmt: skip
 #: Those with numbers, which end at the same place.
-_RIGHT: Final = frozenset({0, 1, 2, 3, 5, 6, 7, 8, 9, 10})
+_RIGHT: Final = frozenset({0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11})
 _STATES: Final = {
     "none": "starting",
     "online": "starting",
@@ -63,7 +64,7 @@ def _rows(status: ServiceStatus, now: float) -> Iterator[list[str]]:
         past = [str(slot.restarts), _end(slot, now)]
         if not slot.workers:
             state = "failed" if slot.is_failed else "waiting"
-            yield [str(slot.slot), _NOTHING, _NOTHING, _NOTHING, state, *[_NOTHING] * 5, *past]
+            yield [str(slot.slot), _NOTHING, _NOTHING, _NOTHING, state, *[_NOTHING] * 6, *past]
         for number, worker in enumerate(slot.workers):
             yield [*_worker(workers[worker]), *(past if number == 0 else ["", ""])]
 
@@ -79,8 +80,15 @@ def _worker(worker: WorkerStatus) -> list[str]:
         str(worker.open),
         str(worker.handed_over),
         f"{worker.share:.0%}",
-        _NOTHING if worker.rss is None else f"{worker.rss / 2**20:.0f} MiB",
+        _NOTHING if worker.busy is None else f"{worker.busy:.0%}",
+        _memory(worker),
     ]
+
+
+def _memory(worker: WorkerStatus) -> str:
+    """With its part of shared pages, where that is known."""
+    size = worker.rss if worker.pss is None else worker.pss
+    return _NOTHING if size is None else f"{size / 2**20:.0f} MiB"
 
 
 def _end(slot: SlotStatus, now: float) -> str:

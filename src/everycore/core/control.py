@@ -189,7 +189,9 @@ class ReloadStatus(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One worker. age: seconds. share: of all connections that the workers here were given, from 0 to 1.
 
-    rss: bytes of memory that it has, shared pages included; None: not known.
+    busy: of the last seconds, for which its event loop was busy; None: it has none of ours, or nobody looks.
+    rss: bytes of memory that it has, shared pages included; pss: with its part of these, which whoever asks
+    fills in. None: not known.
     """
 
     id: int
@@ -204,6 +206,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     outstanding: int
     share: float
     rss: int | None
+    busy: float | None = None
+    pss: int | None = None
 
 
 class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -324,22 +328,6 @@ def refusal_line(error: ControlError) -> bytes:
 def event_line(event: ControlEvent) -> bytes:
     """An event, for who follows."""
     return _encoder.encode({"v": VERSION, "event": event}) + b"\n"
-
-
-class ObserverJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What an observer is told on its command line.
-
-    line: the descriptor on which it asks the primary. listeners: those that it accepts on. tally: that of the
-    workers' own metrics; -1: there is none. min_ready: so many workers have to be ready.
-    """
-
-    line: int = -1
-    listeners: tuple[int, ...] = ()
-    tally: int = -1
-    min_ready: int = 1
-    log_level: str = "info"
-    log_file: str | None = None
-    log_format: str = "text"
 
 
 # --- the other side -----------------------------------------------------------------------------------------

@@ -58,3 +58,19 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True):
     ends: dict[str, int]
     stalls: int
     reloads: dict[str, int]
+
+
+class ObserverJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What an observer is told on its command line.
+
+    line: the descriptor on which it asks the primary. listeners: those that it accepts on. tally: that of the
+    workers' own metrics; -1: there is none. min_ready: so many workers have to be ready.
+    """
+
+    line: int = -1
+    listeners: tuple[int, ...] = ()
+    tally: int = -1
+    min_ready: int = 1
+    log_level: str = "info"
+    log_file: str | None = None
+    log_format: str = "text"

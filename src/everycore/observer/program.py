@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from everycore.core.control import VERSION, AskHello, ObserverJob, ServiceName
+from everycore.core.control import VERSION, AskHello, ServiceName
+from everycore.core.measures import ObserverJob
 from everycore.errors import ControlError
 from everycore.observer.app import ObserverApp
 from everycore.observer.gathering import Gatherer

@@ -31,6 +31,7 @@ from everycore.aio.deadline import Deadline
 from everycore.aio.subscriptions import Subscription
 from everycore.core import control
 from everycore.core.control import ControlEvent
+from everycore.core.measures import ObserverJob
 from everycore.core.restarts import Backoff
 from everycore.core.waits import WaitHistogram
 from everycore.errors import ConfigurationError, ControlError
@@ -74,7 +75,7 @@ class ObserverPlan(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[ObserverAddress, ...]
     command: tuple[str, ...]
     env: dict[str, str]
-    job: control.ObserverJob
+    job: ObserverJob
     uid: int | None = None
     gid: int | None = None
 
