@@ -9,7 +9,7 @@ from typing import Final
 from everycore.core.control import ControlEvent, ServiceStatus, SlotStatus, WorkerStatus
 
 _NOTHING: Final = "-"
-_HEADS: Final = (
+HEADS: Final = (
     "slot", "worker", "gen", "pid", "state", "age", "open", "total", "share", "busy", "memory", "restarts",
     "last end",
 )  # fmt: skip
@@ -37,6 +37,13 @@ _WORDS: Final = {
 
 def status_lines(status: ServiceStatus, now: float) -> Iterator[str]:
     """A service. now: the date, in seconds since the epoch."""
+    yield from head_lines(status)
+    yield ""
+    yield from table(HEADS, [row for _, row in worker_rows(status, now)])
+
+
+def head_lines(status: ServiceStatus) -> Iterator[str]:
+    """What is said of the whole service."""
     ready = sum(worker.is_ready for worker in status.workers)
     what = f"{status.name} ({status.kind}, pid {status.pid}, everycore {status.version})"
     yield f"{what}: {status.state}, for {duration(status.uptime)}"
@@ -44,8 +51,6 @@ def status_lines(status: ServiceStatus, now: float) -> Iterator[str]:
     for listener in status.listeners:
         counts = f"{listener.accepted} accepted, {listener.queued} queued"
         yield f"listens on {listener.address} ({listener.policy}): {counts}"
-    yield ""
-    yield from table(_HEADS, list(_rows(status, now)))
 
 
 def _reload(status: ServiceStatus) -> str:
@@ -58,15 +63,16 @@ def _reload(status: ServiceStatus) -> str:
     return f"the last reload {'is done' if reload.state == 'done' else 'failed'}{reason}"
 
 
-def _rows(status: ServiceStatus, now: float) -> Iterator[list[str]]:
+def worker_rows(status: ServiceStatus, now: float) -> Iterator[tuple[int | None, list[str]]]:
+    """A row for each worker, with its id, and for each slot without one. now: as above."""
     workers = {worker.id: worker for worker in status.workers}
     for slot in status.slots:
         past = [str(slot.restarts), _end(slot, now)]
         if not slot.workers:
             state = "failed" if slot.is_failed else "waiting"
-            yield [str(slot.slot), _NOTHING, _NOTHING, _NOTHING, state, *[_NOTHING] * 6, *past]
+            yield None, [str(slot.slot), _NOTHING, _NOTHING, _NOTHING, state, *[_NOTHING] * 6, *past]
         for number, worker in enumerate(slot.workers):
-            yield [*_worker(workers[worker]), *(past if number == 0 else ["", ""])]
+            yield worker, [*_worker(workers[worker]), *(past if number == 0 else ["", ""])]
 
 
 def _worker(worker: WorkerStatus) -> list[str]:
