@@ -8,19 +8,24 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from contextlib import ExitStack
 
+import everycore.control
 from bench.contestants import Options
-from bench.figures import Column, interleave, table
+from bench.figures import Column, interleave, quantile, table
 from bench.load import apache_bench
 from bench.processes import Server, need, python, run_json
 from bench.stops import APPLICATION
+from everycore.core.control import VERSION, AskStatus, ServiceStatus
 
 WORKERS, CONCURRENCY, EVERY = 2, 64, 1.0
 _NONE, _CONTROL, _ALL = "nothing", "control", "control, metrics"
 _COLUMNS = (
     Column("rate", "conn/s", ratio=True),
     Column("primary", "primary us/conn", ".1f", ratio=True),
+    Column("status", "status ms", ".1f"),
+    Column("slowest", "slowest ms", ".1f"),
     Column("scrapes", "scrapes"),
     Column("failed", "failed"),
 )
@@ -56,12 +61,14 @@ def _seen(options: Options) -> str:
         def measure(name: str) -> dict[str, float]:
             server = servers[name]
             scraper = Scraper(path) if name == _ALL else None
+            asker = Asker(server.primary) if name == _ALL else None
             before, _ = server.cpu()
             rate, failed = apache_bench(server.port, count, CONCURRENCY)
             after, _ = server.cpu()
             return {
                 "rate": rate,
                 "primary": (after - before) * 1e6 / count,
+                **({} if asker is None else asker.stop()),
                 "scrapes": 0.0 if scraper is None else scraper.stop(),
                 "failed": failed,
             }
@@ -105,6 +112,31 @@ class Scraper(threading.Thread):
         self._is_over.set()
         self.join()
         return self._count
+
+
+class Asker(threading.Thread):
+    """Asks for the status ten times a second, until it is stopped."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._service = everycore.control.connect(pid=pid)
+        self._is_over = threading.Event()
+        self._times: list[float] = []
+        self.start()
+
+    def run(self) -> None:
+        request = AskStatus(v=VERSION)
+        while not self._is_over.wait(0.1):
+            begun = time.monotonic()
+            self._service._ask(request, ServiceStatus)  # without the memory, which the asking side looks at
+            self._times.append((time.monotonic() - begun) * 1000)
+
+    def stop(self) -> dict[str, float]:
+        """The median and the longest, in milliseconds."""
+        self._is_over.set()
+        self.join()
+        self._service.close()
+        return {"status": quantile(sorted(self._times), 0.5), "slowest": max(self._times)}
 
 
 def _counting(options: Options) -> str:

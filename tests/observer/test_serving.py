@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import random
 import socket
+from typing import Any
 
 import pytest
 
+from everycore.core import control
+from everycore.observer.app import ObserverApp
 from everycore.observer.serving import Bounds, inherited, server_of
-from tests.kit import scaled
+from tests.kit import observed, scaled
 
 pytestmark = pytest.mark.limit(30)
 
@@ -18,7 +22,7 @@ async def app(scope, receive, send):
 
 
 @contextlib.asynccontextmanager
-async def serving(bounds):
+async def serving(bounds, app=app):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = server_of(app, bounds)
         task = asyncio.ensure_future(server.serve(sockets=inherited([listener.dup().detach()])))
@@ -27,9 +31,9 @@ async def serving(bounds):
         await task
 
 
-async def get(port):
+async def get(port, path="/"):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path.encode())
     async with asyncio.timeout(scaled(10)):
         answer = await reader.read()
     writer.close()
@@ -72,3 +76,67 @@ async def test_a_head_without_end_is_refused():
                 assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
         writer.close()
         assert (await get(port)).endswith(b"ok")
+
+
+# Whatever comes
+
+REQUESTS = [
+    b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text; version=1.0.0\r\n\r\n",
+    b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\nGET /live HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /ready HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+    b"OPTIONS * HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc",
+]
+
+
+def mutated(chance: random.Random) -> bytes:
+    """A request with something wrong in it, or bytes that are none."""
+    data = bytearray(chance.choice(REQUESTS))
+    for _ in range(chance.randrange(4)):
+        at = chance.randrange(len(data))
+        match chance.randrange(5):
+            case 0:
+                data[at] = chance.randrange(256)
+            case 1:
+                del data[at:]
+            case 2:
+                data[at:at] = chance.randbytes(chance.choice([1, 8, 300]))
+            case 3:
+                data[at:at] = data[:at]
+            case 4:
+                data[:] = chance.randbytes(chance.randrange(1, 200))
+        if not data:
+            break
+    return bytes(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(300), pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.limit(3000)])],
+)
+async def test_whatever_comes_the_next_one_is_answered(count):
+    """Some read what they are answered, some do not, some end in the middle."""
+    chance = random.Random(count)
+    served = ObserverApp(Told(), 1)
+    async with serving(Bounds(most=16), served) as port:
+        for number in range(count):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.suppress(ConnectionError):
+                writer.write(mutated(chance))
+                if number % 3:
+                    writer.write_eof()
+                    async with asyncio.timeout(scaled(10)):
+                        await reader.read()
+            writer.transport.abort()
+            if number % 100 == 0:
+                assert (await get(port, "/ready")).endswith(b"ready: 1 of 2 workers are ready\n")
+        assert (await get(port, "/ready")).startswith(b"HTTP/1.1 200 ")
+
+
+class Told:
+    """A primary that answers everything."""
+
+    async def ask(self, request: Any, kind: Any) -> Any:
+        told = observed.status(observed.worker(1))
+        return observed.metrics(told) if isinstance(request, control.AskMetrics) else told
