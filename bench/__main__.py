@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 
-from bench import balance, channel, leaks, reloads, startup, stops, tail, throughput, wsgi
+from bench import balance, channel, leaks, observer, reloads, startup, stops, tail, throughput, wsgi
 from bench.contestants import Options, loops, policies
 from bench.load import raise_descriptor_limit
 from bench.processes import Missing
@@ -22,6 +22,7 @@ BENCHES = {
     "stops": stops.run,
     "reloads": reloads.run,
     "wsgi": wsgi.run,
+    "observer": observer.run,
 }
 
 

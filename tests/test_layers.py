@@ -25,7 +25,7 @@ ROWS: list[set[str]] = [
     {"primary", "worker"},
     {"control", "current", "entry", "listening", "pool"},
     {"ops"},
-    {"cli", "servers", "launch", "mold"},
+    {"cli", "servers", "launch", "mold", "observer"},
     {"testing"},  # for users' tests: it plays the workers of a primary, and nothing imports it
 ]
 OPEN_ROWS = {0, 3, 5, 7}
@@ -42,11 +42,17 @@ NOT_IN_CORE = frozenset(
     | {"datetime", "logging", "random", "secrets", "time", "uuid"}
 )
 ASYNCIO = {"asyncio", "uvloop"}
-ASYNCIO_ROOMS = {"foreign", "aio", "worker_face", "primary", "worker"} | {
+ASYNCIO_ROOMS = {
+    "foreign",
+    "aio",
+    "worker_face",
+    "primary",
+    "worker",
     "entry",
     "pool",
     "ops",
     "servers",
+    "observer",
     "testing",
 }
 

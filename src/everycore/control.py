@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from everycore.core import control as protocol
 from everycore.core.control import (
@@ -50,6 +51,7 @@ from everycore.system.control_sockets import (
     folder_of,
     remove_dead,
 )
+from everycore.system.memory import proportional_bytes
 
 __all__ = [
     "ControlError",
@@ -224,7 +226,8 @@ class RunningService:
 
     def status(self) -> ServiceStatus:
         """The service at this moment. No worker is asked, so it is answered while all are blocked."""
-        return self._ask(protocol.AskStatus(v=VERSION), ServiceStatus)
+        found = self._ask(protocol.AskStatus(v=VERSION), ServiceStatus)
+        return _with_shares(found) if self._peer == found.pid else found  # else its pids are not ours
 
     def events(self) -> list[ControlEvent]:
         """The events that the service remembers, the oldest first."""
@@ -388,3 +391,9 @@ class RunningService:
 
     def _no_answer(self, what: str = "it does not answer") -> ControlError:
         return ControlError("no_answer", f"{what} in time: {self._address}")
+
+
+def _with_shares(status: ServiceStatus) -> ServiceStatus:
+    """The same, with the proportional memory of each worker: who asks looks, and the service does not."""
+    workers = (replace(one, pss=one.pid and proportional_bytes(one.pid)) for one in status.workers)
+    return replace(status, workers=tuple(workers))

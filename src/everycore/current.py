@@ -6,6 +6,7 @@ worker; a fork of a worker is none.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,16 @@ def join() -> None:
         from everycore.worker.session import Session
 
         _session = Session(join(role.ticket), WorkerContext)
+    if role.ticket.tally is not None:
+        _leave_metrics(role.ticket)
+
+
+def _leave_metrics(ticket: Ticket) -> None:
+    from everycore.worker.intercept.for_prometheus import leave_metrics  # late: where somebody wants them
+
+    assert ticket.tally is not None
+    with contextlib.suppress(OSError, ValueError):  # no memory: the worker goes on without
+        leave_metrics(ticket.tally[0], ticket.tally_slot)
 
 
 def be_mold() -> None:

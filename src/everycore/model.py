@@ -61,12 +61,13 @@ class ExitStatus(msgspec.Struct, frozen=True):
 
 
 class WorkerIdentity(msgspec.Struct, frozen=True):
-    """Which worker it is; `row` is its row of the board, 0 if it has none."""
+    """Which worker it is; `row` is its row of the board, `tally` its slot of the tally; 0 if it has none."""
 
     id: int
     slot: int
     generation: int
     row: int = 0
+    tally: int = 0
 
 
 class WorkerSnapshot(msgspec.Struct, frozen=True):

@@ -11,7 +11,8 @@ class Ticket(msgspec.Struct, frozen=True):
     `channel`, `link`, `board` and `leash` are [descriptor, inode]; `row` is the worker's on the board.
     `primary` is the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with
     SIGINT ignored. `blocked`: the signals that it has blocked, and hence the worker too. `beat`: how often
-    the loop that reads the channel says on the board that it turns; 0: never.
+    the loop that reads the channel says on the board that it turns; 0: never. `tally` is [descriptor, inode]
+    where somebody wants the worker's own metrics, and `tally_slot` where they belong.
     """
 
     id: int
@@ -31,6 +32,8 @@ class Ticket(msgspec.Struct, frozen=True):
     shutdown_timeout: float = 0.0
     blocked: tuple[int, ...] = ()
     beat: float = 0.0
+    tally: tuple[int, int] | None = None
+    tally_slot: int = 0
 
 
 def read(text: str) -> Ticket:

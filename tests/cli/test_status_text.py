@@ -17,8 +17,12 @@ def worker(number, slot, **rest):
     given = {
         "generation": 1, "pid": 4000 + number, "state": "listening", "is_ready": True, "age": 7300.0,
         "open": 3, "handed_over": 60, "outstanding": 0, "share": 0.6, "rss": 40 * 2**20,
+        "busy": 0.251,
     }  # fmt: skip
     return WorkerStatus(id=number, slot=slot, **{**given, **rest})
+
+
+NONE = {"open": 0, "busy": None}
 
 
 def slot(number, workers, restarts, last_end, ended_at, *, is_failed=False):
@@ -39,11 +43,11 @@ def test_a_service_at_a_glance():
         reload=ReloadStatus(generation=2, state="failed", reason="worker 9 ended\nbefore it was ready"),
         workers=(
             worker(5, 0),
-            worker(9, 0, is_ready=False, state="online", rss=None, pid=None, generation=2, share=0.0, open=0),
-            worker(6, 1, is_ready=False, state="draining", age=3.0),
+            worker(9, 0, is_ready=False, state="online", rss=None, pid=None, generation=2, share=0.0, **NONE),
+            worker(6, 1, is_ready=False, state="draining", age=3.0, pss=30 * 2**20),
         ),
         slots=(
-            slot(0, (5, 9), 12, "killed by SIGKILL", 880.0),
+            slot(0, (5, 9), 12, "exit status 3", 880.0),
             slot(1, (6,), 0, None, None),
             slot(2, (), 1, "exit status 1", 999.0, is_failed=True),
         ),
@@ -56,11 +60,11 @@ shop (serve, pid 42, everycore 1.0): running, for 2 d
 workers: 1 of 3 ready; generation 2; the last reload failed: worker 9 ended before it was ready
 listens on 127.0.0.1:80 (shared): 100 accepted, 2 queued
 
-slot  worker  gen   pid  state     age  open  total  share  memory  restarts  last end
-   0       5    1  4005  ready     2 h     3     60    60%  40 MiB        12  killed by SIGKILL, 2 min ago
-   0       9    2     -  starting  2 h     0     60     0%       -
-   1       6    1  4006  draining  3 s     3     60    60%  40 MiB         0  -
-   2       -    -     -  failed      -     -      -      -       -         1  exit status 1, 1 s ago"""
+slot  worker  gen   pid  state     age  open  total  share  busy  memory  restarts  last end
+   0       5    1  4005  ready     2 h     3     60    60%   25%  40 MiB        12  exit status 3, 2 min ago
+   0       9    2     -  starting  2 h     0     60     0%     -       -
+   1       6    1  4006  draining  3 s     3     60    60%   25%  30 MiB         0  -
+   2       -    -     -  failed      -     -      -      -     -       -         1  exit status 1, 1 s ago"""
     )
 
 

@@ -123,10 +123,10 @@ GUNICORN = """
 --log-syslog-facility | says | not yet: there is no syslog; meanwhile a
 -R | says | leave it out; workers have the streams o
 --enable-stdio-inheritance | says | leave it out; workers have the streams o
---statsd-host | says | not yet: there are no metrics
---dogstatsd-tags | says | not yet: there are no metrics
---statsd-prefix | says | not yet: there are no metrics
---enable-backlog-metric | says | not yet: there are no metrics
+--statsd-host | says | not yet: there is no statsd
+--dogstatsd-tags | says | not yet: there is no statsd
+--statsd-prefix | says | not yet: there is no statsd
+--enable-backlog-metric | says | leave it out; --metrics HOST:PORT
 -n shop | ours | name | 'shop'
 --name shop | ours | name | 'shop'
 --pythonpath / | ours | app_dir | '/'
@@ -236,10 +236,10 @@ GRANIAN = """
 --static-path-mount | says | everycore serves no files: the applicati
 --static-path-dir-to-file | says | everycore serves no files: the applicati
 --static-path-expires | says | everycore serves no files: the applicati
---metrics | says | not yet: there are no metrics
---metrics-scrape-interval | says | not yet: there are no metrics
---metrics-address | says | not yet: there are no metrics
---metrics-port | says | not yet: there are no metrics
+--metrics 10.0.0.1:81 | ours | metrics | '10.0.0.1:81'
+--metrics-scrape-interval | says | leave it out; what --metrics tells
+--metrics-address | says | the option is --metrics HOST:PORT
+--metrics-port | says | the option is --metrics HOST:PORT
 --reload | ours | reload | True
 --reload-paths | says | the option is --reload here
 --reload-ignore-dirs | says | the option is --reload-exclude here
@@ -292,8 +292,8 @@ HYPERCORN = """
 --reload | ours | reload | True
 --root-path x | engine | root_path | 'x'
 --server-name x --engine hypercorn | engine | server_names | ('x',)
---statsd-host | says | not yet: there are no metrics
---statsd-prefix | says | not yet: there are no metrics
+--statsd-host | says | not yet: there is no statsd
+--statsd-prefix | says | not yet: there is no statsd
 -m 022 | ours | umask | 18
 --umask 022 | ours | umask | 18
 -u nobody | ours | user | 'nobody'
@@ -423,10 +423,10 @@ status | own
 describe | command | type everycore status
 pid | command | type everycore status
 id | command | type everycore status
-monit | command | type everycore status, or
-dashboard | command | type everycore status, or
-imonit | command | type everycore status, or
-sysinfos | command | type everycore status, or
+monit | command | type everycore top, or eve
+dashboard | command | type everycore top, or eve
+imonit | command | type everycore top, or eve
+sysinfos | command | type everycore top, or eve
 logs | command | the log is on stderr, or in
 flush | command | the log is on stderr, or in
 reloadLogs | command | the log is on stderr, or in

@@ -307,6 +307,19 @@ class _Client:
             self._loop.add_writer(self.sock.fileno(), self._push)
 
 
+class Attended(Protocol):
+    """One who is answered on a socket of ours."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+def attend(sock: socket.socket, desk: Desk, *, on_closed: Callable[[], None]) -> Attended:
+    """Answer whoever has the other end of a socket pair, as a client is answered; owns the socket."""
+    loop = asyncio.get_running_loop()
+    return _Client(loop, sock, desk, lambda _: on_closed(), lambda _: None)
+
+
 def _turn_away(sock: socket.socket, error: ControlError) -> None:
     with contextlib.suppress(OSError):
         sock.send(refusal_line(error))

@@ -49,11 +49,13 @@ _NOT_YET: Final = {
     ),
     **dict(
         _all(
-            "--statsd-host --statsd-prefix --dogstatsd-tags --enable-backlog-metric --metrics"
-            " --metrics-scrape-interval --metrics-address --metrics-port",
-            _not_yet("there are no metrics"),
+            "--statsd-host --statsd-prefix --dogstatsd-tags",
+            _not_yet("there is no statsd", "--metrics HOST:PORT is for Prometheus"),
         )
     ),
+    "--enable-backlog-metric": "leave it out; --metrics HOST:PORT has everycore_listener_backlog",
+    **dict(_all("--metrics-address --metrics-port", "the option is --metrics HOST:PORT here")),
+    "--metrics-scrape-interval": "leave it out; what --metrics tells is of the moment at which it is asked",
     "--control-socket-mode": "leave it out; the control socket is of its user, and of nobody else",
     "--no-control-socket": "the option is --control off here",
     "--worker-connections": _not_yet("--limit-concurrency answers 503 above a number"),
@@ -289,9 +291,7 @@ _COMMANDS: Final = {
     "restart": "the service manager restarts it; everycore reload replaces all workers without a pause",
     **dict(_all("startOrReload startOrRestart gracefulReload", "type everycore reload")),
     **dict(_all("list ls jlist prettylist describe show pid id", "type everycore status")),
-    **dict(
-        _all("monit dashboard imonit sysinfos top", "type everycore status, or everycore events --follow")
-    ),
+    **dict(_all("monit dashboard imonit sysinfos", "type everycore top, or everycore status")),
     **dict(
         _all(
             "logs flush reloadLogs logrotate", "the log is on stderr, or in --log-file, which USR1 opens anew"

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "run": "run",
     "config": "config",
     **dict.fromkeys(("status", "events", "reload", "scale", "drain", "stop", "stacks"), "steering"),
+    "top": "top",
     "completion": "completion",
 }
 

@@ -20,6 +20,7 @@ import everycore.launch
 from everycore.cli import activation
 from everycore.cli.command import SettingsCommand, words_with_value
 from everycore.cli.files import check_control, check_logs, check_pid, log_file, why_not_there
+from everycore.cli.observing import check_metrics
 from everycore.cli.options import (
     CONTEXT,
     Given,
@@ -181,6 +182,7 @@ def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -
         where = folder(values, given.here)
         check_pid(values, where or given.here)
         check_control(values, where or given.here)
+        check_metrics(values, where or given.here)
         check_logs(values, where or given.here)
         check_proxies(settings)
         user = user_of(settings, parse_binds(settings.permit, "--permit"), where or given.here)

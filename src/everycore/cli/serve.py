@@ -21,6 +21,7 @@ from everycore.cli.activation import activated_descriptors
 from everycore.cli.command import SettingsCommand
 from everycore.cli.engine import check_engine, require_engine
 from everycore.cli.files import check_control, check_files, check_pid, log_file, why_not_there
+from everycore.cli.observing import check_metrics
 from everycore.cli.options import (
     CONTEXT,
     FOLDER_IS_GONE,
@@ -199,6 +200,7 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
     check_pid(values, where or given.here)
     check_proxies(settings)
     check_control(values, where or given.here)
+    check_metrics(values, where or given.here, binds)
     _check_sockets(settings, binds)
     values.ignored = [*values.ignored, *_untrusted(values, binds, environ)]
     datagrams = parse_binds(values.engine(secret=False).get(QUIC, ()), "--quic-bind")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from everycore.ops.service import Outcome
     from everycore.pool import Pool
     from everycore.primary.controlling import ControlPlan
+    from everycore.primary.observing import ObserverPost
 
 log = logging.getLogger("everycore.cli")
 
@@ -75,6 +76,8 @@ def become(words: list[str], settings: CommonSettings, folder: str | None, **var
     """
     if settings.trust_proxy_protocol:
         raise ConfigurationError(TRUST, "needs a cluster, for the primary reads the headers")
+    if settings.metrics is not None:
+        raise ConfigurationError("--metrics", "needs a cluster, for the primary is what is asked")
     if folder is not None:
         os.chdir(folder)
     if settings.umask is not None:
@@ -120,6 +123,7 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
             )
             pool.cluster._distribution.passed = PassedSockets(passed_descriptors(os.environ, os.getpid()))
             pool._control.plan = _control_plan(plan, rereading)
+            pool._control.observer = _observer(plan)
             rereading.pool = pool
             outcome = run(pool)
         if outcome.text:
@@ -151,10 +155,10 @@ def _control_plan(plan: Plan, rereading: Rereading) -> ControlPlan | None:
     from everycore.primary.controlling import ControlPlan  # late, as above
 
     path = plan.settings.control
-    if path == OFF:
+    if path == OFF and plan.settings.metrics is None:
         return None
     is_served = isinstance(plan.settings, ServeSettings)
-    whole = None if path is None else os.path.abspath(os.path.join(plan.folder or "", path))
+    whole = None if path in (None, OFF) else os.path.abspath(os.path.join(plan.folder or "", path))
     return ControlPlan(
         plan.name,
         "serve" if is_served else "run",
@@ -162,7 +166,17 @@ def _control_plan(plan: Plan, rereading: Rereading) -> ControlPlan | None:
         "--control",
         by_signal=True,
         stacks_file=lambda: rereading.plan.log_file if is_served else None,
+        listens=path != OFF,
     )
+
+
+def _observer(plan: Plan) -> ObserverPost | None:
+    if plan.settings.metrics is None:
+        return None
+    from everycore.cli.observing import observer_plan  # late, as above
+    from everycore.primary.observing import ObserverPost
+
+    return ObserverPost(observer_plan(plan))
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ from typing import Final
 from everycore.core.control import ControlEvent, ServiceStatus, SlotStatus, WorkerStatus
 
 _NOTHING: Final = "-"
-_HEADS: Final = (
-    "slot", "worker", "gen", "pid", "state", "age", "open", "total", "share", "memory", "restarts", "last end"
+HEADS: Final = (
+    "slot", "worker", "gen", "pid", "state", "age", "open", "total", "share", "busy", "memory", "restarts",
+    "last end",
 )  # fmt: skip
 #: Those with numbers, which end at the same place.
-_RIGHT: Final = frozenset({0, 1, 2, 3, 5, 6, 7, 8, 9, 10})
+_RIGHT: Final = frozenset({0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11})
 _STATES: Final = {
     "none": "starting",
     "online": "starting",
@@ -36,6 +37,13 @@ _WORDS: Final = {
 
 def status_lines(status: ServiceStatus, now: float) -> Iterator[str]:
     """A service. now: the date, in seconds since the epoch."""
+    yield from head_lines(status)
+    yield ""
+    yield from table(HEADS, [row for _, row in worker_rows(status, now)])
+
+
+def head_lines(status: ServiceStatus) -> Iterator[str]:
+    """What is said of the whole service."""
     ready = sum(worker.is_ready for worker in status.workers)
     what = f"{status.name} ({status.kind}, pid {status.pid}, everycore {status.version})"
     yield f"{what}: {status.state}, for {duration(status.uptime)}"
@@ -43,8 +51,6 @@ def status_lines(status: ServiceStatus, now: float) -> Iterator[str]:
     for listener in status.listeners:
         counts = f"{listener.accepted} accepted, {listener.queued} queued"
         yield f"listens on {listener.address} ({listener.policy}): {counts}"
-    yield ""
-    yield from table(_HEADS, list(_rows(status, now)))
 
 
 def _reload(status: ServiceStatus) -> str:
@@ -57,15 +63,16 @@ def _reload(status: ServiceStatus) -> str:
     return f"the last reload {'is done' if reload.state == 'done' else 'failed'}{reason}"
 
 
-def _rows(status: ServiceStatus, now: float) -> Iterator[list[str]]:
+def worker_rows(status: ServiceStatus, now: float) -> Iterator[tuple[int | None, list[str]]]:
+    """A row for each worker, with its id, and for each slot without one. now: as above."""
     workers = {worker.id: worker for worker in status.workers}
     for slot in status.slots:
         past = [str(slot.restarts), _end(slot, now)]
         if not slot.workers:
             state = "failed" if slot.is_failed else "waiting"
-            yield [str(slot.slot), _NOTHING, _NOTHING, _NOTHING, state, *[_NOTHING] * 5, *past]
+            yield None, [str(slot.slot), _NOTHING, _NOTHING, _NOTHING, state, *[_NOTHING] * 6, *past]
         for number, worker in enumerate(slot.workers):
-            yield [*_worker(workers[worker]), *(past if number == 0 else ["", ""])]
+            yield worker, [*_worker(workers[worker]), *(past if number == 0 else ["", ""])]
 
 
 def _worker(worker: WorkerStatus) -> list[str]:
@@ -79,8 +86,15 @@ def _worker(worker: WorkerStatus) -> list[str]:
         str(worker.open),
         str(worker.handed_over),
         f"{worker.share:.0%}",
-        _NOTHING if worker.rss is None else f"{worker.rss / 2**20:.0f} MiB",
+        _NOTHING if worker.busy is None else f"{worker.busy:.0%}",
+        _memory(worker),
     ]
+
+
+def _memory(worker: WorkerStatus) -> str:
+    """With its part of shared pages, where that is known."""
+    size = worker.rss if worker.pss is None else worker.pss
+    return _NOTHING if size is None else f"{size / 2**20:.0f} MiB"
 
 
 def _end(slot: SlotStatus, now: float) -> str:

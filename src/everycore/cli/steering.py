@@ -50,7 +50,7 @@ def _seconds(text: str) -> float:
         raise click.BadParameter(str(error)) from None
 
 
-def _asks(*, waits: bool) -> Callable[[F], F]:
+def asks(*, waits: bool) -> Callable[[F], F]:
     """The options by which a service is picked, and the end of the time to wait."""
 
     def add(function: F) -> F:
@@ -78,20 +78,20 @@ _JSON: Final = click.option("--json", "as_json", is_flag=True, help="As JSON, an
 
 @_command("Show a running service and its workers.")
 @_JSON
-@_asks(waits=False)
+@asks(waits=False)
 def status(*, as_json: bool, name: str | None, pid: int | None, control: str | None) -> int:
     """Show the services of this user that run here, or the one that is picked."""
 
     def show() -> int:
-        found = _all_of_them() if (name, pid, _path(control)) == (None, None, None) else None
+        found = _all_of_them() if (name, pid, path_of(control)) == (None, None, None) else None
         if found is None or len(found) < 2:
-            with connect(name, pid=pid, path=_path(control)) as service:
+            with connect(name, pid=pid, path=path_of(control)) as service:
                 found = [service.status()]
         for number, one in enumerate(found):
             _show_status(one, as_json=as_json, is_first=number == 0)
         return STATUS_STOPPED
 
-    return _saying(show)
+    return saying(show)
 
 
 def _all_of_them() -> list[ServiceStatus]:
@@ -117,22 +117,22 @@ def _show_status(status: ServiceStatus, *, as_json: bool, is_first: bool) -> Non
 @_command("Show what has happened to a running service.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until the service ends.")
 @_JSON
-@_asks(waits=False)
+@asks(waits=False)
 def events(*, follow: bool, as_json: bool, name: str | None, pid: int | None, control: str | None) -> int:
     """Show the last events of a service: its workers' starts and ends, its reloads."""
 
     def show() -> int:
-        with connect(name, pid=pid, path=_path(control)) as service:
+        with connect(name, pid=pid, path=path_of(control)) as service:
             found: Iterator[ControlEvent] = service.follow() if follow else iter(service.events())
             for event in found:
                 _print(msgspec.json.encode(event).decode() if as_json else event_line(event))
         return STATUS_STOPPED
 
-    return _saying(show)
+    return saying(show)
 
 
 @_command("Replace all workers of a running service.")
-@_asks(waits=True)
+@asks(waits=True)
 def reload(*, name: str | None, pid: int | None, control: str | None, timeout: float | None) -> int:
     """Read the settings file again and replace all workers, each new one ready before the old one leaves."""
 
@@ -149,7 +149,7 @@ def reload(*, name: str | None, pid: int | None, control: str | None, timeout: f
     context_settings={**CONTEXT, "ignore_unknown_options": True},
 )
 @click.argument("workers", metavar="N|+N|-N", required=False)
-@_asks(waits=True)
+@asks(waits=True)
 def scale(
     *, workers: str | None, name: str | None, pid: int | None, control: str | None, timeout: float | None
 ) -> int:
@@ -169,7 +169,7 @@ def scale(
 
 @_command("Let a worker finish its work and leave; its slot is filled again.")
 @click.argument("worker", metavar="ID", type=click.IntRange(1))
-@_asks(waits=True)
+@asks(waits=True)
 def drain(
     *, worker: int, name: str | None, pid: int | None, control: str | None, timeout: float | None
 ) -> int:
@@ -183,7 +183,7 @@ def drain(
 
 
 @_command("Stop a running service.")
-@_asks(waits=True)
+@asks(waits=True)
 def stop(*, name: str | None, pid: int | None, control: str | None, timeout: float | None) -> int:
     """Stop the service as SIGTERM does: its workers finish their work. Waits for its end."""
 
@@ -197,14 +197,14 @@ def stop(*, name: str | None, pid: int | None, control: str | None, timeout: flo
 @_command("Print the stacks of a worker, or of all, even of a blocked one.")
 @click.argument("worker", metavar="[ID]", type=click.IntRange(1), required=False)
 @_JSON
-@_asks(waits=False)
+@asks(waits=False)
 def stacks(
     *, worker: int | None, as_json: bool, name: str | None, pid: int | None, control: str | None
 ) -> int:
     """Let workers print the stacks of all their threads to their standard error, and say where that is."""
 
     def show() -> int:
-        with connect(name, pid=pid, path=_path(control)) as service:
+        with connect(name, pid=pid, path=path_of(control)) as service:
             found = service.stacks(worker)
         for one in found:
             if as_json:
@@ -216,7 +216,7 @@ def stacks(
                 _print(f"worker {one.worker} (pid {one.pid}) prints its stacks to {where}")
         return STATUS_FAILED if any(one.problem is not None for one in found) else STATUS_STOPPED
 
-    return _saying(show)
+    return saying(show)
 
 
 # --- what they have in common -------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def _ordering(
     order: Callable[[RunningService], str], name: str | None, pid: int | None, control: str | None
 ) -> int:
     def act() -> int:
-        with connect(name, pid=pid, path=_path(control)) as service:
+        with connect(name, pid=pid, path=path_of(control)) as service:
             try:
                 _print(order(service))
             except KeyboardInterrupt:
@@ -234,10 +234,10 @@ def _ordering(
                 return STATUS_FAILED
         return STATUS_STOPPED
 
-    return _saying(act)
+    return saying(act)
 
 
-def _saying(act: Callable[[], int]) -> int:
+def saying(act: Callable[[], int]) -> int:
     """Its exit status; an error of the service's, or of finding it, is one sentence."""
     try:
         return act()
@@ -246,7 +246,8 @@ def _saying(act: Callable[[], int]) -> int:
         return STATUS_USAGE if error.kind in _OF_USAGE else STATUS_FAILED
 
 
-def _path(control: str | None) -> str | None:
+def path_of(control: str | None) -> str | None:
+    """Where the option, or the variable, says that the socket is. Raises ConfigurationError for `off`."""
     found = control if control is not None else os.environ.get(_VARIABLE) or None
     if control == OFF:
         raise ConfigurationError("--control", "needs a path here: a service without a socket cannot be asked")

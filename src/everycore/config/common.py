@@ -18,6 +18,7 @@ from everycore.config.kinds import (
     Variables,
 )
 from everycore.config.lifetimes import LifetimeSettings
+from everycore.config.observing import MetricsAddress, MinReady
 from everycore.config.owners import GroupName, UserName
 from everycore.config.sections import DEVELOPMENT, LOG, STOP, WORKERS
 from everycore.config.setting import Setting
@@ -60,6 +61,8 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
     ] = None
     trust_proxy_protocol: TrustedProxies = ()
     control: ControlPath = None
+    metrics: MetricsAddress = None
+    min_ready: MinReady = 1
     loop: Annotated[
         Literal["auto", "asyncio", "uvloop"],
         Setting(LoopName(*LOOPS), f"The event loop: {', '.join(LOOPS)}.", WORKERS),

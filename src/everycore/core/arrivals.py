@@ -32,13 +32,15 @@ Accept: TypeAlias = Callable[[], C | NoConnection]
 class Arrivals(Generic[C]):
     """The arrivals of one listener."""
 
-    __slots__ = ("accepted", "flows", "is_shutting", "queue")
+    __slots__ = ("accepted", "flows", "is_shutting", "queue", "refused")
 
     def __init__(self) -> None:
         #: Accepted and waiting for a worker, the next one first.
         self.queue: deque[C] = deque()
         #: How many were accepted so far.
         self.accepted = 0
+        #: How many of these were given up.
+        self.refused = 0
         #: The listener listens, and a worker is ready.
         self.flows = False
         #: Nobody who comes later is served: everybody in the backlog is being taken in.
@@ -97,5 +99,6 @@ class Arrivals(Generic[C]):
     def drop(self) -> list[C]:
         """Give the queue up: the connections that were in it."""
         dropped = list(self.queue)
+        self.refused += len(dropped)
         self.queue.clear()
         return dropped

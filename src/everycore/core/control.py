@@ -48,6 +48,10 @@ class AskStatus(ControlRequest, frozen=True, kw_only=True, tag="status"):
     """The reply is a `ServiceStatus`."""
 
 
+class AskMetrics(ControlRequest, frozen=True, kw_only=True, tag="metrics"):
+    """The reply is a `core.measures.ServiceMetrics`: what the observer asks for."""
+
+
 class AskEvents(ControlRequest, frozen=True, kw_only=True, tag="events"):
     """The last events. With `follow`, they and all later ones come as lines; the reply is the end."""
 
@@ -80,13 +84,22 @@ class AskStacks(ControlRequest, frozen=True, kw_only=True, tag="stacks"):
 
 
 Request: TypeAlias = (
-    AskHello | AskStatus | AskEvents | OrderReload | OrderScale | OrderDrain | OrderStop | AskStacks
+    AskHello
+    | AskStatus
+    | AskMetrics
+    | AskEvents
+    | OrderReload
+    | OrderScale
+    | OrderDrain
+    | OrderStop
+    | AskStacks
 )
 _OPS: Final = tuple(
     sorted(
         str(kind.__struct_config__.tag)
         for kind in (
-            AskHello, AskStatus, AskEvents, OrderReload, OrderScale, OrderDrain, OrderStop, AskStacks
+            AskHello, AskStatus, AskMetrics, AskEvents, OrderReload, OrderScale, OrderDrain, OrderStop,
+            AskStacks,
         )
     )
 )  # fmt: skip
@@ -176,7 +189,9 @@ class ReloadStatus(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One worker. age: seconds. share: of all connections that the workers here were given, from 0 to 1.
 
-    rss: bytes of memory that it has, shared pages included; None: not known.
+    busy: of the last seconds, for which its event loop was busy; None: it has none of ours, or nobody looks.
+    rss: bytes of memory that it has, shared pages included; pss: with its part of these, which whoever asks
+    fills in. None: not known.
     """
 
     id: int
@@ -191,6 +206,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     outstanding: int
     share: float
     rss: int | None
+    busy: float | None = None
+    pss: int | None = None
 
 
 class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -90,6 +90,8 @@ class Dispatcher(Generic[C]):
     def __init__(self, lanes: Lanes | None = None) -> None:
         self.lanes = lanes or Lanes()
         self.arrivals: Arrivals[C] = Arrivals()
+        #: Connections that workers had when they left, and never acknowledged.
+        self.lost = 0
         #: The last worker, as long as it is being given all who had come.
         self.finishing: int | None = None
         #: Nobody has credit: the listener is not polled until somebody has.
@@ -156,7 +158,9 @@ class Dispatcher(Generic[C]):
         """`worker` is gone and its belt is read back; returns how many it had and never acknowledged."""
         self.end_finishing(worker)
         self._alarm.belts.pop(worker, None)
-        return self.lanes.forget(worker)
+        lost = self.lanes.forget(worker)
+        self.lost += lost
+        return lost
 
     def finish(self, worker: int) -> bool:
         """Give `worker`, the last one, all who have come, a portion a turn until `finishing` is None again.
@@ -192,6 +196,8 @@ class Dispatcher(Generic[C]):
         having changed nothing, if `worker` does not have them.
         """
         self.lanes.returned(worker, first, count)
+        if (lane := self.lanes.lane_of(worker)) is not None:
+            lane.returned += len(connections)
         self.arrivals.queue.extend(connections)
 
     def fill(self, worker: int) -> None:
@@ -286,6 +292,7 @@ class Dispatcher(Generic[C]):
     def _take_back(self, lane: Lane, first: int, connections: list[C]) -> None:
         """The belt refused what was sent as number `first`: it, and what was to follow, is next again."""
         self.lanes.returned(lane.worker, first, len(connections))
+        lane.returned += len(connections)
         self.arrivals.take_back(connections)
         self._turn_soon = self.finishing is None  # another worker may have them
 
@@ -315,7 +322,10 @@ class Dispatcher(Generic[C]):
         belt refuses it, the probe `came_back`.
         """
         lane = self.lanes.lanes[worker]
-        return self.lanes.probe(lane, now) if self.lanes.stall(lane) else None
+        if not self.lanes.stall(lane):
+            return None
+        lane.probe = self.lanes.probe(lane, now)
+        return lane.probe
 
     def _look_for_late(self, now: float) -> None:
         """Look again when a lane may have become late, or its belt is to be read back."""

@@ -26,6 +26,14 @@ class History:
         self._ready: set[int] = set()
         #: Some worker was ready once.
         self.was_ready = False
+        #: Reason -> workers that have ended for it, the slots' and others.
+        self.ends: dict[str, int] = {}
+        #: How often a worker was found stuck.
+        self.stalls = 0
+        #: How reloads ended, done or failed -> how many.
+        self.reloads = {"done": 0, "failed": 0}
+        #: Workers of which more is known than how their process ends.
+        self._reasons: dict[int, str] = {}
 
     def forked(self, worker: int, now: float) -> None:
         """A worker was started."""
@@ -36,11 +44,26 @@ class History:
         self._ready.add(worker)
         self.was_ready = True
 
+    def stalled(self, worker: int) -> None:
+        """It was found stuck. If it ends without being asked, that is why."""
+        self.stalls += 1
+        self._reasons[worker] = "stalled"
+
+    def recycled(self, worker: int) -> None:
+        """It has reached a limit, and is asked to leave."""
+        self._reasons[worker] = "recycled"
+
+    def reloaded(self, *, is_done: bool) -> None:
+        """A reload has ended."""
+        self.reloads["done" if is_done else "failed"] += 1
+
     def exited(self, worker: int, slot: int, how: str, at: float, *, voluntary: bool) -> bool:
         """It is gone, at the date `at`. Returns whether it was ready before."""
         self._since.pop(worker, None)
         was_ready = worker in self._ready
         self._ready.discard(worker)
+        reason = _reason(how, self._reasons.pop(worker, None), voluntary=voluntary)
+        self.ends[reason] = self.ends.get(reason, 0) + 1
         found = self.slots.setdefault(slot, SlotHistory())
         found.restarts += not voluntary
         found.last_end = how if not voluntary else f"{how} (as asked)"
@@ -50,3 +73,12 @@ class History:
     def age(self, worker: int, now: float) -> float:
         """For how long it is there."""
         return max(now - self._since.get(worker, now), 0.0)
+
+
+def _reason(how: str, known: str | None, *, voluntary: bool) -> str:
+    """Why a worker has ended, in so few words that few differ."""
+    if voluntary:
+        return "recycled" if known == "recycled" else "asked"
+    if known == "stalled" and how in ("killed by SIGABRT", "killed by SIGKILL"):
+        return known
+    return how.partition(":")[0].partition(",")[0]

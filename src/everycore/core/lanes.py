@@ -29,10 +29,13 @@ The rule (measured against seven others; `docs/explanation/how-a-connection-trav
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from everycore.core.policies import MOST_ARREARS, Policy, RoundRobin
 from everycore.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from everycore.core.waits import WaitHistogram
 
 FIRST_CREDIT: Final = 2
 #: How much longer than the typical pick-up makes a lane late; and how much longer than that, overdue.
@@ -65,7 +68,8 @@ class Lane:
     """The account of one worker's belt. The dispatcher alone writes it; a policy reads it."""
 
     __slots__ = (
-        "batch", "credit", "given", "next_number", "pauses", "pending", "room", "total", "worker",
+        "batch", "credit", "given", "next_number", "pauses", "pending", "probe", "returned", "room", "total",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, worker: int, batch: int, given: int) -> None:
@@ -77,6 +81,10 @@ class Lane:
         self.given = given
         #: Connections handed over, as they are counted for a snapshot.
         self.total = 0
+        #: Of these, those that came back.
+        self.returned = 0
+        #: The number of the last message without a connection.
+        self.probe = 0
         self.credit = FIRST_CREDIT
         #: Why it is given nothing; empty: it is.
         self.pauses: set[Pause] = set()
@@ -104,6 +112,11 @@ class Lane:
         """When the oldest un-acknowledged connection was handed over."""
         return next(iter(self.pending.values()), None)
 
+    @property
+    def lost(self) -> int:
+        """Connections that are lost if it has nothing to say any more: a probe is none."""
+        return len(self.pending.keys() - {self.probe})
+
     def is_late(self, limit: float) -> bool:
         """Whether the oldest un-acknowledged connection was handed over before `limit`."""
         for at in self.pending.values():
@@ -128,6 +141,7 @@ class Lanes:
         #: The lanes of workers that are given nothing any more, and may still speak of what they were given.
         self._left: dict[int, Lane] = {}
         self._most_given = 0
+        self.waits: WaitHistogram | None = None  # of pick-ups
         #: The credit that demand has raised lanes to: what a lane that had to go down to 1 comes back to.
         self._level = FIRST_CREDIT
         #: A running median of pick-up times: one step up for a longer one, one down for a shorter.
@@ -170,13 +184,13 @@ class Lanes:
             self._left[worker] = lane
 
     def forget(self, worker: int) -> int:
-        """`worker` is gone or has closed; returns how many it had been given and never acknowledged.
+        """`worker` is gone or has closed; returns how many connections it never acknowledged.
 
         Call `returned` first for each connection that was read back from its belt: nothing comes back later.
         """
         self.leave(worker)
         lane = self._left.pop(worker, None)
-        return 0 if lane is None else len(lane.pending)
+        return 0 if lane is None else lane.lost
 
     def lane_of(self, worker: int) -> Lane | None:
         """The account of `worker`, also if it is given no more; None once it is forgotten."""
@@ -281,7 +295,9 @@ class Lanes:
             return
         slowest = now - pending[picked_up[0]]  # the oldest is the first
         for number in picked_up:
-            del pending[number]
+            at = pending.pop(number)
+            if self.waits is not None:
+                self.waits.add(now - at)
         self._follow(slowest)
         # Not the time until the ack: where processors are short most of that is waiting for one (measured:
         # with it, workers with nothing to do were given their connections one by one, and unevenly).

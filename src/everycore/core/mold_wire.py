@@ -13,9 +13,9 @@ import msgspec
 from everycore.errors import ProtocolError
 from everycore.ticket import Ticket
 
-#: The descriptors of `MakeWorker` come in this order: channel, link, board, leash, the three standard
-#: streams, and then those of `pass_fds`.
-FIXED_DESCRIPTORS: Final = 7
+#: The descriptors of `MakeWorker` come in this order: channel, link, board, leash; the tally, if the ticket
+#: names one; the three standard streams; and then those of `pass_fds`.
+FIXED_DESCRIPTORS: Final = 4
 #: The kernel passes so many descriptors with one message (SCM_MAX_FD), and we no larger message.
 MOST_DESCRIPTORS: Final = 253
 LONGEST: Final = 160 * 1024

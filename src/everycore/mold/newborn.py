@@ -27,8 +27,8 @@ def become_worker(order: MakeWorker, fds: list[int]) -> None:
     """Have what a fresh worker has, and join the cluster."""
     streams = (0, 1, 2)
     targets = (*streams, *order.pass_fds)
-    fixed = FIXED_DESCRIPTORS - len(streams)
-    channel, link, board, leash = place_descriptors(fds, targets, fixed)
+    fixed = FIXED_DESCRIPTORS + (order.ticket.tally is not None)
+    channel, link, board, leash, *tally = place_descriptors(fds, targets, fixed)
     for name, value in order.env:
         if value is None:
             os.environb.pop(name, None)
@@ -41,6 +41,7 @@ def become_worker(order: MakeWorker, fds: list[int]) -> None:
         link=_named(link),
         board=_named(board),
         leash=_named(leash),
+        tally=_named(tally[0]) if tally else None,
     )
     current.join_as(ticket)
 

@@ -22,7 +22,10 @@ JSON: Final = "json"
 
 
 class Speaker(msgspec.Struct, frozen=True):
-    """Whose lines these are. `kind`: "primary", "worker", or "alone" for a process without a cluster."""
+    """Whose lines these are.
+
+    kind: "primary", "worker", "observer", or "alone" for a process without a cluster.
+    """
 
     kind: str
     worker: int | None = None

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 
 from everycore.aio.steps import take_all
-from everycore.system.board import PrimaryBoard
+from everycore.system.board import LoopTimes, PrimaryBoard
 
 
 class Boards:
@@ -50,6 +50,10 @@ class Boards:
     def beat(self, user: int, row: int) -> int:
         """As `PrimaryBoard.beat`."""
         return self._by_user[user].beat(row) if row else 0
+
+    def loop_times(self, user: int, row: int) -> LoopTimes | None:
+        """As `PrimaryBoard.loop_times`."""
+        return self._by_user[user].loop_times(row) if row else None
 
     def requests(self, user: int, row: int) -> int:
         """As `PrimaryBoard.requests`."""

@@ -23,6 +23,7 @@ from everycore.system import control_sockets
 
 if TYPE_CHECKING:
     from everycore.aio.control import ControlServer
+    from everycore.primary.observing import ObserverPost
 
 log = logging.getLogger("everycore.primary")
 
@@ -39,7 +40,8 @@ class ControlPlan(msgspec.Struct, frozen=True):
     """What a service is called, and where it may be asked. path: None is the usual place.
 
     setting: what names the path. by_signal: it is stopped as by SIGTERM, with all that the command does then.
-    stacks_file: where workers print their stacks now; None: to their stderr.
+    stacks_file: where workers print their stacks now; None: to their stderr. listens: False: there is no
+    socket, for only the observer asks.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ControlPlan(msgspec.Struct, frozen=True):
     setting: str = "control"
     by_signal: bool = False
     stacks_file: Callable[[], str | None] = lambda: None
+    listens: bool = True
 
 
 def plan_of(control: bool | str | os.PathLike[str]) -> ControlPlan | None:
@@ -64,19 +67,25 @@ def plan_of(control: bool | str | os.PathLike[str]) -> ControlPlan | None:
 
 
 class ControlPost:
-    """The control socket of one pool, or none."""
+    """The control socket of one pool, or none, and its observer, or none."""
 
     def __init__(self, plan: ControlPlan | None) -> None:
         self.plan = plan
         self._listener: control_sockets.ControlListener | None = None
         self._server: ControlServer | None = None
         self._kept: set[int] = set()
+        #: Who answers for metrics and health; None: nobody.
+        self.observer: ObserverPost | None = None
 
     async def enter(self, cluster: Cluster) -> None:
         """Enter the cluster, with the socket made before. Raises ConfigurationError for its path."""
         self.open()
         try:
+            if self.observer is not None:
+                self.observer.open(cluster)
             await cluster.__aenter__()
+            if self.observer is not None:
+                self.observer.entered(cluster)
         except BaseException:
             await self.close()
             raise
@@ -90,7 +99,7 @@ class ControlPost:
 
     def open(self) -> None:
         """Make the socket. Nobody is answered yet. Raises ConfigurationError for a path that cannot be."""
-        if self.plan is not None:
+        if self.plan is not None and self.plan.listens:
             self._listener = _listen(self.plan)
 
     def begin(self, cluster: Cluster, keeper: Keeper, shutdown: Shutdown | None) -> None:
@@ -98,7 +107,7 @@ class ControlPost:
 
         To be called once the first workers are started: they boot while this imports what it needs.
         """
-        if self.plan is None or self._listener is None:
+        if self.plan is None or (self._listener is None and self.observer is None):
             return
         try:
             from everycore.aio.control import ControlServer  # late: without a socket nobody needs it
@@ -106,15 +115,19 @@ class ControlPost:
             from everycore.primary.steering import Steering
         except (OSError, ImportError) as error:  # no descriptor is left to read them
             log.debug("there is no control socket: %s", error)
-            self._listener.close()
-            self._listener = None
+            if self._listener is not None:
+                self._listener.close()
+                self._listener = None
             return
 
-        stop = keeper.stop if shutdown is None or not self.plan.by_signal else shutdown.order
-        name = ServiceName(
-            name=_text(self.plan.name), kind=self.plan.kind, pid=os.getpid(), version=_version()
-        )
-        steering = Steering(cluster, keeper, name, stop, self.plan.stacks_file)
+        plan = self.plan
+        stop = keeper.stop if shutdown is None or not plan.by_signal else shutdown.order
+        name = ServiceName(name=_text(plan.name), kind=plan.kind, pid=os.getpid(), version=_version())
+        steering = Steering(cluster, keeper, name, stop, plan.stacks_file)
+        if self.observer is not None:
+            self.observer.begin(cluster, steering)
+        if self._listener is None:
+            return
         self._kept = cluster._runtime.kept
         self._kept.add(self._listener.sock.fileno())
         self._server = ControlServer(self._listener, steering)
@@ -125,6 +138,8 @@ class ControlPost:
         listener, self._listener = self._listener, None
         if listener is not None:
             self._kept.discard(listener.sock.fileno())
+        if self.observer is not None:
+            await self.observer.close()
         if self._server is not None:
             await self._server.close()
         elif listener is not None:

@@ -193,6 +193,7 @@ class WorkerDriver:
             self.mailbox.close,
             self.process.abort_stdin,
             partial(self._runtime.boards.release, self.user, self.identity.row),
+            partial(self._runtime.leave_tally, self.identity.tally, self.id),
             partial(self._runtime.book.remove, self),
             partial(self._switchboard.postponed.has_ended, self.id),
             partial(self._log.emit, events.Exited, status=status, voluntary=self.life.voluntary),
@@ -311,7 +312,9 @@ def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: 
     request = msgspec.structs.replace(request, settings=settings)
     user = spawner.user_of(request.settings)
     slot = book.free_slot() if request.slot is None else request.slot
-    identity = WorkerIdentity(book.last_id + 1, slot, request.generation, boards.allot(user))
+    number = book.last_id + 1
+    tally = 0 if withholds else runtime.allot_tally(number)
+    identity = WorkerIdentity(number, slot, request.generation, boards.allot(user), tally)
     driver = WorkerDriver(runtime, identity, request)
     try:
         if withholds:
@@ -320,6 +323,7 @@ def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: 
             driver.spawn()
     except BaseException:
         boards.release(user, identity.row)
+        runtime.leave_tally(tally, number)
         raise
     book.add(driver)
     return driver.face

@@ -142,7 +142,8 @@ class Mold:
     def ask(self, birth: Outfit) -> None:
         """Ask for a worker. Raises OSError."""
         assert self._socket is not None
-        fds = [*birth.fds, birth.leash.theirs, *birth.open_streams(), *birth.pass_fds]
+        channel, link, board, *tally = birth.fds
+        fds = [channel, link, board, birth.leash.theirs, *tally, *birth.open_streams(), *birth.pass_fds]
         if len(fds) > mold_wire.MOST_DESCRIPTORS:
             raise OSError(errno.E2BIG, f"a mold is passed {mold_wire.MOST_DESCRIPTORS} descriptors at most")
         order = mold_wire.MakeWorker(birth.ticket, self._changes(birth.env), tuple(birth.pass_fds))

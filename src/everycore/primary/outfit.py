@@ -52,7 +52,7 @@ class Outfit:
         self.new_group = False
         self.orphan_signal: int = signal.SIGKILL
         self.ticket: Ticket
-        self.board = -1
+        self.board = self.tally = -1
         self.permits: Permits | None = None
         self.pipes = _NO_PIPES
 
@@ -68,9 +68,10 @@ class Outfit:
         return ours, theirs
 
     @property
-    def fds(self) -> tuple[int, int, int]:
-        """The worker's channel, its link and the board."""
-        return self._their_channel.fileno(), self._their_link.fileno(), self.board
+    def fds(self) -> tuple[int, ...]:
+        """The worker's channel, its link and the board; and the tally, where it has a slot there."""
+        fds = self._their_channel.fileno(), self._their_link.fileno(), self.board
+        return fds if self.tally < 0 else (*fds, self.tally)
 
     def stream(self, item: Any) -> Any:
         """What `subprocess` wants for one of the three standard streams, as the settings have it.

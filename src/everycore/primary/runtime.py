@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from everycore.aio.steps import take_all
 from everycore.primary.boards import Boards
@@ -19,6 +20,9 @@ from everycore.primary.molds import Molds
 from everycore.primary.spawner import SpawnTerms
 from everycore.settings import Settings
 from everycore.system.seam import System
+
+if TYPE_CHECKING:
+    from everycore.system.tally import PrimaryTally
 
 
 class Runtime:
@@ -45,6 +49,8 @@ class Runtime:
         self.exchange = Exchange(loop, self.switchboard)
         #: Workers that are asked to leave spare clients that ask for nothing; see `wire.Disconnect`.
         self.spares_idle = True
+        #: Where workers leave their own metrics; None: nobody wants them.
+        self.tally: PrimaryTally | None = None
         #: Descriptors of this process that are nobody's to listen on, beside those of workers and listeners.
         self.kept: set[int] = set()
 
@@ -56,6 +62,15 @@ class Runtime:
         yield from self.switchboard.descriptors()
         for member in self.book:
             yield from member.descriptors()
+
+    def allot_tally(self, worker: int) -> int:
+        """A slot for the metrics of that worker; 0: it has none."""
+        return 0 if self.tally is None else self.tally.allot(worker)
+
+    def leave_tally(self, slot: int, worker: int) -> None:
+        """That worker is gone."""
+        if self.tally is not None:
+            self.tally.leave(slot, worker)
 
     def close(self) -> None:
         """After the last worker: close what is left, and end the iterators over events."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from everycore.primary.boards import Boards
+from everycore.system.board import LoopTimes
 
 
 class BoardSeat:
@@ -25,6 +26,11 @@ class BoardSeat:
     def beat(self) -> int:
         """As `PrimaryBoard.beat`."""
         return self._boards.beat(self._user, self._row)
+
+    @property
+    def loop_times(self) -> LoopTimes | None:
+        """As `PrimaryBoard.loop_times`."""
+        return self._boards.loop_times(self._user, self._row)
 
     @property
     def requests(self) -> int:

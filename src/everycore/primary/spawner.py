@@ -35,7 +35,11 @@ GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
 
 
 class SpawnTerms(msgspec.Struct, frozen=True):
-    """What every worker of a cluster is told. Times in seconds; `beat` as in the `Ticket`."""
+    """What every worker of a cluster is told. Times in seconds; `beat` as in the `Ticket`.
+
+    least_beat: what `beat` is where nobody watches for stalls. tally: the memory file for the workers' own
+    metrics; -1: there is none.
+    """
 
     grace: float
     orphan_grace: float
@@ -43,6 +47,8 @@ class SpawnTerms(msgspec.Struct, frozen=True):
     new_group: bool
     shutdown_timeout: float = 0.0
     beat: float = 0.0
+    least_beat: float = 0.0
+    tally: int = -1
 
 
 class SpawnRequest(msgspec.Struct, frozen=True):
@@ -125,7 +131,9 @@ def conceive(
     birth = Outfit(argv, credentials)
     try:
         birth.board = board_fd
-        fds = (*birth.fds, birth.leash.theirs)
+        birth.tally = terms.tally if identity.tally else -1
+        channel, link, board = birth.fds[:3]
+        fds = channel, link, board, birth.leash.theirs
         birth.ticket = _ticket(identity, terms, settings.serialization, fds)
         birth.env = worker_environment(settings, user_env, request.env, birth.ticket)
         birth.cwd = folder_of(settings)
@@ -190,6 +198,8 @@ def _ticket(
         shutdown_timeout=terms.shutdown_timeout,
         blocked=tuple(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
         beat=terms.beat,
+        tally=_named(terms.tally) if identity.tally else None,
+        tally_slot=identity.tally,
     )
 
 

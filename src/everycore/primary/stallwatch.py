@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Mapping
 
 import msgspec
 
 from everycore.aio.deadline import Deadline
 from everycore.core import stalls
+from everycore.core.loads import LoopShares
 from everycore.core.stalls import Seen, StallLimits, Stalls, Symptoms
 from everycore.events import Stalled
 from everycore.primary.cluster import Cluster
@@ -37,13 +39,16 @@ class StallWatch:
         self._deadline = Deadline(self._loop, self._look)
         #: Those that were aborted -> seconds for which they had been stuck.
         self._ended: dict[int, float] = {}
+        self._shares = LoopShares()
         self.change(limits)
 
     def change(self, limits: StallLimits) -> None:
         """Other limits, for workers that are started from now on."""
         self._stalls.limits = limits
         terms = self._cluster._runtime.terms
-        self._cluster._runtime.terms = msgspec.structs.replace(terms, beat=limits.interval)
+        self._cluster._runtime.terms = msgspec.structs.replace(
+            terms, beat=limits.interval or terms.least_beat
+        )
 
     def ready(self, worker: int) -> None:
         """The worker is given connections from now on."""
@@ -57,8 +62,23 @@ class StallWatch:
 
     def exited(self, worker: int) -> str | None:
         """The worker has ended; returns why, if that was by us."""
+        self._shares.forget(worker)
         seconds = self._ended.pop(worker, None)
         return None if seconds is None else f"stuck for {seconds:.1f} s, aborted"
+
+    def busy(self, worker: int) -> float | None:
+        """The share of the last seconds for which the loop of a worker was busy; None: that is not known."""
+        busy = self._busy(worker)
+        return None if busy is None else self._shares.share(worker, busy, time.monotonic())
+
+    def _busy(self, worker: int) -> float | None:
+        """Seconds so far. A loop that is late for its beat is busy, or blocked."""
+        found = self._workers.get(worker)
+        times = None if found is None else driver_of(found).seat.loop_times
+        if times is None:
+            return None
+        beat = self._cluster._runtime.terms.beat
+        return times.busy + max(time.monotonic() - times.beat - beat, 0.0)
 
     def close(self) -> None:
         """The pool has ended."""
@@ -75,6 +95,9 @@ class StallWatch:
             for number, worker in self._workers.items()
             if worker.is_ready
         }
+        for number in seen:
+            if (busy := self._busy(number)) is not None:
+                self._shares.look(number, busy, time.monotonic())
         try:
             for action in self._stalls.look(seen, self._activity, self._loop.time()):
                 self._perform(action)

@@ -23,11 +23,24 @@ from everycore.core.control import ControlEvent
 from everycore.core.crew import RELOAD_SECONDS
 from everycore.core.history import History
 from everycore.errors import ControlError, ReloadFailed
-from everycore.events import Event, Exited, Forked, Listening, Message, Ready, SetUp, Stalled, WorkerEvent
+from everycore.events import (
+    Event,
+    Exited,
+    Forked,
+    Listening,
+    Message,
+    Ready,
+    Recycled,
+    ReloadEnded,
+    SetUp,
+    Stalled,
+    WorkerEvent,
+)
 from everycore.model import ExitStatus
 from everycore.primary.cluster import Cluster
 from everycore.primary.driver import driver_of
 from everycore.primary.keeper import Keeper
+from everycore.primary.measuring import measure
 from everycore.primary.surveying import survey
 from everycore.system.addresses import as_url
 from everycore.system.resident import stderr_of
@@ -81,6 +94,12 @@ class Steering:
                 self.history.forked(worker.id, self._loop.time())
             case Ready(worker=worker):
                 self.history.ready(worker.id)
+            case Stalled(worker=worker):
+                self.history.stalled(worker.id)
+            case Recycled(worker=worker):
+                self.history.recycled(worker.id)
+            case ReloadEnded(error=error):
+                self.history.reloaded(is_done=error is None)
             case Exited(worker=worker, status=status, voluntary=voluntary):
                 how = str(status)
                 was_ready = self.history.exited(worker.id, worker.slot, how, event.at, voluntary=voluntary)
@@ -109,11 +128,9 @@ class Steering:
             case control.AskHello():
                 return self._name
             case control.AskStatus():
-                age = self._loop.time() - self._begun
-                now = self._loop.time()
-                return survey(
-                    self._name, self._cluster, self._keeper, self.history, self._started_at, age, now
-                )
+                return self._status()
+            case control.AskMetrics():
+                return measure(self._status(), self._cluster, self.history)
             case control.AskEvents(follow=follow):
                 return await self._tell_events(tell, follow=follow)
             case control.OrderReload():
@@ -126,6 +143,11 @@ class Steering:
                 return await self._stop_all()
             case control.AskStacks(worker=number):
                 return await self._stacks(number)
+
+    def _status(self) -> control.ServiceStatus:
+        now = self._loop.time()
+        age = now - self._begun
+        return survey(self._name, self._cluster, self._keeper, self.history, self._started_at, age, now)
 
     async def _tell_events(self, tell: Callable[[ControlEvent], None], *, follow: bool) -> object:
         if not follow:

@@ -55,11 +55,14 @@ def survey(
         reload=None
         if reload is None
         else ReloadStatus(generation=reload.generation, state=reload.state, reason=reload.reason),
-        workers=tuple(_worker(worker, history.age(worker.id, now), total) for worker in kept),
+        workers=tuple(
+            _worker(worker, history.age(worker.id, now), total, keeper._stalls.busy(worker.id))
+            for worker in kept
+        ),
         slots=tuple(_slots(kept, keeper.size, history, snapshot.failed_slots)),
         listeners=tuple(
             ListenerStatus(
-                address=_shown(listener.address),
+                address=shown_address(listener.address),
                 policy=listener.policy,
                 accepted=listener.accepted,
                 queued=listener.queued,
@@ -77,7 +80,7 @@ def _state(
     return "running" if history.was_ready else "starting"
 
 
-def _worker(worker: WorkerSnapshot, age: float, total: int) -> WorkerStatus:
+def _worker(worker: WorkerSnapshot, age: float, total: int, busy: float | None) -> WorkerStatus:
     return WorkerStatus(
         id=worker.id,
         slot=worker.slot,
@@ -90,6 +93,7 @@ def _worker(worker: WorkerSnapshot, age: float, total: int) -> WorkerStatus:
         handed_over=worker.handed_over,
         outstanding=worker.outstanding,
         share=worker.handed_over / total if total else 0.0,
+        busy=busy,
         rss=None if worker.pid is None else resident_bytes(worker.pid),
     )
 
@@ -116,7 +120,7 @@ def _slots(
     return found
 
 
-def _shown(address: Address) -> str:
+def shown_address(address: Address) -> str:
     """As people write it; an abstract name with @."""
     if isinstance(address, tuple | list):
         return as_url(address, "tcp").removeprefix("tcp://")

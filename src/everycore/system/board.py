@@ -17,7 +17,7 @@ import fcntl
 import mmap
 import os
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from everycore.system.descriptors import duplicate
 
@@ -28,6 +28,8 @@ SERVING: Final = 2
 IDLE: Final = 3
 BEAT: Final = 4
 REQUESTS: Final = 5
+BUSY: Final = 6
+LATE: Final = 7
 ROW: Final = 8
 #: Rows: the first one is the primary's, and says how many are in use at most.
 CAPACITY: Final = 1024
@@ -41,6 +43,21 @@ _LONGEST_TURN: Final = 0.002
 _MOST_OPEN: Final = 1 << 24
 _MOST_ACCEPTED: Final = 1 << 62
 _now: Final = time.monotonic
+_MICRO: Final = 1e-6
+#: Of a time that a loop was busy, or late, in microseconds, as far as it is believed: thirty years.
+_MOST_TIME: Final = 10**15
+
+
+class LoopTimes(NamedTuple):
+    """How an event loop fares, in seconds since the worker began.
+
+    busy: for which it was busy. late: by which its beats came late, added up. beat: when the last one came,
+    by time.monotonic().
+    """
+
+    busy: float
+    late: float
+    beat: float
 
 
 class Board:
@@ -110,6 +127,13 @@ class PrimaryBoard(Board):
         """Another number each time that the event loop of `row` has turned lately; 0: nobody counts that."""
         return self._cells[row * ROW + BEAT] if row else 0
 
+    def loop_times(self, row: int) -> LoopTimes | None:
+        """How the event loop of `row` fares; None: nobody counts that."""
+        if not self.beat(row):
+            return None
+        busy, late, beat = (self._read(row, field, _MOST_TIME) * _MICRO for field in (BUSY, LATE, BEAT))
+        return LoopTimes(busy, late, beat)
+
     def requests(self, row: int) -> int:
         """Requests that the application of `row` was given, where somebody counts them."""
         return self._read(row, REQUESTS, _MOST_ACCEPTED)
@@ -132,7 +156,8 @@ class WorkerBoard(Board):
         super().__init__(fd)
         os.close(fd)
         self._at = row * ROW if row else None
-        self._serves = self._open = self._accepted = self._requests = self._beats = 0
+        self._serves = self._open = self._accepted = self._requests = self._beat = 0
+        self._loop_busy = self._loop_late = 0.0
         self._woke = _now()
         #: Seconds that the loop has been busy since the last connection came, and for each on average.
         self._busy = 0.0
@@ -185,8 +210,16 @@ class WorkerBoard(Board):
     def beat(self) -> None:
         """The event loop turns."""
         if self._at is not None:
-            self._beats += 1
-            self._cells[self._at + BEAT] = self._beats
+            self._beat = max(self._beat + 1, int(_now() / _MICRO))
+            self._cells[self._at + BEAT] = self._beat
+
+    def fared(self, busy: float, late: float) -> None:
+        """The event loop was busy for so many seconds more, and so late for this beat."""
+        if self._at is not None:
+            self._loop_busy += busy
+            self._loop_late += late
+            self._cells[self._at + BUSY] = int(self._loop_busy / _MICRO)
+            self._cells[self._at + LATE] = int(self._loop_late / _MICRO)
 
     def end_beats(self) -> None:
         """Nobody counts the turns of the loop from now on."""

@@ -20,6 +20,12 @@ def memory(pid: int, limit: int) -> int | None:
     resident = resident_bytes(pid)
     if resident is None or resident <= limit:
         return resident
+    share = proportional_bytes(pid)
+    return resident if share is None else share
+
+
+def proportional_bytes(pid: int) -> int | None:
+    """The proportional share of a process (PSS); None: it is gone, or that is not told to this user."""
     with (
         contextlib.suppress(OSError, ValueError),
         open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file,
@@ -27,4 +33,4 @@ def memory(pid: int, limit: int) -> int | None:
         for line in file:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
-    return resident
+    return None

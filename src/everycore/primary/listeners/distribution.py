@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from everycore.primary.listeners.subscriber import Subscriber
+from everycore.core.dispatch import Dispatcher
+from everycore.primary.listeners.subscriber import Accepted, Subscriber
 
 #: Messages read from a belt that nobody reads any more: more than it holds, unless somebody goes on writing.
 LAST_WORDS: Final = 4096
@@ -21,6 +22,10 @@ class Distribution(Protocol):
     @property
     def policy(self) -> str:
         """The name of the policy, as a snapshot shows it."""
+
+    @property
+    def dispatcher(self) -> Dispatcher[Accepted] | None:
+        """Who decides what the primary hands over; None: the workers accept by themselves."""
 
     @property
     def accepted(self) -> int:

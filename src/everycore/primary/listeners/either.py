@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from everycore.core.dispatch import Dispatcher
 from everycore.primary.listeners.distributor import Distributor
 from everycore.primary.listeners.shared import SharedDistribution
-from everycore.primary.listeners.subscriber import Subscriber
+from everycore.primary.listeners.subscriber import Accepted, Subscriber
 
 
 class EitherDistribution:
@@ -28,6 +29,11 @@ class EitherDistribution:
         #: The ready workers to which the primary hands over.
         self._handed: set[int] = set()
         self._flows = False
+
+    @property
+    def dispatcher(self) -> Dispatcher[Accepted]:
+        """As `Distribution.dispatcher`: of those that are handed to."""
+        return self._distributor.dispatcher
 
     @property
     def accepted(self) -> int:

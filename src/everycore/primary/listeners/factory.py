@@ -14,6 +14,7 @@ from everycore.core.dispatch import Dispatcher
 from everycore.core.lanes import Lanes
 from everycore.core.listeners import ListenKey, Listing
 from everycore.core.proxies import Proxies
+from everycore.core.waits import WaitHistogram
 from everycore.errors import ConfigurationError
 from everycore.primary.listeners.attendance import NoWorker, NoWorkerBehaviour
 from everycore.primary.listeners.distribution import Distribution
@@ -37,7 +38,7 @@ class DistributionSettings(msgspec.Struct):
 
     recall_after: None: as long as the policy takes for right. trust_proxy_protocol: the proxies that are
     believed, under a policy by which the primary accepts. passed: the sockets that a service manager has
-    passed to this process.
+    passed to this process. waits: what is told how long connections wait for their pick-up; None: nothing is.
 
     `policy` may still change until the first fork. Raises ConfigurationError.
     """
@@ -48,6 +49,7 @@ class DistributionSettings(msgspec.Struct):
     recall_after: float | None = None
     trust_proxy_protocol: Sequence[str] = ()
     passed: PassedSockets = msgspec.field(default_factory=PassedSockets)
+    waits: WaitHistogram | None = None
 
     def __post_init__(self) -> None:
         check_choice("when_no_worker", self.when_no_worker, ("refuse", "hold"))
@@ -111,6 +113,8 @@ class ListenerFactory:
         """The listener `listing`, on `sock`. is_program: for a program that knows nothing of a cluster."""
         no_worker = NoWorkerBehaviour(self._settings.when_no_worker, self._settings.hold_timeout)
         distribution = self._distribution(listing.key, sock, is_program=is_program)
+        if distribution.dispatcher is not None:
+            distribution.dispatcher.lanes.waits = self._settings.waits
         return Listener(self._loop, sock, listing, no_worker, self._on_closed, distribution)
 
     def _distribution(self, key: ListenKey, sock: BoundSocket, *, is_program: bool) -> Distribution:

@@ -36,7 +36,7 @@ class SharedDistribution:
     policy = "shared"
     #: Nothing goes through here; the board has the workers' own counts.
     accepted = queued = 0
-    finishing = None
+    finishing = dispatcher = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop, listener: BoundSocket) -> None:
         self._loop = loop

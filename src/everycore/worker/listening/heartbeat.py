@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,14 @@ class Heartbeat:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_stuck: Callable[[], bool] | None = None
+        #: When the last beat was, by time.monotonic(), and the processor time that this thread had by then.
+        self._beaten = self._had = 0.0
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Beat as long as `loop` turns, in whose thread this is called."""
         if self._interval and self._loop is None:
             self._loop = loop
+            self._beaten, self._had = time.monotonic(), time.thread_time()
             self._beat()
 
     def end(self, loop: object = None) -> None:
@@ -53,9 +57,22 @@ class Heartbeat:
             return
         if is_debugged():
             self._board.end_beats()
-        elif self._is_stuck is None or not self._is_stuck():
-            self._board.beat()
+        else:
+            self._tell_times()
+            if self._is_stuck is None or not self._is_stuck():
+                self._board.beat()
         self._timer = self._loop.call_later(self._interval, self._beat)
+
+    def _tell_times(self) -> None:
+        """How the loop has fared since the last beat. It was busy while it computed, and while it was late.
+
+        One that waits in a call that blocks does not compute, and is late: the longer of both counts.
+        """
+        now, has = time.monotonic(), time.thread_time()
+        passed, computed = now - self._beaten, has - self._had
+        self._beaten, self._had = now, has
+        late = max(passed - self._interval, 0.0)
+        self._board.fared(min(max(computed, late), passed), late)
 
 
 def is_debugged() -> bool:

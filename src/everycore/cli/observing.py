@@ -1,0 +1,107 @@
+"""`--metrics` and `--min-ready`: where the observer listens, and how it is started.
+
+Invariant: what is missing or wrong is said before anything is bound. Nothing is imported that a service
+without an observer has no use for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import everycore.observer
+from everycore.cli.activation import VARIABLES
+from everycore.cli.options import Values
+from everycore.errors import ConfigurationError
+from everycore.ops import interpreter
+from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind, parse_bind
+from everycore.system.plain_files import why_not_written
+
+if TYPE_CHECKING:
+    from everycore.cli.starting import Plan
+    from everycore.primary.observing import ObserverPlan
+
+METRICS: Final = "--metrics"
+_MIN_READY: Final = "--min-ready"
+_FORMS: Final = "HOST:PORT, [V6]:PORT, PORT or unix:PATH"
+#: What the observer imports, and the package that has it.
+_NEEDS: Final = (("prometheus_client", "prometheus-client"), ("uvicorn", "uvicorn"))
+_IN_ARCHIVE: Final = "import runpy; runpy.run_module('everycore.observer', run_name='__main__')"
+
+
+def check_metrics(values: Values, folder: str | None, binds: Sequence[Bind] = ()) -> None:
+    """Raises ConfigurationError where there can be no observer. Paths begin at `folder`.
+
+    binds: where the workers are to listen.
+    """
+    text, least = values.found["metrics"].value, values.found["min_ready"]
+    if text is None:
+        if least.is_explicit:
+            raise ConfigurationError(_MIN_READY, f"needs {METRICS} too, which says where /ready is answered")
+        return
+    for module, package in _NEEDS:
+        if importlib.util.find_spec(module) is None:
+            raise ConfigurationError(METRICS, f"needs {package}: pip install 'everycore[metrics]'")
+    bind = _bind(text)
+    if bind in binds and not (isinstance(bind, TcpBind) and bind.port == 0):
+        raise ConfigurationError(METRICS, f"names {bind}, where the application is to listen")
+    if isinstance(bind, UnixBind):
+        parent = os.path.dirname(os.path.join(folder or "", bind.path)) or "."
+        there_is = os.path.isdir(parent)
+        problem = why_not_written(parent) if there_is else f"there is no folder {parent!r}"
+        if problem is not None:
+            raise ConfigurationError(METRICS, f"cannot listen on {bind}: {problem}")
+    workers = values.found["workers"].value
+    if isinstance(workers, int) and least.value > workers:
+        problem = f"is {least.value}, more than the workers that there will be ({workers})"
+        raise ConfigurationError(_MIN_READY, problem)
+
+
+def _bind(text: str) -> Bind:
+    bind = parse_bind(text, METRICS)
+    if isinstance(bind, FdBind) or (isinstance(bind, TcpBind) and not text.endswith(str(bind.port))):
+        raise ConfigurationError(METRICS, f"must be {_FORMS}, not {text!r}")
+    return bind
+
+
+def observer_plan(plan: Plan) -> ObserverPlan:
+    """How the observer of that service is started. Raises ConfigurationError for a host that there is not."""
+    from everycore.core.measures import ObserverJob  # late, as all that a service without it has no use for
+    from everycore.primary.observing import ObserverAddress, ObserverPlan, observer_addresses
+
+    settings = plan.settings
+    bind = _bind(settings.metrics or "")
+    if isinstance(bind, UnixBind):
+        path = os.path.abspath(os.path.join(plan.folder or "", bind.path))
+        addresses: tuple[Any, ...] = (ObserverAddress(socket.AF_UNIX, path),)
+    else:
+        assert isinstance(bind, TcpBind)
+        try:
+            found = socket.getaddrinfo(bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise ConfigurationError(METRICS, f"cannot listen on {bind}: {why.lower()}") from None
+        addresses = observer_addresses(found)
+    environ = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return ObserverPlan(
+        setting=METRICS,
+        addresses=addresses,
+        command=tuple(interpreter.command(everycore.observer, _IN_ARCHIVE, [], flags=["-P"])),
+        env={**environ, **interpreter.environment()},
+        job=ObserverJob(
+            min_ready=settings.min_ready,
+            log_level=settings.log_level,
+            log_file=plan.log_file,
+            log_format=settings.log_format,
+        ),
+        uid=_number(plan.worker.uid),
+        gid=_number(plan.worker.gid),
+    )
+
+
+def _number(user: int | str | None) -> int | None:
+    """The command line has looked the names up."""
+    return user if isinstance(user, int) else None

@@ -1,0 +1,104 @@
+"""uvicorn as the server of the observer: on sockets that the primary has bound, with bounds on its clients.
+
+Invariant: at most `MOST_CLIENTS` connections are open, and none for longer than `LONGEST` seconds, whatever a
+client does or leaves. The oldest makes room for the newest: a thousand that say nothing keep no probe out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MOST_CLIENTS: Final = 256
+#: Seconds from the first byte that may come to the last that may go.
+LONGEST: Final = 15.0
+#: Bytes of the head of a request.
+_MOST_HEAD: Final = 16 * 1024
+_KEEP_ALIVE: Final = 5
+
+
+class Bounds:
+    """The connections of one server, the oldest first."""
+
+    def __init__(self, most: int = MOST_CLIENTS, longest: float = LONGEST) -> None:
+        self._most = most
+        self._longest = longest
+        self._open: dict[asyncio.Transport, asyncio.TimerHandle] = {}
+
+    def opened(self, transport: asyncio.Transport) -> None:
+        """One more."""
+        while len(self._open) >= self._most:
+            oldest = next(iter(self._open))
+            self.closed(oldest)
+            oldest.abort()
+        timer = asyncio.get_running_loop().call_later(self._longest, transport.abort)
+        self._open[transport] = timer
+
+    def closed(self, transport: asyncio.Transport) -> None:
+        """One less."""
+        timer = self._open.pop(transport, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
+    """HTTP by uvicorn on h11, whose connections are counted and end."""
+
+    class Bounded(H11Protocol):
+        _its: asyncio.Transport
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            self._its = transport
+            bounds.opened(transport)
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            bounds.closed(self._its)
+            super().connection_lost(exc)
+
+    return Bounded
+
+
+class _Quiet(uvicorn.Server):
+    """Without signal handlers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+def server_of(app: Callable[..., Any], bounds: Bounds | None = None) -> uvicorn.Server:
+    """A server of that application; its `serve(sockets)` runs until `should_exit`."""
+    return _Quiet(
+        uvicorn.Config(
+            app,
+            interface="asgi3",
+            http=bounded(bounds or Bounds()),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            workers=1,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            h11_max_incomplete_event_size=_MOST_HEAD,
+        )
+    )
+
+
+def inherited(fds: Sequence[int]) -> list[socket.socket]:
+    """The listeners on those descriptors."""
+    found = []
+    for fd in fds:
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        found.append(sock)
+    return found

@@ -1,0 +1,109 @@
+"""Leaves this worker's own metrics on the tally, once its program imports prometheus-client.
+
+A thread writes them down every second, in whatever the program's loop is stuck; once more at the end. A
+worker that is killed loses what it has counted since. Invariant: a program without prometheus-client pays
+nothing; one with it sees nothing but a thread. A fork of the worker writes nothing: what it counts is its
+own.
+
+Facts: collecting a thousand samples takes some 10 ms, of which the program's threads wait for a part (the
+lock of the interpreter). So the pause grows with the time that it takes, up to `LONGEST`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from types import ModuleType
+from typing import Any, Final
+
+from everycore.core.tallies import OwnFamily, OwnSample, encode
+from everycore.system.tally import WorkerTally
+from everycore.worker.intercept.hooks import after_import
+
+log = logging.getLogger("everycore.worker")
+
+#: Seconds between two writings, at least and at most; and how much longer a pause is than a writing.
+SHORTEST: Final = 1.0
+LONGEST: Final = 4.0
+_PAUSES: Final = 50.0
+
+
+def leave_metrics(fd: int, slot: int) -> None:
+    """Write this worker's metrics down from when its program imports prometheus-client; owns `fd`.
+
+    Raises OSError.
+    """
+    teller = Teller(WorkerTally(fd, slot))
+    after_import("prometheus_client", teller.begin)
+
+
+class Teller:
+    """Writes down what there is."""
+
+    def __init__(self, tally: WorkerTally) -> None:
+        self._tally = tally
+        self._registry: Any = None
+        self._last = b""
+        self._lock = threading.Lock()
+        self._is_ours = True
+        self._is_told = False
+
+    def begin(self, module: ModuleType) -> None:
+        """The program has imported it."""
+        self._registry = module.REGISTRY
+        os.register_at_fork(after_in_child=self._abandon)
+        atexit.register(self.tell)
+        try:
+            threading.Thread(target=self._run, name="everycore-metrics", daemon=True).start()
+        except RuntimeError as error:  # pids.max: they are written once, at the end
+            log.warning("the metrics of this worker are written at its end alone: %s", error)
+
+    def tell(self) -> None:
+        """Write them down, if they are others than the last time."""
+        if not self._is_ours or not self._lock.acquire(timeout=LONGEST):
+            return
+        try:
+            payload = encode(self._families())
+            if payload == self._last:
+                return
+            if len(payload) > self._tally.most:
+                if not self._is_told:
+                    self._is_told = True
+                    log.warning("the metrics of this worker are too many: %d bytes", len(payload))
+                return
+            self._tally.write(payload)
+            self._last = payload
+        except Exception:
+            if not self._is_told:
+                self._is_told = True
+                log.exception("the metrics of this worker cannot be written down")
+        finally:
+            self._lock.release()
+
+    def _families(self) -> list[OwnFamily]:
+        from everycore.foreign.prometheus_internals import collected  # late: it imports prometheus-client
+
+        return [
+            OwnFamily(
+                name=family.name,
+                help=family.documentation,
+                kind=family.type,
+                unit=family.unit,
+                mode=mode,
+                samples=[OwnSample(one.name, one.labels, float(one.value)) for one in family.samples],
+            )
+            for family, mode in collected(self._registry)
+        ]
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while self._is_ours:
+            begun = time.thread_time()
+            self.tell()
+            pause.wait(min(max(SHORTEST, _PAUSES * (time.thread_time() - begun)), LONGEST))
+
+    def _abandon(self) -> None:
+        self._is_ours = False

@@ -1,0 +1,160 @@
+"""`--metrics` and `--min-ready`, as they are typed: a service with its observer, and what is wrong."""
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import sys
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from everycore.cli.main import main
+from tests.kit import descendants, scaled, wait_gone
+
+
+def ask(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=scaled(20))
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def samples(port):
+    status, text = ask(port, "/metrics")
+    assert status == 200
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def metrics_port(program):
+    return int(re.findall(r"metrics and health on http://127\.0\.0\.1:(\d+)", program.stderr)[0])
+
+
+def observer_of(program):
+    return next(pid for pid in descendants(program.pid) if "everycore/observer/" in _words(pid))
+
+
+def _words(pid):
+    with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+@pytest.mark.slow
+@pytest.mark.limit(90)
+def test_a_service_and_its_observer(serve):
+    served = serve("--metrics", "127.0.0.1:0", "--min-ready", "2", "--stop-delay", "0.5", "--control", "off")
+    program = served.program
+    port = metrics_port(program)
+    assert ask(port, "/ready") == (200, "ready: 2 of 2 workers are ready\n")
+    assert ask(port, "/live") == (200, f"live: main:app (pid {program.pid})\n")
+    for _ in range(4):
+        served.get()
+    found = samples(port)
+    assert found["everycore_workers", ("state", "ready")] == 2
+    listener = ("listener", f"127.0.0.1:{served.port}")
+    assert found["everycore_listener_connections_total", listener, ("outcome", "accepted")] == 4
+    assert found["everycore_hand_over_wait_seconds_count",] == 4
+    # Under its feet: who connects meanwhile is answered by the next one.
+    first = observer_of(program)
+    os.kill(first, signal.SIGTERM)  # it ends with the service alone
+    os.kill(first, signal.SIGKILL)
+    assert not wait_gone([first])
+    assert ask(port, "/ready")[0] == 200
+    assert observer_of(program) != first
+    program.signal(signal.SIGTERM)
+    program.expect("stopping in 0.5 s", stream="stderr")
+    assert ask(port, "/ready") == (503, "not ready: the service is being stopped\n")
+    served.get()  # still served
+    last = observer_of(program)
+    assert program.wait() == 0
+    assert not wait_gone([last])
+    assert "the observer ended: killed by SIGKILL; it is started again in 0.1 s" in program.stderr
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.slow
+def test_a_program_has_one_too_on_a_unix_socket(start_command, tmp_path):
+    (tmp_path / "server.py").write_text(PROGRAM)
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "everycore",
+        "run",
+        "-w",
+        "1",
+        "--metrics",
+        f"unix:{tmp_path}/m.sock",
+    ]
+    program = start_command([*words, str(tmp_path / "server.py")])
+    program.expect("listens on", stream="stderr")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(scaled(20))
+        client.connect(f"{tmp_path}/m.sock")
+        client.sendall(b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.endswith(f"live: {tmp_path}/server.py (pid {program.pid})\n".encode())
+    assert program.finish() == 0
+    assert not (tmp_path / "m.sock").exists()
+
+
+PROGRAM = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    while True:
+        server.accept()[0].close()
+"""
+
+pure = pytest.mark.usefixtures("no_foreign_settings")
+
+
+@pure
+@pytest.mark.parametrize("module", ["prometheus_client", "uvicorn"])
+def test_what_is_missing_is_said_before_anything_is_bound(module, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "x.py").write_text("")
+    assert main(["run", "--metrics", "9100", "x.py"]) == 2
+    name = module.replace("_", "-")
+    assert (
+        f"everycore: --metrics: needs {name}: pip install 'everycore[metrics]'\n" in capsys.readouterr().err
+    )
+
+
+@pure
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--min-ready", "2"], "--min-ready: needs --metrics too, which says where /ready is answered"),
+        (["--metrics", "9100", "--min-ready", "3", "-w", "2"], "--min-ready: is 3, more than the workers"),
+        (["--metrics", "localhost"], "--metrics: must be HOST:PORT, [V6]:PORT, PORT or unix:PATH, not"),
+        (["--metrics", "fd://3"], "--metrics: must be HOST:PORT, [V6]:PORT, PORT or unix:PATH, not"),
+        (["--metrics", "127.0.0.1:99999"], "--metrics: the port must be between 0 and 65535"),
+        (["--metrics", "unix:/no/such/m"], "--metrics: cannot listen on unix:/no/such/m: there is no folder"),
+        (["--metrics", "192.0.2.1:1"], "--metrics: cannot listen on "),
+        (["--bind", ":80", "--metrics", ":80"], "--metrics: names 0.0.0.0:80, where the application is"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(words, says, capsys, tmp_path):
+    assert main(["serve", *words, "main:app"]) == 2
+    said = re.sub(r"^\d.*\n", "", capsys.readouterr().err, flags=re.MULTILINE)
+    assert said.startswith(f"everycore: {says}")
+
+
+@pure
+def test_a_host_that_there_is_not(monkeypatch, capsys, tmp_path):
+    def getaddrinfo(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    (tmp_path / "x.py").write_text("")
+    assert main(["run", "--metrics", "no.such.host:1", "x.py"]) == 2
+    problem = "cannot listen on no.such.host:1: name or service not known"
+    assert f"everycore: --metrics: {problem}\n" in capsys.readouterr().err
