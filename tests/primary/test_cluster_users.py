@@ -15,7 +15,7 @@ import pytest
 from everycore import Cluster, ExitStatus, Settings
 from everycore.core import wire
 from everycore.core.permits import INHERITED
-from everycore.primary.listeners.switchboard import MOST_KEPT
+from everycore.primary.listeners.leftovers import MOST_KEPT
 from everycore.system.descriptors import close_all, socket_file
 from everycore.testing import settle
 from tests.kit import open_fds

@@ -287,10 +287,14 @@ class Failure(_Wire):
 
 
 class Took(_Wire):
-    """`count` of your notes and requests, `size` bytes of bodies, were taken: send as much more."""
+    """`count` of your notes and requests, `size` bytes of bodies, were taken: send as much more.
+
+    So were `handles` descriptors, of these or of some whose turn as a message is still to come.
+    """
 
     count: int
     size: int
+    handles: int = 0
 
 
 class Report(_Wire):

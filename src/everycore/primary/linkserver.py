@@ -28,9 +28,10 @@ from everycore.primary.other_user import as_listen, permitted
 from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
 from everycore.system import packets
-from everycore.system.descriptors import close_all, close_now, close_strange, duplicate
+from everycore.system.descriptors import close_all, close_now, duplicate
 from everycore.system.given import copy_options
 from everycore.system.sockets import off_the_wire
+from everycore.system.strange import close_emptied, close_strange
 
 log = logging.getLogger("everycore.primary")
 
@@ -40,6 +41,8 @@ _BUDGET: Final = 16
 UNTOLD: Final = 1.0
 #: Requests of one worker that are answered later. It has one on its way for a thread that has not given up.
 _MOST_POSTPONED: Final = 64
+#: What is told of the requests of one worker: so many different sentences.
+_MOST_TOLD: Final = 16
 #: The largest socket option that travels, in bytes.
 _LARGEST_OPTION: Final = 1024
 #: What a request can be refused for: the kernel says no, or it holds what no C function takes, such as a
@@ -94,8 +97,8 @@ class LinkServer:
         self._permits = permits
         #: Requests that are answered later.
         self._postponed = 0
-        #: Why its program may not listen was told.
-        self._has_told = False
+        #: What was told of it: each once, however often it asks.
+        self._told: set[str] = set()
         #: The worker's channel or process has ended: what is still said here are last words.
         self._is_ending = False
         #: The number of the last request that was granted, and the listener.
@@ -123,7 +126,7 @@ class LinkServer:
         """Hear no more."""
         if self._link is not None:
             self._loop.remove_reader(self._link)
-            self._link.close()
+            close_emptied(self._link)
             self._link = None
 
     def abandon(self) -> None:
@@ -155,6 +158,8 @@ class LinkServer:
         request = None
         try:
             request = wire.decode_link_request(body)
+            if fds and not isinstance(request, wire.Bind):
+                raise ProtocolError(f"{type(request).__name__} came with {len(fds)} descriptors")
             if self._is_ending and not isinstance(request, (wire.Leave, wire.Report)):
                 return True
             if isinstance(request, wire.GiveUp):
@@ -209,7 +214,7 @@ class LinkServer:
             return False
         except OSError as exc:
             if exc.errno not in ENDS:  # one that has ended needs none
-                log.warning("worker %d: no reply on its link: %s", self._client.id, exc)
+                self._tell_once(f"no reply on its link: {exc.strerror}")
         finally:
             close_all(out)
         return True
@@ -298,17 +303,18 @@ class LinkServer:
         try:
             listen = permitted(as_listen(request, given), permits)
         except OSError as exc:
-            self._tell_refused(exc)
+            self._tell_once(str(exc.strerror))  # the program gets a bare errno, as from bind(2)
             raise
         grant = self._switchboard.listen(self._client, listen, makes_ready=False, is_program=True)
         copy_options(given, self._switchboard.listener_of(self._client.id, grant.message.listener), INHERITED)
         return grant
 
-    def _tell_refused(self, error: OSError) -> None:
-        """The program gets a bare errno, as from bind(2)."""
-        if not self._has_told:
-            self._has_told = True
-            log.warning("worker %d: %s", self._client.id, error.strerror)
+    def _tell_once(self, what: str) -> None:
+        if what not in self._told and len(self._told) <= _MOST_TOLD:
+            self._told.add(what)
+            if len(self._told) > _MOST_TOLD:
+                what = f"more than {_MOST_TOLD} of its requests were refused; no more of them are told"
+            log.warning("worker %d: %s", self._client.id, what)
 
     def _option(self, request: wire.SetOption | wire.GetOption) -> Any:
         """Set or read an option of a listener that the worker holds. Raises OSError."""
