@@ -30,7 +30,7 @@ OVERHEAD: Final = 16 * 1024
 
 _READ_SIZE: Final = 64 * 1024
 _READS_A_TURN: Final = 16  # at most 1 MiB, then others run
-_FRAMES_A_TURN: Final = 512  # nor another chunk after so many: each of them is work
+FRAMES_A_TURN: Final = 512  # nor another chunk after so many: each of them is work
 # Plain ints: an IntFlag takes longer for `&` than recvmsg for a byte.
 _RECV_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _CTRUNC: Final = int(socket.MSG_CTRUNC)
@@ -157,7 +157,7 @@ class Channel:
         try:
             self._delivered = 0
             for _ in range(_READS_A_TURN):
-                if not self._read_once() or not self._has_reader or self._delivered >= _FRAMES_A_TURN:
+                if not self._read_once() or not self._has_reader or self._delivered >= FRAMES_A_TURN:
                     return
         finally:
             outbox.end_reading()

@@ -32,7 +32,7 @@ log = logging.getLogger("everycore.primary")
 #: Requests to listen of one worker that wait for their answers, and how many of them are answered before the
 #: loop turns: each costs a look at all the listeners that the worker holds.
 MOST_ASKED: Final = 256
-_ANSWERS_A_TURN: Final = 8
+ANSWERS_A_TURN: Final = 8
 #: What a descriptor has no place with.
 _WITHOUT_DESCRIPTORS: Final = (wire.Joined, wire.Attached, wire.Drained, wire.CanHandOn, wire.Listen)
 
@@ -160,7 +160,7 @@ class Ipc:
         if not self._is_answering:
             self._answer_some(1)
 
-    def _answer_some(self, most: int = _ANSWERS_A_TURN) -> None:
+    def _answer_some(self, most: int = ANSWERS_A_TURN) -> None:
         self._is_answering = bool(self._asked)
         if self._is_answering:
             self._loop.call_soon(self._answer_some)
