@@ -1,8 +1,10 @@
-"""Coverage-guided fuzzing of what reads a worker's bytes (atheris, libFuzzer).
+"""Coverage-guided fuzzing of what reads others' bytes (atheris, libFuzzer).
 
-python tools/fuzz.py decoders                 # every decoder, and the cutting of a stream into frames
+python tools/fuzz.py decoders                 # every decoder, and the cutting of streams
 python tools/fuzz.py histories                # the primary's drivers, with a worker that lies at every step
-python tools/fuzz.py decoders -runs=1000000   # what begins with a dash is libFuzzer's
+python tools/fuzz.py mailboxes                # one end of a channel, with a peer that sends anything
+python tools/fuzz.py decoders --only=frames   # one decoder alone
+python tools/fuzz.py decoders -runs=1000000   # what begins with one dash is libFuzzer's
 python tools/fuzz.py decoders --replay        # what was kept alone, once; needs no atheris
 
 What is found is kept in tools/fuzz-corpus/, and an input that fails is printed and kept where it is run. It
@@ -13,6 +15,7 @@ import contextlib
 import functools
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +31,15 @@ else:
     instrumented = functools.partial(atheris.instrument_imports, include=["everycore"])
 
 with instrumented():
-    from everycore.core import frames, values, wire
-    from everycore.errors import ProtocolError
-
-DECODERS = (
-    wire.decode_to_primary,
-    wire.decode_to_worker,
-    wire.decode_link_request,
-    wire.decode_link_reply,
-    wire.decode_handover,
-    wire.decode_upstream,
-)
+    from everycore.config.layers import File, resolve, unknown_keys, unknown_variables
+    from everycore.config.setting import PREFIX, fields_of
+    from everycore.config.tree import RunSettings, ServeSettings
+    from everycore.core import control, frames, permits, proxies, request_ids, values, wire
+    from everycore.errors import ConfigurationError, ControlError, ProtocolError
+    from everycore.ops.settings_file import parsed
+    from everycore.primary.other_user import permitted
+    from everycore.servers.binds import parse_binds
+    from everycore.system import board, notify, sightings
 
 
 class Choices:
@@ -74,21 +75,24 @@ class Choices:
         return self._take(self.number(0, 40))
 
 
-def decoders(data: bytes) -> None:
-    """Whatever the bytes are, there is one kind of error, and each descriptor has one owner."""
-    which, body = (data[0] if data else 0), data[1:]
-    if which % 8 < len(DECODERS):
+# --- decoders: each takes bytes, and whatever these are, there is one kind of error -------------------------
+
+
+def _of_wire(decode: Callable[[bytes], Any]) -> Callable[[bytes], None]:
+    def target(data: bytes) -> None:
         with contextlib.suppress(ProtocolError):
-            DECODERS[which % 8](body)
-    elif which % 8 == len(DECODERS):
-        with contextlib.suppress(values.DecodeError):
-            values.decode(body)
-    else:
-        _cut(body)
+            decode(data)
+
+    return target
 
 
-def _cut(data: bytes) -> None:
-    """The frames of a stream, in chunks as they come, with made-up descriptors."""
+def _values(data: bytes) -> None:
+    with contextlib.suppress(values.DecodeError):
+        values.decode(data)
+
+
+def _frames(data: bytes) -> None:
+    """The frames of a stream, in chunks as they come, with made-up descriptors: each has one owner."""
     choices = Choices(data)
     decoder = frames.FrameDecoder(1 << 12)
     given: list[int] = []
@@ -106,18 +110,191 @@ def _cut(data: bytes) -> None:
     assert sorted(owned) == given, (owned, given)
 
 
+def _proxy(data: bytes) -> None:
+    """A header is the same, however much has come behind it; and it is none before it is whole."""
+    try:
+        header = proxies.read_header(data)
+    except ValueError:
+        return
+    if header is None:
+        assert len(data) < proxies.MOST_HEADER
+        return
+    assert header.size <= min(len(data), proxies.MOST_HEADER)
+    assert proxies.read_header(data[: header.size]) == header
+    assert proxies.read_header(data[: header.size - 1]) is None
+    if header.peer is not None:
+        wire.check_peer(header.peer)
+
+
+def _requests(data: bytes) -> None:
+    """What a client of the control socket sends, in chunks."""
+    lines = control.LineBuffer()
+    with contextlib.suppress(ControlError):
+        for start in range(0, len(data), 7):
+            lines.feed(data[start : start + 7])
+            while (line := lines.line()) is not None:
+                request = control.read_request(line)
+                assert control.read_request(control.request_line(request)) == request
+                if isinstance(request, control.OrderScale):
+                    control.size_after(request, 2)
+
+
+def _answers(data: bytes) -> None:
+    try:
+        control.read_answer(data)
+    except ControlError as error:
+        control.refusal_line(error)
+
+
+def _sockets(data: bytes) -> None:
+    """The kernel's table of unix sockets, whose names anybody may choose."""
+    for inode, name in sightings.listeners_in(data.decode("utf-8", "surrogateescape").splitlines(True)):
+        assert isinstance(inode, int)
+        assert name
+
+
+def _board(data: bytes) -> None:
+    """Readers clamp, whatever workers have written all over it."""
+    _BOARD._cells[: 8 * board.ROW] = memoryview(data.ljust(_BOARD_BYTES, data[-1:] or b"\0"))[
+        :_BOARD_BYTES
+    ].cast("q")
+    for row in range(8):
+        assert 0 <= _BOARD.open(row) <= 1 << 24
+        assert 0 <= _BOARD.accepted(row) <= 1 << 62
+        assert 0 <= _BOARD.requests(row) <= 1 << 62
+        _BOARD.beat(row)
+    if data[-1:] != b"x":  # mostly as many rows as there are
+        _BOARD._cells[0] %= 9
+    reader = board.WorkerBoard.__new__(board.WorkerBoard)
+    reader._cells, reader._at, reader._open = _BOARD._cells, board.ROW, 5
+    reader.somebody_is_free()
+    reader.should_yield(1.0)
+
+
+_BOARD_BYTES = 8 * board.ROW * 8
+_BOARD = board.PrimaryBoard()
+_PERMITS = {permits.permit_of(address): address for address in (("127.0.0.1", 81), "/run/x.sock", b"\0x")}
+_NAMED = list(_PERMITS.values())
+
+
+def _permits(data: bytes) -> None:
+    """Whatever a worker of another user asks for, what is bound is one of the settings' own addresses."""
+    choices = Choices(data)
+    listen = msgspec_listen(choices)
+    with contextlib.suppress(OSError, ProtocolError, ValueError):
+        found = permitted(listen, {permit: named for permit, named in _PERMITS.items() if permit is not None})
+        assert any(
+            found.address == (list(named) if isinstance(named, tuple) else named) for named in _NAMED
+        ), found
+    permits.may_set(choices.number(0, 300), choices.number(0, 300))
+
+
+def msgspec_listen(choices: Choices) -> wire.Listen:
+    address = choices.value()
+    if choices.number(0, 1):
+        address = (["127.0.0.1", 81], "/run/x.sock", b"\0x", ["::ffff:127.0.0.1", 81])[choices.number(0, 3)]
+    try:
+        return wire.Listen(
+            address=address,
+            family=choices.number(0, 20),
+            kind=choices.number(0, 5),
+            backlog=choices.number(0, 9),
+        )
+    except ValueError:
+        return wire.Listen(address=None, fd=choices.number(-2, 300), family=2, kind=1, backlog=0)
+
+
+_FIELDS = {"serve": tuple(fields_of(ServeSettings)), "run": tuple(fields_of(RunSettings))}
+
+
+def _files(data: bytes) -> None:
+    """A settings file."""
+    with contextlib.suppress(ConfigurationError):
+        file = File("everycore.toml", parsed(data, "everycore.toml", "argument"))
+        unknown_keys(file, _FIELDS)
+        for command, fields in _FIELDS.items():
+            resolve(fields, {}, {}, file, command)
+
+
+def _variables(data: bytes) -> None:
+    """The environment: ours, and the service manager's."""
+    choices = Choices(data)
+    fields = _FIELDS["serve"]
+    environ = {}
+    for _ in range(3):
+        name = (fields[choices.number(0, len(fields) - 1)].variable, PREFIX + "X", "PORT")[
+            choices.number(0, 2)
+        ]
+        environ[name] = choices.data().decode("utf-8", "surrogateescape").replace("\0", "")
+    if choices.number(0, 255) == 0:  # the search for names that are near is slow
+        unknown_variables(environ, fields)
+    with contextlib.suppress(ConfigurationError):
+        found = resolve(fields, {}, environ, None, "serve")
+        parse_binds(found["bind"].value)
+    text = choices.data().decode("utf-8", "surrogateescape").replace("\0", "")
+    asking = notify.notifier({notify.SOCKET: "@everycore-fuzz", notify.WATCHDOG: text}, 1)
+    if asking is not None:
+        asking.tell(f"STATUS={text}")
+        asking.close()
+
+
+def _request_ids(data: bytes) -> None:
+    found = request_ids.accepted([(request_ids.HEADER, data)])
+    assert found is None or (found.isprintable() and 0 < len(found) <= request_ids.MOST_LETTERS)
+
+
+#: In this order: the first byte of what was kept says which.
+DECODERS: dict[str, Callable[[bytes], None]] = {
+    "to-primary": _of_wire(wire.decode_to_primary),
+    "to-worker": _of_wire(wire.decode_to_worker),
+    "link-request": _of_wire(wire.decode_link_request),
+    "link-reply": _of_wire(wire.decode_link_reply),
+    "handover": _of_wire(wire.decode_handover),
+    "upstream": _of_wire(wire.decode_upstream),
+    "values": _values,
+    "frames": _frames,
+    "proxy": _proxy,
+    "requests": _requests,
+    "answers": _answers,
+    "sockets": _sockets,
+    "board": _board,
+    "permits": _permits,
+    "files": _files,
+    "variables": _variables,
+    "request-ids": _request_ids,
+}
+_ORDER = tuple(DECODERS.values())
+
+
+def decoders(data: bytes) -> None:
+    """The one that the first byte chooses."""
+    _ORDER[(data[0] if data else 0) % len(_ORDER)](data[1:])
+
+
+# --- drivers ------------------------------------------------------------------------------------------------
+
+
 def histories(data: bytes) -> None:
     """See `tests.kit.liars`."""
     from everycore import testing
     from tests.kit.liars import history
 
     choices = Choices(data)
-    policy = ("round_robin", "shared")[choices.number(0, 1)]
+    policy = ("round_robin", "shared", "sticky")[choices.number(0, 2)]
     lies, dies_alone = choices.number(1, 20), bool(choices.number(0, 1))
     testing.run(history(choices, policy, lies, dies_alone=dies_alone))
 
 
-TARGETS = {"decoders": decoders, "histories": histories}
+def mailboxes(data: bytes) -> None:
+    """See `tests.kit.strange_peers`."""
+    from everycore import testing
+    from tests.kit.strange_peers import conversation
+
+    choices = Choices(data)
+    testing.run(conversation(choices, choices.number(1, 30)))
+
+
+TARGETS = {"decoders": decoders, "histories": histories, "mailboxes": mailboxes}
 
 
 def replay(name: str) -> int:
@@ -128,20 +305,29 @@ def replay(name: str) -> int:
     return len(kept)
 
 
+def _only(name: str) -> Callable[[bytes], None]:
+    decode = DECODERS[name]
+    return lambda data: decode(data[1:])
+
+
 def main() -> int:
-    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
-        sys.stderr.write(__doc__ or "")
+    options = [option for option in sys.argv[2:] if option.startswith("--")]
+    only = next((option.partition("=")[2] for option in options if option.startswith("--only=")), None)
+    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS or only not in (None, *DECODERS):
+        sys.stderr.write(f"{__doc__}\nDecoders: {', '.join(DECODERS)}.\n")
         return 2
     name = sys.argv[1]
     logging.disable()  # what a liar is told is of no interest
-    if "--replay" in sys.argv:
+    if "--replay" in options:
         print(f"{replay(name)} inputs of {name}")
         return 0
-    if name == "histories":
+    if name != "decoders":
         with instrumented():
             import everycore.primary.driver  # noqa: F401
     (CORPUS / name).mkdir(parents=True, exist_ok=True)
-    atheris.Setup([sys.argv[0], str(CORPUS / name), *sys.argv[2:]], TARGETS[name])
+    rest = [option for option in sys.argv[2:] if option not in options]
+    target = TARGETS[name] if only is None else _only(only)
+    atheris.Setup([sys.argv[0], str(CORPUS / name), *rest], target)
     atheris.Fuzz()
     return 0
 

@@ -1,10 +1,13 @@
 """A peer that breaks the protocol of a channel: what was good is heard, and no descriptor is left."""
 
+import contextlib
 import errno
+import itertools
 import os
 import random
 import socket
 import struct
+import threading
 from typing import Any, cast
 
 import msgspec
@@ -15,7 +18,7 @@ from everycore.core import wire
 from everycore.core.frames import NOTE, WIRE, encode_frame
 from everycore.errors import ProtocolError
 from everycore.system.descriptors import close_all
-from tests.kit import open_fds, turn
+from tests.kit import open_fds, turn, wait_readable
 from tests.kit.channel_pairs import MAX_MESSAGE, Pair, Raw, note, send_with, until
 
 MALFORMED = {
@@ -91,6 +94,49 @@ async def test_a_half_received_message_with_a_descriptor_leaks_nothing():
         peer.close()
         await until(lambda: primary.losses)
     assert open_fds() == before
+
+
+async def test_others_have_their_turn_between_frames():
+    """Of many chunks, each full of small ones."""
+    async with Raw() as (primary, peer):
+        peer.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                peer.send(note() * 1000)
+        await turn(1)
+        heard = [len(primary.heard)]
+        while len(primary.heard) > heard[-1] or len(heard) < 3:
+            heard.append(len(primary.heard))
+            await turn(1)
+        a_chunk = (1 << 16) // len(note()) + 1
+        assert max(after - before for before, after in itertools.pairwise(heard)) <= 2 * a_chunk
+        assert heard[-1] > 2 * a_chunk
+
+
+@pytest.mark.limit(20)
+async def test_a_grandchild_that_goes_on_writing_keeps_nobody_from_the_end():
+    """It has the worker's end, and writes faster than anybody reads."""
+    async with Raw() as (primary, peer):
+        frames = note() * 1000
+        is_over = threading.Event()
+
+        def flood():
+            peer.setblocking(True)
+            with contextlib.suppress(OSError):
+                while not is_over.is_set():
+                    peer.sendall(frames)
+
+        writer = threading.Thread(target=flood)
+        primary.channel.pause_reading()
+        writer.start()
+        try:
+            wait_readable(primary.sock.fileno(), 5)
+            primary.channel.read_to_end()
+            assert len(primary.losses) == 1
+        finally:
+            is_over.set()
+            peer.shutdown(socket.SHUT_RDWR)
+            writer.join()
 
 
 async def test_descriptors_lost_for_want_of_numbers_are_reported():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everycore.core.window import WINDOW, WINDOW_BYTES, Incoming, Outgoing
+from everycore.core.window import WINDOW, WINDOW_BYTES, WINDOW_HANDLES, Incoming, Outgoing, Report
 from everycore.errors import ProtocolError
 
 
@@ -13,7 +13,7 @@ def test_an_honest_pair_goes_on_for_ever(data):
     sender, receiver = Outgoing(), Incoming()
     sizes = data.draw(st.sampled_from([(0, 10), (0, WINDOW_BYTES // 3), (WINDOW_BYTES, 4 * WINDOW_BYTES)]))
     queue: list[int] = []
-    reports: list[tuple[int, int]] = []
+    reports: list[Report] = []
     for _ in range(data.draw(st.integers(1, 20))):
         for _ in range(data.draw(st.integers(0, 2 * WINDOW))):
             size = data.draw(st.integers(*sizes)) if len(queue) < 20 else sizes[0]
@@ -60,9 +60,9 @@ def test_a_quarter_is_reported_at_once():
     for _ in range(WINDOW):
         receiver.arrived(1)
     reports = [receiver.taken(1) for _ in range(WINDOW)]
-    assert [report for report in reports if report] == [(WINDOW // 4, WINDOW // 4)] * 4
+    assert [report for report in reports if report] == [(WINDOW // 4, WINDOW // 4, 0)] * 4
     receiver.arrived(WINDOW_BYTES)
-    assert receiver.taken(WINDOW_BYTES) == (1, WINDOW_BYTES)
+    assert receiver.taken(WINDOW_BYTES) == (1, WINDOW_BYTES, 0)
 
 
 @given(st.lists(st.one_of(st.integers(0, 9), st.integers(0, WINDOW_BYTES)), max_size=3 * WINDOW))
@@ -87,5 +87,30 @@ def test_a_report_of_more_than_was_sent_is_a_violation(report):
     sender = Outgoing()
     sender.try_send(10)
     sender.try_send(10)
+    with pytest.raises(ProtocolError, match="were taken"):
+        sender.took(*report)
+
+
+def test_the_descriptors_are_bounded_and_counted_by_themselves():
+    """A request's is taken as its handler begins; the request counts until it is answered."""
+    sender, receiver = Outgoing(), Incoming()
+    for _ in range(WINDOW_HANDLES):
+        assert sender.try_send(1, 1)
+        receiver.arrived(1, 1)
+    assert not sender.try_send(1, 1)
+    assert sender.try_send(1)
+    reports = [receiver.handle_taken() for _ in range(WINDOW_HANDLES // 4)]
+    assert [report for report in reports if report] == [(0, 0, WINDOW_HANDLES // 4)]
+    sender.took(0, 0, WINDOW_HANDLES // 4)
+    assert sender.try_send(1, WINDOW_HANDLES // 4)
+    receiver.arrived(1, WINDOW_HANDLES // 4)
+    with pytest.raises(ProtocolError, match="64 descriptors"):
+        receiver.arrived(1, 1)
+
+
+@pytest.mark.parametrize("report", [(0, 0, 2), (1, 1, -1), (0, 0, 0)])
+def test_a_report_of_descriptors_that_were_not_sent_is_a_violation(report):
+    sender = Outgoing()
+    sender.try_send(10, 1)
     with pytest.raises(ProtocolError, match="were taken"):
         sender.took(*report)

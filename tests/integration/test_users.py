@@ -61,6 +61,9 @@ async def app(scope, receive, send):
 """
 
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may read every process")
+
+
 @pytest.fixture
 def place():
     with folder_for_others() as folder:
@@ -103,6 +106,29 @@ def test_what_a_worker_is_and_what_it_is_left_with(serve):
     assert shown["env"]["SECRET"] == "of the service"
     assert (shown["env"]["USER"], shown["env"]["LOGNAME"]) == ("nobody", "nobody")
     assert shown["env"]["HOME"] != os.environ.get("HOME")
+    program.finish()
+
+
+@needs_root
+def test_one_of_the_same_user_may_do_anything_and_the_primary_runs_nothing_of_it(start_command, tmp_path):
+    """What no program can change. The application is imported by the worker alone."""
+    (tmp_path / "main.py").write_text(f"{APP}\nopen('imports', 'a').write(f'{{os.getpid()}} ')\n")
+    serve = [
+        sys.executable,
+        "-m",
+        "everycore",
+        "serve",
+        "--workers",
+        "1",
+        "--port",
+        "0",
+        "--chdir",
+        str(tmp_path),
+    ]
+    program = start_command([*serve, "main:app"])
+    shown = json.loads(wait_serving(program).get())
+    assert (shown["memory"], shown["kill"], shown["take"]) == (0, 0, 0)
+    assert str(program.pid) not in (tmp_path / "imports").read_text().split()
     program.finish()
 
 

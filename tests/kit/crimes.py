@@ -64,6 +64,12 @@ CRIMES = {
     "one with an order": "send(frame('Attached', fds=1), pipes(1))",
     "in the middle of a frame": "data = note('x' * 100); send(data[:50]); send(data[50:], pipes(1))",
     "more taken than sent": "send(frame('Took', 5, 5))",
+    "second Joined, with one": "send(frame('Joined', os.getpid(), fds=1), pipes(1))",
+    "listeners without end at once": "send(frame('Listen', 1, ['127.0.0.1', 0], 2, 1, None, 9) * 1000)",
+    "one with a request that needs none": (
+        f"send({LINK_NUMBER.pack(1)!r} + body('Settle'), pipes(1), sock=raw_link)"
+    ),
+    "more descriptors than the window": "[send(note('x', fds=1), pipes(1)) for _ in range(65)]",
     "an answer to no request": "send(frame('Answer', 77, b''))",
     "more than the window": "send(note('x') * 1026)",
     "garbage on the link": "send(b'garbage', sock=raw_link)",

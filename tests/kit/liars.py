@@ -19,7 +19,7 @@ import msgspec
 from everycore import Cluster, ExitStatus, Settings
 from everycore.core import wire
 from everycore.core.frames import NOTE, encode_frame
-from everycore.system import board, packets, seam
+from everycore.system import board, seam, strange
 from everycore.system.descriptors import close_all, is_socket
 from everycore.testing import FakeWorker, settle
 from everycore.testing.processes import FakeProcess, FakeSystem
@@ -136,7 +136,7 @@ class Court:
         if sock is None:
             return
         data, ancillary, _, _ = sock.recvmsg(65536, socket.CMSG_SPACE(64 * 4), socket.MSG_DONTWAIT)
-        fds = packets.descriptors_in(ancillary)
+        fds = strange.descriptors_in(ancillary)
         granted = [fd for fd in fds if _is_belt(fd)]
         if len(granted) >= 2 and b"Granted" in data:
             self._drop_belt()

@@ -2,6 +2,7 @@
 
 import os
 import select
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -62,8 +63,17 @@ def descendants(pid: int, *, zombies: bool = False) -> list[int]:
     return found
 
 
+def until_closers_end() -> None:
+    """Wait for the threads of `everycore.system.strange`, which close what may take a while."""
+    for thread in threading.enumerate():
+        if thread.name == "everycore-close":
+            thread.join(scaled(10))
+
+
 def open_fds(pid: int | None = None) -> dict[int, str]:
     """Descriptor number -> what it is ("socket:[1234]", "/dev/null", ...) of a process, default this one."""
+    if pid is None:
+        until_closers_end()
     folder = f"/proc/{pid or 'self'}/fd"
     found: dict[int, str] = {}
     for entry in os.listdir(folder):

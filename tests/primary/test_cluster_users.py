@@ -12,10 +12,10 @@ import struct
 
 import pytest
 
-from everycore import Cluster, ExitStatus, Settings
+from everycore import Cluster, ConfigurationError, ExitStatus, Message, Settings
 from everycore.core import wire
 from everycore.core.permits import INHERITED
-from everycore.primary.listeners.switchboard import MOST_KEPT
+from everycore.primary.listeners.leftovers import MOST_KEPT
 from everycore.system.descriptors import close_all, socket_file
 from everycore.testing import settle
 from tests.kit import open_fds
@@ -213,6 +213,30 @@ async def test_each_user_has_a_board():
         own, other = boards[0], boards[1]
         assert boards == [own, other, own, other, boards[4]]
         assert len({own, other, boards[4]}) == 3
+
+
+async def test_it_may_send_messages_and_no_pickles():
+    async with place() as it:
+        worker = await it.join([])
+        heard: list[object] = []
+        it.cluster.workers[max(it.cluster.workers)].on(Message, lambda message: heard.append(message.message))
+        worker.say_note({"a": 1})
+        await settle()
+        assert heard == [{"a": 1}]
+        it.cluster.setup_primary(serialization="pickle")
+        with pytest.raises(ConfigurationError, match="pickle executes code"):
+            it.cluster.fork()
+
+
+async def test_a_refusal_is_told_once_for_each_address(caplog):
+    async with place() as it:
+        worker = await it.join([])
+        for port in (81, 82, 81, 82):
+            fd = socket.socket().detach()
+            answer = await it.ask(worker, wire.Bind(["127.0.0.1", port]), [fd])
+            assert answer.errno == errno.EACCES
+    told = [record.getMessage() for record in caplog.records if "--permit" in record.getMessage()]
+    assert [":81" in line for line in told] == [True, False]
 
 
 async def test_a_dual_stack_socket_takes_no_port_that_is_not_named():

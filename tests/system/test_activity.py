@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from everycore.system import activity as activity_module
 from everycore.system.activity import activity
 
 
@@ -27,6 +29,20 @@ def started():
         process.kill()
         with process:
             process.wait()
+
+
+def test_of_very_many_threads_some_are_looked_at(monkeypatch):
+    monkeypatch.setattr(activity_module, "MOST_THREADS", 2)
+    end = threading.Event()
+    threads = [threading.Thread(target=end.wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    found = activity(os.getpid())
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert found is not None
+    assert len(found.waited) == 2
 
 
 def test_ourselves():

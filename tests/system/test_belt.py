@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from everycore.system import packets
+from everycore.system import packets, strange
 from everycore.system.belt import MOST_BATCH, Belt, make_pair, tell_primary
 from tests.kit import wait_readable
 from tests.kit.trouble import descriptor_limit, no_descriptors, ordinary_user
@@ -259,4 +259,4 @@ class TestShortOfDescriptors:
 def test_foreign_ancillary_data_is_no_descriptor(ends):
     """Credentials, timestamps: whatever else the kernel adds is left out."""
     rights = random.Random(1).randbytes(12)
-    assert packets.descriptors_in([(socket.SOL_SOCKET, 2, rights), (socket.IPPROTO_IP, 1, rights)]) == []
+    assert strange.descriptors_in([(socket.SOL_SOCKET, 2, rights), (socket.IPPROTO_IP, 1, rights)]) == []

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from everycore.system import sightings
 from everycore.system.sightings import descendants_of, listeners_of, sockets_of
 
 
@@ -35,6 +36,15 @@ def test_a_name_that_breaks_the_table_hides_nobody(tmp_path):
         sock.bind(str(tmp_path / "socket"))
         sock.listen()
         assert str(tmp_path / "socket") in listeners_of(os.getpid())
+
+
+def test_of_very_many_descriptors_some_are_looked_at(monkeypatch):
+    """A worker can have more than the primary has time for."""
+    monkeypatch.setattr(sightings, "MOST_LOOKED_AT", 3)
+    socks = [socket.socket() for _ in range(9)]
+    assert len(sockets_of(os.getpid())) <= 3
+    for sock in socks:
+        sock.close()
 
 
 def test_one_of_another_process_is_found_there(start_program):

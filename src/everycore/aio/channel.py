@@ -12,7 +12,6 @@ full of each other's would then wait for ever. They have a window instead (`aio.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
@@ -21,19 +20,17 @@ from typing import Any, Final
 from everycore.aio.outbox import ENDS, NoPeer, Outbox
 from everycore.aio.subscriptions import log
 from everycore.core import wire
-from everycore.core.frames import MAX_DESCRIPTORS, NOTE, FrameDecoder, encode_frame
+from everycore.core.frames import NOTE, FrameDecoder, encode_frame
 from everycore.errors import ProtocolError
-from everycore.system.descriptors import close_all, close_now, close_strange
-from everycore.system.packets import descriptors_in
+from everycore.system.descriptors import close_all, close_now
+from everycore.system.strange import ROOM, close_emptied, close_strange, descriptors_in, refuse_more
 
 #: What the wire adds to a user's value, and the longest control message (a path and some numbers).
 OVERHEAD: Final = 16 * 1024
 
 _READ_SIZE: Final = 64 * 1024
 _READS_A_TURN: Final = 16  # at most 1 MiB, then others run
-_FRAMES_A_TURN: Final = 512  # nor another chunk after so many: each of them is work
-_LAST_READS: Final = 1 << 16  # more than any buffer holds; a peer that lives and goes on is cut there
-_CONTROL_SPACE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+FRAMES_A_TURN: Final = 512  # nor another chunk after so many: each of them is work
 # Plain ints: an IntFlag takes longer for `&` than recvmsg for a byte.
 _RECV_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _CTRUNC: Final = int(socket.MSG_CTRUNC)
@@ -138,7 +135,7 @@ class Channel:
     def read_to_end(self) -> None:
         """After the peer's death: deliver what is left, then call `on_lost`.
 
-        Up to the end of the stream, or until it is empty: a grandchild may hold the peer's end open for ever.
+        A grandchild may hold the peer's end open for ever, and write there: it can send no more.
         """
         if self._is_delivering:  # called by what a message led to: the rest of its chunk comes first
             self._loop.call_soon(self._read_last_words, None)
@@ -160,21 +157,25 @@ class Channel:
         try:
             self._delivered = 0
             for _ in range(_READS_A_TURN):
-                if not self._read_once() or not self._has_reader or self._delivered >= _FRAMES_A_TURN:
+                if not self._read_once() or not self._has_reader or self._delivered >= FRAMES_A_TURN:
                     return
         finally:
             outbox.end_reading()
 
     def _read_last_words(self, error: OSError | None) -> None:
-        for _ in range(_LAST_READS):
-            if self._is_closed or not self._read_once(rearm=True):
-                break
+        if not isinstance(self._sock, NoPeer):
+            refuse_more(self._sock)
+        while not self._is_closed and self._read_once(rearm=True, end=error):
+            pass
         self._lose(error)
 
-    def _read_once(self, *, rearm: bool = False) -> bool:
-        """Read and deliver one chunk. False: nothing is left for now, or the channel is lost."""
+    def _read_once(self, *, rearm: bool = False, end: OSError | None = None) -> bool:
+        """Read and deliver one chunk. False: nothing is left for now, or the channel is lost.
+
+        end: why it is lost when nothing more comes.
+        """
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(_READ_SIZE, _CONTROL_SPACE, _RECV_FLAGS)
+            data, ancillary, flags, _ = self._sock.recvmsg(_READ_SIZE, ROOM, _RECV_FLAGS)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -183,7 +184,7 @@ class Channel:
         fds = tuple(descriptors_in(ancillary)) if ancillary else ()
         if not data:
             close_strange(fds)
-            self._lose(None)
+            self._lose(end)
             return False
         is_truncated = bool(flags & _CTRUNC)
         if is_truncated:
@@ -249,7 +250,8 @@ class Channel:
         self._is_closed = True
         self._update_reader()
         self.outbox.close()
-        self._sock.close()
+        if not isinstance(self._sock, NoPeer):
+            close_emptied(self._sock)
         close_strange(self._frames.close())
 
     def abandon(self) -> None:

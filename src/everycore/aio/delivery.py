@@ -27,9 +27,10 @@ from everycore.aio.channel import Channel
 from everycore.aio.streams import SKIP, Feed, Stream
 from everycore.aio.subscriptions import Subscription, call_back, check_plain, log, log_failure
 from everycore.core import values, wire
-from everycore.core.window import Incoming
+from everycore.core.window import Incoming, Report
 from everycore.errors import ProtocolError
-from everycore.system.descriptors import close_strange, wrap
+from everycore.system.descriptors import wrap
+from everycore.system.strange import close_strange
 
 
 class Parcel(msgspec.Struct):
@@ -125,7 +126,7 @@ class Delivery:
             close_strange(fds)
             raise ProtocolError(f"a message with {len(fds)} descriptors; one is allowed")
         try:
-            self._incoming.arrived(len(body))
+            self._incoming.arrived(len(body), len(fds))
         except ProtocolError:
             close_strange(fds)
             raise
@@ -193,6 +194,7 @@ class Delivery:
         handle = None
         if parcel.fds and parcel.owner is taker:
             handle, parcel.fds = wrap(parcel.fds[0]), ()
+            self.handle_taken()
         try:
             value = self.decode(parcel.body, handle)
         except Exception:
@@ -218,7 +220,13 @@ class Delivery:
         if report is not None:
             self._report(report)
 
-    def _report(self, report: tuple[int, int]) -> None:
+    def handle_taken(self) -> None:
+        """A handle was given to the program, or closed."""
+        report = self._incoming.handle_taken()
+        if report is not None:
+            self._report(report)
+
+    def _report(self, report: Report) -> None:
         if not self._is_lost:
             self._channel.post(wire.Took(*report))
             self._channel.outbox.send_now()  # the peer may wait for nothing else
@@ -268,6 +276,7 @@ class Delivery:
             return
         close_strange(parcel.fds)
         parcel.fds = ()
+        self.handle_taken()
         self.dropped_handles += 1
         if self.dropped_handles == 1:
             log.warning("a handle that %s sent was taken by nobody and is closed", self._channel.peer)

@@ -18,7 +18,8 @@ from everycore.core import values, wire
 from everycore.core.frames import NOTE, encode_frame
 from everycore.core.window import Outgoing
 from everycore.errors import ChannelClosed, ChannelFull, ProtocolError
-from everycore.system.descriptors import close_all, close_strange
+from everycore.system.descriptors import close_all
+from everycore.system.strange import close_strange
 
 
 class Mailbox:
@@ -52,9 +53,9 @@ class Mailbox:
         self._delivery = delivery = Delivery(
             channel, loop=loop, make_message=make_message, on_handle=on_handle, is_pickle=is_pickle
         )
-        #: `messages()` and `on_message(callback)`: see `Delivery`; for requests, its `decode` and `taken`.
+        #: `messages()` and `on_message(callback)`: see `Delivery`. For requests: its `decode` and accounts.
         self.messages, self.on_message = delivery.messages, delivery.on_message
-        self.decode, self.taken = delivery.decode, delivery.taken
+        self.decode, self.taken, self.handle_taken = delivery.decode, delivery.taken, delivery.handle_taken
         channel.on_note = delivery.note
         self._requests = Requests(self, channel, loop)
         #: `request(message, handle=None, *, timeout, keep_open=False)` and `answer(handler)`: see `Requests`.
@@ -105,7 +106,7 @@ class Mailbox:
             raise self._too_large(size)
         fds = () if handle is None else take_handle(handle, keep_open=keep_open)
         frame = encode_frame(body, len(fds), NOTE)
-        if not self._held and self._outgoing.try_send(size):
+        if not self._held and self._outgoing.try_send(size, len(fds)):
             self._outbox.put(frame, fds)
         else:
             self._hold(frame, size, fds)
@@ -122,7 +123,7 @@ class Mailbox:
 
     def submit(self, frame: bytes, size: int, fds: tuple[int, ...]) -> None:
         """Send the frame of a note or request with a body of `size` bytes, now or when the window allows."""
-        if not self._held and self._outgoing.try_send(size):
+        if not self._held and self._outgoing.try_send(size, len(fds)):
             self._outbox.put(frame, fds)
         else:
             self._hold(frame, size, fds)
@@ -132,9 +133,9 @@ class Mailbox:
         self._outbox.hold(len(frame))
 
     def _took(self, message: wire.Took) -> None:
-        self._outgoing.took(message.count, message.size)
+        self._outgoing.took(message.count, message.size, message.handles)
         held, try_send, put = self._held, self._outgoing.try_send, self._outbox.put_held
-        while held and try_send(held[0][1]):
+        while held and try_send(held[0][1], len(held[0][2])):
             frame, _, fds = held.popleft()
             put(frame, fds)
 

@@ -42,6 +42,7 @@ class MailboxInterface(Protocol):
     def decode(self, body: bytes, handle: Any) -> Any: ...
     def submit(self, frame: bytes, size: int, fds: tuple[int, ...]) -> None: ...
     def taken(self, size: int) -> None: ...
+    def handle_taken(self) -> None: ...
 
 
 class Requests:
@@ -164,6 +165,8 @@ class Requests:
         try:
             if outbox.is_full:
                 await outbox.wait_room()
+            if handle is not None:
+                mailbox.handle_taken()
             handler = self._handler
             if handler is None:
                 raise LookupError(_NOBODY)

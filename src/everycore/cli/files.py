@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import stat
 from typing import Final
 
@@ -17,6 +18,11 @@ from everycore.system.plain_files import open_plain, reason_of, why_not_written
 #: Settings that name a file which is read at each start of a worker.
 FILES: Final = ("env_file", "log_config", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
 _LOG_FILES: Final = ("log_file", "access_logfile")
+#: A line of --env-file that sets what we read from the environment.
+_VARIABLE: Final = re.compile(
+    rb"^[ \t]*(?:export[ \t]+)?(EVERYCORE_[A-Z_]+|WEB_CONCURRENCY)[ \t]*=", re.MULTILINE
+)
+_MOST_ENVIRONMENT: Final = 1 << 20
 
 
 def check_files(values: Values, folder: str | None) -> None:
@@ -41,6 +47,23 @@ def check_files(values: Values, folder: str | None) -> None:
         for name, one in found.items():
             if name.startswith("ssl_") and one.is_explicit:  # it would be served without TLS
                 raise ConfigurationError(_option(name), "needs the certificate too: --ssl-certfile FILE")
+
+
+def unread_variables(values: Values, folder: str | None) -> list[str]:
+    """A sentence for each setting of ours in `--env-file`, which the application alone reads."""
+    path = values.found["env_file"].value
+    if path is None:
+        return []
+    try:
+        with open_plain(os.path.join(folder or "", path)) as file:
+            names = dict.fromkeys(_VARIABLE.findall(file.read(_MOST_ENVIRONMENT)))
+    except OSError:  # its workers will say so
+        return []
+    return [
+        f"{name.decode()} in {path!r} is for the application alone: --env-file is read by the workers;"
+        " set the variable itself, or an option"
+        for name in names
+    ]
 
 
 def check_logs(values: Values, folder: str | None) -> None:

@@ -20,7 +20,14 @@ from everycore.cli import activation
 from everycore.cli.activation import activated_descriptors
 from everycore.cli.command import SettingsCommand
 from everycore.cli.engine import check_engine, require_engine
-from everycore.cli.files import check_control, check_files, check_pid, log_file, why_not_there
+from everycore.cli.files import (
+    check_control,
+    check_files,
+    check_pid,
+    log_file,
+    unread_variables,
+    why_not_there,
+)
 from everycore.cli.observing import check_metrics
 from everycore.cli.options import (
     CONTEXT,
@@ -202,7 +209,8 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
     check_control(values, where or given.here)
     check_metrics(values, where or given.here, binds)
     _check_sockets(settings, binds)
-    values.ignored = [*values.ignored, *_untrusted(values, binds, environ)]
+    unread = [*_untrusted(values, binds, environ), *unread_variables(values, where or given.here)]
+    values.ignored = [*values.ignored, *unread]
     datagrams = parse_binds(values.engine(secret=False).get(QUIC, ()), "--quic-bind")
     user = user_of(settings, [*binds, *datagrams], where or given.here)
     owner = user.owner if settings.socket_owner is None else parse_owner(settings.socket_owner)

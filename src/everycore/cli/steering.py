@@ -50,6 +50,12 @@ def _seconds(text: str) -> float:
         raise click.BadParameter(str(error)) from None
 
 
+def _worker(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
+        raise click.BadParameter(f"must be the id of a worker, as everycore status shows it, not {text!r}")
+    return int(text)
+
+
 def asks(*, waits: bool) -> Callable[[F], F]:
     """The options by which a service is picked, and the end of the time to wait."""
 
@@ -168,7 +174,7 @@ def scale(
 
 
 @_command("Let a worker finish its work and leave; its slot is filled again.")
-@click.argument("worker", metavar="ID", type=click.IntRange(1))
+@click.argument("worker", metavar="ID", type=_worker)
 @asks(waits=True)
 def drain(
     *, worker: int, name: str | None, pid: int | None, control: str | None, timeout: float | None
@@ -195,7 +201,7 @@ def stop(*, name: str | None, pid: int | None, control: str | None, timeout: flo
 
 
 @_command("Print the stacks of a worker, or of all, even of a blocked one.")
-@click.argument("worker", metavar="[ID]", type=click.IntRange(1), required=False)
+@click.argument("worker", metavar="[ID]", type=_worker, required=False)
 @_JSON
 @asks(waits=False)
 def stacks(

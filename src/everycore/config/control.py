@@ -12,7 +12,7 @@ OFF: Final = "off"
 ControlPath: TypeAlias = Annotated[
     str | None,
     Setting(
-        Path("PATH|off"),
+        Path("PATH|off", 'a path, or "off" for none'),
         "The control socket, for everycore status and the like; off: there is none.",
         CONTROL,
         also=("--control-socket",),

@@ -89,13 +89,30 @@ class Text:
 
 
 class Path(Text):
-    """A path. Its bytes need not be text: `os.fsdecode` makes surrogates of those that are not."""
+    """A path. Its bytes need not be text: `os.fsdecode` makes surrogates of those that are not.
+
+    what: what a message calls it.
+    """
+
+    def __init__(self, metavar: str = "PATH", what: str = "a path") -> None:
+        super().__init__(metavar)
+        self._what = what
 
     def from_text(self, text: str) -> str:
         """As `Kind.from_text`."""
         if not text or "\0" in text or "\n" in text:
-            raise ValueError(f"must be a path, not {text!r}")
+            raise ValueError(f"must be {self._what}, not {text!r}")
         return text
+
+    def from_key(self, value: Any) -> str:
+        """As `Kind.from_key`."""
+        if not isinstance(value, str):
+            raise _wrong(self._what, value)
+        return self.from_text(value)
+
+
+#: Where to listen.
+ADDRESS: Final = Path("ADDRESS", "an address, such as 127.0.0.1:8000 or unix:PATH")
 
 
 class ModuleName(Text):

@@ -23,6 +23,8 @@ OTHER_VARIABLES: Final = frozenset(
 _OF_UVICORN: Final = "UVICORN_"
 _OF_GUNICORN: Final = "GUNICORN_CMD_ARGS"
 _OF_TESTS: Final = f"{PREFIX}TEST_"
+#: Heads that settings have elsewhere, by their first word.
+_HEADS: Final = {"everycore": "everycore", "tool": "tool.everycore"}
 #: Tables of a file that are one command's alone.
 TABLES: Final = ("serve", "run")
 
@@ -176,6 +178,8 @@ def unknown_keys(file: File, fields: Mapping[str, Sequence[Field]]) -> list[tupl
 
 
 def _hint(written: str, name: str, known: Mapping[str, Field]) -> str:
+    if written in _HEADS:
+        return f"; in a file of its own the settings stand at the top, without [{_HEADS[written]}]"
     for field in known.values():
         if f"--{name.replace('_', '-')}" in field.setting.also:
             return f"; the key is '{field.key}'"

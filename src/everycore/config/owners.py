@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, TypeAlias
 
-from everycore.config.kinds import Mode, Path, Several, Text
+from everycore.config.kinds import ADDRESS, Mode, Several, Text
 from everycore.config.sections import ADDRESSES, WORKERS
 from everycore.config.setting import Setting
 
@@ -25,7 +25,7 @@ GroupNameShort: TypeAlias = Annotated[str | None, _who("GROUP", _GROUP, "the use
 Permitted: TypeAlias = Annotated[
     tuple[str, ...],
     Setting(
-        Several(Path("ADDRESS")),
+        Several(ADDRESS),
         "What the program may listen on, with --user: as --bind of serve has it; may be repeated.",
         ADDRESSES,
         default="with --user nothing, else anything",

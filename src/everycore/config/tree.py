@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from everycore.config.access_format import ATOMS, HEADER_ATOMS, check_format
 from everycore.config.common import CommonSettings, service_name
 from everycore.config.kinds import (
+    ADDRESS,
     Choice,
     Count,
     EngineName,
@@ -108,7 +109,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
     bind: Annotated[
         tuple[str, ...],
         Setting(
-            Several(Path("ADDRESS")),
+            Several(ADDRESS),
             "HOST:PORT, HOST, PORT, [V6]:PORT, unix:PATH or fd://N; may be repeated. Port 0 is any free port;"
             " :PORT is every IPv4 address.",
             ADDRESSES,

@@ -1,16 +1,16 @@
 """How much one side may send before the other has taken what came: the flow window of the channel.
 
-Two counters, one for each end. Invariant: a side that keeps to `Outgoing` never breaks `Incoming`, and can
+Counters, a set for each end. Invariant: a side that keeps to `Outgoing` never breaks `Incoming`, and can
 never be stuck: what was taken and not reported is below a quarter of the window. Pure.
 
 Why a window: the simple way to slow a sender down, not reading its channel, would also hold up everything
 else in there: the `Disconnect` a worker must hear, the `Drained` the primary waits for. So messages and
-requests are counted, in number and in bytes, and everything else passes them by.
+requests are counted, in number, bytes and descriptors, and everything else passes them by.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 from everycore.errors import ProtocolError
 
@@ -18,52 +18,69 @@ from everycore.errors import ProtocolError
 WINDOW: Final = 1024
 #: ... and their bytes. One message may go beyond, or the largest could never be sent.
 WINDOW_BYTES: Final = 4 << 20
+#: ... and the descriptors that came with them, each of which is one of the peer's numbers until it is taken.
+WINDOW_HANDLES: Final = 64
+
+
+#: Messages and requests, their bytes and their descriptors that were taken since the last report.
+Report: TypeAlias = tuple[int, int, int]
 
 
 class Outgoing:
     """What lies with the peer, as the sender knows."""
 
-    __slots__ = ("count", "size")
+    __slots__ = ("count", "handles", "size")
 
     def __init__(self) -> None:
         self.count = 0
         self.size = 0
+        self.handles = 0
 
-    def try_send(self, size: int) -> bool:
-        """Whether a message of `size` bytes may go now; if so it is counted."""
+    def try_send(self, size: int, handles: int = 0) -> bool:
+        """Whether a message of `size` bytes, with so many descriptors, may go now; if so it is counted."""
         if self.count >= WINDOW or self.size >= WINDOW_BYTES:
             return False
+        if handles:
+            if self.handles + handles > WINDOW_HANDLES:
+                return False
+            self.handles += handles
         self.count += 1
         self.size += size
         return True
 
-    def took(self, count: int, size: int) -> None:
-        """The peer took so much. ProtocolError if that is more than it was given."""
-        if not (0 < count <= self.count and 0 <= size <= self.size):
-            raise ProtocolError(f"{count} messages of {size} bytes were taken, {self.count} were sent")
+    def took(self, count: int, size: int, handles: int = 0) -> None:
+        """The peer took so much. ProtocolError if that is more than it was given, or nothing."""
+        are_messages = 0 <= count <= self.count and 0 <= size <= self.size
+        if not (are_messages and 0 <= handles <= self.handles and (count or handles)):
+            what = f"{count} messages of {size} bytes and {handles} descriptors"
+            raise ProtocolError(f"{what} were taken, {self.count} messages were sent")
         self.count -= count
         self.size -= size
+        self.handles -= handles
 
 
 class Incoming:
     """What the peer sent, and what of it was taken."""
 
-    __slots__ = ("count", "size", "taken_count", "taken_size")
+    __slots__ = ("count", "handles", "size", "taken_count", "taken_handles", "taken_size")
 
     def __init__(self) -> None:
         self.count = 0
         self.size = 0
+        self.handles = 0
         self.taken_count = 0
         self.taken_size = 0
+        self.taken_handles = 0
 
-    def arrived(self, size: int) -> None:
-        """A message came. ProtocolError if it may not have."""
-        if self.count >= WINDOW or self.size >= WINDOW_BYTES:
+    def arrived(self, size: int, handles: int = 0) -> None:
+        """A message came, with so many descriptors. ProtocolError if it may not have."""
+        if self.count >= WINDOW or self.size >= WINDOW_BYTES or self.handles + handles > WINDOW_HANDLES:
             raise _too_much()
+        self.handles += handles
         self.count += 1
         self.size += size
 
-    def passed(self, size: int) -> tuple[int, int] | None:
+    def passed(self, size: int) -> Report | None:
         """A message came and was taken at once: `arrived` and `taken`, for the price of one call."""
         if self.count >= WINDOW or self.size >= WINDOW_BYTES:
             raise _too_much()
@@ -75,21 +92,28 @@ class Incoming:
             return None
         return self._report()
 
-    def taken(self, size: int) -> tuple[int, int] | None:
-        """A message was taken; returns (count, bytes) when it is time to report."""
+    def taken(self, size: int) -> Report | None:
+        """A message was taken; returns what to report when it is time for that."""
         self.taken_count += 1
         self.taken_size += size
         if self.taken_count < WINDOW // 4 and self.taken_size < WINDOW_BYTES // 4:
             return None
         return self._report()
 
-    def _report(self) -> tuple[int, int]:
-        report = self.taken_count, self.taken_size
+    def handle_taken(self) -> Report | None:
+        """A descriptor was given to the program or closed, maybe before its message counts as taken."""
+        self.taken_handles += 1
+        return self._report() if self.taken_handles >= WINDOW_HANDLES // 4 else None
+
+    def _report(self) -> Report:
+        report = self.taken_count, self.taken_size, self.taken_handles
         self.count -= self.taken_count
         self.size -= self.taken_size
-        self.taken_count = self.taken_size = 0
+        self.handles -= self.taken_handles
+        self.taken_count = self.taken_size = self.taken_handles = 0
         return report
 
 
 def _too_much() -> ProtocolError:
-    return ProtocolError(f"more than {WINDOW} messages or {WINDOW_BYTES} bytes were sent and not taken")
+    limits = f"{WINDOW} messages, {WINDOW_BYTES} bytes or {WINDOW_HANDLES} descriptors"
+    return ProtocolError(f"more than {limits} were sent and not taken")

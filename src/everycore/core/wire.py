@@ -287,10 +287,11 @@ class Failure(_Wire):
 
 
 class Took(_Wire):
-    """`count` of your notes and requests, `size` bytes of bodies, were taken: send as much more."""
+    """`count` of your notes and requests, `size` bytes of bodies, `handles` were taken: send as much more."""
 
     count: int
     size: int
+    handles: int = 0
 
 
 class Report(_Wire):
@@ -309,7 +310,6 @@ LinkReply = Granted | Refused | Option | Done
 
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
-encode_into = _encoder.encode_into
 
 #: A datagram of the link begins with the request's number; its reply repeats it.
 LINK_NUMBER = struct.Struct("<Q")

@@ -33,6 +33,8 @@ _FIRST_LOOK: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 #: A worker that is so old has not just started a helper, if a process of its own listens and it does not.
 _CHILD_SERVES: Final = 20.0
+#: Addresses that are told. A program that takes a free port for each of its clients listens on ever new ones.
+_MOST_KNOWN: Final = 256
 
 
 def run_program(
@@ -67,8 +69,10 @@ class _Program(Service):
 
     def _on_listening(self, event: Listening) -> None:
         url = as_url(event.address, "udp" if event.kind == socket.SOCK_DGRAM else "tcp")
-        if url not in self._known:
+        if url not in self._known and len(self._known) <= _MOST_KNOWN:
             self._known.add(url)
+            if len(self._known) > _MOST_KNOWN:
+                url = f"more than {_MOST_KNOWN} addresses; no more of them are told"
             log.info("%s listens on %s", self._name, url)
 
     def _say_where(self) -> None:

@@ -77,24 +77,28 @@ def _of_project(path: str, source: str, here: str | None) -> File | None:
 
 
 def _load(path: str, source: str, here: str | None) -> dict[str, Any]:
-    import tomllib  # late: most services have no such file
-
     try:
         with open_plain(os.path.join(here or "", path)) as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ConfigurationError(OPTION, f"{path!r} has more than {MOST_BYTES} bytes", source=source)
-        return tomllib.loads(content.decode())
+            return parsed(file.read(MOST_BYTES + 1), path, source)
     except OSError as error:
         problem = f"cannot read {path!r}: {reason_of(error)}"
+    raise ConfigurationError(OPTION, problem, source=source)
+
+
+def parsed(content: bytes, path: str, source: str) -> dict[str, Any]:
+    """The tables of a file that was read. Raises ConfigurationError, and nothing else."""
+    import tomllib  # late: most services have no such file
+
+    if len(content) > MOST_BYTES:
+        raise ConfigurationError(OPTION, f"{path!r} has more than {MOST_BYTES} bytes", source=source)
+    try:
+        return tomllib.loads(content.decode())
     except tomllib.TOMLDecodeError as error:
         problem = f"{path!r} is not TOML: {error}"
     except UnicodeDecodeError:
         problem = f"{path!r} is not TOML: it is not UTF-8"
     except RecursionError:
         problem = f"{path!r} cannot be read: its values are nested too deeply"
-    except ConfigurationError:
-        raise
     except ValueError as error:  # int() refuses thousands of digits
         problem = f"{path!r} cannot be read: {error}"
     raise ConfigurationError(OPTION, problem, source=source)

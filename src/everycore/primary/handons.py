@@ -22,7 +22,7 @@ from everycore.core.sticky import Seat, best
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.switchboard import Switchboard
 from everycore.system.clients import client_of
-from everycore.system.descriptors import close_strange
+from everycore.system.strange import close_strange
 
 log = logging.getLogger("everycore.primary")
 

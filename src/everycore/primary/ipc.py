@@ -7,10 +7,12 @@ or closed.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from everycore.aio.channel import Channel
 from everycore.aio.mailbox import Mailbox
@@ -23,9 +25,16 @@ from everycore.primary.linkserver import LinkClient, LinkServer
 from everycore.primary.runtime import Runtime
 from everycore.primary.spawner import Child
 from everycore.settings import Settings
-from everycore.system.descriptors import close_strange
+from everycore.system.strange import close_strange
 
 log = logging.getLogger("everycore.primary")
+
+#: Requests to listen of one worker that wait for their answers, and how many of them are answered before the
+#: loop turns: each costs a look at all the listeners that the worker holds.
+MOST_ASKED: Final = 256
+ANSWERS_A_TURN: Final = 8
+#: What a descriptor has no place with.
+_WITHOUT_DESCRIPTORS: Final = (wire.Joined, wire.Attached, wire.Drained, wire.CanHandOn, wire.Listen)
 
 
 class IpcClient(LinkClient, HandOnMember, Protocol):
@@ -50,7 +59,11 @@ class Ipc:
         child: Child | None,
     ) -> None:
         self._client = client
+        self._loop: asyncio.AbstractEventLoop = runtime.loop
         self._exchange = runtime.exchange
+        #: Requests to listen that came on the channel, and that are not answered yet.
+        self._asked: deque[wire.Listen] = deque()
+        self._is_answering = False
         #: A loop of ours reads the worker's channel.
         self.is_attached = False
         #: For a worker whose loop does not read the channel yet, and may never do: none piles up there.
@@ -88,6 +101,7 @@ class Ipc:
 
     def close(self) -> None:
         """Hear and say no more."""
+        self._asked.clear()
         if self._link_server is not None:
             self._link_server.close()
         self._channel.close()
@@ -117,10 +131,12 @@ class Ipc:
 
     def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
         """One frame of the channel. An error raised here costs the worker its channel."""
+        if fds and isinstance(message, _WITHOUT_DESCRIPTORS):
+            close_strange(fds)
+            raise ProtocolError(f"{type(message).__name__} came with {len(fds)} descriptors")
         match message:
             case wire.Note() | wire.Ask() | wire.Answer() | wire.Failure() | wire.Took():
                 self.mailbox.deliver(message, fds)
-                return
             case wire.Joined():
                 self._client.on_joined()
             case wire.Attached():
@@ -129,18 +145,27 @@ class Ipc:
                     self._channel.post(self._waiting)
                     self._waiting = None
             case wire.Listen():
-                self._listen(message)
+                self._ask(message)
             case wire.CanHandOn(most):
                 self._exchange.can(self._client, most)
             case wire.HandOn():
                 self._exchange.hand_on(self._client, fds)
-                return
             case wire.Drained():
                 pass  # the end of the channel follows, and says it all
-        if fds:
-            close_strange(fds)
-            msg = f"{type(message).__name__} came with {len(fds)} descriptors"
-            raise ProtocolError(msg)
+
+    def _ask(self, request: wire.Listen) -> None:
+        if len(self._asked) >= MOST_ASKED:
+            raise ProtocolError(f"it has asked for more than {MOST_ASKED} listeners at once")
+        self._asked.append(request)
+        if not self._is_answering:
+            self._answer_some(1)
+
+    def _answer_some(self, most: int = ANSWERS_A_TURN) -> None:
+        self._is_answering = bool(self._asked)
+        if self._is_answering:
+            self._loop.call_soon(self._answer_some)
+        for _ in range(min(most, len(self._asked))):
+            self._listen(self._asked.popleft())
 
     def _listen(self, request: wire.Listen) -> None:
         assert self._link_server is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import signal
 import socket
@@ -27,19 +26,19 @@ from everycore.primary.listeners.switchboard import Grant, Switchboard
 from everycore.primary.other_user import as_listen, permitted
 from everycore.primary.process import WorkerProcess
 from everycore.primary.readiness import WorkerReadiness
+from everycore.primary.telling import Told
 from everycore.system import packets
-from everycore.system.descriptors import close_all, close_now, close_strange, duplicate
+from everycore.system.descriptors import close_all, close_now, duplicate
 from everycore.system.given import copy_options
 from everycore.system.sockets import off_the_wire
-
-log = logging.getLogger("everycore.primary")
+from everycore.system.strange import close_emptied, close_strange
 
 #: Requests answered at once, before one on the channel.
 _BUDGET: Final = 16
 #: How long a worker that is to leave may wait for an answer that it does not get, in seconds.
 UNTOLD: Final = 1.0
 #: Requests of one worker that are answered later. It has one on its way for a thread that has not given up.
-_MOST_POSTPONED: Final = 64
+MOST_POSTPONED: Final = 64
 #: The largest socket option that travels, in bytes.
 _LARGEST_OPTION: Final = 1024
 #: What a request can be refused for: the kernel says no, or it holds what no C function takes, such as a
@@ -94,8 +93,7 @@ class LinkServer:
         self._permits = permits
         #: Requests that are answered later.
         self._postponed = 0
-        #: Why its program may not listen was told.
-        self._has_told = False
+        self._told = Told(client.id)
         #: The worker's channel or process has ended: what is still said here are last words.
         self._is_ending = False
         #: The number of the last request that was granted, and the listener.
@@ -123,7 +121,7 @@ class LinkServer:
         """Hear no more."""
         if self._link is not None:
             self._loop.remove_reader(self._link)
-            self._link.close()
+            close_emptied(self._link)
             self._link = None
 
     def abandon(self) -> None:
@@ -155,6 +153,8 @@ class LinkServer:
         request = None
         try:
             request = wire.decode_link_request(body)
+            if fds and not isinstance(request, wire.Bind):
+                raise ProtocolError(f"{type(request).__name__} came with {len(fds)} descriptors")
             if self._is_ending and not isinstance(request, (wire.Leave, wire.Report)):
                 return True
             if isinstance(request, wire.GiveUp):
@@ -175,7 +175,7 @@ class LinkServer:
             # What it would hear is what has ended another one, and was told by that.
             self._loop.call_later(UNTOLD, self._client.process.signal, signal.SIGKILL)
             return True
-        if self._postponed >= _MOST_POSTPONED:
+        if self._postponed >= MOST_POSTPONED:
             self._client.on_violation(ProtocolError("it does not wait for the answers on its link"))
             return False
         try:
@@ -209,7 +209,7 @@ class LinkServer:
             return False
         except OSError as exc:
             if exc.errno not in ENDS:  # one that has ended needs none
-                log.warning("worker %d: no reply on its link: %s", self._client.id, exc)
+                self._told.tell(f"no reply on its link: {exc.strerror}")
         finally:
             close_all(out)
         return True
@@ -298,17 +298,11 @@ class LinkServer:
         try:
             listen = permitted(as_listen(request, given), permits)
         except OSError as exc:
-            self._tell_refused(exc)
+            self._told.tell(str(exc.strerror))  # the program gets a bare errno, as from bind(2)
             raise
         grant = self._switchboard.listen(self._client, listen, makes_ready=False, is_program=True)
         copy_options(given, self._switchboard.listener_of(self._client.id, grant.message.listener), INHERITED)
         return grant
-
-    def _tell_refused(self, error: OSError) -> None:
-        """The program gets a bare errno, as from bind(2)."""
-        if not self._has_told:
-            self._has_told = True
-            log.warning("worker %d: %s", self._client.id, error.strerror)
 
     def _option(self, request: wire.SetOption | wire.GetOption) -> Any:
         """Set or read an option of a listener that the worker holds. Raises OSError."""

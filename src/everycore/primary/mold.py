@@ -27,12 +27,13 @@ from everycore.primary import spawner
 from everycore.primary.outfit import Outfit
 from everycore.settings import Settings, names_to_preload
 from everycore.system import molding, processes
-from everycore.system.descriptors import close_all, close_strange
+from everycore.system.descriptors import close_all
 from everycore.system.ended import wait_for_end
 from everycore.system.leash import Leash
 from everycore.system.plain_files import APPENDING
 from everycore.system.processes import Credentials, Spawned
 from everycore.system.seam import System
+from everycore.system.strange import close_strange
 
 VARIABLE: Final = "_EVERYCORE_MOLD"
 #: What a mold runs where everycore lies in an archive, which has no such script. The folder is put in front.

@@ -9,12 +9,17 @@ one that a tracer has stopped, t.
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Final
 
 import msgspec
 
+from everycore.system.statuses import status_of
+
 _NANO: Final = 1e-9
+#: Threads of a process that are looked at: a worker can have more than the primary has time for.
+MOST_THREADS: Final = 1024
 
 
 class Activity(msgspec.Struct, frozen=True):
@@ -32,10 +37,10 @@ class Activity(msgspec.Struct, frozen=True):
 
 def activity(pid: int) -> Activity | None:
     """Look at a process; None where there is nothing to see: it is gone, or there is no /proc."""
+    status = status_of(pid)
     try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            status = dict(line.split(":", 1) for line in file if ":" in line)
-        threads = os.listdir(f"/proc/{pid}/task")
+        with os.scandir(f"/proc/{pid}/task") as entries:
+            threads = [entry.name for entry in itertools.islice(entries, MOST_THREADS)]
     except OSError:
         return None
     cpu, waited = 0.0, {}
@@ -50,6 +55,6 @@ def activity(pid: int) -> Activity | None:
     return Activity(
         cpu=cpu,
         waited=waited,
-        is_stopped=status.get("State", "").strip().startswith("T"),
-        is_traced=status.get("TracerPid", "0").strip() != "0",
+        is_stopped=status.get("State", "").startswith("T"),
+        is_traced=status.get("TracerPid", "0") != "0",
     )

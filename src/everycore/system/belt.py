@@ -19,6 +19,7 @@ from typing import Final
 from everycore.system import packets
 from everycore.system.descriptors import close_now
 from everycore.system.packets import MOST_DESCRIPTORS, Packet
+from everycore.system.strange import close_emptied, close_shared
 
 #: Connections in one message at most.
 MOST_BATCH: Final = MOST_DESCRIPTORS
@@ -58,9 +59,9 @@ class Belt:
         return packets.receive(self.theirs)
 
     def close(self) -> None:
-        """Close both; what still lies on the belt is closed by the kernel."""
-        self.ours.close()
-        self.theirs.close()
+        """Close both, and what the worker has said; it may still read what lies on its end."""
+        close_emptied(self.ours)
+        close_shared(self.theirs)
 
     def abandon(self) -> None:
         """In a forked child: close our copies of both."""

@@ -6,7 +6,6 @@ from here closes it exactly once.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -14,12 +13,9 @@ import socket
 import stat
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from everycore.kernel import FIRST_OTHER, os_error
-
-#: A `struct linger` that is off.
-_NO_LINGER: Final = bytes(8)
 
 
 class Descriptor:
@@ -84,21 +80,6 @@ def close_all(fds: Iterable[int]) -> None:
             os.close(fd)
         except OSError:
             continue
-
-
-def close_strange(fds: Iterable[int]) -> None:
-    """Close descriptors that came from another process, without waiting for what it has made of them.
-
-    With SO_LINGER, close(2) waits until a connection has sent everything, whatever its mode.
-    """
-    for fd in fds:
-        with contextlib.suppress(OSError, ValueError):
-            sock = socket.socket(fileno=fd)
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            finally:
-                sock.detach()
-        close_all((fd,))
 
 
 def close_now(sock: socket.socket) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from everycore.system.descriptors import open_numbers, socket_file
-from everycore.system.packets import descriptors_in
+from everycore.system.strange import descriptors_in
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37

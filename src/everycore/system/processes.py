@@ -27,6 +27,7 @@ from everycore.model import ExitStatus
 from everycore.system.descriptors import close_all
 from everycore.system.leash import Leash
 from everycore.system.privileges import giving_up
+from everycore.system.statuses import status_of
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -204,14 +205,7 @@ def send_signal(pidfd: int, number: int, *, group: int = 0) -> bool:
 
 def hears(pid: int, number: int) -> bool:
     """Whether a process has a handler for that signal (proc(5), SigCgt); False without /proc."""
-    with (
-        contextlib.suppress(OSError),
-        open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file,
-    ):
-        for line in file:
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return False
+    return bool(int(status_of(pid).get("SigCgt", "0"), 16) >> (number - 1) & 1)
 
 
 def die_with_parent(parent: int) -> bool:

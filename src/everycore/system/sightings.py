@@ -7,16 +7,19 @@ says nothing, because it is not mounted or the process is another user's, nothin
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from everycore.model import Address
 
 _SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
+#: Descriptors, threads and processes of a worker that are looked at.
+MOST_LOOKED_AT: Final = 8192
 #: State and flag of sockets that listen (include/net/tcp_states.h, include/uapi/linux/net.h).
 _LISTEN: Final = "0A"
 _ACCEPTS: Final = 0x10000
@@ -37,18 +40,24 @@ def sockets_of(pid: int) -> frozenset[int]:
     folder = f"/proc/{pid}/fd"
     found = set()
     with contextlib.suppress(OSError):
-        for number in os.listdir(folder):
+        for number in _some_of(folder):
             with contextlib.suppress(OSError):
                 if match := _SOCKET.fullmatch(os.readlink(f"{folder}/{number}")):
                     found.add(int(match[1]))
     return frozenset(found)
 
 
+def _some_of(folder: str) -> list[str]:
+    """The names in a folder of /proc: a process can have more than there is time for. Raises OSError."""
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in itertools.islice(entries, MOST_LOOKED_AT)]
+
+
 def descendants_of(pid: int) -> list[int]:
     """Its children, their children, and so on; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
     found: list[int] = []
     todo = [pid]
-    while todo:
+    while todo and len(found) < MOST_LOOKED_AT:
         children = _children_of(todo.pop())
         found += children
         todo += children
@@ -58,7 +67,7 @@ def descendants_of(pid: int) -> list[int]:
 def _children_of(pid: int) -> list[int]:
     children = []
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        for thread in _some_of(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
                 children += [int(word) for word in file.read().split()]
     return children
@@ -80,19 +89,24 @@ def _listening(pid: int) -> Iterator[tuple[int, Address]]:
 
 
 def unix_listeners(pid: int) -> Iterator[tuple[int, str]]:
-    """Inode and name of all unix sockets that listen where the process is; an abstract name begins with @.
+    """Inode and name of all unix sockets that listen where the process is; an abstract name begins with @."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/net/unix", errors="surrogateescape") as file:
+        yield from listeners_in(file)
+
+
+def listeners_in(table: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Inode and name of those that listen, of the lines of /proc/net/unix.
 
     A name may hold anything, the end of a line too: what is no line of the kernel's is passed over.
     """
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/net/unix", errors="surrogateescape") as file:
-        for line in file:
-            words = line.split(maxsplit=7)
-            try:
-                flags, inode, name = int(words[3], 16), int(words[6]), words[7].rstrip("\n")
-            except (IndexError, ValueError):  # the head of the table; a socket without a name
-                continue
-            if flags & _ACCEPTS:
-                yield inode, name
+    for line in table:
+        words = line.split(maxsplit=7)
+        try:
+            flags, inode, name = int(words[3], 16), int(words[6]), words[7].rstrip("\n")
+        except (IndexError, ValueError):  # the head of the table; a socket without a name
+            continue
+        if flags & _ACCEPTS:
+            yield inode, name
 
 
 def _address(text: str, family: int) -> Address:

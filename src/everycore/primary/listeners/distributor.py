@@ -26,8 +26,8 @@ from everycore.primary.listeners.acceptor import Acceptor
 from everycore.primary.listeners.distribution import LAST_WORDS
 from everycore.primary.listeners.preambles import Preambles
 from everycore.primary.listeners.subscriber import Accepted, ReadBack, Subscriber
-from everycore.system.descriptors import close_strange
 from everycore.system.listeners import BoundSocket
+from everycore.system.strange import close_strange
 
 log = logging.getLogger("everycore.primary")
 

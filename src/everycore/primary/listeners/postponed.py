@@ -35,6 +35,8 @@ IN_USE: Final = 10.0
 AFTER_AN_END: Final = 0.25
 #: What so many workers were told is remembered for the report of their ends.
 _MOST_REMEMBERED: Final = 64
+#: Addresses of which it is remembered who was told that they are in use.
+_MOST_TOLD: Final = 256
 
 
 class NotYet(Exception):
@@ -106,7 +108,10 @@ class Postponed:
 
     def tell(self, key: ListenKey, worker: int) -> None:
         """`worker` is told that `key` is in use."""
+        self._told.pop(key, None)
         self._told[key] = worker
+        if len(self._told) > _MOST_TOLD:
+            del self._told[next(iter(self._told))]
         self.in_use[worker] = key
         for old in tuple(self.in_use)[:-_MOST_REMEMBERED]:
             del self.in_use[old]

@@ -19,8 +19,9 @@ from everycore.core import wire
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.distribution import LAST_WORDS
 from everycore.primary.listeners.subscriber import Subscriber
-from everycore.system.descriptors import close_all, close_strange, duplicate
+from everycore.system.descriptors import close_all, duplicate
 from everycore.system.listeners import BoundSocket
+from everycore.system.strange import close_strange
 from everycore.system.wakeups import Baton, is_readable
 
 #: Seconds between two looks at the accept queue. Found non-empty twice running, the baton is passed on.

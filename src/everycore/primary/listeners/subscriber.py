@@ -13,8 +13,8 @@ from everycore.core.listeners import Listing
 from everycore.core.sticky import Seat
 from everycore.errors import ProtocolError
 from everycore.system.belt import Belt
-from everycore.system.descriptors import close_strange
 from everycore.system.listeners import BoundSocket
+from everycore.system.strange import close_strange
 
 log = logging.getLogger("everycore.primary")
 

@@ -12,9 +12,8 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final
 
 import msgspec
 
@@ -43,9 +42,6 @@ from everycore.system.sockets import (
 )
 
 log = logging.getLogger("everycore.primary")
-
-#: Listeners that no worker holds, at most: one that closes and dies over and over leaves no more behind.
-MOST_KEPT: Final = 256
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -255,7 +251,7 @@ class Switchboard:
             self._close_address(listener)
         else:
             _restore_name(listener)  # its program may have removed what it took for its own file
-            for given_up in _beyond_most(self._book):
+            for given_up in self._leftovers.beyond_most(self._book):
                 self._close_address(given_up)
 
     def _close_address(self, listener: Listener) -> None:
@@ -328,15 +324,6 @@ def _snapshot_of(listener: Listener) -> ListenerSnapshot:
         accepted=listener.distribution.accepted,
         queued=listener.distribution.queued,
     )
-
-
-def _beyond_most(listeners: Iterable[Listener]) -> list[Listener]:
-    """Of the listeners that wait for a worker, those that are too many: they have waited longest."""
-    kept = [listener for listener in listeners if not listener.subscribers]
-    beyond = kept[: max(len(kept) - MOST_KEPT, 0)]
-    for listener in beyond:
-        log.warning("%s is given up: %d others wait for a worker", listener.socket.what, MOST_KEPT)
-    return beyond
 
 
 def _restore_name(listener: Listener) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from everycore.kernel import LONGEST_PATH
 from everycore.system import sockets
+from everycore.system.statuses import status_of
 
 #: multiprocessing's own sockets lie in folders of such names (`multiprocessing.util.get_temp_dir`). Its
 #: helper processes accept on them, and are no workers.
@@ -107,14 +108,7 @@ def new_file_mode() -> int:
 
     Read, because umask(2) can only be asked by changing it, which other threads would see.
     """
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith("Umask:"):
-                    return 0o777 & ~int(line.split()[1], 8)
-    except OSError:
-        pass
-    return 0o755
+    return 0o777 & ~int(status_of("self").get("Umask", "022"), 8)
 
 
 def working_directory() -> bytes | None:

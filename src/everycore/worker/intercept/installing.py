@@ -30,7 +30,7 @@ def install(session: Session) -> None:
 
 def _closed(session: Session, intercepted: InterceptedSocket) -> None:
     is_path = not isinstance(intercepted.address, list)
-    state.left.add(intercepted.address if is_path else intercepted.name[1])
+    state.leave(intercepted.address if is_path else intercepted.name[1])
     session.grants.settle()
 
 

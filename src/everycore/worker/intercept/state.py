@@ -14,8 +14,16 @@ registry: Final = Registry()
 session: Session | None = None
 #: Whose port 0 is: "shared" by all workers, each worker's "own", or "auto": shared where the program serves.
 port_zero: str = "auto"
-#: Ports and paths of listeners that the program has closed.
-left: Final[set[Any]] = set()
+#: Ports and paths of the listeners that the program has closed last.
+left: Final[dict[Any, None]] = {}
+_MOST_LEFT: Final = 4096
+
+
+def leave(place: Any) -> None:
+    """The program has closed its listener on that port or path."""
+    left[place] = None
+    if len(left) > _MOST_LEFT:
+        del left[next(iter(left))]
 
 
 def go_through(way: Session | None) -> None:

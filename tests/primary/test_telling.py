@@ -1,0 +1,17 @@
+"""What is told of one worker's requests."""
+
+import logging
+
+from everycore.primary.telling import MOST_TOLD, Told
+
+
+def test_each_sentence_once_and_not_without_end(caplog):
+    with caplog.at_level(logging.WARNING):
+        told = Told(7)
+        for number in range(3 * MOST_TOLD):
+            told.tell(f"no {number}")
+            told.tell(f"no {number}")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:MOST_TOLD] == [f"worker 7: no {number}" for number in range(MOST_TOLD)]
+    last = "worker 7: more than 16 of its requests were refused; no more of them are told"
+    assert lines[MOST_TOLD:] == [last]
