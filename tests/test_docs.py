@@ -408,7 +408,7 @@ def test_wire_messages_and_their_fields():
 
 
 @pytest.mark.parametrize(
-    "name", ["make_states.py", "make_signals.py", "make_options.py", "make_coming_from.py"]
+    "name", ["make_states.py", "make_signals.py", "make_options.py", "make_coming_from.py", "make_servers.py"]
 )
 def test_drawn_pages_are_current(name):
     script = ROOT / "docs" / name
