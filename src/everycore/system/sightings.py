@@ -56,7 +56,7 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def is_shareable(address: Address) -> bool:
-    """Whether processes of this user may listen on a TCP address beside those that do (SO_REUSEPORT, socket(7)).
+    """Whether processes of this user may listen on a TCP address beside those that do (SO_REUSEPORT).
 
     Tried: the kernel lets nobody ask for an option of another process's socket. Nothing is listened on.
     """
