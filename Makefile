@@ -1,4 +1,4 @@
-# make demo | test | test-newer | test-under-load | lint | bench | deps | clean
+# make demo | test | test-newer | test-under-load | matrix | lint | bench | deps | clean
 #
 # Everything runs in a virtual environment made here: .venv, or .venv-3.13 for `make test PYTHON=python3.13`, or
 # where VENV= says. It is made once and brought up to date when pyproject.toml changes.
@@ -21,7 +21,7 @@ TYPED = $(foreach folder,$(SOURCES),$(if $(shell find $(folder) -name '*.py' -pr
 
 NEWER ?= 3.15
 
-.PHONY: help demo test test-newer test-under-load lint fuzz bench deps clean check-python
+.PHONY: help demo test test-newer test-under-load matrix lint fuzz bench deps clean check-python
 
 help:
 	@echo 'make demo    a server on four workers, http://127.0.0.1:8000; Ctrl-C ends it'
@@ -29,6 +29,7 @@ help:
 	@echo 'make test-newer   the tests with a Python from Debian sid (NEWER=3.14; 3.15 without it), by tools/newer-pythons'
 	@echo 'make test-under-load'
 	@echo '             the tests alone, three times (RUNS=), while four other processes compute (LOAD=)'
+	@echo 'make matrix  programs of others under everycore run, with their packages in .venv-matrix (ARGS=-k uvicorn)'
 	@echo 'make lint    what make test does before the tests'
 	@echo 'make fuzz    two minutes of coverage-guided fuzzing, with Python 3.13 (FUZZ_PYTHON=)'
 	@echo 'make bench   the benchmarks (ARGS=...)'
@@ -49,6 +50,20 @@ LOAD ?= 4
 test-under-load: $(VENV)/.developing
 	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; \
 		$(BIN)/python tools/under_load.py --processes $(LOAD) $(BIN)/python -m pytest $(ARGS) || exit; done
+
+# Programs of others (tests/matrix), on the oldest Python. What is found is written to tests/matrix/results.json.
+# -n: they mostly wait, for imports and for a second's answers.
+MATRIX_PYTHON ?= $(or $(shell tools/find-python 3.11 2>/dev/null),python3.11)
+MATRIX_AT_ONCE ?= 5
+.venv-matrix/.made: pyproject.toml
+	@$(MATRIX_PYTHON) -m venv .venv-matrix
+	@.venv-matrix/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-matrix/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[standard]' --group matrix
+	@touch $@
+
+matrix: .venv-matrix/.made
+	@.venv-matrix/bin/python -m pytest tests/matrix -m matrix -n $(MATRIX_AT_ONCE) $(ARGS)
+	@.venv-matrix/bin/python docs/make_servers.py
 
 lint: $(VENV)/.developing
 	@$(BIN)/ruff format --check $(SOURCES)

@@ -416,6 +416,7 @@ def test_wire_messages_and_their_fields():
         "make_coming_from.py",
         "make_deploy.py",
         "make_metrics.py",
+        "make_servers.py",
     ],
 )
 def test_drawn_pages_are_current(name):

@@ -11,11 +11,13 @@ from tests.kit.folders import ROOT, SOURCE
 TESTS = ROOT / "tests"
 
 #: About the whole, with real programs: named after what a user does, not after a module.
-WHOLE = {"cli", "conformance", "integration", "neighbours"}
+WHOLE = {"cli", "conformance", "integration", "matrix", "neighbours"}
 #: Packages without a folder of their own, and where they are tested.
 TESTED_BY = {"launch": "cli", "mold": "integration"}
 #: Helpers outside the kit: a page of the documentation is drawn from them.
-BESIDE_TESTS = {"conformance/catalogue.py", "conformance/node.py"}
+BESIDE_TESTS = {"conformance/catalogue.py", "conformance/node.py", "matrix/results.py", "matrix/table.py"}
+#: Programs that are no tests: what tests start, in an environment of their own.
+STARTED = "matrix/programs"
 #: The one file that repeats the tests of others, in other surroundings.
 REPEATS_TESTS = {"integration/test_primary_on_uvloop.py"}
 MOST_LINES = 500
@@ -31,7 +33,7 @@ def misplaced(tests: Path, source: Path) -> Iterator[str]:
     for path in sorted(tests.rglob("*.py")):
         name = path.relative_to(tests).as_posix()
         folder, _, file = name.rpartition("/")
-        if folder == "kit" or file in {"__init__.py", "conftest.py"} or name in BESIDE_TESTS:
+        if folder in {"kit", STARTED} or file in {"__init__.py", "conftest.py"} or name in BESIDE_TESTS:
             continue
         package = source / folder
         if not file.startswith("test_"):

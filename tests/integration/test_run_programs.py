@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.kit import scaled
+from tests.kit import scaled, wait_gone
 from tests.kit.ports import free_port
 from tests.kit.running import Running, ask, run
 
@@ -98,7 +98,7 @@ while True:
 
 
 @pytest.mark.slow
-def test_one_that_listens_in_c_is_ready_and_replaced(start_command, tmp_path):
+def test_one_that_listens_in_c_is_ready_replaced_and_reloaded(start_command, tmp_path):
     port = free_port()
     running = run(start_command, tmp_path, UNSEEN, str(port))
     assert running.program.expect(r"listens on tcp://127.0.0.1:(\d+) by itself", stream="stderr")[1] == str(
@@ -108,7 +108,34 @@ def test_one_that_listens_in_c_is_ready_and_replaced(start_command, tmp_path):
     first = int(ask(port))
     os.kill(first, signal.SIGKILL)
     running.program.expect("its slot is filled again", stream="stderr")
-    assert running.everybody_answers(port) != {str(first)}
+    seen = running.everybody_answers(port)
+    assert str(first) not in seen
+    running.program.signal(signal.SIGHUP)
+    running.program.expect("reload 1: all workers are new", stream="stderr")
+    assert (
+        wait_gone(map(int, seen)) == []
+    )  # until then the kernel gives them some connections, and resets those
+    assert not seen & running.everybody_answers(port)
+    assert running.program.finish() == 0
+
+
+SHARED_BY_A_CHILD = """
+import os, signal, subprocess, sys
+
+child = subprocess.Popen([sys.executable, sys.argv[2], sys.argv[1]])
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+sys.exit(min(child.wait(), 0))
+"""
+
+
+@pytest.mark.slow
+def test_one_whose_child_listens_as_those_of_other_workers_may_is_ready(start_command, tmp_path):
+    child, port = tmp_path / "child.py", free_port()
+    child.write_text(UNSEEN)
+    running = run(start_command, tmp_path, SHARED_BY_A_CHILD, str(port), str(child))
+    running.program.expect(rf"listens on tcp://127.0.0.1:{port} by itself", stream="stderr")
+    running.ready()
+    running.everybody_answers(port)
     assert running.program.finish() == 0
 
 
@@ -188,24 +215,32 @@ def test_the_number_of_workers_is_not_the_programs_as_well(start_command, tmp_pa
 # Addresses
 
 
-@pytest.mark.slow
-def test_an_address_in_use_is_told_once_and_named(start_command, tmp_path):
-    source = (
-        HEAD
-        + """
+IN_USE = {
+    "by the program": """
 try:
     serve(socket.create_server(("127.0.0.1", int(sys.argv[1]))))
 except OSError:
     print("no port for me", file=sys.stderr)
     sys.exit(1)
-"""
-    )
+""",
+    "by Python": """
+sock = socket.socket()
+sock.bind(("127.0.0.1", int(sys.argv[1])))  # of which Python says no address
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", IN_USE, ids=[name.replace(" ", "_") for name in IN_USE])
+def test_an_address_in_use_is_told_once_and_named(start_command, tmp_path, program):
+    source = HEAD + IN_USE[program]
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         running = run(start_command, tmp_path, source, str(port), workers=3)
         assert running.program.wait() == 3
-    assert running.program.stderr.count("no port for me") == 1
-    assert running.program.stderr.endswith(f"127.0.0.1:{port} is in use by another process\n")
+    stderr = running.program.stderr
+    assert stderr.count("no port for me" if program == "by the program" else "Traceback") == 1
+    assert stderr.endswith(f"127.0.0.1:{port} is in use by another process\n")
 
 
 def opens_for_one_client(extra: str = "") -> str:

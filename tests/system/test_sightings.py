@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from everycore.system import sightings
-from everycore.system.sightings import descendants_of, listeners_of, sockets_of
+from everycore.system.sightings import descendants_of, is_shareable, listeners_of, sockets_of
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
@@ -58,6 +58,17 @@ def test_one_of_another_process_is_found_there(start_program):
     (child,) = [pid for pid in descendants_of(os.getpid()) if listeners_of(pid)]
     assert listeners_of(child) == [("127.0.0.1", port)]
     assert child == program.pid
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_whether_others_may_listen_there_too(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as alone:
+        assert not is_shareable(alone.getsockname()[:2])
+    with socket.create_server((host, 0), family=family, reuse_port=True) as shared:
+        assert is_shareable(shared.getsockname()[:2])
+        socket.create_connection(shared.getsockname()[:2]).close()  # trying has changed nothing
+    assert not is_shareable("/run/a path")
 
 
 def test_a_process_that_is_not_there_has_none():

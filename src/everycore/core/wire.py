@@ -188,9 +188,13 @@ class Release(_Wire):
 
 
 class MayConnect(_Wire):
-    """Worker, by the link: would my program, alone, find somebody at `address`? Refused if that is ours."""
+    """Worker, by the link: would my program, alone, find somebody at `address`? Refused if that is ours.
+
+    others: refused if another worker listens there, whether I do or not.
+    """
 
     address: Any
+    others: bool = False
 
 
 class Settle(_Wire):

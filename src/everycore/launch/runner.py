@@ -34,7 +34,7 @@ from everycore.launch.running import ProgramEnd, clear, run_program
 from everycore.ops.job import STATUS_NO_BOOT, BootReport
 from everycore.system import garbage
 from everycore.system.processes import interpreter_flags
-from everycore.worker.intercept import children, for_asyncio, for_libraries, hooks, installing, state
+from everycore.worker.intercept import children, for_asyncio, for_libraries, hooks, installing, paths, state
 from everycore.worker.session import Session
 from everycore.worker.signals import print_stacks_at_quit
 
@@ -52,6 +52,7 @@ def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
     if session is not None:
         installing.install(session)
         state.port_zero = port_zero or state.port_zero
+        paths.install_on_files()
         for_libraries.install_on_libraries()
         for_asyncio.install_on_asyncio(session)
         children.install_on_children(partial(_refuse, session), lambda: session.readiness.has_listened)

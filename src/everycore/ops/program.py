@@ -13,13 +13,17 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
+from everycore.errors import BootError
 from everycore.events import Forked, Listening
 from everycore.model import Address
+from everycore.ops.job import BootReport
 from everycore.ops.service import Outcome, Service, run_to_the_end
 from everycore.pool import Pool
 from everycore.primary.driver import driver_of
 from everycore.system.addresses import as_url
-from everycore.system.sightings import descendants_of, listeners_of, sockets_of
+from everycore.system.sightings import descendants_of, is_shareable, listeners_of, sockets_of
 from everycore.worker_face import Worker
 
 if TYPE_CHECKING:  # as in `ops.service`
@@ -78,6 +82,14 @@ class _Program(Service):
     def _say_where(self) -> None:
         """Said as it became known."""
 
+    def _report_of(self, error: BootError) -> BootReport | None:
+        """Its report, and which address is in use: Python's own words name none."""
+        report = super()._report_of(error)
+        told = self._pool._keeper.address_in_use(error.worker)
+        if report is None or told is None:
+            return report
+        return msgspec.structs.replace(report, text=f"{report.text.rstrip()}\n{told}")
+
     # Listeners that we do not see
 
     def _on_forked(self, event: Forked) -> None:
@@ -90,12 +102,11 @@ class _Program(Service):
         if worker.pid is None or worker.is_ready or worker.state not in ("none", "online"):
             return
         age = time.monotonic() - born
-        found = (
-            [] if driver_of(worker).readiness.is_held else listeners_of(worker.pid, sockets_of(os.getpid()))
-        )
-        if found:
-            self._found(worker, found)
-            return
+        if not driver_of(worker).readiness.is_held:
+            found = listeners_of(worker.pid, sockets_of(os.getpid())) or self._shared_by_children(worker.pid)
+            if found:
+                self._found(worker, found)
+                return
         if age > _CHILD_SERVES:
             self._look_at_children(worker.pid)
         self._look_in(min(max(age / 4, _FIRST_LOOK), _LONGEST_PAUSE), worker, born)
@@ -106,6 +117,12 @@ class _Program(Service):
         for url in sorted(urls):
             log.info("%s listens on %s by itself: the kernel spreads its connections", self._name, url)
         driver_of(worker).readiness.announce()
+
+    def _shared_by_children(self, worker: int) -> list[Address]:
+        """Where processes of the worker's own listen so that those of other workers may too (granian)."""
+        known = sockets_of(os.getpid()) | sockets_of(worker)
+        found = [address for pid in descendants_of(worker) for address in listeners_of(pid, known)]
+        return [address for address in found if is_shareable(address)]
 
     def _look_at_children(self, worker: int) -> None:
         for pid in descendants_of(worker):

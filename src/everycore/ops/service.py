@@ -253,8 +253,12 @@ class Service:
     def _why(self, error: BootError) -> Outcome:
         if self._was_ready:  # all slots have failed
             return Outcome(STATUS_NO_BOOT, error.report)
-        report = self._reports.get(error.worker) or BootReport(error.report, STATUS_NO_BOOT)
+        report = self._report_of(error) or BootReport(error.report, STATUS_NO_BOOT)
         return self._refusal(self._final or report)
+
+    def _report_of(self, error: BootError) -> BootReport | None:
+        """What the worker itself has said of why it could not start."""
+        return self._reports.get(error.worker)
 
     def _refusal(self, report: BootReport) -> Outcome:
         start = f"cannot start {self._name}:\n" if "\n" in report.text else ""

@@ -97,6 +97,10 @@ class Keeper:
         """Those of which too many workers have ended too soon."""
         return self._supervisor.failed_slots
 
+    def address_in_use(self, worker: int) -> str | None:
+        """The sentence about the address that a worker was told to be in use; None: there was none."""
+        return self._words.address_in_use(worker)
+
     def owns(self, worker: int) -> bool:
         """Whether it is one of those that are kept: whoever has the cluster may fork others."""
         return worker in self._workers

@@ -234,8 +234,8 @@ class LinkServer:
                     return grant.message, grant.fds
                 case wire.SetOption() | wire.GetOption():
                     return self._option(request), ()
-                case wire.MayConnect(address):
-                    switchboard.postponed.check_connect(client.id, off_the_wire(address))
+                case wire.MayConnect(address, others):
+                    switchboard.postponed.check_connect(client.id, off_the_wire(address), others=others)
                 case wire.Settle():
                     switchboard.read_belts(client.id)
                 case wire.Release(listener):

@@ -41,14 +41,19 @@ class SupervisionWords:
             return f"worker {failure.worker} was not ready within {RELOAD_SECONDS:g} s"
         if failure.overdue:
             return f"worker {failure.worker} was not ready within {self._limit():g} s, and was killed"
-        key = self._postponed().in_use.get(failure.worker)
-        why = "" if key is None else f"; {describe(key.address, key.family)} is in use by another process"
+        told = self.address_in_use(failure.worker)
+        why = "" if told is None else f"; {told}"
         return f"worker {failure.worker} ended before it was ready: {failure.status}{why}"
 
     def _describe_mold(self, failure: SlotFailure) -> str:
         if failure.status is None:
             return f"the new mold was not prepared within {self._limit():g} s"
         return str(failure.status.error)
+
+    def address_in_use(self, worker: int) -> str | None:
+        """The sentence about the address that a worker was told to be in use; None: there was none."""
+        key = self._postponed().in_use.get(worker)
+        return None if key is None else f"{describe(key.address, key.family)} is in use by another process"
 
     def what_follows(self, *, serves: bool) -> str:
         """After a reload that has failed. `serves`: a worker is ready."""

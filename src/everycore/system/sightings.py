@@ -64,6 +64,23 @@ def descendants_of(pid: int) -> list[int]:
     return found
 
 
+def is_shareable(address: Address) -> bool:
+    """Whether processes of this user may listen on a TCP address beside those that do (SO_REUSEPORT).
+
+    Tried: the kernel lets nobody ask for an option of another process's socket. Nothing is listened on.
+    """
+    if not isinstance(address, tuple):
+        return False
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            probe.bind(address[:2])
+        except OSError:
+            return False
+    return True
+
+
 def _children_of(pid: int) -> list[int]:
     children = []
     with contextlib.suppress(OSError):

@@ -117,6 +117,10 @@ class Grants:
         """Raises OSError (ECONNREFUSED) if a lone program would find nobody at `address`."""
         self._link.request(wire.MayConnect(address), timeout=PATIENCE)
 
+    def check_remove(self, path: Any) -> None:
+        """Raises OSError (ECONNREFUSED) if another worker listens on the unix socket of that path."""
+        self._link.request(wire.MayConnect(path, others=True), timeout=PATIENCE)
+
     def settle(self) -> None:
         """Wait until the primary has heard what was said on belts; for a second at most."""
         self._link.settle(timeout=1.0)

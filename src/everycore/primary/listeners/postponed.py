@@ -138,11 +138,14 @@ class Postponed:
 
     # --- addresses of others ------------------------------------------------------------------------------
 
-    def check_connect(self, worker: int, address: Any) -> None:
+    def check_connect(self, worker: int, address: Any, *, others: bool = False) -> None:
         """Raises OSError (ECONNREFUSED) if others serve `address` and `worker` does not: alone, nobody would.
 
-        A program asks so whether a port is free, before it listens there.
+        A program asks so whether a port is free, before it listens there. others: raises it if another worker
+        serves there, whether `worker` does or not.
         """
         for listener in self._listeners:
-            if listener.is_at(address) and not listener.holds(worker):
+            if listener.is_at(address) and (
+                set(listener.subscribers) - {worker} if others else not listener.holds(worker)
+            ):
                 raise os_error(errno.ECONNREFUSED)

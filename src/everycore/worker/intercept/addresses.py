@@ -27,7 +27,7 @@ def cluster_address(sock: socket.socket, address: Any) -> Any:
     if sock.family not in sockets.FAMILIES or sock.type not in sockets.KINDS or _shares_its_port(sock):
         return None
     if sock.family == socket.AF_UNIX:
-        return _path(address)
+        return unix_path(address)
     if not isinstance(address, tuple) or not 2 <= len(address) <= (4 if _is_v6(sock) else 2):
         return None
     host, port, *rest = address
@@ -50,7 +50,7 @@ def numeric_address(sock: socket.socket, address: Any) -> Any:
     if sock.type != socket.SOCK_STREAM or sock.family not in sockets.FAMILIES:
         return None
     if sock.family == socket.AF_UNIX:
-        return _path(address)
+        return unix_path(address)
     try:
         loopback = "::1" if _is_v6(sock) else "127.0.0.1"
         host = loopback if address[0] == "localhost" else address[0]
@@ -70,7 +70,8 @@ def _shares_its_port(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
 
 
-def _path(address: Any) -> str | bytes | None:
+def unix_path(address: Any) -> str | bytes | None:
+    """What travels of the name of a unix socket; None: none of ours."""
     if not isinstance(address, (str, bytes, bytearray)):
         return None
     raw = os.fsencode(bytes(address) if isinstance(address, bytearray) else address)

@@ -1,0 +1,53 @@
+"""Files of unix sockets that a program removes while other workers serve there: they stay.
+
+A program removes the file before it binds, for it takes it for a dead one's, and removes it when it ends.
+Alone, it harms nobody; here clients of the others would find no file until the primary puts it back.
+Invariant: what is no file of another worker's listener is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from everycore.errors import ChannelClosed
+from everycore.worker.intercept import state
+from everycore.worker.intercept.addresses import unix_path
+
+
+def install_on_files() -> None:
+    """Once, after `installing.install`."""
+    os.unlink = _standing_in_for(os.unlink)
+    os.remove = _standing_in_for(os.remove)
+
+
+def _standing_in_for(function: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(function)
+    def unlink(path: Any, *args: Any, **more: Any) -> None:
+        if args or more or not _is_anothers(path):
+            function(path, *args, **more)
+
+    return unlink
+
+
+def _is_anothers(path: Any) -> bool:
+    """Whether another worker has a listener of that name."""
+    if state.session is None:
+        return False
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        where = unix_path(os.fspath(path))
+        if where is not None:
+            state.session.grants.check_remove(where)
+    except ChannelClosed:
+        return False
+    except OSError as exc:
+        return exc.errno == errno.ECONNREFUSED
+    except (TypeError, ValueError):
+        return False  # which the kernel's own way tells
+    return False

@@ -1,0 +1,20 @@
+"""Keeps what the matrix has found, in the process of pytest that hears of all tests."""
+
+import json
+
+import pytest
+
+from tests.matrix import results
+
+_found: list[results.Finding] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, value in report.user_properties if report.when == "call" and report.passed else ():
+        if name == "matrix":
+            _found.append(results.Finding(*json.loads(str(value))))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _found and not hasattr(session.config, "workerinput"):
+        results.keep(_found)

@@ -1,0 +1,21 @@
+"""What each program here answers: which process it is, and who asks. A slow answer takes a second."""
+
+import asyncio
+import os
+import time
+
+
+def who(client: object) -> str:
+    return f"worker={os.getpid()} client={client};"
+
+
+def slow(client: object) -> str:
+    os.write(1, b"slow\n")  # in one write, for several processes have one stdout
+    time.sleep(1)
+    return who(client)
+
+
+async def slow_async(client: object) -> str:
+    os.write(1, b"slow\n")
+    await asyncio.sleep(1)
+    return who(client)
