@@ -97,6 +97,7 @@ def test_sees_children_threads_handlers_and_blocked_signals():
     assert before.changes() == []
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_the_fixture_fails_a_test_that_leaks_and_tidies_up_for_the_next(inner_run):
     result = inner_run(
@@ -146,6 +147,7 @@ def test_a_limit_grows_with_the_load(monkeypatch, tmp_path, line, factor):
     assert scaled(10) == 10 * 2 * factor
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_a_test_over_its_limit_fails_with_stacks_and_the_run_goes_on(inner_run):
     result = inner_run(
@@ -172,6 +174,7 @@ def test_a_test_over_its_limit_fails_with_stacks_and_the_run_goes_on(inner_run):
     )
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_an_example_has_no_limit_of_its_own(inner_run, monkeypatch):
     """Hypothesis gives each 0.2 s unless it is CI that runs it: a stalled machine is not the test's fault."""
@@ -189,6 +192,7 @@ def test_an_example_has_no_limit_of_its_own(inner_run, monkeypatch):
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_a_test_that_resists_its_limit_ends_the_run_with_stacks(inner_run):
     result = inner_run(
