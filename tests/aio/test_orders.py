@@ -156,7 +156,7 @@ async def test_workers_go_on_if_the_primary_cannot_stop(surroundings, monkeypatc
 async def test_process_1_of_a_container_stops_nobody(surroundings, monkeypatch, caplog):
     monkeypatch.setattr(pausing, "can_stop", lambda: False)
     assert await tell(Pool(), signal.SIGTSTP) == []
-    assert "SIGTSTP: ignored, for the kernel does not stop process 1" in caplog.text
+    assert "SIGTSTP: ignored, since the kernel does not stop process 1" in caplog.text
 
 
 @pytest.mark.parametrize("number", HEARD)

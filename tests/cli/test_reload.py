@@ -185,7 +185,7 @@ def test_new_workers_start_from_where_the_path_leads_now(start_command, tmp_path
 def test_one_more_and_one_fewer(serve):
     program = serve(workers=1, source=APP).program
     program.signal(signal.SIGTTOU)
-    program.expect("SIGTTOU: there is one worker, and not fewer than that", stream="stderr")
+    program.expect("SIGTTOU: ignored, a pool keeps at least one worker", stream="stderr")
     program.signal(signal.SIGTTIN)
     program.expect("SIGTTIN: scaling from 1 to 2", stream="stderr")
     program.signal(signal.SIGTTOU)

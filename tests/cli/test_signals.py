@@ -58,7 +58,7 @@ def test_all_stop_and_go_on_together(start_kind, kind, policy):
     program.signal(signal.SIGTSTP)
     wait_stopped(program, *workers)
     program.signal(signal.SIGCONT)
-    program.expect(r"going on, with the workers, after \d+\.\d s", stream="stderr")
+    program.expect(r"continued, with the workers, after \d+\.\d s", stream="stderr")
     assert len({get() for _ in range(8)}) == len(workers) == 2
     assert program.descendants() == workers
     assert program.finish() == 0
@@ -186,7 +186,7 @@ def test_ctrl_z_and_fg_in_a_terminal(start_command, tmp_path, kind):
             while not all(map(is_stopped, (primary, *workers))):
                 os.sched_yield()
             shell.write("fg\n")
-            shell.expect("going on, with the workers", stream="stderr")
+            shell.expect("continued, with the workers", stream="stderr")
         assert shell.descendants() == [primary, *workers]
         os.write(ours, b"\x03")
         assert shell.wait() == 0

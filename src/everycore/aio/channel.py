@@ -1,13 +1,14 @@
 """One end of the ordered pipe between the primary and one worker, on a running event loop.
 
-Bytes and descriptors in and out of a non-blocking unix stream socket; whole messages to the owner. Invariant:
-nothing the peer sends raises into the loop, leaks a descriptor or makes this process grow without bound;
-`on_lost` is called exactly once unless `close()` comes first; whatever was complete before the end was
-delivered before `on_lost`.
+Move bytes and descriptors through a non-blocking unix stream socket, and give whole messages to the owner.
+Invariant: nothing the peer sends raises into the loop, leaks a descriptor or makes this process grow without
+bound. `on_lost` is called exactly once unless `close()` comes first. Every message that was complete before
+the end is delivered before `on_lost`.
 
-A peer that makes us answer and never reads is held by not reading from it while more than `buffer_limit`
-bytes of control messages wait to be sent. The program's own messages do not stop the reading: two sides
-full of each other's would then wait for ever. They have a window instead (`aio.mailbox`).
+A peer may provoke answers and never read them. The channel stops reading from such a peer while more than
+`buffer_limit` bytes of control messages wait to be sent. The program's own messages do not stop the reading:
+two sides with full buffers would then wait for each other forever. A window limits them instead
+(`aio.mailbox`).
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from everycore.errors import ProtocolError
 from everycore.system.descriptors import close_all, close_now
 from everycore.system.strange import ROOM, close_emptied, close_strange, descriptors_in, refuse_more
 
-#: What the wire adds to a user's value, and the longest control message (a path and some numbers).
+#: Room for what the wire adds to a user's value, and for the longest control message (a path and numbers).
 OVERHEAD: Final = 16 * 1024
 
 _READ_SIZE: Final = 64 * 1024
-_READS_A_TURN: Final = 16  # at most 1 MiB, then others run
-FRAMES_A_TURN: Final = 512  # nor another chunk after so many: each of them is work
-# Plain ints: an IntFlag takes longer for `&` than recvmsg for a byte.
+_READS_A_TURN: Final = 16  # at most 1 MiB, then other callbacks run
+FRAMES_A_TURN: Final = 512  # no further chunk after this many: each frame is work
+# Plain ints: `&` of an IntFlag takes longer than recvmsg of one byte.
 _RECV_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _CTRUNC: Final = int(socket.MSG_CTRUNC)
 _TRUNCATED: Final = "descriptors were lost on the way (is this process at its limit of open descriptors?)"
 
 
 class Channel:
-    """See the module. All methods belong to the thread of `loop`; the channel owns `sock`."""
+    """See the module. Call every method in the thread of `loop`. The channel owns `sock`."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class Channel:
         self._loop = loop
         self._decode = decode
         self._on_message = on_message
-        #: Who takes the bodies of notes. A mailbox puts itself here: the way by `on_message` costs more.
+        #: Called with the body of each note. A mailbox puts its own method here: `on_message` costs more.
         self.on_note: Callable[[bytes, tuple[int, ...]], None] = self._pass_note
         self._on_lost = on_lost
         self._frames = FrameDecoder(max_message + OVERHEAD)
@@ -68,7 +69,7 @@ class Channel:
         self._is_delivering = False
         self._delivered = 0  # frames in this turn
         self._is_closed = False
-        #: The sending half, for those who send much.
+        #: The sending half, for callers that send a lot.
         self.outbox = Outbox(
             sock,
             loop=loop,
@@ -80,20 +81,20 @@ class Channel:
         self._update_reader()
 
     def fileno(self) -> int:
-        """The descriptor; -1 once closed."""
+        """Return the descriptor, or -1 once the channel is closed."""
         return self._sock.fileno()
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was lost, or closed by us."""
+        """Whether the channel was lost, or closed by this side."""
         return self._is_closed
 
     # --- sending ----------------------------------------------------------------------------------
 
     def post(self, message: Any, fds: Sequence[int] = ()) -> None:
-        """Send a control message: never refused, never waits. The descriptors are the channel's from here on.
+        """Send a control message. It is never refused and never waits. The channel owns `fds` from here on.
 
-        On a closed channel nothing happens, but for closing them: who must know hears of it by `on_lost`.
+        A closed channel only closes `fds`: the owner learns of a loss by `on_lost`.
         """
         try:
             frame = encode_frame(wire.encode(message), len(fds))
@@ -104,7 +105,7 @@ class Channel:
 
     @property
     def waiting(self) -> int:
-        """Bytes on their way into the socket, and those that wait for the peer's window."""
+        """Bytes that are not in the socket yet, including those that wait for the peer's window."""
         return self.outbox.waiting
 
     @property
@@ -113,7 +114,7 @@ class Channel:
         return self.outbox.is_full
 
     async def wait_room(self) -> None:
-        """Return once the channel is not full; `ChannelClosed` if it ends before."""
+        """Return once the channel is not full. Raises ChannelClosed if it ends first."""
         await self.outbox.wait_room()
 
     async def flush(self) -> None:
@@ -123,7 +124,7 @@ class Channel:
     # --- receiving ----------------------------------------------------------------------------------
 
     def pause_reading(self) -> None:
-        """Take nothing from the socket until `resume_reading`."""
+        """Read nothing from the socket until `resume_reading`."""
         self._is_paused = True
         self._update_reader()
 
@@ -133,11 +134,11 @@ class Channel:
         self._update_reader()
 
     def read_to_end(self) -> None:
-        """After the peer's death: deliver what is left, then call `on_lost`.
+        """After the peer's death, deliver what is left, then call `on_lost`.
 
-        A grandchild may hold the peer's end open for ever, and write there: it can send no more.
+        A grandchild may hold the peer's end open forever and write to it. From here on it can send no more.
         """
-        if self._is_delivering:  # called by what a message led to: the rest of its chunk comes first
+        if self._is_delivering:  # called by a message's handler: the rest of the chunk comes first
             self._loop.call_soon(self._read_last_words, None)
         else:
             self._read_last_words(None)
@@ -170,9 +171,9 @@ class Channel:
         self._lose(error)
 
     def _read_once(self, *, rearm: bool = False, end: OSError | None = None) -> bool:
-        """Read and deliver one chunk. False: nothing is left for now, or the channel is lost.
+        """Read and deliver one chunk. Return False if nothing is left for now, or the channel is lost.
 
-        end: why it is lost when nothing more comes.
+        end: the reason of the loss if the stream has ended.
         """
         try:
             data, ancillary, flags, _ = self._sock.recvmsg(_READ_SIZE, ROOM, _RECV_FLAGS)
@@ -188,7 +189,7 @@ class Channel:
             return False
         is_truncated = bool(flags & _CTRUNC)
         if is_truncated:
-            # Either more came than a frame may carry, or this process has no descriptor left.
+            # Either the peer sent more than a frame may carry, or this process has no descriptor left.
             close_strange(fds)
             fds = ()
         try:
@@ -198,11 +199,14 @@ class Channel:
         except ProtocolError as error:
             self._lose(ProtocolError(_TRUNCATED) if is_truncated else error)
             return False
-        # A chunk that did not fill the buffer was the last, unless descriptors ended it.
+        # A chunk that did not fill the buffer is the last one, unless descriptors ended it.
         return rearm or len(data) == _READ_SIZE or bool(fds)
 
     def _deliver(self, data: bytes, fds: tuple[int, ...]) -> None:
-        """Cut, decode, hand over. Hot. Raises ProtocolError once what was good before it is handed over."""
+        """Cut the chunk into frames, decode and deliver them. Hot.
+
+        Raises ProtocolError, after every message before the violation was delivered.
+        """
         on_note = self.on_note
         self._is_delivering = True
         try:
@@ -220,7 +224,7 @@ class Channel:
                 except ProtocolError as error:
                     self._lose(error)
                 except Exception:
-                    log.exception("a message of %s was not handled", self.peer)
+                    log.exception("handling a message from %s failed", self.peer)
         finally:
             self._is_delivering = False
         if self._frames.violation is not None:
@@ -231,7 +235,7 @@ class Channel:
             message = self._decode(body)
         except Exception as error:
             close_strange(fds)
-            raise ProtocolError(f"a message of {self.peer} can't be understood: {error}") from error
+            raise ProtocolError(f"a message from {self.peer} can't be understood: {error}") from error
         self._on_message(message, fds)
 
     def _pass_note(self, body: bytes, fds: tuple[int, ...]) -> None:
@@ -240,11 +244,11 @@ class Channel:
     # --- the end ----------------------------------------------------------------------------------
 
     def fail(self, error: ProtocolError) -> None:
-        """Give the peer up: what it sent can't be understood. `on_lost` hears `error`."""
+        """Give up the peer, which sent something that can't be understood. `on_lost` is given `error`."""
         self._lose(error)
 
     def close(self) -> None:
-        """Close at once; what was not sent is dropped. `on_lost` is not called."""
+        """Close at once and drop what was not sent. `on_lost` is not called."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -255,7 +259,7 @@ class Channel:
         close_strange(self._frames.close())
 
     def abandon(self) -> None:
-        """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
+        """In a forked child, close our copies and tell nobody. The parent's loop is not touched."""
         self._is_closed = True
         self._has_reader = False
         self.outbox.abandon()
@@ -272,4 +276,4 @@ class Channel:
         try:
             self._on_lost(error)
         except Exception:
-            log.exception("the loss of the channel to %s was not handled", self.peer)
+            log.exception("handling the loss of the channel to %s failed", self.peer)

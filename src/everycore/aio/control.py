@@ -1,10 +1,10 @@
-"""The control socket of a primary, as its loop serves it: the edge of `core.control`.
+"""The primary's control socket on its event loop: the edge of `core.control`.
 
 Accept clients, cut what they send into requests, and send what a `Desk` answers. Invariant: no client keeps
-the loop, nor another client, waiting: one that does not read is dropped, one that says nothing gives its
-place to the next one that comes, and one of another user is told so and closed.
+the loop or another client waiting. A client that does not read is dropped. A silent client gives its place to
+the next one that connects. A client of another user is refused and closed.
 
-A request is answered before the next one of that client is read.
+Each request is answered before the next one of the same client is read.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from everycore.system.control_sockets import ControlListener, credentials, may_s
 
 log = logging.getLogger("everycore.aio")
 
-#: Clients that are accepted before the loop turns.
+#: Clients accepted in one turn of the loop, at most.
 _BURST: Final = 16
 _CHUNK: Final = 64 * 1024
-#: A client that has read nothing for so many seconds, while something waits for it, is dropped.
+#: Seconds after which a client is dropped that reads nothing while data waits for it.
 STUCK: Final = 5.0
-#: What those who wait for something have for their last answer, when the service ends, in seconds.
+#: Seconds that waiting clients have to get their last answer when the service ends.
 _LAST_CHANCE: Final = 1.0
 
 
 class Desk(Protocol):
-    """Who does what is asked."""
+    """The part that carries out requests."""
 
     async def answer(self, request: Request, tell: Callable[[ControlEvent], None]) -> object:
-        """Do it, and return the result. Raises ControlError."""
+        """Carry out `request` and return its result. Raises ControlError."""
 
     def follow(self, tell: Callable[[ControlEvent], None]) -> Subscription:
-        """Tell of every event from now on."""
+        """Call `tell` with every event from now on."""
 
     def end(self) -> None:
-        """The service ends: whoever waits is answered."""
+        """The service ends: answer every client that waits."""
 
 
 class ControlServer:
@@ -67,17 +67,17 @@ class ControlServer:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._desk = desk
-        #: The one that has been silent for longest comes first.
+        #: The client that has been silent longest comes first.
         self._clients: list[_Client] = []
         self._is_closed = False
         self._pause: asyncio.TimerHandle | None = None
-        #: Kept back, so that a client can be accepted when this process is out of descriptors.
+        #: A descriptor in reserve, so that a client can be accepted when this process has run out of them.
         self._spare = _spare()
         self._loop.add_reader(listener.sock.fileno(), self._accept)
         os.register_at_fork(after_in_child=partial(_abandon, weakref.ref(self)))
 
     async def close(self) -> None:
-        """Accept nobody any more; whoever waits has a moment for the answer."""
+        """Accept no more clients. Those that wait have a moment left to get their answer."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -96,7 +96,7 @@ class ControlServer:
             self._drop_spare()
 
     def abandon(self) -> None:
-        """In a forked child: close our copies. The loop is the parent's, and not touched."""
+        """In a forked child, close our copies. The parent's loop is not touched."""
         if not self._is_closed:
             self._is_closed = True
             self._listener.abandon()
@@ -104,7 +104,7 @@ class ControlServer:
                 client.sock.close()
             self._drop_spare()
 
-    # --- who comes ----------------------------------------------------------------------------------------
+    # --- accepting ----------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
         for _ in range(_BURST):
@@ -140,15 +140,15 @@ class ControlServer:
             sock.close()
             return
         if not may_steer(peer):
-            _turn_away(sock, ControlError("forbidden", f"this service is not one of uid {peer.uid}"))
+            _turn_away(sock, ControlError("forbidden", f"uid {peer.uid} may not control this service"))
             return
         if len(self._clients) >= MOST_CLIENTS and not self._make_room():
-            _turn_away(sock, ControlError("busy", f"{MOST_CLIENTS} clients are being answered; come again"))
+            _turn_away(sock, ControlError("busy", f"{MOST_CLIENTS} clients are waiting; try again later"))
             return
         self._clients.append(_Client(self._loop, sock, self._desk, self._forget, self._note))
 
     def _make_room(self) -> bool:
-        """Drop the client that has been silent for longest; False: all of them wait for something."""
+        """Drop the client that has been silent longest. Return False if every client waits for an answer."""
         gone = [client for client in self._clients if client.is_gone]
         silent = [client for client in self._clients if client.task is None][:1]
         for client in gone or silent:
@@ -156,7 +156,7 @@ class ControlServer:
         return bool(gone or silent)
 
     def _note(self, client: _Client) -> None:
-        """It has just asked for something."""
+        """`client` has just made a request."""
         self._clients.remove(client)
         self._clients.append(client)
 
@@ -178,9 +178,9 @@ class _Client:
         on_request: Callable[[_Client], None],
     ) -> None:
         self.sock = sock
-        #: What it has asked for, while that is being done.
+        #: The task that carries out the current request, if there is one.
         self.task: asyncio.Task[None] | None = None
-        #: It will send nothing any more; it may still read.
+        #: It will send nothing more, but may still read.
         self._is_half_closed = False
         self._loop = loop
         self._desk = desk
@@ -194,7 +194,7 @@ class _Client:
         loop.add_reader(sock.fileno(), self._read)
 
     def close(self) -> None:
-        """Let go of it. What it has ordered is done all the same."""
+        """Close the connection. What the client has ordered is still done."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -209,7 +209,7 @@ class _Client:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has closed its end: nobody looks while it waits for an answer."""
+        """Whether the client has closed its end. It is not read from while it waits, so this polls."""
         poller = select.poll()
         poller.register(self.sock.fileno(), 0)
         return bool(poller.poll(0))
@@ -231,7 +231,7 @@ class _Client:
         self._go_on()
 
     def _go_on(self) -> None:
-        """The next request, once nothing is under way. Nothing is read meanwhile."""
+        """Begin the next request. Called when none is under way; nothing is read until it is answered."""
         self._loop.remove_reader(self.sock.fileno())
         try:
             line = self._lines.line()
@@ -241,7 +241,7 @@ class _Client:
                 self.task = self._loop.create_task(self._serve(request))
                 return
         except ControlError as error:
-            self._is_last = True  # where its next request begins, nobody knows
+            self._is_last = True  # where its next request begins is unknown
             self._send(refusal_line(error))
             return
         if self._is_half_closed:
@@ -258,7 +258,7 @@ class _Client:
             line = refusal_line(error)
         except Exception:
             log.exception("a request on the control socket failed: %r", request)
-            line = refusal_line(ControlError("internal", "the service has a fault; its log says which"))
+            line = refusal_line(ControlError("internal", "the service failed to answer; see its log"))
         finally:
             if following is not None:
                 following.cancel()
@@ -279,7 +279,7 @@ class _Client:
         self._push()
 
     def _push(self) -> None:
-        """Send what there is room for. One who reads too little is dropped."""
+        """Send as much as the socket takes. A client that reads too little is dropped."""
         before = len(self._unsent)
         with contextlib.suppress(BlockingIOError, InterruptedError):
             try:

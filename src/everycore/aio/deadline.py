@@ -1,4 +1,4 @@
-"""A timer that is set again and again, mostly to the time that it has already."""
+"""A timer that is set again and again, mostly to the time it already has."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """Calls `on_due` once when the time that was set last has come: seconds of the clock of `loop`.
+    """Calls `on_due` once, at the time that was set last. Times are seconds of the clock of `loop`.
 
-    least: seconds from setting it to the call at least. Asked for less than a millisecond, uvloop would spin.
+    least: the call comes at least this many seconds after `set`. uvloop spins on timers below a millisecond.
     """
 
     __slots__ = ("_least", "_loop", "_on_due", "_timer", "due")
@@ -21,11 +21,11 @@ class Deadline:
         self._on_due = on_due
         self._least = least
         self._timer: asyncio.TimerHandle | None = None
-        #: The time that was set last; None: there is none, or it has come. To be read.
-        self.due: float | None = None  # the handle does not tell, on uvloop
+        #: The time that was set last; None if none is set, or it has passed. Read-only.
+        self.due: float | None = None  # on uvloop the handle does not tell it
 
     def set(self, due: float | None) -> None:
-        """None: there is no deadline any more."""
+        """Set the deadline. None removes it."""
         if due == self.due:
             return
         if self._timer is not None:
@@ -37,7 +37,7 @@ class Deadline:
             self._timer = self._loop.call_at(at, self._end)
 
     def set_in(self, seconds: float) -> None:
-        """So many seconds from now."""
+        """Set the deadline to `seconds` from now."""
         self.set(self._loop.time() + seconds)
 
     def _end(self) -> None:

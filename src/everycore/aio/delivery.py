@@ -1,15 +1,15 @@
-"""Messages that came, on their way to the program: `messages()` and `on(Message)`.
+"""Received messages on their way to the program: `messages()` and `on(Message)`.
 
-Who takes a message. Every open `messages()` stream and every callback gets each one; with several takers it
-counts as taken, and gives its place in the window back, when the slowest has it. With no taker it waits,
-handle and all, for the first. A stream closed with messages left gives them back to the next taker if it
-was the only one, so `async for ...: break` and a second loop lose nothing. The *handle* goes to the first
-open stream, else to the first callback; the others see None. When the channel is lost, what streams hold is
-still theirs; what nobody took stays for a later `messages()`, but its handles are closed, counted in
-`dropped_handles`, and warned about once: the other end of a handed over connection must not hang for want
-of a reader.
+* Every open `messages()` stream and every callback takes each message. With several takers a message counts
+  as taken, and gives its place in the window back, when the slowest of them has it.
+* Without a taker a message and its handle wait for the first one. If the only stream is closed with messages
+  left, the next taker gets them: `async for ...: break` followed by a second loop loses nothing.
+* The *handle* goes to the first open stream, or else to the first callback. The other takers see None.
+* When the channel is lost, streams keep the messages they hold. Messages that nobody took stay for a later
+  `messages()`, but their handles are closed, counted in `dropped_handles`, and warned about once: the other
+  end of a connection that was handed over must not hang for want of a reader.
 
-Invariant: a received descriptor has exactly one owner at any time; a body is decoded only when its consumer
+Invariant: a received descriptor has exactly one owner at any time. A body is decoded only when its consumer
 takes it.
 """
 
@@ -34,7 +34,7 @@ from everycore.system.strange import close_strange
 
 
 class Parcel(msgspec.Struct):
-    """A message that came, on its way to its takers. A Struct: a third of the cost of a class with slots."""
+    """A received message on its way to its takers. A Struct costs a third of a class with slots."""
 
     body: bytes
     fds: tuple[int, ...]
@@ -57,8 +57,8 @@ MessageFeed: TypeAlias = Feed[Parcel]
 class Delivery:
     """The receiving half of a `Mailbox`.
 
-    `make_message(value, handle)` makes what streams yield and callbacks get. `on_handle(handle)` is told of
-    each handle that is about to be given to the program, with a message or with a request.
+    `make_message(value, handle)` makes what streams yield and callbacks get. `on_handle(handle)` is called
+    with each handle that is about to be given to the program, with a message or with a request.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Delivery:
         on_handle: Callable[[Any], None] | None,
         is_pickle: bool,
     ) -> None:
-        #: Handles that came and that nobody took.
+        #: Handles that arrived and that nobody took.
         self.dropped_handles = 0
         self._channel = channel
         self._loop = loop
@@ -81,16 +81,16 @@ class Delivery:
         self._is_lost = False
         self._incoming = Incoming()
         self._feeds: list[MessageFeed] = []
-        #: The only taker, if that is a callback and nothing waits; see `_find_only`.
+        #: The only taker, if it is a callback and nothing waits; see `_find_only`.
         self._only: Callable[[Any], object] | None = None
         self._callbacks: list[_Callback] = []
         self._backlog: deque[Parcel] = deque()
         self._is_drain_due = False
 
-    # --- what comes ---------------------------------------------------------------------------------------
+    # --- arriving -----------------------------------------------------------------------------------------
 
     def note(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """A note came. Hot: with one callback and nobody else, it is decoded and given to that here."""
+        """A note arrived. Hot: if a callback is the only taker, the note is decoded and given to it here."""
         only = self._only
         if only is None or fds:
             self.arrived(body, fds)
@@ -116,12 +116,12 @@ class Delivery:
             log_failure(only, message, error)
 
     def _find_only(self) -> None:
-        """To be called whenever a taker came or went, or the backlog became empty."""
+        """Call this whenever a taker came or went, or the backlog became empty."""
         is_only = len(self._callbacks) == 1 and not (self._feeds or self._backlog)
         self._only = self._callbacks[0].call if is_only else None
 
     def arrived(self, body: bytes, fds: tuple[int, ...]) -> None:
-        """Let a message into the window. Raises ProtocolError; then its descriptors are closed."""
+        """Let a message into the window. Raises ProtocolError, after closing the descriptors."""
         if len(fds) > 1:
             close_strange(fds)
             raise ProtocolError(f"a message with {len(fds)} descriptors; one is allowed")
@@ -131,10 +131,10 @@ class Delivery:
             close_strange(fds)
             raise
 
-    # --- who takes it -------------------------------------------------------------------------------------
+    # --- taking -------------------------------------------------------------------------------------------
 
     def messages(self) -> Stream[Parcel, Any]:
-        """A stream of all messages from now on, and of those that nobody has taken yet."""
+        """Return a stream of the messages that nobody has taken yet, and of all that follow."""
         feed: MessageFeed = Feed()
         stream = Stream(feed, partial(self._take, feed), self._forget)
         if self._is_lost:
@@ -149,7 +149,7 @@ class Delivery:
         return stream
 
     def on_message(self, callback: Callable[[Any], object]) -> Subscription:
-        """Call `callback` with each message; plain functions only."""
+        """Call `callback`, which must be a plain function, with each message."""
         check_plain(callback)
         entry = _Callback(callback)
         self._callbacks.append(entry)
@@ -190,7 +190,7 @@ class Delivery:
             parcel.owner = feeds[0] if feeds else callbacks[0]
 
     def _take(self, taker: Any, parcel: Parcel) -> Any:
-        """The message for `taker`; SKIP if it can't be decoded."""
+        """Return the message for `taker`, or SKIP if it can't be decoded."""
         handle = None
         if parcel.fds and parcel.owner is taker:
             handle, parcel.fds = wrap(parcel.fds[0]), ()
@@ -206,7 +206,7 @@ class Delivery:
         return self._make_message(value, handle)
 
     def _pass_by(self, taker: Any, parcel: Parcel) -> Any:
-        """`taker` will not take `parcel` any more."""
+        """`taker` will not take `parcel`."""
         if parcel.owner is taker:
             self._drop_handle(parcel)
         parcel.left -= 1
@@ -215,7 +215,7 @@ class Delivery:
         return SKIP
 
     def taken(self, size: int) -> None:
-        """A message of `size` bytes has been taken by all."""
+        """Every taker has taken a message of `size` bytes."""
         report = self._incoming.taken(size)
         if report is not None:
             self._report(report)
@@ -229,10 +229,10 @@ class Delivery:
     def _report(self, report: Report) -> None:
         if not self._is_lost:
             self._channel.post(wire.Took(*report))
-            self._channel.outbox.send_now()  # the peer may wait for nothing else
+            self._channel.outbox.send_now()  # the peer may wait for this alone
 
     def decode(self, body: bytes, handle: Any) -> Any:
-        """The value of `body`; if that fails `handle` is closed."""
+        """Return the value of `body`. If decoding fails, `handle` is closed and the error raised."""
         try:
             value = self._decode(body)
         except Exception as error:
@@ -246,15 +246,15 @@ class Delivery:
 
     def _undecodable(self, error: Exception) -> None:
         if self._is_pickle:
-            # Its class may be missing here, or its code failed: the program's affair, not the protocol's.
+            # The value's class may be missing here, or its code failed: the program's error, not the peer's.
             log.error(
-                "a message of %s could not be decoded and is dropped", self._channel.peer, exc_info=error
+                "a message from %s could not be decoded and is dropped", self._channel.peer, exc_info=error
             )
         else:
             self._channel.fail(ProtocolError(f"a value of {self._channel.peer} can't be understood: {error}"))
 
     def _forget(self, feed: MessageFeed) -> None:
-        """A stream was closed, or its user let go of it."""
+        """A stream was closed, or its user dropped it."""
         if feed in self._feeds:
             self._feeds.remove(feed)
         has_takers = bool(self._feeds or self._callbacks)
@@ -284,7 +284,7 @@ class Delivery:
     # --- the end ------------------------------------------------------------------------------------------
 
     def lost(self) -> None:
-        """The channel is gone: streams end after what they hold."""
+        """The channel is lost: streams end after the messages they hold."""
         self._drain()
         self._is_lost = True
         for parcel in self._backlog:

@@ -1,7 +1,7 @@
-"""Gives events to those who asked for them: callbacks at once, async iterators from their queues.
+"""Delivers events to subscribers: to callbacks at once, to async iterators through their queues.
 
-Invariant: `emit` never waits and never raises; life-cycle events are never dropped, so an iterator's queue
-has no bound (they are few: some per worker; messages have their own road with a bound, `aio.mailbox`).
+Invariant: `emit` never waits and never raises. Life-cycle events are never dropped, so an iterator's queue
+has no bound: there are only a few events per worker. Messages go another way, with a bound (`aio.mailbox`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EventStream: TypeAlias = Stream[Event, E]
 
 
 class _Listener:
-    """What one call of `on` has subscribed."""
+    """The subscription made by one call of `on`."""
 
     __slots__ = ("callback", "event_type", "is_active")
 
@@ -31,7 +31,7 @@ class _Listener:
 
 
 class Emitter:
-    """Callbacks and iterators, by event type. A base class (`Event`, `WorkerEvent`) stands for all below."""
+    """Callbacks and iterators by event type. A base class (`Event`, `WorkerEvent`) covers its subclasses."""
 
     def __init__(self) -> None:
         self._listeners: list[_Listener] = []
@@ -39,7 +39,7 @@ class Emitter:
         self._is_closed = False
 
     def on(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
-        """Call `callback` with each such event, in the order of subscription."""
+        """Call `callback` with each event of this type. Callbacks run in the order of subscription."""
         _check_type(event_type)
         check_plain(callback)
         listener = _Listener(event_type, callback)
@@ -48,7 +48,7 @@ class Emitter:
         return Subscription(lambda: self._cancel(listener))
 
     def once(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
-        """Call `callback` with the next such event only."""
+        """Call `callback` with the next event of this type only."""
         return once(partial(self.on, event_type), callback)
 
     @overload
@@ -56,7 +56,7 @@ class Emitter:
     @overload
     def events(self, *types: type[E]) -> EventStream[E]: ...
     def events(self, *types: type[Event]) -> EventStream[Any]:
-        """An async iterator over such events (none named: all) from now on. Messages are not among them."""
+        """Return an async iterator over later events of `types`, or of all types. Messages are not events."""
         for event_type in types:
             _check_type(event_type)
         feed: Feed[Event] = Feed()
@@ -67,9 +67,9 @@ class Emitter:
         return Stream(feed, _as_it_is, self._forget)
 
     def emit(self, event: Event) -> None:
-        """Deliver `event`: first to the iterators' queues, then to the callbacks.
+        """Deliver `event`, first to the iterators' queues, then to the callbacks.
 
-        Those subscribed by a callback during this call don't get it, nor do those cancelled by one.
+        A callback that another one subscribes or cancels during this call does not get it.
         """
         for feed, types in self._feeds:
             if isinstance(event, types):
@@ -79,7 +79,7 @@ class Emitter:
                 call_back(listener.callback, event)
 
     def close(self) -> None:
-        """No more events: iterators end after what is queued, callbacks are forgotten."""
+        """End all subscriptions. Iterators end after what is queued; callbacks are forgotten."""
         self._is_closed = True
         feeds, self._feeds = self._feeds, []
         for feed, _ in feeds:

@@ -1,7 +1,7 @@
 """The program's own messages, for both faces: `send`, `messages()`, `on(Message)`. Requests: `aio.requests`.
 
-Values and handles into frames, within the peer's window (`core.window`); what comes is delivered by
-`aio.delivery`. Invariant: messages of one side are taken in the order of their `send`.
+Put values and handles into frames and send them within the peer's window (`core.window`). `aio.delivery`
+delivers what arrives. Invariant: messages of one side are taken in the order of their `send`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Mailbox:
         on_handle: Callable[[Any], None] | None = None,
         serialization: str = "json",
     ) -> None:
-        #: How the peer ended, for `ChannelClosed`; set by the face when it learns it.
+        #: How the peer ended, for `ChannelClosed`. The owner of the mailbox sets it when it learns it.
         self.peer_status: Any = None
         self._channel = channel
         self._outbox = channel.outbox
@@ -64,29 +64,29 @@ class Mailbox:
 
     @property
     def dropped_handles(self) -> int:
-        """Handles that came and that nobody took."""
+        """How many handles arrived that nobody took."""
         return self._delivery.dropped_handles
 
     # --- sending ----------------------------------------------------------------------------------
 
     def send(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> Coroutine[Any, Any, None]:
-        """Send at the call, then, when awaited, wait until that is within the buffer limit.
+        """Send at once. When awaited, wait until what is unsent is within the buffer limit.
 
-        Whatever is wrong raises at the call. Not an `async def`: a task made of one would duplicate the
-        handle only when it first runs. Cancelling the wait does not take the message back.
+        Errors raise at the call. This is not an `async def`: a task made of one would duplicate the handle
+        only when it first runs. Cancelling the wait does not take the message back.
         """
         self._send_note(message, handle, keep_open)
         return self.wait_room() if self._outbox.is_full else _sent()
 
     def send_nowait(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> None:
-        """Send, or raise ChannelFull; then the handle was not touched."""
+        """Send, or raise ChannelFull and leave the handle untouched."""
         outbox = self._outbox
         if outbox.waiting >= outbox.buffer_limit:
             raise ChannelFull(self._channel.peer, outbox.waiting)
         self._send_note(message, handle, keep_open)
 
     async def wait_room(self) -> None:
-        """Return when `send_nowait` would find room; ChannelClosed if there will be none."""
+        """Return once `send_nowait` would find room. Raises ChannelClosed if the channel ends first."""
         try:
             await self._channel.wait_room()
         except ChannelClosed as closed:
@@ -97,7 +97,7 @@ class Mailbox:
         await self._channel.flush()
 
     def _send_note(self, message: Any, handle: Any, keep_open: bool) -> None:
-        """Hot."""
+        """Encode and send one message. Hot."""
         if self._outbox.is_closed:
             self.check_open()
         body = self._encode(message)
@@ -112,7 +112,7 @@ class Mailbox:
             self._hold(frame, size, fds)
 
     def encode(self, message: Any) -> bytes:
-        """The body of `message`. Raises what is wrong with it."""
+        """Return the encoded body of `message`. Raises if it can't be encoded or is too large."""
         body = self._encode(message)
         if len(body) > self._max_message:
             raise self._too_large(len(body))
@@ -122,7 +122,7 @@ class Mailbox:
         return ValueError(f"a message of {size} bytes; at most {self._max_message} are allowed")
 
     def submit(self, frame: bytes, size: int, fds: tuple[int, ...]) -> None:
-        """Send the frame of a note or request with a body of `size` bytes, now or when the window allows."""
+        """Send a note's or request's frame, with a body of `size` bytes, now or once the window allows it."""
         if not self._held and self._outgoing.try_send(size, len(fds)):
             self._outbox.put(frame, fds)
         else:
@@ -146,7 +146,7 @@ class Mailbox:
     # --- receiving ----------------------------------------------------------------------------------
 
     def deliver(self, message: Any, fds: tuple[int, ...]) -> bool:
-        """Take a wire message of the channel, and its descriptors; False if it is not one of a mailbox."""
+        """Take a wire message and its descriptors. Return False if the message is not for a mailbox."""
         kind = type(message)
         if kind is wire.Note:
             self._delivery.note(message.body, fds)
@@ -171,9 +171,9 @@ class Mailbox:
     # --- the end ----------------------------------------------------------------------------------
 
     def lost(self) -> None:
-        """The channel is gone: streams end after what they hold, requests fail. Again: nothing happens.
+        """The channel is lost: streams end after what they hold, and requests fail. Idempotent.
 
-        Set `peer_status` before, if it is known: `ChannelClosed` carries it.
+        If `peer_status` is known, set it first: `ChannelClosed` carries it.
         """
         if self._is_lost:
             return
@@ -185,11 +185,11 @@ class Mailbox:
         self._requests.lost()
 
     def close(self) -> None:
-        """Leave nothing: as `lost`, and the channel is closed and running handlers are cancelled."""
+        """As `lost`; also close the channel and cancel the handlers that run."""
         self._channel.close()
         self.lost()
         self._requests.cancel()
 
 
 async def _sent() -> None:
-    """What `send` returns when there is nothing to wait for."""
+    """`send` returns this when there is nothing to wait for."""

@@ -1,14 +1,14 @@
 """Signals that command a pool: the edge of `core.signals`.
 
-Hear each of these signals, and do what the table says by an operation of the pool. Invariant: after the block
-the handlers are those from before it. TERM, INT and QUIT are somebody else's (`aio.shutdown`, `ops.service`).
+Handle each of these signals by the operation of the pool that the table names. Invariant: after the block the
+handlers are those from before it. TERM, INT and QUIT are handled elsewhere (`aio.shutdown`, `ops.service`).
 
-* A signal that was ignored when the block was entered, HUP under nohup above all, stays ignored.
-* HUP may also mean that the terminal is gone. It does where there was a controlling terminal and is none any
-  more; then the pool is stopped, as the system's default would end it.
-* TTIN and TTOU are left alone where there is a controlling terminal: the kernel sends them for job control.
-  (gunicorn, whose signals these are, takes them everywhere.)
-* TSTP, which Ctrl-Z sends: workers that lead process groups of their own would run on.
+* A signal that was ignored when the block was entered stays ignored. This concerns HUP under nohup above all.
+* HUP means that the terminal is gone if there was a controlling terminal and there is none any more. The pool
+  is then stopped, as the system's default action would end it.
+* TTIN and TTOU are left alone if there is a controlling terminal: the kernel sends them for job control.
+  (gunicorn, which these signals come from, handles them everywhere.)
+* TSTP, which Ctrl-Z sends, is handled because workers that lead their own process groups would run on.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ log = logging.getLogger("everycore.aio")
 
 
 class Commanded(Protocol):
-    """What keeps the workers of a pool, as this module needs it."""
+    """The part of a pool that this module needs."""
 
     @property
     def size(self) -> int:
-        """How many workers are to be alive; 0 once the pool ends."""
+        """How many workers the pool keeps alive; 0 once it ends."""
 
     def order_reload(self) -> object:
-        """Replace all workers; what comes of it is logged."""
+        """Replace all workers. The result is logged."""
 
     def scale(self, count: int) -> None:
-        """Keep so many workers from now on."""
+        """Keep `count` workers from now on."""
 
     def stop(self) -> None:
-        """No workers any more."""
+        """Stop all workers and keep none."""
 
     def reopen_logs(self) -> None:
-        """Let every worker open its log files anew."""
+        """Have every worker reopen its log files."""
 
     def pause(self) -> None:
         """Stop the processes of the workers, until `resume`."""
 
     def resume(self) -> None:
-        """Continue them. Does nothing to one that runs."""
+        """Continue these processes. Does nothing to one that runs."""
 
 
 @contextmanager
 def obey_signals(loop: asyncio.AbstractEventLoop, pool: Commanded) -> Iterator[None]:
-    """Command `pool` by signals. In another thread than the main one nothing is done."""
+    """Command `pool` by signals within the block. Does nothing outside the main thread."""
     orders = _Orders(loop, pool)
     orders.install()
     try:
@@ -70,14 +70,14 @@ def obey_signals(loop: asyncio.AbstractEventLoop, pool: Commanded) -> Iterator[N
 
 
 class _Orders:
-    """The signals of one pool."""
+    """The signal handlers of one pool."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pool: Commanded) -> None:
         self._loop = loop
         self._pool = pool
         self._had_terminal = has_terminal()
         self._previous: dict[signal.Signals, Any] = {}
-        #: TSTP has come, and no CONT after it.
+        #: Set from a TSTP until the pause begins or a CONT arrives.
         self._pausing: asyncio.Handle | None = None
 
     def install(self) -> None:
@@ -92,9 +92,9 @@ class _Orders:
 
     @staticmethod
     def _stop_clock_of(loop: PausableLoop) -> None:
-        """By a handler of Python's: it runs before the loop looks at the clock for timers that are due.
+        """Set a Python signal handler, which runs before the loop looks at the clock for timers that are due.
 
-        The loop's own does nothing: the byte that C writes is what wakes the loop.
+        The loop's own handler is a no-op: the byte written by the C handler wakes the loop.
         """
         signal.signal(signal.SIGCONT, lambda _number, _frame: loop.stand_still())
         signal.siginterrupt(signal.SIGCONT, False)
@@ -110,7 +110,7 @@ class _Orders:
         )
         self._steps[signals.POOL[what, where]](self, number)
 
-    # --- what is to be done -------------------------------------------------------------------------------
+    # --- steps --------------------------------------------------------------------------------------------
 
     def _reload(self, number: signal.Signals) -> None:
         log.info("%s: reloading", number.name)
@@ -132,14 +132,14 @@ class _Orders:
         if self._pool.size > 1:
             self._scale(number, self._pool.size - 1)
         else:
-            log.warning("%s: there is one worker, and not fewer than that", number.name)
+            log.warning("%s: ignored, a pool keeps at least one worker", number.name)
 
     def _scale(self, number: signal.Signals, count: int) -> None:
         log.info("%s: scaling from %d to %d", number.name, self._pool.size, count)
         self._pool.scale(count)
 
     def _pause(self, number: signal.Signals) -> None:
-        # In the next turn: a CONT that has come since is heard before, and there would be no other one.
+        # Pause in the next turn: a CONT that has arrived meanwhile is handled first, and no other may follow.
         if self._pausing is None:
             self._pausing = self._loop.call_soon(self._pause_now, number)
 
@@ -147,7 +147,7 @@ class _Orders:
         self._pausing = None
         if not pausing.can_stop():
             log.warning(
-                "%s: ignored, for the kernel does not stop process 1 of a container; pause the container",
+                "%s: ignored, since the kernel does not stop process 1 of a container; pause the container",
                 number.name,
             )
             return
@@ -158,9 +158,9 @@ class _Orders:
             pausing.stop()
         finally:
             if isinstance(self._loop, PausableLoop):
-                self._loop.stand_still()  # here too: SIGCONT may be ignored
+                self._loop.stand_still()  # also here, since SIGCONT may be ignored
             self._pool.resume()
-        log.info("going on, with the workers, after %.1f s", time.monotonic() - begun)
+        log.info("continued, with the workers, after %.1f s", time.monotonic() - begun)
 
     def _resume(self, _: signal.Signals) -> None:
         if self._pausing is not None:

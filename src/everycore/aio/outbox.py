@@ -1,20 +1,25 @@
-"""The sending half of a channel: what waits to go into the socket, and who waits for it.
+"""The sending half of a channel: the frames that wait to go into the socket, and the senders that wait.
 
-Invariant: a descriptor given to `put` is closed here exactly once, after it was sent or when it can't be any
-more; `put` never blocks and never raises.
+Invariant: a descriptor given to `put` is closed here exactly once, after it was sent or once it can't be
+sent any more. `put` never blocks and never raises.
 
-When frames leave. What the messages of a chunk lead to while it is read is corked and leaves in one `send` at
-the chunk's end, without a later turn of the loop. Otherwise the first frame of a turn leaves at once and what
-follows in the same turn is corked until it ends. A callback at the turn's end costs as much as three
-messages, so only the second frame asks for it: the first one after something was read needs none. Corked
-frames are sent by `_CORK_FRAMES`: on another processor the peer can begin with them while we go on. A frame
-with descriptors begins a `sendmsg` of its own (`core.frames` says why).
+When frames leave:
 
-Measured: corking the first one too costs a question and answer one more round of the event loop at each end.
+* Frames that result from a chunk while it is read are corked. They leave in one `send` at the chunk's end,
+  without a later turn of the loop.
+* Otherwise the first frame of a turn leaves at once. Later frames of the turn are corked until it ends.
+* A callback at the turn's end costs as much as three messages. Only the second frame schedules it: the first
+  one after a read needs none.
+* Corked frames are sent `_CORK_FRAMES` at a time: the peer, on another processor, can begin with them while
+  this side goes on.
+* A frame with descriptors begins a `sendmsg` of its own (`core.frames` says why).
 
-Bytes that wait here are *data*, the program's own messages, whose senders are told to wait by `is_full`, or
-*control*, which is never refused: `is_flooded` says when so much of it waits, or so many descriptors with it,
-that its cause must be stopped.
+Measured: if the first frame was corked too, a request and its reply would take one more turn of the event
+loop at each end.
+
+Bytes that wait here are *data* or *control*. Data are the program's own messages; `is_full` tells their
+senders to wait. Control is never refused; `is_flooded` says when so many bytes or descriptors of it wait that
+their cause must be stopped.
 """
 
 from __future__ import annotations
@@ -32,21 +37,21 @@ from everycore.errors import ChannelClosed
 from everycore.kernel import os_error
 from everycore.system.descriptors import close_all
 
-#: Descriptors that wait for a peer, at most, before what leads to them is stopped.
+#: More descriptors than this may not wait for a peer: their cause is stopped then.
 MOST_DESCRIPTORS: Final = 512
-#: A peer that died with unread bytes gives ECONNRESET once, and EPIPE to writers: an end like any other.
+#: A peer that died with unread bytes gives ECONNRESET once, and EPIPE to writers. Both are ordinary ends.
 ENDS: Final = (errno.ECONNRESET, errno.EPIPE)
-#: Too many descriptors of this user are in flight (unix(7)), or no memory: it will pass.
+#: Temporary: too many descriptors of this user are in flight (unix(7)), or memory is short.
 _LATER: Final = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_AFTER: Final = 0.01
 _SEND_SIZE: Final = 128 * 1024
 _CORK_FRAMES: Final = 16
-_CORK_SIZE: Final = 4096  # a larger one is worth a `sendmsg`
+_CORK_SIZE: Final = 4096  # a larger frame is worth a `sendmsg` of its own
 _SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class NoPeer:
-    """In place of a socket whose other end never came to be: even one descriptor might be too many."""
+    """Stands for a socket whose peer never existed. It takes no descriptor: there may be none left."""
 
     def fileno(self) -> int:
         return -1
@@ -67,10 +72,10 @@ class NoPeer:
 
 
 class Outbox:
-    """See the module. The socket stays the channel's; so does the rest of its life.
+    """See the module. The channel keeps the socket and closes it.
 
-    `on_flood` is called when `is_flooded` changed; `on_failed`, from the loop, when the peer takes no more:
-    with None if it is simply gone.
+    `on_flood` is called when `is_flooded` has changed. `on_failed` is called from the loop when the peer
+    takes no more: with the error, or with None if the peer is simply gone.
     """
 
     def __init__(
@@ -83,13 +88,13 @@ class Outbox:
         on_flood: Callable[[], None],
         on_failed: Callable[[OSError | None], None],
     ) -> None:
-        #: Bytes on their way into the socket, and those announced by `hold`.
+        #: Bytes that wait for the socket, and those counted by `hold`.
         self.waiting = 0
         self.buffer_limit = buffer_limit
         self.is_flooded = False
         self.is_closed = False
-        #: Somebody will send what is put: the end of a turn, or of a chunk. Who reads one sets this, and
-        #: calls `end_reading` before the loop goes on.
+        #: While set, frames are corked until the end of the turn or chunk. The reader sets it for the
+        #: duration of a chunk and must call `end_reading` before the loop goes on.
         self.is_corked = False
         self._sock = sock
         self._loop = loop
@@ -97,17 +102,17 @@ class Outbox:
         self._on_flood = on_flood
         self._on_failed = on_failed
 
-        # Frames that wait, with their descriptors and how many of their bytes are control.
+        # Frames that wait, each with its descriptors and its number of control bytes.
         self._queue: deque[tuple[bytes, tuple[int, ...], int]] = deque()
-        # The send under way: what is left of it.
+        # The rest of the send under way.
         self._sending: memoryview | bytes = b""
         self._sending_fds: tuple[int, ...] = ()
         self._sending_control = 0
 
-        self._control = 0  # control bytes that wait
-        self._descriptors = 0  # those of control frames
-        self._has_begun = False  # a frame left alone since the last known beginning of a turn
-        self._is_blocked = False  # a writer, a timer or the end will follow: putting needs do nothing
+        self._control = 0  # control bytes that wait here
+        self._descriptors = 0  # descriptors of control frames that wait
+        self._has_begun = False  # a frame was sent alone since this turn began, as far as known
+        self._is_blocked = False  # a writer, a timer or the end follows: `put` need not send
         self._has_writer = False
         self._flush_handle: asyncio.Handle | None = None
         self._room_waiters: Waiters = deque()
@@ -119,7 +124,7 @@ class Outbox:
         return self.waiting >= self.buffer_limit
 
     def put(self, frame: bytes, fds: tuple[int, ...] = (), *, is_control: bool = False) -> None:
-        """Send an encoded frame, and own its descriptors. When closed, only the latter."""
+        """Send an encoded frame and take over its descriptors. Once closed, only close the descriptors."""
         if self.is_closed:
             close_all(fds)
             return
@@ -143,37 +148,37 @@ class Outbox:
         self._send()
 
     def put_held(self, frame: bytes, fds: tuple[int, ...]) -> None:
-        """`put` a frame whose bytes `hold` has counted."""
+        """Put a frame whose bytes `hold` has counted."""
         self.waiting -= len(frame)
         self.put(frame, fds)
 
     def end_reading(self) -> None:
-        """The chunk was read, in a turn of its own: send what it led to."""
+        """The chunk has been read, in a turn of its own: send the frames it caused."""
         self.is_corked = self._flush_handle is not None
         self._has_begun = False
         if self._queue and not self._is_blocked:
             self._send()
 
     def send_now(self) -> None:
-        """Do not wait for the end of the chunk, or of the turn."""
+        """Send what is corked without waiting for the end of the chunk or turn."""
         if not self._is_blocked:
             self._send()
 
     def hold(self, size: int) -> None:
-        """Count `size` bytes that wait elsewhere (negative: no longer) as waiting."""
+        """Count `size` bytes that wait elsewhere as waiting. A negative size takes them back."""
         self.waiting += size
         if size < 0:
             self._wake()
 
     async def wait_room(self) -> None:
-        """Return once it is not full; `ChannelClosed` if it ends before."""
+        """Return once the outbox is not full. Raises ChannelClosed if it is closed first."""
         while self.waiting >= self.buffer_limit:
             await wait_among(self._room_waiters)
         if self.is_closed:
             raise ChannelClosed(self._peer)
 
     async def flush(self) -> None:
-        """Return once everything posted, and everything held, is in the socket, or the channel is closed."""
+        """Return once everything put or held is in the socket, or the channel is closed."""
         while self.waiting and not self.is_closed:
             await wait_among(self._empty_waiters)
 
@@ -195,7 +200,7 @@ class Outbox:
         self._send()
 
     def _send(self) -> None:
-        """Send what the socket takes; a writer, or a timer, is left behind if that is not all. Hot."""
+        """Send what the socket takes. If frames remain, leave a writer or a timer behind. Hot."""
         queue = self._queue
         try:
             while queue or self._sending:
@@ -231,7 +236,7 @@ class Outbox:
             self._wake()
 
     def _gather(self) -> None:
-        """Add the plain frames behind it to the next `sendmsg`."""
+        """Join the frames without descriptors that follow to the one that is being sent."""
         queue = self._queue
         parts = [self._sending]
         size = len(self._sending)
@@ -245,7 +250,7 @@ class Outbox:
     def _send_with_descriptors(self, data: memoryview | bytes) -> int:
         rights = array.array("i", self._sending_fds)
         sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _SEND_FLAGS)
-        # They are the peer's with the first byte, however few were sent.
+        # The descriptors go with the first byte, however few bytes were sent.
         close_all(self._sending_fds)
         self._sending_fds = ()
         return sent
@@ -274,13 +279,13 @@ class Outbox:
             self._loop.remove_writer(self._sock)
 
     def abandon(self) -> None:
-        """In a forked child: as `close`, but the loop is the parent's, whose registrations must stay."""
+        """In a forked child, as `close`, except that the registrations of the parent's loop must stay."""
         self.is_closed = True
         self._has_writer = False
         self._drop()
 
     def close(self) -> None:
-        """Drop what was not sent and let everybody go who waits."""
+        """Drop what was not sent and release every waiter."""
         self.is_closed = True
         if self._flush_handle is not None:
             self._flush_handle.cancel()

@@ -1,8 +1,8 @@
 """An event loop whose clock stands still while its process is stopped.
 
-A process that is stopped for ten minutes (Ctrl-Z, a debugger) finds all its timers due when it goes on: it
-would kill workers that were stopped with it for not having been ready in time, and those that it has not
-heard yet. uvloop's timers go by a clock of their own, and know nothing of this.
+A process that is stopped for ten minutes (Ctrl-Z, a debugger) finds all its timers due when it continues. It
+would then kill workers that were stopped with it and so were not ready in time, and workers whose messages it
+has not read yet. uvloop's timers use a clock of their own, which this module does not reach.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import time
 from typing import Final
 
-# Which is asyncio's own clock. HOT: a primary looks at it six times a connection.
+# asyncio's own clock. HOT: a primary reads it six times per connection.
 _now: Final = time.monotonic
 
 
@@ -22,10 +22,10 @@ class PausableLoop(asyncio.SelectorEventLoop):
     _last = 0.0
 
     def time(self) -> float:
-        """As that of any loop, without the time for which the process was stopped."""
+        """Return the loop's time, in seconds, without the time during which the process was stopped."""
         self._last = now = _now() - self._stood_still
         return now
 
     def stand_still(self) -> None:
-        """The process was stopped, at some time after its last look at the clock: none of that has passed."""
+        """Take back the time since the last look at the clock: the process was stopped meanwhile."""
         self._stood_still = _now() - self._last

@@ -1,7 +1,7 @@
 """A worker's standard streams as asyncio streams.
 
-Turn the blocking pipe ends that `subprocess` gives into a reader and a writer, at once: connecting a pipe to
-a loop is a coroutine, and `fork` is not. Invariant: `close` leaves no descriptor.
+Turn the blocking pipe ends that `subprocess` gives into a reader and a writer. Both exist at once: `fork` is
+not a coroutine, and connecting a pipe to a loop is. Invariant: `close` leaves no descriptor.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class PipeReader(asyncio.StreamReader):
         await loop.connect_read_pipe(lambda: self._protocol, self._pipe)
 
     def feed_eof(self) -> None:
-        """As `StreamReader.feed_eof`. The pipe ends with it; uvloop would keep it, half open."""
+        """As `StreamReader.feed_eof`, and close the pipe: uvloop would keep it half open."""
         super().feed_eof()
         if self._protocol.transport is not None:
             self._protocol.transport.close()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading and close the pipe."""
         if not self._connecting.done():
-            # Not cancelled: uvloop would then close the descriptor behind the back of the file.
+            # The task is not cancelled: uvloop would then close the descriptor, which the file still owns.
             self._connecting.add_done_callback(lambda _: self.close())
             return
         (self._protocol.transport or self._pipe).close()
@@ -59,7 +59,7 @@ class PipeWriter:
         self._connecting = loop.create_task(self._connect())
 
     async def _connect(self) -> None:
-        # A reader that nothing feeds: its protocol is what a StreamWriter needs for flow control.
+        # Nothing feeds this reader. A StreamWriter needs its protocol for flow control.
         protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=self._loop), loop=self._loop)
         transport, _ = await self._loop.connect_write_pipe(lambda: protocol, self._pipe)
         self._writer = asyncio.StreamWriter(transport, protocol, None, self._loop)
@@ -70,7 +70,7 @@ class PipeWriter:
         """Send `data` to the worker's stdin."""
         if self._writer is None:
             self._early.append(bytes(data))
-        elif not self._writer.transport.is_closing():  # it saw the worker's end; on uvloop, writing fails
+        elif not self._writer.transport.is_closing():  # it saw the worker's end; uvloop then fails to write
             self._writer.write(data)
 
     async def drain(self) -> None:
@@ -80,7 +80,7 @@ class PipeWriter:
             await self._writer.drain()
 
     def close(self) -> None:
-        """Close the worker's stdin, after what was written."""
+        """Close the worker's stdin after sending what was written."""
         if self._writer is not None:
             self._writer.close()
         elif self._connecting.done():
@@ -89,12 +89,12 @@ class PipeWriter:
             self._connecting.add_done_callback(lambda _: self.close())
 
     def abort(self) -> None:
-        """Close it at once."""
+        """Close the worker's stdin at once."""
         if not self._connecting.done():
             self._connecting.add_done_callback(lambda _: self.abort())
         elif self._writer is not None:
             transport = self._writer.transport
-            # One that saw the worker's end has closed itself, and `abort` fails on it (asyncio).
+            # A transport that saw the worker's end has closed itself; asyncio's `abort` then fails.
             if not transport.is_closing() or transport.get_write_buffer_size():
                 transport.abort()
         else:

@@ -1,14 +1,16 @@
 """Requests over a channel: `request` at one end, `answer` at the other.
 
-Match replies to those who wait; run the handler, and make an answer of whatever it does. Invariant: each
-request is answered exactly once, unless the channel ends; a handler's error is its caller's, never ours.
+Match replies to the callers that wait, run the handler, and turn its result or error into an answer.
+Invariant: each request is answered exactly once, unless the channel ends. A handler's error reaches its
+caller and never this process.
 
-A request counts as taken when its answer is sent, and none is begun while the channel is full of answers:
-so a peer has at most a window of requests open, and one that asks and never reads costs no more memory.
+A request counts as taken when its answer is sent, and no request is begun while the channel is full of
+answers. A peer therefore has at most a window of requests open, and a peer that asks and never reads costs no
+more memory than that.
 
-Hot, and so: one timer stands for all requests (`_sweep`), since setting and cancelling one costs as much as
-sending. (Rejected: eager tasks, where Python has them. A fifth less CPU, but a handler then runs inside the
-reading of the channel, before what the program had scheduled.)
+Hot: one timer serves all requests (`_sweep`), because setting and cancelling a timer costs as much as
+sending. Rejected: eager tasks, where Python has them. They take a fifth less CPU, but run a handler while the
+channel is being read, before the callbacks that the program had scheduled.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ from everycore.system.descriptors import close_all, close_sent, duplicate, filen
 Handler: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
 _NOBODY: Final = "nobody answers requests there: answer(handler) was not called, or was cancelled"
-_TEXT_LIMIT: Final = 2000  # of an error's text: what goes beyond helps nobody, and has to fit a frame
+_TEXT_LIMIT: Final = 2000  # characters of an error's text: more helps nobody, and it has to fit a frame
 
 
 class MailboxInterface(Protocol):
-    """What requests need of the mailbox they belong to."""
+    """The part of a mailbox that its requests need."""
 
     peer_status: Any
 
@@ -63,9 +65,9 @@ class Requests:
     def request(
         self, message: Any, handle: Any = None, *, timeout: float | None, keep_open: bool = False
     ) -> Coroutine[Any, Any, Any]:
-        """Ask at the call; the answer when awaited.
+        """Send the request at once. When awaited, return the answer.
 
-        `timeout`, in seconds, begins at the call; None: no limit.
+        `timeout`, in seconds, runs from the call. None sets no limit.
         """
         if timeout is not None:
             timeout = check_seconds("timeout", timeout)
@@ -111,9 +113,9 @@ class Requests:
             self._timer = self._loop.call_at(due, self._sweep)
 
     def _sweep(self) -> None:
-        """End what is overdue, the earliest first, and look again at the next deadline.
+        """End the requests that are overdue, earliest first, and set the timer to the next deadline.
 
-        The timer stays when its request is over, so that most requests find one that is early enough.
+        The timer stays when its request ends, so that most requests find one that is early enough.
         """
         now = max(self._loop.time(), self._timer_due)  # a timer may come a little early
         for number, due in sorted(self._deadlines.items(), key=itemgetter(1)):
@@ -126,7 +128,7 @@ class Requests:
         self._set_timer(min(self._deadlines.values(), default=None))
 
     def replied(self, message: wire.Answer | wire.Failure) -> None:
-        """A reply came."""
+        """A reply arrived."""
         future = self._replies.pop(message.number, None)
         if future is not None:
             self._deadlines.pop(message.number, None)
@@ -139,7 +141,7 @@ class Requests:
     def answer(self, handler: Handler) -> Subscription:
         """Answer requests with `await handler(message, handle)`, each in a task of its own.
 
-        Raises: TypeError for another kind of function; RuntimeError if somebody answers already.
+        Raises: TypeError for another kind of function; RuntimeError if a handler is set already.
         """
         check_handler(handler)
         if self._handler is not None:
@@ -151,12 +153,12 @@ class Requests:
         self._handler = None
 
     def asked(self, ask: wire.Ask, fds: tuple[int, ...]) -> None:
-        """A request came, with at most one descriptor."""
+        """A request arrived, with at most one descriptor."""
         self._handling.add(_Handling(self, ask, wrap(fds[0]) if fds else None, loop=self._loop))
 
     async def run_handler(self, task: _Handling, ask: wire.Ask, handle: Any) -> None:
-        """What `task` runs."""
-        if task.is_over:  # it was cancelled, and then the cancellation taken back
+        """Run the handler for `ask`. This is the coroutine of `task`."""
+        if task.is_over:  # it was cancelled, and the cancellation was then undone
             return
         task.is_begun = True
         reply: wire.Answer | wire.Failure
@@ -174,22 +176,22 @@ class Requests:
             is_begun = True
             reply = wire.Answer(ask.number, mailbox.encode(await handler(value, handle)))
         except BaseException as error:
-            if handle is not None and not is_begun:  # afterwards it is the handler's
+            if handle is not None and not is_begun:  # from then on the handler owns it
                 handle.close()
             reply = wire.Failure(ask.number, type(error).__name__[:_TEXT_LIMIT], _text_of(error))
-            if not isinstance(error, Exception):  # a cancellation, SystemExit: not ours to stop
+            if not isinstance(error, Exception):  # a cancellation or SystemExit must go on
                 self.finish(task, ask, reply)
                 raise
         self.finish(task, ask, reply)
 
     def finish(self, task: _Handling, ask: wire.Ask, reply: wire.Answer | wire.Failure) -> None:
-        """Send the reply to `ask`, which `task` was to handle."""
+        """Send the reply to `ask`, which `task` handles."""
         self._handling.discard(task)
         self._channel.outbox.put(encode_frame(wire.encode(reply)))
         self._mailbox.taken(len(ask.body))
 
     def lost(self) -> None:
-        """The channel is gone: requests fail. Handlers that run go on; their answers are dropped."""
+        """The channel is lost: requests fail. Running handlers continue, and their answers are dropped."""
         self._deadlines.clear()
         self._set_timer(None)
         replies, self._replies = self._replies, {}
@@ -198,7 +200,7 @@ class Requests:
                 future.set_result(None)
 
     def cancel(self) -> None:
-        """Cancel the handlers that run."""
+        """Cancel the running handlers."""
         for task in tuple(self._handling):
             task.cancel()
 
@@ -206,10 +208,10 @@ class Requests:
 class _Handling(asyncio.Task[None]):
     """The task that handles one request.
 
-    A task that is cancelled before its first step runs nothing of its coroutine, not even a `finally`. So it
-    answers in `cancel`. (Rejected: a done callback. It costs each request a turn of the loop, a tenth of its
-    time. `loop.create_task` is not asked, and so no task factory: an eager one would run a handler inside the
-    reading of the channel.)
+    A task that is cancelled before its first step runs nothing of its coroutine, not even a `finally`. So the
+    answer is sent in `cancel`. Rejected: a done callback, which costs each request a turn of the loop, a
+    tenth of its time. `loop.create_task` is bypassed, and with it the task factory: an eager one would run a
+    handler while the channel is being read.
     """
 
     def __init__(
@@ -220,7 +222,7 @@ class _Handling(asyncio.Task[None]):
         super().__init__(requests.run_handler(self, ask, handle), loop=loop)
 
     def cancel(self, msg: Any = None) -> bool:
-        """As a task's. Before the first step, the request is answered here and its handle closed."""
+        """As `Task.cancel`. Before the first step, this answers the request and closes its handle."""
         is_cancelled = super().cancel(msg)
         if is_cancelled and not (self.is_begun or self.is_over):
             self.is_over = True
@@ -238,7 +240,7 @@ def check_handler(handler: Any) -> None:
 
 
 def take_handle(handle: Any, *, keep_open: bool) -> tuple[int, ...]:
-    """A duplicate of the descriptor; the sender's object is detached unless it keeps it."""
+    """Return a duplicate of the descriptor. Unless `keep_open`, the sender's object is closed."""
     copy = duplicate(fileno_of(handle))
     if not keep_open:
         try:

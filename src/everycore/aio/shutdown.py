@@ -1,8 +1,8 @@
-"""A primary's edge of `core.stopping`: it hears signals, and does what the table of its kind says.
+"""The primary's edge of `core.stopping`: it handles signals as the table for its kind of program says.
 
 A context variable connects `everycore.run`, or a command, with the clusters opened inside it. Invariant:
-handlers are installed while a cluster is open and taken back after the last; a process without a cluster
-keeps plain `asyncio.run` behaviour.
+handlers are installed while a cluster is open and restored after the last one. A process without a cluster
+behaves as under plain `asyncio.run`.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ Hook = Callable[[signal.Signals], object]
 
 
 class Stoppable(Protocol):
-    """A cluster, as this module needs it."""
+    """The part of a cluster that this module needs."""
 
     def _announce_stop(self) -> None:
-        """A snapshot says from now on that it is being stopped. Nothing else changes yet."""
+        """Have snapshots say from now on that the cluster is being stopped. Nothing else changes yet."""
 
     def _begin_shut_down(self) -> None:
-        """For good: serve everybody who has come, refuse newcomers, and start no worker any more."""
+        """Serve the connections that have come, refuse new ones and start no worker. This is final."""
 
     async def _shut_down(self) -> None:
-        """Begin to shut down, ask every worker to leave, and wait for those of this moment.
+        """Begin to shut down, ask every worker to leave, and wait for the workers of this moment.
 
-        Raises ClusterClosed if the block of it is being left, which has asked them already.
+        Raises ClusterClosed if the cluster's block is being left: that has asked them already.
         """
 
 
 class Shutdown:
-    """What one primary does about signals while a cluster is open.
+    """How one primary handles signals while a cluster is open.
 
     main: the task that `StopAction.CANCEL` cancels.
-    hooks: what `StopAction.TELL` and `StopAction.DUMP` call, with the signal.
-    delay: seconds from the signal until the workers are asked. Load balancers hear of a stop late: until then
-        newcomers are served, and workers that die are replaced.
-    is_last: nothing but the end of this process comes after the last cluster. Signals that would stop it are
-        then ignored: a supervisor's second SIGTERM must not change how it ends.
+    hooks: the functions that `StopAction.TELL` and `StopAction.DUMP` call with the signal.
+    delay: seconds from the signal until the workers are asked. Load balancers learn of a stop late: until
+        then new connections are served, and workers that die are replaced.
+    is_last: the process ends after its last cluster. Signals that would stop it are then ignored: a second
+        SIGTERM from a supervisor must not change how it ends.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Shutdown:
         }
         self._is_last = is_last
         self._delay = delay
-        #: Runs while the workers are still to be asked.
+        #: Runs from the signal until the workers are asked.
         self._delayed: asyncio.TimerHandle | None = None
-        #: The open ones, and what is set when each is left.
+        #: The open clusters, each with the event that is set when it is left.
         self._clusters: dict[Stoppable, asyncio.Event] = {}
         self._previous: dict[signal.Signals, Any] = {}
         self._asking: asyncio.Task[None] | None = None
-        #: The signal that stopped us.
+        #: The signal that stopped this process.
         self.signal: signal.Signals | None = None
 
     def add(self, cluster: Stoppable) -> None:
@@ -99,7 +99,7 @@ class Shutdown:
                 self._restore()
 
     def order(self) -> None:
-        """As SIGTERM, from whoever may ask for that."""
+        """Stop as on SIGTERM, for callers that may ask for it."""
         self._hear(signal.SIGTERM, StopInput.TERM)
 
     # --- handlers -----------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class Shutdown:
         signals.restore(self._loop, self._previous)
         self._previous = {}
 
-    # --- decisions and what becomes of them ---------------------------------------------------------------
+    # --- decisions and their actions ----------------------------------------------------------------------
 
     def _hear(self, number: signal.Signals, what: StopInput) -> None:
         self.signal = self.signal or number
@@ -126,7 +126,7 @@ class Shutdown:
 
     def _take(self, what: StopInput, number: signal.Signals | None = None) -> None:
         number = number or self.signal
-        assert number is not None  # nothing else happens before a signal
+        assert number is not None  # a signal is always the first input
         for action in self._machine.take(what, self._loop.time()):
             self._steps[action](number)
 

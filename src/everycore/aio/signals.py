@@ -13,10 +13,10 @@ from everycore.system import forked_signals, inherited
 def install(
     loop: asyncio.AbstractEventLoop, handlers: Mapping[signal.Signals, Callable[[], object]]
 ) -> dict[signal.Signals, Any]:
-    """Let `loop` call these handlers, also for signals that were blocked from outside. No fork keeps them.
+    """Have `loop` call these handlers, also for signals that were blocked from outside. No fork keeps them.
 
-    Returns what handled each signal before, for `restore`. In another thread than the main one signals are
-    somebody else's business: nothing is done, and nothing returned.
+    Returns the previous handler of each signal, for `restore`. Outside the main thread signals are not
+    handled: nothing is changed, and the result is empty.
     """
     previous: dict[signal.Signals, Any] = {}
     for number, handler in handlers.items():
@@ -32,8 +32,8 @@ def install(
 
 
 def restore(loop: asyncio.AbstractEventLoop, previous: Mapping[signal.Signals, Any]) -> None:
-    """Take these signals back from `loop`: each is handled as `previous` says from now on."""
-    # Blocked, they can't come between two of these calls, and what is ignored then is forgotten.
+    """Take these signals back from `loop`. Each gets its handler in `previous` again."""
+    # Blocked signals can't arrive between these calls. Pending ones that are ignored by then are discarded.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, previous)
     for number, handler in previous.items():
         loop.remove_signal_handler(number)

@@ -1,6 +1,6 @@
-"""Ends of which each step is taken, whatever the others come to.
+"""Clean-up in steps that all run, whichever of them fail.
 
-Invariant: a step that raises is logged, and the steps after it are taken.
+Invariant: a step that raises is logged, and the steps after it run.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from everycore.aio.subscriptions import log
 
 
 def take_all(steps: Iterable[Callable[[], object]], what: str) -> None:
-    """Call each of `steps` in order. `what` says in the log what they were part of."""
+    """Call each of `steps` in order. `what` names the whole in the log."""
     for step in steps:
         try:
             step()
         except Exception:
-            log.exception("%s: a step failed; the others are taken", what)
+            log.exception("%s: a step failed; the other steps still run", what)

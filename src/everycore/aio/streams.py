@@ -1,11 +1,10 @@
 """Async iterators fed by plain calls: what `events()` and `messages()` return.
 
-A stream has two halves. The publisher keeps the `Feed`; the user holds the `Stream`. The publisher must not
-keep the stream itself: one that its user dropped (`async for ...: break`) then goes away at once by its
-reference count, tells the publisher, and neither gathers items for ever nor holds up the others.
+A stream has two halves. The publisher keeps the `Feed`, and the user holds the `Stream`. The publisher must
+not keep the stream itself. A stream that its user drops (`async for ...: break`) is then freed at once by its
+reference count and tells the publisher. It neither collects items forever nor holds up the other takers.
 
-Invariant: a stream is subscribed from the moment it exists, yields every item pushed until `end()`, then
-stops.
+Invariant: a stream is subscribed as soon as it exists. It yields every item pushed until `end()`, then stops.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from everycore.aio.waiting import Waiters, release, wait_among
 Item = TypeVar("Item")
 Out = TypeVar("Out")
 
-#: What `take` returns for an item that is to be left out.
+#: `take` returns this for an item that the stream leaves out.
 SKIP: Final[Any] = object()
 
 
@@ -34,17 +33,17 @@ class Feed(Generic[Item]):
     def __init__(self) -> None:
         self.items: deque[Item] = deque()
         self.is_ended = False
-        #: Those that wait for the next `push` or `end`.
+        #: The waiters for the next `push` or `end`.
         self.waiters: Waiters = deque()
 
     def push(self, item: Item) -> None:
-        """Add one item."""
+        """Add `item` and wake the readers."""
         self.items.append(item)
         if self.waiters:
             release(self.waiters)
 
     def end(self) -> None:
-        """No more items: the stream stops after those that wait."""
+        """End the feed. The stream stops after the items that it holds."""
         self.is_ended = True
         release(self.waiters)
 
@@ -52,8 +51,8 @@ class Feed(Generic[Item]):
 class Stream(Generic[Item, Out]):
     """The user's half: an async iterator, and an async context manager that closes it.
 
-    `take` turns an item into what is yielded, at the moment when it is; `on_close` is called once with the
-    feed when nobody will read it any more.
+    `take` turns an item into the value to yield, at the moment it is yielded. `on_close` is called once, with
+    the feed, when nobody will read it any more.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Stream(Generic[Item, Out]):
                 await wait_among(feed.waiters)
 
     async def aclose(self) -> None:
-        """Stop listening. Also who waits in `anext` stops."""
+        """Close the stream. A pending `anext()` raises StopAsyncIteration."""
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             self._feed.end()
@@ -103,5 +102,5 @@ class Stream(Generic[Item, Out]):
             return
         if threading.get_ident() == self._thread:
             on_close(self._feed)
-        elif not self._loop.is_closed():  # a collection of cycles may run in any thread
+        elif not self._loop.is_closed():  # the garbage collector may run in any thread
             self._loop.call_soon_threadsafe(on_close, self._feed)

@@ -1,7 +1,7 @@
-"""The small parts of listening to something: a subscription, and what may be called.
+"""The small parts of subscribing to something: `Subscription`, and the checks and calls of callbacks.
 
-Invariant: a callback that raises hurts nobody: it is logged with its name and traceback, and others still
-run.
+Invariant: a callback that raises does no harm. It is logged with its name and traceback, and the other
+callbacks still run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log: Final = logging.getLogger("everycore.aio")
 
 
 class Subscription:
-    """Ends what it began when cancelled, or when its `with` block ends. Again: nothing happens."""
+    """Ends when it is cancelled, or when its `with` block ends. Cancelling it again does nothing."""
 
     __slots__ = ("_end",)
 
@@ -25,14 +25,14 @@ class Subscription:
         self._end: Callable[[], None] | None = end
 
     def cancel(self) -> None:
-        """End it. What was subscribed is not called again."""
+        """End the subscription. The callback or handler is not called again."""
         end, self._end = self._end, None
         if end is not None:
             end()
 
     @property
     def is_active(self) -> bool:
-        """Whether it was not cancelled yet."""
+        """Whether the subscription is not cancelled yet."""
         return self._end is not None
 
     def __enter__(self) -> Self:
@@ -45,7 +45,7 @@ class Subscription:
 
 
 def is_coroutine_function(function: Any) -> bool:
-    """Whether calling `function` gives a coroutine (or an async generator) that somebody must run."""
+    """Whether calling `function` returns a coroutine or an async generator, which must be run."""
     return any(
         inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate)
         for candidate in (function, getattr(function, "__call__", None))  # noqa: B004 - the method is meant
@@ -55,8 +55,8 @@ def is_coroutine_function(function: Any) -> bool:
 def check_plain(callback: Any) -> None:
     """Raise TypeError unless `callback` is a plain function.
 
-    A coroutine function would have to be run as a task that nobody waits for: its errors and its order
-    would be lost. Those who want to await iterate over `events()` or `messages()`.
+    A coroutine function would have to run as a task that nobody awaits: its errors and its order would be
+    lost. To await, iterate over `events()` or `messages()` instead.
     """
     if not callable(callback):
         raise TypeError(f"a callback must be callable, not {type(callback).__name__}")
@@ -67,7 +67,7 @@ def check_plain(callback: Any) -> None:
 def once(
     subscribe: Callable[[Callable[[Any], object]], Subscription], callback: Callable[[Any], object]
 ) -> Subscription:
-    """Call `callback` with the first of what `subscribe` gives alone."""
+    """Call `callback` with the first item that `subscribe` delivers, and with no other."""
     check_plain(callback)
 
     def call(argument: Any) -> None:
@@ -80,7 +80,7 @@ def once(
 
 
 def name_of(function: Any) -> str:
-    """What to call `function` in a log or an error."""
+    """Return a name for `function` in a log or an error."""
     while isinstance(function, functools.partial):
         function = function.func
     name = getattr(function, "__qualname__", None)
@@ -88,7 +88,7 @@ def name_of(function: Any) -> str:
 
 
 def call_back(callback: Callable[[Any], object], argument: Any) -> None:
-    """Call it; log what it raises."""
+    """Call `callback` and log any exception."""
     try:
         callback(argument)
     except Exception as error:
@@ -96,5 +96,5 @@ def call_back(callback: Callable[[Any], object], argument: Any) -> None:
 
 
 def log_failure(callback: Callable[[Any], object], argument: Any, error: Exception) -> None:
-    """Say that `callback` raised."""
+    """Log that `callback` raised."""
     log.error("the callback %s failed on %s", name_of(callback), type(argument).__name__, exc_info=error)

@@ -1,4 +1,4 @@
-"""Waiting: for what must be seen through to its end, among others, and what ends a wait."""
+"""Ways to wait: despite cancellation, among other waiters, and how a wait is ended."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Awaitable
 from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
-#: Those that wait for one thing.
+#: The futures of those that wait for one thing.
 Waiters: TypeAlias = deque[asyncio.Future[None]]
 
 
 async def see_through(what: Awaitable[Any]) -> None:
-    """Wait for `what` to end, whatever is cancelled meanwhile; that is raised once it has ended.
+    """Wait for `what` to end despite cancellation. A cancellation is raised once it has ended.
 
-    For an end that takes milliseconds: of processes that were sent SIGKILL.
+    Use this for an end that takes milliseconds, such as that of processes that were sent SIGKILL.
     """
     waiting = asyncio.ensure_future(what)
     cancelled: asyncio.CancelledError | None = None
@@ -29,7 +29,7 @@ async def see_through(what: Awaitable[Any]) -> None:
 
 
 async def wait_among(waiters: Waiters) -> None:
-    """Return once `release` has let all of `waiters` go."""
+    """Join `waiters` and return once `release` wakes them."""
     waiter = asyncio.get_running_loop().create_future()
     waiters.append(waiter)
     try:
@@ -40,7 +40,7 @@ async def wait_among(waiters: Waiters) -> None:
 
 
 def release(waiters: Waiters) -> None:
-    """Let all go who wait. Each looks again for itself: one of them may be cancelled meanwhile. Hot."""
+    """Wake all `waiters`, since one woken alone might be cancelled. Each checks again what it awaits. Hot."""
     while waiters:
         waiter = waiters.popleft()
         if not waiter.done():
@@ -48,7 +48,7 @@ def release(waiters: Waiters) -> None:
 
 
 def settle(future: asyncio.Future[T], result: T | BaseException) -> None:
-    """Give `future` its result, or an error to raise; nothing if it is done: whoever waited was cancelled."""
+    """Give `future` a result, or an error to raise. Does nothing if it is done: its waiter was cancelled."""
     if future.done():
         return
     if isinstance(result, BaseException):
