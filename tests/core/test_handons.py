@@ -31,7 +31,7 @@ class TestWhoMay:
         handons.leaves(2)
         assert handons.news() == [(1, False), (2, False)]
         assert handons.news() == []  # told once
-        with pytest.raises(ProtocolError, match="not told"):
+        with pytest.raises(ProtocolError, match="without permission"):
             handons.hands_on(1)
 
     def test_it_is_told_when_the_last_one_that_stayed_leaves_too(self):
@@ -66,7 +66,7 @@ class TestWhoMay:
         handons.leaves(1)
         handons.gone(1)
         assert handons.news() == []
-        with pytest.raises(ProtocolError, match="not told"):
+        with pytest.raises(ProtocolError, match="without permission"):
             handons.hands_on(1)
 
     def test_nobody_hands_on_more_than_it_can_have(self):

@@ -211,7 +211,7 @@ async def test_who_was_not_told_may_not():
         place = Place(stack)
         await place.leave()
         _, fd = place.connection()
-        with pytest.raises(ProtocolError, match="not told"):
+        with pytest.raises(ProtocolError, match="without permission"):
             place.exchange.hand_on(place.members[1], [fd])
         assert fd not in open_fds()
 

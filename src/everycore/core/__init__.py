@@ -1,5 +1,5 @@
 """Pure decisions: inputs in, actions out.
 
 Nothing here touches the operating system, a clock or an event loop; `now` is always an argument.
-That is what lets thousands of generated histories run in a second.
+Thousands of generated histories can therefore be tested in a second.
 """

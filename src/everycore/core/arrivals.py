@@ -1,7 +1,7 @@
-"""Connections that have come to a listener and that no worker has: those accepted here, then the backlog.
+"""Connections that have reached a listener and that no worker has: those accepted here, then the backlog.
 
-It knows whether anybody may be accepted at all. Connections are opaque here, and the backlog is a function
-that takes one out of it. Invariant: `next` takes nobody out of the backlog as long as somebody is queued.
+This module knows whether connections may be accepted at all. Connections are opaque to it, and the backlog is
+a function that takes one connection out. Invariant: `next` takes none out of the backlog while any is queued.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeAlias, TypeVar
 
-#: Connections queued at a time when the listener shuts: each of them is a descriptor.
+#: Connections queued at a time when the listener shuts. Each of them is a descriptor.
 MOST_TAKEN_IN: Final = 256
 
 C = TypeVar("C")
 
 
 class NoConnection(enum.Enum):
-    """Why the backlog gave none."""
+    """Why the backlog gave no connection."""
 
     EMPTY = "nobody waits; the listener is readable when somebody does"
     TROUBLE = "accepting fails, and may go on failing (no descriptors): until `resume_accepting_at`"
@@ -37,31 +37,31 @@ class Arrivals(Generic[C]):
     def __init__(self) -> None:
         #: Accepted and waiting for a worker, the next one first.
         self.queue: deque[C] = deque()
-        #: How many were accepted so far.
+        #: How many connections were accepted so far.
         self.accepted = 0
         #: How many of these were given up.
         self.refused = 0
-        #: The listener listens, and a worker is ready.
+        #: Whether the listener listens and a worker is ready.
         self.flows = False
-        #: Nobody who comes later is served: everybody in the backlog is being taken in.
+        #: Whether the whole backlog is being taken in. Later connections are not served.
         self.is_shutting = False
 
     def begin(self) -> None:
-        """It listens, and a worker is ready."""
+        """The listener listens, and a worker is ready."""
         self.flows = True
         self.is_shutting = False
 
     def cease(self) -> None:
-        """It does not listen, or no worker is ready: accept nothing."""
+        """The listener does not listen, or no worker is ready: accept nothing."""
         self.flows = False
 
     def shut(self) -> None:
-        """Take in everybody who has come, and then nobody any more, until it begins again."""
+        """Take in every connection that has come, and then accept nothing until `begin`."""
         self.is_shutting = self.flows
         self.flows = False
 
     def take_in(self, accept: Accept[C], most: int) -> bool:
-        """While it shuts: queue a portion of the backlog, `most` at a time. Returns whether to go on at once.
+        """While shutting, queue up to `most` connections of the backlog. Returns whether to continue at once.
 
         With many queued, the next portion waits until some have gone out.
         """
@@ -77,12 +77,12 @@ class Arrivals(Generic[C]):
         return True
 
     def come(self, connection: C) -> None:
-        """Accepted before, and only now one that a worker may have."""
+        """Queue a connection that was accepted earlier and that a worker may have only now."""
         self.accepted += 1
         self.queue.append(connection)
 
     def next(self, accept: Accept[C]) -> C | NoConnection:
-        """Who is next in the queue or the backlog."""
+        """Return the next connection of the queue, or else of the backlog."""
         if self.queue:
             return self.queue.popleft()
         if not self.flows:
@@ -93,11 +93,11 @@ class Arrivals(Generic[C]):
         return accepted
 
     def take_back(self, connections: list[C]) -> None:
-        """These, in this order, are next again."""
+        """Put `connections`, in this order, at the head of the queue again."""
         self.queue.extendleft(reversed(connections))
 
     def drop(self) -> list[C]:
-        """Give the queue up: the connections that were in it."""
+        """Empty the queue and return the connections that were in it."""
         dropped = list(self.queue)
         self.refused += len(dropped)
         self.queue.clear()

@@ -1,12 +1,14 @@
-"""Which changes of files count under `--reload`, and when a reload is due for them.
+"""Which file changes count under `--reload`, and when a reload is due for them.
 
-Match paths against patterns, and gather what changes until there is peace. Invariant: pure; a path is a text
-from the root, and the time comes in.
+Match paths against patterns, and collect changes until no more follow. Invariant: pure; paths are absolute,
+as text, and the time is an argument.
 
-The defaults and what an include and an exclude mean are uvicorn's: a pattern is matched from the right
-(`*.py`, `templates/*.html`), an include without a wildcard goes before the excludes, and a default exclude
-that is included is none. Different from there: `**` stands for any number of folders, and what matches a
-folder excludes what is in it; else a virtual environment in `.venv` would count.
+The defaults and the meaning of includes and excludes are uvicorn's. A pattern is matched from the right
+(`*.py`, `templates/*.html`). An include without a wildcard takes precedence over the excludes. A default
+exclude that is also included has no effect.
+
+Two things differ from uvicorn: `**` stands for any number of folders, and a pattern that matches a folder
+excludes everything in it. Otherwise the files of a virtual environment in `.venv` would count.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ import msgspec
 
 from everycore.config.watched import EXCLUDES, INCLUDES
 
-#: However busy the files are, a reload is not put off for longer than that, in seconds.
+#: Seconds for which a reload is put off at most, however often files change.
 MOST_DELAY: Final = 2.0
-#: So many of the changed files are named in the log.
+#: How many of the changed files the log names.
 MOST_NAMED: Final = 3
 
 _WILD: Final = frozenset("*?[")
 
 
 def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the last of `parts`, of a path, are what `pattern` says; both are cut at the slashes."""
+    """Whether the last of `parts` of a path match `pattern`. Both are split at the slashes."""
     if not pattern:
         return True
     if pattern[-1] == "**":
@@ -37,22 +39,24 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def is_in(path: str, folder: str) -> bool:
-    """Whether `path` is that folder, or lies in it."""
+    """Whether `path` is `folder` or lies in it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def outermost(folders: Iterable[str]) -> tuple[str, ...]:
-    """Those that lie in no other one."""
+    """Return the folders that lie in no other one."""
     found = dict.fromkeys(folders)
     return tuple(one for one in found if not any(is_in(one, other) for other in found if other != one))
 
 
 class WatchedFiles(msgspec.Struct, frozen=True):
-    """What is watched.
+    """The files to watch.
 
-    folders: with all that is in them. files: of their own, each of which counts. skipped: folders of which
-    nothing counts. includes, excludes: patterns beside the default ones. written: what the service itself
-    writes, which never counts: each reload would be followed by one more.
+    folders: watched with everything in them.
+    files: single files, each of which counts.
+    skipped: folders in which nothing counts.
+    includes, excludes: patterns in addition to the default ones.
+    written: files that the service itself writes. They never count: each reload would cause another one.
     """
 
     folders: tuple[str, ...]
@@ -63,7 +67,7 @@ class WatchedFiles(msgspec.Struct, frozen=True):
     written: frozenset[str] = frozenset()
 
     def counts(self, path: str) -> bool:
-        """Whether a change of the file at `path` is one of the program."""
+        """Whether a change of the file at `path` calls for a reload."""
         if path in self.written or path in self.files:
             return path not in self.written
         parts = path.split("/")
@@ -93,27 +97,27 @@ class WatchedFiles(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct):
-    """Changes that are one reload: none has followed for `delay` seconds, or they go on for too long."""
+    """The changes of one reload, due `delay` seconds after the last, or once they go on for too long."""
 
     delay: float
     _paths: dict[str, None] = msgspec.field(default_factory=dict)
     _began: float = 0.0
 
     def add(self, paths: Iterable[str], now: float) -> float:
-        """These have changed. Returns when the reload is due."""
+        """Record that `paths` have changed. Returns the time at which the reload is due."""
         if not self._paths:
             self._began = now
         self._paths.update(dict.fromkeys(paths))
         return min(now + self.delay, self._began + max(self.delay, MOST_DELAY))
 
     def take(self) -> list[str]:
-        """What has changed, for the reload that begins."""
+        """Return the changed paths, for the reload that begins, and forget them."""
         paths, self._paths = sorted(self._paths), {}
         return paths
 
 
 def named(paths: Collection[str], here: str) -> str:
-    """The changed files, as the log has them: by their way from `here`."""
+    """Return the changed files as the log names them: relative to `here`."""
     prefix = here.rstrip("/") + "/"
     names = [path.removeprefix(prefix) for path in paths]
     if len(names) > MOST_NAMED:

@@ -1,23 +1,23 @@
 """Cuts the channel's byte stream into messages, and gives each descriptor to the message it came with.
 
 A frame is a header (body length, protocol version, kind, number of descriptors: `<IBBB`) and a body. There
-are two kinds: a message of `core.wire`, and a note, whose body is the user's value itself: the most frequent
-message does without a second encoding around the first.
+are two kinds of frame: a message of `core.wire`, and a note, whose body is the user's value itself. So the
+most frequent message needs no second encoding around the first.
 
-Invariant: a descriptor never slips to a neighbour. Either it leaves inside the one frame that declares it, or
-`abandon()` returns it to be closed. After a violation nothing more is decoded: a stream whose lengths can't
-be trusted has no next frame.
+Invariant: a descriptor never slips to a neighbouring message. Either it leaves in the one frame that declares
+it, or `close()` returns it to be closed. After a violation nothing more is decoded: if a stream's lengths
+can't be trusted, its next frame can't be found.
 
 Facts about SCM_RIGHTS on a unix stream (net/unix/af_unix.c: unix_stream_sendmsg, unix_stream_read_generic):
 
-* descriptors sit on the first byte of their `sendmsg`, and arrive with it, however little of it is read;
-* one `recvmsg` returns at most one group of descriptors, and stops at the end of what carried it: the group
-  belongs to the *last* send whose bytes are in the chunk, and plain bytes of earlier sends may stand before
-  it.
+* Descriptors are attached to the first byte of their `sendmsg`. They arrive with it, however little is read.
+* One `recvmsg` returns at most one group of descriptors, and stops at the end of the send that carried it.
+  The group therefore belongs to the *last* send whose bytes are in the chunk. Plain bytes of earlier sends
+  may precede it.
 
 The sender begins every frame that has descriptors with a `sendmsg` of its own. So a group that came with a
-chunk belongs to a frame that *starts* in that chunk and declares exactly as many. Rejected: a queue of
-descriptors that frames take from in order (what `multiprocessing` does): one lie in a count then shifts all
+chunk belongs to a frame that *starts* in that chunk and declares exactly as many descriptors. Rejected: a
+queue from which frames take descriptors in order, as in `multiprocessing`. One wrong count then shifts all
 that follow.
 """
 
@@ -32,9 +32,9 @@ from everycore.errors import ProtocolError
 
 _HEADER: Final = struct.Struct("<IBBB")
 HEADER_SIZE: Final = _HEADER.size
-#: Pieces of a frame under way that are smaller are put together.
+#: Pieces of an incomplete frame that are smaller than this are joined.
 _SMALL: Final = 4096
-#: The kinds of frames: the body is a message of `core.wire`, or a `wire.Note`'s body.
+#: The kinds of frames: the body is a message of `core.wire`, or the body of a `wire.Note`.
 WIRE: Final = 0
 NOTE: Final = 1
 #: The kernel's limit for one group (SCM_MAX_FD).
@@ -44,34 +44,34 @@ _pack = _HEADER.pack
 _unpack_from = _HEADER.unpack_from
 _VERSION: Final = wire.VERSION
 
-#: One message: its kind, its bytes, and the descriptors that came with it, which are the receiver's from here
-#: on. A plain tuple: a named one takes longer to make than all the rest of a small frame.
+#: One message: its kind, its bytes, and the descriptors that came with it, which the receiver owns from here
+#: on. A plain tuple: a named one takes longer to make than the rest of a small frame.
 Frame: TypeAlias = tuple[int, bytes, tuple[int, ...]]
 
 
 def encode_frame(body: bytes, fds: int = 0, kind: int = WIRE) -> bytes:
-    """`body` behind its header; `fds` is how many descriptors go with it."""
+    """Return `body` behind its header. `fds` is the number of descriptors that go with it."""
     if fds > MAX_DESCRIPTORS:
         raise ValueError(f"a message carries at most {MAX_DESCRIPTORS} descriptors, not {fds}")
     return _pack(len(body), _VERSION, kind, fds) + body
 
 
 class FrameDecoder:
-    """Chunks of a stream in, frames out.
+    """Turns the chunks of a stream into frames.
 
         for frame in decoder.feed(data, fds):
             ...
         decoder.check()
 
-    `feed` returns what was complete before a violation; `check`, and any later `feed`, raises it. In this
-    order the last good words of a peer are heard before it is given up.
+    `feed` returns the frames that were complete before a violation. `check` and any later `feed` raise the
+    violation. In this order the last valid messages of a peer are handled before it is given up.
     """
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        #: What was wrong with the stream, if anything was: what `check` raises.
+        #: The stream's violation of the protocol, if there was one. `check` raises it.
         self.violation: ProtocolError | None = None
-        # The frame under way: the pieces of its header, then, once that is known, of its body.
+        # The incomplete frame: the pieces of its header and then, once that is known, of its body.
         self._pieces: list[bytes | bytearray] = []
         self._have = 0
         self._need = HEADER_SIZE
@@ -83,7 +83,7 @@ class FrameDecoder:
 
     @property
     def is_between_frames(self) -> bool:
-        """Whether nothing is half received: where an orderly stream ends."""
+        """Whether no frame is half received. An orderly stream ends at such a point."""
         return not self._have and not self._in_body
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Frame]:
@@ -117,12 +117,12 @@ class FrameDecoder:
         return frames
 
     def check(self) -> None:
-        """Raise the violation that was met, if any."""
+        """Raise the violation of the stream, if there was one."""
         if self.violation is not None:
             raise self.violation
 
     def close(self) -> tuple[int, ...]:
-        """Every descriptor that was not handed out: the caller closes them. Nothing can be fed after this."""
+        """Return the descriptors not handed out, which the caller closes. After this, `feed` raises."""
         left = self._claimed + self._group
         self._claimed = self._group = ()
         if self.violation is None:
@@ -130,7 +130,7 @@ class FrameDecoder:
         return left
 
     def _parse(self, data: bytes, start: int, frames: list[Frame]) -> None:
-        """Cut `data` from `start`, where a frame begins. Hot: most chunks are whole small frames."""
+        """Cut `data` into frames from `start`, where one begins. Hot: most chunks are whole small frames."""
         size, max_size = len(data), self._max_size
         body = start + HEADER_SIZE
         while body <= size:
@@ -150,9 +150,9 @@ class FrameDecoder:
             self._have = size - start
 
     def _continue(self, data: bytes, frames: list[Frame], *, with_group: bool) -> int:
-        """Go on with the frame under way, and return where in `data` the next one starts.
+        """Continue the incomplete frame, and return where in `data` the next one starts.
 
-        A group that came with this chunk is not for a frame that began before it.
+        A group that came with this chunk can't belong to a frame that began before the chunk.
         """
         start = 0
         if not self._in_body:
@@ -175,7 +175,7 @@ class FrameDecoder:
         return start
 
     def _take(self, data: bytes, start: int) -> int:
-        """Move up to what the frame under way still needs; return the new position."""
+        """Move as many bytes as the incomplete frame still needs. Return the new position."""
         end = min(len(data), start + self._need - self._have)
         if end > start:
             self._keep(data[start:end])
@@ -183,7 +183,7 @@ class FrameDecoder:
         return end
 
     def _keep(self, piece: bytes) -> None:
-        """Add it to the frame under way. A frame that comes byte by byte costs no object a byte."""
+        """Add `piece` to the incomplete frame. One that comes byte by byte costs no object per byte."""
         pieces = self._pieces
         if len(piece) >= _SMALL:
             pieces.append(piece)

@@ -1,7 +1,7 @@
-"""What has become of the workers of a service: since when each is there, how the last of a slot ended.
+"""The history of a service's workers: since when each one runs, and how the last one of each slot ended.
 
-For whoever looks at a service from outside (`core.control`). Invariant: pure; it grows with the slots and the
-live workers alone. Times are seconds, by the caller's clock.
+The history is for those who observe a service from outside (`core.control`). Invariant: pure; its size
+depends only on the slots and the live workers. Times are in seconds of the caller's clock.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import msgspec
 
 
 class SlotHistory(msgspec.Struct):
-    """One slot. restarts: ends that nobody had asked for. ended_at: the date of the last end."""
+    """One slot. restarts: how many workers ended unasked. ended_at: when the last one ended, as a date."""
 
     restarts: int = 0
     last_end: str | None = None
@@ -24,7 +24,7 @@ class History:
         self.slots: dict[int, SlotHistory] = {}
         self._since: dict[int, float] = {}
         self._ready: set[int] = set()
-        #: Some worker was ready once.
+        #: Whether any worker was ever ready.
         self.was_ready = False
         #: Reason -> workers that have ended for it, the slots' and others.
         self.ends: dict[str, int] = {}
@@ -40,7 +40,7 @@ class History:
         self._since[worker] = now
 
     def ready(self, worker: int) -> None:
-        """It takes connections."""
+        """`worker` takes connections."""
         self._ready.add(worker)
         self.was_ready = True
 
@@ -58,7 +58,7 @@ class History:
         self.reloads["done" if is_done else "failed"] += 1
 
     def exited(self, worker: int, slot: int, how: str, at: float, *, voluntary: bool) -> bool:
-        """It is gone, at the date `at`. Returns whether it was ready before."""
+        """`worker` ended at the date `at`. Returns whether it had been ready."""
         self._since.pop(worker, None)
         was_ready = worker in self._ready
         self._ready.discard(worker)
@@ -71,7 +71,7 @@ class History:
         return was_ready
 
     def age(self, worker: int, now: float) -> float:
-        """For how long it is there."""
+        """Return for how many seconds `worker` has been there."""
         return max(now - self._since.get(worker, now), 0.0)
 
 

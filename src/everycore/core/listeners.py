@@ -1,18 +1,18 @@
 """Which listener answers which `listen`: the book of listeners.
 
-Find, number and forget listeners; say what a request should get. Invariant: a worker holds a listener at most
-once. Binding, and what the kernel says to it, is not decided here; a listener itself knows who holds it.
-Families and kinds are plain numbers here.
+Find, number and forget listeners, and decide the answer to each request. Invariant: a worker holds a listener
+at most once. Binding, and the kernel's answer to it, are not decided here. A listener itself knows which
+workers hold it. Families and kinds are plain numbers here.
 
 The rules (design, section 2; Node: `lib/internal/cluster/child.js`):
 
-* workers that ask for an equal key (address, family, kind, fd, index) share one listener;
-* port 0: the n-th open `listen(0)` of each worker is the n-th port, so the index is the smallest one that
-  this worker does not hold. (Node's index came from a counter and was never given back by an error.)
-* a listener is also found by its real address (Node: EADDRINUSE, a known limitation);
-* the same worker twice on a fixed address: EADDRINUSE, as a lone process would see;
-* a listener serves workers of one user (`ListenKey.user`). Workers of two users on one address: EADDRINUSE;
-* a worker holds so many listeners at most (`MOST_HELD`): EMFILE.
+* Workers that ask for an equal key (address, family, kind, fd, index) share one listener.
+* Port 0: the n-th open `listen(0)` of each worker is the n-th port, so the index is the smallest one that
+  this worker does not hold. (Node's index came from a counter, and an error never gave it back.)
+* A listener is also found by its real address. (Node: EADDRINUSE, a known limitation.)
+* A worker that asks twice for a fixed address gets EADDRINUSE, as a single process would.
+* A listener serves workers of one user (`ListenKey.user`). A worker of another user gets EADDRINUSE.
+* A worker that asks for more than `MOST_HELD` listeners gets EMFILE.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ import msgspec
 
 #: errno of "address already in use"; the number is the kernel's (asm-generic/errno.h).
 EADDRINUSE: Final = 98
-#: The same of "too many open files".
+#: errno of "too many open files", likewise.
 EMFILE: Final = 24
-#: Listeners that one worker may hold: each costs the primary three descriptors.
+#: Listeners that one worker may hold at most: each costs the primary three descriptors.
 MOST_HELD: Final = 256
 OTHER_USER: Final = "workers of another user listen there"
 
 
 class ListenKey(msgspec.Struct, frozen=True):
-    """What was asked for.
+    """The identity of a listener, as a worker asks for it.
 
-    `address` is hashable: a tuple for IP, str or bytes for a unix path, None with `fd`. `user`: the uid of
-    the workers that it is for.
+    `address` is hashable: a tuple for IP, str or bytes for a unix path, None with `fd`. `user` is the uid of
+    the workers that it serves.
     """
 
     address: Hashable
@@ -47,12 +47,12 @@ class ListenKey(msgspec.Struct, frozen=True):
 
     @property
     def any_port(self) -> bool:
-        """Whether the kernel is to choose the port."""
+        """Whether the kernel chooses the port."""
         return isinstance(self.address, tuple) and len(self.address) > 1 and self.address[1] == 0
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What the book knows a listener by. `real` is what `getsockname` says."""
+    """A listener's entry in the book. `real` is the address that `getsockname` returns."""
 
     id: int
     key: ListenKey
@@ -65,29 +65,29 @@ class Listed(Protocol):
 
     @property
     def listing(self) -> Listing:
-        """What the book knows it by."""
+        """Its entry in the book."""
 
     def holds(self, worker: int) -> bool:
-        """Whether that worker holds it."""
+        """Whether `worker` holds it."""
 
 
 L = TypeVar("L", bound=Listed)
 
 
 class ShareExisting(msgspec.Struct, Generic[L], frozen=True):
-    """Answer: this listener."""
+    """Answer: share this listener."""
 
     listener: L
 
 
 class BindNew(msgspec.Struct, frozen=True):
-    """Answer: bind a new one for this key, have it numbered, and `add` it."""
+    """Answer: bind a new listener for this key, `number` it, and `add` it."""
 
     key: ListenKey
 
 
 class Conflict(msgspec.Struct, frozen=True):
-    """Answer: no; the errno a lone process would see, and the reason where the errno does not say it."""
+    """Answer: refused, with the errno a single process would see. `why` adds what the errno does not say."""
 
     errno: int
     why: str = ""
@@ -108,15 +108,16 @@ class ListenerBook(Generic[L]):
         return len(self._listeners)
 
     def get(self, listener: int) -> L | None:
-        """The listener with that id."""
+        """Return the listener with that id."""
         return self._listeners.get(listener)
 
     def ask(
         self, worker: int, key: ListenKey, *, v6only: bool = False, least: int = 0
     ) -> ShareExisting[L] | BindNew | Conflict:
-        """What `worker`, which asks for `key` (its index is ignored), should get. Changes nothing.
+        """Return the answer to `worker`, which asks for `key` (its index is ignored). Changes nothing.
 
-        least: the smallest index of a port 0, for a worker that counts itself those that it has closed too.
+        least: the smallest index for port 0. A worker that counts its requests itself, closed ones included,
+            passes its count.
         """
         if len(self.held_by(worker)) >= MOST_HELD:
             return Conflict(EMFILE, f"the worker holds {MOST_HELD} listeners, the most that it may")
@@ -147,27 +148,27 @@ class ListenerBook(Generic[L]):
         return None
 
     def is_of_others(self, key: ListenKey, real: Hashable) -> bool:
-        """Whether workers of another user listen on `real`: it turned out to be where `key` leads."""
+        """Whether workers of another user listen on `real`, the address that `key` turned out to mean."""
         found = self._at(key, real)
         return found is not None and found.listing.key.user != key.user
 
     def number(self, key: ListenKey, *, v6only: bool, real: Hashable) -> Listing:
-        """What the book will know a new listener by, which was bound for `key`."""
+        """Return the entry of a new listener that was bound for `key`."""
         self._last_id += 1
         return Listing(self._last_id, key, v6only, real)
 
     def add(self, listener: L) -> None:
-        """There is a new listener."""
+        """Enter a new listener."""
         self._listeners[listener.listing.id] = listener
         self._by_key[listener.listing.key] = listener
 
     def remove(self, listener: L) -> None:
-        """The listener is closed."""
+        """Remove a listener that is closed."""
         del self._listeners[listener.listing.id]
         del self._by_key[listener.listing.key]
 
     def held_by(self, worker: int) -> list[L]:
-        """The listeners that `worker` holds."""
+        """Return the listeners that `worker` holds."""
         return [listener for listener in self._listeners.values() if listener.holds(worker)]
 
 

@@ -1,6 +1,6 @@
-"""What the supervisor of a pool is told, and what it orders.
+"""The inputs and the actions of a pool's supervisor (`core.supervisor`), as values.
 
-The inputs and the actions of `core.supervisor`, as values. Times are seconds, by the driver's clock.
+Times are in seconds of the driver's clock.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from everycore.model import ExitStatus
 
 
 class ScaleTo(msgspec.Struct, frozen=True):
-    """From now on so many workers; the first one starts the pool."""
+    """Keep `count` workers from now on. The first `ScaleTo` starts the pool."""
 
     count: int
 
 
 class WorkerForked(msgspec.Struct, frozen=True):
-    """The answer to `Fork(slot)`, before anything else about that worker."""
+    """The answer to `Fork(slot)`. It comes before any other input about that worker."""
 
     slot: int
     worker: int
@@ -33,7 +33,7 @@ class WorkerReady(msgspec.Struct, frozen=True):
 
 
 class WorkerExited(msgspec.Struct, frozen=True):
-    """The worker is gone. `chance`, from 0 to 1, spreads the waits before restarts."""
+    """The worker has ended. `chance`, from 0 to 1, spreads the waits before restarts."""
 
     worker: int
     status: ExitStatus
@@ -45,7 +45,7 @@ class TimerFired(msgspec.Struct, frozen=True):
 
 
 class Reload(msgspec.Struct, frozen=True):
-    """Replace all workers, one after the other. `request` comes back with `Reloaded` or `ReloadStopped`."""
+    """Replace all workers, one after the other. `Reloaded` or `ReloadStopped` repeats `request`."""
 
     request: int
 
@@ -57,7 +57,7 @@ class Drain(msgspec.Struct, frozen=True):
 
 
 class Recycle(msgspec.Struct, frozen=True):
-    """Replace this worker when its turn comes: it has reached a limit, `why` says which."""
+    """Replace this worker when its turn comes. It has reached the limit that `why` names."""
 
     worker: int
     why: str
@@ -71,7 +71,7 @@ class MoldRenewal(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """No workers any more."""
+    """End the pool: stop all workers and start no more."""
 
 
 Input = (
@@ -91,26 +91,26 @@ Input = (
 
 
 class Fork(msgspec.Struct, frozen=True):
-    """Start a worker in `slot` and say `WorkerForked` before anything else is said."""
+    """Start a worker in `slot`, and report `WorkerForked` before any other input."""
 
     slot: int
     generation: int = 0
 
 
 class Dismiss(msgspec.Struct, frozen=True):
-    """Ask the worker to leave: it may finish its work."""
+    """Ask the worker to leave. It may finish its work."""
 
     worker: int
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """SIGKILL: it did not boot in time."""
+    """Send SIGKILL to the worker, which did not boot in time."""
 
     worker: int
 
 
 class SetTimer(msgspec.Struct, frozen=True):
-    """Say `TimerFired` at this time, in place of any earlier request; None: never."""
+    """Report `TimerFired` at this time instead of any time set before; with None, never."""
 
     at: float | None
 
@@ -118,7 +118,8 @@ class SetTimer(msgspec.Struct, frozen=True):
 class Replace(msgspec.Struct, frozen=True):
     """A fact for the log: the worker ended unasked, and its slot is filled again after `delay` seconds.
 
-    0: by a worker that boots already. is_known: its slot has failed, which was told.
+    delay: 0 if a worker that boots already fills the slot.
+    is_known: the slot has failed, and that was reported.
     """
 
     worker: int
@@ -130,9 +131,9 @@ class Replace(msgspec.Struct, frozen=True):
 
 
 class SlotFailed(msgspec.Struct, frozen=True):
-    """A fact for the log: so many workers of this slot have ended too soon, the last one by `end`.
+    """A fact for the log: `ends` workers of this slot have ended too soon, the last one as `end` says.
 
-    What follows is not told one by one.
+    Further ends are not reported one by one.
     """
 
     ends: int
@@ -140,7 +141,7 @@ class SlotFailed(msgspec.Struct, frozen=True):
 
 
 class SlotWorks(msgspec.Struct, frozen=True):
-    """A fact for the log: a slot that had failed, with so many ends, has a worker again that lives."""
+    """A fact for the log: a slot that had failed after `ends` ends has a live worker again."""
 
     slot: int
     worker: int
@@ -148,7 +149,7 @@ class SlotWorks(msgspec.Struct, frozen=True):
 
 
 class Recycling(msgspec.Struct, frozen=True):
-    """A fact: this worker is being replaced, for it has reached a limit."""
+    """A fact: this worker is being replaced because it has reached a limit."""
 
     worker: int
     slot: int
@@ -156,9 +157,9 @@ class Recycling(msgspec.Struct, frozen=True):
 
 
 class RecyclingFailed(msgspec.Struct, frozen=True):
-    """A fact for the log: its replacement did not become ready; `worker` serves on.
+    """A fact for the log: the replacement did not become ready, so `worker` goes on serving.
 
-    It is tried again after `delay` seconds.
+    Recycling is tried again after `delay` seconds.
     """
 
     worker: int
@@ -186,14 +187,14 @@ class Reloading(msgspec.Struct, frozen=True):
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """All workers are new and ready; those that they replaced may still finish their work."""
+    """All workers are new and ready. The workers that they replaced may still be finishing their work."""
 
     generation: int
     requests: tuple[int, ...]
 
 
 class ReloadStopped(msgspec.Struct, frozen=True):
-    """The reload ended before all were replaced: `failure` says why; None: the pool ends."""
+    """The reload ended before all workers were replaced. `failure` says why; None if the pool ends."""
 
     generation: int
     requests: tuple[int, ...]
@@ -201,13 +202,13 @@ class ReloadStopped(msgspec.Struct, frozen=True):
 
 
 class FailPool(msgspec.Struct, frozen=True):
-    """The application cannot boot, or all slots have failed; the end has begun."""
+    """The application cannot boot, or all slots have failed. The pool has begun to end."""
 
     failure: SlotFailure
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """The last worker is gone, as asked or, with a failure, because we gave up. No action follows."""
+    """The last worker is gone: as asked, or with a `failure` because the pool gave up. No action follows."""
 
     failure: SlotFailure | None
 

@@ -1,21 +1,23 @@
-"""How long a worker that holds too many connections leaves the next ones to others.
+"""How long a worker that holds too many connections leaves the next ones to other workers.
 
-Under `shared`, tell somebody who waits for another worker that is about to take it from somebody whom nobody
-will take. Invariant: decides from what it is told; knows no clock.
+Under `shared`, tell a connection that another worker is about to take from one that no other worker will
+take. Invariant: decides from its arguments alone and knows no clock.
 
-A worker that was woken for a connection takes it 50 us later, if there is a processor for it. Where
-processors are short it may be 30 ms, and a worker that comes back to the queue after a fixed 2 ms takes what
-was meant for the other: largest share 1.2 to 1.4 times the mean of 400 connections over 8 workers, with four
-processes that compute on two processors. That waiting helps shows itself: somebody waited at one look and is
-gone at the next. That it does not (the other is stopped, or does not serve this listener) shows itself too,
-and then it is soon given up.
+A worker that was woken for a connection takes it 50 us later, if a processor is free. Where processors are
+short this may take 30 ms. A worker that comes back to the queue after a fixed 2 ms then takes the connection
+meant for the other. (Measured: a largest share of 1.2 to 1.4 times the mean, 400 connections over 8 workers,
+beside four computing processes on two processors.)
+
+A worker can see whether waiting helps. It helped if a connection waited at one look and is gone at the next.
+It did not if the connection still waits, because the other worker is stopped or does not serve this listener.
+The waiting is then soon given up.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Seconds: at least, when waiting was in vain; at most, once it has been of use.
+#: Seconds of one wait: the shortest, when waiting was in vain; the longest, once it has helped.
 LEAST: Final = 0.002
 MOST: Final = 0.032
 
@@ -31,12 +33,12 @@ class Patience:
         self._somebody_waited = False
 
     def begin(self, now: float, *, waits: bool) -> None:
-        """The worker leaves the queue for the sake of others, while a connection `waits`, or none does."""
+        """The worker leaves the queue to the others. `waits`: whether a connection waits at this moment."""
         self._until = now + self._span
         self._somebody_waited = waits
 
     def lasts(self, now: float, *, waits: bool) -> bool:
-        """Whether to stay out, seeing that a connection `waits` in the accept queue, or that none does."""
+        """Whether to stay out. `waits`: whether a connection waits in the accept queue."""
         if not waits:
             if self._somebody_waited:
                 self._span = MOST

@@ -1,8 +1,8 @@
-"""Who gets the next connection: small objects, one question each.
+"""Which worker gets the next connection: small objects that answer one question.
 
-Pick one lane among those that may be picked. Invariant: `pick` changes nothing, so that a connection which
-turns out not to be there (`accept` returned EAGAIN) moves no turn. (A prototype that moved the turn first
-served 8 workers 100/100/100/100/0/0/0/0.)
+Pick one lane among those that may be picked. Invariant: `pick` changes nothing. A connection that turns out
+not to be there (`accept` returned EAGAIN) therefore moves no turn. (A prototype that moved the turn first
+gave 8 workers 100/100/100/100/0/0/0/0 connections.)
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-#: A lane that could not be served is owed at most this many turns: a worker that comes back is not flooded.
+#: A lane that could not be served is owed at most this many turns: its worker is not flooded on return.
 MOST_ARREARS = 8
 
 
 class Candidate(Protocol):
-    """What a policy may look at."""
+    """The part of a lane that a policy may look at."""
 
     @property
     def given(self) -> int:
@@ -32,7 +32,7 @@ C = TypeVar("C", bound=Candidate)
 
 
 class Policy(Protocol):
-    """The question. Candidates come in the order in which their workers joined and are never empty."""
+    """Chooses a lane. Candidates are never empty, and are in the order in which their workers joined."""
 
     def pick(self, candidates: Sequence[C]) -> C:
         """Choose one of `candidates`, changing nothing."""
@@ -40,9 +40,9 @@ class Policy(Protocol):
 
 
 class RoundRobin:
-    """Strictly in turn, by connections given: the one that was given fewest; of equals, the first to join.
+    """Strict turns: pick the lane that was given the fewest connections; of equals, the first to join.
 
-    Counting what was given, rather than moving a pointer, makes the turn survive lanes that come, go, fill
+    Because given connections are counted, and no pointer moves, the turn survives lanes that come, go, fill
     up or fall behind. The dispatcher keeps the counts within `MOST_ARREARS` of each other.
     """
 

@@ -1,9 +1,9 @@
-"""The PROXY protocol: whom a proxy names as the client, and which proxies are believed.
+"""The PROXY protocol: the client that a proxy names, and the proxies that are trusted.
 
-The header comes before everything else on a connection (HAProxy's `proxy-protocol.txt`): a line of text in
-version 1, binary in version 2. Pure: what has come so far goes in, and the header comes out, or not yet.
-Invariant: a header that is not complete is never more than `MOST_HEADER` bytes, and what can't become one any
-more is refused at its first wrong byte.
+The header precedes everything else on a connection (HAProxy's `proxy-protocol.txt`). It is a line of text in
+version 1 and binary in version 2. Pure: the bytes so far go in, and the header comes out once it is complete.
+Invariant: an incomplete header never has more than `MOST_HEADER` bytes. Bytes that can't become a header are
+refused at the first wrong one.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from typing import Any, Final, NamedTuple
 
 from everycore.settings import EVERYBODY, UNIX_PROXIES
 
-#: The longest header that is read, in bytes. (Version 1 has 107; version 2 up to 64 KiB of which nobody sends
-#: more than some hundreds.)
+#: The longest header that is read, in bytes. (Version 1 allows 107, version 2 up to 64 KiB. In practice no
+#: proxy sends more than a few hundred.)
 MOST_HEADER: Final = 4096
 _LONGEST_LINE: Final = 107
 _TEXT: Final = b"PROXY "
 _BINARY: Final = b"\r\n\r\n\0\r\nQUIT\n"
-#: Version and command, family and kind, bytes that follow.
+#: Version and command, family and kind, number of bytes that follow.
 _REST: Final = struct.Struct("!BBH")
 _PREFIX: Final = len(_BINARY) + _REST.size
 _STREAM_OF: Final = {0x11: struct.Struct("!4s4sHH"), 0x21: struct.Struct("!16s16sHH")}
 _ADDRESS_OF: Final = {0x11: ipaddress.IPv4Address, 0x21: ipaddress.IPv6Address}
-#: Not specified; and unix sockets.
+#: The kinds "unspecified" and "unix stream".
 _NO_ADDRESS: Final = frozenset({0x00, 0x31})
 _LOCAL, _PROXIED = 0x20, 0x21
 _FAMILIES: Final = {b"TCP4": ipaddress.IPv4Address, b"TCP6": ipaddress.IPv6Address}
 _MOST_PORT: Final = 0xFFFF
-#: Addresses of peers that are remembered.
+#: Peer addresses that are remembered at most.
 _REMEMBERED: Final = 8192
 
 
 class Header(NamedTuple):
-    """A header of so many bytes; `peer` is the client as `accept` would return it.
+    """A header of `size` bytes. `peer` is the client's address as `accept` would return it.
 
-    None: the proxy speaks for itself, or does not say for whom.
+    `peer` is None if the proxy connects on its own behalf, or does not name the client.
     """
 
     size: int
@@ -46,9 +46,9 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header at the beginning of `data`; None: the rest of it has not come yet.
+    """Return the header at the beginning of `data`, or None if it is still incomplete.
 
-    Raises ValueError for what is no header.
+    Raises ValueError if `data` does not begin with a header.
     """
     if data[: len(_BINARY)] == _BINARY[: len(data)]:
         return _read_binary(data) if len(data) >= _PREFIX else None
@@ -106,11 +106,11 @@ def _peer(address: object, port: int) -> tuple[Any, ...]:
     return (str(address), port) if isinstance(address, ipaddress.IPv4Address) else (str(address), port, 0, 0)
 
 
-# --- whom to believe --------------------------------------------------------------------------------------
+# --- trust -------------------------------------------------------------------------------------------------
 
 
 class Proxies:
-    """The proxies that are believed, as `settings.check_proxy` takes them."""
+    """The trusted proxies, each in a form that `settings.check_proxy` accepts."""
 
     def __init__(self, names: Iterable[str]) -> None:
         names = tuple(names)
@@ -119,20 +119,20 @@ class Proxies:
         self._networks = [
             ipaddress.ip_network(name) for name in names if name not in (EVERYBODY, UNIX_PROXIES)
         ]
-        #: Addresses that were looked at, and what was found.
+        #: Addresses that were looked up -> whether each is trusted.
         self._known: dict[str, bool] = {}
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether any proxy is trusted."""
         return self._has_everybody or self._has_unix or bool(self._networks)
 
     @property
     def have_no_address(self) -> bool:
-        """Whether who comes by a unix socket is among them."""
+        """Whether peers that connect by a unix socket are trusted."""
         return self._has_everybody or self._has_unix
 
     def has(self, peer: Any) -> bool:
-        """Whether the peer, as `accept` returns it, is one of them."""
+        """Whether `peer`, an address as `accept` returns it, is a trusted proxy."""
         if not isinstance(peer, (tuple, list)):
             return self.have_no_address
         host = peer[0]

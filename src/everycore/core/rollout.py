@@ -1,20 +1,20 @@
 """A rolling reload: the workers of a pool are replaced by new ones, slot by slot.
 
-Say which slots are next, when a reload is complete, and what became of those who asked for one.
+Decide which slots are next, when a reload is complete, and which requests it answers.
 
 Rules:
-* A reload raises the generation by one. Whatever is forked from then on has the new generation, for it starts
-  from what is there now: successors, and also what replaces a worker that dies meanwhile.
+* A reload raises the generation by one. Every worker forked from then on has the new generation, because it
+  runs the present code. This holds for successors and for replacements of workers that die meanwhile.
 * A slot is *renewed* once a worker of the new generation was ready in it. The reload is complete when every
-  wanted slot is.
-* At most `surge` slots (at least one) are under way at a time. With a surge of 0 the old worker leaves first,
+  wanted slot is renewed.
+* At most `surge` slots (at least one) are replaced at a time. With a surge of 0 the old worker leaves first,
   and the new one starts when it is gone.
-* A worker of the new generation that does not become ready fails the reload: what was renewed stays, and what
-  was not stays as it was.
-* One reload at a time. Those asked for meanwhile wait for its end, however it ends, and are one reload then.
-* Where workers come from a mold (`prepares`), a reload begins with a new one, and no worker is touched before
-  that is there. What is forked meanwhile is of the generation before. Without a new mold the reload has
-  failed.
+* A worker of the new generation that does not become ready fails the reload. Renewed slots then stay renewed,
+  and the others keep their old workers.
+* There is one reload at a time. Requests made meanwhile wait for its end, however it ends, and share the next
+  one.
+* If workers come from a mold (`prepares`), a reload begins with a new mold, and touches no worker before that
+  is there. Workers forked meanwhile are of the previous generation. Without a new mold the reload fails.
 """
 
 from __future__ import annotations
@@ -27,40 +27,43 @@ from everycore.core.slots import Member, Slot, SlotFailure
 
 
 class Rollout(msgspec.Struct):
-    """The reloads of one pool. Requests are numbers that their owner knows."""
+    """The reloads of one pool. Requests are numbers whose meaning the caller knows."""
 
     surge: int = 1
     generation: int = 0
     """How many reloads have begun."""
     is_running: bool = False
     is_awaited: bool = False
-    """The code is being worked on: what cannot start now waits for the next reload, and none waits long."""
+    """Whether the code is being edited.
+
+    A worker that cannot start then waits for the next reload, and no reload waits long.
+    """
     failure: SlotFailure | None = None
     """Why the last reload failed, until the next one begins."""
     prepares: bool = False
-    """Workers come from a mold, and a reload begins with a new one."""
+    """Whether workers come from a mold, so that a reload begins with a new one."""
     prepare_by: float | None = None
-    """A reload waits for its new mold: until then at most."""
+    """Until when a reload waits for its new mold; None if none waits."""
     _answers: list[int] = msgspec.field(default_factory=list)
     _waiting: list[int] = msgspec.field(default_factory=list)
 
     def ask(self, request: int) -> None:
-        """Somebody wants a reload."""
+        """A reload is requested."""
         self._waiting.append(request)
 
     @property
     def is_wanted(self) -> bool:
-        """Whether a reload is to begin now."""
+        """Whether a reload should begin now."""
         return bool(self._waiting) and not self.is_running and self.prepare_by is None
 
     def prepare(self, by: float) -> None:
-        """Wait for a new mold. The reload is for all who wait now: a later one may want a newer mold."""
+        """Wait until `by` for a new mold, for all requests that wait now. Later ones may want a newer mold."""
         self.prepare_by = by
         self.failure = None
         self._answers, self._waiting = [*self._answers, *self._waiting], []
 
     def begin(self) -> None:
-        """Begin a reload, for all who wait, or for whom it was prepared."""
+        """Begin a reload, for all waiting requests or those that it was prepared for."""
         self.generation += 1
         self.is_running = True
         self.failure = None
@@ -69,14 +72,14 @@ class Rollout(msgspec.Struct):
         self.prepare_by = None
 
     def end(self, failure: SlotFailure | None = None) -> tuple[int, ...]:
-        """The reload is over. Returns the requests that it was for."""
+        """End the reload. Returns the requests that it was for."""
         self.is_running = False
         self.failure = failure
         answers, self._answers = self._answers, []
         return tuple(answers)
 
     def end_all(self) -> tuple[int, ...]:
-        """There will be no reload any more. Returns all open requests."""
+        """No further reload will begin. Returns all open requests."""
         self.is_running = False
         self.prepare_by = None
         answers = (*self._answers, *self._waiting)
@@ -84,22 +87,23 @@ class Rollout(msgspec.Struct):
         return answers
 
     def next_slots(self, slots: Collection[Slot]) -> list[Slot]:
-        """Those of the wanted `slots` whose turn it is now, in their order."""
+        """Return those of the wanted `slots` that are replaced next, in order."""
         free = max(self.surge, 1) - sum(self._is_under_way(slot) for slot in slots)
         return [slot for slot in slots if self._may_begin(slot)][: max(free, 0)]
 
     def is_complete(self, slots: Collection[Slot]) -> bool:
-        """Whether all of the wanted `slots` are renewed."""
+        """Whether all the wanted `slots` are renewed."""
         return all(slot.renewed >= self.generation for slot in slots)
 
     def awaits_next(self, generation: int) -> bool:
-        """Whether a worker of that generation that cannot start is started again by the next reload alone."""
+        """Whether a worker of `generation` that cannot start waits for the next reload."""
         return self.is_awaited and generation == self.generation
 
     def in_the_way(self, slots: Collection[Slot], by: float) -> list[Member]:
-        """Those of the wanted `slots` that an awaited reload does not wait for, and that may stay after `by`.
+        """Return the workers that an awaited reload does not wait for and that may stay after `by`.
 
-        Whoever was replaced before and finishes its work, and old ones that are not ready yet.
+        These are, in the wanted `slots`, workers that were replaced earlier and still finish their work, and
+        old workers that are not ready yet.
         """
         found = []
         for slot in slots if self.is_awaited else ():
@@ -112,22 +116,22 @@ class Rollout(msgspec.Struct):
 
     @property
     def is_outdated(self) -> bool:
-        """There is newer code than the mold that is being prepared may have, and nobody wants the old one."""
+        """Whether the mold that is being prepared may have old code, which an awaited reload does not want."""
         return self.is_awaited and self.prepare_by is not None and bool(self._waiting)
 
     def hurry(self, slots: Iterable[Slot], by: float) -> None:
-        """There is newer code: where a reload is awaited, workers that are not ready by then are killed."""
+        """Newer code is there: in an awaited reload, let workers that are not ready at `by` be killed."""
         for slot in slots if self.is_awaited and self.is_running else ():
             for member in slot.members():
                 if member.generation == self.generation and member.is_booting:
                     member.deadline = by if member.deadline is None else min(member.deadline, by)
 
     def concerns(self, generation: int) -> bool:
-        """Whether a worker of that generation belongs to the reload that is under way."""
+        """Whether a worker of `generation` belongs to the running reload."""
         return self.is_running and generation == self.generation
 
     def _is_under_way(self, slot: Slot) -> bool:
-        """Whether the reload waits for this slot: for its new worker, or for the end of the old one."""
+        """Whether the reload waits for `slot`: for its new worker, or for the end of its old one."""
         if slot.renewed >= self.generation:
             return False
         occupant = slot.occupant
@@ -138,6 +142,6 @@ class Rollout(msgspec.Struct):
     def _may_begin(self, slot: Slot) -> bool:
         occupant = slot.occupant
         if occupant is None or occupant.is_dismissed or occupant.generation >= self.generation:
-            return False  # what is due, or wanted again, is of the new generation anyway
-        # A worker that has just been replaced still finishes its work: no third one beside the two.
+            return False  # its worker, or its next one, is of the new generation anyway
+        # If the last replaced worker still finishes its work, a third one must not join the two.
         return slot.has_room

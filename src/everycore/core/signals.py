@@ -1,8 +1,7 @@
-"""What the signals do that command a pool and do not end it: one table.
+"""The table of the signals that command a pool without ending it.
 
-TERM, INT and QUIT are in `core.stopping`. Nothing here knows how it is done: `aio.orders` does it, for
-`everycore serve`, `everycore run` and `Pool(signals=True)`. The table in docs/reference/signals.md is drawn
-from this one.
+`core.stopping` has TERM, INT and QUIT. `aio.orders` carries out what this table says, for `everycore serve`,
+`everycore run` and `Pool(signals=True)`. The table in docs/reference/signals.md is generated from this one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Signal(enum.Enum):
 
 
 class Surroundings(enum.Enum):
-    """Where the pool is when a signal comes."""
+    """The situation of the pool when a signal arrives."""
 
     DETACHED = "without a controlling terminal"
     TERMINAL = "with one"
@@ -35,7 +34,7 @@ class Surroundings(enum.Enum):
 
 
 class Act(enum.Enum):
-    """What is done."""
+    """What a signal does."""
 
     RELOAD = "all workers are replaced, each new one ready before the old one leaves"
     STOP = "as SIGTERM, without the delay"
@@ -57,10 +56,10 @@ _ROWS: Final[Mapping[Signal, _Row]] = {
     Signal.HUP: (Act.RELOAD, Act.RELOAD, Act.STOP, Act.IGNORE),
     Signal.USR1: (Act.REOPEN,) * 4,
     Signal.USR2: (Act.RESERVE,) * 4,
-    # The kernel sends these two to a background process that reads or writes its terminal.
+    # The kernel sends these two to a background process that reads from or writes to its terminal.
     Signal.TTIN: (Act.GROW, Act.DEFAULT, Act.DEFAULT, Act.IGNORE),
     Signal.TTOU: (Act.SHRINK, Act.DEFAULT, Act.DEFAULT, Act.IGNORE),
-    # A terminal sends it whenever its window changes its size.
+    # The kernel sends it when the size of the terminal's window changes.
     Signal.WINCH: (Act.NOTHING,) * 4,
     Signal.TSTP: (Act.PAUSE,) * 4,
     Signal.CONT: (Act.RESUME,) * 4,
@@ -74,7 +73,7 @@ POOL: Final[Mapping[tuple[Signal, Surroundings], Act]] = {
 
 
 def surroundings(*, had_terminal: bool, has_terminal: bool, is_ending: bool) -> Surroundings:
-    """Where a pool is that had a controlling terminal when it was opened, and has one now."""
+    """Return the situation of a pool that had a controlling terminal when opened, or has one now."""
     if is_ending:
         return Surroundings.ENDING
     if not had_terminal:
@@ -83,6 +82,6 @@ def surroundings(*, had_terminal: bool, has_terminal: bool, is_ending: bool) -> 
 
 
 def heard(*, at_terminal: bool) -> tuple[Signal, ...]:
-    """The signals that a pool needs a handler for. Nothing needs none."""
+    """Return the signals for which a pool needs a handler: all but those with NOTHING or DEFAULT."""
     start = Surroundings.TERMINAL if at_terminal else Surroundings.DETACHED
     return tuple(one for one in Signal if POOL[one, start] not in (Act.DEFAULT, Act.NOTHING))

@@ -1,22 +1,23 @@
-"""Each client at its own worker: the flow of one listener under the policy `sticky`.
+"""The flow of one listener under the policy `sticky`, which gives each client its own worker.
 
-The client's address decides, so there is no late binding: a connection waits for its worker, on the belt or
-in the queue, and those of other clients pass it. Clients and slots meet by rendezvous hashing: each slot has
-a weight for each client, and the heaviest slot that is there has the client. So a slot that comes or goes
-moves its own share of the clients alone, and a worker that replaces another in its slot moves nobody.
+The client's address decides, so there is no late binding. A connection waits for its worker, on the belt or
+in the queue, and the connections of other clients pass it. Rendezvous hashing assigns clients to slots: each
+slot has a weight for each client, and the client belongs to the heaviest slot that is present. A slot that
+comes or goes therefore moves only its own share of the clients. A worker that replaces another in its slot
+moves no client.
 
 A client goes to its next choice when its worker
 
 * has more than its share (`BOUND`, `SPARE`) of the connections that are open or waiting;
 * is full, leaves or is gone;
-* has picked nothing up for `recall_after` (`STICKY_RECALL_AFTER`, unless it was set), though something lies
-  on its belt, and another worker is well: it is stalled, as in `core.lanes`, until it is heard of again.
+* has picked up nothing for `recall_after` (default: `STICKY_RECALL_AFTER`) although a connection lies on its
+  belt, and another worker is well. It is then stalled, as in `core.lanes`, until it acknowledges something.
 
-Invariants: those of `core.dispatch`. The queue holds `MOST_WAITING` at most of those that were accepted here,
-so a worker that blocks takes no more descriptors than that; and a connection is accepted only while some
-worker has room.
+Invariants: those of `core.dispatch`. Of the connections accepted here, the queue holds at most
+`MOST_WAITING`, so a worker that blocks occupies no more descriptors than that. A connection is accepted only
+while some worker has room.
 
-The hash is no matter of Python's: neither a restart nor another version of it moves a client.
+The hash is not Python's own: neither a restart nor another version of Python moves a client.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from everycore.core.dispatch import BURST, Dispatcher
 from everycore.core.lanes import FIRST_CREDIT, MOST_CREDIT, TICK, Lane, Lanes, Pause
 from everycore.core.policies import Policy
 
-#: A worker may have so many times the mean of connections, or so many more than it, before it has too many.
+#: A worker has too many connections if it has over BOUND times the mean and over the mean plus SPARE.
 BOUND: Final = 1.25
 SPARE: Final = 32
-#: Connections that wait in the primary for workers that have no room.
+#: Connections that may wait in the primary for workers that have no room.
 MOST_WAITING: Final = 256
-#: Seconds: a session is worth some wait, and a worker that has been silent for so long is taken for stuck.
+#: Seconds of silence after which a worker counts as stuck. Until then its sessions are worth the wait.
 STICKY_RECALL_AFTER: Final = 2.0
-#: Clients whose weights are remembered.
+#: Clients whose weights are remembered at most.
 _REMEMBERED: Final = 8192
-#: Slots that one hash has weights for.
+#: The weights that one hash gives, and for how many slots.
 _WEIGHTS: Final = struct.Struct("<16I")
 _BLOCK: Final = 16
-#: Why a worker's clients go elsewhere. (A belt that took no more takes some a moment later.)
+#: The pauses that send a worker's clients elsewhere. (BELT is not among them: it ends in a moment.)
 _ABSENT: Final = frozenset({Pause.FULL, Pause.FINISHING, Pause.STALLED})
 
 C = TypeVar("C")
@@ -52,18 +53,18 @@ C = TypeVar("C")
 
 @functools.lru_cache(maxsize=_REMEMBERED)
 def _weights(client: bytes, block: int) -> tuple[int, ...]:
-    """The weights of `client` for the slots of one block."""
+    """Return the weights of `client` for the slots of one block."""
     salt = block.to_bytes(8, "little")
     return _WEIGHTS.unpack(hashlib.blake2b(client, digest_size=_WEIGHTS.size, salt=salt).digest())
 
 
 def weight(client: bytes, slot: int) -> int:
-    """How much `slot` is the place of `client`: of all that are there, it belongs to the heaviest."""
+    """Return the weight of `slot` for `client`. A client belongs to the heaviest slot that is present."""
     return _weights(client, slot // _BLOCK)[slot % _BLOCK]
 
 
 def best(client: bytes, slots: Collection[int]) -> int:
-    """The slot of `client` among `slots`, which is not empty. HOT."""
+    """Return the slot of `client` among `slots`, which is not empty. HOT."""
     try:
         return max(slots, key=_weights(client, 0).__getitem__)
     except IndexError:  # more than a block of slots
@@ -71,7 +72,7 @@ def best(client: bytes, slots: Collection[int]) -> int:
 
 
 class Seat(Protocol):
-    """What is known of a worker beside its lane."""
+    """The facts about a worker that its lane does not hold."""
 
     @property
     def slot(self) -> int:
@@ -80,14 +81,15 @@ class Seat(Protocol):
 
     @property
     def open(self) -> int:
-        """Connections that it has: a hint, for the worker itself says so."""
+        """How many connections it has. This is a hint: the worker itself reports it."""
         ...
 
 
 class StickyLanes(Lanes):
-    """Lanes without credit by demand: who comes decides where to.
+    """Lanes whose credit does not follow demand: the client decides the lane.
 
-    `recall_after` counts from what a worker said last: one that works through its belt is not stuck.
+    `recall_after` counts from a worker's last acknowledgement: a worker that works through its belt is not
+    stuck.
     """
 
     def __init__(self, policy: Policy | None = None, *, recall_after: float = STICKY_RECALL_AFTER) -> None:
@@ -109,22 +111,22 @@ class StickyLanes(Lanes):
             lane.pending[number] = now
 
     def overdue(self, now: float) -> list[Lane]:
-        """As `Lanes.overdue`: the next choices need no room yet, for connections wait for them as well."""
+        """As `Lanes.overdue`, except that other lanes need no room: connections can wait for them too."""
         limit = now - self._overdue_limit
         overdue = [lane for lane in self.lanes.values() if not lane.is_stalled and lane.is_late(limit)]
         others = any(not lane.pauses and not lane.is_late(limit) for lane in self.lanes.values())
         return overdue if others else []
 
     def may_have(self, lane: Lane) -> bool:
-        """Whether one more may be put on its belt."""
+        """Whether one more connection may be put on the belt of `lane`."""
         count = len(lane.pending)
         most = FIRST_CREDIT if self.is_costly else MOST_CREDIT
         return count < most and (lane.room is None or count < lane.room) and Pause.BELT not in lane.pauses
 
     def next_overdue(self, now: float) -> float | None:
-        """When to look for what is overdue; None: nothing is on a belt.
+        """Return when to look for overdue connections, or None if no belt holds any.
 
-        Again and again for what is, while nobody else could have it.
+        While overdue connections can go to no other lane, this is due again and again.
         """
         limit = self._overdue_limit
         soonest: float | None = None
@@ -139,9 +141,9 @@ class StickyLanes(Lanes):
 
 
 class StickyDispatcher(Dispatcher[C]):
-    """The flow of one listener; `client_of` a connection is None where its client has no address.
+    """The flow of one listener. `client_of` returns a connection's client, or None if that has no address.
 
-    Those are given out in turn.
+    Connections without an address are given out in turn.
     """
 
     lanes: StickyLanes
@@ -150,13 +152,13 @@ class StickyDispatcher(Dispatcher[C]):
         super().__init__(lanes)
         self._client_of = client_of
         self._seats: dict[int, Seat] = {}
-        #: Slot -> the lane of the worker that is there.
+        #: Slot -> the lane of the worker that is present in it.
         self._there: dict[int, Lane] = {}
-        #: Whom those in the queue wait for, and how many do; None: for anybody.
+        #: Lane -> how many queued connections wait for it. None stands for any lane.
         self._waits: dict[Lane | None, int] = {}
 
     def seat(self, worker: int, seat: Seat) -> None:
-        """`worker` is known by that from now on; before it joins."""
+        """Set the seat of `worker`. Call this before it joins."""
         self._seats[worker] = seat
 
     def forget(self, worker: int) -> int:
@@ -167,7 +169,7 @@ class StickyDispatcher(Dispatcher[C]):
     def came_back(self, worker: int, first: int, count: int, connections: list[C]) -> None:
         """As `Dispatcher.came_back`."""
         super().came_back(worker, first, count, connections)
-        self._waits.clear()  # they were not looked at yet
+        self._waits.clear()  # which lanes these wait for is not known yet
 
     def _take_back(self, lane: Lane, first: int, connections: list[C]) -> None:
         super()._take_back(lane, first, connections)
@@ -176,7 +178,7 @@ class StickyDispatcher(Dispatcher[C]):
     def _look_for_late(self, now: float) -> None:
         due = self._alarm.at
         if due is not None and due <= now + self.lanes.recall_after:
-            return  # what was handed over just now is overdue no sooner
+            return  # what was just handed over is not overdue any sooner
         at = self.lanes.next_overdue(now)
         if at is not None:
             self._alarm.wake(at)
@@ -184,7 +186,7 @@ class StickyDispatcher(Dispatcher[C]):
     # --- whose worker -------------------------------------------------------------------------------------
 
     def _gather(self) -> bool:
-        """Who is there in this turn. Returns whether one of them has room."""
+        """Find the lanes that are present in this turn. Returns whether one of them has room."""
         there: dict[int, Lane] = {}
         seats = self._seats
         for worker, lane in self.lanes.lanes.items():
@@ -204,7 +206,7 @@ class StickyDispatcher(Dispatcher[C]):
         return any(map(self.lanes.may_have, self._there.values()))
 
     def _home(self, connection: C) -> Lane | None:
-        """The lane that has to have this connection; None: somebody's, and nobody has room."""
+        """Return the lane for `connection`. None if any lane may have it and none has room."""
         there, client = self._there, self._client_of(connection)
         if client is None:
             free = [lane for lane in there.values() if self.lanes.may_have(lane)]
@@ -221,20 +223,20 @@ class StickyDispatcher(Dispatcher[C]):
         return lane
 
     def _load(self, lane: Lane) -> int:
-        """Connections that are open there, handed over, or waiting for it."""
+        """Return how many connections are open at `lane`, handed over to it, or waiting for it."""
         return max(self._seats[lane.worker].open, 0) + len(lane.pending) + self._waits.get(lane, 0)
 
     def _has_too_many(self, lane: Lane) -> bool:
-        """Whether it has more than its share."""
+        """Whether `lane` has more than its share."""
         mean = sum(map(self._load, self._there.values())) / len(self._there)
         return self._load(lane) > max(BOUND * mean, mean + SPARE)
 
     # --- connections go out -------------------------------------------------------------------------------
 
     def _wait_on(self) -> bool:
-        """Whether none of those in the queue can be had by the one that it waits for.
+        """Whether no queued connection waits for a lane that may have it.
 
-        They may be many, and there may be a turn for every connection of others: it is not asked of each.
+        There may be many, and a turn for each connection of other clients. So this does not ask each of them.
         """
         waits = self._waits
         if None in waits or sum(waits.values()) != len(self.arrivals.queue):
@@ -242,7 +244,7 @@ class StickyDispatcher(Dispatcher[C]):
         return not any(lane is not None and self.lanes.may_have(lane) for lane in waits)
 
     def _shares(self, now: float, accept: Accept[C], *, woken: bool) -> dict[Lane, list[C]]:
-        """Those who wait, in the order in which they came, and then those who come."""
+        """Share out the queued connections in their order, and then new ones."""
         queue = self.arrivals.queue
         shares: dict[Lane, list[C]] = {}
         self._starving = not self._gather()
@@ -266,7 +268,7 @@ class StickyDispatcher(Dispatcher[C]):
         return shares
 
     def _place(self, connection: C, now: float, shares: dict[Lane, list[C]]) -> None:
-        """Hand it over, or let it wait for its worker, behind those who wait already."""
+        """Hand `connection` over, or queue it for its worker behind those that wait already."""
         lane = self._home(connection)
         if lane is None or not self.lanes.may_have(lane):
             self.arrivals.queue.append(connection)

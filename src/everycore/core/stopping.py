@@ -1,9 +1,8 @@
 """What stops a process, and how: a table for each kind of process.
 
-`PROGRAM` and `COMMAND` are for a primary, `WORKER` and `GUEST` for a worker. Each says for every stage and
-every input which stage comes next and what is to be done, in order. Nothing here knows how it is done: the
-primary's edge is `aio.shutdown`, the worker's is `worker.signals`. docs/reference/signals.md is drawn from
-these tables.
+`PROGRAM` and `COMMAND` are for a primary, `WORKER` and `GUEST` for a worker. Each table gives, for every
+stage and every input, the next stage and the actions to take, in order. `aio.shutdown` takes them in the
+primary, and `worker.signals` in a worker. docs/reference/signals.md is generated from these tables.
 
 A signal that a table does not name keeps the system's default.
 """
@@ -16,13 +15,13 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-#: The same signal again within so many seconds is the same request: GNU timeout, for one, signals its child
-#: and then the process group that the child is in.
+#: A signal repeated within this many seconds is the same request. GNU timeout, for one, signals its child and
+#: then the process group of the child.
 SAME_REQUEST: Final = 0.1
 
 
 class StopInput(enum.Enum):
-    """What can happen. A signal is an input when Python's handler runs, in the main thread."""
+    """The inputs. A signal becomes an input when its Python handler runs, in the main thread."""
 
     TERM = "SIGTERM"
     INT = "SIGINT"
@@ -39,14 +38,14 @@ class StopInput(enum.Enum):
     LOOP_ENDS = "its loop is closed"
 
 
-#: The inputs that are a signal to the process.
+#: The inputs that are signals to the process.
 SIGNALS: Final = (StopInput.TERM, StopInput.INT, StopInput.QUIT)
-#: Those that are heard even if they were ignored when the process was started.
+#: The signals that are handled even if they were ignored when the process was started.
 HEARD_ANYWAY: Final = (StopInput.TERM, StopInput.INT)
 
 
 class PrimaryStage(enum.Enum):
-    """Where a primary with an open `Cluster` is."""
+    """The stages of a primary with an open `Cluster`."""
 
     RUNNING = "nobody has asked it to stop"
     STOPPING = "its workers finish and leave, within the grace"
@@ -54,7 +53,7 @@ class PrimaryStage(enum.Enum):
 
 
 class WorkerStage(enum.Enum):
-    """Where a worker is."""
+    """The stages of a worker."""
 
     PROGRAM = "its program runs, and no loop of `everycore.run`"
     WAITING = "it leaves, and a thread waits for its connections"
@@ -68,7 +67,7 @@ class WorkerStage(enum.Enum):
 
 
 class StopAction(enum.Enum):
-    """What is to be done."""
+    """The actions that an input can lead to."""
 
     TELL = "a log line says so, and how to end it at once"
     ASK = "all workers are asked to finish and leave, and none is started any more"
@@ -86,7 +85,7 @@ S = TypeVar("S", PrimaryStage, WorkerStage)
 
 
 class StopStep(msgspec.Struct, Generic[S], frozen=True):
-    """The stage after an input, and what is to be done."""
+    """The stage after an input, and the actions to take."""
 
     after: S
     actions: tuple[StopAction, ...] = ()
@@ -107,12 +106,12 @@ PROGRAM: Final[Table[PrimaryStage]] = {
     (_STOPPING, StopInput.INT): StopStep(_ENDING, (StopAction.CANCEL,)),
     (_STOPPING, StopInput.ALL_GONE): StopStep(_ENDING, (StopAction.CANCEL,)),
     (_ENDING, StopInput.TERM): StopStep(_ENDING),
-    # `main` may have begun to wait for something else while it was cancelled.
+    # `main` may have begun another wait while it handled the first cancellation.
     (_ENDING, StopInput.INT): StopStep(_ENDING, (StopAction.CANCEL,)),
     (_ENDING, StopInput.ALL_GONE): StopStep(_ENDING),
 }
 
-#: `everycore serve` and `everycore run`. They end by themselves when the last worker is gone.
+#: `everycore serve` and `everycore run`, which end by themselves when the last worker is gone.
 COMMAND: Final[Table[PrimaryStage]] = {
     (_RUNNING, StopInput.TERM): StopStep(_STOPPING, (StopAction.TELL, StopAction.ASK)),
     (_RUNNING, StopInput.INT): StopStep(_STOPPING, (StopAction.TELL, StopAction.ASK)),
@@ -136,9 +135,9 @@ _LOOP, _ASKED, _LEAVING, _DEAF = WorkerStage.LOOP, WorkerStage.ASKED, WorkerStag
 
 _WORKERS_INPUTS: Final = tuple(what for what in StopInput if what not in (StopInput.QUIT, StopInput.ALL_GONE))
 
-#: A worker of a program; one of `everycore serve` is in `MAKING` as soon as it can be.
+#: A worker of a program. A worker of `everycore serve` enters `MAKING` as early as possible.
 WORKER: Final[Table[WorkerStage]] = {
-    # What is not said below changes nothing.
+    # An input that is not named below changes nothing.
     **{(stage, what): StopStep(stage) for stage in WorkerStage for what in _WORKERS_INPUTS},
     (_PROGRAM, StopInput.TERM): StopStep(_WAITING, (StopAction.WAIT,)),
     (_PROGRAM, StopInput.INT): StopStep(_WAITING, (StopAction.WAIT,)),
@@ -147,11 +146,11 @@ WORKER: Final[Table[WorkerStage]] = {
     (_WAITING, StopInput.WAITED): StopStep(_ENDED, (StopAction.EXIT,)),
     (_WAITING, StopInput.WAITED_LATE): StopStep(_ENDED, (StopAction.EXIT,)),
     (_WAITING, StopInput.LOOP_BEGINS): StopStep(_NOTED),
-    (_ENDED, StopInput.LOOP_BEGINS): StopStep(_NOTED),  # it did not let SystemExit pass
+    (_ENDED, StopInput.LOOP_BEGINS): StopStep(_NOTED),  # the program caught SystemExit
     # SystemExit in the middle of a constructor would leave half a loop behind.
     (_MAKING, StopInput.TERM): StopStep(_NOTED),
     (_MAKING, StopInput.INT): StopStep(_NOTED),
-    (_MAKING, StopInput.WAITED): StopStep(_NOTED),  # it came in the very moment in which the making began
+    (_MAKING, StopInput.WAITED): StopStep(_NOTED),  # it arrived at the very moment when the making began
     (_MAKING, StopInput.LOOP_RUNS): StopStep(_LOOP),
     (_MAKING, StopInput.LOOP_ENDS): StopStep(_PROGRAM),
     (_NOTED, StopInput.LOOP_RUNS): StopStep(_LEAVING, (StopAction.LEAVE,)),
@@ -171,7 +170,7 @@ WORKER: Final[Table[WorkerStage]] = {
     (_LEAVING, StopInput.LOOP_ENDS): StopStep(_ENDED),
 }
 
-#: A worker of `everycore run`, whose program knows nothing of everycore: it is told until it ends.
+#: A worker of `everycore run`. Its program knows nothing of everycore and is told to end until it does.
 GUEST: Final[Table[WorkerStage]] = {
     **WORKER,
     (_ENDED, StopInput.LATE): StopStep(_ENDED, (StopAction.EXIT,)),
@@ -180,42 +179,42 @@ GUEST: Final[Table[WorkerStage]] = {
 
 # --- one process --------------------------------------------------------------------------------------------
 
-#: Within SAME_REQUEST of one of these, the input is the same request.
+#: Input -> the inputs within SAME_REQUEST of which it is the same request.
 _ECHO_OF: Final[Mapping[StopInput, tuple[StopInput, ...]]] = {
     StopInput.TERM: (StopInput.TERM,),
     StopInput.INT: (StopInput.INT,),
-    # Ctrl-C in a terminal reaches a worker, and its primary, which asks the worker to leave.
+    # Ctrl-C in a terminal reaches a worker and also its primary, which then asks the worker to leave.
     StopInput.LOOP_HEARS_INT: (StopInput.LOOP_HEARS_INT, StopInput.DEPARTS),
 }
 
 
 class Machine(msgspec.Struct, Generic[S]):
-    """One process, as its table has it."""
+    """The state of one process in its table."""
 
     table: Table[S]
     stage: S
     _last: dict[StopInput, float] = msgspec.field(default_factory=dict)
 
     def take(self, what: StopInput, now: float) -> tuple[StopAction, ...]:
-        """`what` has happened, at `now` in seconds. Returns what is to be done, in order."""
+        """Take the input `what`, at `now` in seconds. Returns the actions to take, in order."""
         is_echo = any(now - self._last.get(of, float("-inf")) < SAME_REQUEST for of in _ECHO_OF.get(what, ()))
         self._last[what] = now
         if is_echo:
             return ()
         before = self.stage
         step = self.table[before, what]
-        if step.after is not before:  # else a signal that comes between these lines would be undone
+        if step.after is not before:  # else this would undo a signal that arrives between these lines
             self.stage = step.after
         return step.actions
 
 
 def is_unheard(table: Table[WorkerStage], stage: WorkerStage) -> bool:
-    """Whether the signal of a thread that has waited is still to be heard in this stage."""
+    """Whether a signal that a waiting thread repeats still has an effect in `stage`."""
     if stage is WorkerStage.ENDED:
         return table[stage, StopInput.WAITED_LATE] != StopStep(stage)
     return stage in (WorkerStage.WAITING, WorkerStage.MAKING)
 
 
 def signals_of(table: Table[S]) -> tuple[StopInput, ...]:
-    """The signals that a table names."""
+    """Return the signals that `table` names."""
     return tuple(signal for signal in SIGNALS if any(what is signal for _, what in table))

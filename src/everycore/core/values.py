@@ -1,17 +1,18 @@
-"""What users may send, and how it becomes bytes.
+"""The values that users may send, and their encoding.
 
-Encode a value or say *where* in it the trouble is (`message['a'][2]: set is not a value that can be sent`).
-Invariant: "json" knows None, bool, int of 64 bits, float, str, bytes, list, dict and tuple (which arrives as
-a list), and nothing else: what comes out is equal to what went in, and reading it runs no code. "pickle" runs
-code on reading, so `decode` is called by the consumer of a message only, never by what carries it.
+Encode a value, or say *where* in it the trouble is (`message['a'][2]: set is not a value that can be sent`).
+Invariant: "json" takes None, bool, int of 64 bits, float, str, bytes, list, dict and tuple (which arrives as
+a list), and nothing else. The value that arrives is equal to the one that was sent, and reading it runs no
+code. "pickle" runs code when it is read, so only the consumer of a message calls `decode`, never its carrier.
 
-On the wire "json" is msgpack, by msgspec: JSON's model and bytes, in half the time. msgspec by itself would
-take far more (sets, datetimes, Decimals, dataclasses, Enums), each of which would arrive as something else,
-so every value is checked first, quickly, and only if that finds something odd once more, slowly, to name it.
+On the wire "json" is msgpack, by msgspec: JSON's model plus bytes, in half the time. msgspec by itself would
+take far more types (sets, datetimes, Decimals, dataclasses, Enums), each of which would arrive as something
+else. So every value is first checked quickly. If that finds something odd, a second, slow check names the
+place.
 
-Subclasses: of dict, list and tuple (OrderedDict, defaultdict, named tuples) are sent as what they extend,
-and so are subclasses of str, int, float and bytes as values, but not as keys. An Enum member is refused
-even if it is a str or an int: it would not arrive as a member.
+Subclasses of dict, list and tuple (OrderedDict, defaultdict, named tuples) are sent as their base. So are
+subclasses of str, int, float and bytes, as values but not as keys. An Enum member is refused even if it is a
+str or an int: it would not arrive as a member.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-#: The nesting that may be sent: well within what both ends can recurse.
+#: The deepest nesting that may be sent, well within the recursion limit of both ends.
 MAX_DEPTH: Final = 200
-#: What can go wrong in `decode`; anything at all with pickle.
+#: What `decode` raises for "json". For "pickle" it may raise anything.
 DecodeError = msgspec.DecodeError
 
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
@@ -40,18 +41,18 @@ _LEAST, _MOST = -(2**63), 2**64 - 1
 
 
 def encode(value: Any, serialization: str = "json") -> bytes:
-    """The bytes of `value`.
+    """Return `value` as bytes.
 
-    "json": TypeError, OverflowError or ValueError, naming the place. "pickle": whatever `pickle.dumps`
-    raises.
+    Raises for "json": TypeError, OverflowError or ValueError, which name the place. Raises for "pickle":
+    whatever `pickle.dumps` raises.
     """
     return encode_pickle(value) if serialization == "pickle" else encode_json(value)
 
 
 def decode(body: bytes, serialization: str = "json") -> Any:
-    """The value of `body`.
+    """Return the value of `body`.
 
-    "json": `DecodeError` and nothing else; "pickle": whatever the peer's code raises.
+    Raises for "json": `DecodeError` and nothing else. Raises for "pickle": whatever the peer's code raises.
     """
     if serialization == "pickle":
         return decode_pickle(body)
@@ -62,7 +63,7 @@ def decode(body: bytes, serialization: str = "json") -> Any:
 
 
 def encode_json(value: Any) -> bytes:
-    """`encode(value, "json")`. Hot: about a third of a microsecond for a small dict."""
+    """Do `encode(value, "json")`. Hot: about a third of a microsecond for a small dict."""
     if not _is_plain(value, MAX_DEPTH):
         _explain(value, "message", (), in_key=False)
     try:
@@ -73,20 +74,20 @@ def encode_json(value: Any) -> bytes:
 
 
 def encode_pickle(value: Any) -> bytes:
-    """`encode(value, "pickle")`."""
+    """Do `encode(value, "pickle")`."""
     return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
 
 
 def decode_pickle(body: bytes) -> Any:
-    """`decode(body, "pickle")`: runs code that the peer chose."""
+    """Do `decode(body, "pickle")`, which runs code that the peer chose."""
     return pickle.loads(body)  # noqa: S301 - opt-in, refused when uids differ
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether `value` consists of exactly the types that can be sent; False also when that is not sure."""
+    """Whether `value` consists of exactly the types that can be sent. False also if that is not certain."""
     kind = type(value)
     if kind is dict:
-        # One loop over both: for the usual few items less than two iterators at C speed, for many the same.
+        # One loop over keys and values: faster than two C iterators for the usual few items, equal for many.
         for key, child in value.items():
             if type(key) not in _SCALARS:
                 return False
@@ -106,7 +107,7 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 
 def _explain(value: Any, path: str, parents: tuple[int, ...], *, in_key: bool) -> None:
-    """Raise what is wrong with `value` at `path`; return if nothing is. Slow, and only then called."""
+    """Raise an error that says what is wrong with `value` at `path`, if anything is. Slow."""
     if isinstance(value, (dict, list, tuple)) and not in_key:
         if id(value) in parents:
             raise ValueError(f"{path}: a {type(value).__name__} that contains itself can't be sent")
@@ -130,7 +131,7 @@ def _explain(value: Any, path: str, parents: tuple[int, ...], *, in_key: bool) -
         try:
             value.encode()
         except UnicodeEncodeError:
-            # UnicodeEncodeError takes no text of ours; its parent class does.
+            # UnicodeEncodeError takes no free text; its base class does.
             raise ValueError(f"{path}: a str with a lone surrogate can't be sent") from None
 
 
@@ -141,9 +142,7 @@ def _is_scalar(value: Any, *, in_key: bool) -> bool:
 
 
 def _as_base(value: Any) -> Any:
-    """Called by msgspec for what it does not know: subclasses of str, int, float and bytes, after
-    `_explain`.
-    """
+    """Convert a subclass of str, int, float or bytes, which msgspec does not know. Runs after `_explain`."""
     for base, convert in _BASES:
         if isinstance(value, base):
             return convert(value)
@@ -151,10 +150,10 @@ def _as_base(value: Any) -> Any:
 
 
 def _no_extension(code: int, _: memoryview) -> NoReturn:
-    """Called by msgspec for msgpack's extension types, which `encode` never writes."""
+    """Refuse msgpack's extension types, which `encode` never writes. msgspec calls this."""
     raise ValueError(f"an extension of type {code} is not a value that can be received")
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_as_base).encode
-#: `decode(body, "json")` as it is: besides `DecodeError` there may come any ValueError, and RecursionError.
+#: As `decode(body, "json")`, but it may raise any ValueError, or RecursionError, besides `DecodeError`.
 decode_json: Final[Callable[[bytes], Any]] = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode

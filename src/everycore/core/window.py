@@ -1,11 +1,11 @@
-"""How much one side may send before the other has taken what came: the flow window of the channel.
+"""How much one side may send before the other has taken what arrived: the flow window of the channel.
 
-Counters, a set for each end. Invariant: a side that keeps to `Outgoing` never breaks `Incoming`, and can
-never be stuck: what was taken and not reported is below a quarter of the window. Pure.
+There is a set of counters at each end. Invariant: a side that keeps to `Outgoing` never breaks `Incoming`,
+and can never be stuck, because less than a quarter of the window is taken and not reported. Pure.
 
-Why a window: the simple way to slow a sender down, not reading its channel, would also hold up everything
-else in there: the `Disconnect` a worker must hear, the `Drained` the primary waits for. So messages and
-requests are counted, in number, bytes and descriptors, and everything else passes them by.
+Why a window: the simple way to slow a sender down is not to read its channel. That would also hold up
+everything else in the channel: the `Disconnect` that a worker must hear, the `Drained` that the primary waits
+for. So messages and requests are counted, in number, bytes and descriptors, and everything else passes them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Final, TypeAlias
 
 from everycore.errors import ProtocolError
 
-#: Messages and requests that may lie with the peer, not yet taken ...
+#: Messages and requests that may lie untaken with the peer.
 WINDOW: Final = 1024
-#: ... and their bytes. One message may go beyond, or the largest could never be sent.
+#: The bytes of their bodies. One message may exceed this, or the largest could never be sent.
 WINDOW_BYTES: Final = 4 << 20
 #: ... and the descriptors that came with them, each of which is one of the peer's numbers until it is taken.
 WINDOW_HANDLES: Final = 64
@@ -27,7 +27,7 @@ Report: TypeAlias = tuple[int, int, int]
 
 
 class Outgoing:
-    """What lies with the peer, as the sender knows."""
+    """The sender's count of what lies untaken with the peer."""
 
     __slots__ = ("count", "handles", "size")
 
@@ -37,7 +37,7 @@ class Outgoing:
         self.handles = 0
 
     def try_send(self, size: int, handles: int = 0) -> bool:
-        """Whether a message of `size` bytes, with so many descriptors, may go now; if so it is counted."""
+        """Whether a message of `size` bytes with `handles` descriptors may be sent now. If so, count it."""
         if self.count >= WINDOW or self.size >= WINDOW_BYTES:
             return False
         if handles:
@@ -49,7 +49,7 @@ class Outgoing:
         return True
 
     def took(self, count: int, size: int, handles: int = 0) -> None:
-        """The peer took so much. ProtocolError if that is more than it was given, or nothing."""
+        """The peer took so much. Raises ProtocolError if it was sent less, or if nothing was taken."""
         are_messages = 0 <= count <= self.count and 0 <= size <= self.size
         if not (are_messages and 0 <= handles <= self.handles and (count or handles)):
             what = f"{count} messages of {size} bytes and {handles} descriptors"
@@ -60,7 +60,7 @@ class Outgoing:
 
 
 class Incoming:
-    """What the peer sent, and what of it was taken."""
+    """The receiver's count of what the peer sent, and of what was taken."""
 
     __slots__ = ("count", "handles", "size", "taken_count", "taken_handles", "taken_size")
 
@@ -73,7 +73,7 @@ class Incoming:
         self.taken_handles = 0
 
     def arrived(self, size: int, handles: int = 0) -> None:
-        """A message came, with so many descriptors. ProtocolError if it may not have."""
+        """A message with `handles` descriptors arrived. Raises ProtocolError if the window is full."""
         if self.count >= WINDOW or self.size >= WINDOW_BYTES or self.handles + handles > WINDOW_HANDLES:
             raise _too_much()
         self.handles += handles
@@ -81,7 +81,7 @@ class Incoming:
         self.size += size
 
     def passed(self, size: int) -> Report | None:
-        """A message came and was taken at once: `arrived` and `taken`, for the price of one call."""
+        """A message arrived and was taken at once. Does `arrived` and `taken` in one call."""
         if self.count >= WINDOW or self.size >= WINDOW_BYTES:
             raise _too_much()
         self.count += 1
@@ -93,7 +93,7 @@ class Incoming:
         return self._report()
 
     def taken(self, size: int) -> Report | None:
-        """A message was taken; returns what to report when it is time for that."""
+        """A message was taken. Returns the report if one is due, else None."""
         self.taken_count += 1
         self.taken_size += size
         if self.taken_count < WINDOW // 4 and self.taken_size < WINDOW_BYTES // 4:

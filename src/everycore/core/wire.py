@@ -1,10 +1,11 @@
 """Every message that travels between the primary and a worker, for both ends, in one file.
 
-Frozen types and their encoding. A reader who knows this file knows the protocol. Invariant: the format cannot
-execute code; whatever is wrong with the bytes (an unknown tag, a missing field, a field of another type, text
-that is not UTF-8, nesting without end) is a `ProtocolError`, never a guess.
+These are the types and their encoding: this file is the protocol. The docstring of a message names its sender
+and gives the meaning in the sender's words. Invariant: the format cannot execute code. Whatever is wrong with
+the bytes (an unknown tag, a missing field, a field of another type, text that is not UTF-8, endless nesting)
+is a `ProtocolError`, never a guess.
 
-Three pipes carry them (see `docs/reference/wire-protocol.md`):
+Three pipes carry the messages (see `docs/reference/wire-protocol.md`):
 
 * the *channel*, a stream: `ToPrimary` and `ToWorker`, framed by `core.frames`;
 * the *link*, datagrams: one `LinkRequest`, one `LinkReply`, for code that has no event loop;
@@ -22,9 +23,8 @@ import msgspec
 from everycore.errors import ProtocolError
 from everycore.kernel import LONGEST_PATH
 
-#: Bumped when a message changes its meaning. Both ends come from one installation, so there is no
-#: negotiation: a mismatch means that the package was replaced under a running cluster, and is an error that
-#: says so.
+#: Raised by one when a message changes its meaning. Both ends come from one installation, so nothing is
+#: negotiated. A mismatch means that the package was replaced under a running cluster, and the error says so.
 VERSION = 1
 
 #: Characters of the longest host that `accept` returns: an IPv6 address and the name of an interface.
@@ -32,7 +32,7 @@ _LONGEST_HOST = 64
 
 
 class _Wire(msgspec.Struct, array_like=True, tag=True, gc=False):
-    """A message: on the wire an array that begins with the class name."""
+    """A message. On the wire it is an array that begins with the class name."""
 
 
 def check_address(value: Any) -> None:
@@ -51,9 +51,9 @@ def check_address(value: Any) -> None:
 
 
 def check_peer(value: Any) -> None:
-    """Raise ValueError unless `value` is what `accept` returns as the address of a peer.
+    """Raise ValueError unless `value` is a peer's address as `accept` returns it.
 
-    A worker writes it, and other workers read it: a longer one would not fit the message that they read.
+    A worker writes it, and other workers read it. A longer address would not fit the message that they read.
     """
     check_address(value)
     text = value[0] if isinstance(value, (list, tuple)) else value
@@ -66,36 +66,36 @@ def check_peer(value: Any) -> None:
 
 
 class Joined(_Wire):
-    """Worker: I run, and have joined the channel. Sent exactly once, before the program begins."""
+    """Worker: I am running and have joined the channel. Sent exactly once, before the program begins."""
 
     pid: int
 
 
 class Attached(_Wire):
-    """Worker: an event loop of mine reads the channel, so a `Disconnect` will be heard (else: SIGTERM)."""
+    """Worker: my event loop reads the channel, so I will hear a `Disconnect`. Until then I need SIGTERM."""
 
 
 class Disconnect(_Wire):
-    """Primary: finish your work within `grace` seconds and leave. `spares_idle`: idle clients have it too."""
+    """Primary: finish your work within `grace` seconds and leave. `spares_idle`: idle clients get it too."""
 
     grace: float
     spares_idle: bool = True
 
 
 class ReopenLogs(_Wire):
-    """Primary: open your log files anew, for somebody has moved them away."""
+    """Primary: reopen your log files, which have been moved away."""
 
 
 class Leave(_Wire):
-    """Worker, by the link: I leave of my own accord; my exit is voluntary. Answered by `Done`."""
+    """Worker, by the link: I leave of my own accord, so my exit is voluntary. Answered by `Done`."""
 
 
 class Drained(_Wire):
-    """Worker: my connections have ended; nothing follows but the end of the channel."""
+    """Worker: my connections have ended. Only the end of the channel follows."""
 
 
 class HoldReady(_Wire):
-    """Worker, by the link: my first listener does not make me ready; I shall say so."""
+    """Worker, by the link: my first listener does not make me ready. I will say when I am."""
 
 
 class GiveUp(_Wire):
@@ -106,27 +106,27 @@ class ReadyNow(_Wire):
     """Worker, by the link: give me connections."""
 
 
-# --- idle connections, handed on by a worker that leaves --------------------------------------------------
+# --- idle connections that a leaving worker hands on -----------------------------------------------------
 
 
 class CanHandOn(_Wire):
-    """Worker: I can hand idle connections on when I leave, and take over others', up to `most` in all."""
+    """Worker: I can hand idle connections on when I leave, and take over others, up to `most` in all."""
 
     most: int
 
 
 class MayHandOn(_Wire):
-    """Primary, to a worker that leaves: hand your idle connections on from now on; or do not, or no more."""
+    """Primary, to a worker that leaves: you may hand your idle connections on from now on, or may not."""
 
     may: bool
 
 
 class HandOn(_Wire):
-    """Worker that leaves, with one descriptor: an idle connection, for somebody else."""
+    """Worker that leaves, with one descriptor: here is an idle connection for another worker."""
 
 
 class TakeOver(_Wire):
-    """Primary, with one descriptor: an idle connection of a worker that leaves. It is yours."""
+    """Primary, with one descriptor: here is an idle connection of a worker that leaves. It is yours."""
 
 
 # --- listening --------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class Listen(_Wire, kw_only=True):
 
     `address` is what `bind` takes, with numeric hosts: [host, port], [host, port, flow, scope], a path, or
     None with `fd`, a descriptor of the *primary*. `request` is 0 on the link. Without `start` the address is
-    bound and nobody can connect yet, as with `start_serving=False`.
+    bound and no client can connect yet, as with `start_serving=False`.
     """
 
     request: int = 0
@@ -157,11 +157,11 @@ class Listen(_Wire, kw_only=True):
 class Bind(_Wire):
     """Worker, by the link, with one descriptor: bind this unbound socket of mine to `address`, and keep it.
 
-    The very socket is bound, so that every option set on it counts, and none needs a name here. If the
-    cluster has bound the address already, the socket is closed and that listener granted. Of a unix socket,
-    `mode` is the permissions of its file and `name` its path from `folder` on, as the program and its clients
-    see it. `nth`: of port 0, how many of these I had asked for before; those that ask for the same one share
-    it. Answered by `Granted`; nobody can connect until `StartListening`.
+    The very socket is bound, so every option set on it holds without a name here. If the cluster has bound
+    the address already, the socket is closed and that listener granted. For a unix socket, `mode` is the
+    permissions of its file, and `name` is its path from `folder` on, as the program and its clients see it.
+    For port 0, `nth` is how many of these I have asked for before; workers that ask for the same `nth` share
+    one. Answered by `Granted`. No client can connect until `StartListening`.
     """
 
     address: Any
@@ -175,22 +175,22 @@ class Bind(_Wire):
 
 
 class StartListening(_Wire):
-    """Worker, by the link: the listener that was only bound (`Listen.start` was false) is to listen now."""
+    """Worker, by the link: let the listener that was only bound (`Listen.start` was false) listen now."""
 
     listener: int
     backlog: int
 
 
 class Release(_Wire):
-    """Worker, by the link: what I asked to `Bind` is a client's. Answered by it, unless others hold it."""
+    """Worker, by the link: the socket of my `Bind` is a client's. Return it, unless others hold it."""
 
     listener: int
 
 
 class MayConnect(_Wire):
-    """Worker, by the link: would my program, alone, find somebody at `address`? Refused if that is ours.
+    """Worker, by the link: would my program, run alone, find a server at `address`? If not: `Refused`.
 
-    others: refused if another worker listens there, whether I do or not.
+    others: refused also if another worker listens there, whether I do or not.
     """
 
     address: Any
@@ -198,7 +198,7 @@ class MayConnect(_Wire):
 
 
 class Settle(_Wire):
-    """Worker, by the link: answer `Done` once all that I have said on my belts was heard."""
+    """Worker, by the link: answer `Done` once you have read everything that I sent on my belts."""
 
 
 class SetOption(_Wire):
@@ -226,10 +226,10 @@ class Option(_Wire):
 
 
 class Granted(_Wire):
-    """Primary: here is the listener. `address` is the real one.
+    """Primary: here is the listener. `address` is its real address.
 
-    Descriptors: the worker's end of the belt, the primary's end, and, if the workers share it, the listener
-    itself (`shared`, datagrams) and its baton (`shared`).
+    Descriptors: the worker's end of the belt, the primary's end, and, if the workers share the listener, the
+    listener itself (`shared`, datagrams) and its baton (`shared`).
     """
 
     request: int
@@ -244,7 +244,7 @@ class Granted(_Wire):
 
 
 class Refused(_Wire):
-    """Primary: no, for the reason the kernel gave, or would have given a lone process."""
+    """Primary: refused, for the reason that the kernel gave, or would have given a single process."""
 
     request: int
     errno: int
@@ -269,7 +269,7 @@ class Note(_Wire):
 
 
 class Ask(_Wire):
-    """A request; the answer bears its number."""
+    """A request. Its answer repeats the number."""
 
     number: int
     body: bytes
@@ -283,7 +283,7 @@ class Answer(_Wire):
 
 
 class Failure(_Wire):
-    """The handler raised, or there is none."""
+    """The handler raised, or there is no handler."""
 
     number: int
     type_name: str
@@ -299,7 +299,7 @@ class Took(_Wire):
 
 
 class Report(_Wire):
-    """Worker, by the link: a `Note` from a program that has no loop, or none any more."""
+    """Worker, by the link: a `Note` from a program that has no loop yet, or none any more."""
 
     body: bytes
 
@@ -320,9 +320,9 @@ LINK_NUMBER = struct.Struct("<Q")
 
 
 def _decoder(kind: Any) -> Callable[[bytes], Any]:
-    """A decoder of `kind` whose only error is ProtocolError.
+    """Return a decoder of `kind` that raises only ProtocolError.
 
-    Bytes can make msgspec raise more than its own DecodeError: UnicodeDecodeError, RecursionError.
+    msgspec can also raise UnicodeDecodeError and RecursionError, besides its own DecodeError.
     """
     decode = msgspec.msgpack.Decoder(kind).decode
 
@@ -347,8 +347,8 @@ decode_link_reply = _decoder(LinkReply)
 class Handover(_Wire):
     """Primary, with as many descriptors as `peers`: connections numbered `first`, `first` + 1, ...
 
-    No descriptor and no peer: a probe, to be acknowledged like a connection numbered `first`.
-    A peer is what `accept()` returns as the address: it cannot be asked for later, after an early reset.
+    Without descriptors and peers this is a probe. Acknowledge it like a connection numbered `first`. A peer
+    is the address that `accept()` returned: after an early reset it can't be asked for later.
     """
 
     first: int
@@ -356,14 +356,14 @@ class Handover(_Wire):
 
 
 class Rest(_Wire):
-    """Primary, on the belt of a shared listener: accept nothing while this lies here. Do not take it."""
+    """Primary, on the belt of a shared listener: accept nothing while this lies here, and leave it here."""
 
 
 class Serve(_Wire):
-    """Worker: give me connections, up to `batch` a message (1 for a plain `accept()`). Repeated: resumes.
+    """Worker: give me connections, up to `batch` per message (1 for a plain `accept()`). Repeat it to resume.
 
-    `room`: and never more than so many that I have not acknowledged; None: as many as you like. `shares`: or
-    rather none, for I accept by myself, in turn with the others (policy `shared`).
+    `room`: how many connections I may have un-acknowledged; None sets no limit. `shares`: give me none,
+    because I accept by myself, in turn with the other workers (policy `shared`).
     """
 
     batch: int
@@ -374,7 +374,7 @@ class Serve(_Wire):
 class Acked(_Wire):
     """Worker: the program was given every connection up to number `last`.
 
-    `cost`: microseconds for which each of them kept its event loop busy; 0: not measured.
+    `cost`: microseconds for which each of them kept my event loop busy; 0 if not measured.
     """
 
     last: int
@@ -382,7 +382,7 @@ class Acked(_Wire):
 
 
 class GiveBack(_Wire):
-    """Worker, with one descriptor: connection `number` goes back, my server is closed or full."""
+    """Worker, with one descriptor: I give back connection `number`. My server is closed or full."""
 
     number: int
     peer: Any
@@ -392,7 +392,7 @@ class GiveBack(_Wire):
 
 
 class Full(_Wire):
-    """Worker: at my limit of connections; nothing more until `Serve` is repeated."""
+    """Worker: I am at my limit of connections. Give me no more until I repeat `Serve`."""
 
 
 class Close(_Wire):
