@@ -1,7 +1,7 @@
-"""What the primary and a mold say to each other, on a SEQPACKET pair. Imports nothing but values.
+"""The messages between the primary and a mold, on a SEQPACKET pair.
 
-The primary asks; the mold answers, and each worker that it makes says itself that it is there. The kernel
-tells with each message whose it is (SCM_CREDENTIALS), so no process can be named but by itself.
+The primary asks and the mold answers. Each worker that the mold makes reports by itself that it is there. The
+kernel names the sender of each message (SCM_CREDENTIALS), so no process can speak for another.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ import msgspec
 from everycore.errors import ProtocolError
 from everycore.ticket import Ticket
 
-#: The descriptors of `MakeWorker` come in this order: channel, link, board, leash; the tally, if the ticket
-#: names one; the three standard streams; and then those of `pass_fds`.
+#: How many descriptors begin every `MakeWorker`: channel, link, board and leash, in this order. The tally, if
+#: the ticket names one, the three standard streams, and those of `pass_fds` follow.
 FIXED_DESCRIPTORS: Final = 4
-#: The kernel passes so many descriptors with one message (SCM_MAX_FD), and we no larger message.
+#: Descriptors that the kernel passes with one message at most (SCM_MAX_FD).
 MOST_DESCRIPTORS: Final = 253
+#: Bytes of the longest message.
 LONGEST: Final = 160 * 1024
 
 
 class MoldTicket(msgspec.Struct, frozen=True):
-    """What a mold is told at its start. `socket`, `leash`: [descriptor, inode].
+    """What a mold is told at its start. `socket` and `leash` are [descriptor, inode].
 
-    preload: what to import, or to import and call. force: threads forbid no fork. new_group: each worker
-    leads a process group. is_confined: each leads a session.
+    preload: what to import, or to import and call.
+    force: fork even if the mold has threads.
+    new_group: each worker leads a process group.
+    is_confined: each worker leads a session.
     """
 
     socket: tuple[int, int]
@@ -38,9 +41,9 @@ class MoldTicket(msgspec.Struct, frozen=True):
 
 
 class MakeWorker(msgspec.Struct, frozen=True, tag="make"):
-    """Make a worker. `env`: what differs from the environment of the mold; None removes a variable.
+    """Make a worker. `env` lists the differences to the mold's environment; None removes a variable.
 
-    The descriptors of the ticket are those that come with the message.
+    The descriptors of the ticket come with the message.
     """
 
     ticket: Ticket
@@ -49,8 +52,10 @@ class MakeWorker(msgspec.Struct, frozen=True, tag="make"):
 
 
 class MoldIsPrepared(msgspec.Struct, frozen=True, tag="prepared"):
-    """The mold has imported everything. `threads`: those that are alive; `shared`: what workers will
-    share.
+    """The mold has imported everything.
+
+    threads: the threads that are alive.
+    shared: what the workers will share.
     """
 
     seconds: float
@@ -59,17 +64,17 @@ class MoldIsPrepared(msgspec.Struct, frozen=True, tag="prepared"):
 
 
 class MoldCannotPrepare(msgspec.Struct, frozen=True, tag="cannot"):
-    """The mold cannot import what it has to, and ends."""
+    """The mold cannot import what it must, and ends."""
 
     text: str
 
 
 class WorkerIsThere(msgspec.Struct, frozen=True, tag="there"):
-    """Said by the worker."""
+    """The worker is there. The worker itself sends this."""
 
 
 class MoldHasAnswered(msgspec.Struct, frozen=True, tag="answered"):
-    """The mold is done with a `MakeWorker`. problem: why there is no worker."""
+    """The mold has finished a `MakeWorker`. `problem` says why there is no worker, if there is none."""
 
     problem: str = ""
 
@@ -82,12 +87,12 @@ _to_mold: Final = msgspec.msgpack.Decoder(MakeWorker)
 
 
 def encode(message: MakeWorker | FromMold) -> bytes:
-    """The bytes of a message."""
+    """Return `message` as bytes."""
     return _encoder.encode(message)
 
 
 def read_mold_ticket(text: str) -> MoldTicket:
-    """The ticket that `text` is, in JSON. Raises ValueError."""
+    """Return the ticket that `text` holds as JSON. Raises ValueError."""
     try:
         return msgspec.json.decode(text, type=MoldTicket)
     except msgspec.DecodeError as error:
@@ -95,16 +100,16 @@ def read_mold_ticket(text: str) -> MoldTicket:
 
 
 def decode_to_mold(data: bytes) -> MakeWorker:
-    """A message to a mold. Raises ProtocolError."""
+    """Return the message to a mold. Raises ProtocolError."""
     try:
         return _to_mold.decode(data)
     except msgspec.DecodeError as error:
-        raise ProtocolError(f"the primary says what a mold does not know: {error}") from None
+        raise ProtocolError(f"unreadable message to a mold: {error}") from None
 
 
 def decode_from_mold(data: bytes) -> FromMold:
-    """A message of a mold, or of a worker that it has made. Raises ProtocolError."""
+    """Return the message of a mold, or of a worker that it made. Raises ProtocolError."""
     try:
         return _from_mold.decode(data)
     except msgspec.DecodeError as error:
-        raise ProtocolError(f"a mold says what nobody knows: {error}") from None
+        raise ProtocolError(f"unreadable message of a mold: {error}") from None

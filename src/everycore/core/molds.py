@@ -1,24 +1,24 @@
 """Which mold a worker comes from: decided for all workers of one identity (uid, gid, groups).
 
 `MoldLine.handle(input) -> actions` is the only entrance. The driver (`primary.molds`) performs the actions in
-order and feeds back what happens.
+order and feeds back the results.
 
 Invariants:
 * At most one mold serves, and at most one is prepared to take its place.
 * A mold is asked for one worker at a time.
-* A worker that is wanted is asked for, spawned fresh or failed; until then it waits, and something is under
-  way that it waits for.
+* A wanted worker is asked for, spawned fresh, or failed. Until then it waits, and what it waits for is under
+  way.
 * Every renewal is answered once.
 
 Rules:
-* The first worker that is wanted starts the first mold, and waits for it.
-* A renewal prepares a new mold while the old one serves. A new one that cannot be prepared leaves the old one
-  in its place, so that replacements still come from there. With a new one the old one ends.
-* A mold that ends is made anew, whoever ends it. One that has made no worker is made anew only when a worker
-  is wanted: else an application that always ends its mold would be imported for ever.
-* A worker that was asked for when its mold ended is asked for once more, if that mold had made another one.
-  Else the fork may be what ends the mold, and the worker has failed.
-* A mold that must not be forked (threads) ends: workers are fresh interpreters until a renewal.
+* The first wanted worker starts the first mold and waits for it.
+* A renewal prepares a new mold while the old one serves. If the new mold cannot be prepared, the old one
+  stays, so that replacements still come from it. Otherwise the old mold ends.
+* A mold that ends is replaced, whatever ended it. A mold that made no worker is replaced only when a worker
+  is wanted: otherwise an application that always ends its mold would be imported again and again.
+* If a mold ends while it is asked for a worker, the worker is asked for again, provided that the mold had
+  made another one. Otherwise the fork itself may end the mold, and the worker has failed.
+* A mold that must not be forked (threads) ends. Workers are then fresh interpreters until a renewal.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import msgspec
 
 
 class WorkerWanted(msgspec.Struct, frozen=True):
-    """A worker is to start."""
+    """A worker should start."""
 
     worker: int
 
 
 class WorkerWithdrawn(msgspec.Struct, frozen=True):
-    """A worker that was wanted is not wanted any more."""
+    """A wanted worker is not wanted any more."""
 
     worker: int
 
@@ -47,46 +47,44 @@ class ForkOverdue(msgspec.Struct, frozen=True):
 
 
 class WorkerBorn(msgspec.Struct, frozen=True):
-    """The worker that the mold was asked for is there."""
+    """The worker that a mold was asked for is there."""
 
     worker: int
 
 
 class WorkerLost(msgspec.Struct, frozen=True):
-    """The mold has not made the worker that it was asked for."""
+    """The mold did not make the worker that it was asked for."""
 
     worker: int
     why: str
 
 
 class MoldPrepared(msgspec.Struct, frozen=True):
-    """The mold has imported what it had to. may_fork: nothing in it forbids a fork."""
+    """The mold has imported what it must. `may_fork`: nothing in it forbids a fork."""
 
     mold: int
     may_fork: bool = True
 
 
 class MoldGone(msgspec.Struct, frozen=True):
-    """The mold has ended, or cannot be prepared: for the reason `why`."""
+    """The mold has ended, or cannot be prepared, for the reason `why`."""
 
     mold: int
     why: str
 
 
 class RenewMold(msgspec.Struct, frozen=True):
-    """A new mold is to take the place of the old one. `request` comes back with the answer."""
+    """Replace the mold by a new one. The answer repeats `request`."""
 
     request: int
 
 
 class RenewalCancelled(msgspec.Struct, frozen=True):
-    """Nobody waits for the new mold any more."""
+    """The new mold is not waited for any more."""
 
 
 class MoldsStale(msgspec.Struct, frozen=True):
-    """The settings have changed: workers that are wanted from now on come from a mold that has the new
-    ones.
-    """
+    """The settings have changed. Workers wanted from now on come from a mold with the new settings."""
 
 
 class MoldsClosed(msgspec.Struct, frozen=True):
@@ -111,20 +109,20 @@ MoldInput = (
 
 
 class StartMold(msgspec.Struct, frozen=True):
-    """Start a mold and let it import; say `MoldPrepared` or `MoldGone`."""
+    """Start a mold and let it import. Report `MoldPrepared` or `MoldGone`."""
 
     mold: int
 
 
 class AskMold(msgspec.Struct, frozen=True):
-    """Ask the mold for a worker; say `WorkerBorn`, `WorkerLost` or `MoldGone`."""
+    """Ask the mold for a worker. Report `WorkerBorn`, `WorkerLost` or `MoldGone`."""
 
     mold: int
     worker: int
 
 
 class WatchFork(msgspec.Struct, frozen=True):
-    """Say `ForkOverdue` in a moment: nobody waits for this worker, which its mold is asked for."""
+    """Report `ForkOverdue` in a moment: this worker is asked for, but is not wanted any more."""
 
     worker: int
 
@@ -136,7 +134,7 @@ class SpawnFresh(msgspec.Struct, frozen=True):
 
 
 class FailWorker(msgspec.Struct, frozen=True):
-    """The worker cannot start, for the reason `why`. withdrawn: it was not wanted any more."""
+    """The worker cannot start, for the reason `why`. `withdrawn`: it was not wanted any more."""
 
     worker: int
     why: str
@@ -174,23 +172,23 @@ class MoldLine(msgspec.Struct):
     serving: int | None = None
     """The mold that workers come from."""
     coming: int | None = None
-    """The mold that is prepared to take its place."""
+    """The mold that is being prepared to take its place."""
     is_fresh: bool = False
-    """Workers are fresh interpreters: the last mold must not be forked."""
+    """Whether workers are fresh interpreters because the last mold must not be forked."""
     is_closed: bool = False
     births: int = 0
     """How many workers the serving mold has made."""
     last: int = 0
     """The number of the last mold."""
     asked: int | None = None
-    """The worker that a mold is asked for."""
+    """The worker that a mold has been asked for."""
     asked_of: int | None = None
-    """That mold."""
+    """The mold that was asked for it."""
     _waiting: list[int] = msgspec.field(default_factory=list)
     _renewal: int | None = None
 
     def handle(self, given: MoldInput) -> list[MoldAction]:
-        """What is to be done, in this order."""
+        """Take one input. Returns the actions to perform, in order."""
         return [*self._decide(given), *self._go_on()]
 
     def _decide(self, given: MoldInput) -> list[MoldAction]:
@@ -224,7 +222,7 @@ class MoldLine(msgspec.Struct):
                 return self._close()
 
     def _go_on(self) -> list[MoldAction]:
-        """Whoever waits, and need not."""
+        """Serve waiting workers that need not wait any longer."""
         actions: list[MoldAction] = []
         while self.is_fresh and self._waiting:
             actions.append(SpawnFresh(self._waiting.pop(0)))
@@ -251,14 +249,14 @@ class MoldLine(msgspec.Struct):
         return [WatchFork(worker)] if worker == self.asked else []
 
     def _answered(self, worker: int) -> list[MoldAction]:
-        """The mold has answered. One that does not serve any more has waited with its end for that."""
+        """The mold has answered. If it does not serve any more, its end was put off until now."""
         if worker != self.asked:
             return []
         mold, self.asked, self.asked_of = self.asked_of, None, None
         return [EndMold(mold)] if mold is not None and mold != self.serving else []
 
     def _return_asked(self, why: str) -> list[MoldAction]:
-        """The mold that a worker was asked of is gone."""
+        """The mold that was asked for a worker is gone: return the worker to the queue, or fail it."""
         worker, self.asked, self.asked_of = self.asked, None, None
         if worker is None:
             return []
@@ -302,7 +300,7 @@ class MoldLine(msgspec.Struct):
         return actions
 
     def _renew(self, request: int) -> list[MoldAction]:
-        """A mold that is being prepared may have imported what has changed since: it is no new one."""
+        """Prepare a new mold. One that is being prepared may lack later changes, so it is not used."""
         actions = self._give_up_renewal("a later one takes its place")
         if self.is_closed:
             return [*actions, RenewalFailed(request, CLOSED)]
@@ -312,7 +310,7 @@ class MoldLine(msgspec.Struct):
         return [*actions, self._start()]
 
     def _give_up_renewal(self, why: str) -> list[MoldAction]:
-        """It is answered, and the mold that was prepared for it is of no use."""
+        """Answer the renewal, if there is one, and end the mold that was prepared for it."""
         request, self._renewal = self._renewal, None
         if request is None:
             return []
@@ -323,7 +321,7 @@ class MoldLine(msgspec.Struct):
         return actions
 
     def _end_stuck(self) -> list[MoldAction]:
-        """The mold does not answer. It is asked for nothing more while it ends."""
+        """End the mold, which does not answer. It is asked for nothing more while it ends."""
         if self.asked_of is None:
             return []
         if self.asked_of == self.serving:
@@ -331,7 +329,7 @@ class MoldLine(msgspec.Struct):
         return [EndMold(self.asked_of)]
 
     def _drop_serving(self) -> list[MoldAction]:
-        """The serving mold is not to be asked any more. One that is asked at this moment still answers."""
+        """Let the serving mold end. If it has been asked for a worker, it answers first."""
         mold, self.serving = self.serving, None
         if mold is None:
             return []

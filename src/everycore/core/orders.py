@@ -64,7 +64,7 @@ class Recycle(msgspec.Struct, frozen=True):
 
 
 class MoldRenewal(msgspec.Struct, frozen=True):
-    """The answer to `Prepare(generation)`: the new mold is there, or, with a `failure`, cannot be had."""
+    """The answer to `Prepare(generation)`: the new mold is ready or, with a `failure`, could not be made."""
 
     generation: int
     failure: SlotFailure | None = None
@@ -174,7 +174,10 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Prepare(msgspec.Struct, frozen=True):
-    """Renew the mold, for the reload of that generation, and say `MoldRenewal`; or do not wait any longer."""
+    """Renew the mold for the reload of that generation, and report `MoldRenewal`.
+
+    is_cancelled: stop waiting for that renewal instead.
+    """
 
     generation: int
     is_cancelled: bool = False

@@ -57,7 +57,7 @@ class Rollout(msgspec.Struct):
         return bool(self._waiting) and not self.is_running and self.prepare_by is None
 
     def prepare(self, by: float) -> None:
-        """Wait until `by` for a new mold, for all requests that wait now. Later ones may want a newer mold."""
+        """Wait until `by` for a new mold, for all waiting requests. Later ones may want a newer mold."""
         self.prepare_by = by
         self.failure = None
         self._answers, self._waiting = [*self._answers, *self._waiting], []
@@ -116,7 +116,7 @@ class Rollout(msgspec.Struct):
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the mold that is being prepared may have old code, which an awaited reload does not want."""
+        """Whether the mold that is being prepared may lack newer code that an awaited reload wants."""
         return self.is_awaited and self.prepare_by is not None and bool(self._waiting)
 
     def hurry(self, slots: Iterable[Slot], by: float) -> None:
