@@ -1,9 +1,10 @@
-"""Sockets that a service manager passes at start: whose they are, and which request each one answers.
+"""Sockets that a service manager passes at start: their origin, and the request that each one answers.
 
-Two kinds come by the same variables (sd_listen_fds(3)): those that the manager has opened (socket
-activation), and those that an earlier primary of this service gave it to keep (FDSTORE, sd_notify(3)). The
-second kind is told by its name, a `StoredName`. Invariant: a socket answers a request only if the kernel
-would have bound the same address for it. What is known of a socket is an argument: nothing is looked up here.
+Two kinds arrive by the same variables (sd_listen_fds(3)): sockets that the manager opened (socket
+activation), and sockets that an earlier primary of this service gave it to keep (FDSTORE, sd_notify(3)). The
+second kind is recognized by its name, a `StoredName`. Invariant: a socket answers a request only if the
+kernel would have bound the same address for it. The facts about a socket are arguments: nothing is looked up
+here.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ _EVERY_HOST: Final = ("0.0.0.0", "::")
 
 
 class StoredName(msgspec.Struct, frozen=True):
-    """What the name of a stored socket says. file: that of a unix socket; None: it has none.
+    """The parts of a stored socket's name.
 
-    inode: the socket's own. No two open sockets have the same one, and it stays while the socket is open.
+    inode: the socket's own. No two open sockets share one, and it does not change while the socket is open.
+    file: the file of a unix socket; None if there is none.
     """
 
     inode: int
@@ -40,7 +42,7 @@ class StoredName(msgspec.Struct, frozen=True):
 
 
 def read_name(text: str) -> StoredName | None:
-    """The name of a socket that a primary has stored; None for any other."""
+    """Return the name of a socket that a primary has stored, or None for any other name."""
     found = _NAME.fullmatch(text)
     if found is None:
         return None
@@ -49,9 +51,9 @@ def read_name(text: str) -> StoredName | None:
 
 
 class Passed(msgspec.Struct, frozen=True):
-    """A socket as it was passed: its number and, as the kernel says, what and where it is.
+    """A passed socket: its descriptor, and its kind and address as the kernel reports them.
 
-    stored: its name, if an earlier primary has stored it.
+    stored: its name, if an earlier primary stored it.
     """
 
     fd: int
@@ -63,9 +65,10 @@ class Passed(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What a worker asks to be bound.
+    """The address that a worker asks to have bound.
 
-    address: an IP address, not a name. file: what is at the path of a unix socket now.
+    address: an IP address, not a host name.
+    file: the file that is at the path of a unix socket now.
     """
 
     family: int
@@ -78,7 +81,7 @@ class Wanted(msgspec.Struct, frozen=True):
 def answers(passed: Passed, wanted: Wanted) -> bool:
     """Whether `passed` is what binding `wanted` would have made.
 
-    A unix socket that was stored has to be reached by its path still: the file may be gone, or another's.
+    A stored unix socket must still be reachable by its path: the file may be gone, or another socket's.
     """
     if (passed.family, passed.kind) != (wanted.family, wanted.kind):
         return False
@@ -96,7 +99,7 @@ def answers(passed: Passed, wanted: Wanted) -> bool:
 def is_in_the_way(passed: Passed, wanted: Wanted) -> bool:
     """Whether `wanted` cannot be bound while `passed`, which does not answer it, listens.
 
-    So it is where a service has listened on one address of a port, and is to listen on all, or the reverse.
+    This happens if a service listened on one address of a port and now listens on all of them, or vice versa.
     """
     if passed.kind != wanted.kind or _UNIX in (passed.family, wanted.family):
         return False
@@ -105,10 +108,10 @@ def is_in_the_way(passed: Passed, wanted: Wanted) -> bool:
     if passed.family == wanted.family:
         its, ours = (str(address[0]) for address in (passed.address, wanted.address))
         return its in _EVERY_HOST or ours in _EVERY_HOST or its == ours
-    both = passed if passed.family == _INET6 else wanted  # IPv6's may be for IPv4 too
+    both = passed if passed.family == _INET6 else wanted  # an IPv6 socket may serve IPv4 too
     return str(both.address[0]) in _EVERY_HOST and not both.v6only
 
 
 def _scope(address: Any) -> int:
-    """The interface of a link-local address."""
+    """Return the interface index of a link-local address, else 0."""
     return int(address[3]) if len(address) > 3 else 0
