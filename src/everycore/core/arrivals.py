@@ -20,8 +20,8 @@ C = TypeVar("C")
 class NoConnection(enum.Enum):
     """Why the backlog gave no connection."""
 
-    EMPTY = "nobody waits; the listener is readable when somebody does"
-    TROUBLE = "accepting fails, and may go on failing (no descriptors): until `resume_accepting_at`"
+    EMPTY = "no connection waits; the listener is readable when one does"
+    TROUBLE = "accepting fails and may go on failing (no descriptors), until `resume_accepting_at`"
     CLOSED = "the socket does not listen"
 
 

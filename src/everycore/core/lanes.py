@@ -58,10 +58,10 @@ RECALL_AFTER: Final = 0.020
 class Pause(enum.Enum):
     """Reasons for which a lane is given nothing for now."""
 
-    FULL = "its worker said that it is full: until the worker asks to be served again"
-    BELT = "its belt took no more: for a moment"
-    FINISHING = "its worker leaves, and has been given all who came"
-    STALLED = "its belt was read back: until its worker acknowledges something, or gives it back"
+    FULL = "the worker is full, until it asks to be served again"
+    BELT = "the belt took no more, for a moment"
+    FINISHING = "the worker leaves and has been given every connection that came"
+    STALLED = "the belt was read back, until the worker acknowledges or gives back something"
 
 
 class Lane:
