@@ -308,14 +308,14 @@ class _Client:
 
 
 class Attended(Protocol):
-    """One who is answered on a socket of ours."""
+    """A client that is answered on a socket of this process."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the connection."""
 
 
 def attend(sock: socket.socket, desk: Desk, *, on_closed: Callable[[], None]) -> Attended:
-    """Answer whoever has the other end of a socket pair, as a client is answered; owns the socket."""
+    """Answer the other end of a socket pair as a client is answered. The result owns `sock`."""
     loop = asyncio.get_running_loop()
     return _Client(loop, sock, desk, lambda _: on_closed(), lambda _: None)
 

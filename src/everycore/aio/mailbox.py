@@ -53,7 +53,7 @@ class Mailbox:
         self._delivery = delivery = Delivery(
             channel, loop=loop, make_message=make_message, on_handle=on_handle, is_pickle=is_pickle
         )
-        #: `messages()` and `on_message(callback)`: see `Delivery`. For requests: its `decode` and accounts.
+        #: `messages()` and `on_message(callback)`: see `Delivery`. Requests use its `decode` and accounts.
         self.messages, self.on_message = delivery.messages, delivery.on_message
         self.decode, self.taken, self.handle_taken = delivery.decode, delivery.taken, delivery.handle_taken
         channel.on_note = delivery.note

@@ -39,7 +39,7 @@ class Arrivals(Generic[C]):
         self.queue: deque[C] = deque()
         #: How many connections were accepted so far.
         self.accepted = 0
-        #: How many of these were given up.
+        #: How many of the accepted connections were given up.
         self.refused = 0
         #: Whether the listener listens and a worker is ready.
         self.flows = False

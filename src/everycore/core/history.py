@@ -26,13 +26,13 @@ class History:
         self._ready: set[int] = set()
         #: Whether any worker was ever ready.
         self.was_ready = False
-        #: Reason -> workers that have ended for it, the slots' and others.
+        #: Reason -> how many workers ended for it, in slots or not.
         self.ends: dict[str, int] = {}
         #: How often a worker was found stuck.
         self.stalls = 0
         #: How reloads ended, done or failed -> how many.
         self.reloads = {"done": 0, "failed": 0}
-        #: Workers of which more is known than how their process ends.
+        #: Worker -> the reason for its coming end, if that is known beforehand.
         self._reasons: dict[int, str] = {}
 
     def forked(self, worker: int, now: float) -> None:
@@ -45,12 +45,12 @@ class History:
         self.was_ready = True
 
     def stalled(self, worker: int) -> None:
-        """It was found stuck. If it ends without being asked, that is why."""
+        """`worker` was found stuck. If it ends unasked, that is the reason."""
         self.stalls += 1
         self._reasons[worker] = "stalled"
 
     def recycled(self, worker: int) -> None:
-        """It has reached a limit, and is asked to leave."""
+        """`worker` has reached a limit, and is asked to leave."""
         self._reasons[worker] = "recycled"
 
     def reloaded(self, *, is_done: bool) -> None:
@@ -76,7 +76,7 @@ class History:
 
 
 def _reason(how: str, known: str | None, *, voluntary: bool) -> str:
-    """Why a worker has ended, in so few words that few differ."""
+    """Return why a worker ended, in a few words, so that few reasons differ."""
     if voluntary:
         return "recycled" if known == "recycled" else "asked"
     if known == "stalled" and how in ("killed by SIGABRT", "killed by SIGKILL"):

@@ -81,9 +81,9 @@ class Lane:
         self.given = given
         #: Connections handed over, as a snapshot counts them.
         self.total = 0
-        #: Of these, those that came back.
+        #: How many of these came back.
         self.returned = 0
-        #: The number of the last message without a connection.
+        #: The number of the last probe, a message without a connection.
         self.probe = 0
         self.credit = FIRST_CREDIT
         #: The reasons for which the lane is given nothing; empty if it is not paused.
@@ -114,7 +114,7 @@ class Lane:
 
     @property
     def lost(self) -> int:
-        """Connections that are lost if it has nothing to say any more: a probe is none."""
+        """How many connections are lost if the worker says nothing more. A probe is not counted."""
         return len(self.pending.keys() - {self.probe})
 
     def is_late(self, limit: float) -> bool:
@@ -141,7 +141,7 @@ class Lanes:
         #: Lanes of workers that are given no more, but may still acknowledge or give back what they have.
         self._left: dict[int, Lane] = {}
         self._most_given = 0
-        self.waits: WaitHistogram | None = None  # of pick-ups
+        self.waits: WaitHistogram | None = None  # of pick-ups, if metrics are on
         #: The credit to which demand has raised the lanes. A lane that fell to 1 comes back to it.
         self._level = FIRST_CREDIT
         #: A running median of pick-up times, in seconds: a step up for a longer one, down for a shorter.

@@ -1,7 +1,7 @@
-"""What is counted of a service for metrics, as the primary tells it to the observer.
+"""The counts of a service that the primary reports to the observer.
 
-That asks for it (`core.control.AskMetrics`), and writes metrics of it. Invariant: pure; a count only rises.
-Times are seconds.
+The observer asks for them (`core.control.AskMetrics`) and turns them into metrics. Invariant: pure; a count
+only rises. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from everycore.core.waits import WaitCounts
 
 
 class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What one worker has done. Its identity is in the `WorkerStatus` with that id.
+    """The counts of one worker. Its identity is in the `WorkerStatus` with the same id.
 
-    given_back: of the connections that it was handed, those that came back. requests: that its application
-    was given, where that is counted. loop_busy: for which its event loop was
-    busy; loop_late: by which the beats of that loop came late, added up; loop_lag: by which the next one is
-    late now. All three None: no loop of ours runs there.
+    given_back: how many of the connections that it was handed came back.
+    requests: how many its application was given, where requests are counted.
+    loop_busy: seconds for which its event loop was busy.
+    loop_late: seconds by which the beats of that loop came late, added up.
+    loop_lag: seconds by which the next beat is late now.
+
+    The last three are None if no event loop of everycore's runs in the worker.
     """
 
     id: int
@@ -30,10 +33,11 @@ class WorkerCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListenerCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What one listener has seen. waiting: connections in the kernel's backlog; None: not known.
+    """The counts of one listener.
 
-    refused: accepted, and closed, for no worker could have them. lost: handed over, and not picked up when
-    their worker ended.
+    waiting: connections in the kernel's backlog; None if unknown.
+    refused: connections that were accepted and then closed because no worker could have them.
+    lost: connections that were handed over and not picked up when their worker ended.
     """
 
     address: str
@@ -45,10 +49,11 @@ class ListenerCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """A service at one moment, and what it has counted.
+    """A service at one moment, with its counts.
 
-    ends: reason -> workers that ended for it. stalls: how often one was found stuck. reloads: how they ended
-    -> how many.
+    ends: reason -> how many workers ended for it.
+    stalls: how often a worker was found stuck.
+    reloads: how a reload ended -> how many did.
     """
 
     status: ServiceStatus
@@ -61,10 +66,12 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObserverJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What an observer is told on its command line.
+    """The settings that an observer gets on its command line.
 
-    line: the descriptor on which it asks the primary. listeners: those that it accepts on. tally: that of the
-    workers' own metrics; -1: there is none. min_ready: so many workers have to be ready.
+    line: the descriptor on which it asks the primary.
+    listeners: the descriptors of the listeners on which it accepts.
+    tally: the descriptor of the workers' own metrics; -1 if there is none.
+    min_ready: how many workers must be ready.
     """
 
     line: int = -1

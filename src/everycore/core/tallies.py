@@ -1,11 +1,11 @@
-"""The metrics that workers have themselves, put together: sums over all of them, the dead included.
+"""The workers' own metrics, combined: sums over all workers, dead ones included.
 
-A worker tells `OwnFamily`s, as prometheus-client has them. Counters, histograms and summaries add up; of
-workers that are gone the sums are kept in an `Archive`. Gauges go together as their `multiprocess_mode` says,
-over the workers that live; those without such a rule, and states, get the label `worker`.
+A worker reports `OwnFamily`s, as prometheus-client has them. Counters, histograms and summaries add up; an
+`Archive` keeps the sums of workers that are gone. Gauges of live workers combine as their
+`multiprocess_mode` says. Gauges without such a rule, and states, get the label `worker`.
 
-Invariant: pure; a worker is added to the archive once, whatever happens in between: its id and its sums are
-kept in one writing.
+Invariant: pure; a worker is added to the archive exactly once, whatever happens in between, because its id
+and its sums are kept in one write.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-#: The kinds whose samples add up.
+#: The kinds of metrics whose samples add up.
 SUMMED: Final = frozenset({"counter", "histogram", "gaugehistogram", "summary"})
 _CREATED: Final = "_created"
 _BUCKET: Final = "_bucket"
@@ -27,7 +27,7 @@ Key: TypeAlias = tuple[str, Labels]
 
 
 class OwnSample(msgspec.Struct, array_like=True):
-    """One value."""
+    """One sample of a metric."""
 
     name: str
     labels: dict[str, str]
@@ -35,7 +35,7 @@ class OwnSample(msgspec.Struct, array_like=True):
 
 
 class OwnFamily(msgspec.Struct, array_like=True):
-    """One metric of a worker. mode: of a gauge, as prometheus-client calls it."""
+    """One metric of a worker. `mode` is a gauge's `multiprocess_mode`, as prometheus-client names it."""
 
     name: str
     help: str
@@ -46,7 +46,7 @@ class OwnFamily(msgspec.Struct, array_like=True):
 
 
 class Archive(msgspec.Struct, array_like=True):
-    """The sums of those that are gone. folded: which of them still have a slot that says so."""
+    """The sums of workers that are gone. `folded`: those of them that a slot still names."""
 
     folded: list[int]
     families: list[OwnFamily]
@@ -58,12 +58,12 @@ encode: Final = msgspec.msgpack.Encoder().encode
 
 
 def read_told(payload: bytes) -> list[OwnFamily]:
-    """What a worker has left. Raises ValueError."""
+    """Return the families that a worker reported. Raises ValueError."""
     return _told.decode(payload)
 
 
 def read_archive(payload: bytes) -> Archive:
-    """What was kept. Raises ValueError."""
+    """Return the archive in `payload`. Raises ValueError."""
     return _kept.decode(payload)
 
 
@@ -76,7 +76,7 @@ class _Sum:
         self.kind = family.kind
         self.unit = family.unit
         self.mode = family.mode
-        #: In the order in which they came.
+        #: The values, in the order in which they came.
         self.values: dict[Key, float] = {}
 
     def add(self, family: OwnFamily, worker: int | None, *, is_kept: bool = False) -> None:
@@ -114,20 +114,20 @@ class _Sum:
 
 
 class Together:
-    """Sums of what several workers have told, and of what was kept."""
+    """The sums of several workers' reports and of the archive."""
 
     def __init__(self) -> None:
         self._sums: dict[str, _Sum] = {}
 
     def add(self, families: Iterable[OwnFamily], worker: int) -> None:
-        """Those of a worker that lives. Of one name, the kind that comes first counts."""
+        """Add the families of a live worker. If kinds differ under one name, the first one counts."""
         for family in families:
             known = self._sums.setdefault(family.name, _Sum(family))
             if known.kind == family.kind:
                 known.add(family, worker)
 
     def add_dead(self, families: Iterable[OwnFamily], *, is_kept: bool = False) -> None:
-        """What adds up of those of one that is gone; is_kept: of the archive."""
+        """Add what adds up in the families of a worker that is gone. `is_kept`: they are from the archive."""
         for family in families:
             if family.kind in SUMMED:
                 known = self._sums.setdefault(family.name, _Sum(family))
@@ -135,11 +135,11 @@ class Together:
                     known.add(family, None, is_kept=is_kept)
 
     def families(self) -> list[OwnFamily]:
-        """All of them, as they are told."""
+        """Return all families in the form in which metrics report them."""
         return [one.family(is_cumulative=True) for one in self._sums.values()]
 
     def kept(self) -> list[OwnFamily]:
-        """The same, as they are kept: the classes of histograms each by itself."""
+        """Return all families in the form of the archive, where a histogram's buckets are not cumulative."""
         return [one.family(is_cumulative=False) for one in self._sums.values()]
 
 
@@ -148,7 +148,7 @@ def _labels(labels: dict[str, str]) -> Labels:
 
 
 def _increments(family: OwnFamily, *, is_kept: bool) -> Iterator[tuple[str, Labels, float]]:
-    """Its samples; the classes of a histogram each by itself: so they add up where the bounds differ."""
+    """Yield the samples, a histogram's buckets not cumulative: these add up even if bounds differ."""
     last: dict[Labels, float] = {}
     for sample in family.samples:
         value = sample.value
@@ -159,7 +159,7 @@ def _increments(family: OwnFamily, *, is_kept: bool) -> Iterator[tuple[str, Labe
 
 
 def _accumulated(samples: list[OwnSample]) -> Iterator[OwnSample]:
-    """The classes of a histogram, each with all that are below it, in their order."""
+    """Yield the samples with a histogram's buckets in order and cumulative."""
     groups: dict[Labels, list[OwnSample]] = {}
     rest: list[OwnSample] = []
     for sample in samples:

@@ -18,11 +18,11 @@ from everycore.errors import ProtocolError
 WINDOW: Final = 1024
 #: The bytes of their bodies. One message may exceed this, or the largest could never be sent.
 WINDOW_BYTES: Final = 4 << 20
-#: ... and the descriptors that came with them, each of which is one of the peer's numbers until it is taken.
+#: Their descriptors. Until it is taken, each occupies one of the peer's descriptor numbers.
 WINDOW_HANDLES: Final = 64
 
 
-#: Messages and requests, their bytes and their descriptors that were taken since the last report.
+#: The number of messages and requests, of bytes and of descriptors taken since the last report.
 Report: TypeAlias = tuple[int, int, int]
 
 
