@@ -12,7 +12,7 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def name_of(scope: Scope | None) -> str:
-    """A request, for a log line: "GET /path of 127.0.0.1:4711"."""
+    """The name of a request in a log line, for example "GET /path of 127.0.0.1:4711"."""
     if not scope or "path" not in scope:
         return "a request that has not come completely"
     client = scope.get("client")

@@ -1,7 +1,8 @@
-"""Says which of the TLS settings is wrong, before an engine says `[SSL] PEM lib`.
+"""Finds out which TLS setting is wrong, before an engine fails with `[SSL] PEM lib`.
 
-Do what the engine will do with the files, one after the other, and name the setting at which it fails.
-Invariant: nobody is asked for a password: OpenSSL asks at the terminal, and each worker would, at each start.
+It does with the files what the engine will do, one after the other, and names the setting at which it fails.
+Invariant: the user is never asked for a password. OpenSSL would ask at the terminal, in each worker and at
+each start.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from everycore.system.plain_files import reason_of
 
 
 def check_tls(options: Mapping[str, Any]) -> None:
-    """The engine's options, by uvicorn's names. Raises CannotBootError."""
+    """Check the TLS files in the engine's options, by uvicorn's names. Raises CannotBootError."""
     certificate = options.get("ssl_certfile")
     if not certificate:
         return
