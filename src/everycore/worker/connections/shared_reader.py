@@ -222,7 +222,7 @@ class SharedReader:
             self._registrations.listener.rearm()
 
     def _hands_on(self) -> bool:
-        """Pass this worker's turn on if it still holds too many connections. Returns whether it holds too many."""
+        """Pass this worker's turn on if it still holds too many connections. Returns whether that is so."""
         self._is_over = self._board.should_yield(MOST_EXCESS)
         if not self._is_over or self._registrations.listener is None or self._registrations.baton is None:
             return False
