@@ -48,12 +48,12 @@ def _leave_metrics(ticket: Ticket) -> None:
 
 
 def be_mold() -> None:
-    """This process makes workers (`everycore.mold`), and is neither primary nor worker."""
+    """Let this process be a mold (`everycore.mold`), which is neither primary nor worker."""
     role.be(None, is_primary=False)
 
 
 def join_as(ticket: Ticket) -> None:
-    """In a worker that a mold has made: join the cluster as the one that `ticket` names."""
+    """Join the cluster as the worker that `ticket` names, in a process that a mold has made."""
     from everycore import forks
 
     forks.has_forked()

@@ -9,7 +9,7 @@ plain values, and the text is made from them.
       UnsupportedPlatform     also RuntimeError: this system lacks a facility that a cluster needs
       ClusterClosed           also RuntimeError: the cluster is not open (not yet, or no longer)
       BootError               the application could not start in a worker
-      MoldFailed              also OSError: a worker's mold could not be prepared, or has not made it
+      MoldFailed              also OSError: a mold could not be prepared, or did not make a worker
       ReloadFailed            not all workers of a pool could be replaced
       ControlError            a running service was not found, or did not do what it was asked to
       ChannelError
@@ -100,9 +100,9 @@ class BootError(EverycoreError):
 
 
 class MoldFailed(EverycoreError, OSError):
-    """A worker did not start, for its mold could not import, or has not made it. `report` says why.
+    """A worker did not start: its mold failed to import, or failed to fork the worker. `report` says why.
 
-    It is the `error` of the worker's `ExitStatus`. Its text may be a traceback, ready to print.
+    The error is the `error` of the worker's `ExitStatus`. Its text may be a traceback, ready to print.
     """
 
     def __init__(self, report: str) -> None:

@@ -75,12 +75,12 @@ is_worker: bool = ticket is not None
 open_clusters: int = 0
 
 
-#: Called when that changes in the life of a process.
+#: Called when the role of this process changes.
 on_change: Callable[[], object] | None = None
 
 
 def be(new: Ticket | None, *, is_primary: bool) -> None:
-    """Play that part from now on: a worker if there is a ticket."""
+    """Take that role from now on: a worker if there is a ticket."""
     globals().update(ticket=new, is_primary=is_primary, is_worker=new is not None)
     if on_change is not None:
         on_change()

@@ -148,7 +148,7 @@ class SettingsFields(TypedDict, total=False):
 
 
 def names_to_preload(value: object, *, setting: str = "preload") -> tuple[str, ...]:
-    """What is to be imported, in order. Raises ConfigurationError for what cannot be a module's name."""
+    """The names to import, in order. Raises ConfigurationError if one can't be a module's name."""
     if value is None:
         return ()
     names = [value] if isinstance(value, str) else _check_sequence(setting, value, "a sequence of strings")

@@ -121,7 +121,7 @@ def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | 
 
 
 def _preloaded(what: str) -> Any:
-    """What a mold has prepared for its workers: the function of `servers.preparing` by that name.
+    """The value that a mold has prepared for its workers: the result of that function of `servers.preparing`.
 
     None in any other process.
     """
@@ -219,7 +219,7 @@ def engine_type(job: Job) -> type[Engine | HypercornEngine]:
 
 
 def engine_of(job: Job, app: Asgi) -> Engine | HypercornEngine:
-    """The engine, with its options. Raises CannotBootError where it refuses these."""
+    """The engine, with its options. Raises CannotBootError if it refuses them."""
     options = job.engine if job.engine_name == "hypercorn" else engine_options.arguments(job.engine)
     return engine_type(job)(app, access_log=job.access_log, spread=job.spread, options=options)
 

@@ -112,7 +112,7 @@ class FakeProcess:
 class FakeSystem:
     """A primary's operating system, as `everycore.system.seam.System`. `on_spawn` gets every process."""
 
-    #: There is nothing to import.
+    #: A fake process imports nothing, so molds are of no use.
     has_molds = False
 
     def __init__(self, on_spawn: Callable[[FakeProcess], None]) -> None:
