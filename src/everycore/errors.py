@@ -205,7 +205,7 @@ class ProtocolError(ChannelError):
 
 #: The limit to raise for each error that comes from a limit.
 _HINTS: Final = {
-    errno.EAGAIN: "no process more is allowed here: ulimit -u, TasksMax of systemd, pids.max of the cgroup",
+    errno.EAGAIN: "no more processes are allowed: ulimit -u, TasksMax of systemd, pids.max of the cgroup",
     errno.ENOMEM: "ulimit -v and -d, memory.max of the cgroup",
     errno.EMFILE: "ulimit -n",
     errno.EFBIG: "ulimit -f",

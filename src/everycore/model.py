@@ -57,7 +57,7 @@ class ExitStatus(msgspec.Struct, frozen=True):
         if self.signal is not None:
             return f"killed by {self.signal.name}"
         if isinstance(self.error, ChildProcessError):
-            return "ended, nobody knows how: another part of this program has reaped it, or ignores SIGCHLD"
+            return "ended, status unknown: another part of this program has reaped it, or ignores SIGCHLD"
         return f"not started: {self.error}"
 
 

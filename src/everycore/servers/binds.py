@@ -119,7 +119,7 @@ def _split(text: str, option: str) -> tuple[str, str]:
         hint = f"; the path of a unix socket is unix:{text}" if colon == "" else ""
         raise ConfigurationError(option, f"must be {FORMS}, not {text!r}{hint}")
     if ":" in host:
-        raise ConfigurationError(option, f"an IPv6 address stands in brackets, [::1]:8000, unlike {text!r}")
+        raise ConfigurationError(option, f"an IPv6 address needs brackets, as in [::1]:8000, unlike {text!r}")
     if not colon:
         return text, str(PORT)
     return host or _ALL_V4, port

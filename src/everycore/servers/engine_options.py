@@ -103,7 +103,7 @@ def _checked_header(text: Any) -> Any:
     if not isinstance(text, str) or not text.partition(":")[1]:
         raise ValueError(f"must be NAME:VALUE, not {text!r}")
     if any(ord(letter) > 255 for letter in text):
-        raise ValueError(f"must be letters of Latin-1, not {text!r}")
+        raise ValueError(f"must be Latin-1 text, not {text!r}")
     return text
 
 

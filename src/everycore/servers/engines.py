@@ -33,8 +33,9 @@ _NOTHING_LEFT: Final = 0.1
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without signal handlers. It reports when it serves, and ends as soon as it is told to.
+    """uvicorn's server without signal handlers.
 
+    It reports when it serves. Once told to stop, it ends as soon as nothing is left.
     `inside` is None if uvicorn's internal parts did not pass their probe.
     """
 

@@ -60,7 +60,7 @@ class EndedByLeavingError(OSError):
     """
 
     def __init__(self) -> None:
-        super().__init__("this worker leaves, and has ended the stream or the WebSocket")
+        super().__init__("this worker is leaving and has ended the stream or the WebSocket")
 
 
 class RequestBody:

@@ -18,7 +18,7 @@ from everycore.config.setting import EngineField, Field, Setting
 from everycore.errors import ConfigurationError
 from everycore.servers.engine_options import ALSO, HEADERS, SECRET, HeaderText
 
-SECTION: Final = "Engine: what hypercorn has beside these"
+SECTION: Final = "Engine: hypercorn's further options"
 #: The smallest and the largest frame size that RFC 9113 allows.
 _LEAST_FRAME, _MOST_FRAME = 2**14, 2**24 - 1
 
@@ -42,13 +42,13 @@ MANNERS: Final = frozenset({"proxy_headers", "forwarded_allow_ips", "root_path",
 #: The option for the addresses of datagram sockets, which are opened as those of `--bind` are.
 QUIC: Final = "quic_bind"
 #: Options of which hypercorn supports `auto` alone, and the meaning of that.
-_AUTO: Final = {"http": "h11, or h2 where the client wants it", "ws": "wsproto"}
+_AUTO: Final = {"http": "h11, or h2 if the client wants it", "ws": "wsproto"}
 #: Why hypercorn has no such option.
 _LACKS: Final = {
-    "http2": "leave it out: it speaks HTTP/2 to whoever wants it",
+    "http2": "leave it out: it speaks HTTP/2 with every client that wants it",
     "ws_max_queue": "it has no such queue",
     "ws_ping_timeout": "it does not wait for answers to pings; --ws-ping-interval is there",
-    "ws_per_message_deflate": "it compresses where the client offers that",
+    "ws_per_message_deflate": "it compresses if the client offers that",
     "ssl_version": "it speaks TLS 1.2 and later",
     "reset_contextvars": "each request has a context of its own",
 }
@@ -56,14 +56,14 @@ _LACKS: Final = {
 
 #: Name, kind and help of the options that uvicorn has too. They are used if uvicorn is not installed.
 _SHARED: Final[dict[str, tuple[str, Kind, str]]] = {
-    "ws_max_size": ("", Count(0), "WebSocket: most bytes of a message."),
+    "ws_max_size": ("", Count(0), "WebSocket: most bytes in a message."),
     "ws_ping_interval": ("", Seconds(), "WebSocket: how often to ping."),
     "proxy_headers": ("", Switch(), "Believe X-Forwarded-Proto and X-Forwarded-For of a trusted proxy."),
-    "server_header": ("", Switch(), "Have a Server header."),
-    "date_header": ("", Switch(), "Have a Date header."),
+    "server_header": ("", Switch(), "Send a Server header."),
+    "date_header": ("", Switch(), "Send a Date header."),
     "forwarded_allow_ips": ("", Text(), "Proxies to trust: addresses, networks, or *; with commas."),
     "root_path": ("", Text(), "ASGI's root_path."),
-    "limit_concurrency": ("", Count(0), "So many requests at once, above which the answer is 503."),
+    "limit_concurrency": ("", Count(0), "Most requests at once; further ones are answered 503."),
     "timeout_keep_alive": ("", Seconds(), "How long an idle connection is kept."),
     "ssl_keyfile": ("", Path("FILE"), "TLS: the key."),
     "ssl_certfile": ("", Path("FILE"), "TLS: the certificate."),
@@ -76,11 +76,11 @@ _SHARED: Final[dict[str, tuple[str, Kind, str]]] = {
 }
 #: The options of hypercorn alone. Its command has the first two and the last one, its `Config` has all.
 _OWN: Final[dict[str, tuple[str, Kind, str]]] = {
-    "read_timeout": ("", Seconds(), "Close a connection that sends nothing for so long."),
+    "read_timeout": ("", Seconds(), "Close a connection that sends nothing for this long."),
     "server_names": (
         "server_name",
         Several(Text()),
-        "A host that is served; other hosts have 404; may be repeated.",
+        "A host to serve; other hosts get 404; may be repeated.",
     ),
     "h2_max_concurrent_streams": ("", Count(1), "HTTP/2: requests of a connection at once."),
     "h2_max_header_list_size": ("", Count(1), "HTTP/2: most bytes of a head."),

@@ -120,7 +120,7 @@ class Lifespan:
             settle(self._started, CannotBootError(text))
         elif not self._started.done():
             level = logging.WARNING if self._is_known else logging.DEBUG
-            log.log(level, "served without a lifespan, which the application ended", exc_info=error)
+            log.log(level, "served without a lifespan: the application raised in it", exc_info=error)
         elif self._started.exception() is None:
             log.error("the application's lifespan failed", exc_info=error)
 

@@ -104,10 +104,10 @@ def _suggestion(owner: object, name: str) -> str:
 
 def _call_factory(factory: Any, name: str, arguments: tuple[list[Any], dict[str, Any]]) -> Any:
     if not callable(factory):
-        raise CannotBootError(f"{name} is no factory: its type is {type(factory).__name__}")
+        raise CannotBootError(f"{name} is not a factory: its type is {type(factory).__name__}")
     if inspect.iscoroutinefunction(factory):
         raise CannotBootError(
-            f"{name} is no factory: a factory is a plain function, not a coroutine function"
+            f"{name} is not a factory: a factory is a plain function, not a coroutine function"
         )
     positional, named = arguments
     try:

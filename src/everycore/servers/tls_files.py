@@ -60,7 +60,7 @@ def _check_key(context: ssl.SSLContext, certificate: str, path: str | None, pass
         elif is_encrypted:
             option, problem = "--ssl-keyfile-password", f"does not open the key in {key!r}"
         elif error.reason == "KEY_VALUES_MISMATCH":
-            problem = f"the key in {key!r} belongs to another certificate than that in {certificate!r}"
+            problem = f"the key in {key!r} does not belong to the certificate in {certificate!r}"
         elif error.reason in ("PEM_LIB", "NO_START_LINE", None):
             problem = f"there is no private key (PEM) in {key!r}"
         else:  # OpenSSL's own demands, such as a key that is too short
