@@ -40,10 +40,10 @@ def join() -> None:
 
 
 def _leave_metrics(ticket: Ticket) -> None:
-    from everycore.worker.intercept.for_prometheus import leave_metrics  # late: where somebody wants them
+    from everycore.worker.intercept.for_prometheus import leave_metrics  # imported only if they are wanted
 
     assert ticket.tally is not None
-    with contextlib.suppress(OSError, ValueError):  # no memory: the worker goes on without
+    with contextlib.suppress(OSError, ValueError):  # out of memory: the worker goes on without metrics
         leave_metrics(ticket.tally[0], ticket.tally_slot)
 
 

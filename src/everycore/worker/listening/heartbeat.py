@@ -30,7 +30,7 @@ class Heartbeat:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_stuck: Callable[[], bool] | None = None
-        #: When the last beat was, by time.monotonic(), and the processor time that this thread had by then.
+        #: The time of the last beat, by time.monotonic(), and the processor time of this thread by then.
         self._beaten = self._had = 0.0
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -68,9 +68,9 @@ class Heartbeat:
         self._timer = self._loop.call_later(self._interval, self._beat)
 
     def _tell_times(self) -> None:
-        """How the loop has fared since the last beat. It was busy while it computed, and while it was late.
+        """Report how the loop has fared since the last beat. It was busy while it computed or was late.
 
-        One that waits in a call that blocks does not compute, and is late: the longer of both counts.
+        A loop that waits in a blocking call does not compute, but is late. The longer of the two counts.
         """
         now, has = time.monotonic(), time.thread_time()
         passed, computed = now - self._beaten, has - self._had
