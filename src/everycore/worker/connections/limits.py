@@ -54,7 +54,7 @@ class ConnectionLimit:
         return None if self._most is None or self._on_drop is not None else max(self._most - self.open, 0)
 
     def drop(self, fd: int, peer: Any) -> bool:
-        """Close the connection `fd` if it is beyond the limit and is to be dropped here. Returns whether."""
+        """Close the connection `fd` if it is to be dropped here as one too many. Returns whether it was."""
         if self._on_drop is None or self._most is None or self.open < self._most:
             return False
         os.close(fd)

@@ -26,7 +26,8 @@ from everycore.system import belt, packets, sockets
 from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.listening.clustersocket import ClusterSocket
 
-#: A worker with fewer free descriptors than this (or than a quarter of the limit) reports that it is full.
+#: A worker with fewer free descriptors than this, or than a quarter of the limit if that is less, reports
+#: that it is full.
 RESERVE: Final = 32
 #: How often a worker that is short of descriptors checks whether it has some again, and how soon it repeats a
 #: message that its belt did not take, in seconds.
@@ -45,7 +46,7 @@ class Giver(Protocol):
         ...
 
     def advance(self) -> None:
-        """Advance the connections given so far. Their acknowledgement has been sent and need not wait."""
+        """Advance the connections given so far. The primary no longer waits for their acknowledgement."""
         ...
 
 
