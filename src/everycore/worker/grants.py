@@ -118,7 +118,7 @@ class Grants:
         self._link.request(wire.MayConnect(address), timeout=PATIENCE)
 
     def check_remove(self, path: Any) -> None:
-        """Raises OSError (ECONNREFUSED) if another worker listens on the unix socket of that path."""
+        """Raise OSError (ECONNREFUSED) if another worker listens on the unix socket at `path`."""
         self._link.request(wire.MayConnect(path, others=True), timeout=PATIENCE)
 
     def settle(self) -> None:
