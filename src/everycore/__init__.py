@@ -1,4 +1,4 @@
-"""everycore: Node.js' `cluster` for Python, and further.
+"""everycore: Node.js' `cluster` for Python, and more.
 
 A primary process owns the listening sockets; worker processes run the program; every connection goes to a
 worker that is free for it. Start with the README, then `docs/`.
@@ -134,8 +134,8 @@ __all__ = [
     "run",
 ]
 
-#: Where each name is, of those that are imported at first use: a worker never needs the primary's side, nor a
-#: primary a worker's, and a program that begins, or the command line, is to be interruptible at once.
+#: The module of each name that is imported at its first use. A worker never needs the primary's side, nor a
+#: primary a worker's, and a starting program or command has to be interruptible at once.
 _HOMES = {
     "entry": "new_event_loop ready run",
     "errors": "BootError ChannelClosed ChannelError ChannelFull ClusterClosed ConfigurationError"
@@ -162,13 +162,13 @@ _HOMES = {
 _LAZY = {name: f"everycore.{module}" for module, names in _HOMES.items() for name in names.split()}
 
 
-if not TYPE_CHECKING:  # to a type checker, a module with `__getattr__` has every name
+if not TYPE_CHECKING:  # for a type checker, a module with `__getattr__` has every name
 
     def __getattr__(name: str) -> object:
         module = _LAZY.get(name)
         if module is None:
             raise AttributeError(f"module 'everycore' has no attribute {name!r}")
-        # KeyboardInterrupt in the midst of it would leave half a module behind, and makes msgspec crash.
+        # A KeyboardInterrupt in the middle would leave half a module behind, and makes msgspec crash.
         with _held(_signal.SIGINT):
             value = globals()[name] = getattr(_import_module(module), name)
         return value
@@ -188,7 +188,7 @@ _current.join()
 
 
 def _forked() -> None:
-    """A forked child is no worker, and no primary of a `Cluster` that its parent has opened."""
+    """Let a forked child be neither a worker nor the primary of a `Cluster` that its parent has opened."""
     _current.leave_after_fork()
     _role_changed()
 

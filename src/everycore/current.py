@@ -1,7 +1,7 @@
 """The current process as a worker: joined to its cluster once, at import.
 
-It joins if a cluster started this process, and leaves in a forked child. Invariant: a process is at most one
-worker; a fork of a worker is none.
+The process joins if a cluster started it, and leaves in a forked child. Invariant: a process is at most one
+worker, and a fork of a worker is not a worker.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def join() -> None:
     global _session
     if role.ticket is None:
         return
-    # Until there are handlers: Ctrl-C reaches the whole process group, and a worker that is asked to leave in
-    # its first moments is to leave well.
+    # Hold the signals until there are handlers. Ctrl-C reaches the whole process group, and a worker that is
+    # asked to leave in its first moments has to leave properly.
     with held(signal.SIGINT, signal.SIGTERM):
         from everycore.worker.boot import join
         from everycore.worker.context import WorkerContext
@@ -40,20 +40,20 @@ def join() -> None:
 
 
 def _leave_metrics(ticket: Ticket) -> None:
-    from everycore.worker.intercept.for_prometheus import leave_metrics  # late: where somebody wants them
+    from everycore.worker.intercept.for_prometheus import leave_metrics  # imported only if they are wanted
 
     assert ticket.tally is not None
-    with contextlib.suppress(OSError, ValueError):  # no memory: the worker goes on without
+    with contextlib.suppress(OSError, ValueError):  # out of memory: the worker goes on without metrics
         leave_metrics(ticket.tally[0], ticket.tally_slot)
 
 
 def be_mold() -> None:
-    """This process makes workers (`everycore.mold`), and is neither primary nor worker."""
+    """Let this process be a mold (`everycore.mold`), which is neither primary nor worker."""
     role.be(None, is_primary=False)
 
 
 def join_as(ticket: Ticket) -> None:
-    """In a worker that a mold has made: join the cluster as the one that `ticket` names."""
+    """Join the cluster as the worker that `ticket` names, in a process that a mold has made."""
     from everycore import forks
 
     forks.has_forked()
@@ -62,7 +62,7 @@ def join_as(ticket: Ticket) -> None:
 
 
 def leave_after_fork() -> None:
-    """In a forked child, which is no worker: close what belongs to its parent."""
+    """Close what belongs to the parent, in a forked child, which is not a worker."""
     global _session
     role.forked()
     session, _session = _session, None
@@ -71,7 +71,7 @@ def leave_after_fork() -> None:
 
 
 def session() -> Session | None:
-    """What this process has as a worker; None if it is not one."""
+    """The session of this process as a worker, or None if it is not one."""
     return _session
 
 
@@ -81,12 +81,12 @@ def is_leaving() -> bool:
 
 
 def context() -> WorkerContext | None:
-    """This process as its program sees it as a worker; None if it is not one."""
+    """The program's view of this process as a worker, or None if it is not one."""
     return None if _session is None else _session.face
 
 
 def current_worker() -> WorkerContext:
-    """This process as a worker. Raises RoleError where it is none."""
+    """This process as a worker. Raises RoleError if it is not one."""
     if (worker := context()) is None:
         raise RoleError("current_worker() belongs to a worker; this process is not one")
     return worker

@@ -1,9 +1,9 @@
 """`run` and `new_event_loop`: where a program begins.
 
-`asyncio.run`, with two additions. In a worker, servers listen through the primary and the worker ends
-in the order of `worker.departure`; in a primary with an open `Cluster`, INT and TERM stop it gracefully.
-Anywhere else it is plain `asyncio.run`. Invariant: signal handlers are restored, and what the program
-itself raises or exits with wins.
+`run` is `asyncio.run` with two additions. In a worker, servers listen through the primary, and the worker
+ends in the order of `worker.departure`. In a primary with an open `Cluster`, SIGINT and SIGTERM stop it
+gracefully. Anywhere else it is plain `asyncio.run`. Invariant: signal handlers are restored, and the
+program's own exception or exit status wins.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ LoopKind = Literal["auto", "asyncio", "uvloop"]
 
 
 def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | None = None) -> T:
-    """Run `main` and return what it returns, as `asyncio.run` does.
+    """Run `main` and return its result, as `asyncio.run` does.
 
-    In a worker, servers and datagram endpoints go through the primary; TERM and INT finish the
-    work and leave. In a primary, the first TERM or INT lets the workers finish, then cancels `main`; INT
-    after that does so at once. After TERM the process exits with status 0, after INT with
-    KeyboardInterrupt, whose traceback Python does not print.
+    In a worker, servers and datagram endpoints go through the primary, and SIGTERM or SIGINT makes the worker
+    finish its work and leave. In a primary, the first SIGTERM or SIGINT lets the workers finish, then cancels
+    `main`; a later SIGINT cancels it at once. After SIGTERM the process exits with status 0, after SIGINT
+    with KeyboardInterrupt, whose traceback Python does not print.
 
     loop: "uvloop", "asyncio", or "auto": uvloop in a worker if it is installed, else asyncio.
 
-    Raises: ConfigurationError for an unknown `loop`, or one that is not installed; RuntimeError inside a
-    running loop.
+    Raises: ConfigurationError for a `loop` that is unknown or not installed; RuntimeError inside a running
+    loop.
     """
     check_loop("loop", loop)
     if not asyncio.iscoroutine(main):
@@ -48,8 +48,8 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
     session = current.session()
     if session is not None:
         session.signals.loop_begins()
-    with contextlib.suppress(OSError):  # no /dev/null, or no descriptor is left: a loop says it better
-        fill_standard_streams()  # else the loop's own descriptors get these numbers
+    with contextlib.suppress(OSError):  # without /dev/null or a free descriptor, the loop's error is clearer
+        fill_standard_streams()  # otherwise the loop's own descriptors would get these numbers
     try:
         with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(loop)) as runner:
             if session is None:
@@ -57,9 +57,9 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
             try:
                 result = runner.run(_as_worker(session, main))
             finally:
-                # Also when SystemExit or a bug ended it: what was sent before is sent.
+                # Do this even if SystemExit or a bug ended `main`: messages sent before still leave.
                 runner.run(session.finish())
-            if session.departure.exit_code is not None:  # not in `finally`: the program's own end wins
+            if session.departure.exit_code is not None:  # not in `finally`: the program's own exit wins
                 raise SystemExit(session.departure.exit_code)
             return result  # type: ignore[no-any-return]
     finally:
@@ -71,12 +71,12 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
 def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
     """The loop that `run` uses, for `asyncio.Runner(loop_factory=...)`, anyio, pytest.
 
-    Raises: ConfigurationError as `run`.
+    Raises: ConfigurationError, as `run` does.
     """
     check_loop("loop", kind)
     session = current.session()
     if kind == "auto":
-        # A primary gains nothing by uvloop: docs/explanation/how-a-connection-travels.md.
+        # A primary gains nothing from uvloop: docs/explanation/how-a-connection-travels.md.
         kind = "uvloop" if session is not None and has_uvloop() else "asyncio"
     if kind == "uvloop":
         if session is not None:
@@ -91,7 +91,7 @@ def new_event_loop(kind: LoopKind = "auto") -> asyncio.AbstractEventLoop:
 
         return ClusterEventLoop(session)
     loop = asyncio.new_event_loop()
-    if type(loop) is not asyncio.SelectorEventLoop:  # the program has set a policy of its own
+    if type(loop) is not asyncio.SelectorEventLoop:  # the program has set its own event loop policy
         return loop
     loop.close()
     return PausableLoop()
@@ -111,16 +111,17 @@ async def _as_primary(main: Coroutine[Any, Any, T]) -> T:
         if shutdown.signal is signal.SIGINT:
             raise _interrupt() from None
         raise
-    # `Pool.wait` returns when the last worker is gone, which may be a moment before `main` is cancelled.
+    # `main` may also have returned: `Pool.wait` returns a moment before `main` is cancelled.
     if shutdown.signal is signal.SIGINT:
         raise _interrupt()
     return result
 
 
 def _interrupt() -> KeyboardInterrupt:
-    """What SIGINT ends a program with, once its workers have finished: status 130, and nothing went wrong.
+    """The KeyboardInterrupt that ends a program after SIGINT, once its workers have finished (status 130).
 
-    So Python is not to print where in everycore it was raised. A `sys.excepthook` of the program's is told.
+    Nothing went wrong, so Python must not print its traceback. The program's own `sys.excepthook` still gets
+    it.
     """
     interrupt = KeyboardInterrupt()
 
@@ -139,7 +140,8 @@ async def _as_worker(session: Session, main: Coroutine[Any, Any, Any]) -> Any:
     try:
         result, leaving = await task
     except asyncio.CancelledError:
-        # Ours, or that of a `serve_forever()` whose server a drain closed; else the program's own affair.
+        # The departure cancelled it, or closed the server of its `serve_forever()`. Any other cancellation is
+        # the program's own.
         current = asyncio.current_task()
         if not session.departure.has_begun or current is None or current.cancelling():
             raise
@@ -150,10 +152,10 @@ async def _as_worker(session: Session, main: Coroutine[Any, Any, Any]) -> Any:
 
 
 async def _outcome(main: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    """What `main` returned, or how it leaves the process.
+    """The result of `main`, or the exception by which it leaves the process.
 
-    A task that raises SystemExit stops the loop, and so does, later, the one that waits for it: that would
-    cut `finish` short.
+    A task that raises SystemExit stops the loop, and so does the task that awaits it, later. That would cut
+    `finish` short.
     """
     try:
         return await main, None
@@ -162,7 +164,7 @@ async def _outcome(main: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException |
 
 
 def ready() -> None:
-    """Say that this worker takes connections from now on (after `hold_ready()`). Elsewhere: nothing."""
+    """Declare this worker ready to take connections (after `hold_ready()`). Does nothing elsewhere."""
     session = current.session()
     if session is not None:
         session.readiness.ready()

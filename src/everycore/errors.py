@@ -1,22 +1,22 @@
-"""Every error everycore raises on purpose. Anything else that escapes is a bug: please report it.
+"""Every error that everycore raises on purpose. Anything else that escapes is a bug: please report it.
 
-One tree, printed here, so that a caller can choose how much to catch. Invariant: fields are plain values; the
-text is made from them. Imports nothing of everycore.
+The errors form one tree, printed here, so that a caller can choose how much to catch. Invariant: fields are
+plain values, and the text is made from them.
 
     EverycoreError
-      ConfigurationError      also ValueError: names the setting and where its value came from
+      ConfigurationError      also ValueError: a setting is wrong; names it and the source of its value
       RoleError               also RuntimeError: a primary's call in a worker, or the reverse
-      UnsupportedPlatform     also RuntimeError: this system lacks what a cluster needs
+      UnsupportedPlatform     also RuntimeError: this system lacks a facility that a cluster needs
       ClusterClosed           also RuntimeError: the cluster is not open (not yet, or no longer)
       BootError               the application could not start in a worker
-      MoldFailed              also OSError: a worker's mold could not be prepared, or has not made it
+      MoldFailed              also OSError: a mold could not be prepared, or did not make a worker
       ReloadFailed            not all workers of a pool could be replaced
       ControlError            a running service was not found, or did not do what it was asked to
       ChannelError
         ChannelClosed         also ConnectionError: the peer is gone; `.status` if it is known
         ChannelFull           `send_nowait` found no room
         RequestFailed         the peer's handler raised, or there is none
-        RequestTimeout        also TimeoutError
+        RequestTimeout        also TimeoutError: the peer did not answer in time
         ProtocolError         the peer broke the wire protocol
 """
 
@@ -28,14 +28,14 @@ from typing import Any, Final
 
 
 def consists_of(error: BaseException, is_one: Callable[[BaseException], bool]) -> bool:
-    """Whether `error` is one of those, or a group, however deep, of nothing else."""
+    """Whether `is_one` holds for `error`, or for every error in a group, however deep."""
     if isinstance(error, BaseExceptionGroup):
         return all(consists_of(inner, is_one) for inner in error.exceptions)
     return is_one(error)
 
 
 def is_caused_by(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether `error` is of this kind, or was raised because of one; or a group of nothing else."""
+    """Whether `error` is of this kind or was caused by one, or is a group of nothing but such errors."""
 
     def is_one(error: BaseException) -> bool:
         found: BaseException | None = error
@@ -53,7 +53,7 @@ class EverycoreError(Exception):
 class ConfigurationError(EverycoreError, ValueError):
     """A setting is wrong.
 
-    `setting` is its name, `source` where the value came from (`argument`, an environment variable, ...).
+    `setting` is its name. `source` is where the value came from (`argument`, an environment variable, ...).
     """
 
     def __init__(self, setting: str, problem: str, *, source: str = "argument") -> None:
@@ -100,9 +100,9 @@ class BootError(EverycoreError):
 
 
 class MoldFailed(EverycoreError, OSError):
-    """A worker did not start, for its mold could not import, or has not made it. `report` says why.
+    """A worker did not start: its mold failed to import, or failed to fork the worker. `report` says why.
 
-    It is the `error` of the worker's `ExitStatus`. Its text may be a traceback, ready to print.
+    The error is the `error` of the worker's `ExitStatus`. Its text may be a traceback, ready to print.
     """
 
     def __init__(self, report: str) -> None:
@@ -114,9 +114,9 @@ class MoldFailed(EverycoreError, OSError):
 
 
 class ReloadFailed(EverycoreError):
-    """A reload ended before all workers were replaced: those that were not go on as they are.
+    """A reload ended before all workers were replaced. The old workers that are left go on.
 
-    `worker` is the one that did not become ready, `report` what became of it; None: the pool ends.
+    `worker` is the id of the worker that did not become ready, or None if the pool ends. `report` tells why.
     """
 
     def __init__(self, worker: int | None, report: str) -> None:
@@ -131,7 +131,8 @@ class ReloadFailed(EverycoreError):
 class ControlError(EverycoreError):
     """A running service was not found, did not answer, or did not do what it was asked to.
 
-    `kind` is a word for programs, `text` one sentence for people; docs/reference/control.md has the kinds.
+    `kind` is a word for programs, and `text` is one sentence for people. docs/reference/control.md lists the
+    kinds.
     """
 
     def __init__(self, kind: str, text: str) -> None:
@@ -144,15 +145,15 @@ class ControlError(EverycoreError):
 
 
 class ChannelError(EverycoreError):
-    """Something between the primary and one worker went wrong."""
+    """The communication between the primary and one worker failed."""
 
 
 class ChannelClosed(ChannelError, ConnectionError):
-    """The other side is gone. `status` is its `ExitStatus` where that is known, else None."""
+    """The other side is gone. `status` is its `ExitStatus` if that is known, else None."""
 
     def __init__(self, peer: str, status: Any = None) -> None:
         super().__init__()
-        self.args = peer, status  # not given to OSError, which would take them for errno and strerror
+        self.args = peer, status  # not passed to OSError, which would take them for errno and strerror
         self.peer = peer
         self.status = status
 
@@ -190,7 +191,7 @@ class RequestTimeout(ChannelError, TimeoutError):
 
     def __init__(self, peer: str, timeout: float) -> None:
         super().__init__()
-        self.args = peer, timeout  # not given to OSError, which would take them for errno and strerror
+        self.args = peer, timeout  # not passed to OSError, which would take them for errno and strerror
         self.peer = peer
         self.timeout = timeout
 
@@ -199,12 +200,12 @@ class RequestTimeout(ChannelError, TimeoutError):
 
 
 class ProtocolError(ChannelError):
-    """The peer sent what the wire protocol does not allow; its channel is given up."""
+    """The peer sent something that the wire protocol does not allow. Its channel is given up."""
 
 
-#: What is to be raised where an error comes from a limit.
+#: The limit to raise for each error that comes from a limit.
 _HINTS: Final = {
-    errno.EAGAIN: "no process more is allowed here: ulimit -u, TasksMax of systemd, pids.max of the cgroup",
+    errno.EAGAIN: "no more processes are allowed: ulimit -u, TasksMax of systemd, pids.max of the cgroup",
     errno.ENOMEM: "ulimit -v and -d, memory.max of the cgroup",
     errno.EMFILE: "ulimit -n",
     errno.EFBIG: "ulimit -f",
@@ -212,6 +213,6 @@ _HINTS: Final = {
 
 
 def with_hint(error: OSError) -> OSError:
-    """The same error, which says the limit that is to be raised where it comes from one."""
+    """The same error. If it comes from a limit, its text names the limit to raise."""
     hint = _HINTS.get(error.errno or 0)
     return error if hint is None else OSError(error.errno, f"{error.strerror} ({hint})", error.filename)

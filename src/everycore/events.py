@@ -1,11 +1,12 @@
 """Facts about a cluster, in the past tense.
 
-One frozen class per fact. Invariant: an event never changes and has no return value; what decides is a policy
-object, not an event handler. `seq` counts up from 1 without a gap within one process's view of one cluster;
-`at` is `time.time()`, in seconds.
+There is one frozen class for each fact. Invariant: an event never changes, and a handler's return value has
+no effect: policy objects decide, not event handlers. `seq` counts up from 1 without a gap within one
+process's view of one cluster; `at` is `time.time()`, in seconds.
 
-Order, per worker: `Forked`, `Online`, any `Listening` and `Ready`, exactly one `Disconnected`, exactly one
-`Exited`; every `Message` comes before `Disconnected`. (Node leaves the order of the last two open.)
+The order, for each worker, is `Forked`, `Online`, any `Listening` and `Ready`, exactly one `Disconnected`,
+exactly one `Exited`. Every `Message` comes before `Disconnected`. (Node leaves the order of the last two
+open.)
 """
 
 from __future__ import annotations
@@ -42,21 +43,21 @@ __all__ = [
 
 
 class SetUp(Event, frozen=True, kw_only=True):
-    """`setup_primary` was called. `settings` are those for later forks."""
+    """`setup_primary` was called. `settings` apply to later forks."""
 
     worker: None = None
     settings: Settings
 
 
 class ReloadBegan(Event, frozen=True, kw_only=True):
-    """A pool begins to replace its workers: those that it starts from here on have this `generation`."""
+    """A pool has begun to replace its workers. Workers that it starts from now on have this `generation`."""
 
     worker: None = None
     generation: int
 
 
 class ReloadEnded(Event, frozen=True, kw_only=True):
-    """All workers are new and ready; or `error` says why not, and the others go on as they are."""
+    """All workers are new and ready; or `error` says why not, and the old workers that are left go on."""
 
     worker: None = None
     generation: int
@@ -68,14 +69,15 @@ class Forked(WorkerEvent, frozen=True, kw_only=True):
 
 
 class Online(WorkerEvent, frozen=True, kw_only=True):
-    """The worker runs and has joined its channel; its program may not have begun."""
+    """The worker runs and has joined its channel. Its program may not have begun."""
 
 
 class Listening(WorkerEvent, frozen=True, kw_only=True):
     """The worker holds a listener.
 
-    `address` is the real one, as `getsockname()` gives it: the port that port 0 became; for a unix socket the
-    path asked for, made absolute. `fd` is the primary's descriptor for `listen(fd=...)`, else None.
+    `address` is the real one, as `getsockname()` returns it, with the actual port in place of port 0. For a
+    unix socket it is the requested path, made absolute. `fd` is the primary's descriptor for
+    `listen(fd=...)`, else None.
     """
 
     address: Address
@@ -89,16 +91,17 @@ class Ready(WorkerEvent, frozen=True, kw_only=True):
 
 
 class Stalled(WorkerEvent, frozen=True, kw_only=True):
-    """The worker lives, and has shown no progress for so many seconds (`Pool(stall_dump=, stall_kill=)`).
+    """The worker lives, but has shown no progress for `seconds` (`Pool(stall_dump=, stall_kill=)`).
 
-    Told when the stacks of its threads are asked for, and once more when it is about to be aborted.
+    The event comes when the worker is asked for the stacks of its threads, and again just before it is
+    aborted.
     """
 
     seconds: float
 
 
 class Recycled(WorkerEvent, frozen=True, kw_only=True):
-    """The worker has reached a limit (`Pool(max_requests=)` and the like): a new one is started in its place.
+    """The worker has reached a limit (`Pool(max_requests=)` and the like). A new worker replaces it.
 
     `reason` says which limit, and by how much.
     """
@@ -107,7 +110,7 @@ class Recycled(WorkerEvent, frozen=True, kw_only=True):
 
 
 class Disconnected(WorkerEvent, frozen=True, kw_only=True):
-    """The worker's channel closed; no message of it follows."""
+    """The worker's channel closed. No message from it follows."""
 
 
 class Exited(WorkerEvent, frozen=True, kw_only=True):
@@ -118,10 +121,10 @@ class Exited(WorkerEvent, frozen=True, kw_only=True):
 
     @property
     def code(self) -> int | None:
-        """The exit code, None if a signal ended it or it never started."""
+        """The exit code, or None if a signal ended the process or it never started."""
         return self.status.code
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The signal that ended it, else None."""
+        """The signal that ended the process, else None."""
         return self.status.signal

@@ -1,4 +1,4 @@
-"""`after_fork`: what an application does in each worker that a mold has made, before its program begins."""
+"""`after_fork`: functions that an application has called in each forked worker before its program begins."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _is_forked = False
 def after_fork(function: F) -> F:
     """Call `function()` in each worker that is forked from a mold (`preload`), before its program begins.
 
-    It is where connections are closed that the import has opened, and generators of random numbers seeded.
-    Functions are called in the order in which they were given; what one raises is a failure to start. In
-    every other process, a worker that is a fresh interpreter included, nothing is called. Returns `function`,
-    so it can stand as a decorator.
+    Use it to close connections that the import has opened, and to seed random number generators. The
+    functions are called in the order in which they were given. If one raises, that is a failure to start. In
+    every other process, including a worker that is a fresh interpreter, none is called. Returns `function`,
+    so it can be used as a decorator.
 
-    Raises: TypeError for what cannot be called, and for a coroutine function: no loop runs yet.
+    Raises: TypeError for an object that can't be called, and for a coroutine function: no loop runs yet.
     """
     given: object = function
     if not callable(given) or iscoroutinefunction(given):
@@ -30,13 +30,13 @@ def after_fork(function: F) -> F:
 
 
 def has_forked() -> None:
-    """This process is a worker that a mold has made."""
+    """Remember that a mold has made this process."""
     global _is_forked
     _is_forked = True
 
 
 def run_hooks() -> None:
-    """Call them all, once; nothing in a process that no mold has made."""
+    """Call all functions, once. Does nothing in a process that was not forked from a mold."""
     global _is_forked
     if _is_forked:
         _is_forked = False

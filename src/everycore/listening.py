@@ -1,6 +1,7 @@
-"""`listen`: a listening socket, the primitive under everything else; blocking, for any program.
+"""`listen`: a listening socket, the blocking primitive under everything else, for any program.
 
-In a worker, ask the primary; anywhere else, make an ordinary socket. The same arguments mean the same.
+In a worker it asks the primary; anywhere else it makes an ordinary socket. The arguments mean the same in
+both cases.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from everycore.errors import ConfigurationError
 from everycore.settings import check_count, check_seconds
 from everycore.system import sockets
 
-#: As `asyncio.start_server` and most servers ask for; the kernel caps it (net.core.somaxconn).
+#: The backlog that most servers ask for. The kernel caps it (net.core.somaxconn).
 BACKLOG = 2048
 
 
@@ -32,17 +33,17 @@ def listen(
     exclusive: bool = False,
     timeout: float = 30.0,
 ) -> socket.socket:
-    """A listening socket on `address`; in a worker, the primary listens and this is a `ClusterSocket`.
+    """A listening socket on `address`. In a worker, the primary listens and this is a `ClusterSocket`.
 
-    address: (host, port) or a path of a unix socket. A host of several addresses means the first. Port 0:
-        the n-th such call of every worker gets the same n-th port.
+    address: (host, port), or the path of a unix socket. If the host has several addresses, the first is used.
+        With port 0, the n-th such call of every worker gets the same n-th port.
     fd: instead of an address, a descriptor *of the primary*: a bound stream socket.
-    v6only: False lets an IPv6 socket take IPv4 too; None means True, as in `asyncio.start_server`.
-    mode: permissions of a unix socket's file.
-    exclusive: this process's own socket, without the primary.
-    timeout: seconds to wait for the primary.
+    v6only: False lets an IPv6 socket take IPv4 too. None means True, as in `asyncio.start_server`.
+    mode: the permissions of a unix socket's file.
+    exclusive: make this process's own socket, without the primary.
+    timeout: how long to wait for the primary, in seconds.
 
-    Raises: OSError as `bind` and `listen` would, ConfigurationError, TimeoutError, ChannelClosed.
+    Raises: the OSError of `bind` or `listen`, ConfigurationError, TimeoutError, ChannelClosed.
     """
     check_seconds("timeout", timeout)
     request = request_for(address, fd=fd, family=family, kind=kind, backlog=backlog, v6only=v6only, mode=mode)
@@ -62,7 +63,7 @@ def request_for(
     v6only: bool | None = None,
     mode: int | None = None,
 ) -> wire.Listen:
-    """What a worker asks the primary for. Raises OSError, ConfigurationError."""
+    """The request that a worker sends to the primary. Raises OSError, ConfigurationError."""
     if (address is None) == (fd is None):
         raise ConfigurationError(
             "listen",
@@ -105,7 +106,7 @@ def _own(where: Any, request: wire.Listen) -> socket.socket:
 
 
 def _resolve(address: Any, family: int | None, kind: int) -> tuple[Any, int]:
-    """What `bind` takes, with a numeric host, and its family."""
+    """The address for `bind`, with a numeric host, and its family."""
     if isinstance(address, (str, bytes, os.PathLike)):
         if not os.fspath(address):
             raise ConfigurationError("address", "the path of a unix socket is empty")
@@ -117,7 +118,7 @@ def _resolve(address: Any, family: int | None, kind: int) -> tuple[Any, int]:
     host, port = address[0], address[1]
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ConfigurationError("address", f"the port must be between 0 and 65535, not {port!r}")
-    if kind not in sockets.KINDS:  # getaddrinfo would say something else
+    if kind not in sockets.KINDS:  # getaddrinfo would raise another error
         raise sockets.listen_error(errno.EOPNOTSUPP, sockets.describe(address))
     try:
         infos = socket.getaddrinfo(host or None, port, family or 0, kind, 0, socket.AI_PASSIVE)

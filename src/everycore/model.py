@@ -1,7 +1,7 @@
-"""The plain values that all rooms speak of.
+"""The plain values that every package uses.
 
-Small frozen types with no behaviour beyond reading well. Invariant: no I/O, nothing mutable. Imports nothing
-of everycore.
+These are small frozen types without behaviour, apart from a readable text. Invariant: no I/O, nothing
+mutable.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any, Literal
 
 import msgspec
 
-#: What `socket.getsockname()` returns: a tuple for IP, str or bytes for a unix socket.
+#: The result of `socket.getsockname()`: a tuple for IP, str or bytes for a unix socket.
 Address = Any
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """What all events have."""
+    """The base class of all events, with their common fields."""
 
     seq: int
     at: float
 
 
 class State(enum.StrEnum):
-    """Where a worker is in its life, in this order; no state is ever entered twice."""
+    """Where a worker is in its life. The states come in this order, and none is entered twice."""
 
     NONE = "none"
     ONLINE = "online"
@@ -35,10 +35,11 @@ class State(enum.StrEnum):
 
 
 class ExitStatus(msgspec.Struct, frozen=True):
-    """How a process ended: exactly one field is set.
+    """How a process ended. Exactly one field is set.
 
-    Source: waitid(2); `error` is for a process that could not be started at all, or, as a ChildProcessError,
-    for one that somebody else has reaped (`os.wait()`, or SIGCHLD ignored): nobody knows how it ended.
+    Source: waitid(2). `error` is set for a process that could not be started at all. It is a
+    ChildProcessError for a process that other code has reaped (`os.wait()`, or SIGCHLD ignored), so that its
+    status is unknown.
     """
 
     code: int | None = None
@@ -56,12 +57,12 @@ class ExitStatus(msgspec.Struct, frozen=True):
         if self.signal is not None:
             return f"killed by {self.signal.name}"
         if isinstance(self.error, ChildProcessError):
-            return "ended, nobody knows how: another part of this program has reaped it, or ignores SIGCHLD"
+            return "ended, status unknown: another part of this program has reaped it, or ignores SIGCHLD"
         return f"not started: {self.error}"
 
 
 class WorkerIdentity(msgspec.Struct, frozen=True):
-    """Which worker it is; `row` is its row of the board, `tally` its slot of the tally; 0 if it has none."""
+    """The identity of a worker. `row` is its row of the board, and `tally` its slot of the tally, or 0."""
 
     id: int
     slot: int
@@ -71,9 +72,11 @@ class WorkerIdentity(msgspec.Struct, frozen=True):
 
 
 class WorkerSnapshot(msgspec.Struct, frozen=True):
-    """One worker at one moment. Counts are connections of all its listeners; `open`: those it has now.
+    """One worker at one moment. The counts are connections, over all its listeners.
 
-    Under `shared`, `handed_over` is what it accepted. A plain `accept()` is not counted in `open`.
+    `handed_over` are those that it was given; under `shared`, those that it accepted. `outstanding` are those
+    that it has not acknowledged. `open` are those that it has now, without those that a plain `accept()`
+    returned.
     """
 
     id: int
@@ -88,7 +91,7 @@ class WorkerSnapshot(msgspec.Struct, frozen=True):
 
 
 class ListenerSnapshot(msgspec.Struct, frozen=True):
-    """One listener at one moment. `queued`: connections the primary holds and has not handed over."""
+    """One listener at one moment. `queued`: connections that the primary holds and has not handed over."""
 
     address: Address
     family: int
@@ -100,7 +103,7 @@ class ListenerSnapshot(msgspec.Struct, frozen=True):
 
 
 class ReloadSnapshot(msgspec.Struct, frozen=True):
-    """A pool's reload: the one under way, or the last one. `reason`: why it failed."""
+    """A pool's reload, the current or the last one. `reason`: why it failed."""
 
     generation: int
     state: Literal["running", "done", "failed"]
@@ -110,9 +113,9 @@ class ReloadSnapshot(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """The whole cluster at one moment.
 
-    reload: None if there was none, or there is no `Pool`.
-    is_stopping: it was told to stop. With a stop delay, newcomers are still served.
-    failed_slots: those of a `Pool(give_up=)` of which too many workers have ended too soon.
+    reload: None if there was no reload, or if there is no `Pool`.
+    is_stopping: whether it was told to stop. During a stop delay, new connections are still served.
+    failed_slots: the slots of a `Pool(give_up=)` in which too many workers have ended too soon.
     """
 
     workers: tuple[WorkerSnapshot, ...]

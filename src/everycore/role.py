@@ -1,10 +1,10 @@
-"""Which part this process plays: decided once, at import, from one environment variable.
+"""The role of this process, decided once, at import, from one environment variable.
 
-Read `_EVERYCORE_WORKER`, believe it only if the kernel confirms it, and remove it. Invariant: a grandchild is
-never taken for a worker: the variable is removed at once, and even an inherited copy is ignored unless
-`fstat` finds those very sockets behind the descriptor numbers. (Node removes `NODE_UNIQUE_ID` for the same
-reason, but believes it blindly.) Imports nothing of everycore where there is no ticket: a program that begins
-is not to wait.
+This module reads `_EVERYCORE_WORKER`, believes it only if the kernel confirms it, and removes it. Invariant:
+a grandchild is never taken for a worker. The variable is removed at once, and even an inherited copy is
+ignored unless `fstat` finds the named sockets behind the descriptor numbers. (Node removes `NODE_UNIQUE_ID`
+for the same reason, but believes it blindly.) Without a ticket it imports nothing of everycore, so that a
+program starts without delay.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VARIABLE: Final = "_EVERYCORE_WORKER"
 
 
 def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
-    """Take the ticket out of `environ`; None when there is none, or it is not this process's own."""
+    """Take the ticket out of `environ`. Returns None if there is none, or if it is for another process."""
     text = environ.pop(VARIABLE, None)
     if text is None:
         return None
@@ -31,19 +31,19 @@ def read_ticket(environ: MutableMapping[str, str]) -> Ticket | None:
         ticket = tickets.read(text)
         named = (ticket.channel, ticket.link, ticket.board, ticket.leash)
         confirmed = all(os.fstat(fd).st_ino == inode for fd, inode in named)
-    except (OSError, ValueError, OverflowError):  # no JSON, not UTF-8, no descriptor
+    except (OSError, ValueError, OverflowError):  # it is not JSON or not UTF-8, or a descriptor is not open
         return None
     return ticket if confirmed else None
 
 
 def working_directory(environ: Mapping[str, str]) -> str | None:
-    """Where we are: by the path that led here, if `PWD` still leads here, else without symbolic links.
+    """The working directory: the path in `PWD` if that still leads here, else without symbolic links.
 
-    A shell's `cd` sets PWD to the path that was asked for (POSIX). None: in a folder that is gone.
+    A shell's `cd` sets PWD to the path that was asked for (POSIX). Returns None in a folder that is gone.
     """
     try:
         here = os.getcwd()
-    except FileNotFoundError:  # it was removed under us
+    except FileNotFoundError:  # the directory was removed in the meantime
         return None
     path = environ.get("PWD", "")
     try:
@@ -55,14 +55,14 @@ def working_directory(environ: Mapping[str, str]) -> str | None:
 
 ticket: Ticket | None = read_ticket(os.environ)
 
-#: Where everycore was imported: workers start there, so that a later `chdir` breaks no relative script. If
-#: the path has symbolic links in it, each worker starts from where they lead at that time. None: in a folder
-#: that is gone. Workers are then where we are: in another folder, a program that serves files, or removes
-#: some, would do so there.
+#: The directory in which everycore was imported. Workers start there, so that a later `chdir` does not break
+#: a relative script. Symbolic links in the path are followed anew for each worker. None if the folder is
+#: gone: workers then start in the primary's directory, because a program that serves or removes files would
+#: do so in any other folder that they were given.
 start_directory: str | None = working_directory(os.environ)
 
-#: This process was started with SIGINT ignored, as `nohup` and the `&` of a script do. A primary handles the
-#: signal all the same, and exec resets what is handled: without being told, a worker would not ignore it.
+#: Whether this process was started with SIGINT ignored, as the `&` of a script does. A primary handles the
+#: signal all the same, and exec resets handled signals. So a worker has to be told to ignore it.
 ignores_interrupt: bool = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 #: True in a process that may open a `Cluster`. Also true under plain Python.
@@ -75,23 +75,23 @@ is_worker: bool = ticket is not None
 open_clusters: int = 0
 
 
-#: Called when that changes in the life of a process.
+#: Called when the role of this process changes.
 on_change: Callable[[], object] | None = None
 
 
 def be(new: Ticket | None, *, is_primary: bool) -> None:
-    """Play that part from now on: a worker if there is a ticket."""
+    """Take that role from now on: a worker if there is a ticket."""
     globals().update(ticket=new, is_primary=is_primary, is_worker=new is not None)
     if on_change is not None:
         on_change()
 
 
 def forked() -> None:
-    """In a forked child: a worker's, or one of a process with an open `Cluster`, plays no part any more.
+    """Take the role from a forked child, if its parent is a worker or has an open `Cluster`.
 
-    The fork of a process that plays none may open a `Cluster` as its parent might have. So may a daemon
-    that forks when it starts, and the children of multiprocessing's forkserver, which since Python 3.14
-    imports the program before it forks.
+    The fork of any other process may open a `Cluster`, as its parent might have. Examples are a daemon that
+    forks when it starts, and the children of multiprocessing's forkserver, which since Python 3.14 imports
+    the program before it forks.
     """
     global ticket, is_primary, is_worker, open_clusters
     if is_worker or open_clusters:

@@ -1,7 +1,7 @@
-"""How workers are started, and the checks of single settings that every entrance shares.
+"""How workers are started, and the checks of single settings that every interface shares.
 
-One frozen `Settings`, its merge rule, and validators whose errors name the setting and its source. Invariant:
-a `Settings` that exists is valid.
+The module holds one frozen `Settings`, its merge rule, and validators whose errors name the setting and its
+source. Invariant: a `Settings` that exists is valid.
 """
 
 from __future__ import annotations
@@ -21,46 +21,50 @@ from everycore.kernel import FIRST_OTHER
 #: One of a worker's standard streams: the primary's own, an async stream, /dev/null, a descriptor, a file.
 Stdio = Literal["inherit", "pipe", "null"] | int | os.PathLike[str] | Any
 
-#: The values `policy=`, `EVERYCORE_POLICY` and `--policy` know.
+#: The values of `policy=`, `EVERYCORE_POLICY` and `--policy`.
 POLICIES: Final = ("round_robin", "shared", "sticky")
-#: What `trust_proxy_protocol` has beside addresses and networks: who comes by a unix socket, and who comes.
+#: The values of `trust_proxy_protocol` besides addresses and networks: all peers on unix sockets; all peers.
 UNIX_PROXIES: Final = "unix"
 EVERYBODY: Final = "*"
 POLICY_VARIABLE: Final = "EVERYCORE_POLICY"
-#: A healthy worker may show no progress for as long, in seconds, while others have the processors.
+#: How long a healthy worker may show no progress while other processes have the processors, in seconds.
 LEAST_STALL: Final = 0.5
-#: The largest number that the kernel takes for a descriptor.
+#: The largest number that the kernel accepts as a descriptor.
 _LARGEST_FD: Final = 2**31 - 1
-#: What -1 is as an unsigned number: no user and no group.
+#: -1 as an unsigned number, which stands for no user and no group.
 _NOBODY: Final = 2**32 - 1
-#: What `loop=` and `--loop` know; "auto" is uvloop where it is installed, in a worker.
+#: The values of `loop=` and `--loop`. "auto" is uvloop in a worker if it is installed.
 LOOPS: Final = ("auto", "asyncio", "uvloop")
-#: Of a service. The board has a row for each; the rest are for those that a reload starts beside them.
+#: The greatest number of workers of a service. The board has a row for each, and more rows for the workers
+#: that a reload starts beside them.
 MOST_WORKERS: Final = 1000
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What a new worker is. All fields are optional; see `Cluster.setup_primary`.
+    """How a new worker is started. All fields are optional; see `Cluster.setup_primary`.
 
-    exec: None = this command line again; a path = that Python script; a sequence = a whole argument vector.
-    args: arguments of the script (with `exec=None`: in place of this program's own); None = this program's.
-    exec_argv: interpreter flags (`-X`, `-W`, `-O`); None = this interpreter's.
-    cwd, umask: as for `subprocess.Popen`; None = the primary's (cwd: as it was when everycore was imported).
+    exec: None runs this command line again; a path runs that Python script; a sequence is a whole argument
+        vector.
+    args: the script's arguments (with `exec=None`, they replace this program's own); None means this
+        program's.
+    exec_argv: interpreter flags (`-X`, `-W`, `-O`); None means this interpreter's.
+    cwd, umask: as for `subprocess.Popen`; None means the primary's (cwd: that of the import of everycore).
     env: variables added to the primary's; a value of None removes one.
-    stdio: one of "inherit", "pipe", "null", a descriptor, a file, a path (appended to) for all three streams,
-        or a sequence of three of these. `silent` is stdout and stderr as "pipe".
-    pass_fds: descriptors of the primary that the worker has too, under the same numbers (as for
+    stdio: "inherit", "pipe", "null", a descriptor, a file or a path (appended to), for all three streams; or
+        a sequence of three of these. `silent` stands for stdout and stderr as "pipe".
+    pass_fds: descriptors of the primary that the worker gets too, under the same numbers (as for
         `subprocess.Popen`).
-    uid, gid, groups: whom to become before the program runs; a name or a number. A user that is not in the
-        database of users needs a gid. Another user has no capabilities, and gets none back.
-    addresses: what a worker of another user than the primary's may listen on through the primary: (numeric
-        host, port), the path of a unix socket, or the number of a descriptor. Anything else is EACCES.
+    uid, gid, groups: the user and groups to switch to before the program runs, by name or number. A user that
+        is not in the user database needs a gid. Another user has no capabilities, and gets none back.
+    addresses: the addresses on which a worker may listen through the primary if its user is not the
+        primary's: (numeric host, port), the path of a unix socket, or the number of a descriptor. Any other
+        address fails with EACCES.
     serialization: "json" (None, bool, int, float, str, bytes, list, dict, tuple) or "pickle".
-    policy: who gets the next connection; None = `EVERYCORE_POLICY`, else "round_robin".
-    preload: what a mold imports, once for all workers, which are then forked from it: "package.module", or
-        "package.module:function", which is called too; one or several. None = each worker is a fresh
+    policy: which worker gets the next connection; None means `EVERYCORE_POLICY`, else "round_robin".
+    preload: "package.module", or "package.module:function", which is called too; one or several. A mold
+        imports them once, and all workers are forked from it. None means that each worker is a fresh
         interpreter.
-    preload_force: fork although threads are alive in the mold after that.
+    preload_force: fork even if threads are alive in the mold after that.
     """
 
     exec: str | os.PathLike[str] | Sequence[str] | None = None
@@ -113,7 +117,7 @@ class Settings(msgspec.Struct, frozen=True):
             check_policy(self.policy)
 
     def merged(self, changes: Mapping[str, Any]) -> Settings:
-        """These settings with `changes` on top. An unknown name is a TypeError, as for any function."""
+        """These settings with `changes` applied. Raises TypeError for an unknown name, as any function."""
         for name in changes:
             if name not in self.__struct_fields__:
                 msg = f"setup_primary() got an unexpected setting {name!r}"
@@ -144,7 +148,7 @@ class SettingsFields(TypedDict, total=False):
 
 
 def names_to_preload(value: object, *, setting: str = "preload") -> tuple[str, ...]:
-    """What is to be imported, in order. Raises ConfigurationError for what cannot be a module's name."""
+    """The names to import, in order. Raises ConfigurationError if one can't be a module's name."""
     if value is None:
         return ()
     names = [value] if isinstance(value, str) else _check_sequence(setting, value, "a sequence of strings")
@@ -224,7 +228,7 @@ def _check_path(name: str, value: str | os.PathLike[str] | None) -> None:
 
 
 def _check_who(name: str, values: Sequence[object]) -> None:
-    """Users or groups: names, or numbers (credentials(7): -1 means none)."""
+    """Check users or groups: names, or numbers (credentials(7): -1 means none)."""
     for value in values:
         match value:
             case bool():
@@ -292,7 +296,7 @@ def check_proxy(name: str) -> None:
 
 
 def check_proxies(setting: str, names: object) -> None:
-    """Raise unless `names` is a sequence of what `check_proxy` takes."""
+    """Raise unless `names` is a sequence of names that `check_proxy` accepts."""
     check_strings(setting, names)
     for name in _check_sequence(setting, names, "a sequence of strings"):
         try:
@@ -302,7 +306,7 @@ def check_proxies(setting: str, names: object) -> None:
 
 
 def check_policy(policy: object, *, source: str = "argument") -> str:
-    """Return `policy` if it is known, else raise, listing those that are."""
+    """Return `policy` if it is known. The error of an unknown one lists the known policies."""
     if policy not in POLICIES:
         known = ", ".join(POLICIES)
         raise ConfigurationError("policy", f"unknown policy {policy!r}; known are: {known}", source=source)
@@ -310,7 +314,7 @@ def check_policy(policy: object, *, source: str = "argument") -> str:
 
 
 def choose_policy(chosen: str | None, environ: Mapping[str, str]) -> str:
-    """Argument, then `EVERYCORE_POLICY`, then "round_robin"."""
+    """Return the policy: the argument, else `EVERYCORE_POLICY`, else "round_robin"."""
     if chosen is not None:
         return check_policy(chosen)
     from_environment = environ.get(POLICY_VARIABLE)
@@ -329,7 +333,7 @@ def check_seconds(name: str, value: object, *, source: str = "argument", least: 
 
 
 def check_stall(name: str, value: object, *, source: str = "argument") -> float | None:
-    """Return `value` as the seconds without progress that are borne; None, and 0, is without a limit."""
+    """Return `value` as the limit of seconds without progress. None and 0 mean no limit."""
     if value is None or (value == 0 and not isinstance(value, bool)):
         return None
     return check_seconds(name, value, source=source, least=LEAST_STALL)
@@ -354,7 +358,7 @@ def check_loop(name: str, value: object, *, source: str = "argument") -> str:
 
 
 def has_uvloop() -> bool:
-    """Whether uvloop is installed. It is not imported by this."""
+    """Whether uvloop is installed. This does not import it."""
     return importlib.util.find_spec("uvloop") is not None
 
 

@@ -1,4 +1,4 @@
-"""What the primary tells a worker before anything else. Imports nothing of everycore."""
+"""The ticket: what the primary tells a worker before anything else."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import msgspec
 class Ticket(msgspec.Struct, frozen=True):
     """A worker's identity, its inherited sockets and its terms, as they travel in the environment.
 
-    `channel`, `link`, `board` and `leash` are [descriptor, inode]; `row` is the worker's on the board.
-    `primary` is the primary's pid. Times are seconds. `ignores_interrupt`: the primary was started with
-    SIGINT ignored. `blocked`: the signals that it has blocked, and hence the worker too. `beat`: how often
-    the loop that reads the channel says on the board that it turns; 0: never. `tally` is [descriptor, inode]
-    where somebody wants the worker's own metrics, and `tally_slot` where they belong.
+    `channel`, `link`, `board` and `leash` are [descriptor, inode]. `row` is the worker's row on the board.
+    `primary` is the primary's pid. Times are in seconds. `ignores_interrupt`: whether the primary was started
+    with SIGINT ignored. `blocked`: the signals that the primary has blocked, and hence the worker too.
+    `beat`: how often the loop that reads the channel beats on the board; 0 means never. `tally` is
+    [descriptor, inode] if the worker's own metrics are wanted, and `tally_slot` is the slot for them.
     """
 
     id: int
@@ -37,7 +37,7 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 def read(text: str) -> Ticket:
-    """The ticket that `text` is. Raises ValueError."""
+    """Parse a ticket. Raises ValueError."""
     try:
         return msgspec.json.decode(text, type=Ticket)
     except msgspec.DecodeError as exc:

@@ -1,7 +1,7 @@
-"""`Worker`: a worker as the primary sees it; and a `Message`, which names the worker that sent it.
+"""`Worker`: a worker as the primary sees it; and `Message`, which names the worker that sent it.
 
-The public face; the driver behind it made it, and decides. A worker's view of itself is another class,
-`WorkerContext`: one class patched by role, as in Node, means two things by every name.
+`Worker` is the public face. The driver behind it makes it, and decides. A worker's view of itself is another
+class, `WorkerContext`: in one class patched by role, as in Node, every name would mean two things.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ E = TypeVar("E", bound=Event)
 
 
 class Process(Protocol):
-    """The process behind a `Worker`, as that knows it."""
+    """The part of a process that its `Worker` uses."""
 
     pid: int | None
     stdin: PipeWriter | None
@@ -37,25 +37,25 @@ class Process(Protocol):
     stderr: PipeReader | None
 
     def signal(self, number: int) -> bool:
-        """Signal the process; False if it is gone."""
+        """Signal the process. Returns False if it is gone."""
 
 
 class ReadyState(Protocol):
-    """The readiness of a worker, as its `Worker` knows it."""
+    """The part of a worker's readiness that its `Worker` uses."""
 
     is_ready: bool
 
 
 class ConnectionCount(Protocol):
-    """A worker's place on the board, as its `Worker` knows it."""
+    """The part of a worker's row on the board that its `Worker` uses."""
 
     @property
     def open(self) -> int:
-        """Connections that the worker has now."""
+        """The number of connections that the worker has now."""
 
 
 class Driver(Protocol):
-    """What stands behind a `Worker`, as that knows it."""
+    """The part of the driver behind a `Worker` that this uses."""
 
     identity: WorkerIdentity
     life: Life
@@ -64,7 +64,7 @@ class Driver(Protocol):
 
     @property
     def process(self) -> Process:
-        """The process; one that never started has no number."""
+        """The process. If it never started, its pid is None."""
 
     @property
     def readiness(self) -> ReadyState:
@@ -72,27 +72,27 @@ class Driver(Protocol):
 
     @property
     def listeners(self) -> Emitter:
-        """Those of this worker's events."""
+        """The subscribers to this worker's events."""
 
     @property
     def grace(self) -> float:
-        """Seconds that the worker has to finish its work."""
+        """How long the worker has to finish its work, in seconds."""
 
     @property
     def seat(self) -> ConnectionCount:
         """Where the worker counts its connections."""
 
     def account(self) -> tuple[int, int]:
-        """Connections handed to the worker so far, and those it has not acknowledged."""
+        """The numbers of connections handed to the worker so far, and of those it has not acknowledged."""
 
     def disconnect(self, grace: float) -> None:
         """Ask the worker to finish within `grace` seconds and leave."""
 
 
 class Worker:
-    """A worker process. Made by `Cluster.fork()`; never by hand.
+    """A worker process. `Cluster.fork()` makes it; programs never construct one.
 
-    `async with cluster.fork() as worker:` ends it with the block.
+    `async with cluster.fork() as worker:` ends the worker with the block.
     """
 
     __slots__ = ("__weakref__", "_driver")
@@ -107,78 +107,78 @@ class Worker:
 
     @property
     def id(self) -> int:
-        """Counts up from 1; never used again."""
+        """The worker's number. Numbers count up from 1 and are never reused."""
         return self._driver.identity.id
 
     @property
     def slot(self) -> int:
-        """From 0; a replacement inherits it."""
+        """The worker's slot, counted from 0. A replacement inherits it."""
         return self._driver.identity.slot
 
     @property
     def generation(self) -> int:
-        """Rises with each reload."""
+        """The worker's generation, which rises with each reload."""
         return self._driver.identity.generation
 
     @property
     def pid(self) -> int | None:
-        """The process id; None if it never started."""
+        """The process id, or None if the process never started."""
         return self._driver.process.pid
 
     @property
     def state(self) -> State:
-        """Where it is in its life."""
+        """Where the worker is in its life."""
         return self._driver.life.state
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is given connections."""
+        """Whether the worker is given connections."""
         return self._driver.readiness.is_ready
 
     @property
     def exited_voluntarily(self) -> bool:
-        """Whether it was asked to leave, or asked itself (Node: `exitedAfterDisconnect`)."""
+        """Whether the worker was asked to leave, or asked itself (Node: `exitedAfterDisconnect`)."""
         return self._driver.life.voluntary
 
     def is_connected(self) -> bool:
-        """Whether its channel is open."""
+        """Whether the worker's channel is open."""
         return self.state not in (State.DISCONNECTED, State.DEAD)
 
     def is_dead(self) -> bool:
-        """Whether its process is gone."""
+        """Whether the worker's process is gone."""
         return self.state is State.DEAD
 
     @property
     def stdin(self) -> PipeWriter | None:
-        """Its standard input, with `stdio="pipe"`."""
+        """The worker's standard input, with `stdio="pipe"`."""
         return self._driver.process.stdin
 
     @property
     def stdout(self) -> PipeReader | None:
-        """Its standard output, with `stdio="pipe"` or `silent`. It must be read, or the worker blocks."""
+        """The worker's standard output, with `stdio="pipe"` or `silent`. Read it, or the worker blocks."""
         return self._driver.process.stdout
 
     @property
     def stderr(self) -> PipeReader | None:
-        """Its standard error, with `stdio="pipe"` or `silent`. It must be read, or the worker blocks."""
+        """The worker's standard error, with `stdio="pipe"` or `silent`. Read it, or the worker blocks."""
         return self._driver.process.stderr
 
     # --- messages -----------------------------------------------------------------------------------------
 
     def send(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> Coroutine[Any, Any, None]:
-        """Send `message`, and a descriptor with it.
+        """Send `message` to the worker, optionally with a descriptor.
 
-        Returns once the frame is in the socket or within the channel's buffer; it never waits for the
-        worker to handle it. Unless `keep_open`, `handle` is detached at the call: it is the worker's from
-        then on.
+        Returns once the frame is in the socket or fits the channel's buffer. It never waits for the worker to
+        handle the message. Unless `keep_open`, `handle` is detached at the call: it belongs to the worker
+        from then on.
 
-        Raises: TypeError, OverflowError, ValueError (what can't be sent, or is too large), OSError (a closed
-        handle), ChannelClosed.
+        Raises: TypeError, OverflowError, ValueError (the message can't be sent, or is too large), OSError
+        (the handle is closed), ChannelClosed.
         """
         return self._driver.mailbox.send(message, handle, keep_open=keep_open)
 
     def send_nowait(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> None:
-        """As `send`; raises ChannelFull where that would wait."""
+        """As `send`, but raises ChannelFull where `send` would wait."""
         self._driver.mailbox.send_nowait(message, handle, keep_open=keep_open)
 
     def request(
@@ -188,12 +188,12 @@ class Worker:
 
         `timeout` is in seconds; None waits as long as the worker lives.
 
-        Raises: RequestFailed, RequestTimeout, ChannelClosed, and what `send` raises.
+        Raises: RequestFailed, RequestTimeout, ChannelClosed, and the errors of `send`.
         """
         return self._driver.mailbox.request(message, handle, timeout=timeout, keep_open=keep_open)
 
     def answer(self, handler: Handler) -> Subscription:
-        """Let `async def handler(message, handle)` answer this worker's requests. One at a time."""
+        """Let `async def handler(message, handle)` answer this worker's requests. Only one may be set."""
         return self._driver.mailbox.answer(handler)
 
     def messages(self) -> MessageStream:
@@ -203,14 +203,14 @@ class Worker:
     def on(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
         """Call the plain function `callback` with each event of `kind` about this worker.
 
-        Or with its messages.
+        With the kind `Message`, call it with the worker's messages.
         """
         if kind is Message:
             return self._driver.mailbox.on_message(callback)
         return self._driver.listeners.on(kind, callback)
 
     def once(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
-        """As `on`, for the next one alone."""
+        """As `on`, for the next event only."""
         if kind is Message:
             return once(self._driver.mailbox.on_message, callback)
         return self._driver.listeners.once(kind, callback)
@@ -226,11 +226,11 @@ class Worker:
         return self
 
     def kill(self, signal: int = signals.SIGTERM) -> None:
-        """Send the process `signal`; nothing happens if it is gone. The exit is not voluntary by this."""
+        """Send `signal` to the process. Does nothing if it is gone. The exit does not become voluntary."""
         self._driver.process.signal(signal)
 
     async def wait(self) -> ExitStatus:
-        """Wait until the process is gone; returns how it ended."""
+        """Wait until the process is gone. Returns how it ended."""
         return await asyncio.shield(self._driver.exited)
 
     async def __aenter__(self) -> Self:
@@ -239,10 +239,9 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """The worker does not outlive the block: asked to leave, or, after an error, killed at once.
+        """End the worker with the block: ask it to leave, or, after an error, kill it at once.
 
-        That is how a fork is cancelled, or limited in time by `asyncio.timeout()`. (Node: `signal`,
-        `timeout`.)
+        So a fork can be cancelled, or limited in time by `asyncio.timeout()`. (Node: `signal`, `timeout`.)
         """
         if kind is None:
             self.disconnect()
@@ -259,7 +258,7 @@ class Worker:
         await see_through(self._driver.exited)
 
     def snapshot(self) -> WorkerSnapshot:
-        """The worker at this moment."""
+        """The state of the worker at this moment."""
         handed_over, outstanding = self._driver.account()
         return WorkerSnapshot(
             id=self.id,
@@ -281,9 +280,9 @@ class WorkerEvent(Event, frozen=True, kw_only=True):
 
 
 class Message(WorkerEvent, frozen=True, kw_only=True):
-    """A message of the other side: not a life-cycle event, so it comes only to `messages()` and `on`.
+    """A message from the other side. It is not a life-cycle event, so only `messages()` and `on` deliver it.
 
-    `handle` is a `socket.socket`, a `Descriptor`, or None; whoever takes the message owns it.
+    `handle` is a `socket.socket`, a `Descriptor`, or None. The receiver of the message owns it.
     """
 
     message: Any

@@ -246,7 +246,7 @@ def test_what_outlasts_the_grace_is_named(serve, connect):
     served.program.signal()
     assert client.answer()[0].startswith(b"http/1.1 500")
     assert served.program.wait() == 0
-    assert "the grace is over: cut off POST /read of 127.0.0.1:" in served.program.stderr
+    assert "the grace is over: cut off POST /read from 127.0.0.1:" in served.program.stderr
 
 
 def test_a_human_does_not_wait_for_idle_connections(serve, connect):

@@ -173,7 +173,7 @@ def test_what_is_wrong_has_the_spelling_that_was_typed(capsys):
         ("limit-concurrency = -1", "must be from 0 to 2147483647, not -1"),
         ("ws-ping-interval = nan", "must be from 0 to 2147483647, not nan"),
         ('header = "a: b\\nc: d"', "must be one line of text"),
-        ('header = "a: \u20ac"', "must be letters of Latin-1"),
+        ('header = "a: \u20ac"', "must be Latin-1 text"),
         ("'' = 1", "'' (from everycore.toml): there is no such setting"),
         (
             "access-log = false\naccess-logfile = 'x'",

@@ -174,7 +174,7 @@ else:
     everycore.run(for_ever())
 """
     )
-    program.expect("ended, nobody knows how")
+    program.expect("ended, status unknown")
     assert program.wait() == 0
 
 

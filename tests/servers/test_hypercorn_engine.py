@@ -135,7 +135,7 @@ async def test_what_is_left_when_the_grace_is_over_is_cut_off_and_named(caplog):
             assert head[":status"] == "500"
             await connection.close()
     assert app.cancelled
-    assert "cut off GET /wait of 127.0.0.1:" in caplog.text
+    assert "cut off GET /wait from 127.0.0.1:" in caplog.text
 
 
 @pytest.mark.parametrize(("path", "status"), [("/x", "200"), ("/fail", "500"), ("/read", "200")])

@@ -80,7 +80,7 @@ def test_attribute_not_callable(folder):
 
 
 def test_factory_not_callable(folder):
-    assert "is no factory" in why_not("shop:app", folder(shop="app = 7"), factory=True)
+    assert "is not a factory" in why_not("shop:app", folder(shop="app = 7"), factory=True)
 
 
 def test_factory_is_a_coroutine_function(folder):

@@ -66,10 +66,7 @@ def test_settings_that_are_right(folder, values):
         ),
         (
             {"certfile": "cert.pem", "keyfile": "other.pem"},
-            (
-                "--ssl-keyfile: the key in '{}/other.pem' belongs to another certificate"
-                " than that in '{}/cert.pem'"
-            ),
+            ("--ssl-keyfile: the key in '{}/other.pem' does not belong to the certificate in '{}/cert.pem'"),
         ),
         (
             {"certfile": "cert.pem", "keyfile": "locked.pem"},

@@ -92,7 +92,7 @@ def test_of_a_child_that_somebody_else_has_reaped_the_end_is_known_and_no_more()
         os.close(spawned.pidfd)
     assert status is not None
     assert isinstance(status.error, ChildProcessError)
-    assert "nobody knows how" in str(status)
+    assert "status unknown" in str(status)
 
 
 #: Leads a group, in which it has a child; says the child's number; ends as it is told to.

@@ -1,13 +1,13 @@
-"""What everycore uses of other libraries that they do not promise to keep.
+"""The private parts of other libraries that everycore uses, and that these do not promise to keep.
 
-One module a library. Each module names what it touches once, probes it (the signature, and the behaviour on
-a socket pair), and offers functions that hide the names from the rest of everycore. Where a probe fails, the
-caller takes the public way: slower, or less exact in a count, but right. The page
-`docs/explanation/foreign-internals.md` lists every name, what it is for, and what happens without it.
+There is one module a library. Each module names the parts once, probes them (the signature, and the behaviour
+on a socket pair), and offers functions that hide the names from the rest of everycore. If a probe fails, the
+caller takes the public way, which is slower, or counts less exactly, but is correct. The page
+`docs/explanation/foreign-internals.md` lists every name, its purpose, and the effect of its absence.
 
 `EVERYCORE_WITHOUT`, a list of probes separated by commas or spaces, makes these probes fail: "asyncio" stands
-for all of asyncio's, "all" for every probe. The tests use it to show that the public ways work; an operator
-uses it when a new version of a library behaves unlike its probe.
+for all of asyncio's probes, "all" for every probe. The tests use it to show that the public ways work. An
+operator uses it when a new version of a library passes its probe but behaves differently.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from typing import Any, Final, TypeVar
 from everycore.held_signals import held
 
 T = TypeVar("T")
-#: A probe of one part: an event loop that runs nothing else, and the two ends of a socket pair.
+#: A probe of one part. It gets an event loop that runs nothing else, and the two ends of a socket pair.
 Probe = Callable[[Any, socket.socket, socket.socket], bool]
 
 VARIABLE: Final = "EVERYCORE_WITHOUT"
 
 
 def is_allowed(probe: str) -> bool:
-    """Whether the probe `library.part` may be tried: `EVERYCORE_WITHOUT` does not name it."""
+    """Whether the probe `library.part` may be tried, that is, `EVERYCORE_WITHOUT` does not name it."""
     named = set(os.environ.get(VARIABLE, "").replace(",", " ").split())
     return not named & {probe, probe.partition(".")[0], "all"}
 
 
 def outside_any_loop(probe: Callable[[], T], otherwise: T) -> T:
-    """Call `probe`, which runs an event loop of its own, where no event loop runs.
+    """Call `probe`, which runs an event loop of its own, in a thread where no event loop runs.
 
-    That is this thread, or, where a loop runs in it, a thread made for the purpose. `otherwise` is returned
-    where the system has no thread for us.
+    That is the calling thread, or a new thread if a loop runs in the calling one. Returns `otherwise` if the
+    system can't start a thread.
     """
     import asyncio
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # Raised in a loop's constructor, what a signal's handler raises leaves half a loop behind.
+        # If a signal handler raises within a loop's constructor, half a loop is left behind.
         with held(signal.SIGINT, signal.SIGTERM):
             return probe()
     found: list[T] = []
@@ -59,23 +59,23 @@ def outside_any_loop(probe: Callable[[], T], otherwise: T) -> T:
 
 
 def probe_parts(library: str, new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> dict[str, bool]:
-    """Which parts of `library` are as their probes know them. What may not be tried is not."""
+    """Which parts of `library` pass their probes. A probe that may not be tried counts as failed."""
     allowed = {part: probe for part, probe in probes.items() if is_allowed(f"{library}.{part}")}
     found = try_probes(new_loop, allowed) if allowed else frozenset()
     return {part: part in found for part in probes}
 
 
 def try_probes(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozenset[str]:
-    """The names of the probes that succeed. A probe that raises has failed: that is what it looks for.
+    """The names of the probes that succeed. A probe that raises has failed.
 
-    Where none can be tried, none succeeds: the public ways need nothing.
+    If no probe can be tried, none succeeds: the public ways need none.
     """
     return outside_any_loop(lambda: _try_all(new_loop, probes), frozenset())
 
 
 def _try_all(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozenset[str]:
     found = set()
-    loop: Any = None  # making one is most of what a probe costs, so those that succeed share it
+    loop: Any = None  # making a loop is most of a probe's cost, so the probes that succeed share it
     try:
         for name, probe in probes.items():
             try:
@@ -90,13 +90,13 @@ def _try_all(new_loop: Callable[[], Any], probes: Mapping[str, Probe]) -> frozen
                 pass
             _close(loop)
             loop = None
-    finally:  # another thread may have been sent the signal, and this one has to run the handler
+    finally:  # another thread may take the signal, and this one then runs the handler, which may raise
         _close(loop)
     return frozenset(found)
 
 
 def _close(loop: Any) -> None:
-    """Close `loop`. What a probe left undone ends first: collected later, it would use a closed loop."""
+    """Close `loop`, after a probe's leftover tasks: collected later, they would use a closed loop."""
     import asyncio
 
     if loop is None:

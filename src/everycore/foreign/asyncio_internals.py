@@ -1,13 +1,13 @@
-"""What everycore uses of the private parts of asyncio.
+"""The private parts of asyncio that everycore uses.
 
-Two parts, each with a probe:
+There are two parts, each with a probe:
 
 * *servers*: `_start_serving` of the selector loop and of `asyncio.Server`, the constructor of the latter,
   `_make_socket_transport` and `_make_ssl_transport`. With them a connection goes from a belt straight into a
   transport of a genuine `asyncio.Server`: 16 us of CPU instead of 27 (measured). Without them
   `worker.loops.beltserver` serves, by `loop.connect_accepted_socket`.
 * *selectors*: `_selector` of a loop that the program has made. Without it the policy `shared` can't put such
-  a loop's worker in the queue of those that wait, and wakes all workers for each connection.
+  a loop's worker in the queue of waiting workers, and each connection wakes all workers.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from everycore.foreign import probe_parts
 
 _Loop: Final[Any] = asyncio.SelectorEventLoop
 _Server: Final[Any] = asyncio.base_events.Server
-#: Before 3.12.1 `wait_closed` returned at once, against its documentation (CPython issue 79033).
+#: Before 3.12.1 `wait_closed` returned at once, contrary to its documentation (CPython issue 79033).
 _WAIT_CLOSED_WAITS: Final = sys.version_info >= (3, 12, 1)
-#: The arguments of the loop's `_start_serving` that we know; "context" is new in Python 3.15.
+#: The arguments of the loop's `_start_serving` that this module knows. "context" is new in Python 3.15.
 _KNOWN: Final = frozenset(
     {"self", "protocol_factory", "sock", "sslcontext", "server", "backlog", "context"}
     | {"ssl_handshake_timeout", "ssl_shutdown_timeout"}
@@ -39,17 +39,17 @@ _KNOWN: Final = frozenset(
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """Which private parts of this Python's asyncio are as we know them."""
+    """Which private parts of this Python's asyncio pass their probes."""
 
     servers: bool
     selectors: bool
 
 
 class ServingArguments(msgspec.Struct, frozen=True):
-    """What asyncio wants served when a server begins: the arguments of its `_start_serving`.
+    """The arguments of asyncio's `_start_serving`: what a server serves when it begins.
 
-    times: the two time-outs of TLS, in seconds, by their names as arguments.
-    context: a copy of it is each connection's; None before Python 3.15.
+    times: the two time-outs of TLS, in seconds, by argument name.
+    context: each connection runs in a copy of it; None before Python 3.15.
     """
 
     factory: Callable[[], asyncio.BaseProtocol]
@@ -62,7 +62,7 @@ class ServingArguments(msgspec.Struct, frozen=True):
 
 @functools.cache
 def capabilities() -> Capabilities:
-    """What this Python's asyncio has. Probed once a process, by one connection over a socket pair."""
+    """The capabilities of this asyncio, probed once a process with a connection over a socket pair."""
     probes = {"servers": _probe_servers, "selectors": _probe_selectors}
     return Capabilities(**probe_parts("asyncio", _ProbeLoop, probes))
 
@@ -73,7 +73,7 @@ def capabilities() -> Capabilities:
 def on_start_serving(loop_class: Any, serve: Callable[[Any, ServingArguments], bool]) -> None:
     """Call `serve(loop, serving)` where loops of this class would begin to accept.
 
-    The loop goes asyncio's own way if `serve` returns False, and for arguments that we do not know.
+    The loop goes asyncio's own way if `serve` returns False, or if an argument is unknown here.
     """
     native = loop_class._start_serving
     signature = inspect.signature(native)
@@ -89,7 +89,7 @@ def on_start_serving(loop_class: Any, serve: Callable[[Any, ServingArguments], b
 def _read(
     signature: inspect.Signature, loop: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> ServingArguments | None:
-    """The arguments by name; None if there is one that we do not know, and it is not the default."""
+    """The arguments by name, or None if one of them is unknown here and not the default."""
     given = signature.bind(loop, *args, **kwargs).arguments
     for name in given.keys() - _KNOWN:
         if given[name] != signature.parameters[name].default:
@@ -117,7 +117,7 @@ def on_stop_serving(loop_class: Any, stop: Callable[[Any, Any], None]) -> None:
 
 
 def around_start_of_server(context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-    """Have servers of asyncio's listen, and their loops begin to accept, within `context()`."""
+    """Let asyncio's servers start listening and accepting within `context()`."""
     native = _Server._start_serving
 
     def _start_serving(self: Any) -> None:
@@ -136,7 +136,7 @@ def make_server(
     backlog: int,
     times: dict[str, float | None],
 ) -> Any:
-    """A server of this class, a child of `asyncio.Server`, on these sockets; it does not serve yet."""
+    """A server of `server_class`, a child of `asyncio.Server`, on these sockets. It does not serve yet."""
     return server_class(
         loop,
         list(sockets),
@@ -154,7 +154,7 @@ def start_server(server: Any) -> None:
 
 
 async def wait_closed(server: Any) -> None:
-    """As `Server.wait_closed` is documented: until `server` is closed and its connections have ended."""
+    """Wait until `server` is closed and its connections have ended, as `Server.wait_closed` is documented."""
     if _WAIT_CLOSED_WAITS:
         await _Server.wait_closed(server)
         return
@@ -188,9 +188,9 @@ def make_transport(
 
 
 def selector_of(loop: Any) -> selectors.BaseSelector | None:
-    """What a loop of asyncio waits in; None if that can't be told."""
+    """The selector in which an asyncio loop waits, or None if that can't be told."""
     found = getattr(loop, "_selector", None)
-    # Probed last: for a loop that is not asyncio's there is no need, and a probe takes some milliseconds.
+    # Probe last: a loop of another library does not need it, and the probe takes some milliseconds.
     return found if isinstance(found, selectors.BaseSelector) and capabilities().selectors else None
 
 
@@ -198,7 +198,7 @@ def selector_of(loop: Any) -> selectors.BaseSelector | None:
 
 
 class _ProbeLoop(asyncio.SelectorEventLoop):
-    """Remembers what it was asked to serve."""
+    """A loop that remembers what it was asked to serve."""
 
     def __init__(self) -> None:
         super().__init__(selectors.DefaultSelector())
@@ -210,7 +210,7 @@ class _ProbeLoop(asyncio.SelectorEventLoop):
 
 
 class _ProbeSocket(socket.socket):
-    """Stands for a listener, and for a connection that tells when it is closed."""
+    """A socket that stands for a listener, and for a connection whose close can be seen."""
 
     def listen(self, backlog: int = 0, /) -> None:
         pass
@@ -262,10 +262,10 @@ def _probe_selectors(loop: _ProbeLoop, near: socket.socket, _far: socket.socket)
 
 
 _TIMES: Final = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
-#: Seconds that a probe takes at most; it takes a thousandth of that.
+#: The time limit of a probe, in seconds. A probe takes a thousandth of that.
 _PATIENCE: Final = 5.0
 
 try:
     on_start_serving(_ProbeLoop, _ProbeLoop.serve)
-except AttributeError:  # no such method any more: the probe will say so
+except AttributeError:  # there is no such method any more: the probe will fail
     pass

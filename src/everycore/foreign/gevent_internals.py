@@ -1,8 +1,8 @@
-"""What everycore uses of the private parts of gevent.
+"""The private part of gevent that everycore uses.
 
-A gevent socket is a Python object around one of `_socket.socket`'s children, which `everycore run` reaches by
-its class. gevent gives that class a private name. Without it the class is found among the children of
-`_socket.socket`, by the module that made it.
+A gevent socket is a Python object around an instance of a child of `_socket.socket`. `everycore run` reaches
+that child class by a private name of gevent's. Without the name it finds the class among the children of
+`_socket.socket`, by the module that defines it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from everycore.foreign import is_allowed
 
 
 def socket_class(module: Any) -> type | None:
-    """The class of the sockets inside those of `gevent._socket3`; None where there is none."""
+    """The class of the sockets inside gevent's own, given `gevent._socket3`; None if there is none."""
     kind = getattr(getattr(module, "socket", None), "_gevent_sock_class", None)
     if is_allowed("gevent.socket") and isinstance(kind, type) and issubclass(kind, _socket.socket):
         return kind

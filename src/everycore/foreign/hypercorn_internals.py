@@ -1,14 +1,14 @@
-"""What everycore uses of the inner parts of hypercorn. Imported only where hypercorn is.
+"""The internal parts of hypercorn that everycore uses. This module is imported only where hypercorn is.
 
-One probe, *goaway*: `send`, as an application is given it, is a method of a stream; the stream's `send` is a
-method of its HTTP/2 connection, `H2Protocol.stream_send`; and that one's `send` writes a `RawData` to the
-client. With them a worker that leaves tells each HTTP/2 client to open its next request elsewhere. Without
-them HTTP/2 connections end with their keep-alive time-out, or with the grace.
+There is one probe, *goaway*. The `send` that an application is given is a method of a stream. The stream's
+`send` is a method of its HTTP/2 connection, `H2Protocol.stream_send`. The `send` of that connection writes a
+`RawData` to the client. With them a leaving worker tells each HTTP/2 client to open its next request
+elsewhere. Without them HTTP/2 connections end with their keep-alive time-out, or with the grace.
 
 Facts (hypercorn 0.17 and 0.18): once told to stop, hypercorn resets new requests of an HTTP/2 connection, and
-says GOAWAY after the last answer; to idle connections it says nothing. h2 can't say GOAWAY and go on: its
-state is "closed" from there. So the frame is ours: the first of the two of RFC 9113 6.8, with the highest
-stream, which lets every request pass that is on its way.
+sends GOAWAY after the last answer. It sends nothing to idle connections. h2 can't send GOAWAY and go on: its
+state is "closed" from then on. So everycore writes the frame itself: the first of the two of RFC 9113 6.8,
+with the highest stream, which lets every request in flight pass.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ _GOAWAY: Final = GoAwayFrame(0, last_stream_id=_HIGHEST_STREAM, error_code=0).se
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """Which inner parts of this hypercorn are as we know them."""
+    """Which internal parts of this hypercorn pass their probes."""
 
     goaway: bool
 
 
 @functools.cache
 def capabilities() -> Capabilities:
-    """What this hypercorn has. Probed once a process, by one connection over a socket pair."""
+    """The capabilities of this hypercorn, probed once a process with a connection over a socket pair."""
     return Capabilities(**probe_parts("hypercorn", asyncio.new_event_loop, {"goaway": _probe_goaway}))
 
 
 def connection_of(send: Any) -> Any:
-    """The HTTP/2 connection behind this `send`; None: it is of another kind."""
+    """The HTTP/2 connection behind this `send`, or None if the connection is of another kind."""
     stream = getattr(send, "__self__", None)
     protocol = getattr(getattr(stream, "send", None), "__self__", None)
     return protocol if isinstance(protocol, H2Protocol) else None
 
 
 async def go_away(connection: Any) -> None:
-    """Tell the client to open its next request on a new connection; those under way go on."""
+    """Tell the client to open its next request on a new connection. Requests under way go on."""
     await connection.send(RawData(data=_GOAWAY))
 
 
@@ -64,7 +64,7 @@ def _probe_goaway(loop: Any, near: socket.socket, far: socket.socket) -> bool:
 
 
 async def _converse(near: socket.socket, far: socket.socket) -> bool:
-    """One request, and a GOAWAY before its answer."""
+    """Make one request whose handler sends GOAWAY before its answer. Returns whether that works."""
     from hypercorn.app_wrappers import ASGIWrapper
     from hypercorn.asyncio.tcp_server import TCPServer
     from hypercorn.asyncio.worker_context import WorkerContext
@@ -100,5 +100,5 @@ async def _converse(near: socket.socket, far: socket.socket) -> bool:
 
 #: An empty DATA frame of stream 1 that ends it.
 _END_OF_STREAM_1: Final = b"\x00\x00\x00\x00\x01\x00\x00\x00\x01"
-#: Seconds that a probe takes at most; it takes a hundredth of that.
+#: The time limit of a probe, in seconds. A probe takes a hundredth of that.
 _PATIENCE: Final = 5.0

@@ -1,9 +1,9 @@
-"""What everycore uses of the private parts of `multiprocessing`.
+"""The private parts of `multiprocessing` that everycore uses.
 
-A worker that is forked from a mold has what the mold had: children that are not its own, finalizers of
-objects that are the mold's, and the pipe to the mold's resource tracker and fork server, which it cannot wait
-for. `authkey` is public, and drawn anew in any case. Without the private parts a worker shares the mold's
-tracker, as children of multiprocessing share their parent's.
+A worker that is forked from a mold inherits the mold's state: children that are not its own, finalizers of
+the mold's objects, and the pipes to the mold's resource tracker and fork server, for which it can't wait.
+`authkey` is public, and drawn anew in any case. Without the private parts a worker shares the mold's tracker,
+as children of multiprocessing share their parent's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from everycore.foreign import is_allowed
 
 
 def renew() -> None:
-    """After a fork: children, finalizers, tracker and fork server are none."""
+    """Forget children, finalizers, tracker and fork server, after a fork."""
     process: Any = sys.modules.get("multiprocessing.process")
     if process is None:
         return
@@ -41,7 +41,7 @@ def renew() -> None:
 
 
 def _forget(module: str, name: str, descriptors: tuple[str, ...], values: tuple[str, ...]) -> None:
-    """Close our copies, and let the object think that nothing was started."""
+    """Close this process's copies, and let the object believe that nothing was started."""
     one: Any = getattr(sys.modules.get(module), name, None)
     if one is None or not all(hasattr(one, field) for field in (*descriptors, *values)):
         return

@@ -1,8 +1,10 @@
-"""What everycore uses of the inner parts of prometheus-client. Imported only where that is.
+"""The internal parts of prometheus-client that everycore uses.
 
-One probe, *metrics*: `_collector_to_names` of a registry, which has everything that is registered, and
-`_multiprocess_mode` of a gauge, which says how its values go together. Without them a registry is collected
-as for a scrape, collectors of the program's own included, and every gauge is told by worker.
+This module is imported only where prometheus-client is.
+
+There is one probe, *metrics*: `_collector_to_names` of a registry, which holds everything that is registered,
+and `_multiprocess_mode` of a gauge, which tells how its values are combined. Without them a registry is
+collected as for a scrape, including the program's own collectors, and every gauge is reported by worker.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram
 
 from everycore.foreign import is_allowed
 
-#: What a program counts by; other collectors ask somebody else when they are collected.
+#: The classes by which a program itself counts. Other collectors query another source when collected.
 _METRICS: Final = (Counter, Enum, Gauge, Histogram, Info, Summary)
-#: Of collectors that every registry has, and that are about the process.
+#: The prefixes of the collectors that every registry has, and that describe the process.
 _OF_PROCESS: Final = ("python_", "process_")
 ALL: Final = "all"
 
@@ -34,17 +36,17 @@ def _probe() -> bool:
 
 @functools.cache
 def knows_metrics() -> bool:
-    """Whether the inner parts of this prometheus-client are as we know them."""
+    """Whether the internal parts of this prometheus-client pass their probe."""
     return is_allowed("prometheus.metrics") and _probe()
 
 
 def mode_of_gauge(gauge: Any) -> str:
-    """Its `multiprocess_mode`."""
+    """The `multiprocess_mode` of a gauge."""
     return str(gauge._multiprocess_mode)
 
 
 def collected(registry: CollectorRegistry) -> list[tuple[Any, str]]:
-    """The families of a registry, each with the mode of its gauge (or "all"), as they are now."""
+    """The current families of a registry, each with the mode of its gauge (or "all")."""
     if not knows_metrics():
         families = registry.collect()
         return [(family, ALL) for family in families if not family.name.startswith(_OF_PROCESS)]
@@ -52,6 +54,6 @@ def collected(registry: CollectorRegistry) -> list[tuple[Any, str]]:
     for collector in tuple(registry._collector_to_names):
         if isinstance(collector, _METRICS):
             mode = mode_of_gauge(collector) if isinstance(collector, Gauge) else ALL
-            with contextlib.suppress(Exception):  # a function of a gauge's fails: the others are told
+            with contextlib.suppress(Exception):  # if a gauge's function fails, the others are reported
                 found += [(family, mode) for family in collector.collect()]
     return found

@@ -1,8 +1,8 @@
-"""What everycore uses of the private parts of `runpy`.
+"""The private part of `runpy` that everycore uses.
 
 `python -m` and `python FOLDER` call `runpy._run_module_as_main`, which runs the module in the interpreter's
-own `__main__`. `runpy.run_module`, the public way, runs it in a module made for the purpose: the program
-works, but `sys.modules["__main__"]` is another module while it runs, and gone when it has ended.
+own `__main__`. The public way, `runpy.run_module`, runs it in a temporary module. The program works, but
+`sys.modules["__main__"]` is another module while it runs, and that module is gone when the program has ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _probe() -> Any:
 
 _as_main: Final = _probe()
 
-#: The outermost code that a traceback of such a program shows, as with `python -m`.
+#: The code object of the outermost frame that a traceback of such a program shows, as with `python -m`.
 CODE: Final[CodeType] = (_as_main or runpy.run_module).__code__
 
 

@@ -1,7 +1,7 @@
-"""What everycore uses of the private parts of `signal` and `enum`.
+"""The private parts of `signal` and `enum` that everycore uses.
 
-Python names the first and the last of the real-time signals alone, and an enumeration makes no other members.
-A worker can end by any of them, and `ExitStatus.signal` is to say by which.
+Python names only the first and the last real-time signal, and an enumeration can't make other members. A
+worker can end by any of these signals, and `ExitStatus.signal` has to name it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CAN_NAME: Final = is_allowed("signal.unnamed") and _probe()
 
 
 def signal_of(number: int) -> signal.Signals:
-    """The signal of that number. Without the private parts SIGRTMIN stands for the unnamed ones."""
+    """The signal with that number. Without the private parts, SIGRTMIN stands for every unnamed one."""
     try:
         return signal.Signals(number)
     except ValueError:

@@ -1,8 +1,8 @@
-"""What everycore uses of the private parts of `socket`.
+"""The private part of `socket` that everycore uses.
 
-`_socket.socket._accept` returns a descriptor and the peer's address, without a socket object: 3 us less a
-connection. Libraries that make socket objects of their own (gevent) call it too, so `everycore run` replaces
-it with the other methods.
+`_socket.socket._accept` returns a descriptor and the peer's address without making a socket object, which
+saves 3 us a connection. Libraries that make socket objects of their own (gevent) call it too, so `everycore
+run` replaces it along with the other methods.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ accept: Final[Accept] = _probed() or _accept_by_object
 
 
 def replace_accept(kind: Any, function: Callable[[Accept, Any], tuple[int, Any]]) -> None:
-    """Put `function(native, sock)` in the place of the method that accepts a descriptor, if any."""
+    """Replace the method that accepts a descriptor, if there is one, with `function(native, sock)`."""
     native = getattr(kind, _NAME, None)
     if native is not None:
         setattr(kind, _NAME, lambda self: function(native, self))

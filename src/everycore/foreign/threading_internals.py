@@ -1,7 +1,7 @@
-"""What everycore uses of the private parts of `threading`.
+"""The private part of `threading` that everycore uses.
 
-`threading.main_thread().native_id` is what it was before a fork, in Python 3.11. Without the private part it
-stays so; nothing of everycore's depends on it.
+In Python 3.11, `threading.main_thread().native_id` keeps its value from before a fork. Without the private
+part it stays wrong. Nothing in everycore depends on it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,6 @@ _CAN_RENEW: Final = is_allowed("threading.native_id") and callable(
 
 
 def renew_main_thread() -> None:
-    """Let the main thread know its own number, after a fork."""
+    """Update the native id of the main thread, after a fork."""
     if _CAN_RENEW:
         threading.main_thread()._set_native_id()  # type: ignore[attr-defined]

@@ -1,18 +1,22 @@
-"""What everycore uses of the inner parts of uvicorn. Imported only where uvicorn is.
+"""The internal parts of uvicorn that everycore uses. This module is imported only where uvicorn is.
 
-None of these names is documented, though few begin with an underscore. The probe *addresses*: the functions
-`get_local_addr` and `get_remote_addr` of `uvicorn.protocols.utils`, which protocols import by name. They ask
-the kernel; under uvloop that takes two socket objects and five system calls a connection. The transport has
-asked already, and knows the client that a trusted proxy has named. The probe *handover*: the constructor
-of the HTTP protocols and `server_state`; `cycle` and its `response_complete`, `more_body`, `scope` and
-`transport`; `timeout_keep_alive`, its task and its handler, `_unset_keepalive_if_required`; `pipeline` and
-`scope` of the one on httptools, `conn` of the one on h11. With them a worker that leaves sees which
-connections are idle, and gives their sockets away. Without them it goes by ASGI and by the count of open
-connections: idle connections end with their next request, or by uvicorn's keep-alive time-out.
+None of these names is documented, though few begin with an underscore. There are two parts, each with a
+probe:
 
-Facts (uvicorn 0.30 to 0.54): a protocol reads in the very call in which its transport does, so what it has
-not parsed is still the kernel's, but for what `is_idle` asks for. The keep-alive timer runs exactly from the
-end of an answer to the first byte of the next request. A connection that has not sent a byte has no timer.
+* *addresses*: the functions `get_local_addr` and `get_remote_addr` of `uvicorn.protocols.utils`, which
+  protocols import by name. They ask the kernel; under uvloop that takes two socket objects and five system
+  calls a connection. The transport has asked already, and knows the client that a trusted proxy has named.
+* *handover*: the constructor of the HTTP protocols and `server_state`; `cycle` and its `response_complete`,
+  `more_body`, `scope` and `transport`; `timeout_keep_alive`, its task and its handler,
+  `_unset_keepalive_if_required`; `pipeline` and `scope` of the httptools protocol, `conn` of the h11 one.
+  With them a leaving worker sees which connections are idle, and gives their sockets away. Without them it
+  goes by ASGI and by the count of open connections: idle connections end with their next request, or by
+  uvicorn's keep-alive time-out.
+
+Facts (uvicorn 0.30 to 0.54): a protocol parses in the same call in which its transport reads. So the kernel
+still holds everything that the protocol has not parsed, except for what `is_idle` checks. The keep-alive
+timer runs exactly from the end of an answer to the first byte of the next request. A connection that has not
+sent a byte has no timer.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from everycore.foreign import Probe, probe_parts
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """Which inner parts of this uvicorn are as we know them."""
+    """Which internal parts of this uvicorn pass their probes."""
 
     addresses: bool
     handover: bool
@@ -43,20 +47,20 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 @functools.cache
 def capabilities() -> Capabilities:
-    """What this uvicorn has. Probed once a process, by connections over socket pairs."""
+    """The capabilities of this uvicorn, probed once a process with connections over socket pairs."""
     probes: dict[str, Probe] = {"addresses": _probe_addresses, "handover": _probe_handover}
     return Capabilities(**probe_parts("uvicorn", asyncio.new_event_loop, probes))
 
 
 def is_known(config: uvicorn.Config) -> bool:
-    """Whether the HTTP protocol of a loaded `config` is one of those that `Inside` was written for."""
+    """Whether `Inside` was written for the HTTP protocol of a loaded `config`."""
     return config.http_protocol_class.__module__ in _KNOWN_PROTOCOLS
 
 
 def use_transport_addresses(config: uvicorn.Config) -> None:
     """Let the protocols of a loaded `config` take addresses from their transports.
 
-    Only what uvicorn itself has put there is replaced: a protocol of the user's keeps what it has.
+    Only uvicorn's own functions are replaced: a user's protocol keeps its own.
     """
     theirs, ours = _their_addresses(), (_local_address, _remote_address)
     for protocol in (config.http_protocol_class, config.ws_protocol_class):
@@ -85,7 +89,7 @@ def _remote_address(transport: Any) -> Any:
 
 
 class Inside:
-    """The connections of one server, and what they do."""
+    """The connections of one server, seen and steered from inside uvicorn."""
 
     def __init__(self, server: uvicorn.Server) -> None:
         self._server = server
@@ -93,7 +97,7 @@ class Inside:
     # --- looking ------------------------------------------------------------------------------------------
 
     def connections(self) -> list[Any]:
-        """The protocols of the connections that are open."""
+        """The protocols of the open connections."""
         return list(self._server.server_state.connections)
 
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -101,9 +105,9 @@ class Inside:
         return list(self._server.server_state.tasks)
 
     def is_idle(self, protocol: Any) -> bool:
-        """Whether an HTTP connection is between two requests, with nothing of the next one taken from it.
+        """Whether an HTTP connection is between two requests, and no byte of the next one was read.
 
-        Not so: a WebSocket; an answer, or part of one, that is still to be sent; a request whose answer came
+        False for a WebSocket; for an answer that is not sent completely; and for a request whose answer came
         before its body.
         """
         transport = getattr(protocol, "transport", None)
@@ -127,18 +131,18 @@ class Inside:
         return protocol.cycle is None
 
     def has_unread(self, protocol: Any) -> bool:
-        """Whether something has come on a connection that was not read yet."""
+        """Whether data has arrived on a connection that was not read yet."""
         return _unread(protocol.transport) > 0
 
     def scope_of(self, protocol: Any) -> Any:
-        """What a connection is busy with: a scope of ASGI; None where that has not come completely."""
+        """The ASGI scope of the request or WebSocket of a connection, or None while it is incomplete."""
         return getattr(protocol, "scope", None)
 
     def has_more(self, send: Any) -> bool:
-        """Whether another request has come on the connection behind this `send`, or a part of one."""
+        """Whether another request, or part of one, has arrived on the connection behind this `send`."""
         cycle: Any = getattr(send, "__self__", None)
         protocol = _protocol_of(cycle)
-        if protocol is None or cycle.more_body:  # then what comes is the rest of this request
+        if protocol is None or cycle.more_body:  # with more body, the data is the rest of this request
             return False
         waiting = protocol.pipeline if hasattr(protocol, "pipeline") else protocol.conn.trailing_data[0]
         return bool(waiting) or _unread(protocol.transport) > 0
@@ -159,10 +163,10 @@ class Inside:
     # --- acting -------------------------------------------------------------------------------------------
 
     def take_away(self, protocol: Any) -> int | None:
-        """The socket of an idle connection, as a new descriptor; uvicorn forgets the connection.
+        """Take an idle connection from uvicorn. Returns its socket as a new descriptor.
 
-        None, and nothing is changed, if it can't be had: an encrypted one, or no descriptor is left. What the
-        client sends from here on stays in the socket.
+        Returns None and changes nothing if that can't be done: the connection is encrypted, or no descriptor
+        is free. Whatever the client sends from now on stays in the socket.
         """
         transport = protocol.transport
         sock = transport.get_extra_info("socket")
@@ -175,23 +179,23 @@ class Inside:
             transport.resume_reading()
             return None
         protocol._unset_keepalive_if_required()
-        transport.abort()  # nothing is told to the client while a copy of the descriptor is open
+        transport.abort()  # the client does not notice while a copy of the descriptor is open
         return fd
 
     def close(self, protocol: Any) -> None:
         """End a connection as uvicorn does when it stops: a WebSocket with 1012, an idle one at once."""
         try:
             protocol.shutdown()
-        except Exception:  # h11 and wsproto refuse to end what is in the middle of something
+        except Exception:  # h11 and wsproto refuse to end a connection in some states
             self.abort(protocol)
 
     def abort(self, protocol: Any) -> None:
-        """Cut a connection off."""
+        """Abort a connection."""
         if protocol.transport is not None:
             protocol.transport.abort()
 
     def new(self) -> Any:
-        """What serves one more HTTP connection."""
+        """Make the protocol of one more HTTP connection."""
         make: Callable[..., Any] = self._server.config.http_protocol_class
         return make(
             config=self._server.config,
@@ -201,7 +205,7 @@ class Inside:
         )
 
     def keep_alive(self, protocol: Any) -> None:
-        """Start the keep-alive time-out of a connection that has sent nothing since it was taken over."""
+        """Start the keep-alive time-out of a connection that was taken over and has sent nothing since."""
         if self.is_unused(protocol) and self.is_idle(protocol):
             protocol.timeout_keep_alive_task = protocol.loop.call_later(
                 protocol.timeout_keep_alive, protocol.timeout_keep_alive_handler
@@ -215,7 +219,7 @@ def _protocol_of(cycle: Any) -> Any:
 
 
 def _unread(transport: Any) -> int:
-    """Bytes that have come and were not read."""
+    """How many bytes have arrived that were not read."""
     sock = transport.get_extra_info("socket")
     try:
         return int(_INT.unpack(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(_INT.size)))[0])
@@ -227,7 +231,7 @@ def _unread(transport: Any) -> int:
 
 
 class _WithAddresses:
-    """A transport over a socket of which the addresses alone are known."""
+    """A transport over a socket, both of which know nothing but the addresses."""
 
     def __init__(self, address: Any) -> None:
         self._known = {"socket": self, "sockname": address, "peername": address}
@@ -251,7 +255,7 @@ async def _probe_app(_scope: Any, _receive: Any, send: Any) -> None:
 
 
 def _probe_handover(loop: Any, near: socket.socket, far: socket.socket) -> bool:
-    # Not `access_log=False`: that takes the handlers of uvicorn's access log away, for good.
+    # `access_log=False` would remove the handlers of uvicorn's access log for good.
     config = uvicorn.Config(_probe_app, interface="asgi3", lifespan="off", log_config=None)
     config.load()
     server = uvicorn.Server(config)
@@ -296,7 +300,7 @@ async def _hand_over(loop: Any, inside: Inside, near: socket.socket, far: socket
 
 
 def _quiet(protocol: Any) -> Any:
-    protocol.access_log = False  # the request of a probe is nobody's
+    protocol.access_log = False  # no client has made the probe's request
     return protocol
 
 
@@ -307,7 +311,7 @@ async def _turns() -> None:
 
 _KNOWN_PROTOCOLS: Final = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
 _INT: Final = struct.Struct("i")
-#: Until a loop has read what is there, run what that led to, and closed what it was told to close.
+#: How many turns a loop needs to read what has arrived, run the callbacks, and close what it was told to.
 _SOME_TURNS: Final = 6
-#: Seconds that a probe takes at most; it takes a thousandth of that.
+#: The time limit of a probe, in seconds. A probe takes a thousandth of that.
 _PATIENCE: Final = 5.0

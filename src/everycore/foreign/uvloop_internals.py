@@ -1,15 +1,15 @@
-"""What everycore uses of the private parts of uvloop. Imported only where uvloop is.
+"""The private parts of uvloop that everycore uses. This module is imported only where uvloop is.
 
-Three parts, each with a probe:
+There are three parts, each with a probe:
 
-* *connect*: `loop.connect_accepted_socket(factory, sock)`, a coroutine, has made the transport when it first
+* *connect*: the coroutine `loop.connect_accepted_socket(factory, sock)` has made the transport when it first
   waits. It asks `sock` for `family`, `type` and `fileno()`, and calls `sock.close()` once the transport has
   closed the descriptor itself. So `worker.loops.beltserver` advances it by hand, and gives it no socket
-  object: 7 us a connection instead of 18 for a task (measured). Without it, a task and a socket.
-* *backend*: `_get_backend_id`, the epoll that libuv waits in. Without it the policy `shared` wakes all
-  workers for each connection.
-* *stamps*: libuv's symbols, which uvloop's wheels export, by ctypes. Without them the others can't see on the
-  board whether this worker waits for events, and believe that it does.
+  object: 7 us a connection instead of 18 for a task (measured). Without it, there is a task and a socket.
+* *backend*: `_get_backend_id`, the epoll in which libuv waits. Without it, each connection wakes all workers
+  under the policy `shared`.
+* *stamps*: libuv's symbols, which uvloop's wheels export, by ctypes. Without them the other workers can't see
+  on the board whether this worker waits for events, and assume that it does.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from everycore.held_signals import DROPS_EXCEPTIONS
 #: `uv_handle_type` (uv.h), which libuv keeps for the sake of its ABI.
 _CHECK: Final = 2
 _PREPARE: Final = 9
-#: libuv's clock has whole milliseconds: what it is behind on average, in seconds.
+#: How far libuv's clock, which has millisecond resolution, is behind on average, in seconds.
 _HALF_TICK: Final = 0.0005
 _uvloop: Final[Any] = _module
 _Callback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """Which private parts of this uvloop are as we know them."""
+    """Which private parts of this uvloop pass their probes."""
 
     connect: bool
     backend: bool
@@ -50,24 +50,24 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 @functools.cache
 def capabilities() -> Capabilities:
-    """What this uvloop has. Probed once a process, by one connection over a socket pair."""
+    """The capabilities of this uvloop, probed once a process with a connection over a socket pair."""
     probes = {"connect": _probe_connect, "backend": _probe_backend, "stamps": _probe_stamps}
     return Capabilities(**probe_parts("uvloop", uvloop.Loop, probes))
 
 
 def epoll_of(loop: Any) -> int | None:
-    """The descriptor of the epoll that a loop of uvloop waits in; None if that can't be told."""
+    """The descriptor of the epoll in which a uvloop loop waits, or None if that can't be told."""
     return int(loop._get_backend_id()) if capabilities().backend else None
 
 
 class Stamps:
-    """Two callbacks of libuv, before it waits for events and after: `note(True)` and `note(False, since)`.
+    """Two libuv callbacks, before it waits for events and after: `note(True)` and `note(False, since)`.
 
-    `since` is when libuv had its events, by time.monotonic() in seconds. They cost 0.5 us a turn of the loop.
-    libuv calls the handlers of descriptors while it "waits", so a loop that is blocked in one looks idle. How
-    long they took it tells all the same, since its clock stands still meanwhile.
+    `since` is when libuv got its events, by time.monotonic(), in seconds. The callbacks cost 0.5 us a turn of
+    the loop. libuv calls the handlers of descriptors while it "waits", so a loop that is blocked in a handler
+    looks idle. `since` still shows how long the handlers took, because libuv's clock stands still meanwhile.
 
-    `close` comes before `loop.close()`, which takes every handle of libuv's for uvloop's own.
+    Call `close` before `loop.close()`, which takes every libuv handle for one of uvloop's own.
 
     Raises: OSError or AttributeError if uvloop was built without symbols.
     """
@@ -79,7 +79,7 @@ class Stamps:
         get_pointer.restype = ctypes.c_void_p
         get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
         at = ctypes.c_void_p(get_pointer(_uvloop.libuv_get_loop_t_ptr(loop), None))
-        now = uv.uv_now  # not `loop.time`, which sets the clock first
+        now = uv.uv_now  # `loop.time` would update the clock first
         now.restype = ctypes.c_uint64
 
         def before(_: object) -> None:
@@ -99,17 +99,17 @@ class Stamps:
         callback = _Callback(call)
         init(loop_at, handle)
         start(handle, callback)
-        self._uv.uv_unref(handle)  # it keeps no loop running
+        self._uv.uv_unref(handle)  # the handle must not keep the loop running
         return handle, callback
 
     def close(self) -> None:
-        """Let libuv forget them in the loop's next turn: keep this object until then."""
+        """Close both handles. libuv forgets them in the loop's next turn: keep this object until then."""
         for handle, _ in (self._before, self._after):
             self._uv.uv_close(handle, None)
 
 
 def stamps_of(loop: Any, note: Callable[..., None]) -> Stamps | None:
-    """Let `loop` call `note` as `Stamps` says; None where its libuv is out of reach."""
+    """Let `loop` call `note` as `Stamps` says. Returns None if its libuv is out of reach."""
     return Stamps(loop, note) if capabilities().stamps else None
 
 
@@ -117,7 +117,7 @@ def stamps_of(loop: Any, note: Callable[..., None]) -> Stamps | None:
 
 
 class _ProbeConnection:
-    """What stands for a socket, for uvloop."""
+    """An object that stands for a socket, for uvloop."""
 
     type = socket.SOCK_STREAM.value
 
@@ -182,10 +182,10 @@ def _probe_stamps(loop: Any, _near: socket.socket, _far: socket.socket) -> bool:
     loop.call_later(0.001, loop.stop)
     loop.run_forever()
     stamps.close()
-    loop.run_until_complete(asyncio.sleep(0))  # in which libuv forgets them
+    loop.run_until_complete(asyncio.sleep(0))  # libuv forgets the handles in this turn
     waited = [what for what in noted if what[0]]
     return bool(waited) and any(what[0] is False and abs(what[1] - loop.time()) < _PATIENCE for what in noted)
 
 
-#: Seconds that a probe takes at most; it takes a thousandth of that.
+#: The time limit of a probe, in seconds. A probe takes a thousandth of that.
 _PATIENCE: Final = 5.0

@@ -1,8 +1,8 @@
 """`python -m everycore.servers JOB`: see `everycore.servers.program`.
 
-The program is sure to have an event loop. A signal is only noted until that loop can take it. Otherwise
-SystemExit would be raised wherever we happen to be, in the bookkeeping of the import system and in the making
-of the loop too, which then complain about it on stderr, beside the one report that the user is to read.
+The program is sure to have an event loop, so a signal is only noted until that loop can take it. Otherwise
+SystemExit could be raised anywhere, even in the import system's bookkeeping or in the loop's constructor.
+These would complain about it on stderr, next to the one report that the user is to read.
 """
 
 import os
@@ -10,7 +10,7 @@ import signal
 import sys
 
 if __name__ == "__main__" and (path := os.environ.pop("_EVERYCORE_PATH", None)) is not None:
-    sys.path[:] = path.split("\n")  # as `ops.interpreter` has written it
+    sys.path[:] = path.split("\n")  # `ops.interpreter` writes it in this form
 
 from everycore.system import garbage
 

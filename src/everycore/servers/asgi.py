@@ -12,9 +12,9 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def name_of(scope: Scope | None) -> str:
-    """A request, for a log line: "GET /path of 127.0.0.1:4711"."""
+    """The name of a request in a log line, for example "GET /path from 127.0.0.1:4711"."""
     if not scope or "path" not in scope:
-        return "a request that has not come completely"
+        return "a request that is still incomplete"
     client = scope.get("client")
-    whose = f" of {client[0]}:{client[1]}" if client else ""
+    whose = f" from {client[0]}:{client[1]}" if client else ""
     return f"{scope.get('method') or 'WebSocket'} {scope['path']}{whose}"

@@ -1,6 +1,6 @@
-"""Opens what `--bind` names, in a worker: through the primary, or, in a process of its own, by itself.
+"""Opens the addresses of `--bind`: through the primary in a worker, else in this process itself.
 
-From `Bind`s to sockets, with an error that names the bind. Invariant: all of them or none.
+It turns `Bind`s into sockets, with an error that names the bind. Invariant: all of them open, or none.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def open_sockets(
     mode: int | None = None,
     kind: int = socket.SOCK_STREAM,
 ) -> list[socket.socket]:
-    """A socket that listens for every address of every bind. Raises CannotBootError.
+    """A listening socket for every address of every bind. Raises CannotBootError.
 
-    mode: of unix ones. kind: SOCK_DGRAM for datagrams, of which there is no backlog.
+    mode: the permissions of unix sockets. kind: SOCK_DGRAM for datagram sockets, which ignore the backlog.
     """
     with ExitStack() as opened:
         sockets: list[socket.socket] = []
@@ -52,7 +52,7 @@ def _open(bind: Bind, backlog: int, mode: int | None, kind: int) -> Iterator[soc
 
 
 def _open_all(host: str, port: int, backlog: int, kind: int) -> Iterator[socket.socket]:
-    """A name may have several addresses; one that this machine lacks is left out if another is there.
+    """Listen on every address of a name, leaving out those that this machine lacks, if it has another.
 
     asyncio does the same: with IPv6 switched off, `localhost` still has an IPv6 address.
     """
@@ -75,7 +75,7 @@ def _open_all(host: str, port: int, backlog: int, kind: int) -> Iterator[socket.
 
 def _reason(bind: Bind, error: OSError) -> str:
     if isinstance(bind, FdBind) and error.strerror and error.strerror.startswith("cannot listen on "):
-        return error.strerror.partition(": ")[2]  # says what is wrong with the descriptor
+        return error.strerror.partition(": ")[2]  # this part tells what is wrong with the descriptor
     if isinstance(error, socket.gaierror) or error.errno is None:
         text = error.strerror or str(error)
     else:

@@ -1,12 +1,12 @@
-"""What `--bind` says: an address to listen on, in one of these forms.
+"""The value of `--bind`: an address to listen on, in one of these forms.
 
     HOST:PORT    [V6]:PORT    unix:PATH    fd://N    HOST    [V6]    PORT    :PORT
 
-Without a host it is this machine alone, 127.0.0.1; a colon before the port makes it every IPv4 address, as Go
-and gunicorn read it. Without a port it is 8000.
+The default host is this machine alone, 127.0.0.1. A colon before the port stands for every IPv4 address, as
+in Go and gunicorn. The default port is 8000.
 
-Read them, refuse what is malformed or said twice, and write them out again. Invariant: pure text, no socket
-and no resolver; a `Bind` that exists is well-formed.
+This module parses addresses, refuses malformed and repeated ones, and writes them out again. Invariant: it
+handles text alone, with no socket and no resolver, and a `Bind` that exists is well-formed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ALL_V4: Final = "0.0.0.0"
 
 
 class TcpBind(msgspec.Struct, frozen=True):
-    """A host (a name, or an address without brackets) and a port; 0 is a free port of the kernel's choice."""
+    """A host (a name, or an address without brackets) and a port. 0 is a free port of the kernel's choice."""
 
     host: str
     port: int
@@ -56,7 +56,7 @@ Bind = TcpBind | UnixBind | FdBind
 
 
 def parse_binds(texts: Sequence[str], option: str = "--bind") -> list[Bind]:
-    """All of them, in order. Raises ConfigurationError, also if two are the same (free ports never are)."""
+    """Parse all, in order. Raises ConfigurationError, also if two are the same (free ports never are)."""
     binds: list[Bind] = []
     for text in texts:
         bind = parse_bind(text, option)
@@ -67,8 +67,8 @@ def parse_binds(texts: Sequence[str], option: str = "--bind") -> list[Bind]:
 
 
 def parse_bind(text: str, option: str = "--bind") -> Bind:
-    """One of them."""
-    # The bytes of a path need not be text: os.fsdecode makes surrogates of those that are not.
+    """Parse one address. Raises ConfigurationError."""
+    # The bytes of a path need not be text: os.fsdecode turns those that are not into surrogates.
     readable = "".join(letter for letter in text if not "\udc80" <= letter <= "\udcff")
     if not readable.isprintable() or not text:
         raise ConfigurationError(option, f"must be {FORMS}, not {text!r}")
@@ -111,7 +111,7 @@ def _tcp(text: str, option: str) -> Bind:
 
 
 def _split(text: str, option: str) -> tuple[str, str]:
-    """Host and port of what has no brackets."""
+    """The host and port of an address without brackets."""
     if _is_number(text):
         return HOST, text
     host, colon, port = text.rpartition(":")
@@ -119,7 +119,7 @@ def _split(text: str, option: str) -> tuple[str, str]:
         hint = f"; the path of a unix socket is unix:{text}" if colon == "" else ""
         raise ConfigurationError(option, f"must be {FORMS}, not {text!r}{hint}")
     if ":" in host:
-        raise ConfigurationError(option, f"an IPv6 address stands in brackets, [::1]:8000, unlike {text!r}")
+        raise ConfigurationError(option, f"an IPv6 address needs brackets, as in [::1]:8000, unlike {text!r}")
     if not colon:
         return text, str(PORT)
     return host or _ALL_V4, port

@@ -1,14 +1,14 @@
 """The end of a served application, step by step: from the order to leave to the last connection.
 
-Let every client that is connected have its answer, within the grace. Invariant: nobody's connection is closed
-while a request of his may be under way, but by the end of the grace. An `Exit` stands for the worker and
-for its primary.
+Every connected client gets its answer within the grace. Invariant: until the grace is over, no connection is
+closed while its client may have a request under way. An `Exit` stands for the worker and for its primary.
 
-1. Answers say `Connection: close` from now on; WebSockets and event streams end, spread over time.
-2. An idle connection is handed on, where another worker takes it over: its client notices nothing. Else it
-   stays until its next request, or until its keep-alive time-out. Where a human waits, it is closed.
-3. A connection that has not sent a byte yet has the keep-alive time for its first one.
-4. When the grace is over what is left is cut off, and logged.
+1. Answers say `Connection: close` from now on. WebSockets and event streams end, spread over time.
+2. An idle connection is handed on if another worker takes it over: its client notices nothing. Otherwise it
+   stays until its next request, or until its keep-alive time-out. If a person is waiting for the exit
+   (Ctrl-C), it is closed.
+3. A connection that has not sent a byte yet has the keep-alive time-out to send its first one.
+4. When the grace is over, the remaining connections are cut off, and logged.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("everycore.servers")
 
-#: How often to look at what is open, in seconds.
+#: How often to look at the open connections, in seconds.
 LOOK: Final = 0.02
-#: The same, where nothing but time changes what is to be done.
+#: How often to look if only the clock can change what to do, in seconds.
 LOOK_AT_CLOCK: Final = 0.1
-#: Idle connections that are handed on in one look: each is a descriptor in somebody's hands.
+#: How many idle connections to hand on in one look: each is a descriptor in flight.
 MOST_AT_ONCE: Final = 32
-#: The part of the grace for which a connection that could be handed on is kept alive for that.
+#: The part of the grace in which connections may be handed on, and are kept alive for that.
 _HAND_ON_PART: Final = 0.5
-#: So long a worker that leaves waits for the primary's word whether it may hand on, in seconds.
+#: How long a leaving worker waits to be told whether it may hand connections on, in seconds.
 _FIRST_WORD: Final = 1.0
-#: The part of the grace over which ends are spread, unless told otherwise.
+#: The part of the grace over which the ends of long exchanges are spread by default.
 _SPREAD_PART: Final = 0.5
-#: Where a human waits, who has just connected has so long for the first byte, in seconds.
+#: How long a new connection has for its first byte if a person is waiting for the exit, in seconds.
 FIRST_BYTE: Final = 0.25
-#: So much of the grace, and no more than so many seconds, is for cutting off.
+#: The part of the grace that is reserved for cutting off, and its upper limit in seconds.
 _CUT_PART: Final = 0.1
 _MOST_CUT: Final = 0.3
-#: So many requests that were cut off are named.
+#: How many of the requests that were cut off are named in the log.
 _MOST_NAMED: Final = 10
 
 
@@ -52,44 +52,47 @@ class Exit(Protocol):
     """How this process is asked to leave."""
 
     async def asked(self) -> None:
-        """Wait until it is."""
+        """Wait until this process is asked to leave."""
 
     @property
     def is_alone(self) -> bool:
-        """Whether nobody else closes the listeners of this process."""
+        """Whether this process has to close its listeners by itself."""
 
     @property
     def deadline(self) -> float:
-        """When the grace is over, by the loop's clock. Known once asked."""
+        """When the grace is over, by the loop's clock. Known once `asked` has returned."""
 
     @property
     def spares_idle(self) -> bool:
-        """Whether idle clients have time to ask once more. Known once asked."""
+        """Whether idle clients get time for one more request. Known once `asked` has returned."""
 
     @property
     def may_hand_on(self) -> bool:
-        """Whether another worker takes idle connections over. May change."""
+        """Whether another worker takes idle connections over. This may change."""
 
     @property
     def is_undecided(self) -> bool:
-        """Whether it is still to be told if another worker does."""
+        """Whether the primary has yet to say if another worker takes them over."""
 
     @property
     def open(self) -> int:
-        """Accepted connections that are open; -1 where nobody counts them."""
+        """The number of open accepted connections; -1 if nothing counts them."""
 
     def hand_on(self, fd: int) -> None:
-        """Let another worker have this connection, and its descriptor."""
+        """Give another worker this connection, and its descriptor."""
 
     def take_over(self, new: Callable[[], Any], began: Callable[[Any], None]) -> None:
-        """Serve what other workers hand on, from now on: by a protocol from `new`, and `began` is told it."""
+        """Serve the connections that other workers hand on, from now on.
+
+        `new` makes the protocol of each, and `began` is called with it.
+        """
 
 
 class Departing:
     """One engine's way out.
 
-    inside: None where the engine's inner parts are not as we know them, or not ours to use.
-    under_way: what the application works on, where there is no inside that shows it.
+    inside: None if the engine's internal parts did not pass their probe, or if there is no access to them.
+    under_way: the requests that the application works on, for an engine without `inside`.
     """
 
     def __init__(
@@ -112,24 +115,24 @@ class Departing:
         self._began = 0.0
         self._ends = 0.0
         self._looks = False
-        #: Connections that this worker took over while it leaves itself.
+        #: Connections that this worker took over while it was leaving itself.
         self._stay: set[Any] = set()
         draining.keeps = self._keeps
         draining.answered = self._look_soon
 
     def on_serving(self) -> None:
-        """The engine serves: this worker can take over what others hand on."""
+        """The engine serves: take over the connections that other workers hand on."""
         if self._inside is not None:
             self._exit.take_over(self._inside.new, self._took_over)
 
     def _took_over(self, connection: Any) -> None:
         assert self._inside is not None
         self._inside.keep_alive(connection)
-        if self._draining.is_on:  # nobody who stays could take it: it ends here
+        if self._draining.is_on:  # no remaining worker could take it: it ends here
             self._stay.add(connection)
 
     async def run(self) -> None:
-        """Leave: return when nothing is left, or when the grace is all but over."""
+        """Leave. Returns when no connection is left, or shortly before the grace is over."""
         if self._exit.is_alone and self._inside is not None:
             self._inside.stop_accepting()
         now = self._loop.time()
@@ -138,7 +141,7 @@ class Departing:
         spread = grace * _SPREAD_PART if self._spread is None else min(self._spread, grace)
         self._draining.begin(spread if self._exit.spares_idle else 0.0)
         next_look = 0.0
-        # First: who was accepted just before the order came is no connection of the engine's yet.
+        # Wait first: the engine does not know the connections that were accepted just before the order came.
         await asyncio.sleep(LOOK)
         while self._is_busy() and (now := self._loop.time()) < self._ends:
             if self._may_hand_on() or now >= next_look:
@@ -155,7 +158,7 @@ class Departing:
     # --- idle connections ---------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Do what can be done about connections that are idle now."""
+        """Hand on or close the connections that are idle now, as far as that is due."""
         self._looks = False
         inside = self._inside
         if inside is None or not self._draining.is_on:
@@ -172,7 +175,10 @@ class Departing:
                 inside.close(connection)
 
     def _is_overdue(self, connection: Any) -> bool:
-        """Whether an idle connection has had its time; where a request was answered, the engine keeps it."""
+        """Whether an idle connection has used up its time.
+
+        The engine's own keep-alive time-out ends a connection that has had an answer.
+        """
         assert self._inside is not None
         if not self._inside.is_unused(connection):
             return not self._exit.spares_idle
@@ -180,7 +186,7 @@ class Departing:
         return self._loop.time() > self._began + seconds
 
     def _look_soon(self) -> None:
-        """An answer is complete: its connection may be idle in a moment."""
+        """Look soon: an answer is complete, and its connection may be idle in a moment."""
         if not self._looks and self._may_hand_on():
             self._looks = True
             self._loop.call_soon(self.look)
@@ -191,7 +197,7 @@ class Departing:
         return self._loop.time() < self._began + (self._ends - self._began) * _HAND_ON_PART
 
     def _keeps(self, send: Send) -> bool:
-        """Whether the connection behind `send` lives on: it goes to another worker, or asks for more."""
+        """Whether the connection behind `send` lives on: it is handed on, or has sent another request."""
         inside = self._inside
         if inside is None:
             return False
@@ -199,9 +205,10 @@ class Departing:
         return (may and inside.is_plain(send)) or inside.has_more(send)
 
     def _is_undecided(self) -> bool:
-        """An answer that crosses the primary's word is not to end its connection.
+        """Whether an answer must not end its connection, because the primary has not decided yet.
 
-        If the word is no, the next answer does: so not where a human waits, and there may be no next one.
+        If the primary says no, the next answer ends the connection. If a person is waiting for the exit there
+        may be no next answer, so the result is False then.
         """
         waits = self._exit.is_undecided and self._exit.spares_idle
         return waits and self._loop.time() < self._began + _FIRST_WORD

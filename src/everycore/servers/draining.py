@@ -1,12 +1,12 @@
-"""What a worker that leaves owes to the clients that it still has, in ASGI alone.
+"""How a leaving worker treats the clients that it still has, in ASGI alone.
 
-From the moment the worker leaves, every answer says `Connection: close`, WebSockets are closed with 1012 and
-event streams end, spread over time so that their clients do not all come back at once. Invariant: a client
-reads in its answer that the connection ends, before it ends. Nothing here knows an engine. Source: RFC 9112
-9.6 (who has sent `close` closes the connection in stages), RFC 6455 7.4.1 and the registry behind it (1012,
-service restart), the ASGI specification.
+From the moment the worker leaves, every answer says `Connection: close`, WebSockets are closed with 1012, and
+event streams end. The ends are spread over time, so that the clients do not all come back at once. Invariant:
+a client reads in its answer that the connection will end before it ends. Source: RFC 9112 9.6 (a server that
+has sent `close` closes the connection in stages), RFC 6455 7.4.1 and the registry behind it (1012, service
+restart), the ASGI specification.
 
-HOT: one object, one more frame and one question a message, for each request.
+HOT: each request costs one object, and each message one more frame and one check.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import Any, Final
 from everycore.servers.asgi import Asgi, Receive, Scope, Send
 from everycore.servers.exchanges import HttpExchange, LongExchange, WebSocketExchange
 
-#: Methods whose requests have no body, as a rule: nobody has to read one to its end.
+#: Methods whose requests have no body as a rule. Their body need not be read to its end.
 WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class Draining:
-    """Whether this worker leaves, and what it is to end meanwhile.
+    """Whether this worker is leaving, and the exchanges that it then has to end.
 
-    keeps: whether the connection behind this `send` may live on after the answer, for there is a better way.
-    answered: called after each complete answer of a worker that leaves.
-    draw: a random number of seconds, from 0 to its argument.
+    keeps: returns whether the connection behind this `send` may live on after the answer, because it can be
+        handed on or has sent another request.
+    answered: called after each complete answer of a leaving worker.
+    draw: returns a random number of seconds, from 0 to its argument.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Draining:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, spread: float) -> None:
-        """The worker leaves: from now on; the ends are spread over `spread` seconds. Again: nothing."""
+        """Begin to leave, with the ends spread over `spread` seconds. Does nothing if it has begun."""
         if self.is_on:
             return
         self.is_on = True
@@ -57,20 +58,20 @@ class Draining:
             self._schedule(ending)
 
     def opened(self, ending: LongExchange) -> None:
-        """Something that does not end by itself."""
+        """Remember an exchange that does not end by itself."""
         self._open.add(ending)
         if self.is_on:
             self._schedule(ending)
 
     def ended(self, ending: LongExchange) -> None:
-        """It has ended; again: nothing."""
+        """Forget an exchange that has ended. Does nothing if it is forgotten already."""
         self._open.discard(ending)
         timer = self._timers.pop(ending, None)
         if timer is not None:
             timer.cancel()
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine that nobody waits for."""
+        """Run a coroutine in the background."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -81,7 +82,7 @@ class Draining:
 
 
 class DrainingApp:
-    """An application, and the manners of a worker that leaves."""
+    """An application whose answers change as described above once the worker leaves."""
 
     def __init__(self, app: Asgi, draining: Draining) -> None:
         self._app = app

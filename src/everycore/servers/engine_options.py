@@ -1,11 +1,11 @@
-"""The options of uvicorn, as uvicorn itself lists them: its next one needs no work here.
+"""The options of uvicorn, as uvicorn itself lists them, so that a new one needs no work here.
 
-Read uvicorn's own command, and make of each option a field of our settings, where its `Config` has a
-parameter of that name. What uvicorn's command does between the two (it splits headers) is in `arguments`.
-Imported only where somebody uses such an option, or asks for help.
+This module reads uvicorn's own command, and turns each option into a field of everycore's settings, if
+uvicorn's `Config` has a parameter of that name. `arguments` does what uvicorn's command does between the two
+(it splits headers). The module is imported only if such an option is used, or for `--help`.
 
-Facts (uvicorn 0.30 to 0.54): the installed command is `uvicorn.main:main`, a click command, whose parameters
-bear the names of `Config`'s; `--header` is repeated, and is `headers: list[tuple[str, str]]` there.
+Facts (uvicorn 0.30 to 0.54): the installed command is `uvicorn.main:main`, a click command whose parameters
+bear the names of `Config`'s. `--header` may be repeated, and is `headers: list[tuple[str, str]]` there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from everycore.config.kinds import Form, Schema, Text
 from everycore.config.setting import EngineField, Field, Setting, shown
 
 SECTION: Final = "Engine: uvicorn's own options"
-#: What gunicorn and hypercorn call the same.
+#: The names that gunicorn and hypercorn have for the same options.
 ALSO: Final = {
     "timeout_keep_alive": ("--keep-alive",),
     "ssl_keyfile": ("--keyfile",),
@@ -40,7 +40,7 @@ _MOST: Final = 2**31 - 1
 
 
 class EngineKind:
-    """One option of the engine: its values are what the engine's own command makes of a text."""
+    """One option of the engine. The engine's own command converts its values from text."""
 
     def __init__(self, option: click.Option) -> None:
         self._option = option
@@ -74,9 +74,9 @@ class EngineKind:
             raise ValueError(error.message.rstrip(".")) from None
         if isinstance(converted, str) and not _LINE_ENDS.isdisjoint(converted):
             raise ValueError(f"must be one line of text, not {converted!r}")
-        # No number of uvicorn's is negative, nor is one more than any clock or size holds.
+        # None of uvicorn's numbers is negative, or larger than any clock or size can hold.
         is_number = isinstance(converted, int | float) and not isinstance(converted, bool)
-        if is_number and not 0 <= converted <= _MOST:  # nan is neither
+        if is_number and not 0 <= converted <= _MOST:  # nan fails both comparisons
             raise ValueError(f"must be from 0 to {_MOST}, not {converted!r}")
         return converted
 
@@ -92,7 +92,7 @@ class EngineKind:
 
 
 class HeaderText(Text):
-    """NAME:VALUE."""
+    """A header, as NAME:VALUE."""
 
     def from_text(self, text: str) -> str:
         """As `Kind.from_text`."""
@@ -103,7 +103,7 @@ def _checked_header(text: Any) -> Any:
     if not isinstance(text, str) or not text.partition(":")[1]:
         raise ValueError(f"must be NAME:VALUE, not {text!r}")
     if any(ord(letter) > 255 for letter in text):
-        raise ValueError(f"must be letters of Latin-1, not {text!r}")
+        raise ValueError(f"must be Latin-1 text, not {text!r}")
     return text
 
 
@@ -130,9 +130,9 @@ def _is_a(value: Any, wanted: str) -> bool:
 
 
 def engine_fields(taken: frozenset[str]) -> tuple[Field, ...]:
-    """The options of the installed engine but those that are `taken` (`--bind`): ours, or refused.
+    """The options of the installed engine, except those that are `taken`, such as `--bind`.
 
-    Empty where there is no uvicorn.
+    everycore has those itself, or refuses them. Empty if uvicorn is not installed.
     """
     try:
         command = importlib.import_module("uvicorn.main").main
@@ -161,7 +161,7 @@ def _field(option: click.Option, default: Any) -> Field:
 
 
 def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `Config` for values by its parameters' names."""
+    """The keyword arguments of `Config` for these values, which go by the names of its parameters."""
     found = dict(values)
     if HEADERS in found:
         found[HEADERS] = split_headers(found[HEADERS])
@@ -169,5 +169,5 @@ def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_headers(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """Names and values of texts as `X-Frame-Options: DENY`."""
+    """The names and values of texts such as `X-Frame-Options: DENY`."""
     return [(name.strip(), value.strip()) for name, _, value in (text.partition(":") for text in texts)]

@@ -1,12 +1,12 @@
-"""uvicorn as a library: serves one ASGI application on sockets that it is given.
+"""uvicorn as a library: it serves one ASGI application on sockets that it is given.
 
-`Engine.serve`, from the first connection to the last. Invariant: no signal handler of uvicorn's is
-installed; who stops it is an `Exit`. Nothing but this file and `foreign.uvicorn_internals` knows uvicorn.
+`Engine.serve` runs from the first connection to the last. Invariant: uvicorn's signal handlers are not
+installed, and an `Exit` stops it.
 
-Facts (uvicorn 0.30 to 0.54): `Config.load` calls the application without arguments to find out whether it is
-a factory, which must fail, and does for anything with ASGI's three arguments. `Server.startup` is where the
-servers start, `main_loop` looks for the end, and `shutdown` closes what is open. `WEB_CONCURRENCY` is read,
-and must be a number, unless `workers` is given.
+Facts (uvicorn 0.30 to 0.54): to find out whether the application is a factory, `Config.load` calls it without
+arguments. That call must fail, and does for anything with ASGI's three arguments. `Server.startup` starts the
+servers, `main_loop` checks for the end, and `shutdown` closes the open connections. uvicorn reads
+`WEB_CONCURRENCY`, which must be a number, unless `workers` is given.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ except ImportError:
     raise CannotBootError("serve needs uvicorn: pip install 'everycore[standard]'") from None
 from everycore.foreign.uvicorn_internals import Inside, capabilities, is_known, use_transport_addresses
 
-#: What uvicorn itself may wait for when it stops, in seconds: by then there is nothing left to wait for.
+#: How long uvicorn itself may wait when it stops, in seconds: by then there is nothing left to wait for.
 _NOTHING_LEFT: Final = 0.1
 
 
 class _Server(uvicorn.Server):
-    """Without signal handlers; says when it serves, and ends as soon as it is told and nothing is left.
+    """uvicorn's server without signal handlers.
 
-    `inside` is None where its inner parts are not as we know them.
+    It reports when it serves. Once told to stop, it ends as soon as nothing is left.
+    `inside` is None if uvicorn's internal parts did not pass their probe.
     """
 
     inside: Inside | None = None
@@ -51,19 +52,19 @@ class _Server(uvicorn.Server):
         self._is_told.set()
 
     async def main_loop(self) -> None:
-        """As uvicorn's, which looks every 0.1 s whether it is to end."""
+        """As uvicorn's, which checks only every 0.1 s whether it is to end."""
         ticking = asyncio.ensure_future(super().main_loop())
         told = asyncio.ensure_future(self._is_told.wait())
         try:
             await asyncio.wait((ticking, told), return_when=asyncio.FIRST_COMPLETED)
             if ticking.done():
-                ticking.result()  # what went wrong in it
+                ticking.result()  # raise its error, if any
         finally:
             ticking.cancel()
             told.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, which gives connections 0.1 s to end even where there are none."""
+        """As uvicorn's, which would give connections 0.1 s to end even if there are none."""
         if self.inside is None or self.inside.connections() or self.inside.tasks():
             await super().shutdown(sockets)
             return
@@ -77,14 +78,14 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone: they are the worker's, and stop it by way of `stop`."""
+        """Leave signals alone: the worker handles them, and calls `stop`."""
         yield
 
 
 class Engine:
-    """One application, served once. `spread`, in seconds, as `--spread`; None: its default.
+    """One application, served once. `spread`, in seconds, is that of `--spread`; None is its default.
 
-    options: of uvicorn's `Config`, as `engine_options.arguments` makes them.
+    options: those of uvicorn's `Config`, as `engine_options.arguments` makes them.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Engine:
             self._config = uvicorn.Config(
                 DrainingApp(app, self._draining),
                 interface="asgi3",
-                lifespan="off",  # ours, see servers/lifespan.py
+                lifespan="off",  # everycore runs the lifespan: see servers/lifespan.py
                 log_config=None,  # see servers/log_config.py
                 access_log=access_log,
                 workers=1,
@@ -111,13 +112,13 @@ class Engine:
             self._config.load()
             if capabilities().addresses:
                 use_transport_addresses(self._config)
-        except (Exception, SystemExit) as error:  # the user's options: a word of uvicorn's, not our traceback
+        except (Exception, SystemExit) as error:  # the user's options: report uvicorn's words, no traceback
             raise CannotBootError(f"uvicorn refuses its options: {words(error)}") from None
 
     async def serve(
         self, sockets: Sequence[socket.socket], on_serving: Callable[[], None], exit: Exit
     ) -> None:
-        """Serve until `exit` asks for the end, then let requests finish for as long as the grace allows."""
+        """Serve until `exit` asks for the end. Then let requests finish for as long as the grace allows."""
 
         def serving() -> None:
             departing.on_serving()

@@ -1,7 +1,7 @@
-"""One request, or one WebSocket, in the hands of a worker that may leave: see `everycore.servers.draining`.
+"""One request, or one WebSocket, in a worker that may leave: see `everycore.servers.draining`.
 
-Change what the application sends, where the worker leaves. Invariant: an application's message is passed on,
-or answered by an error that says why it can't be; never dropped in silence.
+If the worker leaves, an exchange changes what the application sends. Invariant: an application's message is
+passed on, or answered by an error that says why it can't be. It is never dropped in silence.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any, Final, Protocol
 from everycore.errors import is_caused_by
 from everycore.servers.asgi import Receive, Scope, Send
 
-#: An answer that closes the connection waits so long for the rest of the request's body, in seconds: closed
-#: with something unread, TCP resets it, and the client may never read its answer (RFC 9112 9.6).
+#: How long an answer that closes the connection waits for the rest of the request's body, in seconds. If a
+#: connection is closed with unread data, TCP resets it, and the client may never read its answer (RFC 9112
+#: 9.6).
 LINGER: Final = 5.0
-#: RFC 6455's registry: the server restarts; come again, after a random time.
+#: "Service Restart" of RFC 6455's registry: the client should reconnect after a random time.
 SERVICE_RESTART: Final = 1012
-#: What ends an event of a stream (the HTML standard, server-sent events): a blank line.
+#: The end of an event in a stream (the HTML standard, server-sent events): a blank line.
 _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\r\n\r\n")
 _LONGEST_END: Final = max(map(len, _EVENT_ENDS))
 _CLOSE: Final = (b"connection", b"close")
@@ -29,38 +30,41 @@ class LongExchange(Protocol):
     """A WebSocket or an event stream, which the worker ends by itself."""
 
     def end_soon(self) -> None:
-        """Its time has come."""
+        """End the exchange as soon as possible: its time has come."""
 
 
 class ExchangeOwner(Protocol):
-    """What an exchange knows of the worker: `everycore.servers.draining.Draining`."""
+    """The part of `everycore.servers.draining.Draining` that an exchange uses."""
 
-    #: It leaves.
+    #: Whether the worker is leaving.
     is_on: bool
-    #: Whether the connection behind this `send` may live on after the answer.
+    #: Returns whether the connection behind this `send` may live on after the answer.
     keeps: Callable[[Send], bool]
-    #: To be called after each complete answer of a worker that leaves.
+    #: To be called after each complete answer of a leaving worker.
     answered: Callable[[], None]
 
     def opened(self, ending: LongExchange) -> None:
-        """Something that does not end by itself."""
+        """Remember an exchange that does not end by itself."""
 
     def ended(self, ending: LongExchange) -> None:
-        """It has ended; again: nothing."""
+        """Forget an exchange that has ended. Does nothing if it is forgotten already."""
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine that nobody waits for."""
+        """Run a coroutine in the background."""
 
 
 class EndedByLeavingError(OSError):
-    """The application sends on what this worker has ended. OSError, as ASGI 2.4 has it after a disconnect."""
+    """The application sends on an exchange that this worker has ended.
+
+    It is an OSError, as ASGI 2.4 wants it after a disconnect.
+    """
 
     def __init__(self) -> None:
-        super().__init__("this worker leaves, and has ended the stream or the WebSocket")
+        super().__init__("this worker is leaving and has ended the stream or the WebSocket")
 
 
 class RequestBody:
-    """The body of a request: whether the application has read it."""
+    """The body of a request. It remembers whether the application has read it."""
 
     __slots__ = ("_receive", "is_read")
 
@@ -69,14 +73,14 @@ class RequestBody:
         self.is_read = False
 
     async def receive(self) -> Any:
-        """The next message, as the application gets it."""
+        """Return the next message, as the application gets it."""
         message = await self._receive()
         if message["type"] != "http.request" or not message.get("more_body", False):
             self.is_read = True
         return message
 
     async def skip(self) -> None:
-        """Read what is left, for a while."""
+        """Read and drop the rest, for at most `LINGER` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
                 while not self.is_read:
@@ -97,12 +101,12 @@ class HttpExchange:
         self._stream: EventStream | None = None
 
     def watch_body(self, receive: Receive) -> Receive:
-        """Take note of what the application reads."""
+        """Watch what the application reads. Returns the `receive` to give it."""
         self._body = RequestBody(receive)
         return self._body.receive
 
     def send(self, message: Any) -> Awaitable[None]:
-        """As the engine's. HOT."""
+        """As the engine's `send`. HOT."""
         if self._worker.is_on:
             return self._send_last(message)
         if self._stream is not None:
@@ -131,7 +135,7 @@ class HttpExchange:
 
     @property
     def _ends_by_header(self) -> bool:
-        """Of HTTP/1 alone: HTTP/2 and 3 have a frame for it, and no such header (RFC 9113 8.2.2)."""
+        """Whether a header can end the connection. HTTP/2 and 3 have a frame for that (RFC 9113 8.2.2)."""
         return str(self._scope.get("http_version", "1.1")).startswith("1")
 
     async def _send_end(self, message: Any) -> None:
@@ -142,7 +146,7 @@ class HttpExchange:
         await self._raw(message)
 
     def explains(self, error: BaseException) -> bool:
-        """Whether `error` is the application's answer to what we did to it."""
+        """Whether `error` is the application's reaction to the end of its exchange."""
         return self._stream is not None and self._stream.is_ended and is_caused_by(error, EndedByLeavingError)
 
     def finish(self) -> None:
@@ -152,7 +156,7 @@ class HttpExchange:
 
 
 class EventStream:
-    """An answer of type text/event-stream, which ends between two events once its time has come."""
+    """An answer of type text/event-stream. It ends between two events once its time has come."""
 
     __slots__ = ("_is_busy", "_is_due", "_raw", "_tail", "_worker", "is_ended")
 
@@ -161,13 +165,13 @@ class EventStream:
         self._raw = send
         self._is_busy = False
         self._is_due = False
-        #: The last bytes sent: the blank line that ends an event may come in parts.
+        #: The last bytes sent. The blank line that ends an event may come in parts.
         self._tail = b""
         self.is_ended = False
         worker.opened(self)
 
     async def send(self, message: Any) -> None:
-        """As the engine's. Raises EndedByLeavingError."""
+        """As the engine's `send`. Raises EndedByLeavingError."""
         if self.is_ended:
             raise EndedByLeavingError
         self._is_busy = True
@@ -187,11 +191,11 @@ class EventStream:
 
     @property
     def _is_whole(self) -> bool:
-        """Nothing was sent of an event that is not complete."""
+        """Whether every event that was begun is complete."""
         return not self._tail or self._tail.endswith(_EVENT_ENDS)
 
     def end_soon(self) -> None:
-        """End it now, or behind the event that is being sent."""
+        """End the stream now, or after the event that is being sent."""
         self._is_due = True
         if self._is_whole and not self._is_busy and not self.is_ended:
             self._worker.run(self._end())
@@ -201,13 +205,13 @@ class EventStream:
             return
         self.is_ended = True
         self._worker.ended(self)
-        # To the engine the answer is complete: it tells an application that waits for it.
+        # For the engine the answer is complete: it reports that to an application that waits for it.
         await self._raw({"type": "http.response.body", "body": b"", "more_body": False})
         self._worker.answered()
 
 
 class WebSocketExchange:
-    """A WebSocket, which is closed with 1012 once its time has come."""
+    """A WebSocket. It is closed with 1012 once its time has come."""
 
     __slots__ = ("_is_closed_by_app", "_raw", "_worker", "is_ended")
 
@@ -218,11 +222,11 @@ class WebSocketExchange:
         self.is_ended = False
 
     async def send(self, message: Any) -> None:
-        """As the engine's. Raises EndedByLeavingError."""
+        """As the engine's `send`. Raises EndedByLeavingError."""
         kind = message["type"]
         if self.is_ended:
             if kind == "websocket.close":
-                return  # it is what the application wants
+                return  # that is what the application wants
             raise EndedByLeavingError
         if kind == "websocket.close":
             self._is_closed_by_app = True
@@ -232,22 +236,22 @@ class WebSocketExchange:
             self._worker.opened(self)
 
     def end_soon(self) -> None:
-        """Close it now."""
+        """Close the WebSocket now."""
         if not self.is_ended and not self._is_closed_by_app:
             self.is_ended = True
             self._worker.run(self._close())
 
     async def _close(self) -> None:
-        # The client may have gone at this moment: then there is nobody to be told.
+        # The client may have gone in the meantime. Then there is no one to tell.
         with contextlib.suppress(OSError, RuntimeError):
             await self._raw({"type": "websocket.close", "code": SERVICE_RESTART, "reason": "service restart"})
 
     def explains(self, error: BaseException) -> bool:
-        """As that of `HttpExchange`."""
+        """As `HttpExchange.explains`."""
         return self.is_ended and is_caused_by(error, EndedByLeavingError)
 
     def finish(self) -> None:
-        """As that of `HttpExchange`."""
+        """As `HttpExchange.finish`."""
         self._worker.ended(self)
 
 
@@ -259,6 +263,6 @@ def _is_event_stream(message: Any) -> bool:
 
 
 def _closing(message: Any) -> Any:
-    """The head of an answer that is the last one of its connection."""
+    """The head of an answer, changed to that of the last answer on its connection."""
     headers = [header for header in message.get("headers", ()) if header[0].lower() != b"connection"]
     return {**message, "headers": [*headers, _CLOSE]}

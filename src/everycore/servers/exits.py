@@ -1,6 +1,6 @@
 """How a serving process is asked to leave: by its cluster, or, without one, by a signal.
 
-The two kinds of `departing.Exit`.
+These are the two kinds of `departing.Exit`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from everycore.worker.session import Session
 
 
 class WorkerExit:
-    """The exit of a worker: its cluster asks."""
+    """The exit of a worker, which its cluster asks to leave."""
 
     is_alone = False
 
@@ -78,11 +78,11 @@ class WorkerExit:
 
 
 class LoneExit:
-    """The exit of a process without a cluster: INT or TERM asks. `grace` in seconds."""
+    """The exit of a process without a cluster: SIGINT or SIGTERM asks. `grace` is in seconds."""
 
     is_alone = True
     may_hand_on = is_undecided = False
-    #: Nobody counts them.
+    #: Connections are not counted.
     open = -1
 
     def __init__(self, grace: float) -> None:
@@ -102,8 +102,8 @@ class LoneExit:
         self.deadline = loop.time() + self._grace
 
     def hand_on(self, fd: int) -> None:
-        """Nobody would take it."""
+        """Raise NotImplementedError: there is no other worker."""
         raise NotImplementedError
 
     def take_over(self, new: Callable[[], Any], began: Callable[[Any], None]) -> None:
-        """Nothing comes."""
+        """Do nothing: no other worker hands connections on."""

@@ -1,15 +1,15 @@
-"""hypercorn as a library: serves one ASGI application on sockets that it is given, in HTTP/1.1, 2 and 3.
+"""hypercorn as a library: it serves one ASGI application on given sockets, in HTTP/1.1, 2 and 3.
 
-`HypercornEngine.serve`, from the first connection to the last, as `engines.Engine` for uvicorn. Invariant: no
-signal handler of hypercorn's is installed, and hypercorn is told to stop only when nothing is left that it
-would cut off. Nothing but this file and `foreign.hypercorn_internals` knows hypercorn.
+`HypercornEngine.serve` runs from the first connection to the last, as `engines.Engine` does for uvicorn.
+Invariant: hypercorn's signal handlers are not installed, and hypercorn is told to stop only when nothing is
+left that it would cut off.
 
-Facts (hypercorn 0.17 and 0.18): `serve` opens what `Config.create_sockets` returns, and asks for the shutdown
-trigger once it listens. It runs the application's lifespan, which can't be switched off: so it is told that
-all is well. Told to stop, it closes idle connections at once, and resets new requests of HTTP/2. A request
-of an HTTP/2 connection that exceeds `keep_alive_max_requests` (1000, unless we say more) has no answer.
-An application that does not read the body of its request ends the connection: hypercorn fails (HTTP/2), or
-waits for that for ever.
+Facts (hypercorn 0.17 and 0.18): `serve` opens the sockets that `Config.create_sockets` returns, and awaits
+the shutdown trigger once it listens. It always runs the application's lifespan, so this engine answers that
+all is well. Once told to stop, it closes idle connections at once, and resets new HTTP/2 requests. A request
+beyond `keep_alive_max_requests` of an HTTP/2 connection (1000 by default) gets no answer. If an application
+does not read the body of its request, hypercorn fails and ends the connection (HTTP/2), or waits for the body
+for ever.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ except ImportError:
     raise CannotBootError("--engine hypercorn needs hypercorn: pip install 'everycore[hypercorn]'") from None
 from everycore.foreign.hypercorn_internals import capabilities, connection_of, go_away
 
-#: What hypercorn itself may wait for when it stops, in seconds: by then there is nothing left to wait for.
+#: How long hypercorn itself may wait when it stops, in seconds: by then there is nothing left to wait for.
 _NOTHING_LEFT: Final = 0.1
-#: For this part of the grace, and no more than so many seconds, a GOAWAY waits for an idle moment.
+#: The part of the grace for which a GOAWAY waits for an idle moment, and its upper limit in seconds.
 _IDLE_PART: Final = 0.25
 _MOST_IDLE: Final = 5.0
 _ERRORS: Final = "hypercorn.error"
 
 
 class _Config(Config):
-    """hypercorn's configuration, with sockets and headers of ours."""
+    """hypercorn's configuration, with given sockets and additional headers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ class _Config(Config):
 
 
 class HypercornEngine:
-    """One application, served once. Arguments as those of `engines.Engine`, options by the same names.
+    """One application, served once. The arguments and the names of options are those of `engines.Engine`.
 
-    access_log: of no use here, for hypercorn itself logs no request.
+    access_log: ignored, because hypercorn itself logs no requests here.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class HypercornEngine:
         try:
             self._config = _config(options)
             self._config.create_ssl_context()
-        except (Exception, SystemExit) as error:  # the user's options: a word of theirs, not our traceback
+        except (Exception, SystemExit) as error:  # the user's options: report its words, no traceback
             raise CannotBootError(f"hypercorn refuses its options: {words(error)}") from None
 
     async def serve(
@@ -101,7 +101,7 @@ class HypercornEngine:
         """As `engines.Engine.serve`."""
         is_over = asyncio.Event()
 
-        async def until_over() -> None:  # hypercorn asks for this once it listens
+        async def until_over() -> None:  # hypercorn awaits this once it listens
             on_serving()
             await is_over.wait()
 
@@ -145,7 +145,7 @@ class HypercornEngine:
         await exit.asked()
         if self._http2 is not None:
             self._http2.leave(exit.deadline - loop.time())
-        if not exit.spares_idle:  # a human waits: from there on hypercorn closes what is idle
+        if not exit.spares_idle:  # a person waits for the exit: hypercorn then closes idle connections
             loop.call_later(FIRST_BYTE, is_over.set)
         self._config.graceful_timeout = max(exit.deadline - loop.time(), _NOTHING_LEFT)
         await departing.run()
@@ -173,7 +173,7 @@ class HypercornEngine:
                 self._http2.ended(connection)
 
     async def _read_and_serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have the whole body of the request read before the answer ends: hypercorn fails otherwise."""
+        """Serve a request, reading its whole body before the answer ends: hypercorn fails otherwise."""
         body = RequestBody(receive)
 
         async def send_whole(message: Any) -> None:
@@ -186,27 +186,27 @@ class HypercornEngine:
 
         try:
             await self._app(scope, body.receive, send_whole)
-        except Exception:  # which hypercorn answers
+        except Exception:  # hypercorn answers it with an error
             await body.skip()
             raise
 
 
 class _Http2:
-    """The HTTP/2 connections that have had a request: their clients are told when the worker leaves.
+    """The HTTP/2 connections that have had a request. It tells their clients when the worker leaves.
 
-    Each is told when it has no request under way, for there are clients that take a GOAWAY for the end of a
-    request too (httpcore does); one that is never idle is told all the same, after a while.
+    A client is told while its connection has no request under way, because some clients (httpcore) abandon
+    their requests on a GOAWAY. A client that is never idle is told all the same, after a while.
     """
 
     def __init__(self, draining: Draining) -> None:
         self._draining = draining
-        #: How many requests are under way.
+        #: The number of requests under way, by connection.
         self._counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._told: weakref.WeakSet[Any] = weakref.WeakSet()
         self._leaves = self._is_late = False
 
     def began(self, send: Send) -> Any:
-        """A request has begun; return its connection."""
+        """A request has begun. Returns its connection, or None if that is not HTTP/2."""
         connection = connection_of(send)
         if connection is not None:
             self._counts[connection] = self._counts.get(connection, 0) + 1
@@ -215,13 +215,13 @@ class _Http2:
         return connection
 
     def ended(self, connection: Any) -> None:
-        """A request of it has ended."""
+        """A request on this connection has ended."""
         self._counts[connection] -= 1
         if self._leaves and not self._counts[connection]:
             self._tell(connection)
 
     def leave(self, seconds: float) -> None:
-        """The worker leaves, and has so long for it."""
+        """The worker leaves, and has `seconds` for it: tell each client, as soon as it is idle."""
         self._leaves = True
         for connection, count in list(self._counts.items()):
             if not count:
@@ -240,7 +240,7 @@ class _Http2:
 
 
 async def _say_all_is_well(receive: Receive, send: Send) -> None:
-    """The application's lifespan is ours, see servers/lifespan.py."""
+    """Answer hypercorn's lifespan. everycore runs the application's own: see servers/lifespan.py."""
     kind = ""
     while kind != "lifespan.shutdown":
         kind = (await receive())["type"]
@@ -259,5 +259,5 @@ def _config(options: Mapping[str, Any]) -> _Config:
     ]
     config.keep_alive_max_requests = sys.maxsize
     config.errorlog = logging.getLogger(_ERRORS)
-    config.accesslog = None  # requests are told by `ops.access_log`, for every engine
+    config.accesslog = None  # `ops.access_log` logs the requests of every engine
     return config

@@ -1,10 +1,11 @@
 """The options of `--engine hypercorn`: those that uvicorn has too, by uvicorn's names, and its own.
 
-A table: what hypercorn's `Config` calls what we call otherwise. Everything else that uvicorn has is refused,
-with the reason. Invariant: hypercorn itself is not imported; the table says what version 0.17 and later have.
+A table maps everycore's names to those of hypercorn's `Config`. uvicorn's other options are refused, with the
+reason. Invariant: hypercorn itself is not imported. The table describes version 0.17 and later.
 
-Some of uvicorn's options are ours here (`servers.manners`): hypercorn trusts a number of proxies where
-uvicorn trusts addresses, it leaves `path` without the root path, and has no limit of requests.
+everycore itself implements some of uvicorn's options here (`servers.manners`): hypercorn trusts a number of
+proxies where uvicorn trusts addresses, it leaves `path` without the root path, and it can't limit the number
+of requests.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from everycore.config.setting import EngineField, Field, Setting
 from everycore.errors import ConfigurationError
 from everycore.servers.engine_options import ALSO, HEADERS, SECRET, HeaderText
 
-SECTION: Final = "Engine: what hypercorn has beside these"
-#: The sizes of a frame that RFC 9113 allows.
+SECTION: Final = "Engine: hypercorn's further options"
+#: The smallest and the largest frame size that RFC 9113 allows.
 _LEAST_FRAME, _MOST_FRAME = 2**14, 2**24 - 1
 
 #: Attributes of `Config` for uvicorn's parameters.
@@ -36,33 +37,33 @@ _SAME: Final = {
     "ssl_ciphers": "ciphers",
     "h11_max_incomplete_event_size": "h11_max_incomplete_size",
 }
-#: Of uvicorn's, what we do ourselves.
+#: The options of uvicorn that everycore implements itself.
 MANNERS: Final = frozenset({"proxy_headers", "forwarded_allow_ips", "root_path", "limit_concurrency"})
-#: Addresses of datagram sockets, which are opened as those of `--bind` are.
+#: The option for the addresses of datagram sockets, which are opened as those of `--bind` are.
 QUIC: Final = "quic_bind"
-#: What `auto` stands for is all that there is.
-_AUTO: Final = {"http": "h11, or h2 where the client wants it", "ws": "wsproto"}
+#: Options of which hypercorn supports `auto` alone, and the meaning of that.
+_AUTO: Final = {"http": "h11, or h2 if the client wants it", "ws": "wsproto"}
 #: Why hypercorn has no such option.
 _LACKS: Final = {
-    "http2": "leave it out: it speaks HTTP/2 to whoever wants it",
+    "http2": "leave it out: it speaks HTTP/2 with every client that wants it",
     "ws_max_queue": "it has no such queue",
     "ws_ping_timeout": "it does not wait for answers to pings; --ws-ping-interval is there",
-    "ws_per_message_deflate": "it compresses where the client offers that",
+    "ws_per_message_deflate": "it compresses if the client offers that",
     "ssl_version": "it speaks TLS 1.2 and later",
     "reset_contextvars": "each request has a context of its own",
 }
 
 
-#: Of what uvicorn has too: name, kind and meaning, for where uvicorn is not installed.
+#: Name, kind and help of the options that uvicorn has too. They are used if uvicorn is not installed.
 _SHARED: Final[dict[str, tuple[str, Kind, str]]] = {
-    "ws_max_size": ("", Count(0), "WebSocket: most bytes of a message."),
+    "ws_max_size": ("", Count(0), "WebSocket: most bytes in a message."),
     "ws_ping_interval": ("", Seconds(), "WebSocket: how often to ping."),
     "proxy_headers": ("", Switch(), "Believe X-Forwarded-Proto and X-Forwarded-For of a trusted proxy."),
-    "server_header": ("", Switch(), "Have a Server header."),
-    "date_header": ("", Switch(), "Have a Date header."),
+    "server_header": ("", Switch(), "Send a Server header."),
+    "date_header": ("", Switch(), "Send a Date header."),
     "forwarded_allow_ips": ("", Text(), "Proxies to trust: addresses, networks, or *; with commas."),
     "root_path": ("", Text(), "ASGI's root_path."),
-    "limit_concurrency": ("", Count(0), "So many requests at once, above which the answer is 503."),
+    "limit_concurrency": ("", Count(0), "Most requests at once; further ones are answered 503."),
     "timeout_keep_alive": ("", Seconds(), "How long an idle connection is kept."),
     "ssl_keyfile": ("", Path("FILE"), "TLS: the key."),
     "ssl_certfile": ("", Path("FILE"), "TLS: the certificate."),
@@ -73,13 +74,13 @@ _SHARED: Final[dict[str, tuple[str, Kind, str]]] = {
     HEADERS: ("header", Several(HeaderText("NAME:VALUE")), "A header of every answer; may be repeated."),
     "h11_max_incomplete_event_size": ("", Count(0), "HTTP/1.1: most bytes of a head."),
 }
-#: Of hypercorn alone; its command has the first two and the last one, its `Config` all.
+#: The options of hypercorn alone. Its command has the first two and the last one, its `Config` has all.
 _OWN: Final[dict[str, tuple[str, Kind, str]]] = {
-    "read_timeout": ("", Seconds(), "Close a connection that sends nothing for so long."),
+    "read_timeout": ("", Seconds(), "Close a connection that sends nothing for this long."),
     "server_names": (
         "server_name",
         Several(Text()),
-        "A host that is served; other hosts have 404; may be repeated.",
+        "A host to serve; other hosts get 404; may be repeated.",
     ),
     "h2_max_concurrent_streams": ("", Count(1), "HTTP/2: requests of a connection at once."),
     "h2_max_header_list_size": ("", Count(1), "HTTP/2: most bytes of a head."),
@@ -94,7 +95,7 @@ _OWN: Final[dict[str, tuple[str, Kind, str]]] = {
         "HTTP/3: HOST:PORT of UDP, beside --bind; needs TLS, --workers 1 and --surge 0.",
     ),
 }
-#: What gunicorn and granian call the same.
+#: The names that gunicorn and granian have for the same options.
 _ALSO: Final = ALSO | {
     "h2_max_concurrent_streams": ("--http2-max-concurrent-streams",),
     "h2_max_header_list_size": ("--http2-max-header-list-size", "--http2-max-headers-size"),
@@ -103,7 +104,7 @@ _ALSO: Final = ALSO | {
 
 
 def hypercorn_fields(known: frozenset[str]) -> tuple[Field, ...]:
-    """All of its options but those whose names are `known` from uvicorn."""
+    """All options of hypercorn, except those whose names are `known` from uvicorn."""
     fields = [
         EngineField(
             parameter,
@@ -121,7 +122,7 @@ def is_hypercorns_own(field: Field) -> bool:
 
 
 def check_option(engine: str, option: str, parameter: str, value: Any) -> None:
-    """Raises ConfigurationError where `engine` has no such option."""
+    """Raise ConfigurationError if `engine` does not have the option."""
     if engine == "uvicorn":
         if parameter in _OWN:
             raise ConfigurationError(option, "uvicorn has no such option; --engine hypercorn has it")
@@ -134,11 +135,11 @@ def check_option(engine: str, option: str, parameter: str, value: Any) -> None:
 
 
 def attributes(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of hypercorn's `Config` for values by the names of our options."""
+    """The attributes of hypercorn's `Config` for values that go by the names of everycore's options."""
     found = {_SAME[name]: value for name, value in values.items() if name in _SAME}
     found |= {name: value for name, value in values.items() if name in _OWN and name != QUIC}
     if "certfile" in found:
-        found.setdefault("keyfile", found["certfile"])  # a file may hold both; hypercorn wants two names
+        found.setdefault("keyfile", found["certfile"])  # one file may hold both; hypercorn needs two names
     if "server_names" in found:
         found["server_names"] = list(found["server_names"])
     return found

@@ -1,4 +1,4 @@
-"""Tells ASGI from WSGI, and makes of either one thing that an engine can serve.
+"""Tells ASGI from WSGI, and turns either into an ASGI application, which an engine can serve.
 
 Invariant: an application is never called to find out what it is.
 """
@@ -16,7 +16,7 @@ from everycore.servers.wsgi import WsgiApp
 
 
 def as_asgi(app: Callable[..., Any], interface: str, threads: int = 10) -> Asgi:
-    """The application as ASGI; a WSGI application runs in a pool of so many threads."""
+    """The application as ASGI. A WSGI application runs in a pool of `threads` threads."""
     match detect(app) if interface == "auto" else interface:
         case "wsgi":
             return WsgiApp(app, threads)
@@ -26,7 +26,7 @@ def as_asgi(app: Callable[..., Any], interface: str, threads: int = 10) -> Asgi:
 
 
 def _single(app: Callable[..., Any]) -> Asgi:
-    """ASGI 2, an application that makes an instance for each scope, as ASGI 3."""
+    """An ASGI 2 application, which makes an instance for each scope, as ASGI 3."""
 
     async def single(scope: Scope, receive: Receive, send: Send) -> None:
         await app(scope)(receive, send)
@@ -35,7 +35,7 @@ def _single(app: Callable[..., Any]) -> Asgi:
 
 
 def detect(app: Callable[..., Any]) -> Literal["asgi", "wsgi"]:
-    """ASGI: a coroutine function, or three arguments. WSGI: two."""
+    """Tell which it is. ASGI is a coroutine function, or takes three arguments; WSGI takes two."""
     if _is_async(app):
         return "asgi"
     count = _required_arguments(app)
@@ -62,7 +62,7 @@ def _is_async(app: Callable[..., Any]) -> bool:
 
 
 def _required_arguments(app: Callable[..., Any]) -> int | None:
-    """How many positional arguments it needs; None if that cannot be known."""
+    """How many positional arguments it requires, or None if that can't be known."""
     try:
         parameters = inspect.signature(app).parameters.values()
     except (TypeError, ValueError):  # written in C, without a signature

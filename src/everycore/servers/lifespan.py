@@ -1,9 +1,10 @@
-"""The ASGI lifespan: the application's own start and stop around the time it serves.
+"""The ASGI lifespan: the application's own start and stop, before and after it serves.
 
-Run it ourselves, so that a failed start is a boot failure with the application's own text, said once by the
-primary and not once a worker by the engine's log. Invariant: the application's lifespan task has ended when
-`shutdown` returns. Source: the ASGI lifespan specification 2.0. An application that raises before it has
-answered does not know the protocol, and is served without, as the specification wants it.
+everycore runs it, not the engine, so that a failed start is a boot failure with the application's own text.
+The primary reports it once, instead of the engine once a worker. Invariant: the application's lifespan task
+has ended when `shutdown` returns. Source: the ASGI lifespan specification 2.0. An application that raises
+before it has answered does not know the protocol. It is served without a lifespan, as the specification
+demands.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from everycore.servers.whereabouts import whereabouts
 
 log = logging.getLogger("everycore.servers")
 
-#: What the application may still do when it is cancelled, in seconds.
+#: How long the application has to end once it is cancelled, in seconds.
 _LAST_WORDS: Final = 0.25
 
 
-#: "off": the application is not asked; "on": one that has no lifespan cannot start.
+#: "off": the application is not asked. "on": an application without a lifespan can't start.
 Mode = Literal["auto", "on", "off"]
 
 
 class Lifespan:
-    """`app` with a lifespan. Serve the object itself: it gives every connection the state made at start.
+    """`app` with a lifespan. Serve this object: it gives every connection the state made at the start.
 
-    requested: called with each request and each WebSocket.
+    requested: called for each request and each WebSocket.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Lifespan:
         self._is_known = False
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve one request. Not a coroutine function: one frame less for each of them."""
+        """Serve one request. This is not a coroutine function, which saves a frame for each request."""
         self._requested()
         scope["state"] = self._state.copy()
         return self._app(scope, receive, send)
@@ -62,9 +63,9 @@ class Lifespan:
         await self._started
 
     async def shutdown(self, seconds: float | None = None) -> None:
-        """Stop the application, if it was started and listens to that; cut it off after `seconds`.
+        """Stop the application, if it was started and takes part. Cut it off after `seconds`.
 
-        That is an error, logged with the place at which the application waited: data may be lost there.
+        A cut-off is logged as an error, with the place at which the application waited: data may be lost.
         """
         if self._task is None:
             return
@@ -81,10 +82,11 @@ class Lifespan:
             raise
 
     def forget(self) -> None:
-        """Let go of the application and its state: nothing of this process keeps them alive any more.
+        """Let go of the application and its state, so that nothing of everycore keeps them alive.
 
-        Whoever still holds this object (an engine, the channel) was there before the application, and is
-        never garbage: then Python would not flush the files of the application, as it does when it ends.
+        The objects that still refer to this one (an engine, the channel) existed before the application, and
+        are never collected. If they kept the application alive, Python would not flush the application's
+        files, as it does when it ends.
         """
         self._app = _gone
         self._state = {}
@@ -118,7 +120,7 @@ class Lifespan:
             settle(self._started, CannotBootError(text))
         elif not self._started.done():
             level = logging.WARNING if self._is_known else logging.DEBUG
-            log.log(level, "served without a lifespan, which the application ended", exc_info=error)
+            log.log(level, "served without a lifespan: the application raised in it", exc_info=error)
         elif self._started.exception() is None:
             log.error("the application's lifespan failed", exc_info=error)
 

@@ -1,8 +1,8 @@
 """Finds the application that MODULE:ATTRIBUTE names, or makes it, as MODULE:ATTRIBUTE(ARGUMENTS) says.
 
-Import, look up, call the factory; tell apart what the user typed wrongly (one sentence) from what went wrong
-inside the application (its traceback). Invariant: a traceback shows the user's frames, never ours;
-and this works before uvicorn is known to be there.
+It imports the module, looks up the attribute, and calls the factory. A mistake of the user's typing becomes
+one sentence; an error inside the application is shown with its traceback. Invariant: a traceback shows the
+user's frames, never everycore's. The module works even if uvicorn is not installed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from everycore.ops.tracebacks import traceback_text
 
 
 class CannotBootError(Exception):
-    """The application cannot be served; `report` says why to the user."""
+    """The application can't be served. `report` tells the user why."""
 
     def __init__(self, text: str, status: int = STATUS_NO_BOOT) -> None:
         super().__init__(text)
@@ -29,12 +29,12 @@ class CannotBootError(Exception):
 
 
 def load_app(name: str, app_dir: str, *, factory: bool) -> Callable[..., Any]:
-    """The application; `app_dir` comes first on `sys.path` from now on."""
+    """The application. `app_dir` comes first on `sys.path` from now on. Raises CannotBootError."""
     folder = str(Path(app_dir).resolve())
     if folder not in sys.path[:1]:
         sys.path.insert(0, folder)
     named = parse_app(name)
-    assert named is not None, name  # the primary has looked at it
+    assert named is not None, name  # the primary has checked it
     app = _look_up(_import(named.module, folder), named.attribute)
     if factory or named.arguments is not None:
         app = _call_factory(app, f"{named.module}:{named.attribute}", named.arguments or ([], {}))
@@ -44,7 +44,7 @@ def load_app(name: str, app_dir: str, *, factory: bool) -> Callable[..., Any]:
 
 
 def load_env_file(path: str | None) -> None:
-    """Set the variables that stand there, but those that are set. Raises CannotBootError."""
+    """Set the variables of the file at `path` that are not set already. Raises CannotBootError."""
     if path is None:
         return
     try:
@@ -61,7 +61,7 @@ def load_env_file(path: str | None) -> None:
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback as the application's author wants to see it: from the first frame that is not ours."""
+    """The traceback as the application's author wants to see it, from the first frame of the application."""
     return traceback_text(error, _first_frame_of_user(error.__traceback__))
 
 
@@ -80,7 +80,7 @@ def _import(name: str, folder: str) -> ModuleType:
         raise CannotBootError(user_traceback(error)) from None
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # sys.exit() in a module is a failure to load it as any other
+    except BaseException as error:  # sys.exit() in a module is a failure to load like any other
         raise CannotBootError(user_traceback(error)) from None
 
 
@@ -104,10 +104,10 @@ def _suggestion(owner: object, name: str) -> str:
 
 def _call_factory(factory: Any, name: str, arguments: tuple[list[Any], dict[str, Any]]) -> Any:
     if not callable(factory):
-        raise CannotBootError(f"{name} is no factory: its type is {type(factory).__name__}")
+        raise CannotBootError(f"{name} is not a factory: its type is {type(factory).__name__}")
     if inspect.iscoroutinefunction(factory):
         raise CannotBootError(
-            f"{name} is no factory: a factory is a plain function, not a coroutine function"
+            f"{name} is not a factory: a factory is a plain function, not a coroutine function"
         )
     positional, named = arguments
     try:
@@ -119,7 +119,7 @@ def _call_factory(factory: Any, name: str, arguments: tuple[list[Any], dict[str,
 
 
 def _first_frame_of_user(trace: TracebackType | None) -> TracebackType | None:
-    """Skip this package and the import system, which stand between the program and the application."""
+    """Skip the frames of this package and of the import system, which come before the application's."""
     while trace is not None and _is_plumbing(trace.tb_frame.f_globals.get("__name__")):
         trace = trace.tb_next
     return trace

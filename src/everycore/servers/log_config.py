@@ -1,8 +1,8 @@
 """`--log-config`, as uvicorn reads it: before the application is imported, so that its loggers are kept.
 
-Hand the file to uvicorn's own `Config`, with uvicorn's loggers as uvicorn alone would find them. Invariant:
-an access log that has a file or a format of its own (`--access-logfile`) goes on as that says, and so do
-everycore's own loggers, even where the file silences all that it does not name.
+This module hands the file to uvicorn's own `Config`, after resetting uvicorn's loggers to the state that
+uvicorn alone would find. Invariant: an access log with a file or a format of its own (`--access-logfile`)
+keeps that, and everycore's own loggers go on, even if the file silences every logger that it does not name.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ def read_log_config(job: Job) -> None:
     if path is None:
         return
     try:
-        import uvicorn  # late: it is an extra
+        import uvicorn  # imported here because it is an extra
     except ImportError:
         raise CannotBootError("--log-config needs uvicorn: pip install 'everycore[standard]'") from None
     requests = logging.getLogger(REQUESTS)
     ours = [logger for name, logger in _loggers() if name.partition(".")[0] == "everycore"]
     has_own = job.access_logfile is not None or job.access_logformat is not None
     own = list(requests.handlers) if has_own else []
-    # A file may count on the handlers of the root logger for these.
+    # A file may rely on the handlers of the root logger for these.
     for name in ("uvicorn", "uvicorn.error", REQUESTS, "hypercorn"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -35,7 +35,7 @@ def read_log_config(job: Job) -> None:
         logger.setLevel(logging.NOTSET)
     try:
         uvicorn.Config("", log_config=path)
-    except Exception as error:  # the user's file: a word of uvicorn's, not our traceback
+    except Exception as error:  # the user's file: report uvicorn's words, no traceback
         raise CannotBootError(f"uvicorn refuses --log-config {path}: {_words(error)}") from None
     for logger in ours:
         logger.disabled = False
@@ -52,6 +52,6 @@ def _loggers() -> list[tuple[str, logging.Logger]]:
 
 def _words(error: Exception) -> str:
     cause = error.__cause__ or error.__context__
-    if isinstance(error, ValueError) and cause is not None:  # logging.config says what was wrong in the cause
+    if isinstance(error, ValueError) and cause is not None:  # logging.config puts the details into the cause
         return f"{words(error)}: {cause}"
     return words(error)

@@ -1,8 +1,8 @@
-"""What uvicorn does around an application, for an engine that does it otherwise or not at all.
+"""uvicorn's handling of requests around an application, for an engine that differs or lacks it.
 
-Proxy headers, the root path, and a limit of requests at once, with the meaning that uvicorn gives them:
-so a service behaves the same behind either engine. Invariant: a header is believed only where the address
-that has sent it is trusted. Source: uvicorn's `ProxyHeadersMiddleware` and its HTTP protocols (0.54).
+It covers proxy headers, the root path, and a limit on concurrent requests, with uvicorn's meaning, so that a
+service behaves the same with either engine. Invariant: a header is believed only if the address that sent it
+is trusted. Source: uvicorn's `ProxyHeadersMiddleware` and its HTTP protocols (0.54).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from everycore.servers.asgi import Asgi, Receive, Scope, Send
 
-#: As uvicorn's default.
+#: uvicorn's default.
 _TRUSTED: Final = "127.0.0.1,::1"
 _VARIABLE: Final = "FORWARDED_ALLOW_IPS"
 _SCHEMES: Final = ("http", "https", "ws", "wss")
@@ -26,7 +26,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TrustedProxies:
-    """Addresses, networks and other words, separated by commas; `*` is everybody."""
+    """The trusted proxies: addresses, networks and other words, separated by commas. `*` trusts all."""
 
     def __init__(self, text: str) -> None:
         words = {word.strip() for word in text.split(",")} - {""}
@@ -36,7 +36,7 @@ class TrustedProxies:
         for word in words:
             try:
                 self._networks.append(ipaddress.ip_network(word, strict=False))
-            except ValueError:  # a name, or what an application calls a unix socket
+            except ValueError:  # a name, or an application's word for a unix socket
                 self._words.add(word)
 
     def __contains__(self, host: str | None) -> bool:
@@ -51,7 +51,7 @@ class TrustedProxies:
         return any(address in network for network in self._networks)
 
     def client(self, chain: str) -> str:
-        """Who the client is: the last one of X-Forwarded-For whom nobody trusts, or the first of all."""
+        """The client: the last host of X-Forwarded-For that is not trusted, or else the first host."""
         hosts = [host.strip() for host in chain.split(",")]
         if self._is_everybody:
             return hosts[0]
@@ -59,7 +59,7 @@ class TrustedProxies:
 
 
 class Manners:
-    """An application, served as uvicorn would. `options`: values of uvicorn's options, by its names."""
+    """An application, served as uvicorn would. `options`: the values of uvicorn's options, by name."""
 
     def __init__(self, app: Asgi, options: Mapping[str, Any]) -> None:
         self._app = app
@@ -94,7 +94,7 @@ def _believe(scope: Scope, trusted: TrustedProxies) -> None:
         scope["scheme"] = scheme.replace("http", "ws") if scope["type"] == "websocket" else scheme
     chain = headers.get(b"x-forwarded-for", b"").decode("latin-1")
     if host := trusted.client(chain):
-        scope["client"] = (host, 0)  # the proxy does not say which port
+        scope["client"] = (host, 0)  # the proxy does not send the port
 
 
 async def _say_busy(scope: Scope, send: Send) -> None:

@@ -1,7 +1,7 @@
-"""What a mold does for `everycore serve`: load the application, once for all workers.
+"""A mold's work for `everycore serve`: it loads the application, once for all workers.
 
-Named by `Settings.preload` of the command, and called in the mold. Lifespan, event loop and listeners are
-each worker's own.
+The command's `Settings.preload` names `prepare`, and the mold calls it. Each worker has its own lifespan,
+event loop and listeners.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from everycore.servers.loading import load_env_file
 from everycore.servers.log_config import read_log_config
 from everycore.servers.warming import warm
 
-#: As `Settings.preload` names it.
+#: The name of `prepare` in `Settings.preload`.
 PREPARE: Final = f"{__name__}:prepare"
 _secrets: str | None = None
 _app: Callable[..., Any] | None = None
@@ -44,10 +44,10 @@ def _loop(job: Job) -> str:
 
 
 def secrets() -> str | None:
-    """What the variable SECRETS held in the mold."""
+    """The value that the variable SECRETS had in the mold."""
     return _secrets
 
 
 def app() -> Callable[..., Any] | None:
-    """The application; None where there was no mold, or it asks for a running loop when it is loaded."""
+    """The application, or None if there was no mold, or if the application needs a running loop to load."""
     return _app

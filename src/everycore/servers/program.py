@@ -1,8 +1,8 @@
 """The program that a worker of `everycore serve` runs: `python -m everycore.servers JOB`.
 
-Load, open, start, serve, stop; report a failure to start to the primary. Without a primary (on a system that
-has no clusters, or started by hand) it serves in this one process and prints such a report itself. Invariant:
-the worker is ready exactly while it serves.
+It loads the application, opens the sockets, starts, serves and stops. It reports a failure to start to the
+primary. Without a primary (on a system that has no clusters, or started by hand) it serves in this one
+process and prints such a report itself. Invariant: the worker is ready exactly while it serves.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ log = logging.getLogger("everycore.servers")
 
 
 def main(argv: Sequence[str], told: Sequence[int]) -> int:
-    """Serve the job that the command line holds; return the exit status.
+    """Serve the job that the command line holds. Returns the exit status.
 
-    `told`: the signals that have come so far to a process without a primary.
+    `told`: the signals that a process without a primary has received so far.
     """
     job = with_secrets(read_job(argv[1]), os.environ.pop(SECRETS, None) or _preloaded("secrets"))
     me = current.context()
@@ -65,7 +65,7 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
 
 
 class _Prepared(msgspec.Struct, frozen=True):
-    """What is there before the event loop runs; `app` is None for one that is loaded in the loop."""
+    """What exists before the event loop runs. `app` is None if it is to be loaded in the loop."""
 
     sockets: Sequence[socket.socket] = ()
     app: Callable[..., Any] | None = None
@@ -76,8 +76,8 @@ def _prepared(
 ) -> _Prepared | CannotBootError:
     """Open and load while no event loop runs: an application may run coroutines while it is imported.
 
-    What is not known to be ASGI may be such a one (asyncio.run; a query of Django's). One that is named as
-    ASGI, or that asks for the running loop, is loaded in that.
+    An application that is not known to be ASGI may do so (asyncio.run; a query of Django's). One that is
+    declared as ASGI, or that asks for the running loop, is loaded in the loop.
     """
     try:
         _configure_logs(job, me, stream)
@@ -91,8 +91,8 @@ def _prepared(
         read_log_config(job)
         engine_type(job)
         check_tls(job.engine)
-        # What is there before the application is never garbage. Python would take it apart when it ends,
-        # which costs a tenth of a second of processor time; what is the application's is taken apart as ever.
+        # The objects from before the application are never garbage. At its end Python would take them apart,
+        # which costs a tenth of a second of processor time. The application's own are taken apart as usual.
         gc.freeze()
         garbage.collect_again()
         _run_hooks()
@@ -105,7 +105,7 @@ def _prepared(
 
 
 def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | None) -> None:
-    """Lenient: the primary has looked at the files, and who takes the place of a dead worker is to serve."""
+    """Configure the logs leniently: the primary has checked the files, and a replacement must serve."""
     speaker = Speaker("alone") if me is None else Speaker("worker", me.id, me.slot, me.generation)
     logs.configure(
         speaker,
@@ -121,7 +121,7 @@ def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | 
 
 
 def _preloaded(what: str) -> Any:
-    """What a mold has prepared for its workers: the function of `servers.preparing` by that name.
+    """The value that a mold has prepared for its workers: the result of that function of `servers.preparing`.
 
     None in any other process.
     """
@@ -130,7 +130,7 @@ def _preloaded(what: str) -> Any:
 
 
 def _run_hooks() -> None:
-    """Call what `everycore.after_fork` was given. Raises CannotBootError."""
+    """Call the functions that `everycore.after_fork` was given. Raises CannotBootError."""
     try:
         forks.run_hooks()
     except Exception as error:
@@ -138,13 +138,15 @@ def _run_hooks() -> None:
 
 
 def load(job: Job, *, is_asked_again: bool = False) -> Callable[..., Any] | None:
-    """Load the application while no loop runs. None: it asked for the running one, and is to be loaded there.
+    """Load the application while no loop runs.
 
-    is_asked_again: it is to be loaded there too where it is named as ASGI. Python has taken the modules that
-    failed out of `sys.modules`: they are executed once more, in the loop.
+    Returns None if the application asked for the running loop, and has to be loaded in it. Python has removed
+    the modules that failed from `sys.modules`, so they are executed again in the loop.
+
+    is_asked_again: do so for an application that is declared as ASGI, too.
     """
     if job.interface == "auto":
-        asyncio.set_event_loop(None)  # or `get_event_loop()` would make one that never runs
+        asyncio.set_event_loop(None)  # otherwise `get_event_loop()` would make a loop that never runs
     try:
         return load_app(job.app, job.app_dir, factory=job.factory)
     except CannotBootError as error:
@@ -154,7 +156,7 @@ def load(job: Job, *, is_asked_again: bool = False) -> Callable[..., Any] | None
 
 
 def _asked_for_loop(error: BaseException | None) -> bool:
-    """Whether asyncio said that there is no loop: `get_running_loop`, `create_task`, `get_event_loop`."""
+    """Whether asyncio raised for lack of a loop: `get_running_loop`, `create_task`, `get_event_loop`."""
     return isinstance(error, RuntimeError) and bool(
         re.match(r"no running event loop|There is no current event loop", str(error))
     )
@@ -163,7 +165,7 @@ def _asked_for_loop(error: BaseException | None) -> bool:
 async def _work(
     job: Job, me: WorkerContext | None, told: Sequence[int], prepared: _Prepared | CannotBootError
 ) -> int:
-    # Signals are the loop's by now, or, without a primary, soon `_signalled`'s.
+    # By now the loop handles signals, or, without a primary, `LoneExit` soon will.
     if told or current.is_leaving():
         return STATUS_STOPPED
     try:
@@ -184,7 +186,7 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
         session.heartbeat.hold_while(served.is_stuck)
     number = None if me is None else me.id
     if job.access_log:
-        from everycore.servers.request_log import RequestLog  # late: for who logs requests
+        from everycore.servers.request_log import RequestLog  # imported only if requests are logged
 
         served = RequestLog(served, partial(Answered.log, worker=number))
     app = Lifespan(served, job.lifespan, (lambda: None) if session is None else session.board.requested)
@@ -198,7 +200,7 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
             on_serving = me.ready if me else partial(_say_where, prepared.sockets, job)
             await engine.serve(prepared.sockets, on_serving, way_out)
         finally:
-            # What is left of the grace, or a time of its own.
+            # The application has the rest of the grace, or its own time-out if that is longer.
             left = way_out.deadline - asyncio.get_running_loop().time()
             await app.shutdown(max(left, job.shutdown_timeout))
     finally:
@@ -206,7 +208,7 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
 
 
 def engine_type(job: Job) -> type[Engine | HypercornEngine]:
-    """The engine, imported here: where it is not installed, that is a failure to boot."""
+    """Import the engine. If it is not installed, that raises CannotBootError."""
     if job.engine_name == "hypercorn":
         from everycore.servers.hypercorn_engine import HypercornEngine
 
@@ -217,19 +219,19 @@ def engine_type(job: Job) -> type[Engine | HypercornEngine]:
 
 
 def engine_of(job: Job, app: Asgi) -> Engine | HypercornEngine:
-    """The engine, with its options. Raises CannotBootError where it refuses these."""
+    """The engine, with its options. Raises CannotBootError if it refuses them."""
     options = job.engine if job.engine_name == "hypercorn" else engine_options.arguments(job.engine)
     return engine_type(job)(app, access_log=job.access_log, spread=job.spread, options=options)
 
 
 async def _report(report: BootReport, me: WorkerContext | None) -> None:
     if me is None:
-        print(f"everycore: {report.text}", file=sys.stderr)  # noqa: T201 - nobody else will say it
+        print(f"everycore: {report.text}", file=sys.stderr)  # noqa: T201 - no primary reports it
         return
     try:
         await me.send(report.message())
     except ChannelClosed:
-        return  # nobody is left to be told
+        return  # the primary is gone
 
 
 def _say_where(sockets: Sequence[socket.socket], job: Job) -> None:

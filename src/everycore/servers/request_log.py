@@ -1,10 +1,10 @@
-"""Takes note of each request and its answer, in ASGI alone: when it began and ended, and which id it has.
+"""Records each request and its answer, in ASGI alone: when it began and ended, and which id it has.
 
-It stands between the engine and the application, which finds the id in the header X-Request-ID, whether its
-client has sent one or not. Invariant: a request is told once, when the application has sent the end of its
-answer, or has returned without one. Nothing here knows an engine.
+It stands between the engine and the application. The application finds the id in the header X-Request-ID,
+whether or not its client has sent one. Invariant: a request is logged once, when the application has sent the
+end of its answer, or has returned without one.
 
-HOT: one object and one more frame a message, for each request.
+HOT: each request costs one object, and each message one more frame.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from everycore.core.request_ids import accepted, with_id
 from everycore.ops.access_log import Answered, request_id
 from everycore.servers.asgi import Asgi, Receive, Scope, Send
 
-#: What stays as it is in a query: all but what is not printable, spaces, and what closes a quotation.
+#: Characters of a query that are not quoted: all but spaces, unprintable ones, and the quotation mark.
 _SAFE: Final = "!#$%&'()*+,/:;<=>?@[]^`{|}"
-#: Of an answer that was not begun: the client has left (nginx's number), or the application has failed.
+#: The status of an answer that was not begun: the client left (nginx's number), or the application failed.
 _LEFT: Final = 499
 _FAILED: Final = 500
-#: What ends an answer, where it has no more of it.
+#: The messages that end an answer, unless they announce more.
 _LAST: Final = frozenset(
     {"http.response.body", "http.response.pathsend", "websocket.http.response.body", "websocket.close"}
 )
-#: Of a WebSocket that was accepted, and of one that was refused.
+#: The status of a WebSocket that was accepted, and of one that was refused.
 _ACCEPTED: Final = 101
 _REFUSED: Final = 403
 
 
 def new_id() -> str:
-    """An id that no other request has: 32 hexadecimal digits."""
+    """A unique id for a request: 32 hexadecimal digits."""
     return os.urandom(16).hex()
 
 
@@ -44,9 +44,9 @@ def _target(path: str, query: bytes) -> str:
 
 
 class RequestLog:
-    """An application whose requests are told to `tell`.
+    """An application whose requests are reported to `tell`.
 
-    clock: seconds. make_id: an id for a request whose client has none that is fit.
+    clock: returns seconds. make_id: returns an id for a request whose client sent no valid one.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RequestLog:
         identity = known or self._make_id()
         if known is None:
             scope["headers"] = with_id(scope["headers"], identity)
-        # Not reset: what the engine says of this request, behind us, is in the same task.
+        # The id is not reset: the engine logs this request later in the same task.
         request_id.set(identity)
         request = _Request(scope, receive, send, identity, self._clock, self._tell)
         try:
@@ -81,7 +81,7 @@ class RequestLog:
 
 
 class _Request:
-    """One request, as far as it has come."""
+    """One request, and what has become of it so far."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class _Request:
         clock: Callable[[], float],
         tell: Callable[[Answered], None],
     ) -> None:
-        self._scope = dict(scope)  # what was asked for: an application may change its own
+        self._scope = dict(scope)  # a copy, because an application may change its scope
         self._receive = receive
         self._send = send
         self._identity = identity
@@ -106,14 +106,14 @@ class _Request:
         self._is_over = False
 
     async def receive(self) -> Any:
-        """As the engine's."""
+        """As the engine's `receive`."""
         message = await self._receive()
         if message["type"].endswith(".disconnect"):
             self._has_left = True
         return message
 
     async def send(self, message: Any) -> None:
-        """As the engine's."""
+        """As the engine's `send`."""
         kind = message["type"]
         if kind in ("http.response.start", "websocket.http.response.start"):
             self._status, self._headers = message["status"], message.get("headers", ())
@@ -122,9 +122,9 @@ class _Request:
         elif kind == "websocket.close":
             self._status = self._status or _REFUSED
         is_last = kind in _LAST and not message.get("more_body", False)
-        # In whatever context the application sends, the engine's line about the answer is known for one too
-        # many. At the end of an answer the engine begins with the next request of the connection, which it
-        # has read ahead: in this context, but of another id.
+        # The id marks the engine's own line about the answer as a duplicate, whatever the context in which
+        # the application sends. At the end of an answer the engine begins the next request of the connection,
+        # which it has read ahead: in this context, but with another id.
         token = request_id.set(None if is_last else self._identity)
         try:
             await self._send(message)
@@ -135,14 +135,14 @@ class _Request:
             self.end(is_complete=True)
 
     def end(self, *, is_complete: bool) -> None:
-        """The answer has ended. Again: nothing."""
+        """The answer has ended: report it. Does nothing if that is done already."""
         if self._is_over:
             return
         self._is_over = True
         scope = self._scope
         is_websocket = scope["type"] == "websocket"
         status = self._status or (_LEFT if self._has_left else _FAILED)
-        # The engine answers 500 for an application that has failed; whoever closes a WebSocket ends it.
+        # The engine answers 500 for a failed application. A WebSocket is complete whichever side closes it.
         is_complete |= not self._status and status == _FAILED
         is_complete |= is_websocket and status == _ACCEPTED and self._has_left
         client = scope.get("client")

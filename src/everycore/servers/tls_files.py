@@ -1,7 +1,8 @@
-"""Says which of the TLS settings is wrong, before an engine says `[SSL] PEM lib`.
+"""Finds out which TLS setting is wrong, before an engine fails with `[SSL] PEM lib`.
 
-Do what the engine will do with the files, one after the other, and name the setting at which it fails.
-Invariant: nobody is asked for a password: OpenSSL asks at the terminal, and each worker would, at each start.
+It does with the files what the engine will do, one after the other, and names the setting at which it fails.
+Invariant: the user is never asked for a password. OpenSSL would ask at the terminal, in each worker and at
+each start.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from everycore.system.plain_files import reason_of
 
 
 def check_tls(options: Mapping[str, Any]) -> None:
-    """The engine's options, by uvicorn's names. Raises CannotBootError."""
+    """Check the TLS files in the engine's options, by uvicorn's names. Raises CannotBootError."""
     certificate = options.get("ssl_certfile")
     if not certificate:
         return
@@ -59,7 +60,7 @@ def _check_key(context: ssl.SSLContext, certificate: str, path: str | None, pass
         elif is_encrypted:
             option, problem = "--ssl-keyfile-password", f"does not open the key in {key!r}"
         elif error.reason == "KEY_VALUES_MISMATCH":
-            problem = f"the key in {key!r} belongs to another certificate than that in {certificate!r}"
+            problem = f"the key in {key!r} does not belong to the certificate in {certificate!r}"
         elif error.reason in ("PEM_LIB", "NO_START_LINE", None):
             problem = f"there is no private key (PEM) in {key!r}"
         else:  # OpenSSL's own demands, such as a key that is too short

@@ -1,6 +1,6 @@
-"""The requests that an application works on, as ASGI shows them: for an engine that has no list for us.
+"""The requests that an application works on, as ASGI shows them, for an engine without a list of its own.
 
-Invariant: what is in the list is a task that has not left the application.
+Invariant: every task in the list is still inside the application.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ class UnderWay:
         return len(self._scopes)
 
     def begin(self, scope: Scope) -> asyncio.Task[None]:
-        """The running task has begun on it."""
+        """The running task has begun to serve `scope`. Returns the task."""
         task = asyncio.current_task()
         assert task is not None
         self._scopes[task] = scope
         return task
 
     def end(self, task: asyncio.Task[None]) -> None:
-        """It is over; again: nothing."""
+        """`task` has served its request. Does nothing if that is known already."""
         self._scopes.pop(task, None)
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        """All of them."""
+        """All tasks that serve a request."""
         return list(self._scopes)
 
     def scopes(self) -> list[Scope]:
-        """What they serve."""
+        """The scopes that these tasks serve."""
         return list(self._scopes.values())

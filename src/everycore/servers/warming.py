@@ -1,8 +1,8 @@
-"""A server that runs in the mold for a moment: what serving a request imports and makes is made once.
+"""A server that runs in the mold for a moment, so that a request's imports and objects are made only once.
 
-Without it each worker makes its own: 3 MB of 8, and half of the time until it is ready. The application is
-not called. Invariant: nothing of it is left, neither a socket nor a loop, and whatever goes wrong here stops
-nobody.
+Without it each worker makes its own, which takes 3 MB of 8, and half of the time until the worker is ready.
+The application is not called. Invariant: the server leaves neither a socket nor a loop behind, and an error
+in it stops no process.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from everycore.settings import has_uvloop
 
 log = logging.getLogger("everycore.servers")
 
-#: A request of the kind that most are. Seconds that its answer may take.
+#: A typical request, and how long its answer may take, in seconds.
 _REQUEST: Final = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _PATIENCE: Final = 5.0
 
 
 def warm(job: Job) -> None:
-    """Serve one request, of our own, by an application of our own."""
+    """Serve one request that this module makes, by an application of this module."""
     kind = job.loop
     if kind == "auto":
         kind = "uvloop" if has_uvloop() else "asyncio"
@@ -45,7 +45,7 @@ def warm(job: Job) -> None:
 
 
 class _Exit(LoneExit):
-    """Asked by this module."""
+    """An exit that this module asks for by setting `done`."""
 
     def __init__(self) -> None:
         super().__init__(0.0)
@@ -62,7 +62,7 @@ async def _serve(job: Job) -> None:
     leave = _Exit()
     engine = engine_of(job, Lifespan(_answer, "off", lambda: None))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.bind("")  # a name that the kernel chooses, and nobody else knows (unix(7), autobind)
+        sock.bind("")  # the kernel chooses a name that no other process knows (unix(7), autobind)
         sock.listen(1)
         sock.setblocking(False)
         serving = asyncio.Event()

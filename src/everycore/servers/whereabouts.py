@@ -1,7 +1,7 @@
 """Where a task waits: the stack of a coroutine that is not running.
 
-Follow what awaits what, from the task inwards. asyncio's own `Task.get_stack` shows the outermost frame
-alone.
+It follows the chain of awaits from the task inwards. asyncio's own `Task.get_stack` shows only the outermost
+frame.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from traceback import StackSummary
 from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any, Final
 
-#: What a coroutine, a generator and an asynchronous generator call their frame, and what they wait for.
+#: The attributes of a coroutine, a generator and an asynchronous generator: the frame, and what it awaits.
 _NAMES: Final = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
 
 
 def whereabouts(task: asyncio.Task[Any]) -> str:
-    """The lines at which `task` waits, outermost first, as a traceback shows them; without frames of ours."""
+    """The lines at which `task` waits, outermost first, as in a traceback, without everycore's own frames."""
     frames = ((frame, number) for frame, number in _frames(task.get_coro()) if not _is_ours(frame))
     return "".join(StackSummary.extract(frames).format()).rstrip("\n") or "  (not in Python code)"
 
@@ -38,7 +38,7 @@ def _frames(awaited: Any) -> Iterator[tuple[FrameType, int]]:
 
 
 def _behind(awaited: Any) -> Any:
-    """What an awaitable without a frame stands for: `async for` and `__aexit__` await such; or None."""
+    """The coroutine behind an awaitable without a frame, which `async for` and `__aexit__` await, or None."""
     found = gc.get_referents(awaited)
     return next((item for item in found if isinstance(item, (AsyncGeneratorType, CoroutineType))), None)
 

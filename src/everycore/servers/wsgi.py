@@ -1,16 +1,21 @@
-"""Serves a WSGI application by a2wsgi, and keeps what PEP 3333 promises where that bridge does not.
+"""Serves a WSGI application through a2wsgi, and keeps PEP 3333's promises where that bridge does not.
 
 Each request runs in a thread of the bridge's pool. An `_Exchange` stands between that thread and the loop.
-Invariant: an iterable is closed once, and its thread is free, at the latest at the first chunk that it yields
-after its client has gone, its answer was ended by us, or its request was cancelled.
+Invariant: an iterable is closed once. Its thread is free at the latest at the first chunk that it yields
+after its client has gone, after everycore has ended its answer, or after its request was cancelled.
 
-Facts (a2wsgi 1.10): it never looks for `http.disconnect`. Its threads wait for a queue that the event loop
-empties, for ever if `send` raises or the request is cancelled: so our `send` never raises, and the bridge is
-never cancelled. Its input loses lines (`readline(4)` of a body that has not come is b"") and takes a client
-that has left for the end of the body: so the input is ours. It sends the head at once, and can't replace it
-by that of an error: so the head is kept until the first byte of the body. It copies the context of a request
-into the thread. What limits memory: its queue of 10 chunks, and the engine, which reads no more than is
-asked for.
+Facts (a2wsgi 1.10) and consequences:
+
+- The bridge never looks for `http.disconnect`.
+- Its threads wait for a queue that the event loop empties, and wait for ever if `send` raises or the request
+  is cancelled. So the `send` here never raises, and the bridge is never cancelled.
+- Its input loses lines (`readline(4)` of a body that has not come is b""), and takes a client that has left
+  for the end of the body. So this module has an input of its own.
+- It sends the head at once, and can't replace it by that of an error. So the head is kept until the first
+  byte of the body.
+- It copies the context of a request into the thread.
+- Memory is limited by the bridge's queue of 10 chunks, and by the engine, which reads no more than it is
+  asked for.
 """
 
 from __future__ import annotations
@@ -32,10 +37,10 @@ from everycore.servers.loading import CannotBootError
 
 log = logging.getLogger("everycore.servers")
 
-#: What is read of a body before the application asks for it, in bytes: behind it is the news that the client
-#: has gone.
+#: How much of a body is read before the application asks for it, in bytes. The message that the client has
+#: gone comes only after the body.
 READ_AHEAD: Final = 64 * 1024
-#: How much of a body the input of an application holds, in bytes.
+#: How much of a body an application's input buffers, in bytes.
 _BUFFER: Final = 64 * 1024
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -44,14 +49,14 @@ _exchange: contextvars.ContextVar[_Exchange] = contextvars.ContextVar("everycore
 
 
 class ClientDisconnectedError(ConnectionError):
-    """The application reads from, or writes to, a client that has gone, or that this worker has left."""
+    """The application reads from or writes to a client that has gone, or whose answer was ended here."""
 
     def __init__(self) -> None:
         super().__init__("the client has disconnected, or this worker has ended the answer")
 
 
 class WsgiApp:
-    """A WSGI application as an ASGI application; its requests run in so many threads."""
+    """A WSGI application as an ASGI application. Its requests run in `threads` threads."""
 
     def __init__(self, app: Wsgi, threads: int) -> None:
         try:
@@ -63,9 +68,9 @@ class WsgiApp:
         called = functools.partial(_call, app)
         self._bridge: Any = WSGIMiddleware(called, workers=threads)
         self._threads = threads
-        #: Requests under way, those that wait for a thread among them.
+        #: The number of requests under way, including those that wait for a thread.
         self._open = 0
-        #: Rises with whatever a request reads, sends or ends; and as it was when `is_stuck` was asked last.
+        #: A count that rises when a request reads, sends or ends, and its value at the last `is_stuck`.
         self._moves = _Moves()
         self._moves_before = -1
 
@@ -81,7 +86,7 @@ class WsgiApp:
         work = loop.create_task(self._bridge(scope, receive, exchange.send), context=context)
         self._open += 1
         try:
-            await asyncio.wait((work,))  # which does not cancel it
+            await asyncio.wait((work,))  # `wait` does not cancel the task
             work.result()
         except asyncio.CancelledError:
             work.add_done_callback(_ended_late)
@@ -96,36 +101,36 @@ class WsgiApp:
             raise exchange.error
 
     def is_stuck(self) -> bool:
-        """Whether a request waits for a thread, and nothing has moved in any since this was asked last."""
+        """Whether a request waits for a thread, and none has made progress since the last call."""
         before, self._moves_before = self._moves_before, self._moves.count
         return self._open > self._threads and before == self._moves.count
 
     def close(self) -> None:
-        """Wait for the threads, and end them."""
+        """Wait for the threads to end."""
         self._bridge.executor.shutdown()
 
 
 class _Moves:
-    """What happens in the requests of an application, as a number that rises."""
+    """The progress of an application's requests, as a rising number."""
 
     def __init__(self) -> None:
         self.count = 0
 
 
 def _ended_late(work: asyncio.Task[None]) -> None:
-    """A request that was cancelled before: nobody else hears how its thread has ended."""
+    """Log the error of a request that was cancelled before its thread ended: nothing else would report it."""
     error = None if work.cancelled() else work.exception()
     if error is not None and not is_caused_by(error, ClientDisconnectedError):
         log.error("the application failed in a request that had been cut off", exc_info=error)
 
 
 class _Exchange:
-    """A request and its answer, as the loop sees them; a thread only calls `read`, and looks at `is_over`."""
+    """A request and its answer, on the loop's side. A thread only calls `read` and looks at `is_over`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, receive: Receive, send: Send, moves: _Moves) -> None:
-        #: Nobody reads the answer any more.
+        #: Whether the answer is not read any more.
         self.is_over = False
-        #: What `send` has raised: a mistake of the application's, as too long a body.
+        #: The error of `send`, which is a mistake of the application's, such as too long a body.
         self.error: Exception | None = None
         self._loop = loop
         self._receive = receive
@@ -138,7 +143,7 @@ class _Exchange:
         self._reading: asyncio.Task[Any] | None = None
 
     def read(self) -> Any:
-        """The next message of the request's body, in a thread. Raises ClientDisconnectedError."""
+        """Return the next message of the request's body, in a thread. Raises ClientDisconnectedError."""
         reading = self._next()
         try:
             future = asyncio.run_coroutine_threadsafe(reading, self._loop)
@@ -151,16 +156,16 @@ class _Exchange:
             raise ClientDisconnectedError from None
 
     async def send(self, message: Any) -> None:
-        """As the engine's, but nothing is raised: what goes wrong ends the exchange."""
+        """As the engine's `send`, but raise nothing: an error ends the exchange."""
         self._moves.count += 1
         if self.is_over:
             return
         is_chunk = message.get("more_body", False)
         if not is_chunk and message["type"] == "http.response.body":
-            self._stop_watching()  # the rest of the body is the engine's
+            self._stop_watching()  # the engine handles the rest of the request's body
         try:
             await self._send(message)
-        except OSError:  # the client has gone, as ASGI 2.4 says it, or the worker has ended the stream
+        except OSError:  # the client has gone (ASGI 2.4), or the worker has ended the stream
             self.is_over = True
         except Exception as error:
             self.error = error
@@ -170,7 +175,7 @@ class _Exchange:
         self._is_streaming = is_chunk  # an answer of one chunk needs no watch
 
     def end(self) -> None:
-        """The engine's request is over, with or without its thread."""
+        """The engine's request is over, whether or not its thread has ended."""
         self.is_over = True
         self._moves.count += 1
         self._stop_watching()
@@ -180,7 +185,7 @@ class _Exchange:
     async def _next(self) -> Any:
         self._reading = asyncio.current_task()
         try:
-            if not self._ahead:  # else the watch may have the lock until the client goes
+            if not self._ahead:  # otherwise don't wait: the watch may hold the lock until the client goes
                 async with self._receiving:
                     if not self._ahead and not self.is_over:
                         await self._fetch()
@@ -215,16 +220,16 @@ class _Exchange:
 def _call(app: Wsgi, environ: dict[str, Any], start_response: Callable[..., Any]) -> _Answer:
     """Call the application, in a thread of the bridge's."""
     exchange = _exchange.get()
-    environ["wsgi.errors"] = sys.stderr  # the bridge has stdout here, which belongs to the user
+    environ["wsgi.errors"] = sys.stderr  # the bridge sets it to stdout, which belongs to the user
     environ["wsgi.input"] = io.BufferedReader(_Input(exchange), _BUFFER)
-    # The input ends where the body does, also without a Content-Length (chunked).
+    # The input ends where the body does, even without a Content-Length (chunked).
     environ["wsgi.input_terminated"] = True
     head = _Head(exchange, start_response)
     return _Answer(app(environ, head.start_response), head, exchange)
 
 
 class _Input(io.RawIOBase):
-    """The body of a request. Raises ClientDisconnectedError where the client has left before its end."""
+    """The body of a request. Reading raises ClientDisconnectedError if the client has left before its end."""
 
     def __init__(self, exchange: _Exchange) -> None:
         self._exchange = exchange
@@ -255,20 +260,20 @@ class _Head:
         self._write: Callable[[bytes], Any] | None = None
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
-        """As PEP 3333 has it."""
+        """As PEP 3333 specifies it."""
         if exc_info is not None:
             try:
                 if self._write is not None:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
-                exc_info = None  # no circle with the traceback
+                exc_info = None  # avoid a reference cycle with the traceback
         elif self._head is not None:
             raise RuntimeError("the application has called start_response twice, without exc_info")
         self._head = (status, headers)
         return self._write_data
 
     def send(self) -> Callable[[bytes], Any]:
-        """Send it, if it was not sent; return what writes a part of the body."""
+        """Send the head, if it was not sent. Returns the function that writes a part of the body."""
         if self._write is None:
             if self._head is None:
                 raise RuntimeError("the application has not called start_response")
@@ -283,7 +288,7 @@ class _Head:
 
 
 class _Answer:
-    """What the application returned, as long as somebody reads it."""
+    """The iterable that the application returned, as long as the answer is read."""
 
     def __init__(self, iterable: Iterable[bytes], head: _Head, exchange: _Exchange) -> None:
         self._iterable = iterable
@@ -301,7 +306,7 @@ class _Answer:
             self._head.send()
 
     def close(self) -> None:
-        """Close the application's iterable, as PEP 3333 wants it, however it ended."""
+        """Close the application's iterable, as PEP 3333 demands, however it ended."""
         close = getattr(self._iterable, "close", None)
         if close is not None:
             close()

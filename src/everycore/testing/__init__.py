@@ -1,6 +1,6 @@
-"""For tests of programs that use everycore: workers without processes, and a clock without waiting.
+"""Helpers for the tests of programs that use everycore: workers without processes, a clock without waiting.
 
-See docs/how-to/test-your-program.md. Nothing else of the package imports this.
+See docs/how-to/test-your-program.md.
 """
 
 from everycore.testing.clock import VirtualTimeLoop, run, settle

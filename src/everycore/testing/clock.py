@@ -1,8 +1,8 @@
 """An event loop in which waiting takes no time.
 
 Invariant: the loop's time stands still while anything can happen in this process, and jumps to the next
-timer when nothing can. (trio's `MockClock` with `autojump_threshold=0` does the same.) Whatever happens
-outside of the process, a child or a peer on the network, is not waited for.
+timer when nothing can. (trio's `MockClock` with `autojump_threshold=0` does the same.) The loop does not wait
+for anything outside the process, such as a child or a peer on the network.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class _Selector(selectors.EpollSelector):
-    """Moves the clock when it is asked to wait."""
+    """A selector that advances the clock instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class _Selector(selectors.EpollSelector):
         self.settling: list[asyncio.Future[None]] = []
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """As that of any selector. It really waits only for threads, or if there is nothing to wait for."""
+        """As any selector's, but really wait only for threads, or if no timer is set."""
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
@@ -54,9 +54,9 @@ class _Selector(selectors.EpollSelector):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop with a clock of its own, which begins at 0 and jumps over every wait.
 
-    For `asyncio.Runner(loop_factory=VirtualTimeLoop)`, and for plugins of pytest that take a loop factory.
-    `asyncio.sleep`, `asyncio.timeout` and all timers go by its clock. While a thread works for the loop
-    (`asyncio.to_thread`, the look-up of a name) the clock stands still, and the loop really waits.
+    Use it with `asyncio.Runner(loop_factory=VirtualTimeLoop)`, and with pytest plugins that take a loop
+    factory. `asyncio.sleep`, `asyncio.timeout` and all timers go by its clock. While a thread works for the
+    loop (`asyncio.to_thread`, a name look-up) the clock stands still, and the loop really waits.
     """
 
     def __init__(self) -> None:
@@ -76,17 +76,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
     ) -> asyncio.Future[T]:
-        """As that of any loop; the clock stands still meanwhile."""
+        """As any loop's; the clock stands still meanwhile."""
         future = super().run_in_executor(executor, func, *args)
         self._clock.threads += 1
         future.add_done_callback(self._thread_ended)
         return future
 
     async def shutdown_default_executor(self, *args: Any, **options: Any) -> None:
-        """As that of any loop; the clock stands still until the threads have ended.
+        """As any loop's; the clock stands still until the threads have ended.
 
-        From Python 3.12 on `asyncio.Runner` gives them 300 seconds, which would be over at once: a thread
-        waits for them, not this loop.
+        From Python 3.12 on `asyncio.Runner` gives the threads 300 seconds. In virtual time these would be
+        over at once, because a thread waits for the others, not this loop.
         """
         self._clock.threads += 1
         try:
@@ -98,31 +98,31 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._clock.threads -= 1
 
     async def settle(self) -> None:
-        """As the function of that name."""
+        """As the module's function `settle`."""
         future = self.create_future()
         self._clock.settling.append(future)
         await future
 
 
 async def settle() -> None:
-    """Return when nothing more can happen before time passes: all that was said is heard by then.
+    """Return when nothing more can happen before time passes. By then every message sent has been received.
 
     Raises: RuntimeError on any other loop than a `VirtualTimeLoop`.
     """
     loop = asyncio.get_running_loop()
     if not isinstance(loop, VirtualTimeLoop):
-        raise RuntimeError(  # noqa: TRY004 - it is the running loop that does not fit, as in all of asyncio
+        raise RuntimeError(  # noqa: TRY004 - the wrong thing is the running loop, not an argument
             "settle() needs a VirtualTimeLoop: run the test by everycore.testing.run()"
         )
     await loop.settle()
 
 
 def run(main: Coroutine[Any, Any, T], *, limit: float = 3600.0) -> T:
-    """As `asyncio.run(main)`, in a `VirtualTimeLoop`; returns what `main` returns.
+    """As `asyncio.run(main)`, in a `VirtualTimeLoop`. Returns the result of `main`.
 
-    limit: seconds of virtual time. What waits for something that never comes reaches them at once.
+    limit: seconds of virtual time. A test that waits for something that never comes reaches them at once.
 
-    Raises: TimeoutError when they are over; what `main` raises.
+    Raises: TimeoutError when the limit is over; the errors of `main`.
     """
     check_seconds("limit", limit)
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

@@ -1,6 +1,6 @@
-"""What stands behind a `FakeWorker`: its process, its channel, its link, its listeners and its life.
+"""`Player`, the working part of a `FakeWorker`: its process, channel, link, listeners and life.
 
-Invariant: once the worker has ended nothing of it is left: no descriptor, reader or task.
+Invariant: a worker that has ended leaves nothing behind: no descriptor, reader or task.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from everycore.worker.listening.clustersocket import ClusterSocket
 
 
 class Player:
-    """Plays one worker. `face` is what its messages name as their `worker`."""
+    """Plays one worker. `face` is the object that its messages name as their `worker`."""
 
     def __init__(self, process: FakeProcess, loop: asyncio.AbstractEventLoop, face: Any) -> None:
         self.process = process
-        #: What its life raised, if it did.
+        #: The error that its life raised, if any.
         self.error: Exception | None = None
         self.asked: asyncio.Future[float] = loop.create_future()
         self._loop = loop
@@ -66,10 +66,10 @@ class Player:
         process.on_end = self._close
         loop.add_reader(process.link, self._hear_link)
 
-    # --- what it says -------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------
 
     def online(self) -> None:
-        """Join the channel, once."""
+        """Join the channel, unless the worker has joined it already."""
         self._check_alive()
         if not self._is_online:
             self._is_online = True
@@ -79,14 +79,14 @@ class Player:
             self._channel.resume_reading()
 
     def tell(self, order: Any) -> None:
-        """Say `order` on the link. Raises ChannelClosed."""
+        """Send `order` on the link. Raises ChannelClosed."""
         self.online()
         if self._channel.is_closed:
             raise ChannelClosed("the primary")
         self.process.link.send(wire.LINK_NUMBER.pack(next(self._requests)) + wire.encode(order))
 
     async def listen(self, request: wire.Listen) -> ClusterSocket:
-        """Ask for a listener, and serve it. Raises OSError, ChannelClosed."""
+        """Ask for a listener, and begin to serve it. Raises OSError, ChannelClosed."""
         self.online()
         if self._channel.is_closed:
             raise ChannelClosed("the primary")
@@ -98,10 +98,10 @@ class Player:
         sock.tell_primary(wire.Serve(1))
         return sock
 
-    # --- what it hears ------------------------------------------------------------------------------------
+    # --- receiving ----------------------------------------------------------------------------------------
 
     def _hear_link(self) -> None:
-        """Take the replies, which nobody waits for, so that the primary can send more."""
+        """Read and drop the replies, so that the primary can send more. Nothing waits for them."""
         received = packets.receive(self.process.link)
         if received is None:
             self._loop.remove_reader(self.process.link)
@@ -120,12 +120,12 @@ class Player:
             case wire.Disconnect(grace):
                 self.leave(grace)
             case wire.ReopenLogs():
-                pass  # it has none
+                pass  # a fake worker has no log files
             case _:
                 self.mailbox.deliver(message, fds)
 
     def _on_lost(self, _: Exception | None) -> None:
-        """The primary has given it up: a real worker leaves then."""
+        """The primary has given the worker up. Leave, as a real worker would."""
         self._is_orphaned = True
         self.mailbox.lost()
         self.leave(self.process.ticket.orphan_grace)
@@ -135,7 +135,7 @@ class Player:
             self.leave(self.process.ticket.grace)
 
     def leave(self, grace: float) -> None:
-        """It is to leave within `grace` seconds."""
+        """Ask the worker to leave within `grace` seconds."""
         if not self.asked.done():
             self.asked.set_result(grace)
 
@@ -148,7 +148,7 @@ class Player:
     async def _live(self, life: Callable[[], Coroutine[Any, Any, object]]) -> None:
         code = 0
         try:
-            await life()  # called here: a worker that is killed at once never began
+            await life()  # called within the task: a worker that is killed at once never begins
             code = ORPHANED if self._is_orphaned else 0
         except SystemExit as left:
             code = left.code if isinstance(left.code, int) else int(left.code is not None)
@@ -159,12 +159,12 @@ class Player:
             self.end(ExitStatus(code=code))
 
     def end(self, status: ExitStatus) -> None:
-        """End so. Raises RuntimeError if it has ended."""
+        """End with this status. Raises RuntimeError if the worker has ended."""
         self._check_alive()
         self.process.end(status)
 
     def close_channel(self) -> None:
-        """Lose the channel and live on."""
+        """Lose the channel but go on living."""
         self._check_alive()
         self._hang_up()
         self.process.close()
@@ -174,7 +174,7 @@ class Player:
             raise RuntimeError(f"fake worker {self.process.ticket.id} has ended: {self.process.status}")
 
     def _hang_up(self) -> None:
-        """Close the channel, with what was said on its way."""
+        """Close the channel, after sending what is buffered."""
         if self.process.link.fileno() >= 0:
             self._loop.remove_reader(self.process.link)
         if not self._channel.is_closed:
@@ -182,7 +182,7 @@ class Player:
         self.mailbox.close()
 
     def _close(self) -> None:
-        """It ends."""
+        """Close everything, at the end of the process."""
         if self._life is not None:
             self._life.cancel()
         self._hang_up()
@@ -193,4 +193,4 @@ class Player:
 
 
 def _nothing(*_: Any) -> None:
-    """Keep no count."""
+    """Do nothing: a fake worker counts no connections."""

@@ -1,8 +1,8 @@
-"""An operating system without processes: the test says how each of them ends.
+"""An operating system without processes: the test decides how each of them ends.
 
-Invariant: what the primary has of a process is real (a channel, a link, a board, and a pidfd that an
-eventfd(2) plays), so that its own code runs unchanged, and hears of everything in the order of
-epoll(7). Nothing is left open of a process that has ended.
+Invariant: the primary's side of a process is real (a channel, a link, a board, and an eventfd(2) that plays
+the pidfd). So the primary's own code runs unchanged, and sees everything in the order of epoll(7). A process
+that has ended leaves nothing open.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from everycore.system.processes import Credentials, Spawned
 from everycore.testing.clock import VirtualTimeLoop
 from everycore.ticket import Ticket
 
-#: The first pid: above any that Linux gives (proc(5), pid_max), so that no signal reaches somebody else.
+#: The first pid. Linux never assigns one so high (proc(5), pid_max), so no signal can reach a real process.
 _FIRST_PID: Final = 5_000_000
 _numbers = itertools.count(_FIRST_PID)
 
 
 class Birth(msgspec.Struct, frozen=True):
-    """What a process was started with. `env` is without everycore's own variable.
+    """How a process was started. `env` does not contain everycore's own variable.
 
-    cwd: its working directory; None: that of the primary.
+    cwd: its working directory; None stands for the primary's.
     """
 
     argv: tuple[str, ...]
@@ -48,9 +48,9 @@ class Birth(msgspec.Struct, frozen=True):
 
 
 class FakeProcess:
-    """A process that never was, from its own side.
+    """A process that does not exist, from its own side.
 
-    `channel` and `link` are its ends of these; `pipes` those of its standard streams that are pipes.
+    `channel` and `link` are its ends of these. `pipes` are its ends of the standard streams that are pipes.
     """
 
     def __init__(self, birth: Birth, ticket: Ticket, pipes: tuple[IO[bytes] | None, ...]) -> None:
@@ -62,17 +62,17 @@ class FakeProcess:
         self.link = socket.socket(fileno=os.dup(ticket.link[0]))
         self.link.setblocking(False)
         self.status: ExitStatus | None = None
-        #: Those that the primary sent, in order.
+        #: The signals that the primary sent, in order.
         self.signals: list[signal.Signals] = []
-        #: Those that the program has a handler for, beside TERM and INT.
+        #: The signals for which the program has a handler, besides SIGTERM and SIGINT.
         self.heard: set[int] = set()
-        #: What the kernel would show of it.
+        #: What the kernel would show of the process.
         self.activity = Activity()
-        #: Its bytes.
+        #: Its memory, in bytes.
         self.memory = 0
-        #: Called with each of them but SIGKILL.
+        #: Called with each signal except SIGKILL.
         self.on_signal: Callable[[signal.Signals], object] = lambda _: None
-        #: Called at the end, before channel and link are closed.
+        #: Called at the end of the process, before channel and link are closed.
         self.on_end: Callable[[], object] = lambda: None
         self._pidfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -81,7 +81,7 @@ class FakeProcess:
         return os.dup(self._pidfd)
 
     def receive(self, number: int) -> None:
-        """Take a signal of the primary. SIGKILL ends the process."""
+        """Receive a signal from the primary. SIGKILL ends the process."""
         named = signal_of(number)
         self.signals.append(named)
         if named == signal.SIGKILL:
@@ -90,7 +90,7 @@ class FakeProcess:
             self.on_signal(named)
 
     def end(self, status: ExitStatus, *, keep_channel: bool = False) -> None:
-        """The process ends. `keep_channel`: a fork of it has channel and link still, until `close`."""
+        """End the process. `keep_channel`: a fork of it holds channel and link until `close`."""
         if self.status is not None:
             raise RuntimeError(f"process {self.pid} has ended already: {self.status}")
         self.status = status
@@ -110,19 +110,19 @@ class FakeProcess:
 
 
 class FakeSystem:
-    """The operating system to a primary, as `everycore.system.seam.System`. `on_spawn` gets every process."""
+    """A primary's operating system, as `everycore.system.seam.System`. `on_spawn` gets every process."""
 
-    #: There is nothing to import.
+    #: A fake process imports nothing, so molds are of no use.
     has_molds = False
 
     def __init__(self, on_spawn: Callable[[FakeProcess], None]) -> None:
         self._on_spawn = on_spawn
-        #: What the next spawns raise, in order.
+        #: The errors that the next spawns raise, in order.
         self.refusals: list[OSError] = []
         self._by_pidfd: dict[int, FakeProcess] = {}
 
     def own_command(self, exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
-        """Return a command line like this process's. Nobody runs it, so a test runner's will do."""
+        """Return a command line like this process's. It is never run, so a test runner's will do."""
         return [sys.executable, *(exec_argv or ()), sys.argv[0], *(sys.argv[1:] if args is None else args)]
 
     def spawn(
@@ -138,7 +138,7 @@ class FakeSystem:
         leash: Leash | None = None,
         orphan_signal: int = signal.SIGKILL,
     ) -> Spawned:
-        """Make a process. Raises the next of `refusals`. It ends with this process, so it needs no leash."""
+        """Make a process. Raises the next of `refusals`. The leash is ignored: it ends with this process."""
         if self.refusals:
             raise self.refusals.pop(0)
         rest = dict(env)
@@ -152,27 +152,27 @@ class FakeSystem:
         return Spawned(process.pid, pidfd, ours)
 
     def reap(self, pidfd: int, *, group: int = 0) -> ExitStatus | None:
-        """Return how the process ended; None while it runs. Nobody else is in its group."""
+        """Return how the process ended, or None while it runs. Its group has no other member."""
         status = self._by_pidfd[pidfd].status
         if status is not None:
             del self._by_pidfd[pidfd]
         return status
 
     def send_signal(self, pidfd: int, number: int, *, group: int = 0) -> bool:
-        """Let the process know of the signal; False if it has ended. Nobody else is in its group."""
+        """Deliver the signal. Returns False if the process has ended. Its group has no other member."""
         process = self._by_pidfd[pidfd]
         if process.status is not None:
             return False
-        if number:  # kill(2): 0 asks whether it is there
+        if number:  # signal 0 only asks whether the process exists (kill(2))
             process.receive(number)
         return True
 
     def hears(self, pid: int, number: int) -> bool:
-        """Whether the process has a handler for that signal: `FakeProcess.heard` has those."""
+        """Whether the process has a handler for that signal, according to `FakeProcess.heard`."""
         return any(process.pid == pid and number in process.heard for process in self._by_pidfd.values())
 
     def activity(self, pid: int) -> Activity | None:
-        """Look at a process, which does nothing but what `FakeProcess.activity` says."""
+        """Return `FakeProcess.activity`."""
         return next((one.activity for one in self._by_pidfd.values() if one.pid == pid), None)
 
     def memory(self, pid: int, limit: int) -> int | None:
@@ -180,16 +180,16 @@ class FakeSystem:
         return next((one.memory for one in self._by_pidfd.values() if one.pid == pid), None)
 
     def now(self) -> float:
-        """Return the date: that of the running loop, if it has one of its own."""
+        """Return the date, in seconds since the epoch: the running loop's, if it has one of its own."""
         loop = asyncio.get_running_loop()
         return loop.date if isinstance(loop, VirtualTimeLoop) else time.time()
 
 
 def _pipe(item: Any, number: int) -> tuple[IO[bytes] | None, IO[bytes] | None]:
-    """The primary's end and the process's of standard stream `number`, if that is to be a pipe."""
+    """The primary's end and the process's end of standard stream `number`, if that is to be a pipe."""
     if item != subprocess.PIPE:
         return None, None
     read, write = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(read, False)  # both ends are of one process: neither may wait for the other
+    os.set_blocking(read, False)  # both ends are in one process: neither may wait for the other
     reader, writer = os.fdopen(read, "rb", buffering=0), os.fdopen(write, "wb", buffering=0)
     return (writer, reader) if number == 0 else (reader, writer)

@@ -1,8 +1,8 @@
 """`FakeWorkers`: a primary's workers, played by a test.
 
-The public face; `Player` speaks for each worker as its real program would, by the real channel, link and
-belts, from within the primary's own loop. Invariant: a fake worker says and hears nothing that a real one
-could not.
+This is the public face. `Player` acts for each worker as its real program would, by the real channel, link
+and belts, from within the primary's own loop. Invariant: a fake worker sends and receives nothing that a real
+one could not.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from everycore.worker_face import MessageStream, Worker
 
 
 class FakeWorker:
-    """One worker, from the worker's side. Made by a fork within `FakeWorkers`; never by hand.
+    """One worker, from the worker's side. A fork within `FakeWorkers` makes it; tests never construct one.
 
-    It is online with the first thing that it says. Whatever it is told to do after its end raises
-    RuntimeError or ChannelClosed: a process that is gone does nothing.
+    The worker comes online with the first thing that it sends. After its end, every method that would act
+    raises RuntimeError or ChannelClosed: a process that is gone does nothing.
     """
 
     __slots__ = ("__weakref__", "_player", "_process")
@@ -64,70 +64,70 @@ class FakeWorker:
 
     @property
     def pid(self) -> int:
-        """A number that no process has."""
+        """A number that no real process has."""
         return self._process.pid
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The command line that it was started with."""
+        """The command line with which the worker was started."""
         return self._process.birth.argv
 
     @property
     def env(self) -> Mapping[str, str]:
-        """The environment that it was started with."""
+        """The environment with which the worker was started."""
         return self._process.birth.env
 
     @property
     def cwd(self) -> str | None:
-        """The directory that it was started in; None: that of the primary."""
+        """The directory in which the worker was started; None stands for the primary's."""
         return self._process.birth.cwd
 
     @property
     def stdin(self) -> IO[bytes] | None:
-        """What the primary writes to its standard input, with `stdio="pipe"`."""
+        """The worker's end of its standard input, with `stdio="pipe"`: read what the primary writes."""
         return self._process.pipes[0]
 
     @property
     def stdout(self) -> IO[bytes] | None:
-        """Where it writes, with `stdio="pipe"` or `silent`."""
+        """The worker's end of its standard output, with `stdio="pipe"` or `silent`."""
         return self._process.pipes[1]
 
     @property
     def stderr(self) -> IO[bytes] | None:
-        """Where it writes, with `stdio="pipe"` or `silent`."""
+        """The worker's end of its standard error, with `stdio="pipe"` or `silent`."""
         return self._process.pipes[2]
 
     @property
     def signals(self) -> tuple[Signals, ...]:
-        """Those that the primary has sent it, in order."""
+        """The signals that the primary has sent to the worker, in order."""
         return tuple(self._process.signals)
 
     @property
     def status(self) -> ExitStatus | None:
-        """How it ended; None while it lives."""
+        """How the worker ended, or None while it lives."""
         return self._process.status
 
-    # --- what it says -------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------
 
     def online(self) -> None:
-        """It runs, and has joined its channel: what `import everycore` does in a real worker."""
+        """Come online and join the channel, as `import everycore` does in a real worker."""
         self._player.online()
 
     def ready(self) -> None:
-        """Be ready, with or without a listener, as `everycore.ready()`."""
+        """Become ready, with or without a listener, as `everycore.ready()`."""
         self._player.tell(wire.ReadyNow())
 
     def hold_ready(self) -> None:
-        """Do not be ready with the first listener, as `WorkerContext.hold_ready()`."""
+        """Do not become ready with the first listener, as `WorkerContext.hold_ready()`."""
         self._player.tell(wire.HoldReady())
 
     async def listen(
         self, address: tuple[str, int] | str | os.PathLike[str] = ("127.0.0.1", 0)
     ) -> ClusterSocket:
-        """Listen, as `everycore.listen(address)`: the primary really binds the address.
+        """Listen, as `everycore.listen(address)`. The primary really binds the address.
 
-        Returns the non-blocking socket, for `loop.sock_accept`. Raises: OSError as the primary refuses,
-        ChannelClosed if it ends before the answer.
+        Returns the non-blocking socket, for `loop.sock_accept`. Raises: the primary's refusal as OSError;
+        ChannelClosed if the worker ends before the answer.
         """
         return await self._player.listen(request_for(address))
 
@@ -149,48 +149,48 @@ class FakeWorker:
         return self._player.mailbox.request(message, handle, timeout=timeout, keep_open=keep_open)
 
     def answer(self, handler: Handler) -> Subscription:
-        """As `WorkerContext.answer`. Without it, requests fail; with one that never returns they wait."""
+        """As `WorkerContext.answer`. Requests fail without a handler, and wait for one that never returns."""
         return self._player.mailbox.answer(handler)
 
     def messages(self) -> MessageStream:
-        """As `WorkerContext.messages`; their `worker` is this `FakeWorker`."""
+        """As `WorkerContext.messages`. The messages' `worker` is this `FakeWorker`."""
         return self._player.mailbox.messages()
 
     def disconnect(self) -> None:
-        """Say that it leaves of its own accord, as `WorkerContext.disconnect()`. It goes on until its end."""
+        """Announce a voluntary departure, as `WorkerContext.disconnect()`. The worker does not end yet."""
         self._player.tell(wire.Leave())
         self._player.leave(self._process.ticket.grace)
 
-    # --- what it hears ------------------------------------------------------------------------------------
+    # --- receiving ----------------------------------------------------------------------------------------
 
     async def asked_to_leave(self) -> float:
-        """Wait until it is to leave: by `disconnect` of either side, SIGTERM or SIGINT.
+        """Wait until the worker is asked to leave: by `disconnect` on either side, SIGTERM or SIGINT.
 
-        Returns the seconds that it has.
+        Returns the grace that the worker has, in seconds.
         """
         return await asyncio.shield(self._player.asked)
 
     # --- its end ------------------------------------------------------------------------------------------
 
     def exit(self, code: int = 0) -> None:
-        """End with this exit code. What was sent before is heard."""
+        """End with this exit code. The primary still receives what was sent before."""
         self._player.end(ExitStatus(code=code))
 
     def die(self, signal: int = SIGKILL) -> None:
-        """Be ended by `signal`, whoever sent it."""
+        """Die by `signal`, whoever sent it."""
         self._player.end(ExitStatus(signal=signal_of(signal)))
 
     def close_channel(self) -> None:
-        """Lose the channel and live on, as a process does that closes descriptors it does not know."""
+        """Lose the channel but go on living, as a process that closes descriptors it does not know."""
         self._player.close_channel()
 
 
-#: What a fake worker does by itself: a coroutine function. When it returns, the worker exits with 0.
+#: A coroutine function that a fake worker runs by itself. When it returns, the worker exits with 0.
 Life: TypeAlias = Callable[[FakeWorker], Coroutine[Any, Any, object]]
 
 
 async def serve(worker: FakeWorker) -> None:
-    """The life of a well-behaved worker: ready at once, and gone when it is asked to leave."""
+    """The life of a well-behaved worker: it is ready at once, and exits when it is asked to leave."""
     worker.ready()
     await worker.asked_to_leave()
 
@@ -202,15 +202,16 @@ class FakeWorkers:
             async with everycore.Cluster() as cluster:
                 fake = workers[cluster.fork()]
 
-    life: what each of them does by itself, `serve` or a coroutine function of yours; None: nothing, so that
-    the test says and does everything. If it returns, the worker exits with 0; `SystemExit` is its status. Any
-    other error ends the worker with 1, and is raised when the block is left: it is the test's own mistake. If
-    the block itself raises, that error has a note of it.
+    life: the coroutine function that each worker runs by itself, `serve` or one of your own. With None a
+    worker does nothing by itself, and the test does everything. When the function returns, the worker exits
+    with 0. When it raises `SystemExit`, the worker exits with its code. Any other error is the test's own
+    mistake: it ends the worker with 1, and is raised when the block is left. If the block itself raises, a
+    note about that error is added to the block's.
     """
 
     def __init__(self, life: Life | None = serve) -> None:
         self._life = life
-        #: All that were forked, in order; those that have ended too.
+        #: All forked workers, in order, including those that have ended.
         self.all: list[FakeWorker] = []
         self._system = FakeSystem(self._spawned)
         self._token: Token[seam.System] | None = None
@@ -231,18 +232,18 @@ class FakeWorkers:
             error = worker._player.error
             if error is not None and exc is None:
                 raise error
-            if error is not None and exc is not None:  # which may well come of it
+            if error is not None and exc is not None:  # the first error may have caused the second
                 exc.add_note(f"The life of fake worker {worker.id} has failed: {error!r}")
 
     def __getitem__(self, worker: Worker) -> FakeWorker:
-        """Return who plays `worker`. Raises KeyError for one that was forked elsewhere, or never started."""
+        """Return the fake of `worker`. Raises KeyError if it was forked elsewhere, or never started."""
         for fake in self.all:
             if fake.pid == worker.pid:
                 return fake
         raise KeyError(worker)
 
     async def forked(self) -> FakeWorker:
-        """Wait for the next worker that is forked; each of them is returned once, in order."""
+        """Wait for the next forked worker. Each worker is returned once, in order."""
         while len(self.all) <= self._taken:
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
@@ -251,7 +252,7 @@ class FakeWorkers:
         return self.all[self._taken - 1]
 
     def refuse(self, error: OSError) -> None:
-        """Let the next fork fail with `error`, as if the kernel had refused it. Again: the one after that."""
+        """Let the next fork fail with `error`, as if the kernel had refused it. Further calls queue up."""
         self._system.refusals.append(error)
 
     def _spawned(self, process: FakeProcess) -> None:

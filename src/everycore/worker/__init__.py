@@ -1,1 +1,1 @@
-"""A worker's view of itself; never imports the primary's side."""
+"""The worker's side of a cluster: what a worker process knows and does."""

@@ -1,7 +1,8 @@
 """The first thing a worker does, at `import everycore`, before the program begins.
 
-Tie this process's life to the primary's, join the channel, and make sure that no child of ours is taken for a
-worker. Invariant: whatever the program is (asyncio, threads, neither), the primary knows it and can stop it.
+It ties this process's life to the primary's, joins the channel, and makes sure that no child of this process
+is taken for a worker. Invariant: whatever the program uses (asyncio, threads, neither), the primary knows
+the process and can stop it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from everycore.worker.connections.ledger import Ledger
 from everycore.worker.listening.link import Link
 from everycore.worker.signals import WorkerSignals, print_stacks_when_asked
 
-#: The primary is gone, or has given us up: EX_TEMPFAIL of sysexits.h.
+#: Exit status of a worker whose primary has died or has given it up: EX_TEMPFAIL of sysexits.h.
 ORPHANED: Final = 75
 
 
 class Membership:
-    """What this process has by its ticket: the sockets and the board, as they were inherited."""
+    """What this process owns by virtue of its ticket: the inherited sockets and the board."""
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
@@ -40,14 +41,14 @@ class Membership:
         self.orphan = Orphan(ticket.orphan_grace)
 
     def say_leave(self) -> None:
-        """Tell the primary, by the link, that this worker leaves."""
+        """Tell the primary over the link that this worker is leaving."""
         try:
             self.link.tell(wire.Leave())
         except (OSError, EverycoreError):
-            pass  # the primary is gone: we leave all the same
+            pass  # the primary is gone: this worker leaves all the same
 
     def abandon(self) -> None:
-        """In a forked child: these are the parent's."""
+        """Close this process's copies, in a forked child: the parent goes on using the originals."""
         close_now(self.channel)
         close_all((self.ticket.leash[0],))
         self.link.close()
@@ -56,12 +57,13 @@ class Membership:
 
 def join(ticket: Ticket) -> Membership:
     """Join the cluster as the worker that `ticket` names."""
-    with contextlib.suppress(OSError):  # no /dev/null, or no descriptor is left: it was so before
+    with contextlib.suppress(OSError):  # without /dev/null or a free descriptor, nothing gets worse
         fill_standard_streams()
     if ticket.orphan_grace == 0 and not processes.die_with_parent(ticket.primary):
         os._exit(ORPHANED)
     processes.become_likelier_victim()
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # the primary looks whether it can ask
+    # If this fails, the primary notices: it checks that the signal is handled before it sends it.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
         print_stacks_when_asked()
     for fd, _ in (ticket.channel, ticket.link, ticket.leash):
         os.set_inheritable(fd, False)
@@ -70,7 +72,8 @@ def join(ticket: Ticket) -> Membership:
         membership.orphan.install()
     if inherited.is_group_leader():
         inherited.write_from_background()
-    # Before `Joined`: a worker that was asked to leave meanwhile is sent SIGTERM in answer to it.
+    # Install these before sending `Joined`: the primary answers it with SIGTERM if it has asked this worker
+    # to leave in the meantime.
     membership.signals.install(ignores_interrupt=ticket.ignores_interrupt, blocked=ticket.blocked)
     membership.channel.setblocking(True)
     try:

@@ -1,4 +1,4 @@
-"""`WorkerContext`: a worker's view of itself, the public face of `Session`; no decision is taken here."""
+"""`WorkerContext`: a worker's view of itself. It is the public face of `Session` and decides nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ E = TypeVar("E", bound=events.Event)
 
 
 class WorkerContext:
-    """This process as a worker. Got by `everycore.current_worker()`; never made by hand."""
+    """This process as a worker. `everycore.current_worker()` returns it; programs never construct one."""
 
     __slots__ = ("_session",)
 
@@ -33,22 +33,22 @@ class WorkerContext:
 
     @property
     def id(self) -> int:
-        """Counts up from 1; never used again."""
+        """This worker's number. Numbers count up from 1 and are never reused."""
         return self._session.ticket.id
 
     @property
     def slot(self) -> int:
-        """From 0; a replacement inherits it."""
+        """This worker's slot, counted from 0. A replacement inherits it."""
         return self._session.ticket.slot
 
     @property
     def generation(self) -> int:
-        """Rises with each reload."""
+        """This worker's generation, which rises with each reload."""
         return self._session.ticket.generation
 
     @property
     def pid(self) -> int:
-        """This process."""
+        """This process's id."""
         return os.getpid()
 
     def is_dead(self) -> bool:
@@ -62,18 +62,18 @@ class WorkerContext:
     # --- messages -----------------------------------------------------------------------------------------
 
     def send(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> Coroutine[Any, Any, None]:
-        """Send `message`, and a descriptor with it, to the primary.
+        """Send `message`, optionally with a descriptor, to the primary.
 
-        Returns once the frame is in the socket or within the channel's buffer. Unless `keep_open`, `handle`
-        is detached at the call.
+        Returns once the frame is in the socket or fits the channel's buffer. Unless `keep_open`, `handle` is
+        detached at the call.
 
-        Raises: TypeError, OverflowError, ValueError (what can't be sent, or is too large), OSError (a closed
-        handle), ChannelClosed.
+        Raises: TypeError, OverflowError, ValueError (the message can't be sent, or is too large), OSError
+        (the handle is closed), ChannelClosed.
         """
         return self._session.mailbox.send(message, handle, keep_open=keep_open)
 
     def send_nowait(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> None:
-        """As `send`; raises ChannelFull where that would wait."""
+        """As `send`, but raises ChannelFull where `send` would wait."""
         self._session.mailbox.send_nowait(message, handle, keep_open=keep_open)
 
     def request(
@@ -81,14 +81,14 @@ class WorkerContext:
     ) -> Coroutine[Any, Any, Any]:
         """Send `message` to the primary's `answer` handler and return its reply.
 
-        `timeout`, in seconds, counts from the call; None: no limit.
+        `timeout`, in seconds, counts from the call; None means no limit.
 
-        Raises: RequestFailed, RequestTimeout, ChannelClosed, and what `send` raises.
+        Raises: RequestFailed, RequestTimeout, ChannelClosed, and the errors of `send`.
         """
         return self._session.mailbox.request(message, handle, timeout=timeout, keep_open=keep_open)
 
     def answer(self, handler: Handler) -> Subscription:
-        """Let `async def handler(message, handle)` answer the primary's requests. One at a time."""
+        """Let `async def handler(message, handle)` answer the primary's requests. Only one may be set."""
         return self._session.mailbox.answer(handler)
 
     def messages(self) -> MessageStream:
@@ -102,7 +102,7 @@ class WorkerContext:
         return self._session.emitter.on(kind, callback)
 
     def once(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
-        """As `on`, for the next one alone."""
+        """As `on`, for the next event only."""
         if kind is events.Message:
             return once(self._session.mailbox.on_message, callback)
         return self._session.emitter.once(kind, callback)
@@ -110,7 +110,7 @@ class WorkerContext:
     # --- readiness ----------------------------------------------------------------------------------------
 
     def hold_ready(self) -> None:
-        """Do not count as ready with the first listener; `ready()` will say so."""
+        """Do not count as ready with the first listener: `ready()` will declare it."""
         self._session.readiness.hold()
 
     def ready(self) -> None:
@@ -120,17 +120,20 @@ class WorkerContext:
     # --- leaving ------------------------------------------------------------------------------------------
 
     def disconnect(self) -> WorkerContext:
-        """Finish the work and leave, of this worker's own accord; its exit is voluntary. Returns itself."""
+        """Finish the work and leave of this worker's own accord. The exit is voluntary. Returns itself."""
         self._session.disconnect()
         return self
 
     def kill(self, signal: int = signals.SIGTERM) -> None:
-        """Send this process `signal`: not voluntary by this. Node ignores the signal and exits with 0."""
+        """Send `signal` to this process. The exit does not count as voluntary for that.
+
+        Node's `worker.kill()` ignores the signal and exits with 0.
+        """
         os.kill(os.getpid(), signal)
 
     async def wait_shutdown(self) -> None:
         """Return when this worker is to leave, whoever asked; at once if it was asked already.
 
-        Who calls this ends `main` by returning from it; grace is the limit.
+        A program that awaits this ends by returning from `main`, and has until the grace is over.
         """
         await self._session.asked_to_leave()

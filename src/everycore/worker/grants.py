@@ -1,6 +1,6 @@
 """The listeners that this worker asks the primary for: by the channel on its loop, by the link anywhere else.
 
-A listener that was granted to a request that nobody waits for any more is given back at once.
+If the primary grants a listener after its request was cancelled, the worker gives it back at once.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Grants:
     # --- by the channel -----------------------------------------------------------------------------------
 
     async def listen(self, request: wire.Listen, channel: Channel) -> ClusterSocket:
-        """Ask for a listener. Raises OSError as a lone process would see it, ChannelClosed."""
+        """Ask for a listener. Raises ChannelClosed, and the OSError of a lone process."""
         if channel.is_closed:
-            if self._departure.has_begun:  # the request waits for the end of the worker, as any other does
+            if self._departure.has_begun:  # like any other request, this one waits for the worker's end
                 await self._departure.over()
             raise ChannelClosed("the primary")
         self._last_request += 1
@@ -57,21 +57,21 @@ class Grants:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
-                future.result().close()  # it came in the very turn in which the request was cancelled
+                future.result().close()  # the grant arrived in the turn in which the request was cancelled
             raise
         finally:
             self._pending.pop(number, None)
 
     def granted(self, message: wire.Granted, fds: tuple[int, ...]) -> None:
-        """The primary has granted a listener."""
+        """The primary has granted a listener: resolve the request that asked for it."""
         future, started = self._pending.pop(message.request, (None, False))
-        if future is None or future.done():  # the request was cancelled meanwhile
+        if future is None or future.done():  # the request was cancelled in the meantime
             decline(list(fds))
             return
         future.set_result(self._made(message, fds, started=started))
 
     def refused(self, message: wire.Refused) -> None:
-        """The primary has refused one."""
+        """The primary has refused a listener: fail the request with the OSError that it names."""
         future, _ = self._pending.pop(message.request, (None, False))
         if future is not None and not future.done():
             future.set_exception(OSError(message.errno, message.text))
@@ -79,8 +79,8 @@ class Grants:
     # --- by the link --------------------------------------------------------------------------------------
 
     def listen_blocking(self, request: wire.Listen, timeout: float) -> ClusterSocket:
-        """As `listen`, for any thread, with or without a loop. The listener is served at once."""
-        if self._departure.has_begun:  # the primary's own answer, should it have closed the link already
+        """As `listen`, from any thread, with or without a loop. The listener serves at once."""
+        if self._departure.has_begun:  # the primary would answer the same, but may have closed the link
             raise OSError(errno.ECANCELED, "the worker is leaving")
         message, fds = self._link.request(request, timeout=timeout)
         self._readiness.serves()
@@ -89,7 +89,7 @@ class Grants:
         return sock
 
     def bind(self, request: wire.Bind, fd: int) -> ClusterSocket:
-        """Let the primary bind the program's own socket, `fd`. Raises OSError as the system call would."""
+        """Let the primary bind the program's own socket, `fd`. Raises the OSError of the system call."""
         message, fds = self._link.request(request, fd=fd)
         sock = ClusterSocket.granted(message, fds, self._watch, self._start, started=False)
         if isinstance(sock, SharedSocket) and message.kind == socket.SOCK_STREAM:
@@ -98,11 +98,11 @@ class Grants:
         return sock
 
     def shared(self) -> list[int]:
-        """The numbers of listeners that this worker has and that are the primary's own."""
+        """The descriptors in this worker that are the primary's own listeners."""
         return [sock.fileno() for sock in tuple(self._shared) if sock.fileno() >= 0]
 
     def take_back(self, sock: ClusterSocket) -> int:
-        """Have the program's own socket back from the primary, still bound. Raises OSError."""
+        """Get the program's own socket back from the primary, still bound. Raises OSError."""
         grant = sock.grant
         assert grant is not None
         _, fds = self._link.request(wire.Release(grant.listener))
@@ -114,15 +114,15 @@ class Grants:
         return reply.value if isinstance(reply, wire.Option) else b""
 
     def check_connect(self, address: Any) -> None:
-        """Raises OSError (ECONNREFUSED) if a lone program would find nobody at `address`."""
+        """Raise OSError (ECONNREFUSED) if nothing would listen at `address` were this a lone process."""
         self._link.request(wire.MayConnect(address), timeout=PATIENCE)
 
     def check_remove(self, path: Any) -> None:
-        """Raises OSError (ECONNREFUSED) if another worker listens on the unix socket of that path."""
+        """Raise OSError (ECONNREFUSED) if another worker listens on the unix socket at `path`."""
         self._link.request(wire.MayConnect(path, others=True), timeout=PATIENCE)
 
     def settle(self) -> None:
-        """Wait until the primary has heard what was said on belts; for a second at most."""
+        """Wait until the primary has read what this worker sent on its belts, for a second at most."""
         self._link.settle(timeout=1.0)
 
     # --- all of them --------------------------------------------------------------------------------------
@@ -138,11 +138,11 @@ class Grants:
         return sock
 
     def _start(self, listener: int, backlog: int) -> None:
-        """Let what was only bound listen. Raises OSError."""
+        """Let a socket that is only bound begin to listen. Raises OSError."""
         self._link.request(wire.StartListening(listener, backlog))
         self._readiness.listens()
 
     def abandon(self) -> None:
-        """In a forked child: the sockets are the parent's."""
+        """Close this process's copies, in a forked child: the sockets are the parent's."""
         for sock in tuple(self._sockets):
             sock.abandon()

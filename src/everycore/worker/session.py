@@ -1,6 +1,6 @@
 """What this process has as a worker: its channel on the loop, its listeners, its readiness, its departure.
 
-`WorkerContext` is its public face. One event loop reads the channel: the first that asks.
+`WorkerContext` is the public face. One event loop reads the channel: the first that uses it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _KERNELS_TURN: Final = 0.1
 
 
 class Session:
-    """The worker's side of its life with the primary."""
+    """This process's part in the cluster, as a worker."""
 
     def __init__(self, membership: Membership, make_face: Callable[[Session], Any]) -> None:
         self._membership = membership
@@ -49,10 +49,10 @@ class Session:
         self.board = membership.board
         #: The count of open connections.
         self.connections = membership.connections
-        #: What SIGTERM and SIGINT do.
+        #: How this worker handles SIGTERM and SIGINT.
         self.signals = membership.signals
         self.receptions = Receptions()
-        #: Sockets that came over the channel: a transport made of one is a connection that a drain waits for.
+        #: Sockets that came over the channel. A drain waits for the transports that are made from them.
         self.handles: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.readiness = Readiness(membership.link)
         self.departure = Departure(
@@ -65,7 +65,7 @@ class Session:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: Channel | None = None
         self._mailbox: Mailbox | None = None
-        #: Of events and messages, which count together.
+        #: Sequence numbers. Events and messages share one count.
         self._numbers = itertools.count(1)
         self._has_said_leave = False
         self._is_program = False
@@ -86,11 +86,11 @@ class Session:
         return self._channel is None or not self._channel.is_closed
 
     def begin_main(self, main: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin `main` as the task that ends last, on the running loop, which reads the channel."""
+        """Begin `main`, the task that ends last, on the running loop, which reads the channel from now on."""
         loop = asyncio.get_running_loop()
         channel, _ = self._attach(loop)
-        # What `main` says in its first step, `answer` above all, comes before the first message: uvloop would
-        # read the channel before it begins `main`.
+        # The calls in `main`'s first step, `answer` above all, must come before the first message. uvloop
+        # would read the channel before it begins `main`.
         channel.pause_reading()
         task = loop.create_task(main, name="main")
         self.departure.watch_main(task)
@@ -98,7 +98,7 @@ class Session:
         return task
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> tuple[Channel, Mailbox]:
-        """Read the channel on `loop`, the first one or the same one again."""
+        """Read the channel on `loop`. Raises RuntimeError if another loop reads it already."""
         if self._channel is None or self._mailbox is None:
             self._loop = loop
             self._channel = Channel(
@@ -126,7 +126,7 @@ class Session:
         return self._channel, self._mailbox
 
     def _message_maker(self) -> Callable[[Any, Any], events.Message]:
-        """What makes a message that the program gets. HOT: it has all that it needs at hand."""
+        """A function that makes the program's messages. HOT: its closure holds everything it needs."""
         make, next_number, now, face = events.Message, self._numbers.__next__, time.time, self.face
         return lambda value, handle: make(
             seq=next_number(), at=now(), worker=face, message=value, handle=handle
@@ -147,7 +147,8 @@ class Session:
                 self.handons.take_over(fds)
                 return
             case wire.ReopenLogs():
-                if not self._is_program:  # whose log files are its own affair: SIGUSR1 is sent to it
+                # A program under `everycore run` owns its log files: it gets SIGUSR1 instead.
+                if not self._is_program:
                     logfiles.reopen()
             case wire.MayHandOn(may):
                 self.handons.is_told = may
@@ -169,18 +170,18 @@ class Session:
     # --- listening ----------------------------------------------------------------------------------------
 
     async def listen(self, request: wire.Listen) -> ClusterSocket:
-        """Ask the primary for a listener, by the channel. Raises OSError as a lone process would see it."""
+        """Ask the primary for a listener over the channel. Raises the OSError that a lone process gets."""
         channel = self._channel or self._attach(asyncio.get_running_loop())[0]
         return await self.grants.listen(request, channel)
 
     def report(self, value: Any) -> None:
-        """Send a message without a loop: for a program that has none, or none any more. Raises OSError."""
+        """Send a message from a program that has no event loop, or none left. Raises OSError."""
         self._membership.link.request(wire.Report(values.encode_json(value)))
 
     # --- signals ------------------------------------------------------------------------------------------
 
     def run_program(self) -> None:
-        """Let a program that knows nothing of everycore have this process (`everycore run`)."""
+        """Hand this process to a program that knows nothing of everycore (`everycore run`)."""
         self._is_program = True
         self.connections.seek_listeners(self.grants.shared)
         self.signals.be_guest()
@@ -192,7 +193,7 @@ class Session:
         if self._has_said_leave or self.departure.has_begun:
             return
         self._has_said_leave = True
-        # By the link, and before anything else is done: the primary knows it when the channel closes.
+        # Tell the primary by the link first: it must know before the channel closes.
         self._membership.say_leave()
         if self._loop is None:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -200,7 +201,7 @@ class Session:
             self._depart(self.ticket.grace)
 
     async def asked_to_leave(self) -> None:
-        """Wait until this worker is to leave, whoever asks; the channel is read from now on."""
+        """Wait until this worker is to leave, whoever asks. The running loop reads the channel meanwhile."""
         if self._channel is None:
             self._attach(asyncio.get_running_loop())
         await self.departure.asked()
@@ -211,7 +212,7 @@ class Session:
         self.departure.begin(self._loop, grace, self._say_goodbye)
 
     async def _say_goodbye(self) -> None:
-        """Say that this worker is drained, and close the channel."""
+        """Tell the primary that this worker is drained, and close the channel."""
         if self._channel is None or self._channel.is_closed:
             return
         try:
@@ -232,7 +233,7 @@ class Session:
         self.emitter.emit(events.Disconnected(seq=number, at=time.time(), worker=self.face))
 
     def _on_lost(self, error: Exception | None) -> None:
-        """The primary is gone, or has given this worker up."""
+        """The channel is lost: the primary has died or has given this worker up."""
         if error is not None:
             log.error("the channel to the primary: %s", error)
         self._membership.orphan.is_leaving = True
@@ -244,14 +245,14 @@ class Session:
         if grace:
             self._depart(grace)
         else:
-            # If the primary has died the kernel kills this process, a moment after it has closed the channel;
-            # what began to end in between would only make noise.
+            # If the primary has died, the kernel kills this process a moment after it closes the channel. A
+            # departure that began in between would only fill the log.
             self._loop.call_later(_KERNELS_TURN, self._depart, grace)
-        # A main task that does not let itself be cancelled:
+        # This ends a main task that swallows its cancellation.
         self._loop.call_later(grace + 1.0, os._exit, ORPHANED)
 
     async def finish(self) -> None:
-        """The program is over: wait for a departure under way, then for the channel to take what was sent."""
+        """Wait, after the program's end, for a departure under way, then for the channel to flush."""
         self.heartbeat.end()
         if self.departure.has_begun:
             await self.departure.over()
@@ -263,7 +264,7 @@ class Session:
                 log.warning("the primary did not take this worker's last messages")
 
     def abandon(self) -> None:
-        """In a forked child: all of this is the parent's."""
+        """Close this process's copies, in a forked child: the parent goes on using the originals."""
         if self._channel is not None:
             self._channel.abandon()
         self._membership.abandon()

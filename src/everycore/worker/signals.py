@@ -1,9 +1,9 @@
-"""A worker's edge of `core.stopping`: it hears SIGTERM and SIGINT, and does what the table of its kind says.
+"""A worker's edge of `core.stopping`: it handles SIGTERM and SIGINT as the table of its kind says.
 
-Python runs a handler in the main thread. It can't wait there, for the connection that is open may be served
-by that very thread, nor use the link, which that thread may be using. So a helper thread waits, and repeats
-the signal. Invariant: the stage changes in the main thread alone. asyncio is not imported here: a program of
-threads needs none.
+Python runs a handler in the main thread. The handler can't wait there, because that very thread may be
+serving the open connection. Nor can it use the link, because that thread may be using it. So a helper thread
+waits, and then repeats the signal. Invariant: the stage changes in the main thread alone. This module does
+not import asyncio: a program of threads does not need it.
 """
 
 from __future__ import annotations
@@ -28,21 +28,24 @@ from everycore.system import forked_signals, inherited
 from everycore.system.stacks import STACKS
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-#: How often a worker without a loop of ours looks whether its last connection has ended, in seconds.
+#: How often a worker without an event loop of everycore checks whether its last connection has ended, in
+#: seconds.
 _LOOK: Final = 0.05
-#: Seconds between two signals to a main thread that has not ended by the first.
+#: Seconds between two signals to a main thread that the first one has not ended.
 AGAIN: Final = 0.1
-#: A program that handles SIGTERM itself may send it again when it has finished, as uvicorn does: it is then
-#: in the last turns of its loop, which SystemExit would break off with a traceback. Seconds.
+#: How long a loop has for its last turns, in seconds. A program that handles SIGTERM itself may send it again
+#: when it has finished, as uvicorn does. SystemExit would break off the loop's last turns with a traceback.
 _LAST_TURNS: Final = 0.5
 #: Functions by which a process sends a signal to itself. Python calls the handler before they return.
 _SENDING: Final = frozenset({"raise_signal", "kill", "killpg", "pthread_kill", "pidfd_send_signal"})
-#: Another loop has so many turns to take, and count, whom it had been given when it was asked to leave.
+#: How many turns the program's own loop gets to accept and count the connections that it had been given when
+#: it was asked to leave.
 _TURNS: Final = 8
-#: A main thread whose loop is deaf has so long to end by the signal, before it is SIGKILL. Seconds.
+#: How long a main thread whose loop does not react has to end by the signal, in seconds. Then the helper
+#: thread sends SIGKILL.
 _LAST_WORD: Final = 1.0
 
-# As they were before gevent replaced them.
+# The originals, from before gevent replaced them.
 _make_lock: Final = _thread.allocate_lock
 _sleep: Final = time.sleep
 
@@ -50,17 +53,17 @@ _LOOP_HEARS: Final = {signal.SIGTERM: StopInput.LOOP_HEARS_TERM, signal.SIGINT: 
 
 
 class Loop(Protocol):
-    """An event loop, as this module needs it."""
+    """The part of an event loop that this module needs."""
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], /, *args: Any) -> None:
         """Call `callback` when the loop turns after a signal."""
 
 
 class WorkerSignals:
-    """What one worker does about SIGTERM and SIGINT.
+    """How one worker handles SIGTERM and SIGINT.
 
-    grace: seconds that its work may take. tell_primary: says that it leaves, from any thread, and never
-    raises. is_at_work: whether a connection is open.
+    grace: how long its work may take, in seconds. tell_primary: reports that the worker leaves; it may be
+    called from any thread and never raises. is_at_work: returns whether a connection is open.
     """
 
     def __init__(
@@ -70,21 +73,22 @@ class WorkerSignals:
         self._grace = grace
         self._tell_primary = tell_primary
         self._is_at_work = is_at_work
-        #: A helper thread is done with waiting: the signal that comes is its own.
+        #: Whether a helper thread has finished waiting: the next signal is the one that it repeats.
         self._has_waited = False
-        #: The loop of the program's own that the last signal has met, and whether a task of it has sent that.
+        #: The program's own loop that was running when the last signal came, and whether one of its tasks
+        #: sent that signal.
         self._other_loop: Any = None
         self._is_of_task = False
-        #: Released when the main thread could not take the signal of a thread that has waited.
+        #: Released when the main thread could not take the signal that a helper thread repeated.
         self._is_put_off = _make_lock()
-        #: Handlers from before the loop of `everycore.run`, and that loop's own.
+        #: The handlers from before the loop of `everycore.run`, and that loop's own.
         self._previous: dict[int, Any] = {}
         self._loops_own: dict[int, Any] = {}
         self._steps: dict[StopAction, Callable[[int, FrameType | None], object]] = {
             StopAction.WAIT: self._wait_elsewhere,
             StopAction.WAIT_HERE: lambda _number, _frame: self._wait(self._begin_to_leave()),
             StopAction.EXIT: self._exit,
-            # Without a thread it is the primary's SIGKILL that ends a loop which does not hear.
+            # If no thread can be started, the primary's SIGKILL ends a loop that does not react.
             StopAction.GUARD: lambda number, _: start_helper(self._guard, number),
             StopAction.DIE: self._die,
         }
@@ -92,10 +96,11 @@ class WorkerSignals:
     # --- what happens to the process ----------------------------------------------------------------------
 
     def install(self, *, ignores_interrupt: bool, blocked: Collection[int] = ()) -> None:
-        """Hear the signals that nobody hears yet. `ignores_interrupt`: SIGINT is to be ignored.
+        """Handle the signals that have no handler yet. `ignores_interrupt`: ignore SIGINT.
 
-        blocked: those that this process has blocked because its primary has. One that is blocked for another
-        reason stays so: the launcher holds SIGTERM back until the program begins.
+        blocked: the signals that this process has blocked because its primary has. They are unblocked. A
+        signal that is blocked for another reason stays blocked: the launcher holds SIGTERM back until the
+        program begins.
         """
         if not _is_main_thread():
             return
@@ -111,23 +116,23 @@ class WorkerSignals:
         inherited.hear(number for number in SIGNALS if number in blocked)
 
     def be_guest(self) -> None:
-        """This is a worker of `everycore run`.
+        """Behave as a worker of `everycore run`.
 
-        SIGINT is Python's own there, as for a lone process: such workers are not in the terminal's process
-        group.
+        Python's own handler takes SIGINT there, as in a lone process: such workers are not in the terminal's
+        process group.
         """
         self._machine.table = stopping.GUEST
         if signal.getsignal(signal.SIGINT) is self:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def loop_begins(self) -> None:
-        """`everycore.run`, or a program that is sure to call it, has this process from now on."""
+        """From now on `everycore.run`, or a program that is sure to call it, runs this process."""
         if _is_main_thread():
             with held(*SIGNALS):
                 self._take(StopInput.LOOP_BEGINS)
 
     def loop_runs(self, loop: Loop, leave: Callable[[], object], cancel: Callable[[], object]) -> None:
-        """`everycore.run` has begun `main` on `loop`: leave by `leave`, and cancel `main` by `cancel`."""
+        """`everycore.run` has begun `main` on `loop`: `leave` begins the end, `cancel` cancels `main`."""
         self._steps[StopAction.LEAVE] = lambda _number, _frame: leave()
         self._steps[StopAction.CANCEL] = lambda _number, _frame: cancel()
         if not _is_main_thread():
@@ -136,8 +141,8 @@ class WorkerSignals:
             for number in SIGNALS:
                 self._previous[number] = signal.getsignal(number)
                 loop.add_signal_handler(number, self._take, _LOOP_HEARS[number])
-                # Come before the handler of the loop, which wakes it: a loop that is blocked in Python would
-                # outlive every signal but SIGKILL.
+                # Run before the loop's own handler, which only wakes the loop: a loop that is blocked in
+                # Python would outlive every signal but SIGKILL.
                 self._loops_own[number] = signal.getsignal(number)
                 forked_signals.handle(number, self)
             self._take(StopInput.LOOP_RUNS)
@@ -159,20 +164,20 @@ class WorkerSignals:
             self._take(StopInput.LOOP_ENDS)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler of Python's, in the main thread."""
+        """Handle a signal. Python calls this in the main thread."""
         if callable(loops_own := self._loops_own.get(number)):
             loops_own(number, frame)
         self._other_loop, is_in_task = _running_loop()
         self._is_of_task = is_in_task and _sends_signals(frame)
         if self._has_waited and would_be_dropped(frame):
-            # The thread that has waited repeats it, and finds the program elsewhere.
+            # The helper thread repeats the signal, and by then the main thread runs other code.
             if self._is_put_off.locked():
                 self._is_put_off.release()
             return
         self._take(self._meaning_of(number), number, frame)
 
     def is_interrupt(self, error: BaseException) -> bool:
-        """Whether `error` is what has become of `StopAction.EXIT`."""
+        """Whether `error` is the outcome of `StopAction.EXIT`."""
         return self._has_waited and consists_of(error, lambda inner: isinstance(inner, KeyboardInterrupt))
 
     # --- decisions ----------------------------------------------------------------------------------------
@@ -198,10 +203,10 @@ class WorkerSignals:
             self(number, frame)
 
     def _wait_by_alarm(self, number: int) -> bool:
-        """Wait where no thread can be started (RLIMIT_NPROC, pids.max). False: the program has the alarm.
+        """Wait by SIGALRM, where no thread can be started (RLIMIT_NPROC, pids.max).
 
-        The primary is not told: the main thread may be using the link. If it was the primary that asked, it
-        knows.
+        Returns False if the program uses SIGALRM itself. The primary is not told, because the main thread may
+        be using the link. If the primary asked this worker to leave, it knows already.
         """
         if signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL or signal.getitimer(signal.ITIMER_REAL)[0]:
             return False
@@ -229,15 +234,15 @@ class WorkerSignals:
             while time.monotonic() < deadline:
                 self._let_turn(self._other_loop)
                 if not self._wait(deadline):
-                    break  # else it was just taking one, which was not counted yet
+                    break  # otherwise it was accepting a connection that had not been counted yet
         put_off = self._is_put_off
         put_off.acquire(blocking=False)
-        # Again and again: a signal may come in the moment before a system call, and wake nobody.
+        # Repeat the signal: one that comes just before a system call does not interrupt that call.
         while stopping.is_unheard(self._machine.table, self._machine.stage):
             handler = signal.getsignal(number)
             os.kill(os.getpid(), number)
             if handler is not self:
-                return  # a handler of the program's own: it hears the first one
+                return  # the program has a handler of its own, which gets the first signal
             put_off.acquire(timeout=AGAIN)
 
     def _begin_to_leave(self) -> float:
@@ -247,20 +252,21 @@ class WorkerSignals:
         return deadline
 
     def _wait(self, deadline: float) -> bool:
-        """Return when no connection is open, or at the deadline: whether one was open at first."""
+        """Wait until no connection is open, or until the deadline. Returns whether one was open at first."""
         was_at_work = False
         while self._is_at_work():
             was_at_work = True
             if time.monotonic() >= deadline:
                 break
-            _sleep(_LOOK)  # an ordinary socket does not tell when it is closed
+            _sleep(_LOOK)  # an ordinary socket does not report when it is closed
         self._has_waited = True
         return was_at_work
 
     def _let_turn(self, loop: Any) -> None:
         """Let the program's own loop turn a few times.
 
-        One whose task has sent the signal was told before, and is about to end: it has a fixed time.
+        If one of the loop's tasks sent the signal, the program knew already and is about to end. The loop
+        then gets a fixed time.
         """
         if self._is_of_task:
             _sleep(_LAST_TURNS)
@@ -278,7 +284,7 @@ class WorkerSignals:
             loop.call_soon_threadsafe(turn, _TURNS)
         except RuntimeError:  # it is closed
             return
-        has_turned.acquire(timeout=_LAST_TURNS)  # it may be blocked
+        has_turned.acquire(timeout=_LAST_TURNS)  # the loop may be blocked
 
     def _guard(self, number: int) -> None:
         _sleep(self._grace)
@@ -287,7 +293,7 @@ class WorkerSignals:
         self._has_waited = True
         os.kill(os.getpid(), number)
         _sleep(_LAST_WORD)
-        if self._machine.stage in (WorkerStage.ASKED, WorkerStage.DEAF):  # the main thread stands still in C
+        if self._machine.stage in (WorkerStage.ASKED, WorkerStage.DEAF):  # the main thread is blocked in C
             os.kill(os.getpid(), signal.SIGKILL)
 
     # --- in the main thread -------------------------------------------------------------------------------
@@ -295,7 +301,7 @@ class WorkerSignals:
     def _exit(self, _: int, frame: FrameType | None) -> None:
         interrupted: Any = signal.getsignal(signal.SIGINT)
         if str(getattr(interrupted, "__module__", "")).startswith("trio."):
-            interrupted(signal.SIGINT, frame)  # to its main task, as KeyboardInterrupt
+            interrupted(signal.SIGINT, frame)  # trio raises KeyboardInterrupt in its main task
             return
         _silence_python()
         raise SystemExit(0)
@@ -306,18 +312,18 @@ class WorkerSignals:
 
 
 def print_stacks_when_asked(fd: int = 2) -> None:
-    """Let a signal of the primary's print the stacks of all threads, even of a blocked one, to `fd`.
+    """Let the primary's signal print the stacks of all threads to `fd`, even of a blocked one.
 
-    Nothing else comes of that signal.
+    The signal has no other effect.
     """
     faulthandler.register(STACKS, file=fd, all_threads=True)
     inherited.hear((STACKS,))
 
 
 def print_stacks_at_quit() -> None:
-    """Let SIGQUIT, which ends this process, print the stacks of all its threads first, even of a blocked one.
+    """Let SIGQUIT print the stacks of all threads, even of a blocked one, before it ends this process.
 
-    A program under `everycore run` finds the signal as it would alone: Python knows nothing of this handler.
+    A program under `everycore run` finds the signal in its default state: Python does not see this handler.
     """
     if signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL:
         faulthandler.register(signal.SIGQUIT, file=2, all_threads=True, chain=True)
@@ -329,32 +335,32 @@ def _is_main_thread() -> bool:
 
 
 def _has_come_to_its_end() -> bool:
-    """Whether the main thread is done with the program and waits for other threads."""
+    """Whether the main thread has finished the program and waits for other threads."""
     return not threading.main_thread().is_alive()
 
 
 def _running_loop() -> tuple[Any, bool]:
-    """The loop of asyncio's kind that runs in this thread, or None, and whether a task of it does."""
-    asyncio = sys.modules.get("asyncio")  # not imported here: this may be a signal handler
+    """The asyncio loop that runs in this thread, or None, and whether one of its tasks is running."""
+    asyncio = sys.modules.get("asyncio")  # not imported: this may run in a signal handler
     try:
         if asyncio is not None:
             return asyncio.get_running_loop(), asyncio.current_task() is not None
-    except (RuntimeError, AttributeError):  # none; or asyncio is being imported
+    except (RuntimeError, AttributeError):  # no loop runs, or asyncio is being imported
         pass
     return None, False
 
 
 def _sends_signals(frame: FrameType | None) -> bool:
-    """Whether the code that a signal has met is such that may have sent it."""
+    """Whether the code that the signal interrupted may have sent it."""
     return frame is not None and not _SENDING.isdisjoint(frame.f_code.co_names)
 
 
 def _silence_python() -> None:
-    """SystemExit is about to be raised where the program did not expect it: Python is not to tell of that."""
+    """Keep Python from reporting the SystemExit that is about to be raised where no program expects it."""
     if _has_come_to_its_end():
-        # It ends the waiting, but not without a traceback.
+        # SystemExit ends the wait for other threads, but Python would print a traceback.
         sys.unraisablehook = _silent_on_exit(sys.unraisablehook)
-    # A program that was about to run its coroutine has made no mistake. Alone it would have died silently.
+    # A program that was about to run its coroutine has made no mistake. A lone process would die silently.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 

@@ -1,1 +1,1 @@
-"""The connections of a worker: how they are taken, counted and limited."""
+"""The connections of a worker: how the worker takes, counts and limits them."""

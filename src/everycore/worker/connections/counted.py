@@ -1,7 +1,8 @@
 """The sockets of accepted connections that see their own end.
 
-A transport of asyncio closes its socket last of all, so the socket is what can tell. Programs see it through
-the transport alone, which lets them copy it, and the copy may outlive the transport.
+An asyncio transport closes its socket last of all, so the socket can report the end of the connection.
+Programs see it through the transport alone. That lets them copy the socket, and the copy may outlive the
+transport.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class CountedSocket(socket.socket):
     """The socket under a transport, in the ledger until it is closed.
 
-    HOT: made for every connection; a transport asks for family and type, which `socket.socket` makes into new
-    enum members each time.
+    HOT: made for every connection. A transport asks for family and type, for which `socket.socket` looks up
+    the enum members anew each time; this class keeps them.
     """
 
     __slots__ = ("_carrier", "_is_copied", "_kinds", "_ledger", "entry", "peer")
@@ -34,7 +35,7 @@ class CountedSocket(socket.socket):
         self._carrier: Callable[[], Any] | None = None
         self._is_copied = False
         self._ledger = ledger
-        #: Whom the primary calls the peer, if it has said so: a proxy may have named the client.
+        #: The peer's address according to the primary, if it gave one: a proxy may have named the client.
         self.peer: Any = None
         self.entry = ledger.opened(server, self)
 
@@ -49,31 +50,31 @@ class CountedSocket(socket.socket):
         return self._kinds[1]
 
     def getpeername(self) -> Any:
-        """As `socket.getpeername`, with the client that a trusted proxy has named."""
+        """As `socket.getpeername`, but return the client that a trusted proxy has named, if any."""
         found = super().getpeername()
         return found if self.peer is None else self.peer
 
     def carried_by(self, transport: Any) -> None:
-        """Remember whom to abort. Weakly: a transport that is dropped has to be found unclosed by asyncio."""
+        """Remember the transport to end. The reference is weak: asyncio must notice a dropped transport."""
         self._carrier = weakref.ref(transport)
 
     def end(self, *, abort: bool) -> None:
-        """Close the transport, or cut it off."""
+        """Close the transport, or abort it."""
         end_transport(self._carrier, abort=abort)
 
     def close(self) -> None:
-        """As `socket.close`. Transports make no file of it, so it is closed now."""
+        """As `socket.close`. It closes at once, since transports make no file from it."""
         self._report()
         super().close()
 
     def detach(self) -> int:
-        """As `socket.detach`: the number is counted by its file from now on."""
+        """As `socket.detach`. From now on the descriptor is counted by its file."""
         self._is_copied = True
         self._report()
         return super().detach()
 
     def dup(self) -> socket.socket:  # type: ignore[override]
-        """As `socket.dup`: a plain socket. If it outlives this one, the connection is counted by its file."""
+        """As `socket.dup`; returns a plain socket. If that outlives this one, its file is counted."""
         copy = socket.socket(*self._kinds, self.proto, socket.dup(self.fileno()))
         copy.settimeout(self.gettimeout())
         self._is_copied = True
@@ -86,7 +87,7 @@ class CountedSocket(socket.socket):
 
 
 def end_transport(transport: Callable[[], Any] | None, *, abort: bool) -> None:
-    """Close a transport, or cut it off, if there is one still."""
+    """Close a transport, or abort it, if it still exists."""
     found = None if transport is None else transport()
     if found is None:
         return

@@ -1,8 +1,9 @@
-"""Connections that are counted by their open file: by what the kernel has, whatever became of the object.
+"""Connections that are counted by their open file: by the kernel's state, whatever became of the object.
 
-A program gets a socket from `accept()` and may close it, drop it, detach its number, make a TLS socket or a
-file of it, or copy it; nothing tells us. But the file behind it, which `fstat` names, is open as long as a
-number of this process stands for it. That is looked at when somebody asks.
+A program gets a socket from `accept()` and may close it, drop it, detach its descriptor, make a TLS socket or
+a file from it, or copy it. Nothing reports that to everycore. But the file behind the socket, which `fstat`
+identifies, is open as long as a descriptor of this process refers to it. The files are checked when the
+count is read.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from typing import Any, Final
 from everycore.system.descriptors import SocketFile, duplicate, numbers_of_sockets, socket_file
 
 _WITH_PORTS: Final = (socket.AF_INET, socket.AF_INET6)
-#: Those that have ended are sifted out when this many are remembered at least.
+#: Ended connections are sifted out when at least this many are remembered.
 _FEW: Final = 64
 
 
 class CountedFile:
-    """The file of one connection, and a number that stood for it when it was last looked at."""
+    """The file of one connection, and a descriptor that referred to it at the last check."""
 
     __slots__ = ("_transport", "file", "number")
 
@@ -33,24 +34,25 @@ class CountedFile:
         self._transport: Callable[[], Any] = _none
 
     def carried_by(self, transport: Any) -> None:
-        """Remember the transport on it, weakly: one that its program drops ends its connection."""
+        """Remember its transport. The reference is weak: dropping the transport must end the connection."""
         try:
             self._transport = weakref.ref(transport)
-        except TypeError:  # one of uvloop's TLS: the file is cut instead
+        except TypeError:  # uvloop's TLS transport takes no weak references: the file is shut down instead
             self._transport = _none
 
     def has_number(self) -> bool:
-        """Whether the number still stands for this file."""
+        """Whether the descriptor still refers to this file."""
         return socket_file(self.number) == self.file
 
     def abort(self) -> None:
-        """Cut the connection, whoever uses it."""
+        """Abort the connection, whatever uses it."""
         transport = self._transport()
         if transport is not None:
             transport.abort()
             return
         try:
-            copy = duplicate(self.number)  # for another thread may close the number, and a third one get it
+            # Another thread may close the descriptor, and a third one may get its number.
+            copy = duplicate(self.number)
         except OSError:
             return
         if socket_file(copy) != self.file:
@@ -64,18 +66,18 @@ class CountedFile:
 
 
 class Files:
-    """All counted files of this worker. Safe to use in any thread: each step on the dictionary is atomic."""
+    """All counted files of this worker. Any thread may use it: each step on the dictionary is atomic."""
 
     def __init__(self) -> None:
         self._files: dict[SocketFile, CountedFile] = {}
         self._most = _FEW
-        #: Addresses of listeners whose connections are accepted where we do not see it, by family.
+        #: Family and address of each listener whose connections are accepted unseen by everycore.
         self._unseen: set[tuple[int, Any]] = set()
-        #: Look for such listeners when somebody next asks: others than these, by number.
+        #: If set, look for such listeners at the next count. It returns the descriptors to leave out.
         self.seek_but: Callable[[], Iterable[int]] | None = None
 
     def add(self, fd: int, transport: Any = None) -> None:
-        """Count the file behind `fd`; once, if it is counted already."""
+        """Count the file behind `fd`. A file is counted once."""
         file = socket_file(fd)
         if file is None:
             return
@@ -88,15 +90,15 @@ class Files:
             counted.carried_by(transport)
 
     def find_at(self, fd: int) -> None:
-        """Count, whenever somebody asks, the connections to the address that the listener `fd` has.
+        """Include the connections to the address of the listener `fd` in every count.
 
-        For a listener that accepts in C, so that nothing else tells us of them.
+        This is for a listener that accepts in C: nothing else reports its connections.
         """
         with _borrowed(fd) as sock:
             self._unseen.add(_where(sock))
 
     def count_open(self) -> int:
-        """How many are open."""
+        """How many counted connections are open."""
         self._look()
         if self.seek_but is not None:
             known, self.seek_but = self.seek_but, None
@@ -123,26 +125,26 @@ class Files:
             with _borrowed(number) as sock:
                 if _where(sock) not in self._unseen:
                     return False
-                sock.getpeername()  # a listener has none
+                sock.getpeername()  # raises for a listener, which has no peer
         except OSError:
             return False
         return True
 
     def abort(self) -> None:
-        """Cut them all."""
+        """Abort all of them."""
         self.count_open()
         for counted in list(self._files.values()):
             counted.abort()
 
     def _sift(self) -> None:
-        """Forget those that have ended; so seldom that the looking costs a few microseconds a connection."""
+        """Forget ended connections, so rarely that the check costs a few microseconds a connection."""
         looked_at = self._look()
         self._most = max(2 * len(self._files), looked_at, _FEW)
 
     def _look(self) -> int:
-        """Forget those that have ended. Returns how many numbers of this process were looked at for that.
+        """Forget ended connections. Returns how many of this process's descriptors were checked for that.
 
-        All of them, if one has lost the number that we know: another may stand for it.
+        If a file has lost its known descriptor, all of them are checked: another may refer to the file.
         """
         astray = [counted for counted in list(self._files.values()) if not counted.has_number()]
         if not astray:
@@ -159,7 +161,10 @@ class Files:
 
 @contextlib.contextmanager
 def _borrowed(fd: int) -> Iterator[_socket.socket]:
-    """A socket object for a number that somebody else owns: C's class, which `everycore run` leaves alone."""
+    """A socket object for a descriptor that other code owns.
+
+    The class is C's own, which `everycore run` leaves alone.
+    """
     sock = _socket.socket(fileno=fd)
     try:
         yield sock
@@ -168,7 +173,7 @@ def _borrowed(fd: int) -> Iterator[_socket.socket]:
 
 
 def _where(sock: _socket.socket) -> tuple[int, Any]:
-    """Family, and port or path: a listener on every host has another host than its connections."""
+    """The family, and the port or path, but no host: a wildcard listener's is not its connections' host."""
     name = sock.getsockname()
     return sock.family, name[1] if isinstance(name, tuple) else name
 

@@ -1,7 +1,7 @@
 """Idle connections that this worker hands on when it leaves, or takes over from one that leaves.
 
-The worker's half of `primary.handons`, for a server that knows which of its connections are idle. Invariant:
-a descriptor that comes here is served or closed.
+This is the worker's half of `primary.handons`, for a server that knows which of its connections are idle.
+Invariant: a descriptor that arrives here is served or closed.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from everycore.worker.connections.reception import descriptor_limit
 
 log = logging.getLogger("everycore.worker")
 
-#: Descriptors that are kept for what else a worker has open.
+#: Descriptors that are kept for everything else that a worker opens.
 _SPARE: Final = 64
 
 Taker = Callable[[socket.socket], None]
 
 
 class HandOns:
-    """What this worker hands on and takes over."""
+    """The connections that this worker hands on and takes over."""
 
     def __init__(self) -> None:
         self._send_by_channel: Callable[[Any, Sequence[int]], None] | None = None
         self._taker: Taker | None = None
-        #: How many more this worker may hand on: as the primary counts them.
+        #: How many more connections this worker may hand on, by the primary's count.
         self._left = 0
-        #: This worker leaves, and another one takes over what it hands on, or does not; None: not told yet.
+        #: Whether another worker takes over the connections of this one, which leaves; None: not told yet.
         self.is_told: bool | None = None
 
     @property
@@ -43,21 +43,24 @@ class HandOns:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether the primary is still to say if another worker takes over."""
+        """Whether the primary has yet to say if another worker takes over."""
         return self._taker is not None and self.is_told is None
 
     def speak_by(self, post: Callable[[Any, Sequence[int]], None]) -> None:
-        """`post` sends a message to the primary."""
+        """Send messages to the primary by `post` from now on."""
         self._send_by_channel = post
 
     def begin(self, taker: Taker) -> None:
-        """Tell the primary that this worker's server can do both; `taker` serves what comes, and owns it."""
+        """Tell the primary that this worker's server can hand connections on and take them over.
+
+        `taker` serves the connections that arrive, and owns them.
+        """
         self._taker = taker
         self._left = max(descriptor_limit() - _SPARE, 0)
         self._send(wire.CanHandOn(self._left))
 
     def hand_on(self, fd: int) -> None:
-        """Let another worker have this connection; the descriptor is not the caller's any more."""
+        """Hand this connection to another worker. The descriptor no longer belongs to the caller."""
         self._left -= 1
         self._send(wire.HandOn(), (fd,))
 
@@ -68,7 +71,7 @@ class HandOns:
             self._send_by_channel(message, fds)
 
     def take_over(self, fds: Sequence[int]) -> None:
-        """A connection has come. Raises ProtocolError if it has not."""
+        """Serve a connection that another worker has handed on. Raises ProtocolError if none came."""
         if len(fds) != 1 or self._taker is None:
             close_all(fds)
             raise ProtocolError(f"TakeOver came with {len(fds)} descriptors, or to a worker that can't")
@@ -80,9 +83,9 @@ class HandOns:
 async def connect(
     loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket
 ) -> bool:
-    """Serve a connection that was taken over; False if that failed, as when its client has gone.
+    """Serve a connection that was taken over. Returns False if that fails: its client may have gone.
 
-    A drain waits for it, as for every connection that the loop was given.
+    A drain waits for the connection, as for every one that the loop was given.
     """
     try:
         await loop.connect_accepted_socket(factory, sock)

@@ -1,16 +1,17 @@
-"""The one account of this worker's connections: what a drain waits for, what limits and the board are about.
+"""The one account of this worker's connections. Drains, limits and the board all go by it.
 
-Each connection that this worker accepted has one `Entry`, however it got into the program, from the moment it
-is accepted until no number of this process stands for it. Whatever detects that end calls `Entry.closed`, and
-the ledger passes it on: to the limit of its server, to the board, and to those that wait. The detectors are
+Each connection that this worker accepted has one `Entry`, however it got into the program: from the moment it
+is accepted until no descriptor of this process refers to it. The detector of that end calls `Entry.closed`,
+and the ledger passes it on: to the limit of the server, to the board, and to the callers that wait. The
+detectors are
 
-* `connections.counted`: the socket under a transport of asyncio, which sees its own `close`;
-* `loops.accepted`: what stands for the socket under a transport of uvloop;
-* `connections.files`: the open file, for what tells nothing when it is closed: a socket that `accept()`
-  returned, a number that was detached from one, a copy made by `dup`.
+* `connections.counted`: the socket under an asyncio transport, which sees its own `close`;
+* `loops.accepted`: the object that stands for the socket under a uvloop transport;
+* `connections.files`: the open file, for anything that does not report its close: a socket that `accept()`
+  returned, a descriptor that was detached from one, a copy made by `dup`.
 
-What the program opened itself, to a database for instance, is not counted: it ends with the program. (Node
-does the same: `worker.disconnect()` waits for the connections of servers.)
+Connections that the program opened itself, to a database for instance, are not counted: they end with the
+program. (Node does the same: `worker.disconnect()` waits for the connections of servers.)
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class Connection(Protocol):
-    """What the ledger needs of a connection."""
+    """The part of a connection that the ledger uses."""
 
     def end(self, *, abort: bool) -> None:
-        """Close its transport, or cut it off."""
+        """Close its transport, or abort it."""
         ...
 
 
@@ -45,11 +46,11 @@ class Entry:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody has said yet that it is closed."""
+        """Whether `closed` has not been called yet."""
         return self._ledger is not None
 
     def closed(self) -> None:
-        """The connection has ended. Does nothing if it was said before."""
+        """Record that the connection has ended. Does nothing if it is recorded already."""
         ledger, self._ledger = self._ledger, None
         if ledger is not None:
             ledger.closed(self)
@@ -58,14 +59,14 @@ class Entry:
 class Ledger:
     """The connections of this worker that are open now.
 
-    `opened` and `closed` are called in the thread of the loop. `watch_file` and `open` may be called in any.
+    `opened` and `closed` are called in the loop's thread. `watch_file` and `open` may be used in any thread.
     """
 
     def __init__(self, board: WorkerBoard) -> None:
         self._board = board
         self._entries: set[Entry] = set()
         self._files = Files()
-        #: Whether there was one.
+        #: Whether there has been a connection.
         self.has_seen = False
         self._when_none: list[Callable[[], None]] = []
         self._when_fewer: Callable[[], None] | None = None
@@ -76,7 +77,7 @@ class Ledger:
         return len(self._entries) + self._files.count_open()
 
     def opened(self, server: ConnectionLimit, connection: Connection) -> Entry:
-        """A connection of `server` was accepted; call `closed` of what this returns when it has ended."""
+        """Record a connection of `server`. Call `closed` on the returned entry when it has ended."""
         entry = Entry(self, server, connection)
         self._entries.add(entry)
         self.has_seen = True
@@ -85,7 +86,7 @@ class Ledger:
         return entry
 
     def closed(self, entry: Entry) -> None:
-        """`entry` has ended; called by the entry, once."""
+        """The connection of `entry` has ended. The entry calls this, once."""
         self._entries.discard(entry)
         self._board.closed()
         if self._when_fewer is not None:
@@ -98,21 +99,22 @@ class Ledger:
                 callback()
 
     def watch_file(self, fd: int, transport: Any = None) -> None:
-        """Count the connection behind the number `fd` while any number of this process stands for it.
+        """Count the connection behind the descriptor `fd` as long as any of this process's refers to it.
 
-        Once, if it is counted so already. `transport`: what to abort instead of the file, while it exists.
+        A connection is counted once, even if it is added again. `transport`: the transport to abort instead
+        of the file, while it exists.
         """
         self.has_seen = True
         self._files.add(fd, transport)
 
     def watch_listener(self, fd: int) -> None:
-        """Count the connections that a listener of the program's own accepts in C, without our seeing it."""
+        """Count the connections of the program's own listener `fd`, which C code accepts unseen."""
         self._files.find_at(fd)
 
     def seek_listeners(self, known: Callable[[], Iterable[int]]) -> None:
-        """The program may listen where we do not see it: look for that when somebody asks what is open.
+        """Look for listeners of the program that everycore does not see, when `open` is next read.
 
-        known: the numbers of listeners that we do see.
+        known: returns the descriptors of the listeners that everycore does see.
         """
         self._files.seek_but = known
 
@@ -121,18 +123,18 @@ class Ledger:
         return [entry.connection for entry in self._entries if entry.server is server]
 
     def when_none(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once none is open of those that are not watched by file: now, or later."""
+        """Call `callback`, now or later, once no connection is open, except those watched by file."""
         if not self._entries:
             callback()
         else:
             self._when_none.append(callback)
 
     def when_fewer(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when the next connection of a server has ended."""
+        """Call `callback` once, when the next connection of a server ends."""
         self._when_fewer = callback
 
     def abort(self) -> None:
-        """Cut what is open."""
+        """Abort every open connection."""
         for entry in tuple(self._entries):
             entry.connection.end(abort=True)
         self._files.abort()

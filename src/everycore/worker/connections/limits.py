@@ -1,10 +1,10 @@
 """How many connections of one server may be open in this worker: `everycore.limit_connections`.
 
-The ledger tells a limit of each connection that opens and closes; the limit tells its watchers, which take
-connections, when the server becomes full and when it has room again. So the primary is told once that a
-worker is full, and how much room there is before it is, and it resends nothing. (Node's worker says no to
-every single connection, and its primary offers the same one again at once: 4 000 to 7 000 times a second for
-one that waits, measured.)
+The ledger tells a limit when a connection opens or closes. The limit tells its watchers, which take
+connections, when the server becomes full and when it has room again. So the worker tells the primary how much
+room it has, and once that it is full, and the primary resends nothing. (Node's worker refuses every single
+connection, and its primary offers the same one again at once: 4 000 to 7 000 times a second for one waiting
+connection, measured.)
 """
 
 from __future__ import annotations
@@ -18,40 +18,43 @@ from everycore.settings import check_count
 
 
 class ConnectionLimit:
-    """The limit of one server. Without one it only counts. HOT: called twice a connection.
+    """The limit of one server. Until a limit is set it only counts. HOT: called twice a connection.
 
-    on_none: to be called whenever the last connection that is open has ended.
+    on_none: called whenever the last open connection has ended.
     """
 
     __slots__ = ("_most", "_on_drop", "_on_none", "_watchers", "is_full", "open")
 
     def __init__(self, on_none: Callable[[], None] | None = None) -> None:
         self._on_none = on_none
-        #: Connections that are open.
+        #: The number of open connections.
         self.open = 0
         self._most: int | None = None
         self._on_drop: Callable[[Any], object] | None = None
         self._watchers: list[tuple[Callable[[], None], Callable[[], None]]] = []
-        #: Whether the next connection is for another worker; the watchers have been told.
+        #: Whether the next connection is for another worker. The watchers have been told.
         self.is_full = False
 
     def set(self, most: int | None, on_drop: Callable[[Any], object] | None) -> None:
-        """At most `most` from now on; None: as many as come. Raises ConfigurationError, TypeError."""
+        """Allow at most `most` connections; None lifts the limit. Raises ConfigurationError, TypeError."""
         if most is not None:
             check_count("most", most, least=0)
         if on_drop is not None:
             check_plain(on_drop)
         self._most, self._on_drop = most, on_drop
         self.is_full = self._reaches_the_limit()
-        self._tell()  # also of another amount of room
+        self._tell()  # even if only the amount of room has changed
 
     @property
     def room(self) -> int | None:
-        """How many more may come to this worker; None: no limit, or one that is kept by closing them."""
+        """How many more connections may come to this worker.
+
+        None if there is no limit, or if connections beyond it are closed here.
+        """
         return None if self._most is None or self._on_drop is not None else max(self._most - self.open, 0)
 
     def drop(self, fd: int, peer: Any) -> bool:
-        """Close the connection `fd` if it is one too many, and to be dropped here; whether it was."""
+        """Close the connection `fd` if it is to be dropped here as one too many. Returns whether it was."""
         if self._on_drop is None or self._most is None or self.open < self._most:
             return False
         os.close(fd)
@@ -59,13 +62,13 @@ class ConnectionLimit:
         return True
 
     def opened(self) -> None:
-        """A connection of the server was accepted. Called by the ledger alone."""
+        """A connection of the server was accepted. Only the ledger calls this."""
         self.open += 1
         if self._most is not None:
             self._look()
 
     def closed(self) -> None:
-        """A connection of the server has ended. Called by the ledger alone."""
+        """A connection of the server has ended. Only the ledger calls this."""
         self.open -= 1
         if self.is_full:
             self._look()
@@ -75,7 +78,7 @@ class ConnectionLimit:
     def watch(self, *, on_full: Callable[[], None], on_room: Callable[[], None]) -> None:
         """Call `on_full` when the server becomes full, `on_room` when it has room again.
 
-        After a new limit, one of them is called in any case. They are kept as long as the server.
+        After a new limit is set, one of them is called in any case. They are kept as long as the server.
         """
         self._watchers.append((on_full, on_room))
 
@@ -97,10 +100,12 @@ def limit_connections(
 ) -> None:
     """Let at most `most` connections of `server` be open in this worker; None lifts the limit.
 
-    server: what `asyncio.start_server`, `loop.create_server` and their unix twins returned in a worker.
+    server: a server that `asyncio.start_server`, `loop.create_server` or their unix counterparts returned in
+        a worker.
     on_drop: without it, a connection beyond the limit goes to another worker, or waits in the backlog while
-        all are full. With it, it is accepted and closed here, and this plain function is called with the
-        peer's address. (Node: `server.maxConnections`; `dropMaxConnection` and its event `drop`.)
+        all workers are full. With it, this worker accepts and closes the connection, and calls this plain
+        function with the peer's address. (Node: `server.maxConnections`; `dropMaxConnection` and its event
+        `drop`.)
 
     Raises: ConfigurationError for a number below 0; TypeError for another kind of server, or a coroutine
     function.

@@ -1,11 +1,12 @@
-"""What takes connections off a belt and gives them to a server.
+"""The reader that takes connections off a belt and gives them to a server.
 
-One message a turn, the acknowledgement after the turn, and `Full` to the primary when this worker can take no
-more: its server is at its limit, or descriptors run short. HOT: `on_readable` runs for every batch.
+It takes one message a turn of the loop, and acknowledges it after the turn. It sends `Full` to the primary
+when this worker can take no more: its server is at its limit, or descriptors run short. HOT: `on_readable`
+runs for every batch.
 
-Invariant: a connection taken off a belt is given to the program, given back, or dropped on request, in this
-very call, also if the program closes its server in the middle of a batch; and its ack leaves only after the
-turn in which the program was given it (why: `core.lanes`).
+Invariant: a connection taken off a belt is given to the program, given back, or dropped on request within the
+same call, even if the program closes its server in the middle of a batch. Its ack leaves only after the turn
+in which the program was given the connection (why: `core.lanes`).
 """
 
 from __future__ import annotations
@@ -25,26 +26,27 @@ from everycore.system import belt, packets, sockets
 from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.listening.clustersocket import ClusterSocket
 
-#: With fewer free descriptor numbers than this (or a quarter of the limit) a worker says that it is full.
+#: A worker with fewer free descriptors than this, or than a quarter of the limit if that is less, reports
+#: that it is full.
 RESERVE: Final = 32
-#: How often a worker that is short of descriptors looks whether it has some again, in seconds; and how soon
-#: it repeats a message that its belt did not take.
+#: How often a worker that is short of descriptors checks whether it has some again, and how soon it repeats a
+#: message that its belt did not take, in seconds.
 LOOK_AGAIN: Final = 0.1
 
 
 class Giver(Protocol):
-    """Gives the connections of one listener to one server: a class of each event loop's."""
+    """Gives the connections of one listener to one server. Each kind of event loop has its own class."""
 
-    #: Turns between giving a connection to the program and acknowledging it: until the first data callback,
-    #: if the data was already there.
+    #: Turns of the loop between giving a connection to the program and acknowledging it. They suffice for the
+    #: first data callback if the data was already there.
     turns: int
 
     def give(self, fd: int, peer: Any) -> None:
-        """Let the program have the connection `fd`; raises nothing but SystemExit and KeyboardInterrupt."""
+        """Give the program the connection `fd`. Raises nothing but SystemExit and KeyboardInterrupt."""
         ...
 
     def advance(self) -> None:
-        """Go on with what was given so far: nobody waits any more to hear of it."""
+        """Advance the connections given so far. The primary no longer waits for their acknowledgement."""
         ...
 
 
@@ -74,21 +76,21 @@ class BeltReader:
         self.limit = limit
         self._waits: asyncio.TimerHandle | None = None
         self._is_short = False
-        #: The room that the primary knows of; 0: it was told that there is none, None: without limit.
+        #: The room that the primary was told of: 0 if there is none, None if it is unlimited.
         self._told: int | None = None
-        #: Messages that were given to the program and are not acknowledged yet.
+        #: The number of messages that were given to the program and are not acknowledged yet.
         self._unacked = 0
         #: The last acknowledgement, if the belt did not take it.
         self._unsaid: wire.Acked | None = None
         self._was_single = False
-        #: Connections taken so far.
+        #: The number of connections taken so far.
         self._taken = 0
-        #: Number, descriptor and peer of what the program has not been given yet of the message in hand; last
-        #: first.
+        #: (number, descriptor, peer) of the connections in the current message that the program has not been
+        #: given yet, in reverse order.
         self._rest: list[tuple[int, int, Any]] = []
 
     def begin(self) -> None:
-        """Ask to be served, from now on whenever there is room."""
+        """Ask the primary for connections, from now on and whenever there is room."""
         self._receptions.add(self)
         self._sock.when_closed(self._give_back)
         self.limit.watch(on_full=self._tell, on_room=self._tell)
@@ -98,17 +100,17 @@ class BeltReader:
     def on_readable(self) -> None:
         """Take one message.
 
-        At most one a turn, and none while the last one, of a single connection, is not acknowledged: what
-        lies on the belt can still be taken back by the primary, and what was read and waits behind a handler
-        that blocks can't. (In a batch connections are cheap, and to read on meanwhile is worth a tenth of the
-        throughput.)
+        The reader takes at most one message a turn. It takes none while the last message held a single
+        connection and is not acknowledged: the primary can still recall a connection from the belt, but not
+        one that was read and waits behind a blocking handler. (Connections in a batch are cheap. Reading on
+        meanwhile gains a tenth of the throughput.)
         """
         if self._unacked and self._was_single:
             return
         self.take()
 
     def take(self) -> bool:
-        """Take one message; whether there was one."""
+        """Take one message. Returns whether more may follow."""
         sock = self._sock
         try:
             received = packets.receive(sock)
@@ -125,7 +127,7 @@ class BeltReader:
         limit, give = self.limit, self._giver.give
         self._rest = rest = list(zip(itertools.count(handover.first), fds, handover.peers))
         rest.reverse()
-        while rest:  # `give` may close the socket, and so give the rest back
+        while rest:  # `give` may close the socket, which gives the rest back
             if limit.is_full:
                 self._tell()
                 self._give_back()
@@ -147,13 +149,16 @@ class BeltReader:
         return self._sock.grant is not None
 
     def take_all(self) -> None:
-        """Take what has come so far, before this worker leaves: the primary may have nobody else for it."""
+        """Take all that has come so far, before this worker leaves.
+
+        The primary may have no other worker for these connections.
+        """
         while self._sock.grant is not None and self.take():
             pass
 
     def _give_back(self) -> None:
-        """Return to the primary what the program is not to be given of the message in hand."""
-        patience = belt.PATIENCE  # for all of them: the loop stands still meanwhile
+        """Give the rest of the current message back to the primary."""
+        patience = belt.PATIENCE  # for all of them together: the loop is blocked meanwhile
         while self._rest:
             number, fd, peer = self._rest.pop()
             if not self._sock.tell_primary_reliably(wire.GiveBack(number, peer), (fd,), patience=patience):
@@ -165,26 +170,29 @@ class BeltReader:
     def _later(self, turns: int, last: int, since: float, before: int) -> None:
         if turns:
             self._loop.call_soon(self._later, turns - 1, last, since, before)
-        else:  # busy `since` then, the loop has taken that many meanwhile
+        else:  # the cost of one connection is the time `since`, divided by the connections taken in it
             seconds = (time.monotonic() - since) / max(self._taken - before, 1)
             self._unacked -= 1
             self._acknowledge(wire.Acked(last, int(seconds * 1e6)))
             self._giver.advance()
 
     def _acknowledge(self, message: wire.Acked) -> None:
-        """Say it now or, if the belt is full, later: a primary that never hears it gives us nothing more."""
+        """Send `message` now or, if the belt is full, later.
+
+        Without it the primary would give this worker no more connections.
+        """
         self._unsaid = None
         if self._sock.grant is not None and not self._sock.tell_primary(message):
-            self._unsaid = message  # it stands for all before it
+            self._unsaid = message  # it covers all earlier ones
             self._look_again_later()
 
     # --- no room ------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        """Say that this worker is full, or how much room it has, if the primary believes something else."""
+        """Tell the primary that this worker is full, or how much room it has, unless it knows already."""
         room = 0 if self._is_short else self.limit.room
         if room is not None and room >= MOST_CREDIT:
-            room = None  # more than the primary would give at once
+            room = None  # the primary never gives that many at once
         if room == self._told or self._sock.grant is None:
             return
         if self._sock.tell_primary(wire.Full() if room == 0 else wire.Serve(belt.MOST_BATCH, room)):
@@ -229,17 +237,17 @@ class Receptions:
         self._all: weakref.WeakSet[BeltReader] = weakref.WeakSet()
 
     def add(self, reader: BeltReader) -> None:
-        """Another one."""
+        """Remember a reader, weakly."""
         self._all.add(reader)
 
     def take_all(self) -> None:
-        """Let each take what has come so far."""
+        """Let each reader take all that has come so far."""
         for reader in tuple(self._all):
             reader.take_all()
 
 
 def tell_failed(loop: asyncio.AbstractEventLoop, exc: BaseException) -> None:
-    """Tell the loop that a connection did not become a transport, as asyncio's own servers do."""
+    """Report to the loop that a connection did not become a transport, as asyncio's own servers do."""
     loop.call_exception_handler(
         {"message": "Error on transport creation for incoming connection", "exception": exc}
     )
@@ -256,7 +264,7 @@ def has_descriptors(fd: int, limit: int) -> bool:
 
 
 def descriptor_limit() -> int:
-    """The descriptor number from which on this process takes no more connections."""
+    """The descriptor number at which this process stops taking connections."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize

@@ -1,8 +1,8 @@
 """A worker's registrations in its event loop's epoll: for a shared listener, and for its baton.
 
-In an epoll it is an `ExclusiveRegistration`; a loop that waits in poll(2) or select(2) has a
-`PlainRegistration` instead. Invariant: the loop has readers from `enter` to `close`; from `register` to
-`close` there is a registration for each of them.
+A loop that waits in epoll has an `ExclusiveRegistration`; a loop that waits in poll(2) or select(2) has a
+`PlainRegistration` instead. Invariant: the loop has readers from `enter` to `close`, and each reader has a
+registration from `register` to `close`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from everycore.system.wakeups import ExclusiveRegistration
 
 
 class PlainRegistration:
-    """`ExclusiveRegistration` for a loop that waits in poll(2) or select(2): no queue, all are woken."""
+    """`ExclusiveRegistration` for a loop that waits in poll(2) or select(2).
+
+    There is no queue of waiters: the kernel wakes all of them.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, callback: Callable[[], None]) -> None:
         self._loop = loop
@@ -26,25 +29,25 @@ class PlainRegistration:
         self.is_armed = True
 
     def disarm(self) -> None:
-        """Be not woken for a while."""
+        """Stop receiving wake-ups until `rearm`."""
         self.is_armed = False
         self._loop.remove_reader(self._fd)
 
     def rearm(self) -> None:
-        """Be woken again."""
+        """Receive wake-ups again."""
         if not self.is_armed:
             self.is_armed = True
             self._loop.add_reader(self._fd, self._callback)
 
     def close(self) -> None:
-        """There is nothing to close: the loop has the reader."""
+        """Do nothing: the loop removes the reader."""
 
 
 class Registrations:
     """The registrations of one shared listener in one loop. `baton_fd`: -1 if there is no baton.
 
-    `listener` and `baton` are the registrations, None while there is none. HOT: `listener` and `are_disarmed`
-    are used for every connection, directly.
+    `listener` and `baton` are the registrations, or None. HOT: `listener` and `are_disarmed` are read
+    directly, for every connection.
     """
 
     __slots__ = (
@@ -68,26 +71,26 @@ class Registrations:
         on_baton: Callable[[], None],
     ) -> None:
         self._loop = loop
-        # By number: uvloop would else keep the socket from being closed.
+        # Use the descriptor's number: given the socket, uvloop would keep it from being closed.
         self._fd = fd
         self._baton_fd = baton_fd
         self._on_readable = on_readable
         self._on_baton = on_baton
         self.listener: ExclusiveRegistration | PlainRegistration | None = None
         self.baton: ExclusiveRegistration | PlainRegistration | None = None
-        #: Whether the baton does not wake the worker either.
+        #: Whether neither the listener nor the baton wakes the worker.
         self.are_disarmed = False
 
     def enter(self) -> None:
-        """Have the loop call back; nothing is registered yet."""
+        """Add the loop's readers. Nothing is registered yet."""
         self._loop.add_reader(self._fd, self._on_readable)
         if self._baton_fd >= 0:
             self._loop.add_reader(self._baton_fd, self._on_baton)
 
     def register(self) -> None:
-        """Register both.
+        """Register the listener and the baton.
 
-        Raises FileNotFoundError as long as the loop has not registered what it was to read.
+        Raises FileNotFoundError as long as the loop has not put its readers into the epoll.
         """
         listener = self._register(self._fd, self._on_readable)
         baton = self._register(self._baton_fd, self._on_baton) if self._baton_fd >= 0 else None
@@ -102,21 +105,21 @@ class Registrations:
         )
 
     def disarm(self) -> None:
-        """Be woken by neither until `rearm`."""
+        """Let neither the listener nor the baton wake this worker until `rearm`."""
         self.are_disarmed = self.baton is not None
         for registration in (self.listener, self.baton):
             if registration is not None:
                 registration.disarm()
 
     def rearm(self) -> None:
-        """Go to the end of both queues, or come back to them."""
+        """Move this worker to the end of both queues, or bring it back to them."""
         self.are_disarmed = False
         for registration in (self.baton, self.listener):
             if registration is not None:
                 registration.rearm()
 
     def close(self) -> None:
-        """Give them up: the listener is about to be closed."""
+        """Give the registrations up. The listener is about to be closed."""
         if self._baton_fd >= 0:
             self._loop.remove_reader(self._baton_fd)
         self._loop.remove_reader(self._fd)
@@ -128,15 +131,18 @@ class Registrations:
 
 
 def selector_of(loop: Any) -> selectors.BaseSelector | None:
-    """What a loop of asyncio waits in: one of ours has it at hand; None if that can't be told."""
+    """The selector in which an asyncio loop waits, or None if that can't be told.
+
+    A loop of everycore has it as an attribute.
+    """
     return getattr(loop, "stamped_selector", None) or asyncio_internals.selector_of(loop)
 
 
 def _epoll_of(loop: Any) -> int | None:
-    """The epoll that the loop waits on, asyncio's or libuv's; None: it waits in something else."""
+    """The epoll in which the loop waits, asyncio's or libuv's; None if it waits in something else."""
     if isinstance(loop, asyncio.SelectorEventLoop):
         selector = selector_of(loop)
         return int(selector.fileno()) if isinstance(selector, selectors.EpollSelector) else None
-    from everycore.foreign import uvloop_internals  # the only other loops that come here
+    from everycore.foreign import uvloop_internals  # only uvloop's loops get this far
 
     return uvloop_internals.epoll_of(loop)

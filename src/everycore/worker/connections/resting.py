@@ -1,8 +1,8 @@
-"""Whether a worker that shares a listener is to take nobody: a `Rest` of the primary lies on its belt.
+"""Whether a worker that shares a listener is to take no connections: the primary's `Rest` lies on its belt.
 
-Tells who takes connections when that message comes and when it is gone. Without it, a program whose loop
-reads no channel of ours would go on taking connections after it was asked to leave: it is asked by a signal,
-which it answers when its last connection is closed.
+`RestWatch` tells the reader of the listener when that message comes and when it is gone. Without it, a
+program whose loop does not read everycore's channel would go on taking connections after it was asked to
+leave: it is asked by a signal, to which it reacts when its last connection is closed.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from typing import Final, Protocol
 
 from everycore.aio.deadline import Deadline
 
-#: Nothing tells when the `Rest` is taken away: how often to look while it lies there, in seconds.
+#: How often to look while a `Rest` lies on the belt, in seconds: nothing announces that it is taken away.
 LOOK: Final = 0.05
 
 
 class Rester(Protocol):
-    """A shared listener, as this module needs it."""
+    """The part of a shared listener that this module uses."""
 
     def belt_fileno(self) -> int:
-        """The belt; -1 once it is closed."""
+        """The belt's descriptor; -1 once it is closed."""
 
     def rests(self) -> bool:
-        """Whether this worker is to take nothing now."""
+        """Whether this worker is to take no connections now."""
 
 
 class RestWatch:
-    """Calls `on_change` when the worker is to rest, and when it is not any more. `is_on`: it is to rest."""
+    """Calls `on_change` when the worker is to rest, and when the rest is over.
+
+    `is_on`: whether the worker is to rest now.
+    """
 
     __slots__ = ("_fd", "_looking", "_loop", "_on_change", "_sock", "is_on")
 
@@ -42,12 +45,12 @@ class RestWatch:
         loop.add_reader(self._fd, self._begin)
 
     def close(self) -> None:
-        """The socket is about to be closed."""
+        """Stop watching. The socket is about to be closed."""
         self._loop.remove_reader(self._fd)
         self._looking.set(None)
 
     def _begin(self) -> None:
-        # The `Rest` stays there: a reader would be called in every turn.
+        # The `Rest` stays on the belt, so the loop would call a reader in every turn.
         self._loop.remove_reader(self._fd)
         self.is_on = True
         self._looking.set_in(LOOK)

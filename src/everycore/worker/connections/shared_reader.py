@@ -1,16 +1,16 @@
-"""A shared listener in a worker's event loop: accept one, go to the end of the queue.
+"""A shared listener in a worker's event loop: accept one connection, go to the end of the queue.
 
-The worker's half of the policy `shared`. HOT: `_on_readable` runs for every connection. Invariant: the
-listener is in this loop's epoll with EPOLLEXCLUSIVE, or this worker is on purpose out of the queue: while
-others take who waits, or, short of descriptors or at its server's limit, until it can take one again, and
-then out of the queue of those whom the baton wakes as well.
+This is the worker's half of the policy `shared`. HOT: `_on_readable` runs for every connection. Invariant:
+the listener is registered in this loop's epoll with EPOLLEXCLUSIVE, unless the worker has left the queue
+deliberately. It does so while other workers take the waiting connections. It also does so when it is short of
+descriptors or at its server's limit, until it can accept again; then the baton does not wake it either.
 
 asyncio's own accept loop takes up to `backlog` connections a wake-up, so the first worker to wake takes a
-whole burst. Here a worker takes one, and goes to the end of the queue of those that wait (`system.wakeups`);
-one that now holds more than the others on average stays out for a moment, for longer where processors are
-short (`core.patience`), and passes its next turn on with the baton. (Rejected: to step back when woken and
-pass nothing on. It swallows the wake-up. A threshold of the mean itself gave 1.28 times the mean in bursts,
-this one 1.02.)
+whole burst. Here a worker takes one connection and goes to the end of the queue of waiting workers
+(`system.wakeups`). A worker that then holds more connections than the others on average stays out of the
+queue for a moment, longer where processors are short (`core.patience`), and passes its next turn on with the
+baton. (Rejected: a worker steps back when woken and passes nothing on. That swallows the wake-up. A threshold
+of the mean itself gave 1.28 times the mean in bursts; this one gives 1.02.)
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ log = logging.getLogger("everycore.worker")
 MOST_AT_ONCE: Final = 4
 #: A worker with more than this many connections above the mean stays out of the queue for a while.
 MOST_EXCESS: Final = 1.0
-#: Seconds out of the queue, until it looks again.
+#: How long such a worker stays out of the queue before it looks again, in seconds.
 BACKOFF: Final = 0.002
 
 
 class StampedSelector(selectors.EpollSelector):
     """asyncio's selector, which notes on the board whether this worker waits for events.
 
-    That is how the others see that it is free, and that it is blocked, while it is.
+    From that note the other workers see whether it is free or blocked.
     """
 
     def __init__(self, board: WorkerBoard) -> None:
@@ -69,7 +69,7 @@ class StampedSelector(selectors.EpollSelector):
 
 
 class Taker:
-    """Accepts one connection a call and gives it to the program. `on_trouble` hears why it could not."""
+    """Accepts one connection a call and gives it to the program. `on_trouble` gets the error of accept(2)."""
 
     __slots__ = ("_giver", "_limit", "_on_trouble", "_sock")
 
@@ -82,7 +82,7 @@ class Taker:
         self._on_trouble = on_trouble
 
     def take(self) -> int:
-        """The descriptor of the connection, or -1 if there was none, or no room for it."""
+        """Take one connection. Returns its descriptor, or -1 if there was none, or no room for it."""
         if self._limit.is_full:
             return -1
         try:
@@ -133,21 +133,21 @@ class SharedReader:
         self._rest: RestWatch | None = None
         self._backoff: asyncio.TimerHandle | None = None
         self._patience = Patience()
-        #: Whether this worker held too many when it last took one.
+        #: Whether this worker held too many connections when it last took one.
         self._is_over = False
 
     def begin(self) -> None:
-        """Take part once this worker is ready: the primary can't keep a shared listener from who is not."""
+        """Take part once this worker is ready: until then the primary can't keep the listener from it."""
         self._readiness.when_ready(self._loop, self._enter)
         self._sock.tell_primary(wire.Serve(belt.MOST_BATCH, shares=True))
 
     def _enter(self) -> None:
-        if self._sock.fileno() < 0:  # closed before it was ready
+        if self._sock.fileno() < 0:  # the program closed it before the worker was ready
             return
         self._registrations.enter()
         self._board.serving(True)
         if not isinstance(selector_of(self._loop), StampedSelector):
-            # Nobody stamps for this loop. Thought to be busy, it would never be left its turn.
+            # Nothing notes when this loop waits. If it counted as busy, it would never be left a connection.
             self._board.idle(True)
         self._sock.when_closed(self._end)
         self._rest = RestWatch(self._loop, self._sock, self._on_rest)
@@ -159,10 +159,10 @@ class SharedReader:
             return
         try:
             self._registrations.register()
-        except FileNotFoundError:  # libuv registers what was added when it next waits
+        except FileNotFoundError:  # libuv registers new readers only when it next waits
             self._loop.call_soon(self._register)
         else:
-            if self._limit.is_full or self._is_resting:  # somebody may have come before there was a queue
+            if self._limit.is_full or self._is_resting:  # either may have come before there was a queue
                 self._disarm()
 
     def _end(self) -> None:
@@ -184,32 +184,32 @@ class SharedReader:
             return
         if fd >= self._descriptor_limit:
             self._run_short()
-        elif self._limit.is_full:  # and has left the queue
+        elif self._limit.is_full:  # this worker has left the queue already
             return
         elif self._board.cost > COSTLY:
-            # Its handler may take long, and who is accepted before it has begun waits behind it.
+            # The handler may take long, and a connection accepted before it has begun would wait behind it.
             self._registrations.listener.disarm()
             self._loop.call_soon(self._after, self._turns - 1)
         elif not self._board.somebody_is_free():
-            # All the others are at work, and nobody could take the next one sooner. A few more make turns
-            # fewer (measured with two workers: 1.10 times a plain shared listener's throughput, 1.04 with one
-            # more); and there is no queue to go to the end of.
+            # All the other workers are busy, so none of them could take the next connection sooner, and the
+            # queue is empty. Taking a few more at once saves turns of the loop: measured with two workers, it
+            # gives 1.10 times the throughput of a plain shared listener; taking one more gives 1.04.
             for _ in range(MOST_AT_ONCE - 1):
-                if self._take() < 0 or self._registrations.listener is None:  # nobody, or closed meanwhile
+                if self._take() < 0 or self._registrations.listener is None:  # none waits, or it was closed
                     break
         else:
             self._yield_or_queue()
 
     def _after(self, turns: int) -> None:
-        """The program has been given the last one `turns` turns from now: back to the queue."""
+        """Go back to the queue in `turns` turns, when the program has been given the last connection."""
         if turns:
             self._loop.call_soon(self._after, turns - 1)
             return
         registration = self._registrations.listener
         if registration is None or self._backoff is not None:
-            return  # ended, or out of the queue for another reason meanwhile
+            return  # the listener is closed, or the worker has left the queue for another reason
         if registration.is_armed or self._registrations.are_disarmed:
-            return  # back in it, or told to take nobody
+            return  # the worker is back in the queue, or was told to take no connections
         if not self._limit.is_full:
             self._yield_or_queue()
 
@@ -222,7 +222,7 @@ class SharedReader:
             self._registrations.listener.rearm()
 
     def _hands_on(self) -> bool:
-        """It is this worker's turn, but it still holds too many: whether another is woken in its stead."""
+        """Pass this worker's turn on if it still holds too many connections. Returns whether that is so."""
         self._is_over = self._board.should_yield(MOST_EXCESS)
         if not self._is_over or self._registrations.listener is None or self._registrations.baton is None:
             return False
@@ -233,15 +233,15 @@ class SharedReader:
         return True
 
     def _wake_another(self) -> None:
-        """This worker was woken for somebody in the very turn in which it left the queue.
+        """Pass on a wake-up that came in the very turn in which this worker left the queue.
 
-        To take that one would bring it back to the end of the queue, though it is to take nobody.
+        To take the connection would bring the worker back to the end of the queue, though it is to take none.
         """
         if is_readable(self._sock.fileno()):
             pass_baton(self._sock.baton)
 
     def _leave_to_others(self, *, waits: bool) -> None:
-        """Stay out for their sake; `waits`: somebody does, in the accept queue."""
+        """Leave the next connections to other workers. `waits`: one is waiting in the accept queue."""
         self._patience.begin(self._now(), waits=waits)
         self._stay_out_on()
 
@@ -250,13 +250,13 @@ class SharedReader:
         self._connections.when_fewer(self._reconsider)
 
     def _look_again(self) -> None:
-        """Stay out while others are about to take who waits: to come back would be to take it from them."""
+        """Come back, unless other workers are about to take the waiting connection: leave it to them."""
         self._backoff = None
         waits = is_readable(self._sock.fileno())
         if self._patience.lasts(self._now(), waits=waits) and self._board.should_yield(MOST_EXCESS):
             self._stay_out_on()
         else:
-            self._is_over = self._is_over and not waits  # whom nobody else takes, this one takes
+            self._is_over = self._is_over and not waits  # this worker takes what no other worker takes
             self._rearm()
 
     def _on_trouble(self, exc: OSError) -> None:
@@ -264,7 +264,7 @@ class SharedReader:
         if trouble is Trouble.PAUSE:
             log.warning("accept: %s; connections wait, or go to another worker", exc.strerror)
             self._run_short()
-        elif trouble is Trouble.LISTENER:  # it does not listen: the primary refuses for a while
+        elif trouble is Trouble.LISTENER:  # the socket does not listen: the primary refuses for a while
             self._stay_out(PAUSE)
 
     def _stay_out(self, seconds: float, then: Callable[[], None] | None = None) -> None:
@@ -273,15 +273,15 @@ class SharedReader:
             self._backoff = self._loop.call_later(seconds, then or self._rearm)
 
     def _run_short(self) -> None:
-        """Out of descriptors or memory: leave the queue until there are some again."""
+        """Leave the queue, for lack of descriptors or memory, until there are some again."""
         self._disarm()
         self._stay_out(PAUSE)
 
     def _disarm(self) -> None:
-        """Be woken neither by the listener nor by the baton.
+        """Let neither the listener nor the baton wake this worker.
 
-        Else this worker would be woken for somebody it can't accept, and would take the baton meant for one
-        who can.
+        Otherwise it would be woken for a connection that it can't accept, and would take the baton from a
+        worker that can.
         """
         self._end_backoff()
         self._registrations.disarm()
@@ -296,7 +296,7 @@ class SharedReader:
         return self._rest is not None and self._rest.is_on
 
     def _on_rest(self) -> None:
-        """The primary has told this worker to take nobody, for it is to leave; or has taken that back."""
+        """The primary has told this worker, which is to leave, to take no connections; or revoked that."""
         self._board.serving(not self._is_resting)
         if self._is_resting:
             self._disarm()
@@ -309,7 +309,10 @@ class SharedReader:
             self._rearm()
 
     def _reconsider(self) -> None:
-        """A connection has ended: short ones would else leave this worker idle for the whole back-off."""
+        """A connection has ended: end the back-off early if this worker no longer holds too many.
+
+        With short connections it would otherwise be idle for the whole back-off.
+        """
         if self._backoff is None or self._registrations.are_disarmed:
             return
         if self._board.should_yield(MOST_EXCESS):
@@ -330,11 +333,11 @@ class SharedReader:
             self._stay_out(PAUSE)
 
     def _on_baton(self) -> None:
-        """Somebody may have swallowed a wake-up: look again, and let another have the next baton."""
+        """Look again: a worker may have swallowed a wake-up. The next baton is for another worker."""
         if self._registrations.are_disarmed:
-            return  # told in the same turn in which this worker left the queue: it is for another
+            return  # this worker left the queue in this very turn: the baton is for another
         if take_baton(self._sock.baton) and self._registrations.listener is not None:
-            if self._backoff is not None:  # left to others, who did not take it
+            if self._backoff is not None:  # the others did not take the connection that was left to them
                 self._is_over = False
             self._end_backoff()
             self._registrations.rearm()

@@ -1,1 +1,1 @@
-"""What a worker has for listening: the sockets that stand for the primary's listeners, and the link."""
+"""How a worker listens: the sockets that stand for the primary's listeners, and the link."""

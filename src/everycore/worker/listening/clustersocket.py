@@ -1,8 +1,8 @@
-"""`ClusterSocket`: what `listen` returns in a worker; to any server it is a listening socket.
+"""`ClusterSocket`: the socket that `listen` returns in a worker. To any server it is a listening socket.
 
-Look like the real listener, while the descriptor is the worker's end of a belt. Invariant: nothing done to it
-reaches other workers: `listen` and `shutdown` do nothing to the shared listener, and the blocking mode
-belongs to the belt.
+It looks like the real listener, but its descriptor is the worker's end of a belt. Invariant: nothing done to
+it reaches other workers. `listen` and `shutdown` leave the shared listener alone, and the blocking mode is
+that of the belt.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from everycore.kernel import os_error
 from everycore.system import belt, packets, sockets
 from everycore.system.descriptors import close_now, duplicate
 
-#: Seconds; what poll(2) can express is not much more.
+#: A wait that stands for "no limit", in seconds; poll(2) can't express much more.
 VERY_LONG = 2_000_000.0
-#: How often a program that accepts without a loop looks whether it may again, in seconds.
+#: How often a program that accepts without a loop checks whether it may accept again, in seconds.
 _LOOK = 0.02
-#: The longest wait in one call, in seconds. A signal that comes between the interpreter's last look at
-#: signals and the system call wakes nobody: it is noticed at the next look, and SIGTERM is how such a program
-#: is told to leave.
+#: The longest wait in one call, in seconds. A signal that comes just before the system call does not
+#: interrupt it: Python notices the signal after the call. SIGTERM asks such a program to leave, so that must
+#: be soon.
 _LONGEST_WAIT = 0.5
-# As they were before gevent replaced them: it accepts without waiting, and waits by itself.
+# The originals, from before gevent replaced them: gevent accepts without waiting, and waits by itself.
 _poll, _now, _sleep = select.poll, time.monotonic, time.sleep
 _PROTOCOL_OPTION = getattr(socket, "SO_PROTOCOL", 38)
 _DOMAIN_OPTION = getattr(socket, "SO_DOMAIN", 39)
 
 
 class ListenerGrant(msgspec.Struct):
-    """A listener that this worker holds. Duplicates of its socket share it; it goes with the last of them."""
+    """A listener that this worker holds. Duplicates of its socket share the grant; the last one ends it."""
 
     listener: int
     address: Any
@@ -55,7 +55,7 @@ class ListenerGrant(msgspec.Struct):
 
 
 def _ready(sockets: Iterable[socket.socket], seconds: float) -> list[tuple[int, int]]:
-    """Those with something to read, within `seconds` (poll(2): any descriptor number, no epoll to keep)."""
+    """The readable ones, within `seconds` (poll(2): any descriptor number, and no epoll instance to keep)."""
     poll = _poll()
     for sock in sockets:
         poll.register(sock, select.POLLIN)
@@ -72,11 +72,11 @@ class ClusterSocket(socket.socket):
 
     def __init__(self, grant: ListenerGrant, belt_fd: int, duplicate_fd: int) -> None:
         super().__init__(grant.family, grant.kind, grant.proto, fileno=belt_fd)
-        #: What this socket stands for; None once it is closed.
+        #: The grant that this socket stands for; None once it is closed.
         self.grant: ListenerGrant | None = grant
         self._when_closed: Callable[[], None] | None = None
         grant.users += 1
-        # The primary's end of the belt: held, so that the belt never shows end-of-file, and never used.
+        # The primary's end of the belt. It is never used, but keeps the belt from reaching end-of-file.
         self._twin = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=duplicate_fd)
 
     @staticmethod
@@ -88,7 +88,7 @@ class ClusterSocket(socket.socket):
         *,
         started: bool,
     ) -> ClusterSocket:
-        """Make it of the primary's answer."""
+        """Make a socket from the primary's answer."""
         address = sockets.off_the_wire(message.address)
         grant = ListenerGrant(
             message.listener,
@@ -118,13 +118,13 @@ class ClusterSocket(socket.socket):
         return self.grant.address
 
     def getpeername(self) -> Any:
-        """As that of any listener: it has none (a belt has)."""
+        """Raise OSError (ENOTCONN), as for any listener. The belt itself does have a peer."""
         raise os_error(errno.ENOTCONN)
 
     def listen(self, backlog: int = 128, /) -> None:
-        """Nothing, for the primary listens already.
+        """Do nothing if the primary listens already.
 
-        But what was only bound begins to listen (OSError if it can't).
+        A listener that is only bound begins to listen. Raises OSError if it can't.
         """
         grant = self.grant
         if grant is None:
@@ -134,17 +134,17 @@ class ClusterSocket(socket.socket):
             grant.started = True
 
     def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call `callback` just before this socket is closed: its descriptors can still be used."""
+        """Call `callback` just before this socket is closed, while its descriptors can still be used."""
         self._when_closed = callback
 
     def tell_primary(self, message: wire.Upstream, fds: Sequence[int] = ()) -> bool:
-        """Tell the primary something about this listener; False if the belt does not take it."""
+        """Send the primary a message about this listener. Returns False if the belt does not take it."""
         return belt.tell_primary(self._voice(), wire.encode(message), fds)
 
     def tell_primary_reliably(
         self, message: wire.Upstream, fds: Sequence[int] = (), *, patience: float = belt.PATIENCE
     ) -> bool:
-        """As `tell_primary`, trying again for `patience` seconds."""
+        """As `tell_primary`, but try again for `patience` seconds."""
         return belt.tell_primary_reliably(self._voice(), wire.encode(message), fds, patience=patience)
 
     def _voice(self) -> socket.socket:
@@ -152,16 +152,16 @@ class ClusterSocket(socket.socket):
         return self
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection, a plain `socket.socket`, and the peer's address.
+        """Return the next connection, a plain `socket.socket`, and the peer's address.
 
-        It waits, or does not, as a listening socket would. May raise BlockingIOError although the socket
-        was readable: the primary gave the connection to another worker.
+        This waits, or not, as a listening socket would. It may raise BlockingIOError although the socket was
+        readable: the primary has given the connection to another worker.
         """
         grant = self.grant
         if grant is None:
             raise os_error(errno.EBADF)
         while True:
-            # Out of numbers? Then it stays on the belt, and the primary gives it to another worker.
+            # Raise if no descriptor is free: the primary gives what stays on the belt to another worker.
             os.close(os.dup(self.fileno()))
             received = self._receive()
             if received is None:
@@ -172,9 +172,9 @@ class ClusterSocket(socket.socket):
             self.tell_primary_reliably(wire.Acked(last))
             if fds:
                 break
-            if handover.peers:  # the kernel dropped the descriptor: we have no number left for it
+            if handover.peers:  # the kernel dropped the descriptor: this process has no free one
                 raise os_error(errno.EMFILE)
-            if self.gettimeout() == 0.0:  # a probe: it woke us, but there is nobody
+            if self.gettimeout() == 0.0:  # a probe woke this worker, and no connection came with it
                 raise os_error(errno.EAGAIN)
         conn = socket.socket(grant.family, grant.kind, grant.proto, fileno=fds[0])
         if socket.getdefaulttimeout() is None:
@@ -183,20 +183,20 @@ class ClusterSocket(socket.socket):
         return conn, sockets.off_the_wire(handover.peers[0])
 
     def _receive(self) -> tuple[bytes, list[int], bool] | None:
-        """The next message on the belt, waiting as this socket's mode says."""
+        """Return the next message on the belt, waiting as this socket's mode says."""
         if self.gettimeout() is not None:
             return packets.receive(self, flags=socket.MSG_CMSG_CLOEXEC)
         while True:
             with contextlib.suppress(BlockingIOError, InterruptedError):
                 return packets.receive(self)
-            # Outside the `with`: what ends the wait, Ctrl-C say, is not a consequence of that error.
+            # Outside the `with`, an exception that ends the wait (Ctrl-C) is not chained to that error.
             _ready((self,), _LONGEST_WAIT)
 
     def shutdown(self, how: int, /) -> None:
-        """Nothing: other workers listen on."""
+        """Do nothing: other workers go on listening."""
 
     def getsockopt(self, level: int, option: int, *args: Any) -> Any:
-        """The options that programs ask a listener for; others are the belt's."""
+        """Return a listener's value for the options that programs ask for; other options are the belt's."""
         grant = self.grant
         if level == socket.SOL_SOCKET and grant is not None and not args:
             answers = {
@@ -210,14 +210,14 @@ class ClusterSocket(socket.socket):
         return super().getsockopt(level, option, *args)
 
     def setsockopt(self, level: int, option: int, *args: Any) -> None:
-        """Nothing for an option of the transport, which a belt has not: set it on accepted connections."""
+        """Ignore transport options, which a belt does not have. Set them on accepted connections instead."""
         if level == socket.SOL_SOCKET:
             super().setsockopt(level, option, *args)
 
     # --- the end ------------------------------------------------------------------------------------------
 
     def dup(self) -> Self:
-        """Another socket for the same listener."""
+        """Return another socket for the same listener."""
         if self.grant is None:
             raise os_error(errno.EBADF)
         copy = type(self)(self.grant, duplicate(self.fileno()), duplicate(self._twin.fileno()))
@@ -225,23 +225,23 @@ class ClusterSocket(socket.socket):
         return copy
 
     def detach(self) -> int:
-        """As `socket.detach`; the listener is given up, for nobody else can accept from this descriptor."""
+        """As `socket.detach`, but give the listener up: nothing else can accept from this descriptor."""
         self._close_listener()
         return super().detach()
 
     def close(self) -> None:
-        """As `socket.close`; the listener is given up. Nobody makes a file of it, so it is closed now."""
+        """As `socket.close`, but give the listener up. It closes at once, since no file is made from it."""
         self._close_listener()
         super().close()
 
     def abandon(self) -> None:
-        """In a forked child: close our copies, and say nothing."""
+        """Close this process's copies in a forked child, without telling the primary."""
         self.grant = self._when_closed = None
         self._close_parts()
         close_now(self)
 
     def _close_parts(self) -> None:
-        """Close what goes with this socket."""
+        """Close the descriptors that go with this socket."""
         self._twin.close()
 
     def _close_listener(self) -> None:
@@ -253,28 +253,29 @@ class ClusterSocket(socket.socket):
             return
         grant.users -= 1
         if grant.users == 0:
-            # Else connections would go on coming to a belt that nobody reads.
+            # Without this message, connections would go on coming to a belt that nothing reads.
             self.tell_primary_reliably(wire.Close())
         self._close_parts()
 
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # At the end of the process the modules are empty, and the primary sees the end itself.
+        # At interpreter shutdown the modules are empty, and the primary sees the process end.
         if _is_finalizing():
-            for part in ("_twin", "_belt"):  # the kernel closes them; Python would warn of what is ours
+            for part in ("_twin", "_belt"):  # the kernel closes them; detached, they cause no ResourceWarning
                 if sock := getattr(self, part, None):
                     sock.detach()
             return
         if getattr(self, "grant", None) is not None:
             self._close_listener()
         finalize: Any = super()
-        finalize.__del__()  # as any socket's: it warns, and closes
+        finalize.__del__()  # warn and close, as for any socket
 
 
 class SharedSocket(ClusterSocket):
     """The listener itself, or a datagram socket, shared with the other workers (policy `shared`; UDP).
 
-    Its blocking mode is this object's alone: the open file is shared, and stays non-blocking for all.
-    `accept` waits for the listener and the belt, on which a `Rest` lies while this worker is to take nothing.
+    The blocking mode is emulated by this object: the open file is shared, and stays non-blocking for every
+    worker. `accept` waits for the listener and for the belt, on which a `Rest` lies while this worker is to
+    take no connections.
     """
 
     __slots__ = ("_belt", "_timeout", "baton")
@@ -284,7 +285,7 @@ class SharedSocket(ClusterSocket):
     ) -> None:
         super().__init__(grant, shared_fd, twin_fd)
         self._belt = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=belt_fd)
-        #: The eventfd that says "look again"; -1 for a datagram socket.
+        #: The eventfd of the baton, which says "look again"; -1 for a datagram socket.
         self.baton = baton_fd
         self._timeout: float | None = None
         self.settimeout(socket.getdefaulttimeout())
@@ -293,7 +294,7 @@ class SharedSocket(ClusterSocket):
         return self._belt
 
     def settimeout(self, value: float | None, /) -> None:
-        """As `socket.settimeout`. A listener never waits in the kernel; a datagram socket waits very long."""
+        """As `socket.settimeout`. A listener never waits in the kernel; a datagram socket may, very long."""
         super().settimeout(VERY_LONG if value is None else value)
         if self.grant is not None and self.grant.kind == socket.SOCK_STREAM:
             super().settimeout(0.0)
@@ -312,14 +313,14 @@ class SharedSocket(ClusterSocket):
         return self.gettimeout() != 0.0
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As `socket.accept`: the next connection of all, whoever comes first.
+        """As `socket.accept`: take the next connection, in competition with the other workers.
 
-        It takes nobody, and waits or times out, while this worker is not ready or on its way out.
+        While this worker is not ready, or is leaving, it takes no connection and waits or times out.
         """
         return self.take(self.gettimeout())
 
     def take(self, timeout: float | None) -> tuple[socket.socket, Any]:
-        """As `accept`, waiting for at most `timeout` seconds whatever this socket's own mode is."""
+        """As `accept`, but wait for at most `timeout` seconds whatever this socket's own mode is."""
         deadline = None if timeout is None else _now() + timeout
         while True:
             grant = self.grant
@@ -335,7 +336,7 @@ class SharedSocket(ClusterSocket):
                 except OSError as exc:
                     if exc.errno != errno.EINVAL or not grant.started:
                         raise
-                    rests = True  # the primary refuses newcomers, for all workers are to leave
+                    rests = True  # the primary refuses new connections, because all workers are to leave
             if accepted is not None:
                 fd, peer = accepted
                 conn = socket.socket(grant.family, grant.kind, grant.proto, fileno=fd)
@@ -346,36 +347,36 @@ class SharedSocket(ClusterSocket):
                 if timeout == 0:
                     raise os_error(errno.EAGAIN)
                 raise TimeoutError("timed out")
-            if rests:  # nothing tells when the `Rest` is taken away
+            if rests:  # nothing announces that the primary has taken the `Rest` away
                 _sleep(min(left, _LOOK))
             else:
                 self._wait(left)
 
     def belt_fileno(self) -> int:
-        """Where what the primary tells this worker comes in; -1 once it is closed."""
+        """The descriptor on which the primary's messages to this worker arrive; -1 once it is closed."""
         return self._belt.fileno()
 
     def ends(self) -> tuple[int, int]:
-        """Both ends of the belt: the worker's, and the primary's."""
+        """Both ends of the belt: the worker's and the primary's."""
         return self._belt.fileno(), self._twin.fileno()
 
     def rests(self) -> bool:
-        """Whether this worker is to take nothing now."""
+        """Whether this worker is to take no connections now."""
         return bool(_ready((self._belt,), 0))
 
     def _wait(self, seconds: float) -> None:
-        """Until somebody connects, or this worker is to rest."""
+        """Wait until a client connects, or until this worker is to rest."""
         try:
             _ready((self, self._belt), min(seconds, _LONGEST_WAIT))
         except ValueError:  # closed by another thread
             raise os_error(errno.EBADF) from None
 
     def setsockopt(self, level: int, option: int, *args: Any) -> None:
-        """As `socket.setsockopt`: the socket is real, and so is the effect on the others."""
+        """As `socket.setsockopt`. The socket is the real one, so the option applies to every worker."""
         socket.socket.setsockopt(self, level, option, *args)
 
     def dup(self) -> Self:
-        """Another socket for the same listener."""
+        """Return another socket for the same listener."""
         if self.grant is None:
             raise os_error(errno.EBADF)
         belt_fd, twin_fd, shared_fd = (duplicate(sock.fileno()) for sock in (self._belt, self._twin, self))
@@ -392,4 +393,4 @@ class SharedSocket(ClusterSocket):
             self.baton = -1
 
 
-keep_native_accept(ClusterSocket)  # `everycore run` replaces that of `socket.socket`
+keep_native_accept(ClusterSocket)  # `everycore run` replaces `socket.socket`'s own

@@ -1,8 +1,9 @@
-"""`EitherSocket`: what stands behind a program's listening socket under the policy `shared`.
+"""`EitherSocket`: the socket behind a program's listening socket under the policy `shared`.
 
 The program has the worker's end of a belt, as under `round_robin`: it is readable exactly when a connection
-is there for this worker, whatever the program waits in. The shared listener is there as well, for a loop of
-ours that takes turns. Invariant: only one of both takes connections (`wire.Serve` says which).
+is there for this worker, whichever call the program waits in. The object also holds the shared listener, for
+an event loop of everycore, which takes turns there. Invariant: only one of the two takes connections
+(`wire.Serve` says which).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from everycore.worker.listening.clustersocket import ClusterSocket, SharedSocket
 
 
 class EitherSocket(ClusterSocket):
-    """A belt, and the listener that all workers share, for whoever takes turns there: `sharing`."""
+    """A belt and, as `sharing`, the listener that all workers share, for a loop that takes turns there."""
 
     __slots__ = ("sharing",)
 
@@ -28,5 +29,5 @@ class EitherSocket(ClusterSocket):
         super().abandon()
 
     def _close_listener(self) -> None:
-        self.sharing.close()  # first: whoever takes turns there uses it until then
+        self.sharing.close()  # first, because its reader uses the belt until then
         super()._close_listener()

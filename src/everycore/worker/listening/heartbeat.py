@@ -1,11 +1,12 @@
-"""The beats of the event loop that reads the channel: how the primary sees that this worker goes on.
+"""The beats of the event loop that reads the channel. They show the primary that this worker makes progress.
 
-Count on the board, so often that the primary sees another number whenever it looks. Invariant: what does not
-turn does not beat; where nobody counts, the board says 0 and this worker is judged by what it picks up.
+The loop counts on the board, often enough that the primary sees a new number at every check. Invariant: a
+loop that does not turn does not beat. Where nothing counts, the board says 0, and the primary judges this
+worker by the connections that it picks up.
 
-A loop that turns is not all: the threads of a WSGI application may be stuck behind it. So whoever serves by
-threads can hold the beats back (`hold_while`). Where a debugger is at work nothing is counted: the worker
-stands still because somebody wants it to.
+A turning loop does not prove progress: the threads of a WSGI application may be stuck behind it. So an engine
+that serves by threads can hold the beats back (`hold_while`). While a debugger is at work nothing is counted:
+the worker stands still on purpose.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Heartbeat:
-    """`interval`: seconds between two beats; 0: the primary watches nobody, and there are none."""
+    """The beats of one worker. `interval`: seconds between two beats; 0, if the primary watches no worker."""
 
     def __init__(self, board: WorkerBoard, interval: float) -> None:
         self._board = board
@@ -29,18 +30,18 @@ class Heartbeat:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_stuck: Callable[[], bool] | None = None
-        #: When the last beat was, by time.monotonic(), and the processor time that this thread had by then.
+        #: The time of the last beat, by time.monotonic(), and the processor time of this thread by then.
         self._beaten = self._had = 0.0
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Beat as long as `loop` turns, in whose thread this is called."""
+        """Beat as long as `loop` turns. To be called in the loop's thread."""
         if self._interval and self._loop is None:
             self._loop = loop
             self._beaten, self._had = time.monotonic(), time.thread_time()
             self._beat()
 
     def end(self, loop: object = None) -> None:
-        """That loop, or whichever it is, does not run any more."""
+        """Stop beating: `loop`, or whichever loop beats, does not run any more."""
         if self._loop is None or loop not in (None, self._loop):
             return
         if self._timer is not None:
@@ -49,7 +50,10 @@ class Heartbeat:
         self._board.end_beats()
 
     def hold_while(self, is_stuck: Callable[[], bool]) -> None:
-        """Do not beat while `is_stuck()`: what the loop is there for is stuck. It is asked at each beat."""
+        """Do not beat while `is_stuck()` returns true, that is, while the work behind the loop is stuck.
+
+        It is called at each beat.
+        """
         self._is_stuck = is_stuck
 
     def _beat(self) -> None:
@@ -64,9 +68,9 @@ class Heartbeat:
         self._timer = self._loop.call_later(self._interval, self._beat)
 
     def _tell_times(self) -> None:
-        """How the loop has fared since the last beat. It was busy while it computed, and while it was late.
+        """Report how the loop has fared since the last beat. It was busy while it computed or was late.
 
-        One that waits in a call that blocks does not compute, and is late: the longer of both counts.
+        A loop that waits in a blocking call does not compute, but is late. The longer of the two counts.
         """
         now, has = time.monotonic(), time.thread_time()
         passed, computed = now - self._beaten, has - self._had
@@ -76,7 +80,7 @@ class Heartbeat:
 
 
 def is_debugged() -> bool:
-    """Whether a debugger, or what traces as one does, is at work in this thread."""
+    """Whether a debugger, or another tool that traces like one, is at work in this thread."""
     monitoring: Any = getattr(sys, "monitoring", None)  # Python 3.12
     return sys.gettrace() is not None or (
         monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None

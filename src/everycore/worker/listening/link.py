@@ -1,11 +1,11 @@
 """The link: one request, one reply, blocking, for code that has no event loop.
 
-Ask the primary from any thread. Invariant: a reply is taken for the answer to its own request and to no
-other: each datagram begins with the request's number. No thread, no loop.
+Any thread may ask the primary. Invariant: a reply is matched to its own request and to no other, because each
+datagram begins with the request's number. The link needs neither a thread nor a loop of its own.
 
-A signal handler or a finalizer may ask in the middle of a request of the very thread that it interrupts, and
-may have interrupted one for good. So the lock is the thread's own, and each request takes its own reply,
-whoever has read it.
+A signal handler or a finalizer may ask while the thread that it interrupts is in the middle of a request, and
+that request may never resume. So the lock is reentrant, and each request takes its own reply, no matter which
+call has read it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from everycore.kernel import os_error
 from everycore.system import packets
 from everycore.system.descriptors import close_all
 
-#: Seconds to wait for a reply: the primary never blocks, so this is for one that is stopped.
+#: How long to wait for a reply, in seconds. The primary never blocks, so only a stopped one takes this long.
 DEADLINE: Final = 30.0
-#: Seconds to wait until an order was heard: an event loop may stand still meanwhile.
+#: How long to wait until the primary has read an order, in seconds. An event loop may be blocked meanwhile.
 PATIENCE: Final = 1.0
-#: Seconds after which a request looks whether its reply is there already: recvmsg(2) goes on waiting when a
-#: signal handler has read that.
+#: How often a waiting request checks whether its reply was read already, in seconds: recvmsg(2) goes on
+#: waiting if a signal handler has read it.
 LOOK: Final = 0.1
 NUMBER: Final = wire.LINK_NUMBER
 
 
-#: What a datagram held: the reply, its descriptors, and whether some of these are missing.
+#: The content of a datagram: the reply, its descriptors, and whether some of them are missing.
 Received = tuple[Any, list[int], bool]
 
 
@@ -44,15 +44,15 @@ class Link:
         self._sock = sock
         self._lock = threading.RLock()
         self._number = 0
-        #: The requests that wait, and what has come for them.
+        #: The waiting requests by number, each with its reply once that has come.
         self._awaited: dict[int, Received | None] = {}
 
     def request(
         self, message: Any, *, fd: int | None = None, timeout: float = DEADLINE
     ) -> tuple[Any, list[int]]:
-        """Send `message`, and a descriptor with it; return the reply and its descriptors.
+        """Send `message`, optionally with a descriptor. Returns the reply and its descriptors.
 
-        Raises: OSError as the primary refused; TimeoutError; ChannelClosed if the primary is gone.
+        Raises: the primary's refusal as OSError; TimeoutError; ChannelClosed if the primary is gone.
         """
         deadline = time.monotonic() + timeout
         if not self._lock.acquire(timeout=timeout):
@@ -66,14 +66,14 @@ class Link:
         return reply, fds
 
     def tell(self, order: Any) -> None:
-        """Send an order, which the primary only says `Done` to, and wait until it was heard.
+        """Send an order, which the primary answers with `Done` alone, and wait for that answer.
 
-        A primary that is stopped (SIGSTOP, a debugger) hears it when it goes on: that is not an error, and is
-        not waited for. Raises: ChannelClosed if the primary is gone.
+        A stopped primary (SIGSTOP, a debugger) reads the order when it resumes. That is not an error, and
+        this method does not wait for it. Raises: ChannelClosed if the primary is gone.
         """
         deadline = time.monotonic() + PATIENCE
         if not self._lock.acquire(timeout=PATIENCE):
-            self._send(order, None, 0)  # another thread waits for an answer
+            self._send(order, None, 0)  # another thread is waiting for its reply
             return
         try:
             self._exchange(order, None, deadline)
@@ -83,16 +83,16 @@ class Link:
             self._lock.release()
 
     def settle(self, timeout: float) -> None:
-        """Wait until the primary has heard what was said on belts; at once if another thread asks something.
+        """Wait until the primary has read this worker's belts; at once if another thread uses the link.
 
-        For the end of a socket, which may come in a finalizer or in a signal handler.
+        The end of a socket calls this, which may come in a finalizer or in a signal handler.
         """
         if not self._lock.acquire(blocking=False):
             return
         try:
             self._exchange(wire.Settle(), None, time.monotonic() + timeout)
         except OSError:
-            return  # it is gone, or stopped
+            return  # the primary is gone or stopped
         finally:
             self._lock.release()
 
@@ -105,14 +105,14 @@ class Link:
                 self._read(deadline)
             self._awaited[number] = None
         except TimeoutError:
-            self._send(wire.GiveUp(), None, number)  # behind the request, so that a late grant is not held
+            self._send(wire.GiveUp(), None, number)  # it follows the request, so a late grant is released
             raise
         finally:
             late = self._awaited.pop(number)
             if late is not None:
                 decline(late[1])
         reply, fds, is_truncated = received
-        if is_truncated:  # this process has no number left for what came with it
+        if is_truncated:  # this process had no free descriptor for what came with the reply
             close_all(fds)
             self._send(wire.GiveUp(), None, number)
             raise os_error(errno.EMFILE)
@@ -129,7 +129,7 @@ class Link:
             raise ChannelClosed("the primary") from exc
 
     def _read(self, deadline: float) -> None:
-        """Read one reply, if it comes soon, and keep it for the request that waits for it."""
+        """Wait for one reply, at most `LOOK` seconds, and keep it for the request that it answers."""
         left = deadline - time.monotonic()
         self._sock.settimeout(max(min(left, LOOK), 0.001))
         try:
@@ -150,7 +150,7 @@ class Link:
             decline(fds)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the worker's end."""
         self._sock.close()
 
 
@@ -159,7 +159,7 @@ def _no_answer() -> TimeoutError:
 
 
 def decline(fds: list[int]) -> None:
-    """Give back a listener that nobody waits for any more."""
+    """Give back a listener that no request waits for any more."""
     if fds:
         with socket.socket(fileno=os.dup(fds[0])) as sock:
             try:

@@ -1,7 +1,7 @@
 """Whether this worker takes connections: with its first listener, or, if it holds that off, when it says so.
 
-The primary knows the same, by the same rules, from what it hears of the worker. The worker has to know it as
-well: under the policy `shared` the primary can't keep a listener from a worker that is not ready.
+The primary derives the same answer, by the same rules, from the worker's messages. The worker has to know it
+as well, because under the policy `shared` the primary can't keep a listener from a worker that is not ready.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Stage(enum.Enum):
-    """How far the worker is."""
+    """How far the worker has got with its start."""
 
-    #: It is ready with its first listener.
+    #: It will be ready with its first listener.
     STARTING = enum.auto()
-    #: It is ready when it says so.
+    #: It will be ready when it says so.
     HELD = enum.auto()
     READY = enum.auto()
 
@@ -35,17 +35,17 @@ class Readiness:
         self._link = link
         self._stage = Stage.STARTING
         self._waiting: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
-        #: When this worker got its first listener, or said that it is ready, by the monotonic clock: from
-        #: then on the failure of its program is no failure to start.
+        #: When this worker got its first listener or declared itself ready, by the monotonic clock. If its
+        #: program fails after that, the failure does not count as a failure to start.
         self.listens_since: float | None = None
 
     @property
     def has_listened(self) -> bool:
-        """Whether this worker has got a listener, now or before, or has said that it is ready."""
+        """Whether this worker has ever had a listener, or has declared itself ready."""
         return self.listens_since is not None
 
     def listens(self) -> None:
-        """It has got a listener, or says that it is ready."""
+        """Record that the worker has got a listener, or declares itself ready."""
         if self.listens_since is None:
             self.listens_since = time.monotonic()
 
@@ -56,7 +56,10 @@ class Readiness:
 
     @property
     def is_settled(self) -> bool:
-        """Whether a listener that the primary does not see changes nothing: it is ready, or will say so."""
+        """Whether a listener that the primary does not see changes nothing.
+
+        That is so if the worker is ready already, or will declare itself ready.
+        """
         return self._stage is not Stage.STARTING
 
     def hold(self) -> None:
@@ -73,7 +76,7 @@ class Readiness:
         self._tell()
 
     def serves(self) -> None:
-        """A listener begins to serve: the first one makes the worker ready, unless it holds that off."""
+        """A listener begins to serve. The first one makes the worker ready, unless `hold` was called."""
         self.listens()
         if self._stage is Stage.STARTING:
             self._stage = Stage.READY
@@ -85,7 +88,7 @@ class Readiness:
             callback()
             return
         self._waiting.append((loop, callback))
-        if self.is_ready:  # another thread has said so meanwhile
+        if self.is_ready:  # another thread has called `ready` in the meantime
             self._tell()
 
     def _tell(self) -> None:

@@ -1,12 +1,14 @@
-"""One accepted connection of a `BeltServer`: what stands for its socket until its descriptor is closed.
+"""One accepted connection of a `BeltServer`: the object that stands for its socket while it is open.
 
-A connection is served in one of two ways. *By hand*, where the loop is a uvloop as we know it
-(`foreign.uvloop_internals`): `Accepted` stands for the socket and advances the loop's coroutine. That
-is finished together with the acknowledgement, when what it waits for has long happened; should it wait for
-something else, `Accepted.advance` goes on for as long as it takes. *By a task* elsewhere: `AcceptedSocket` is
-a socket, and any loop takes it.
+A connection is served in one of two ways:
 
-HOT: made and called for every connection.
+- *By hand*, if the loop is a uvloop that `foreign.uvloop_internals` knows: `Accepted` stands for the socket
+  and advances the loop's coroutine. The coroutine is finished together with the acknowledgement, when the
+  future that it awaits is long done. If it awaits something else, `Accepted.advance` goes on for as long as
+  it takes.
+- *By a task* elsewhere: `AcceptedSocket` is a socket, and any loop accepts it.
+
+HOT: the objects are made and called for every connection.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Server(Protocol):
-    """The server, as its connections know it."""
+    """The part of a server that its connections use."""
 
     is_asyncio: bool
     ledger: Ledger
@@ -44,12 +46,12 @@ class AcceptedConnection(Protocol):
         ...
 
     def advance(self) -> None:
-        """Go on with it, a few turns later."""
+        """Advance the connection, a few turns of the loop later."""
         ...
 
 
 class Accepted:
-    """An accepted connection, as the socket that uvloop's transport believes to stand on."""
+    """An accepted connection, as the socket that uvloop's transport believes it stands on."""
 
     __slots__ = ("_coroutine", "_fd", "_transport", "_waits", "entry", "family", "server")
 
@@ -69,14 +71,14 @@ class Accepted:
         return self._fd
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Let `connect_accepted_socket` make the transport. Raises what the program's factory raises."""
+        """Let `connect_accepted_socket` make the transport. The errors of the program's factory propagate."""
         self._waits = coroutine.send(None)
         self._coroutine = coroutine
 
     def advance(self, _: Any = None) -> None:
-        """Go on with it, as far as it gets now; the rest follows by itself."""
+        """Advance the coroutine one step. Later steps follow by themselves when it can go on."""
         coroutine = self._coroutine
-        if coroutine is None:  # ended meanwhile
+        if coroutine is None:  # the connection has ended in the meantime
             return
         if not self._waits.done():
             self._waits.add_done_callback(self.advance)
@@ -86,7 +88,7 @@ class Accepted:
         except StopIteration as stop:
             self._coroutine = self._waits = None
             self._hold(stop.value[0])
-        except Exception:  # a handshake that failed, a peer that is gone: uvloop has seen to the transport
+        except Exception:  # the handshake failed, or the peer is gone: uvloop has closed the transport
             self._coroutine = self._waits = None
         else:
             self._waits.add_done_callback(self.advance)
@@ -95,18 +97,18 @@ class Accepted:
         if not self.entry.is_open:
             return
         try:
-            # A transport that its program drops without closing it is closed by its end.
+            # If the program drops the transport without closing it, its finalizer closes it.
             self._transport = weakref.ref(transport, self.close)
-        except TypeError:  # one of TLS
+        except TypeError:  # a TLS transport takes no weak references
             self._transport = lambda: transport
 
     def close(self, _: Any = None) -> None:
-        """The connection is closed: called by uvloop, last of all."""
+        """The connection is closed. uvloop calls this last of all."""
         self._transport = None
         self.entry.closed()
 
     def end(self, *, abort: bool) -> None:
-        """Close the transport, or cut it off."""
+        """Close the transport, or abort it."""
         coroutine, self._coroutine = self._coroutine, None
         if coroutine is not None:
             coroutine.close()
@@ -114,12 +116,12 @@ class Accepted:
 
 
 class AcceptedSocket(CountedSocket):
-    """An accepted connection as a socket, which a task gives to the loop."""
+    """An accepted connection as a socket, which a task hands to the loop."""
 
     __slots__ = ("_server", "_task")
 
     def __init__(self, fd: int, family: int, proto: int, server: Server) -> None:
-        # asyncio sets TCP_NODELAY by `proto`
+        # asyncio decides by `proto` whether to set TCP_NODELAY
         super().__init__(family, socket.SOCK_STREAM, proto, fd, server.ledger, server.connection_limit)
         self.setblocking(False)
         self._server = server
@@ -133,28 +135,28 @@ class AcceptedSocket(CountedSocket):
     def _connected(self, task: asyncio.Task[Any]) -> None:
         self._task = None
         if task.cancelled() or task.exception() is not None:
-            # A handshake that failed, a peer that is gone. The loop has seen to the transport, if any.
+            # The handshake failed, or the peer is gone. The loop has closed the transport, if there was one.
             self.close()
             return
         transport = task.result()[0]
         try:
             self._carrier = weakref.ref(transport, None if self._server.is_asyncio else self._dropped)
-        except TypeError:  # one of uvloop's TLS
+        except TypeError:  # uvloop's TLS transport takes no weak references
             self._carrier = lambda: transport
 
     def _dropped(self, _: Any) -> None:
-        """The program has let go of the transport without closing it: uvloop closes the descriptor.
+        """The program has dropped the transport without closing it, and uvloop closes the descriptor.
 
-        asyncio's transport closes its socket, this one, in such a case.
+        asyncio's transport would close its socket, which is this object.
         """
         if self.fileno() >= 0:
             self.detach()
 
     def advance(self) -> None:
-        """The task goes on by itself."""
+        """Do nothing: the task advances by itself."""
 
     def end(self, *, abort: bool) -> None:
-        """Close the transport, or cut it off."""
+        """Close the transport, or abort it."""
         if self._task is not None:
             self._task.cancel()
         super().end(abort=abort)

@@ -1,11 +1,11 @@
 """The asyncio event loop whose servers listen through the primary.
 
-`create_server` and `create_unix_server` ask the primary and return a genuine `asyncio.Server`; connections
-come off a belt straight into transports. HOT: `AsyncioGiver.give` runs for every connection; it builds
+`create_server` and `create_unix_server` ask the primary and return a genuine `asyncio.Server`. Connections
+come off a belt straight into transports. HOT: `AsyncioGiver.give` runs for every connection. It builds
 transports without the task and the future that asyncio's own accept loop spends on each.
 
-Where `foreign.asyncio_internals` does not know this Python's asyncio, or a keyword asks for something that it
-does not know, `BeltServer` serves in its place.
+If `foreign.asyncio_internals` does not know this Python's asyncio, or does not know a keyword, `BeltServer`
+serves instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class ClusterServer(asyncio.base_events.Server):
-    """An `asyncio.Server` that behaves alike on every Python, and that a worker can leave."""
+    """An `asyncio.Server` that behaves the same on every Python, and that a leaving worker can close."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -55,9 +55,9 @@ class ClusterServer(asyncio.base_events.Server):
             self._is_forever = False
 
     def leave(self) -> None:
-        """Close, for a worker that leaves: the connections that are open go on.
+        """Close the server because the worker leaves. Open connections go on.
 
-        Closing ends `serve_forever`, and from Python 3.14 on that closes the clients.
+        Closing ends `serve_forever`, which from Python 3.14 on closes the clients: this prevents that.
         """
         self._spares_clients = self._is_forever
         self.close()
@@ -65,15 +65,15 @@ class ClusterServer(asyncio.base_events.Server):
     if hasattr(asyncio.base_events.Server, "close_clients"):  # Python 3.13
 
         def close_clients(self) -> None:
-            """Close every connection that is open."""
+            """Close every open connection."""
             if self._spares_clients:
                 self._spares_clients = False
                 return
-            super().close_clients()  # type: ignore[misc] # mypy looks at Python 3.11
+            super().close_clients()  # type: ignore[misc] # mypy checks against Python 3.11
 
 
 def limit_of(server: Any) -> ConnectionLimit:
-    """The limit of this server's connections, which `everycore.limit_connections` may set."""
+    """The limit on this server's connections, which `everycore.limit_connections` may set."""
     if server is None:
         return ConnectionLimit()
     limit: ConnectionLimit | None = getattr(server, "connection_limit", None)
@@ -83,7 +83,7 @@ def limit_of(server: Any) -> ConnectionLimit:
 
 
 class AsyncioGiver:
-    """Gives the connections of one `ClusterSocket` to one server of asyncio's."""
+    """Gives the connections of one `ClusterSocket` to one asyncio server."""
 
     __slots__ = ("_ledger", "_limit", "_loop", "_serving", "_sock", "turns")
 
@@ -127,7 +127,7 @@ class AsyncioGiver:
             tell_failed(self._loop, exc)
 
     def advance(self) -> None:
-        """As `Giver.advance`: a transport goes on by itself."""
+        """As `Giver.advance`. Does nothing: a transport advances by itself."""
 
     def _connect(self, conn: Any, peer: Any, **context: contextvars.Context) -> Any:
         serving = self._serving
@@ -137,14 +137,14 @@ class AsyncioGiver:
 
 
 def receive(loop: Any, sock: ClusterSocket, session: Session, serving: ServingArguments) -> None:
-    """Let the connections of `sock` come to a server of asyncio's."""
+    """Give the connections of `sock` to an asyncio server from now on."""
     limit = limit_of(serving.server)
     giver = AsyncioGiver(loop, sock, session.connections, limit, serving)
     begin_reading(loop, sock, giver, limit, session)
 
 
 class AsyncioListeners(FromPrimary):
-    """Listeners of the primary, served by asyncio."""
+    """The primary's listeners, served by asyncio."""
 
     def serve(
         self, loop: ClusterEventLoop, factory: Factory, opened: Sequence[Any], terms: ServeTerms
@@ -159,8 +159,8 @@ class AsyncioListeners(FromPrimary):
         )
         if terms.start:
             try:
-                # Without the turn of the loop that `start_serving()` takes: in it we might be cancelled, and
-                # leave readers of sockets that the caller closes.
+                # Start without the turn of the loop that `start_serving()` takes: a cancellation in that turn
+                # would leave readers of sockets that the caller closes.
                 asyncio_internals.start_server(server)
             except BaseException:
                 server.close()
@@ -169,7 +169,7 @@ class AsyncioListeners(FromPrimary):
 
 
 class ClusterEventLoop(ClusteredLoop, asyncio.SelectorEventLoop):
-    """asyncio's selector loop; in a worker, its servers listen through the primary."""
+    """asyncio's selector loop, whose servers listen through the primary."""
 
     def __init__(self, session: Session) -> None:
         self.stamped_selector = StampedSelector(session.board)
@@ -178,7 +178,10 @@ class ClusterEventLoop(ClusteredLoop, asyncio.SelectorEventLoop):
         self._listeners = AsyncioListeners(session)
 
     def serve(self, serving: ServingArguments) -> bool:
-        """Where asyncio would begin to accept: take the connections of a listener of the primary's."""
+        """Take the connections of the primary's listener, where asyncio would begin to accept.
+
+        Returns False if the socket is not one of the primary's listeners.
+        """
         sock = serving.sock
         if not isinstance(sock, ClusterSocket):
             return False

@@ -1,6 +1,6 @@
 """A server on belts for an event loop that has no hook for one: uvloop, and an asyncio that is unknown.
 
-It keeps the word of `asyncio.Server`'s documentation, by `loop.connect_accepted_socket` alone. HOT:
+It behaves as `asyncio.Server` is documented, and uses `loop.connect_accepted_socket` alone. HOT:
 `BeltGiver.give` runs for every connection.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from everycore.worker.session import Session
 
 Connect = Callable[..., Coroutine[Any, Any, Any]]
-#: `asyncio.Server.serve_forever`, when it ends, closes the connections that are open.
+#: Whether `asyncio.Server.serve_forever` closes the open connections when it ends.
 _FOREVER_CLOSES_CLIENTS: Final = sys.version_info >= (3, 14)
 
 
@@ -38,12 +38,13 @@ class BeltGiver:
     __slots__ = ("_family", "_fresh", "_proto", "_server", "turns")
 
     def __init__(self, sock: ClusterSocket, server: BeltServer) -> None:
-        # By hand: `connection_made`, and the first data callback, which runs while libuv polls. By a task:
-        # its first step, `connection_made`, the descriptor's registration, and the first data callback.
+        # By hand, it takes the turns of `connection_made` and of the first data callback, which runs while
+        # libuv polls. By a task, it takes those of the task's first step, `connection_made`, the descriptor's
+        # registration, and the first data callback.
         self.turns = 2 if server.by_hand else 4
         self._family, self._proto = int(sock.family), sock.proto
         self._server = server
-        #: Connections that the program was given since `advance` was last called.
+        #: Connections that the program was given since the last call of `advance`.
         self._fresh: list[AcceptedConnection] = []
 
     def give(self, fd: int, peer: Any) -> None:
@@ -55,7 +56,9 @@ class BeltGiver:
         try:
             if server.by_hand:
                 accepted.begin(server.connect(server.factory, accepted))
-            else:  # what the factory raises is heard here, as by hand; the task's errors are the connection's
+            else:
+                # The factory is called here, so that its errors are reported as by hand. The task's errors
+                # concern the connection alone.
                 protocol = checked_protocol(server.factory())
                 accepted.begin(server.connect(lambda: protocol, accepted))
         except BaseException as exc:
@@ -81,11 +84,11 @@ def _listening(sock: ClusterSocket, backlog: int) -> ClusterSocket:
 
 
 class BeltServer(asyncio.AbstractServer):
-    """As `asyncio.Server` is documented, for listeners of the primary.
+    """A server that behaves as `asyncio.Server` is documented, for the primary's listeners.
 
-    `connect` is the loop's own `connect_accepted_socket`, which counts nothing. `source` lets one of
-    `sockets` listen with a backlog, and says where its connections come from: a program that knows nothing of
-    a cluster has sockets of its own in front (`everycore run`).
+    `connect` is the loop's own `connect_accepted_socket`, which does not count connections. `source` lets one
+    of `sockets` listen with a backlog, and returns the socket from which its connections come: a program that
+    knows nothing of a cluster has sockets of its own in front (`everycore run`).
     """
 
     def __init__(
@@ -129,7 +132,7 @@ class BeltServer(asyncio.AbstractServer):
         connect: Connect,
         **more: Any,
     ) -> BeltServer:
-        """A server, which serves already if the terms say so. Raises OSError."""
+        """Make a server. It serves already if the terms say so. Raises OSError."""
         server = cls(loop, session, sockets, factory, terms, connect, **more)
         if terms.start:
             try:
@@ -155,22 +158,22 @@ class BeltServer(asyncio.AbstractServer):
 
     @property
     def sockets(self) -> tuple[TransportSocket, ...]:
-        """The listening sockets; none once it is closed."""
+        """The listening sockets; none once the server is closed."""
         return tuple(TransportSocket(sock) for sock in self._sockets or ())
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Its event loop."""
+        """The server's event loop."""
         loop: asyncio.AbstractEventLoop = self._loop
         return loop
 
     def is_serving(self) -> bool:
-        """Whether it takes connections."""
+        """Whether the server takes connections."""
         return self._serving
 
     async def start_serving(self) -> None:
-        """Take connections; again: nothing. Raises RuntimeError if it is closed, OSError."""
+        """Take connections. Does nothing if it does already. Raises OSError, and RuntimeError if closed."""
         self._start()
-        await asyncio.sleep(0)  # others get their turn, as with asyncio
+        await asyncio.sleep(0)  # let other tasks run, as asyncio does
 
     def _start(self) -> None:
         if self._serving:
@@ -186,14 +189,14 @@ class BeltServer(asyncio.AbstractServer):
         source.setblocking(False)
         stamp = getattr(self._loop, "stamp", None)
         if isinstance(source, SharedSocket):
-            if stamp is not None:  # asyncio's loops have a selector of ours
+            if stamp is not None:  # a worker's asyncio loop has no `stamp`: its selector does the same
                 stamp()
         else:
             self._read.append(source)
         begin_reading(self._loop, source, BeltGiver(source, self), self.connection_limit, self._session)
 
     async def serve_forever(self) -> None:
-        """Take connections until it is cancelled, or closed, which cancels this. Closes the server."""
+        """Take connections until this call is cancelled, then close the server. `close` cancels it too."""
         if self._forever is not None:
             raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
         self._start()
@@ -212,7 +215,7 @@ class BeltServer(asyncio.AbstractServer):
             self._forever = None
 
     def close(self) -> None:
-        """Take no more connections; those that are open go on. Again: nothing."""
+        """Take no more connections; open ones go on. Does nothing if already closed."""
         sockets, self._sockets = self._sockets, None
         if sockets is None:
             return
@@ -227,21 +230,21 @@ class BeltServer(asyncio.AbstractServer):
         self._end_waits()
 
     def leave(self) -> None:
-        """Close, for a worker that leaves: the connections that are open go on."""
+        """Close the server because the worker leaves. Open connections go on."""
         self._leaves = True
         self.close()
 
     async def wait_closed(self) -> None:
-        """Wait until it is closed and its connections have ended."""
+        """Wait until the server is closed and its connections have ended."""
         if self._waiters is not None:
             await wait_among(self._waiters)
 
     def close_clients(self) -> None:
-        """Close every connection that is open."""
+        """Close every open connection."""
         self._end_clients(abort=False)
 
     def abort_clients(self) -> None:
-        """Cut every connection that is open."""
+        """Abort every open connection."""
         self._end_clients(abort=True)
 
     def _end_clients(self, *, abort: bool) -> None:

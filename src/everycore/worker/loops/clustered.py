@@ -1,8 +1,8 @@
 """Where the listeners of a server come from: one decision for every event loop of a worker.
 
-A loop of a worker has three ways to make a server, and `placement` chooses. The loop's own way gets every
-argument as it is, so that what a newer Python adds needs no change here. On the other two ways a keyword
-that is unknown here goes to `loop.connect_accepted_socket`, for each connection.
+A worker's loop has three ways to make a server, and `placement` chooses one. The loop's own way gets every
+argument unchanged, so that a newer Python's arguments need no change here. The other two ways pass a keyword
+that is unknown here to `loop.connect_accepted_socket`, for each connection.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _TIMES: Final = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
 
 
 class Placement(enum.Enum):
-    """Who listens for a server."""
+    """Which process listens for a server."""
 
-    #: This worker, with sockets of its own: everycore is not concerned.
+    #: This worker, with sockets of its own: everycore is not involved.
     OWN = enum.auto()
-    #: The primary, already: the program passes a listener of the primary's.
+    #: The primary, already: the program passes one of the primary's listeners.
     GIVEN = enum.auto()
-    #: The primary, when it is asked.
+    #: The primary, once it is asked.
     PRIMARY = enum.auto()
 
 
 def placement(
     sock: Any, is_ours: Callable[[Any], bool], *, has_address: bool, reuse_port: Any = None
 ) -> Placement:
-    """Who listens for a server with these arguments.
+    """Which process listens for a server with these arguments.
 
-    The loop's own way is also that of arguments which do not go together, for the loop says so best.
+    Arguments that contradict each other also go to the loop's own way: the loop's error explains them best.
     """
     if sock is not None:
         return Placement.GIVEN if not has_address and is_ours(sock) else Placement.OWN
@@ -51,7 +51,7 @@ def placement(
 class ServeTerms(msgspec.Struct, frozen=True):
     """How to listen and to serve: the keywords of `create_server` that are known here, and the others.
 
-    times: the two time-outs of TLS, in seconds, by their names as arguments.
+    times: the two time-outs of TLS, in seconds, by argument name.
     """
 
     family: int
@@ -64,7 +64,7 @@ class ServeTerms(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, keywords: dict[str, Any], *, ignored: Sequence[str] = ()) -> ServeTerms:
-        """Read them. Raises what asyncio raises for arguments that do not go together."""
+        """Read the keywords. Raises asyncio's own errors for arguments that contradict each other."""
         rest = {name: value for name, value in keywords.items() if name not in ignored}
         ssl = rest.pop("ssl", None)
         if isinstance(ssl, bool):
@@ -89,48 +89,49 @@ class ServeTerms(msgspec.Struct, frozen=True):
         )
 
     def check(self, connect: Callable[..., Any]) -> None:
-        """Raise TypeError for a keyword that the loop's `connect_accepted_socket` does not take either."""
+        """Raise TypeError for a keyword that the loop's `connect_accepted_socket` does not know either."""
         if not self.others:
             return
         try:
-            connect(None, None, ssl=self.ssl, **self.times, **self.others).close()  # it only binds arguments
+            # The call only binds the arguments: the coroutine is closed before it begins.
+            connect(None, None, ssl=self.ssl, **self.times, **self.others).close()
         except TypeError:
             raise TypeError(f"unexpected arguments: {', '.join(self.others)}") from None
 
 
 class Listeners(Protocol):
-    """How a program gets listeners of the primary, and what serves on them."""
+    """How a program gets the primary's listeners, and the server that serves on them."""
 
     def is_ours(self, sock: Any) -> bool:
         """Whether `sock` is a stream listener of the primary."""
         ...
 
     async def open_tcp(self, loop: Any, host: Any, port: Any, terms: ServeTerms) -> Sequence[socket.socket]:
-        """A listener for every address; none if one is not for the primary. Raises OSError."""
+        """A listener for every address; no listener if an address is not for the primary. Raises OSError."""
         ...
 
     async def open_unix(
         self, loop: Any, path: str | bytes | os.PathLike[str], terms: ServeTerms
     ) -> Sequence[socket.socket]:
-        """A socket that is bound to a path, as a list of one: the primary's or not. Raises OSError."""
+        """A list of one socket, bound to the path by the primary or by this worker. Raises OSError."""
         ...
 
     def connect(self, loop: Any) -> Callable[..., Any]:
-        """The loop's own `connect_accepted_socket`, which counts nothing."""
+        """The loop's own `connect_accepted_socket`, which does not count connections."""
         ...
 
     def serve(
         self, loop: Any, factory: Factory, opened: Sequence[Any], terms: ServeTerms
     ) -> asyncio.AbstractServer:
-        """A server on these listeners; it serves already if the terms say so."""
+        """A server on these listeners. It serves already if the terms say so."""
         ...
 
 
 def checked_protocol(protocol: Any) -> Any:
-    """`protocol`, if it is one.
+    """Return `protocol`. Raises TypeError if it is not a protocol.
 
-    asyncio finds that out in the middle of making a transport, which by then is known to loop and server by
-    its descriptor: closed after that, the number would be taken for in use by the next connections.
+    asyncio would find that out while it makes the transport. By then loop and server know the transport by
+    its descriptor. After it is closed, the next connections would find that number still taken for in use.
     """
     if not hasattr(protocol, "connection_made"):
         raise TypeError(f"the protocol factory returned {protocol!r}, which is not a protocol")
@@ -182,14 +183,14 @@ async def create_unix_server(
         opened = [sock] if where is Placement.GIVEN else await listeners.open_unix(loop, path, terms)
         if all(map(listeners.is_ours, opened)):
             return listeners.serve(loop, factory, opened, terms)
-        path, (sock,) = None, opened  # this worker has bound it: an address that is none of the primary's
+        path, (sock,) = None, opened  # this worker has bound it: the address is not for the primary
     return await native(factory, path, sock=sock, **keywords)
 
 
 class ClusteredLoop:
-    """What the loops of a program that imports everycore have in common. Stands before the loop's own class.
+    """The common part of the loops of a program that imports everycore. It precedes the loop's own class.
 
-    A drain waits for connections that the loop opened, or was given.
+    A drain waits for the connections that the loop has accepted and for those that it was given.
     """
 
     _everycore: Session
@@ -205,7 +206,7 @@ class ClusteredLoop:
         reuse_port: bool | None = None,
         **keywords: Any,
     ) -> Any:
-        """As `loop.create_server`; host and port are listened on by the primary.
+        """As `loop.create_server`, but the primary listens on host and port.
 
         `sock` is used as it is, and `reuse_port` makes the sockets this worker's own.
         """
@@ -230,7 +231,7 @@ class ClusteredLoop:
         sock: socket.socket | None = None,
         **keywords: Any,
     ) -> Any:
-        """As `loop.create_unix_server`; the path is bound by the primary, and unlinked by it at the end."""
+        """As `loop.create_unix_server`, but the primary binds the path, and unlinks it at the end."""
         own: Any = super()
         return await create_unix_server(
             self._listeners, self, own.create_unix_server, protocol_factory, path, sock=sock, **keywords
@@ -239,7 +240,7 @@ class ClusteredLoop:
     async def create_datagram_endpoint(
         self, protocol_factory: Factory, local_addr: Any = None, remote_addr: Any = None, **keywords: Any
     ) -> tuple[Any, Any]:
-        """As `loop.create_datagram_endpoint`; a bound endpoint's socket is the primary's, shared by all."""
+        """As `loop.create_datagram_endpoint`, but a bound endpoint uses the primary's shared socket."""
         own: Any = super()
         loop: Any = self
         if datagrams.goes_through_primary(local_addr, remote_addr, keywords):
@@ -269,7 +270,7 @@ class ClusteredLoop:
         return self._counted(pair) if self._came_over_the_channel(keywords) else pair
 
     async def connect_accepted_socket(self, *args: Any, **keywords: Any) -> Any:
-        """As `loop.connect_accepted_socket`, wherever the socket came from: a drain waits for it."""
+        """As `loop.connect_accepted_socket`. A drain waits for it wherever the socket came from."""
         own: Any = super()
         return self._counted(await own.connect_accepted_socket(*args, **keywords))
 
@@ -295,7 +296,7 @@ class ClusteredLoop:
 
 
 class FromPrimary:
-    """Listeners for a program that imports everycore: asked of the primary by the channel."""
+    """Listeners for a program that imports everycore. The worker asks the primary for them by the channel."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

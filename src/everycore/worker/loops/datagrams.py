@@ -1,8 +1,9 @@
 """UDP through the primary: one socket, shared by the workers.
 
-`create_datagram_endpoint` for both of our loops. Invariant: only a *bound, unconnected* endpoint is
-shared; what sends from a port of its own (no `local_addr`), is connected, or asks for `reuse_port` is this
-worker's alone, as Node's implicit bind is. The kernel gives each datagram to one of the readers.
+This is `create_datagram_endpoint` for both of everycore's loops. Invariant: only a *bound, unconnected*
+endpoint is shared. An endpoint that sends from a port of its own (no `local_addr`), is connected, or asks for
+`reuse_port` is this worker's alone, as Node's implicit bind is. The kernel gives each datagram to one of the
+readers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def goes_through_primary(local_addr: Any, remote_addr: Any, more: dict[str, Any]
     return bool(local_addr) and not (remote_addr or more.get("sock") is not None or more.get("reuse_port"))
 
 
-#: The keywords of `create_datagram_endpoint`; those that are not here do not reach a shared endpoint.
+#: The keywords of `create_datagram_endpoint`. A keyword that is not listed never reaches a shared endpoint.
 _KEYWORDS: Final = frozenset({"family", "proto", "flags", "reuse_port", "allow_broadcast", "sock"})
 
 
@@ -49,7 +50,7 @@ async def open_endpoint(
     local_addr: Any,
     more: dict[str, Any],
 ) -> tuple[Any, Any]:
-    """The endpoint, on the primary's socket. Raises OSError as a lone process would see it."""
+    """The endpoint, on the primary's socket. Raises the OSError that a lone process would get."""
     family, address = await where(loop, local_addr, more)
     listener = await resolving.ask(session, family, socket.SOCK_DGRAM, address, backlog=0, start=True)
     try:
@@ -65,7 +66,7 @@ async def open_endpoint(
 
 
 async def where(loop: asyncio.AbstractEventLoop, local_addr: Any, more: dict[str, Any]) -> tuple[int, Any]:
-    """Family and address to bind, of the arguments of `create_datagram_endpoint`. Raises TypeError."""
+    """The family and address to bind, from the arguments of `create_datagram_endpoint`. Raises TypeError."""
     check(local_addr, more)
     family = more.get("family") or 0
     if family == socket.AF_UNIX:

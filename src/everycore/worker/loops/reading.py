@@ -1,4 +1,4 @@
-"""Where the connections of a listener come from: its belt, or the listener itself, if workers share it."""
+"""Where the connections of a listener come from: its belt, or the listener itself if workers share it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def begin_reading(
     loop: Any, sock: ClusterSocket, giver: Giver, limit: ConnectionLimit, session: Session
 ) -> None:
-    """Let `giver` have the connections of `sock`, on `loop`, as far as `limit` allows."""
+    """Give the connections of `sock` to `giver`, on `loop`, as far as `limit` allows."""
     if isinstance(sock, SharedSocket):
         SharedReader(
             loop,

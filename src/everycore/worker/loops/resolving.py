@@ -1,8 +1,8 @@
-"""From the arguments of `create_server` to listeners of the primary: for every event loop of ours.
+"""From the arguments of `create_server` to the primary's listeners, for every event loop of everycore.
 
-Check, resolve, ask. Names are resolved here, in the worker, as Node does; the primary sees numeric addresses
-only, and never waits for a name server. Invariant: if one address fails, what was granted for the others is
-given up.
+This checks the arguments, resolves names, and asks the primary. Names are resolved in the worker, as Node
+does: the primary sees numeric addresses only, and never waits for a name server. Invariant: if one address
+fails, the listeners granted for the others are given up.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from everycore.worker.session import Session
 
 S = TypeVar("S", bound=socket.socket)
-#: One address of several may be none of this machine: asyncio leaves it out, since 3.13 the second kind too.
+#: Errors of an address that this machine does not have. asyncio leaves out such an address if there are
+#: several; EADDRNOTAVAIL only since Python 3.13.
 NOT_HERE: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
@@ -45,7 +46,7 @@ async def open_tcp(
     backlog: int,
     start: bool,
 ) -> list[ClusterSocket]:
-    """A listener for every address that `host` and `port` stand for and this machine has."""
+    """A listener for every address of `host` and `port` that this machine has."""
     loop = asyncio.get_running_loop()
     infos = await resolve(loop, hosts_of(host), port, family=family, kind=socket.SOCK_STREAM, flags=flags)
     return await open_all(infos, partial(ask, session, backlog=backlog, start=start))
@@ -54,9 +55,9 @@ async def open_tcp(
 async def open_all(
     infos: Sequence[tuple[int, int, Any]], open_one: Callable[[int, int, Any], Awaitable[S]]
 ) -> list[S]:
-    """What `open_one(family, kind, address)` makes of each that this machine has: all of them or none.
+    """Call `open_one(family, kind, address)` for each address that this machine has. All open, or none.
 
-    Raises what that raises; OSError of `NOT_HERE` if the machine has none of them.
+    Raises: the errors of `open_one`; an OSError of `NOT_HERE` if the machine has none of the addresses.
     """
     opened: list[S] = []
     try:
@@ -75,19 +76,19 @@ async def open_all(
 async def open_unix(
     session: Session, path: str | bytes | os.PathLike[str], *, backlog: int, start: bool
 ) -> list[ClusterSocket]:
-    """The listener on a unix socket's path, as a list of one."""
+    """The listener on the path of a unix socket, as a list of one."""
     address = sockets.absolute_path(path)
     return [await ask(session, socket.AF_UNIX, socket.SOCK_STREAM, address, backlog=backlog, start=start)]
 
 
 def close_sockets(opened: Iterable[socket.socket]) -> None:
-    """Give up every one."""
+    """Close every socket, and so give its listener up."""
     for sock in opened:
         sock.close()
 
 
 def hosts_of(host: Any) -> list[Any]:
-    """What `create_server` takes as `host`, as a list; None means every interface."""
+    """The `host` argument of `create_server`, as a list. None stands for every interface."""
     if host is None or host == "":
         return [None]
     return [host] if isinstance(host, str) else list(host)
@@ -96,9 +97,9 @@ def hosts_of(host: Any) -> list[Any]:
 async def resolve(
     loop: asyncio.AbstractEventLoop, hosts: Iterable[Any], port: Any, *, family: int, kind: int, flags: int
 ) -> list[tuple[int, int, Any]]:
-    """Family, kind and address of everything that `hosts` stand for, each once, in the resolver's order."""
+    """The family, kind and address of each of the hosts' addresses, once each, in the resolver's order."""
     if isinstance(port, int) and not 0 <= port <= 65535:
-        raise OverflowError("bind(): port must be 0-65535.")  # a resolver takes it modulo 65536
+        raise OverflowError("bind(): port must be 0-65535.")  # a resolver would take it modulo 65536
     answers = await asyncio.gather(*(_resolve_one(loop, host, port, family, kind, flags) for host in hosts))
     infos = dict.fromkeys((info[0], info[1], info[4]) for info in itertools.chain.from_iterable(answers))
     if not infos:
@@ -109,7 +110,7 @@ async def resolve(
 async def _resolve_one(
     loop: asyncio.AbstractEventLoop, host: Any, port: Any, family: int, kind: int, flags: int
 ) -> list[Any]:
-    """Numbers at once; only a name is worth a thread."""
+    """Resolve one host: a numeric address at once, a name in a thread."""
     try:
         return socket.getaddrinfo(host, port, family, kind, 0, flags | _NUMERIC)
     except (socket.gaierror, UnicodeError):
@@ -119,7 +120,7 @@ async def _resolve_one(
 async def ask(
     session: Session, family: int, kind: int, address: Any, *, backlog: int, start: bool
 ) -> ClusterSocket:
-    """Ask the primary for a listener. Raises ChannelClosed; OSError as `bind_error`."""
+    """Ask the primary for a listener. Raises ChannelClosed, and the OSError that `bind_error` makes."""
     request = wire.Listen(
         address=sockets.on_the_wire(address),
         family=family,
@@ -138,6 +139,6 @@ async def ask(
 
 
 def bind_error(error: OSError, address: Any) -> OSError:
-    """The error of a bind to `address` as asyncio's own servers tell it."""
+    """The error of a bind to `address`, worded as asyncio's own servers word it."""
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
     return OSError(error.errno, f"error while attempting to bind on address {address!r}: {reason}")

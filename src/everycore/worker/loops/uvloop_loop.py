@@ -1,4 +1,4 @@
-"""The uvloop event loop whose servers listen through the primary. Imported only where uvloop is wanted.
+"""The uvloop event loop whose servers listen through the primary. It is imported only if uvloop is wanted.
 
 `create_server` and `create_unix_server` ask the primary and return a `BeltServer`; `create_datagram_endpoint`
 shares its socket.
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 class Stamping:
-    """A loop of uvloop that can note on the board whether it waits for events."""
+    """A uvloop loop that can note on the board whether it waits for events."""
 
     _everycore: Session
     _stamps: Stamps | None = None
 
     def stamp(self) -> None:
-        """Note it from now on; again: nothing."""
+        """Note it from now on. Does nothing if it does already."""
         if self._stamps is None:
             self._stamps = uvloop_internals.stamps_of(self, self._everycore.board.idle)
 
     def end_stamps(self) -> None:
-        """Before the loop is closed."""
+        """Stop noting it. To be called before the loop is closed."""
         stamps, self._stamps = self._stamps, None
         if stamps is not None:
             stamps.close()
 
 
 class UvloopListeners(FromPrimary):
-    """Listeners of the primary, served by uvloop."""
+    """The primary's listeners, served by uvloop."""
 
     def serve(
         self, loop: ClusterUvloop, factory: Factory, opened: Sequence[Any], terms: ServeTerms
@@ -52,7 +52,7 @@ class UvloopListeners(FromPrimary):
 
 
 class ClusterUvloop(Stamping, ClusteredLoop, uvloop.Loop):  # type: ignore[misc] # as uvloop types it
-    """uvloop's loop; in a worker, its servers listen through the primary."""
+    """uvloop's loop, whose servers listen through the primary."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
