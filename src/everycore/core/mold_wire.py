@@ -106,5 +106,5 @@ def decode_from_mold(data: bytes) -> FromMold:
     """A message of a mold, or of a worker that it has made. Raises ProtocolError."""
     try:
         return _from_mold.decode(data)
-    except msgspec.DecodeError as error:
+    except Exception as error:  # as in `core.wire`: bytes can make msgspec raise more than its own
         raise ProtocolError(f"a mold says what nobody knows: {error}") from None
