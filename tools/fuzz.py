@@ -34,7 +34,7 @@ with instrumented():
     from everycore.config.layers import File, resolve, unknown_keys, unknown_variables
     from everycore.config.setting import PREFIX, fields_of
     from everycore.config.tree import RunSettings, ServeSettings
-    from everycore.core import control, frames, permits, proxies, request_ids, values, wire
+    from everycore.core import control, frames, mold_wire, permits, proxies, request_ids, values, wire
     from everycore.errors import ConfigurationError, ControlError, ProtocolError
     from everycore.ops.settings_file import parsed
     from everycore.primary.other_user import permitted
@@ -262,6 +262,7 @@ DECODERS: dict[str, Callable[[bytes], None]] = {
     "files": _files,
     "variables": _variables,
     "request-ids": _request_ids,
+    "from-mold": _of_wire(mold_wire.decode_from_mold),
 }
 _ORDER = tuple(DECODERS.values())
 

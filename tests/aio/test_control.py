@@ -14,6 +14,7 @@ from everycore.aio.subscriptions import Subscription
 from everycore.core import control
 from everycore.core.control import MOST_CLIENTS, ControlEvent
 from everycore.errors import ControlError
+from everycore.system import strange
 from everycore.system.control_sockets import PeerCredentials, listen_at
 from everycore.testing import VirtualTimeLoop
 from tests.kit import pass_time, turn
@@ -276,6 +277,32 @@ async def test_another_user_is_told_so_and_has_nothing(path, monkeypatch):
         assert (await client.line())["error"]["kind"] == "forbidden"
         assert await client.line() is None
         assert desk.asked == []
+
+
+@pytest.mark.parametrize("uid", [0, 1], ids=["of this user", "of another"])
+async def test_descriptors_that_come_are_closed_without_waiting(path, monkeypatch, uid):
+    """As those of workers: a connection that lingers would keep the primary waiting."""
+    monkeypatch.setattr(server_module, "credentials", lambda _: PeerCredentials(1, os.geteuid() + uid))
+    closed = []
+    real = strange.close_strange
+
+    def close_strange(fds):
+        closed.extend(fds)
+        real(fds)
+
+    for module in (server_module, strange):
+        monkeypatch.setattr(module, "close_strange", close_strange)
+    reading, writing = os.pipe()
+    async with serving(path):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path)
+            socket.send_fds(sock, [STATUS], [writing])
+            os.close(writing)
+            for _ in range(5):
+                await turn()
+        assert len(closed) == 1
+        assert os.read(reading, 1) == b""
+    os.close(reading)
 
 
 async def test_without_descriptors_one_is_answered_all_the_same(path):

@@ -308,6 +308,16 @@ def test_a_proxy_on_a_unix_socket_that_is_not_trusted_is_told(words, environ, so
     assert ignored == ([] if source is None else [said])
 
 
+def test_our_variables_in_the_file_of_the_application_are_told(tmp_path):
+    """The workers read it, when how many there are is settled."""
+    (tmp_path / "its.env").write_text(
+        "A=1\nexport WEB_CONCURRENCY=4\n#EVERYCORE_BIND=:1\nEVERYCORE_GRACE = 3\n"
+    )
+    ignored = options("main:app", "--env-file", str(tmp_path / "its.env"), environ={}).values.ignored
+    assert [line.split()[0] for line in ignored] == ["WEB_CONCURRENCY", "EVERYCORE_GRACE"]
+    assert "is for the application alone" in ignored[0]
+
+
 def test_the_variables_of_another_server_are_told():
     environ = {"UVICORN_PORT": "9", "GUNICORN_CMD_ARGS": "-w 9", "UVICORN_HOST": ""}
     assert options("main:app", environ=environ).values.ignored == [

@@ -88,6 +88,7 @@ BAD = [
     (["main:app", "--workers", "x"], "'x'"),
     (["main:app", "--bind", "[::1"], "[::1"),
     (["main:app", "--bind", "127.0.0.1:65536"], "65536"),
+    (["main:app", "--bind", ""], "must be an address, such as 127.0.0.1:8000 or unix:PATH, not ''"),
     (["main:app", "--bind", "127.0.0.1:80", "--bind", "127.0.0.1:80"], "twice"),
     (["main:app", "--grace", "nan"], "nan"),
     (["main:app", "--grace", "inf"], "inf"),

@@ -125,6 +125,7 @@ def test_an_option_may_have_several_addresses_and_be_repeated():
         *((Size(), held) for held in (True, 300, -1, 1.5, "300", None)),
         (Choice("red"), 3),
         (Text(), 3),
+        (Path(), 3),
         (Switch(), 1),
         (Switch(), "true"),
         (Several(Text()), [1]),
@@ -153,3 +154,8 @@ def test_wrong_key(kind, held):
 )
 def test_schema(kind, schema):
     assert kind.schema() == schema
+
+
+def test_a_path_is_called_what_it_stands_for():
+    with pytest.raises(ValueError, match='must be a path, or "off" for none, not False'):
+        Path("PATH|off", 'a path, or "off" for none').from_key(False)

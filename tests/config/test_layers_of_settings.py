@@ -10,6 +10,9 @@ from everycore.errors import ConfigurationError
 FIELDS = {"serve": fields_of(ServeSettings), "run": fields_of(RunSettings)}
 
 
+ALONE = "; in a file of its own the settings stand at the top, without"
+
+
 def find(name="workers", *, options=None, environ=None, table=None, command="serve") -> Found:
     file = None if table is None else File("everycore.toml", table)
     return resolve(FIELDS[command], options or {}, environ or {}, file, command)[name]
@@ -99,6 +102,8 @@ def test_what_is_not_asked_for_may_be_wrong():
         ({"run": {"bind": ":80"}}, [("run.bind", "")]),
         ({"graceful-timeout": 1}, [("graceful-timeout", "; the key is 'grace'")]),
         ({"quite_else": 1}, [("quite_else", "")]),
+        ({"everycore": {"workers": 1}}, [("everycore", f"{ALONE} [everycore]")]),
+        ({"tool": {"everycore": {}}}, [("tool", f"{ALONE} [tool.everycore]")]),
     ],
 )
 def test_unknown_keys(table, wrong):

@@ -109,3 +109,17 @@ def test_threads_are_found():
     finally:
         done.set()
         thread.join()
+
+
+def test_more_descriptors_than_belong_there_are_the_receiver_s_to_close():
+    """The kernel would close them in the receiver's name, and that may wait."""
+    ours, theirs = molding.make_signed_pair()
+    with ours, theirs:
+        reading, writing = os.pipe()
+        molding.send_with(theirs, b"x", [writing] * 253)
+        received = molding.receive_signed(ours, 10)
+        assert received is not None
+        assert len(received[1]) == 253
+        assert received[2:] == (os.getpid(), os.getuid())
+        for fd in (*received[1], reading, writing):
+            os.close(fd)

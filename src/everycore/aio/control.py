@@ -35,6 +35,7 @@ from everycore.core.control import (
 from everycore.errors import ControlError
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.control_sockets import ControlListener, credentials, may_steer
+from everycore.system.strange import ROOM, close_emptied, close_strange, descriptors_in
 
 log = logging.getLogger("everycore.aio")
 
@@ -204,7 +205,7 @@ class _Client:
             self._stuck.cancel()
         if self.task is not None:
             self.task.cancel()
-        self.sock.close()
+        close_emptied(self.sock)
         self._on_closed(self)
 
     @property
@@ -218,12 +219,13 @@ class _Client:
 
     def _read(self) -> None:
         try:
-            data = self.sock.recv(_CHUNK)
+            data, ancillary, _, _ = self.sock.recvmsg(_CHUNK, ROOM, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.close()
             return
+        close_strange(descriptors_in(ancillary))
         if data:
             self._lines.feed(data)
         else:
@@ -323,7 +325,7 @@ def attend(sock: socket.socket, desk: Desk, *, on_closed: Callable[[], None]) ->
 def _turn_away(sock: socket.socket, error: ControlError) -> None:
     with contextlib.suppress(OSError):
         sock.send(refusal_line(error))
-    sock.close()
+    close_emptied(sock)
 
 
 def _spare() -> int:

@@ -111,5 +111,5 @@ def decode_from_mold(data: bytes) -> FromMold:
     """Return the message of a mold, or of a worker that it made. Raises ProtocolError."""
     try:
         return _from_mold.decode(data)
-    except msgspec.DecodeError as error:
+    except Exception as error:  # as in `core.wire`: bytes can make msgspec raise more than its own
         raise ProtocolError(f"unreadable message of a mold: {error}") from None

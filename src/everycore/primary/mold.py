@@ -33,7 +33,7 @@ from everycore.system.leash import Leash
 from everycore.system.plain_files import APPENDING
 from everycore.system.processes import Credentials, Spawned
 from everycore.system.seam import System
-from everycore.system.strange import close_strange
+from everycore.system.strange import close_emptied, close_strange
 
 VARIABLE: Final = "_EVERYCORE_MOLD"
 #: What a mold runs where everycore lies in an archive, which has no such script. The folder is put in front.
@@ -43,6 +43,8 @@ _IN_ARCHIVE: Final = (
 )
 #: A dead mold's words may still be on their way, from a worker that it was making. Seconds.
 LAST_WORDS: Final = 1.0
+#: Messages of a mold that are heard before the loop turns.
+READS_A_TURN: Final = 16
 #: How long the end of the cluster waits for the kernel to take a killed mold apart, in seconds.
 _LAST_STEPS: Final = 2.0
 
@@ -195,8 +197,9 @@ class Mold:
     # --- what it says -------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        while self._socket is not None and self._read_one():
-            pass
+        for _ in range(READS_A_TURN):  # a mold runs a program's code, and may say things without end
+            if self._socket is None or not self._read_one():
+                return
 
     def _read_one(self) -> bool:
         """Read a message. False where there is none."""
@@ -282,7 +285,7 @@ class Mold:
     def _close_socket(self) -> None:
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
-            self._socket.close()
+            close_emptied(self._socket)
             self._socket = None
 
     def _let_go(self) -> None:

@@ -60,8 +60,8 @@ class Belt:
 
     def close(self) -> None:
         """Close both, and what the worker has said; it may still read what lies on its end."""
+        close_shared(self.theirs)  # first: without ours it would look as if something lay there
         close_emptied(self.ours)
-        close_shared(self.theirs)
 
     def abandon(self) -> None:
         """In a forked child: close our copies of both."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from everycore.system.descriptors import open_numbers, socket_file
-from everycore.system.strange import descriptors_in
+from everycore.system.strange import ROOM, descriptors_in
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37
@@ -75,8 +75,9 @@ def send_with(sock: socket.socket, message: bytes, fds: Sequence[int]) -> None:
 
 def receive_signed(sock: socket.socket, longest: int) -> SignedPacket | None:
     """The next message; None at end-of-file. Raises BlockingIOError when there is none."""
-    room = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(8 * _INT)
-    data, ancillary, _, _ = sock.recvmsg(longest, room, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = sock.recvmsg(
+        longest, socket.CMSG_SPACE(_UCRED.size) + ROOM, socket.MSG_CMSG_CLOEXEC
+    )
     fds = descriptors_in(ancillary)
     if not data and not fds:
         return None

@@ -18,7 +18,6 @@ from __future__ import annotations
 import array
 import contextlib
 import os
-import select
 import socket
 import struct
 import threading
@@ -28,6 +27,7 @@ from typing import Final
 
 from everycore.system.closing import attach
 from everycore.system.descriptors import close_all
+from everycore.system.wakeups import is_readable
 
 #: The kernel's limit for one message (SCM_MAX_FD).
 MOST_IN_A_MESSAGE: Final = 253
@@ -89,7 +89,7 @@ def close_shared(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         attach(sock, _DROP_ALL)
     fd = sock.detach()
-    if fd >= 0 and _has_something(fd):
+    if fd >= 0 and is_readable(fd):
         _aside.close(fd)
     elif fd >= 0:
         os.close(fd)
@@ -110,16 +110,9 @@ def _may_wait(fd: int) -> bool:
     try:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        return sock.family == socket.AF_UNIX and _has_something(fd)
+        return sock.family == socket.AF_UNIX and is_readable(fd)
     finally:
         sock.detach()
-
-
-def _has_something(fd: int) -> bool:
-    """Whether something can be read, or accepted, or the other end is closed."""
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(0))
 
 
 class _Aside:

@@ -20,6 +20,7 @@ import contextlib
 import os
 import select
 import sys
+from collections.abc import Iterable
 from typing import Final
 
 from everycore.system.descriptors import duplicate
@@ -118,6 +119,12 @@ def take_baton(fd: int) -> bool:
 
 def is_readable(fd: int) -> bool:
     """Whether `fd` has something, now: for a listener, a connection in its accept queue (poll(2))."""
+    return bool(readable((fd,)))
+
+
+def readable(fds: Iterable[int]) -> list[int]:
+    """Those of `fds` that have something now, or whose other end is closed (poll(2))."""
     poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(0)]

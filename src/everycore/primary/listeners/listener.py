@@ -220,6 +220,10 @@ class Listener:
 
     # --- what workers say ---------------------------------------------------------------------------------
 
+    def belt_of(self, worker: int) -> int:
+        """The number on which `worker`, which holds this listener, is heard."""
+        return self._subscribers[worker].belt.ours.fileno()
+
     def read_belt(self, worker: int) -> None:
         """Take note of what `worker` said on its belt up to now, before something it says elsewhere."""
         self._on_upstream(worker)

@@ -40,6 +40,7 @@ from everycore.system.sockets import (
     off_the_wire,
     on_the_wire,
 )
+from everycore.system.wakeups import readable
 
 log = logging.getLogger("everycore.primary")
 
@@ -270,7 +271,7 @@ class Switchboard:
 
     def read_belts(self, worker: int) -> None:
         """A `Close` that the worker put on a belt before this request comes before it."""
-        for listener in self._book.held_by(worker):
+        for listener in _with_news(self._book.held_by(worker), worker):
             listener.read_belt(worker)
 
     def close(self) -> None:
@@ -301,6 +302,12 @@ class Switchboard:
     def snapshot(self) -> tuple[ListenerSnapshot, ...]:
         """Every listener now."""
         return tuple(_snapshot_of(listener) for listener in self._book)
+
+
+def _with_news(held: list[Listener], worker: int) -> list[Listener]:
+    """Those of the listeners that `worker` holds on whose belts it has said something: it may hold many."""
+    belts = {listener.belt_of(worker): listener for listener in held}
+    return [belts[belt] for belt in readable(belts)]
 
 
 def _other(user: int) -> int | None:
