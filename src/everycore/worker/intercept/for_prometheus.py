@@ -48,13 +48,14 @@ class Teller:
         self._registry: Any = None
         self._last = b""
         self._lock = threading.Lock()
-        self._is_ours = True
+        self._process = os.getpid()
         self._is_told = False
 
     def begin(self, module: ModuleType) -> None:
         """The program has imported it."""
+        if not self._is_ours:
+            return
         self._registry = module.REGISTRY
-        os.register_at_fork(after_in_child=self._abandon)
         atexit.register(self.tell)
         try:
             threading.Thread(target=self._run, name="everycore-metrics", daemon=True).start()
@@ -105,5 +106,7 @@ class Teller:
             self.tell()
             pause.wait(min(max(SHORTEST, _PAUSES * (time.thread_time() - begun)), LONGEST))
 
-    def _abandon(self) -> None:
-        self._is_ours = False
+    @property
+    def _is_ours(self) -> bool:
+        """Whether this process is the worker, and no fork of it."""
+        return os.getpid() == self._process
