@@ -134,7 +134,14 @@ def test_what_is_missing_is_said_before_anything_is_bound(module, monkeypatch, c
     ("words", "says"),
     [
         (["--min-ready", "2"], "--min-ready: needs --metrics too, which says where /ready is answered"),
-        (["--metrics", "9100", "--min-ready", "3", "-w", "2"], "--min-ready: is 3, more than the workers"),
+        (
+            ["--metrics", "9100", "--min-ready", "3", "-w", "2"],
+            "--min-ready: is 3, more than the workers: 2 (-w)",
+        ),
+        (
+            ["--metrics", "9100", "--min-ready", "2", "--reload"],
+            "--min-ready: is 2, more than the workers: 1",
+        ),
         (["--metrics", "localhost"], "--metrics: must be HOST:PORT, [V6]:PORT, PORT or unix:PATH, not"),
         (["--metrics", "fd://3"], "--metrics: must be HOST:PORT, [V6]:PORT, PORT or unix:PATH, not"),
         (["--metrics", "127.0.0.1:99999"], "--metrics: the port must be between 0 and 65535"),

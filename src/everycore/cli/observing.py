@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import everycore.observer
 from everycore.cli.activation import VARIABLES
-from everycore.cli.options import Values
+from everycore.cli.options import Values, worker_count
 from everycore.config.common import CommonSettings
 from everycore.errors import ConfigurationError
 from everycore.ops import interpreter
@@ -55,9 +55,9 @@ def check_metrics(values: Values, folder: str | None, binds: Sequence[Bind] = ()
         problem = why_not_written(parent) if there_is else f"there is no folder {parent!r}"
         if problem is not None:
             raise ConfigurationError(METRICS, f"cannot listen on {bind}: {problem}")
-    workers = values.found["workers"].value
-    if isinstance(workers, int) and least.value > workers:
-        problem = f"is {least.value}, more than the workers that there will be ({workers})"
+    workers = worker_count(values)
+    if least.value > workers.count:
+        problem = f"is {least.value}, more than the workers: {workers.count} ({workers.reason})"
         raise ConfigurationError(_MIN_READY, problem)
 
 

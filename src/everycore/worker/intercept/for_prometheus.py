@@ -50,6 +50,8 @@ class Teller:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._is_told = False
+        #: To collect them again and again would cost the program much, for nothing.
+        self._are_too_many = False
 
     def begin(self, module: ModuleType) -> None:
         """The program has imported it."""
@@ -74,6 +76,7 @@ class Teller:
                 if not self._is_told:
                     self._is_told = True
                     log.warning("the metrics of this worker are too many: %d bytes", len(payload))
+                self._are_too_many = True
                 return
             self._tally.write(payload)
             self._last = payload
@@ -101,7 +104,7 @@ class Teller:
 
     def _run(self) -> None:
         pause = threading.Event()
-        while self._is_ours:
+        while self._is_ours and not self._are_too_many:
             begun = time.thread_time()
             self.tell()
             pause.wait(min(max(SHORTEST, _PAUSES * (time.thread_time() - begun)), LONGEST))
