@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from everycore.cli.main import main
 from tests.kit import descendants, scaled, wait_gone
+from tests.kit.others import UID, folder_for_others, python_for_others
 
 
 def ask(port, path):
@@ -133,7 +134,14 @@ def test_what_is_missing_is_said_before_anything_is_bound(module, monkeypatch, c
     ("words", "says"),
     [
         (["--min-ready", "2"], "--min-ready: needs --metrics too, which says where /ready is answered"),
-        (["--metrics", "9100", "--min-ready", "3", "-w", "2"], "--min-ready: is 3, more than the workers"),
+        (
+            ["--metrics", "9100", "--min-ready", "3", "-w", "2"],
+            "--min-ready: is 3, more than the workers: 2 (-w)",
+        ),
+        (
+            ["--metrics", "9100", "--min-ready", "2", "--reload"],
+            "--min-ready: is 2, more than the workers: 1",
+        ),
         (["--metrics", "localhost"], "--metrics: must be HOST:PORT, [V6]:PORT, PORT or unix:PATH, not"),
         (["--metrics", "fd://3"], "--metrics: must be HOST:PORT, [V6]:PORT, PORT or unix:PATH, not"),
         (["--metrics", "127.0.0.1:99999"], "--metrics: the port must be between 0 and 65535"),
@@ -158,3 +166,23 @@ def test_a_host_that_there_is_not(monkeypatch, capsys, tmp_path):
     assert main(["run", "--metrics", "no.such.host:1", "x.py"]) == 2
     problem = "cannot listen on no.such.host:1: name or service not known"
     assert f"everycore: --metrics: {problem}\n" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.limit(90)
+def test_it_is_the_user_that_workers_are(start_command, tmp_path):
+    python, env = python_for_others()
+    with folder_for_others() as place:
+        (place / "server.py").write_text(PROGRAM)
+        words = ["-P", "-m", "everycore", "run", "-w", "1", "--user", str(UID), "--metrics", "127.0.0.1:0"]
+        program = start_command(
+            [python, *words, "--permit", "127.0.0.1:0", str(place / "server.py")], env=env
+        )
+        program.expect("listens on", stream="stderr")
+        found = samples(metrics_port(program))
+        with open(f"/proc/{observer_of(program)}/status", encoding="utf-8") as file:
+            status = dict(line.split(":", 1) for line in file)
+        assert status["Uid"].split() == [str(UID)] * 4
+        assert (int(status["CapEff"], 16), status["NoNewPrivs"].strip()) == (0, "1")
+        assert any(name == "everycore_worker_proportional_memory_bytes" for name, *_ in found)
+        assert program.finish() == 0

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import everycore.observer
 from everycore.cli.activation import VARIABLES
-from everycore.cli.options import Values
+from everycore.cli.options import Values, worker_count
+from everycore.config.common import CommonSettings
 from everycore.errors import ConfigurationError
 from everycore.ops import interpreter
 from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind, parse_bind
+from everycore.settings import Settings
 from everycore.system.plain_files import why_not_written
 
 if TYPE_CHECKING:
-    from everycore.cli.starting import Plan
     from everycore.primary.observing import ObserverPlan
 
 METRICS: Final = "--metrics"
@@ -54,9 +55,9 @@ def check_metrics(values: Values, folder: str | None, binds: Sequence[Bind] = ()
         problem = why_not_written(parent) if there_is else f"there is no folder {parent!r}"
         if problem is not None:
             raise ConfigurationError(METRICS, f"cannot listen on {bind}: {problem}")
-    workers = values.found["workers"].value
-    if isinstance(workers, int) and least.value > workers:
-        problem = f"is {least.value}, more than the workers that there will be ({workers})"
+    workers = worker_count(values)
+    if least.value > workers.count:
+        problem = f"is {least.value}, more than the workers: {workers.count} ({workers.reason})"
         raise ConfigurationError(_MIN_READY, problem)
 
 
@@ -67,15 +68,19 @@ def _bind(text: str) -> Bind:
     return bind
 
 
-def observer_plan(plan: Plan) -> ObserverPlan:
-    """How the observer of that service is started. Raises ConfigurationError for a host that there is not."""
+def observer_plan(
+    settings: CommonSettings, worker: Settings, folder: str | None, log_file: str | None
+) -> ObserverPlan:
+    """How the observer of a service is started, whose workers are started like that.
+
+    Paths begin at `folder`. Raises ConfigurationError for a host that there is not.
+    """
     from everycore.core.measures import ObserverJob  # late, as all that a service without it has no use for
     from everycore.primary.observing import ObserverAddress, ObserverPlan, observer_addresses
 
-    settings = plan.settings
     bind = _bind(settings.metrics or "")
     if isinstance(bind, UnixBind):
-        path = os.path.abspath(os.path.join(plan.folder or "", bind.path))
+        path = os.path.abspath(os.path.join(folder or "", bind.path))
         addresses: tuple[Any, ...] = (ObserverAddress(socket.AF_UNIX, path),)
     else:
         assert isinstance(bind, TcpBind)
@@ -94,11 +99,11 @@ def observer_plan(plan: Plan) -> ObserverPlan:
         job=ObserverJob(
             min_ready=settings.min_ready,
             log_level=settings.log_level,
-            log_file=plan.log_file,
+            log_file=log_file,
             log_format=settings.log_format,
         ),
-        uid=_number(plan.worker.uid),
-        gid=_number(plan.worker.gid),
+        uid=_number(worker.uid),
+        gid=_number(worker.gid),
     )
 
 

@@ -176,7 +176,7 @@ def _observer(plan: Plan) -> ObserverPost | None:
     from everycore.cli.observing import observer_plan  # late, as above
     from everycore.primary.observing import ObserverPost
 
-    return ObserverPost(observer_plan(plan))
+    return ObserverPost(observer_plan(plan.settings, plan.worker, plan.folder, plan.log_file))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The ASGI application of the observer: `/metrics`, `/live`, `/ready`.
 
-Invariant: whatever is asked has an answer within `Line.TIMEOUT` and a moment; where the primary gives none
-the status is 503, and nothing that was true before is repeated.
+Invariant: whatever is asked has an answer within `line.TIMEOUT` seconds and a moment; where the primary gives
+none the status is 503, and nothing that was true before is repeated.
 """
 
 from __future__ import annotations

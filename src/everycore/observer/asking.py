@@ -18,7 +18,7 @@ SHORTEST: Final = 0.02
 
 
 class Asker(Protocol):
-    """What asks the primary: a `Line`."""
+    """What asks the primary: a `PrimaryLine`."""
 
     async def ask(self, request: control.Request, kind: type[T]) -> T:
         """Its answer. Raises ControlError."""

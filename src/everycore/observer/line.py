@@ -26,7 +26,7 @@ _MOST_WAITING: Final = 16
 _MOST_LINE: Final = 16 * 1024 * 1024
 
 
-class Line:
+class PrimaryLine:
     """Asks the primary."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,8 +83,8 @@ def _settle(future: asyncio.Future[msgspec.Raw], answer: control.ControlAnswer) 
         future.set_result(answer.result)
 
 
-async def open_line(fd: int) -> Line:
+async def open_line(fd: int) -> PrimaryLine:
     """The line on that inherited descriptor."""
     sock = socket.socket(fileno=fd)
     reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MOST_LINE)
-    return Line(reader, writer)
+    return PrimaryLine(reader, writer)

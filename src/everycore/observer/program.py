@@ -20,7 +20,7 @@ from everycore.core.measures import ObserverJob
 from everycore.errors import ControlError
 from everycore.observer.app import ObserverApp
 from everycore.observer.gathering import Gatherer
-from everycore.observer.line import Line, open_line
+from everycore.observer.line import PrimaryLine, open_line
 from everycore.observer.serving import inherited, server_of
 from everycore.ops import logs
 from everycore.ops.log_formats import Speaker
@@ -69,7 +69,7 @@ async def _observe(job: ObserverJob) -> None:
         await line.close()
 
 
-async def _beat(line: Line) -> None:
+async def _beat(line: PrimaryLine) -> None:
     """Show the primary that this process goes on."""
     while True:
         try:

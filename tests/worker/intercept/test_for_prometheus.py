@@ -90,12 +90,18 @@ def test_a_fault_of_ours_is_told_once(told, caplog, monkeypatch):
     assert caplog.text.count("cannot be written down") == 1
 
 
-def test_a_fork_writes_nothing(told):
+def test_a_fork_writes_nothing(told, monkeypatch):
     teller, read = told
     counter = Counter("orders", "x", registry=teller._registry)
     assert read()["orders"].samples[0].value == 0
-    teller._abandon()
-    counter.inc()
+    if (child := os.fork()) == 0:
+        counter.inc()
+        teller.tell()
+        teller.begin(prometheus_client)
+        os._exit(teller._registry is prometheus_client.REGISTRY)
+    assert os.waitpid(child, 0)[1] == 0
+    counter.inc(5)
+    monkeypatch.setattr(teller, "_process", 0)
     assert read()["orders"].samples[0].value == 0
 
 

@@ -48,13 +48,16 @@ class Teller:
         self._registry: Any = None
         self._last = b""
         self._lock = threading.Lock()
-        self._is_ours = True
+        self._process = os.getpid()
         self._is_told = False
+        #: To collect them again and again would cost the program much, for nothing.
+        self._are_too_many = False
 
     def begin(self, module: ModuleType) -> None:
         """The program has imported it."""
+        if not self._is_ours:
+            return
         self._registry = module.REGISTRY
-        os.register_at_fork(after_in_child=self._abandon)
         atexit.register(self.tell)
         try:
             threading.Thread(target=self._run, name="everycore-metrics", daemon=True).start()
@@ -73,6 +76,7 @@ class Teller:
                 if not self._is_told:
                     self._is_told = True
                     log.warning("the metrics of this worker are too many: %d bytes", len(payload))
+                self._are_too_many = True
                 return
             self._tally.write(payload)
             self._last = payload
@@ -100,10 +104,12 @@ class Teller:
 
     def _run(self) -> None:
         pause = threading.Event()
-        while self._is_ours:
+        while self._is_ours and not self._are_too_many:
             begun = time.thread_time()
             self.tell()
             pause.wait(min(max(SHORTEST, _PAUSES * (time.thread_time() - begun)), LONGEST))
 
-    def _abandon(self) -> None:
-        self._is_ours = False
+    @property
+    def _is_ours(self) -> bool:
+        """Whether this process is the worker, and no fork of it."""
+        return os.getpid() == self._process
