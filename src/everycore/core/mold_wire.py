@@ -24,8 +24,8 @@ LONGEST: Final = 160 * 1024
 class MoldTicket(msgspec.Struct, frozen=True):
     """What a mold is told at its start. `socket`, `leash`: [descriptor, inode].
 
-    preload: what to import, or to import and call. force: threads forbid no fork. new_group: each worker
-    leads a process group. is_confined: each leads a session.
+    preload: what to import, or to import and call. force: threads forbid no fork. new_group: each worker leads
+    a process group. is_confined: each leads a session. pass_fds: numbers that are to be free for them.
     """
 
     socket: tuple[int, int]
@@ -35,6 +35,7 @@ class MoldTicket(msgspec.Struct, frozen=True):
     force: bool
     new_group: bool
     is_confined: bool
+    pass_fds: tuple[int, ...] = ()
 
 
 class MakeWorker(msgspec.Struct, frozen=True, tag="make"):

@@ -72,6 +72,11 @@ class _Mold:
         os.set_inheritable(ticket.leash[0], False)
         self._socket = socket.socket(fileno=fd)
         self._known = (fd, ticket.leash[0])
+        # What is behind these is each worker's; held here, a pipe would never end. The numbers stay taken.
+        for number in ticket.pass_fds:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, number, inheritable=False)
+            os.close(null)
 
     def prepare(self, began: float) -> None:
         """Import everything. What cannot be imported is told, and ends this process."""

@@ -88,7 +88,7 @@ class Mold:
         self._uid = -1
         self._socket: socket.socket | None = None
         self._spawned: Spawned | None = None
-        self._problem = ""
+        self._problem = self._lost = ""
         self._status: ExitStatus | None = None
         self._patience = Deadline(loop, self._finish)
 
@@ -137,6 +137,7 @@ class Mold:
             force=self.settings.preload_force,
             new_group=self._terms.new_group,
             is_confined=credentials.is_confined,
+            pass_fds=tuple(self.settings.pass_fds),
         )
         return msgspec.json.encode(ticket).decode()
 
@@ -152,7 +153,7 @@ class Mold:
         if len(data) > mold_wire.LONGEST:
             raise OSError(errno.E2BIG, "the variables that one worker has alone are too long for its mold")
         molding.send_with(self._socket, data, fds)
-        self._birth, self._is_born = birth, False
+        self._birth, self._is_born, self._lost = birth, False, ""
 
     def _changes(self, env: Any) -> tuple[tuple[bytes, bytes | None], ...]:
         """What a worker has other than the mold at its start."""
@@ -237,7 +238,7 @@ class Mold:
             case mold_wire.MoldHasAnswered(problem):
                 was_born, self._birth = self._is_born, None
                 if not was_born:
-                    problem = problem or "it ended before it had begun"
+                    problem = self._lost or problem or "it ended before it had begun"
                 self._owner.on_answered(self, "" if was_born else problem)
 
     def _take(self, birth: Outfit, pid: int) -> None:
@@ -252,7 +253,7 @@ class Mold:
         except OSError as error:  # no descriptor left: nobody would ever learn of its end
             close_all(fd for fd in (pidfd,) if fd >= 0)
             processes.end_child(pid)
-            self._problem = f"it was made, but cannot be watched: {error.strerror}"
+            self._lost = f"it was made, but cannot be watched: {error.strerror}"
             return
         self._is_born = self.has_forked = True
         self._owner.on_born(self, Spawned(pid, pidfd, birth.pipes, kept))
