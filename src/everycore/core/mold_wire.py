@@ -24,8 +24,8 @@ LONGEST: Final = 160 * 1024
 class MoldTicket(msgspec.Struct, frozen=True):
     """What a mold is told at its start. `socket`, `leash`: [descriptor, inode].
 
-    preload: what to import, or to import and call. force: threads forbid no fork. new_group: each worker leads
-    a process group. is_confined: each leads a session. pass_fds: numbers that are to be free for them.
+    preload: what to import, or to import and call. force: threads forbid no fork. new_group: each worker
+    leads a process group. is_confined: each leads a session. pass_fds: numbers that are to be free for them.
     """
 
     socket: tuple[int, int]
