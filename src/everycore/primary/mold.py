@@ -41,6 +41,8 @@ _IN_ARCHIVE: Final = (
     "import sys; sys.path.insert(0, {folder!r}); from everycore.mold.process import main; del sys.path[0];"
     " main(globals())"
 )
+#: Messages that are read at once.
+_BUDGET: Final = 16
 #: A dead mold's words may still be on their way, from a worker that it was making. Seconds.
 LAST_WORDS: Final = 1.0
 #: How long the end of the cluster waits for the kernel to take a killed mold apart, in seconds.
@@ -49,6 +51,9 @@ _LAST_STEPS: Final = 2.0
 
 class MoldOwner(Protocol):
     """Whoever has a mold."""
+
+    def knows(self, pid: int) -> bool:
+        """Whether that process is a worker already."""
 
     def on_prepared(self, mold: Mold, said: mold_wire.MoldIsPrepared) -> None:
         """It has imported everything."""
@@ -83,7 +88,7 @@ class Mold:
         self._owner = owner
         self._terms = terms
         self._birth: Outfit | None = None
-        self._is_born = False
+        self._is_born = self._is_prepared = False
         self._env: dict[str, str] = {}
         self._uid = -1
         self._socket: socket.socket | None = None
@@ -196,8 +201,9 @@ class Mold:
     # --- what it says -------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        while self._socket is not None and self._read_one():
-            pass
+        for _ in range(_BUDGET):  # a mold that never falls silent is not to keep this loop
+            if self._socket is None or not self._read_one():
+                return
 
     def _read_one(self) -> bool:
         """Read a message. False where there is none."""
@@ -232,6 +238,9 @@ class Mold:
             return
         match said:
             case mold_wire.MoldIsPrepared():
+                if self._is_prepared:
+                    raise ProtocolError("a mold is prepared once")
+                self._is_prepared = True
                 self._owner.on_prepared(self, said)
             case mold_wire.MoldCannotPrepare(text):
                 self._problem = text
@@ -243,7 +252,7 @@ class Mold:
 
     def _take(self, birth: Outfit, pid: int) -> None:
         """The kernel names that process as the sender. It is a child of ours, or nothing of ours at all."""
-        if not molding.is_child(pid):
+        if self._owner.knows(pid) or not molding.is_child(pid):
             return
         pidfd = kept = -1
         ends_group = birth.new_group and birth.orphan_signal == signal.SIGKILL

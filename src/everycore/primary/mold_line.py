@@ -103,6 +103,10 @@ class MoldedLine:
         finally:
             self._is_busy = False
 
+    def knows(self, pid: int) -> bool:
+        """As `MoldOwner.knows`."""
+        return self._owner.knows(pid)
+
     def on_prepared(self, mold: Mold, said: MoldIsPrepared) -> None:
         """As `MoldOwner.on_prepared`."""
         may_fork = not said.threads or mold.settings.preload_force

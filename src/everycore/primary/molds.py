@@ -42,7 +42,7 @@ class Awaiting(Protocol):
 class Molds:
     """All molds of a cluster.
 
-    terms: those of now. settings: those that workers of now are to have.
+    terms: those of now. settings: those that workers of now are to have. knows: whether a pid is a worker's.
     """
 
     def __init__(
@@ -51,11 +51,13 @@ class Molds:
         system: System,
         terms: Callable[[], spawner.SpawnTerms],
         settings: Callable[[], Settings],
+        knows: Callable[[int], bool],
     ) -> None:
         self.loop = loop
         self.system = system
         self.terms = terms
         self.settings = settings
+        self.knows = knows
         #: A pool keeps the workers: other settings hold from its next reload on.
         self.is_kept = False
         self.is_closed = False
