@@ -32,6 +32,8 @@ class Rollout(msgspec.Struct):
     surge: int = 1
     generation: int = 0
     """How many reloads have begun."""
+    begun: int = 0
+    """The generation of the last reload that has come as far as to its workers: the one before had no mold."""
     is_running: bool = False
     is_awaited: bool = False
     """The code is being worked on: what cannot start now waits for the next reload, and none waits long."""
@@ -62,6 +64,7 @@ class Rollout(msgspec.Struct):
     def begin(self) -> None:
         """Begin a reload, for all who wait, or for whom it was prepared."""
         self.generation += 1
+        self.begun = self.generation
         self.is_running = True
         self.failure = None
         if self.prepare_by is None:
@@ -94,7 +97,7 @@ class Rollout(msgspec.Struct):
 
     def awaits_next(self, generation: int) -> bool:
         """Whether a worker of that generation that cannot start is started again by the next reload alone."""
-        return self.is_awaited and generation == self.generation
+        return self.is_awaited and generation >= self.begun
 
     def in_the_way(self, slots: Collection[Slot], by: float) -> list[Member]:
         """Those of the wanted `slots` that an awaited reload does not wait for, and that may stay after `by`.
