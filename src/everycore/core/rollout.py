@@ -33,7 +33,7 @@ class Rollout(msgspec.Struct):
     generation: int = 0
     """How many reloads have begun."""
     begun: int = 0
-    """The generation of the last reload that has come as far as to its workers: the one before had no mold."""
+    """The generation of the last reload that has come as far as its workers: later ones had no mold."""
     is_running: bool = False
     is_awaited: bool = False
     """The code is being worked on: what cannot start now waits for the next reload, and none waits long."""

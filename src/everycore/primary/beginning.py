@@ -15,7 +15,7 @@ import msgspec
 from everycore.errors import ConfigurationError, with_hint
 from everycore.model import WorkerIdentity
 from everycore.primary import spawner
-from everycore.primary.molds import Awaiting
+from everycore.primary.outfit import Awaiting
 from everycore.primary.process import WorkerProcess
 from everycore.primary.runtime import Runtime
 

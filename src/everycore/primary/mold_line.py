@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from everycore.aio.waiting import settle
 from everycore.core import molds
@@ -16,10 +17,10 @@ from everycore.core.mold_wire import MoldIsPrepared
 from everycore.errors import ConfigurationError, MoldFailed, with_hint
 from everycore.primary import spawner
 from everycore.primary.mold import Mold
-from everycore.primary.molds import Awaiting, Molds
-from everycore.primary.outfit import Outfit
+from everycore.primary.outfit import Awaiting, Outfit
 from everycore.settings import Settings
 from everycore.system.processes import Spawned
+from everycore.system.seam import System
 
 log = logging.getLogger("everycore.primary")
 
@@ -28,10 +29,30 @@ OVERDUE: Final = 1.0
 _FORCE: Final = "preload_force (--preload-force) forks all the same"
 
 
+class LineOwner(Protocol):
+    """Whoever has the molds of all identities, as one of these knows it."""
+
+    loop: asyncio.AbstractEventLoop
+    system: System
+    terms: Callable[[], spawner.SpawnTerms]
+    settings: Callable[[], Settings]
+    knows: Callable[[int], bool]
+    is_kept: bool
+
+    def wants(self, settings: Settings) -> bool:
+        """Whether workers with these settings come from a mold."""
+
+    def asks(self) -> None:
+        """A mold is about to be asked. Raises OSError where orphans cannot be adopted."""
+
+    def answered(self) -> None:
+        """A mold has answered, or never will."""
+
+
 class MoldedLine:
     """The molds of one identity."""
 
-    def __init__(self, owner: Molds, settings: Settings) -> None:
+    def __init__(self, owner: LineOwner, settings: Settings) -> None:
         self.molds: dict[int, Mold] = {}
         self._owner = owner
         self._decisions = molds.MoldLine()

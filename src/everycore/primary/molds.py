@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from everycore.aio.steps import take_all
 from everycore.primary import spawner
-from everycore.primary.outfit import Outfit
+from everycore.primary.outfit import Awaiting, Outfit
 from everycore.settings import Settings
-from everycore.system.processes import Spawned
 from everycore.system.seam import System
 
 if TYPE_CHECKING:
@@ -23,20 +22,6 @@ if TYPE_CHECKING:
     from everycore.primary.mold_line import MoldedLine
 
 Identity: TypeAlias = tuple[Any, ...]
-
-
-class Awaiting(Protocol):
-    """Whoever waits for a worker: its driver."""
-
-    @property
-    def id(self) -> int:
-        """The worker's number."""
-
-    def on_born(self, spawned: Spawned) -> None:
-        """The worker's process is there."""
-
-    def on_unborn(self, error: OSError) -> None:
-        """There is none, and none will be."""
 
 
 class Molds:

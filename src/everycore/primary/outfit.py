@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
 import msgspec
 
@@ -155,3 +155,17 @@ class Outfit:
         """There is no such worker, and nobody uses our ends."""
         self._lent.close()
         self._ours.close()
+
+
+class Awaiting(Protocol):
+    """Whoever waits for a worker: its driver."""
+
+    @property
+    def id(self) -> int:
+        """The worker's number."""
+
+    def on_born(self, spawned: Spawned) -> None:
+        """The worker's process is there."""
+
+    def on_unborn(self, error: OSError) -> None:
+        """There is none, and none will be."""
