@@ -12,8 +12,8 @@ import everycore
 PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
 
 #: Large, slow to make, and never changed: worth sharing.
-TABLE = {}
-MAKERS = []
+TABLE: dict[int, int] = {}
+MAKERS: list[int] = []
 
 
 def load():

@@ -209,7 +209,7 @@ class Service:
         ours = {worker.pid for worker in cluster.workers.values() if worker.pid is not None}
         molds = cluster._molds
         if molds is not None:
-            ours |= molds.pids()
+            ours |= molds.pids() | cluster._runtime.helpers
         if (molds is not None and molds.is_adopting) or not reap_strangers(ours):
             asyncio.get_running_loop().call_later(REAP_AGAIN, self._reap)
 

@@ -53,6 +53,8 @@ class Runtime:
         self.tally: PrimaryTally | None = None
         #: Descriptors of this process that are nobody's to listen on, beside those of workers and listeners.
         self.kept: set[int] = set()
+        #: Processes beside workers and molds whose ends somebody waits for.
+        self.helpers: set[int] = set()
 
     def _knows(self, pid: int) -> bool:
         return any(member.process.pid == pid for member in self.book)
