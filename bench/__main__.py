@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 
-from bench import balance, channel, leaks, observer, reloads, startup, stops, tail, throughput, wsgi
+from bench import balance, channel, leaks, mold, observer, reloads, startup, stops, tail, throughput, wsgi
 from bench.contestants import Options, loops, policies
 from bench.load import raise_descriptor_limit
 from bench.processes import Missing
@@ -23,6 +23,7 @@ BENCHES = {
     "reloads": reloads.run,
     "wsgi": wsgi.run,
     "observer": observer.run,
+    "mold": mold.run,
 }
 
 

@@ -283,3 +283,34 @@ async def test_addresses_of_transports_are_those_that_uvicorn_asks_the_kernel_fo
     else:
         assert client != cheap[0] == cheap[2][:2]  # another client
         assert cheap[1] == address == name[:2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("without", ["", "all"])
+def test_a_worker_from_a_mold_begins_anew(without):
+    """With and without the private parts its key is its own, and it can share memory by name."""
+    source = """
+        import multiprocessing, os, threading, uuid
+        from multiprocessing import resource_tracker, shared_memory
+        from everycore.foreign import multiprocessing_internals, threading_internals, uuid_internals
+
+        resource_tracker.ensure_running()
+        key = bytes(multiprocessing.current_process().authkey)
+        tracker = resource_tracker._resource_tracker._pid
+        if os.fork():
+            raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+        for module in (multiprocessing_internals, uuid_internals):
+            module.renew()
+        threading_internals.renew_main_thread()
+        assert bytes(multiprocessing.current_process().authkey) != key
+        assert uuid.uuid1() != uuid.uuid1()
+        memory = shared_memory.SharedMemory(create=True, size=10)
+        memory.close()
+        memory.unlink()
+        if not os.environ["EVERYCORE_WITHOUT"]:
+            assert threading.main_thread().native_id == os.getpid()
+            assert resource_tracker._resource_tracker._pid != tracker
+    """
+    env = os.environ | {foreign.VARIABLE: without}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(source)], env=env, check=False)
+    assert done.returncode == 0

@@ -150,6 +150,22 @@ class TestMessages:
         press_ctrl_c(program)
 
 
+class TestPreloaded:
+    def test_all_workers_have_what_one_process_has_made(self, start_example) -> None:
+        program = start_example("preloaded.py")
+        port, _ = (int(program.expect(r"^worker \d listens on \S+:(\d+)$")[1]) for _ in range(2))
+
+        def square() -> str:
+            with connect(port) as client, client.makefile("rwb") as file:
+                return ask(file, "7")
+
+        words = [answer.split() for answer in answers(square, 2)]
+        assert {found for found, *_ in words} == {"49"}
+        [maker] = {maker for *_, maker in words}
+        assert maker not in {worker for _, _, worker, *_ in words}
+        press_ctrl_c(program)
+
+
 class TestPassingASocket:
     def test_odd_and_even_visitors(self, start_example) -> None:
         program = start_example("passing_a_socket.py")

@@ -189,6 +189,7 @@ async def test_a_reload_makes_a_new_mold_and_a_failed_one_leaves_all_as_it_is(se
 
 async def test_pipes_and_descriptors_are_each_workers_own(settings, tmp_path):
     read, write = os.pipe()
+    os.set_blocking(read, False)
     source = f"""
 os.write(1, b"out %d" % os.getpid()); os.write({write}, b"x")
 sys.stderr.write(sys.stdin.readline())
@@ -207,7 +208,8 @@ sys.stderr.write(sys.stdin.readline())
                 assert await within(worker.stdout.read(), 20) == b"out %d" % worker.pid
                 assert await within(worker.stderr.read(), 20) == b"line\n"
             await within(asyncio.gather(*(worker.wait() for worker in workers)), 20)
-        assert os.read(read, 10) == b"xx"
+            os.close(write)
+            assert os.read(read, 10) == b"xx"
+            assert os.read(read, 10) == b""  # the mold has none of it
     finally:
         os.close(read)
-        os.close(write)

@@ -24,6 +24,7 @@ import ctypes, errno, json, os
 
 _libc = ctypes.CDLL(None, use_errno=True)
 INHERITED = sorted(map(int, os.listdir("/proc/self/fd")))
+IMPORTED_BY = os.getresuid(), os.getpid()
 
 def attempt(what, *args):
     try:
@@ -46,6 +47,7 @@ async def app(scope, receive, send):
     status = dict(line.rstrip().split(":", 1) for line in open("/proc/self/status"))
     primary = os.getppid()
     body = json.dumps({
+        "importer": IMPORTED_BY, "pid": os.getpid(),
         "uid": os.getresuid(), "gid": os.getresgid(), "groups": os.getgroups(),
         "privileges": int(status["NoNewPrivs"]) - 1 + sum(
             int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")
@@ -95,10 +97,13 @@ def port_of_root(least):
     pytest.skip("all these ports are taken")
 
 
-def test_what_a_worker_is_and_what_it_is_left_with(serve):
+@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["fresh", "forked"])
+def test_what_a_worker_is_and_what_it_is_left_with(serve, options):
     """Ports are bound by the primary; the worker has nothing of root but what was passed to it."""
-    program = serve("--bind", f"127.0.0.1:{port_of_root(700)}", SECRET="of the service")
+    program = serve("--bind", f"127.0.0.1:{port_of_root(700)}", *options, SECRET="of the service")
     shown = json.loads(wait_serving(program).get())
+    assert shown["importer"][0] == [UID] * 3  # nothing is imported by root either
+    assert (shown["importer"][1] != shown["pid"]) is bool(options)
     assert (shown["uid"], shown["gid"], shown["groups"]) == ([UID] * 3, [GID] * 3, [GID])
     assert shown["privileges"] == 0
     assert shown["leads"]

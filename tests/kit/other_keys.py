@@ -38,8 +38,8 @@ tmp_upload_dir | "x" | leave it out; bodies are not written
 on_starting | "x" | what comes before the start is the servi
 when_ready | "x" | the log says when it serves
 on_reload | "x" | what comes before a reload is the servic
-pre_fork | "x" | leave it out; workers are fresh interpre
-post_fork | "x" | the top of the application's module
+pre_fork | "x" | leave it out; with --preload, the applic
+post_fork | "x" | the lifespan startup; with --preload
 post_worker_init | "x" | the end of the application's module, or
 worker_int | "x" | what a worker does when it is stopped
 worker_abort | "x" | leave it out; the log has the stacks of

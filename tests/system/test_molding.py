@@ -94,6 +94,7 @@ def test_connections_are_named():
         name = f"the connection to 127.0.0.1 port {port}"
         with socket.create_connection(("127.0.0.1", port)) as client:
             assert name in molding.connected_peers([])
+            assert f"the listener on 127.0.0.1 port {port}" in molding.connected_peers([])
             assert name not in molding.connected_peers([client.fileno()])
         assert name not in molding.connected_peers([])
 

@@ -29,6 +29,7 @@ class MoldTicket(msgspec.Struct, frozen=True):
     force: fork even if the mold has threads.
     new_group: each worker leads a process group.
     is_confined: each worker leads a session.
+    pass_fds: numbers that are to be free for those of the workers.
     """
 
     socket: tuple[int, int]
@@ -38,6 +39,7 @@ class MoldTicket(msgspec.Struct, frozen=True):
     force: bool
     new_group: bool
     is_confined: bool
+    pass_fds: tuple[int, ...] = ()
 
 
 class MakeWorker(msgspec.Struct, frozen=True, tag="make"):

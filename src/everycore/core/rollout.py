@@ -32,6 +32,8 @@ class Rollout(msgspec.Struct):
     surge: int = 1
     generation: int = 0
     """How many reloads have begun."""
+    begun: int = 0
+    """The generation of the last reload that has come as far as its workers: later ones had no mold."""
     is_running: bool = False
     is_awaited: bool = False
     """Whether the code is being edited.
@@ -65,6 +67,7 @@ class Rollout(msgspec.Struct):
     def begin(self) -> None:
         """Begin a reload, for all waiting requests or those that it was prepared for."""
         self.generation += 1
+        self.begun = self.generation
         self.is_running = True
         self.failure = None
         if self.prepare_by is None:
@@ -96,8 +99,8 @@ class Rollout(msgspec.Struct):
         return all(slot.renewed >= self.generation for slot in slots)
 
     def awaits_next(self, generation: int) -> bool:
-        """Whether a worker of `generation` that cannot start waits for the next reload."""
-        return self.is_awaited and generation == self.generation
+        """Whether a worker of `generation` that cannot start is started again by the next reload alone."""
+        return self.is_awaited and generation >= self.begun
 
     def in_the_way(self, slots: Collection[Slot], by: float) -> list[Member]:
         """Return the workers that an awaited reload does not wait for and that may stay after `by`.

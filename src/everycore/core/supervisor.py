@@ -230,7 +230,8 @@ class Supervisor(Renewal):
         delay = self.backoff.delay(slot.failures, given.chance)
         if slot.has_failed:
             delay = self.backoff.longest(given.chance)
-        if self.rollout.prepares and slot.failures == 1 and member.ready_at is not None:
+        is_first = slot.failures == 1 and member.ready_at is not None and not slot.has_failed
+        if self.rollout.prepares and is_first:
             return [end, self._fill(slot, now)]
         slot.due = now + delay
         if self._is_hopeless():

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from everycore.launch.running import folder_of
 from everycore.servers.loading import CannotBootError, user_traceback
@@ -19,6 +19,15 @@ class CannotPrepareError(Exception):
     """Something cannot be imported; the text is for the user."""
 
 
+#: What each worker of everycore's imports by itself, whatever its program is: here it is imported once.
+_OF_WORKERS: Final = (
+    "encodings.idna", "everycore.entry", "everycore.listening", "everycore.worker.boot",
+    "everycore.worker.context", "everycore.worker.session", "everycore.worker.grants",
+)  # fmt: skip
+#: The same, of one that `everycore run` has started.
+_OF_LAUNCHED: Final = ("everycore.launch.runner", "everycore.worker.listening.clustersocket")
+
+
 def prepare(names: Sequence[str], program: Sequence[str]) -> None:
     """Import each module of `names`, and call what stands behind a colon.
 
@@ -26,7 +35,10 @@ def prepare(names: Sequence[str], program: Sequence[str]) -> None:
     """
     words = list(program)
     sys.argv[:] = ["-m", *words[2:]] if words[0] == "-m" else words
-    before = _in_front(_users_program(words))
+    users = _users_program(words)
+    for name in (*_OF_WORKERS, *(() if users is words else _OF_LAUNCHED)):
+        importlib.import_module(name)
+    before = _in_front(users)
     try:
         for name in names:
             _prepare_one(name)

@@ -7,7 +7,6 @@ mold never returns.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ from everycore import current
 from everycore.core import mold_wire
 from everycore.core.mold_wire import MakeWorker, MoldTicket
 from everycore.launch.running import ProgramEnd, clear, run_program
-from everycore.mold import newborn, preparing
+from everycore.mold import memory, newborn, preparing
 from everycore.mold.preparing import CannotPrepareError
 from everycore.ops.job import STATUS_NO_BOOT
 from everycore.system import garbage, molding, processes
@@ -72,6 +71,11 @@ class _Mold:
         os.set_inheritable(ticket.leash[0], False)
         self._socket = socket.socket(fileno=fd)
         self._known = (fd, ticket.leash[0])
+        # What is behind these is each worker's; held here, a pipe would never end. The numbers stay taken.
+        for number in ticket.pass_fds:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, number, inheritable=False)
+            os.close(null)
 
     def prepare(self, began: float) -> None:
         """Import everything. What cannot be imported is told, and ends this process."""
@@ -84,8 +88,7 @@ class _Mold:
         threads = preparing.threads_alive()
         shared = preparing.shared_by_fork(self._known)
         garbage.collect_again()
-        gc.collect()
-        gc.freeze()  # a collection in a worker would write to every object, and unshare it
+        memory.settle()
         self._say(mold_wire.MoldIsPrepared(time.monotonic() - began, tuple(threads), tuple(shared)))
 
     def serve(self) -> tuple[MakeWorker, list[int]]:

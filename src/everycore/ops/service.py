@@ -207,8 +207,10 @@ class Service:
     def _reap(self) -> None:
         cluster = self._pool.cluster
         ours = {worker.pid for worker in cluster.workers.values() if worker.pid is not None}
-        molds = cluster._runtime.molds
-        if molds.is_adopting or not reap_strangers(ours | molds.pids()):
+        molds = cluster._molds
+        if molds is not None:
+            ours |= molds.pids() | cluster._runtime.helpers
+        if (molds is not None and molds.is_adopting) or not reap_strangers(ours):
             asyncio.get_running_loop().call_later(REAP_AGAIN, self._reap)
 
     # What workers tell

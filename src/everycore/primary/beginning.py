@@ -15,8 +15,7 @@ import msgspec
 from everycore.errors import ConfigurationError, with_hint
 from everycore.model import WorkerIdentity
 from everycore.primary import spawner
-from everycore.primary.mold import mold_command
-from everycore.primary.molds import Awaiting
+from everycore.primary.outfit import Awaiting
 from everycore.primary.process import WorkerProcess
 from everycore.primary.runtime import Runtime
 
@@ -50,6 +49,8 @@ def begin(runtime: Runtime, request: spawner.SpawnRequest, worker: Beginner) -> 
         if not runtime.molds.wants(request.settings):
             child = spawner.spawn(birth, system)
             return Begun(WorkerProcess(loop, system, child.process, leads_group=leads), child)
+        from everycore.primary.mold import mold_command  # late: for who has molds
+
         try:
             mold_command(birth.argv)
         except BaseException:

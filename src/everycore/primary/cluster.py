@@ -30,6 +30,7 @@ from everycore.primary.ending import Ending
 from everycore.primary.eventlog import EventLog
 from everycore.primary.listeners.attendance import NoWorker
 from everycore.primary.listeners.factory import DistributionSettings
+from everycore.primary.molds import Molds
 from everycore.primary.runtime import Runtime
 from everycore.settings import Settings, check_count, check_env, check_seconds, choose_policy
 from everycore.system import inherited, machine, processes, seam
@@ -168,6 +169,10 @@ class Cluster:
     def policy(self) -> str:
         """Who gets the next connection; fixed by the first fork."""
         return self._distribution.policy
+
+    @property
+    def _molds(self) -> Molds | None:
+        return self._runtime.molds if self._state != "new" else None
 
     @property
     def settings(self) -> Settings:

@@ -67,12 +67,8 @@ class Keeper:
         self._is_busy = False
         self._workers: dict[int, Worker] = {}
         self._stalls = StallWatch(cluster, self._workers, stall_limits or StallLimits())
-        self._ages = AgeWatch(
-            cluster,
-            self._workers,
-            recycling or RecyclingLimits(),
-            lambda worker, why: self._tell(orders.Recycle(worker, why)),
-        )
+        limits = recycling or RecyclingLimits()
+        self._ages = AgeWatch(cluster, self._workers, limits, lambda *why: self._tell(orders.Recycle(*why)))
         self._molds = MoldRenewals(cluster, supervisor.rollout, self._tell)
         self._deadline = Deadline(self._loop, lambda: self._tell(orders.TimerFired()))
         self._requests = count(1)

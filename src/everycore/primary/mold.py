@@ -52,6 +52,9 @@ _LAST_STEPS: Final = 2.0
 class MoldOwner(Protocol):
     """Whoever has a mold."""
 
+    def knows(self, pid: int) -> bool:
+        """Whether that process is a worker already."""
+
     def on_prepared(self, mold: Mold, said: mold_wire.MoldIsPrepared) -> None:
         """It has imported everything."""
 
@@ -85,12 +88,12 @@ class Mold:
         self._owner = owner
         self._terms = terms
         self._birth: Outfit | None = None
-        self._is_born = False
+        self._is_born = self._is_prepared = False
         self._env: dict[str, str] = {}
         self._uid = -1
         self._socket: socket.socket | None = None
         self._spawned: Spawned | None = None
-        self._problem = ""
+        self._problem = self._lost = ""
         self._status: ExitStatus | None = None
         self._patience = Deadline(loop, self._finish)
 
@@ -139,6 +142,7 @@ class Mold:
             force=self.settings.preload_force,
             new_group=self._terms.new_group,
             is_confined=credentials.is_confined,
+            pass_fds=tuple(self.settings.pass_fds),
         )
         return msgspec.json.encode(ticket).decode()
 
@@ -154,7 +158,7 @@ class Mold:
         if len(data) > mold_wire.LONGEST:
             raise OSError(errno.E2BIG, "the variables that one worker has alone are too long for its mold")
         molding.send_with(self._socket, data, fds)
-        self._birth, self._is_born = birth, False
+        self._birth, self._is_born, self._lost = birth, False, ""
 
     def _changes(self, env: Any) -> tuple[tuple[bytes, bytes | None], ...]:
         """What a worker has other than the mold at its start."""
@@ -234,18 +238,21 @@ class Mold:
             return
         match said:
             case mold_wire.MoldIsPrepared():
+                if self._is_prepared:
+                    raise ProtocolError("a mold is prepared once")
+                self._is_prepared = True
                 self._owner.on_prepared(self, said)
             case mold_wire.MoldCannotPrepare(text):
                 self._problem = text
             case mold_wire.MoldHasAnswered(problem):
                 was_born, self._birth = self._is_born, None
                 if not was_born:
-                    problem = problem or "it ended before it had begun"
+                    problem = self._lost or problem or "it ended before it had begun"
                 self._owner.on_answered(self, "" if was_born else problem)
 
     def _take(self, birth: Outfit, pid: int) -> None:
         """The kernel names that process as the sender. It is a child of ours, or nothing of ours at all."""
-        if not molding.is_child(pid):
+        if self._owner.knows(pid) or not molding.is_child(pid):
             return
         pidfd = kept = -1
         ends_group = birth.new_group and birth.orphan_signal == signal.SIGKILL
@@ -255,7 +262,7 @@ class Mold:
         except OSError as error:  # no descriptor left: nobody would ever learn of its end
             close_all(fd for fd in (pidfd,) if fd >= 0)
             processes.end_child(pid)
-            self._problem = f"it was made, but cannot be watched: {error.strerror}"
+            self._lost = f"it was made, but cannot be watched: {error.strerror}"
             return
         self._is_born = self.has_forked = True
         self._owner.on_born(self, Spawned(pid, pidfd, birth.pipes, kept))

@@ -8,51 +8,26 @@ worker.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from everycore.aio.steps import take_all
-from everycore.aio.waiting import settle
-from everycore.core import molds
-from everycore.core.mold_wire import MoldIsPrepared
-from everycore.errors import ConfigurationError, MoldFailed, with_hint
 from everycore.primary import spawner
-from everycore.primary.mold import Mold
-from everycore.primary.outfit import Outfit
+from everycore.primary.outfit import Awaiting, Outfit
 from everycore.settings import Settings
-from everycore.system import molding
-from everycore.system.processes import Spawned
 from everycore.system.seam import System
 
-log = logging.getLogger("everycore.primary")
-
-#: A worker that is not wanted any more has so long to be made, before its mold is taken for stuck. Seconds.
-OVERDUE: Final = 1.0
-_FORCE: Final = "preload_force (--preload-force) forks all the same"
+if TYPE_CHECKING:
+    from everycore.primary.mold import Mold
+    from everycore.primary.mold_line import MoldedLine
 
 Identity: TypeAlias = tuple[Any, ...]
-
-
-class Awaiting(Protocol):
-    """Whoever waits for a worker: its driver."""
-
-    @property
-    def id(self) -> int:
-        """The worker's number."""
-
-    def on_born(self, spawned: Spawned) -> None:
-        """The worker's process is there."""
-
-    def on_unborn(self, error: OSError) -> None:
-        """There is none, and none will be."""
 
 
 class Molds:
     """All molds of a cluster.
 
-    terms: those of now. settings: those that workers of now are to have.
+    terms: those of now. settings: those that workers of now are to have. knows: whether a pid is a worker's.
     """
 
     def __init__(
@@ -61,15 +36,17 @@ class Molds:
         system: System,
         terms: Callable[[], spawner.SpawnTerms],
         settings: Callable[[], Settings],
+        knows: Callable[[int], bool],
     ) -> None:
         self.loop = loop
         self.system = system
         self.terms = terms
         self.settings = settings
+        self.knows = knows
         #: A pool keeps the workers: other settings hold from its next reload on.
         self.is_kept = False
         self.is_closed = False
-        self._lines: dict[Identity, Line] = {}
+        self._lines: dict[Identity, MoldedLine] = {}
         #: How many molds are asked for a worker, and whether this process adopted orphans before.
         self._asked = 0
         self._adopted_before = False
@@ -99,13 +76,13 @@ class Molds:
     def cancel_renewal(self) -> None:
         """Nobody waits for a new mold any more."""
         for line in self._lines.values():
-            line.tell(molds.RenewalCancelled())
+            line.cancel_renewal()
 
     def close(self) -> None:
         """The cluster ends: no worker is made any more."""
         self.is_closed = True
         for line in self._lines.values():
-            line.tell(molds.MoldsClosed())
+            line.close()
 
     def end(self) -> None:
         """After the last worker: wait until all molds are gone."""
@@ -138,6 +115,8 @@ class Molds:
     def asks(self) -> None:
         """A mold is about to be asked. Raises OSError where orphans cannot be adopted."""
         if self._asked == 0:
+            from everycore.system import molding  # late, as above
+
             try:
                 self._adopted_before = molding.adopt_orphans(on=True)
             except ImportError:
@@ -148,195 +127,20 @@ class Molds:
         """A mold has answered, or never will."""
         self._asked -= 1
         if self._asked == 0 and not self._adopted_before:
+            from everycore.system import molding
+
             molding.adopt_orphans(on=False)
 
     def _all(self) -> list[Mold]:
         return [mold for line in self._lines.values() for mold in line.molds.values()]
 
-    def _line(self, settings: Settings) -> Line:
+    def _line(self, settings: Settings) -> MoldedLine:
         key = _identity(settings)
         if key not in self._lines:
-            self._lines[key] = Line(self, settings)
+            from everycore.primary.mold_line import MoldedLine  # late: for who has molds
+
+            self._lines[key] = MoldedLine(self, settings)
         return self._lines[key]
-
-
-class Line:
-    """The molds of one identity."""
-
-    def __init__(self, owner: Molds, settings: Settings) -> None:
-        self.molds: dict[int, Mold] = {}
-        self._owner = owner
-        self._decisions = molds.MoldLine()
-        #: What the next mold has.
-        self._settings = settings
-        self._inputs: deque[molds.MoldInput] = deque()
-        self._is_busy = False
-        self._waiting: dict[int, tuple[Awaiting, Outfit]] = {}
-        self._renewals: dict[int, asyncio.Future[None]] = {}
-        self._last_request = 0
-
-    def adapt(self, settings: Settings) -> Settings:
-        """As `Molds.adapt`."""
-        decisions = self._decisions
-        if not self._owner.is_kept and settings != self._settings:
-            self._settings = settings
-            self.tell(molds.MoldsStale())
-            return settings
-        mold = self.molds.get(decisions.serving or decisions.coming or 0)
-        return settings if mold is None else mold.settings
-
-    def want(self, driver: Awaiting, birth: Outfit) -> None:
-        """As `Molds.want`."""
-        self._waiting[driver.id] = driver, birth
-        self._owner.loop.call_soon(self.tell, molds.WorkerWanted(driver.id))
-
-    def withdraw(self, worker: int) -> None:
-        """As `Molds.withdraw`."""
-        if worker in self._waiting:  # behind `WorkerWanted`, which may be on its way
-            self._owner.loop.call_soon(self.tell, molds.WorkerWithdrawn(worker))
-
-    def renew(self) -> asyncio.Future[None]:
-        """As `Molds.renew`."""
-        self._last_request += 1
-        future: asyncio.Future[None] = self._owner.loop.create_future()
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._renewals[self._last_request] = future
-        self.tell(molds.RenewMold(self._last_request))
-        return future
-
-    def settle_all(self) -> None:
-        """The cluster has ended."""
-        for _, birth in self._waiting.values():
-            birth.close()
-        for future in self._renewals.values():
-            settle(future, MoldFailed(molds.CLOSED))
-        self._waiting.clear()
-
-    # --- inputs -------------------------------------------------------------------------------------------
-
-    def tell(self, given: molds.MoldInput) -> None:
-        """Let `core.molds` decide about `given`, and do what it says."""
-        self._inputs.append(given)
-        if self._is_busy:
-            return
-        self._is_busy = True
-        try:
-            while self._inputs:
-                for action in self._decisions.handle(self._inputs.popleft()):
-                    self._perform(action)
-        finally:
-            self._is_busy = False
-
-    def on_prepared(self, mold: Mold, said: MoldIsPrepared) -> None:
-        """As `MoldOwner.on_prepared`."""
-        may_fork = not said.threads or mold.settings.preload_force
-        log.info("a mold (pid %s) is prepared, in %.2f s", mold.pid, said.seconds)
-        for what in said.shared if may_fork else ():
-            log.warning("the mold has %s: all workers would use the same one; make it in each worker", what)
-        if said.threads:
-            names = ", ".join(said.threads)
-            follows = (
-                "workers are forked without them"
-                if may_fork
-                else (f"workers are fresh interpreters, which have them; {_FORCE}")
-            )
-            log.warning("threads are alive in the mold after the import: %s; %s", names, follows)
-        self.tell(molds.MoldPrepared(mold.number, may_fork))
-
-    def on_born(self, mold: Mold, spawned: Spawned) -> None:
-        """As `MoldOwner.on_born`."""
-        worker = self._decisions.asked
-        if worker is not None:
-            driver, birth = self._waiting.pop(worker)
-            birth.close()
-            driver.on_born(spawned)
-
-    def on_answered(self, mold: Mold, problem: str) -> None:
-        """As `MoldOwner.on_answered`."""
-        worker = self._decisions.asked
-        if worker is None:
-            return
-        self._owner.answered()
-        self.tell(molds.WorkerLost(worker, problem) if problem else molds.WorkerBorn(worker))
-
-    def on_gone(self, mold: Mold, why: str) -> None:
-        """As `MoldOwner.on_gone`."""
-        decisions = self._decisions
-        del self.molds[mold.number]
-        worker = decisions.asked if decisions.asked_of == mold.number else None
-        if worker is not None:
-            self._owner.answered()
-            if worker not in self._waiting:  # it was made, and the mold has not come to say so
-                self.tell(molds.WorkerBorn(worker))
-        is_serving = mold.number == decisions.serving
-        if is_serving:
-            log.warning("%s; running workers go on", why)
-        elif mold.number == decisions.coming and not (self._waiting or self._renewals):
-            log.error("no mold can be prepared, and the next worker tries again: %s", why)
-        self.tell(molds.MoldGone(mold.number, why))
-
-    # --- actions ------------------------------------------------------------------------------------------
-
-    def _perform(self, action: molds.MoldAction) -> None:
-        match action:
-            case molds.StartMold(number):
-                self._start(number)
-            case molds.AskMold(number, worker):
-                self._ask(self.molds[number], worker)
-            case molds.WatchFork(worker):
-                self._owner.loop.call_later(OVERDUE, self.tell, molds.ForkOverdue(worker))
-            case molds.SpawnFresh(worker):
-                self._spawn_fresh(worker)
-            case molds.FailWorker(worker, why):
-                self._fail(worker, MoldFailed(why))
-            case molds.EndMold(number):
-                if number in self.molds:
-                    self.molds[number].kill()
-            case molds.MoldRenewed(request):
-                settle(self._renewals.pop(request), None)
-            case molds.RenewalFailed(request, why):
-                settle(self._renewals.pop(request), MoldFailed(why))
-
-    def _start(self, number: int) -> None:
-        owner = self._owner
-        if owner.is_kept and owner.wants(owner.settings()):
-            self._settings = owner.settings()
-        mold = Mold(owner.loop, owner.system, self, number, self._settings, owner.terms())
-        try:
-            mold.start()
-        except (OSError, ConfigurationError) as error:
-            text = str(with_hint(error) if isinstance(error, OSError) else error)
-            self._inputs.append(molds.MoldGone(number, f"the mold cannot be started: {text}"))
-        else:
-            self.molds[number] = mold
-
-    def _ask(self, mold: Mold, worker: int) -> None:
-        try:
-            self._owner.asks()
-        except OSError as error:
-            self._inputs.append(molds.WorkerLost(worker, str(error)))
-            return
-        try:
-            mold.ask(self._waiting[worker][1])
-        except OSError as error:
-            self._owner.answered()
-            self._inputs.append(molds.WorkerLost(worker, str(with_hint(error))))
-
-    def _spawn_fresh(self, worker: int) -> None:
-        driver, birth = self._waiting.pop(worker)
-        try:
-            spawned = spawner.spawn_fresh(birth, self._owner.system)
-        except OSError as error:
-            birth.close()
-            driver.on_unborn(with_hint(error))
-        else:
-            birth.close()
-            driver.on_born(spawned)
-
-    def _fail(self, worker: int, error: OSError) -> None:
-        driver, birth = self._waiting.pop(worker)
-        birth.close()
-        driver.on_unborn(error)
 
 
 def _identity(settings: Settings) -> Identity:

@@ -170,6 +170,8 @@ class ObserverPost:
                 return
         self._since = self._loop.time()
         self._process = process
+        if process.pid is not None:
+            self._cluster._runtime.helpers = {process.pid}
         ours.setblocking(False)
         self._cluster._runtime.kept.add(ours.fileno())
         forget = partial(self._cluster._runtime.kept.discard, ours.fileno())
@@ -205,6 +207,7 @@ class ObserverPost:
 
     def _on_exit(self, status: ExitStatus) -> None:
         self._process = None
+        self._cluster._runtime.helpers.clear()
         if self._line is not None:
             self._line.close()
             self._line = None

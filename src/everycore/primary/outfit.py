@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
 import msgspec
 
@@ -55,6 +55,7 @@ class Outfit:
         self.board = self.tally = -1
         self.permits: Permits | None = None
         self.pipes = _NO_PIPES
+        self._streams: list[int] = []
 
     def _pair(self, kind: int) -> tuple[socket.socket, socket.socket]:
         try:
@@ -97,8 +98,10 @@ class Outfit:
         return fd
 
     def open_streams(self) -> list[int]:
-        """Descriptors for the three standard streams: a message names nothing else. To be called once."""
-        fds: list[int] = []
+        """Descriptors for the three standard streams: a message names nothing else."""
+        if self._streams:
+            return self._streams
+        fds = self._streams
         pipes: list[IO[bytes] | None] = []
         for number, item in enumerate(self.stdio):
             pipe = None
@@ -141,7 +144,28 @@ class Outfit:
         self._ours.pop_all()
         self._lent.close()
 
+    def fail(self) -> None:
+        """There will be no such worker; its driver has our ends of channel and link."""
+        for pipe in self.pipes:
+            if pipe is not None:
+                pipe.close()
+        self.close()
+
     def abandon(self) -> None:
         """There is no such worker, and nobody uses our ends."""
         self._lent.close()
         self._ours.close()
+
+
+class Awaiting(Protocol):
+    """Whoever waits for a worker: its driver."""
+
+    @property
+    def id(self) -> int:
+        """The worker's number."""
+
+    def on_born(self, spawned: Spawned) -> None:
+        """The worker's process is there."""
+
+    def on_unborn(self, error: OSError) -> None:
+        """There is none, and none will be."""

@@ -45,7 +45,7 @@ class Runtime:
         self.system = system
         self.switchboard = Switchboard(loop, distribution, self.descriptors)
         self.boards = Boards()
-        self.molds = Molds(loop, system, lambda: self.terms, settings)
+        self.molds = Molds(loop, system, lambda: self.terms, settings, self._knows)
         self.exchange = Exchange(loop, self.switchboard)
         #: Workers that are asked to leave spare clients that ask for nothing; see `wire.Disconnect`.
         self.spares_idle = True
@@ -53,6 +53,11 @@ class Runtime:
         self.tally: PrimaryTally | None = None
         #: Descriptors of this process that are nobody's to listen on, beside those of workers and listeners.
         self.kept: set[int] = set()
+        #: Processes beside workers and molds whose ends somebody waits for.
+        self.helpers: set[int] = set()
+
+    def _knows(self, pid: int) -> bool:
+        return any(member.process.pid == pid for member in self.book)
 
     def descriptors(self) -> Iterator[int]:
         """The numbers that are ours: nobody is to listen on these."""

@@ -187,20 +187,25 @@ def lone_after_fork() -> list[tuple[int, str]]:
 
 
 def connected_peers(known: Sequence[int]) -> list[str]:
-    """What this process is connected to, by descriptors other than those `known`, for people to read."""
+    """What this process is connected to, and where it listens, for people to read.
+
+    By descriptors other than those `known`.
+    """
     found = []
     for fd in sorted(open_numbers()):
         if fd in known or socket_file(fd) is None:
             continue
         with socket.socket(fileno=os.dup(fd)) as sock:
             try:
-                peer = sock.getpeername()
+                listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                name = sock.getsockname() if listens else sock.getpeername()
             except OSError:
                 continue
-        if isinstance(peer, tuple):
-            found.append(f"the connection to {peer[0]} port {peer[1]}")
-        elif peer:
-            found.append(f"the connection to {os.fsdecode(peer)}")
+        what = "the listener on" if listens else "the connection to"
+        if isinstance(name, tuple):
+            found.append(f"{what} {name[0]} port {name[1]}")
+        elif name:
+            found.append(f"{what} {os.fsdecode(name)}")
     return found
 
 

@@ -1,0 +1,94 @@
+"""A mold that says what none would: nobody is taken for a worker who is none, and nobody waits for ever."""
+
+import sys
+import textwrap
+
+import pytest
+
+from everycore import Cluster, Exited, MoldFailed, Settings
+from everycore.primary import mold
+from tests.kit.workers import Diary
+
+pytestmark = pytest.mark.slow
+
+HEAD = """
+import json, os, signal, socket, sys, time
+from everycore.core import mold_wire
+from everycore.system import molding
+
+ticket = json.loads(os.environ["_EVERYCORE_MOLD"])
+sock = socket.socket(fileno=ticket["socket"][0])
+
+def say(message):
+    sock.send(mold_wire.encode(message))
+
+say(mold_wire.MoldIsPrepared(0.0))
+"""
+#: What it says when it is asked for a worker, and what becomes of that worker.
+CRIMES = {
+    "garbage": ("sock.send(b'nonsense')", "a mold says what nobody knows"),
+    "prepared twice": ("say(mold_wire.MoldIsPrepared(0.0))", "a mold is prepared once"),
+    "itself": (
+        "say(mold_wire.WorkerIsThere()); say(mold_wire.MoldHasAnswered())",
+        "it ended before it had begun",
+    ),
+    "a grandchild": (
+        """
+        if os.fork() == 0:
+            say(mold_wire.WorkerIsThere())
+            signal.pause()
+        time.sleep(0.1)
+        say(mold_wire.MoldHasAnswered())
+        """,
+        "it ended before it had begun",
+    ),
+    "silence": ("os._exit(3)", "the mold ended: exit status 3"),
+}
+
+
+@pytest.mark.parametrize("crime", CRIMES)
+async def test_crimes(crime, tmp_path, monkeypatch):
+    source, report = CRIMES[crime]
+    script = tmp_path / "mold.py"
+    script.write_text(f"{HEAD}\nsock.recvmsg(200000)\n{textwrap.dedent(source)}\nsock.recvmsg(1)\n")
+    monkeypatch.setattr(mold, "mold_command", lambda _: [sys.executable, str(script)])
+    settings = Settings(exec=[sys.executable, str(script)], preload="nothing")
+    async with Cluster(settings, new_group=True) as cluster:
+        diary = Diary(cluster)
+        cluster.fork()
+        await diary.until(Exited)
+        [event] = diary.all(Exited)
+        assert isinstance(event.status.error, MoldFailed)
+        assert report in event.status.error.report
+        assert not cluster._runtime.molds.is_adopting
+
+
+async def test_a_worker_is_no_other_worker(tmp_path, monkeypatch):
+    """One that has kept the mold's socket says once more that it is there."""
+    source = """
+    mold = os.getpid()
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    sock.recvmsg(200000)
+    if molding.fork_for(ticket["primary"], lambda: say(mold_wire.WorkerIsThere())) is None:
+        sock.recvmsg(200000)
+        say(mold_wire.WorkerIsThere())
+        os.kill(mold, signal.SIGUSR1)
+        signal.pause()
+    say(mold_wire.MoldHasAnswered())
+    signal.sigwait({signal.SIGUSR1})
+    say(mold_wire.MoldHasAnswered("there is none"))
+    signal.pause()
+    """
+    script = tmp_path / "mold.py"
+    script.write_text(f"{HEAD}\n{textwrap.dedent(source)}\n")
+    monkeypatch.setattr(mold, "mold_command", lambda _: [sys.executable, str(script)])
+    settings = Settings(exec=[sys.executable, str(script)], preload="nothing")
+    async with Cluster(settings, new_group=True, grace=0.0) as cluster:
+        diary = Diary(cluster)
+        first, second = cluster.fork(), cluster.fork()
+        await diary.until(Exited, second)
+        [event] = diary.all(Exited)
+        assert isinstance(event.status.error, MoldFailed)
+        assert event.status.error.report == "there is none"
+        assert (first.is_dead(), second.pid) == (False, None)
