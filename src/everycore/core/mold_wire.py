@@ -29,7 +29,7 @@ class MoldTicket(msgspec.Struct, frozen=True):
     force: fork even if the mold has threads.
     new_group: each worker leads a process group.
     is_confined: each worker leads a session.
-    pass_fds: numbers that are to be free for those of the workers.
+    pass_fds: descriptor numbers that must stay free for the workers' own.
     """
 
     socket: tuple[int, int]
@@ -113,5 +113,5 @@ def decode_from_mold(data: bytes) -> FromMold:
     """Return the message of a mold, or of a worker that it made. Raises ProtocolError."""
     try:
         return _from_mold.decode(data)
-    except Exception as error:  # as in `core.wire`: bytes can make msgspec raise more than its own
+    except Exception as error:  # as in `core.wire`: msgspec can raise other errors besides its own
         raise ProtocolError(f"unreadable message of a mold: {error}") from None

@@ -33,7 +33,7 @@ class Rollout(msgspec.Struct):
     generation: int = 0
     """How many reloads have begun."""
     begun: int = 0
-    """The generation of the last reload that has come as far as its workers: later ones had no mold."""
+    """The generation of the last reload that began to replace workers. Later reloads got no mold."""
     is_running: bool = False
     is_awaited: bool = False
     """Whether the code is being edited.
@@ -99,7 +99,7 @@ class Rollout(msgspec.Struct):
         return all(slot.renewed >= self.generation for slot in slots)
 
     def awaits_next(self, generation: int) -> bool:
-        """Whether a worker of `generation` that cannot start is started again by the next reload alone."""
+        """Whether a worker of `generation` that cannot start waits for the next reload."""
         return self.is_awaited and generation >= self.begun
 
     def in_the_way(self, slots: Collection[Slot], by: float) -> list[Member]:
