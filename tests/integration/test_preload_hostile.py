@@ -26,7 +26,7 @@ say(mold_wire.MoldIsPrepared(0.0))
 """
 #: What it says when it is asked for a worker, and what becomes of that worker.
 CRIMES = {
-    "garbage": ("sock.send(b'nonsense')", "a mold says what nobody knows"),
+    "garbage": ("sock.send(b'nonsense')", "unreadable message of a mold"),
     "prepared twice": ("say(mold_wire.MoldIsPrepared(0.0))", "a mold is prepared once"),
     "itself": (
         "say(mold_wire.WorkerIsThere()); say(mold_wire.MoldHasAnswered())",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol
 
 from everycore.errors import ConfigurationError
-from everycore.settings import check_loop, names_to_preload
+from everycore.settings import check_loop
 
 Schema = dict[str, Any]
 #: An option with a value, one without, or one that may be repeated (its kind has `from_texts`).
@@ -64,6 +64,8 @@ class Text:
     """Anything on one line; `check` raises for what cannot be."""
 
     form: Form = "value"
+    #: Several of them may stand in one text, with commas between them, on the command line too.
+    has_commas = False
 
     def __init__(self, metavar: str = "TEXT", check: Callable[[str], object] | None = None) -> None:
         self.metavar = metavar
@@ -113,18 +115,6 @@ class Path(Text):
 
 #: Where to listen.
 ADDRESS: Final = Path("ADDRESS", "an address, such as 127.0.0.1:8000 or unix:PATH")
-
-
-class ModuleName(Text):
-    """A module, or a function in it, as `Settings.preload` takes it; or several with commas."""
-
-    def from_text(self, text: str) -> str:
-        """As `Kind.from_text`."""
-        try:
-            names_to_preload(text)
-        except ConfigurationError as error:
-            raise ValueError(error.problem) from None
-        return text
 
 
 class Choice:
@@ -360,7 +350,7 @@ class Several:
 
     def from_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
         """The value of an option that was given so often."""
-        if isinstance(self._one, ModuleName):
+        if self._one.has_commas:
             texts = [part.strip() for text in texts for part in text.split(",")]
         return tuple(self._one.from_text(text) for text in texts)
 

@@ -16,13 +16,13 @@ from everycore.config.kinds import (
     EngineName,
     LoopName,
     Mode,
-    ModuleName,
     Path,
     Seconds,
     Several,
     Switch,
     Text,
 )
+from everycore.config.modules import ModuleName
 from everycore.config.owners import (
     GroupNameShort,
     Permitted,
