@@ -18,7 +18,7 @@ TESTS = "The tests"
 #: What is said there is of others: the kernel's, the service manager's, the program's.
 NOT_OURS = "What is not covered"
 
-_NUMBER = re.compile(r"\[([TPSUC]\d+)\]")
+_NUMBER = re.compile(r"\[([TPSOUC]\d+)\]")
 
 
 def sections(text):
@@ -77,6 +77,8 @@ EXPLANATIONS = (
     "A primary that starts as root",
     "So a client can do",
     "Messages are plain values;",
+    "It has nothing of the application",
+    "A worker of the same user could write",
 )
 
 
