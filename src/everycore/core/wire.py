@@ -1,9 +1,8 @@
 """Every message that travels between the primary and a worker, for both ends, in one file.
 
-These are the types and their encoding: this file is the protocol. The docstring of a message names its sender
-and gives the meaning in the sender's words. Invariant: the format cannot execute code. Whatever is wrong with
-the bytes (an unknown tag, a missing field, a field of another type, text that is not UTF-8, endless nesting)
-is a `ProtocolError`, never a guess.
+This file is the protocol. The docstring of a message names its sender and gives the meaning in the sender's
+words. Invariant: the format cannot execute code. Whatever is wrong with the bytes (an unknown tag, a missing
+field, a field of another type, text that is not UTF-8, endless nesting) is a `ProtocolError`, never a guess.
 
 Three pipes carry the messages (see `docs/reference/wire-protocol.md`):
 
@@ -188,10 +187,7 @@ class Release(_Wire):
 
 
 class MayConnect(_Wire):
-    """Worker, by the link: would my program, run alone, find a server at `address`? If not: `Refused`.
-
-    others: refused also if another worker listens there, whether I do or not.
-    """
+    """Worker, by the link: run alone, would I find a server there? If not, or if `others` do: `Refused`."""
 
     address: Any
     others: bool = False
