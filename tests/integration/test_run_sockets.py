@@ -383,6 +383,26 @@ def test_the_file_of_a_unix_socket_survives_programs_that_remove_it(start_comman
 
 
 @pytest.mark.slow
+def test_each_worker_removes_the_file_of_its_unix_socket_as_it_ends(start_command, tmp_path):
+    source = """
+        import os, signal, socket
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind("socket")
+        sock.listen()
+        signal.sigwait([signal.SIGTERM])
+        sock.close()
+        os.unlink("socket")  # alone, it is there
+        os.write(1, b"removed it\\n")
+    """
+    running = run(start_command, tmp_path, source)
+    running.ready()
+    assert running.program.finish() == 0
+    assert running.program.stdout.count("removed it") == 2
+    assert "Traceback" not in running.program.stderr
+
+
+@pytest.mark.slow
 def test_what_a_killed_primary_left_beside_a_unix_socket_is_removed_by_the_next(start_command, tmp_path):
     source = """
         import os, socket

@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from tests.matrix import results
+from tests.matrix.results import Finding, keep
 
-_found: list[results.Finding] = []
+_found: list[Finding] = []
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     for name, value in report.user_properties if report.when == "call" and report.passed else ():
         if name == "matrix":
-            _found.append(results.Finding(*json.loads(str(value))))
+            _found.append(Finding(*json.loads(str(value))))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if _found and not hasattr(session.config, "workerinput"):
-        results.keep(_found)
+        keep(_found)

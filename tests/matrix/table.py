@@ -20,7 +20,8 @@ PROPERTIES = {
     "lossless": "nobody who asks while workers come and go is refused or cut off",
     "slow": "what is asked before a stop is answered",
     "in use": "an address in use is told in one sentence",
-    "clean": "no process, no listener, no file and no traceback is left",
+    "clean": "no process, no listener and no file is left",
+    "quiet": "no traceback is printed",
 }
 
 
@@ -62,7 +63,7 @@ DATAGRAMS = {
     "slow": "a datagram is no connection that a stop would wait for",
 }
 
-OWN_SIGTERM = {"slow": "its own handler of SIGTERM ends what is under way"}
+OWN_SIGTERM = dict.fromkeys(("slow", "lossless"), "its own handler of SIGTERM ends what is under way")
 
 ROWS = (
     # asyncio, uvloop, trio, anyio
@@ -124,7 +125,7 @@ ROWS = (
     Row("gevent, streams", "gevent", "gevent_stream.py {port}", "line", "gevent"),
     Row(
         "eventlet", "eventlet", "eventlet_wsgi.py {port}", loop="eventlet",
-        env={"EVENTLET_NO_GREENDNS": "yes"},
+        but=REUSEPORT, env={"EVENTLET_NO_GREENDNS": "yes"},
     ),
     # Frameworks
     Row(
@@ -189,7 +190,10 @@ ROWS = (
         note="WebSocket alone, or [sticky](../how-to/sessions.md)",
     ),
     Row("gRPC", "grpcio", "grpcio_server.py threads {port}", "grpc", "C", but=REUSEPORT),
-    Row("gRPC, asyncio", "grpcio", "grpcio_server.py aio {port}", "grpc", "C", but=REUSEPORT),
+    Row(
+        "gRPC, asyncio", "grpcio", "grpcio_server.py aio {port}", "grpc", "C",
+        but={**REUSEPORT, "quiet": "it prints one where its loop ends first (`__del__`)"},
+    ),
     Row("grpclib", "grpclib", "grpclib_server.py {port}", "grpc", but=OWN_SIGTERM),
     Row("AsyncSSH", "asyncssh", "asyncssh_server.py {port}", "ssh", note="give all workers one host key"),
     Row("aiosmtpd", "aiosmtpd", "aiosmtpd_controller.py {port}", "smtp", "asyncio in a thread"),

@@ -23,7 +23,7 @@ from tests.kit.running import command, make_certificate
 from tests.matrix.table import POLICIES, PROPERTIES, ROWS, Row
 
 PROGRAMS = Path(__file__).parent / "programs"
-WORKERS = 3
+WORKERS = 2
 
 pytestmark = [pytest.mark.matrix, pytest.mark.limit(150)]
 
@@ -113,7 +113,9 @@ def test_has_what_is_promised(start, here, record_property, row, policy):
         assert program.wait(60) == 0
         assert not files_in(here.folder) - {"cwd", "tmp", "run"}
         assert place.path or not is_listening(place.port)
-        assert "Traceback" not in program.stderr + program.stdout
+    if found.expects("quiet"):
+        with found.trying("quiet"):
+            assert "Traceback" not in program.stderr + program.stdout
     if found.faults:
         pytest.fail("\n".join(found.faults), pytrace=False)
     names = [name for name in PROPERTIES if found.expects(name)]

@@ -9,7 +9,8 @@ from tests.kit import matrix_life
 from tests.kit.folders import ROOT
 from tests.kit.matrix_life import files_in, is_even
 from tests.kit.matrix_probes import PROBES, Answer, read
-from tests.matrix import results
+from tests.matrix.results import Finding, keep
+from tests.matrix.results import read as read_results
 from tests.matrix.table import POLICIES, PROPERTIES, ROWS, Row
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -53,7 +54,7 @@ def test_each_program_is_started():
 
 
 def test_all_of_it_was_tried_with_the_versions_that_are_pinned():
-    found = results.read()
+    found = read_results()
     assert found.keys() == {row.name for row in ROWS}, "run: make matrix"
     for row in ROWS:
         assert found[row.name]["version"] == pins().get(row.package, ""), f"{row.name}; run: make matrix"
@@ -94,13 +95,11 @@ def test_files_that_are_left_are_found(tmp_path):
 def test_findings_are_kept_in_the_order_of_the_table(tmp_path):
     path = tmp_path / "results.json"
     first, second = ROWS[0].name, ROWS[1].name
-    results.keep(
-        [results.Finding(second, "shared", "1", ["all"]), results.Finding("gone", "shared", "1", [])], path
-    )
-    results.keep([results.Finding(first, "shared", "", ["all"])], path)
-    assert list(results.read(path)) == [first, second]
-    results.keep([results.Finding(second, "round_robin", "2", ["all"])], path)
-    assert results.read(path)[second] == {
+    keep([Finding(second, "shared", "1", ["all"]), Finding("gone", "shared", "1", [])], path)
+    keep([Finding(first, "shared", "", ["all"])], path)
+    assert list(read_results(path)) == [first, second]
+    keep([Finding(second, "round_robin", "2", ["all"])], path)
+    assert read_results(path)[second] == {
         "version": "2",
         "round_robin": ["all"],
     }  # the other one was of before

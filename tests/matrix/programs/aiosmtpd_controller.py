@@ -1,7 +1,7 @@
 """aiosmtpd: a handler, and its controller in a thread."""
 
-import signal
 import sys
+import threading
 
 from aiosmtpd.controller import Controller
 from answer import slow_async, who
@@ -17,6 +17,6 @@ class Handler:
 controller = Controller(Handler(), hostname="127.0.0.1", port=int(sys.argv[1]))
 controller.start()
 try:
-    signal.pause()
+    threading.Event().wait()
 finally:
     controller.stop()

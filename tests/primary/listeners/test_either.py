@@ -89,3 +89,14 @@ async def test_a_stop_lets_those_be_served_who_have_come(shares):
             await it.settled()
         assert ended == ["shut"]
         assert not it.socket.is_listening
+
+
+async def test_a_worker_that_leaves_after_a_stop_has_nobody_accepted_any_more():
+    async with stage(distribution=either) as it:
+        for number in (1, 2):
+            await it.worker(number, batch=1)
+        it.distribution.shut(lambda: None)
+        await it.settled()
+        it.socket.sock.close()  # as that of a unix socket is, once everybody is served
+        it.listener.rest(1, finishes=False)
+        assert it.listener.subscribers == [1, 2]

@@ -127,4 +127,5 @@ class EitherDistribution:
 
     def shut(self, then: Callable[[], None]) -> None:
         """As `Distribution.shut`."""
+        self._flows = False  # whoever leaves now begins nothing anew: the socket may be closed already
         (self._distributor if self._handed else self._shared).shut(then)

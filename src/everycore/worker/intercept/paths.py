@@ -1,8 +1,9 @@
-"""Files of unix sockets that a program removes while other workers serve there: they stay.
+"""Files of unix sockets that a program removes, though it is not the only one that serves there.
 
 A program removes the file before it binds, for it takes it for a dead one's, and removes it when it ends.
-Alone, it harms nobody; here clients of the others would find no file until the primary puts it back.
-Invariant: what is no file of another worker's listener is removed.
+Alone, it harms nobody; here clients of the others would find no file until the primary puts it back. So it
+stays while others serve there; and who finds the file of its own socket gone, for another was faster, is told
+nothing of that. Invariant: what is no file of another worker's listener is removed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import functools
 import os
 import stat
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from everycore.errors import ChannelClosed
 from everycore.worker.intercept import state
 from everycore.worker.intercept.addresses import unix_path
+
+#: Names of listeners of this worker that it has removed, it believes.
+_told: Final[set[Any]] = set()
 
 
 def install_on_files() -> None:
@@ -28,10 +32,24 @@ def install_on_files() -> None:
 def _standing_in_for(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def unlink(path: Any, *args: Any, **more: Any) -> None:
-        if args or more or not _is_anothers(path):
+        if not args and not more and _is_anothers(path):
+            return
+        try:
             function(path, *args, **more)
+        except FileNotFoundError:
+            if args or more or not _was_own(path):
+                raise
 
     return unlink
+
+
+def _was_own(path: Any) -> bool:
+    """Whether this worker has had a listener of that name: said once of each."""
+    where = unix_path(os.fspath(path))
+    if where is None or where in _told or where not in state.left:
+        return False
+    _told.add(where)
+    return True
 
 
 def _is_anothers(path: Any) -> bool:
