@@ -15,6 +15,7 @@ import re
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,6 +183,16 @@ def test_every_page_is_reached_from_the_readme():
             page.parent / link.partition("#")[0] for link in _LINK.findall(_prose(page)) if "://" not in link
         ]
     assert [page for page in PAGES if page.resolve() not in seen] == []
+
+
+def test_the_readme_of_a_package_index_has_absolute_links_alone():
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (step,) = metadata["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.sub(step["pattern"], step["replacement"], text)
+    assert len(_LINK.findall(text)) > 10
+    assert [link for link in _LINK.findall(shown) if not re.match(r"https?:", link)] == []
+    assert "all documentation" in shown  # the words stay
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
