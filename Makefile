@@ -96,8 +96,15 @@ fuzz: .venv-fuzz/.made
 	@.venv-fuzz/bin/python tools/fuzz.py decoders $(FUZZ)
 	@.venv-fuzz/bin/python tools/fuzz.py histories $(FUZZ)
 
-bench: $(VENV)/.developing
-	@$(BIN)/python -m bench $(ARGS)
+# Apart from the others, so that no test finds a server that it does not expect.
+.venv-bench/.made: pyproject.toml | check-python
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --group bench --editable '.[standard]'
+	@touch $@
+
+bench: .venv-bench/.made
+	@.venv-bench/bin/python -m bench $(ARGS)
 
 deps:
 	@tools/deps

@@ -23,8 +23,8 @@ project_copyright = author
 
 extensions = ["myst_parser", "sphinxcontrib.mermaid"]
 root_doc = "README"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md", "examples/**/README.md"]
-exclude_patterns = [".*", "build", "dist", "src", "tests", "bench", "tools"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md", "bench/README.md", "examples/**/README.md"]
+exclude_patterns = [".*", "build", "dist", "src", "tests", "bench/node", "bench/programs", "tools"]
 source_suffix = {".md": "markdown"}
 highlight_language = "text"  # of code without a language: what a terminal shows
 
@@ -83,8 +83,8 @@ def _add_names(app: Sphinx, document: nodes.document) -> None:
 
 
 def _stand_alone(app: Sphinx, _: nodes.document) -> None:
-    """The notes of an example are reached from the page that tells of it, and are no chapter."""
-    if app.env.docname.startswith("examples/"):
+    """The notes of an example or the benchmarks are reached from the page that tells of them: no chapter."""
+    if app.env.docname.startswith(("examples/", "bench/")):
         app.env.metadata[app.env.docname]["orphan"] = True
 
 
