@@ -365,6 +365,7 @@ def test_wire_messages_and_their_fields():
         "make_metrics.py",
         "make_servers.py",
         "make_api.py",
+        "make_messages.py",
     ],
 )
 def test_drawn_pages_are_current(name):
