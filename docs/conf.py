@@ -23,7 +23,7 @@ project_copyright = author
 
 extensions = ["myst_parser", "sphinxcontrib.mermaid"]
 root_doc = "README"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md", "bench/README.md", "examples/**/README.md"]
+include_patterns = ["*.md", "docs/**.md", "bench/README.md", "examples/**/README.md"]
 exclude_patterns = [".*", "build", "dist", "src", "tests", "bench/node", "bench/programs", "tools"]
 source_suffix = {".md": "markdown"}
 highlight_language = "text"  # of code without a language: what a terminal shows
@@ -56,7 +56,7 @@ def _add_contents(_: Sphinx, page: str, source: list[str]) -> None:
         return
     folder = (ROOT / page).parent
     if page == root_doc:
-        entries = ["docs/README", "CHANGELOG", "CONTRIBUTING"]
+        entries = ["docs/README", "CHANGELOG", "CONTRIBUTING", "docs/style"]
     else:
         links = [folder / link for link in _LINK.findall(_FENCE.sub("", source[0]))]
         below = [link.resolve() for link in links if link.resolve().is_relative_to(folder)]

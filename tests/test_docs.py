@@ -195,6 +195,26 @@ def test_the_readme_of_a_package_index_has_absolute_links_alone():
     assert "all documentation" in shown  # the words stay
 
 
+@pytest.mark.parametrize(
+    "page",
+    [*sorted(ROOT.glob("docs/how-to/*.md")), *sorted(ROOT.glob("docs/tutorial/*.md"))],
+    ids=_name,
+)
+def test_a_page_to_follow_says_what_the_reader_has_at_its_end(page):
+    before_any_section = page.read_text(encoding="utf-8").partition("\n## ")[0]
+    said = re.findall(r"^(?:.*\. )?At the end you have (\w+.*)$", before_any_section, re.MULTILINE)
+    assert len(said) == (page.name != "README.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_no_page_installs_a_release_that_is_not_there(page):
+    """Until one is: then this test goes, and the pages name it."""
+    if page.name in ("CHANGELOG.md", "messages.md"):  # the second has the texts of the code
+        return
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"^.*pip3? install '?everycore\b.*$", text, re.MULTILINE) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_words(page):
     """Rejected words, and traces of the machine a page was written on."""
