@@ -222,6 +222,13 @@ def test_words(page):
     assert re.findall(r"\b[Mm]asters?\b(?!\")|/home/|/tmp/", text.replace('no "master"', "")) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_calls_of_ours_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"\beverycore\.([a-z_]+)\(", text))
+    assert sorted(name for name in named if not hasattr(everycore, name)) == []
+
+
 # Lists
 
 
