@@ -60,7 +60,7 @@ def found_in(source: str) -> Iterator[Found]:
                     yield from texts(section, node.args[at], label)
         elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and node.value.elts:
             level, *rest = node.value.elts
-            if isinstance(level, ast.Attribute) and ast.unparse(level).startswith("logging.") and rest:
+            if isinstance(level, ast.Attribute) and level.attr.lower() in LEVELS and rest:
                 yield from texts("log", rest[0], level.attr.lower())
 
 

@@ -222,6 +222,12 @@ def test_words(page):
     assert re.findall(r"\b[Mm]asters?\b(?!\")|/home/|/tmp/", text.replace('no "master"', "")) == []
 
 
+def test_the_page_on_installing_has_every_extra():
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    rows = [_ticked(row[0]) for row in _rows(ROOT / "docs/how-to/install.md")[1:]]
+    assert [name for names in rows for name in names] == list(metadata["project"]["optional-dependencies"])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_calls_of_ours_that_a_page_names_exist(page):
     text = page.read_text(encoding="utf-8")

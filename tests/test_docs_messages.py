@@ -51,6 +51,7 @@ def test_a_message_is_found(messages, code, section, text, label):
         'raise ConfigurationError("--pid", problem)',
         'raise ValueError("of a program, not of its operator")',
         "def f(): return ()",
+        'def f(): return logging.DEBUG, f"giving up: {why}"',
     ],
 )
 def test_what_is_for_nobody_or_is_made_elsewhere_is_none(messages, code):
