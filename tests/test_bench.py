@@ -39,7 +39,7 @@ def test_the_round_of_the_median_is_drawn():
 
 def test_who_is_not_installed_is_left_out_and_named(monkeypatch):
     monkeypatch.setattr(spread, "version", lambda package: None if package == "granian" else "1.0")
-    monkeypatch.setattr(spread.shutil, "which", lambda _: None)
+    monkeypatch.setattr("bench.spread.shutil.which", lambda _: None)
     missing = spread.absent()
     assert missing == {"granian": "granian", "node rr": "node", "node none": "node"}
     there = ["uvicorn", "gunicorn", "everycore shared", "everycore round_robin"]

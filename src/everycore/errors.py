@@ -163,7 +163,7 @@ class ChannelClosed(ChannelError, ConnectionError):
 
 
 class ChannelFull(ChannelError):
-    """`send_nowait` found no room: `waiting` bytes wait in the channel's buffer; `await send()` would wait."""
+    """`send_nowait` found no room: `waiting` bytes are in the channel's buffer. `await send()` would wait."""
 
     def __init__(self, peer: str, waiting: int) -> None:
         super().__init__(peer, waiting)
