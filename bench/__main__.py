@@ -6,7 +6,20 @@ import platform
 import subprocess
 import sys
 
-from bench import balance, channel, leaks, mold, observer, reloads, spread, startup, stops, tail, throughput, wsgi
+from bench import (
+    balance,
+    channel,
+    leaks,
+    mold,
+    observer,
+    reloads,
+    spread,
+    startup,
+    stops,
+    tail,
+    throughput,
+    wsgi,
+)
 from bench.contestants import Options, loops, policies
 from bench.load import raise_descriptor_limit
 from bench.processes import Missing

@@ -58,8 +58,6 @@ class Cluster:
         client. Not under the policy "shared".
     orphan_grace: seconds that workers have to finish when this process dies; 0: they are killed with it.
     max_message: the largest message, in bytes.
-    new_group: workers in process groups of their own, so that Ctrl-C reaches the primary alone. What a killed
-        worker has left in its group is killed too.
     shutdown_timeout: seconds that a worker's program has at least, once its work is done or its grace over,
         for its own shutdown: what `main` does after `wait_shutdown()`, and while it is cancelled.
     raise_nofile: raise the soft limit of descriptors (RLIMIT_NOFILE) to the hard one, here and in workers.
