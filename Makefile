@@ -1,4 +1,4 @@
-# make demo | test | test-newer | test-under-load | matrix | lint | bench | deps | clean
+# make demo | test | test-newer | test-under-load | matrix | lint | docs | bench | deps | clean
 #
 # Everything runs in a virtual environment made here: .venv, or .venv-3.13 for `make test PYTHON=python3.13`, or
 # where VENV= says. It is made once and brought up to date when pyproject.toml changes.
@@ -21,7 +21,7 @@ TYPED = $(foreach folder,$(SOURCES),$(if $(shell find $(folder) -name '*.py' -pr
 
 NEWER ?= 3.15
 
-.PHONY: help demo test test-newer test-under-load matrix lint fuzz bench deps clean check-python
+.PHONY: help demo test test-newer test-under-load matrix lint docs fuzz bench deps clean check-python
 
 help:
 	@echo 'make demo    a server on four workers, http://127.0.0.1:8000; Ctrl-C ends it'
@@ -31,6 +31,7 @@ help:
 	@echo '             the tests alone, three times (RUNS=), while four other processes compute (LOAD=)'
 	@echo 'make matrix  programs of others under everycore run, with their packages in .venv-matrix (ARGS=-k uvicorn)'
 	@echo 'make lint    what make test does before the tests'
+	@echo 'make docs    the documentation as a site, in build/site; a link that leads nowhere fails it'
 	@echo 'make fuzz    two minutes of coverage-guided fuzzing, with Python 3.13 (FUZZ_PYTHON=)'
 	@echo 'make bench   the benchmarks (ARGS=...)'
 	@echo 'make deps    installs the programs that tests and benchmarks start, by apt-get'
@@ -70,6 +71,19 @@ lint: $(VENV)/.developing
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/mypy $(TYPED)
 
+# -W: a warning is an error, and with --keep-going all of them are told. -E: every page is read anew, for a link that
+# leads to a page is checked when the page is read that has it.
+.venv-docs/.made: pyproject.toml | check-python
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --group docs
+	@touch $@
+
+docs: .venv-docs/.made
+	@rm -rf build/site
+	@.venv-docs/bin/python -m sphinx -W --keep-going -q -E -d build/site-read -b html -c docs . build/site
+	@echo 'the site is in build/site: open build/site/index.html'
+
 # A minute of each; what is found is kept in tools/fuzz-corpus. FUZZ='-runs=10000000' is libFuzzer's.
 FUZZ_PYTHON ?= $(or $(shell tools/find-python 3.13 2>/dev/null),python3.13)
 FUZZ ?= -max_total_time=60
@@ -82,8 +96,15 @@ fuzz: .venv-fuzz/.made
 	@.venv-fuzz/bin/python tools/fuzz.py decoders $(FUZZ)
 	@.venv-fuzz/bin/python tools/fuzz.py histories $(FUZZ)
 
-bench: $(VENV)/.developing
-	@$(BIN)/python -m bench $(ARGS)
+# Apart from the others, so that no test finds a server that it does not expect.
+.venv-bench/.made: pyproject.toml | check-python
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --group bench --editable '.[standard]'
+	@touch $@
+
+bench: .venv-bench/.made
+	@.venv-bench/bin/python -m bench $(ARGS)
 
 deps:
 	@tools/deps

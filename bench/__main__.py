@@ -6,13 +6,27 @@ import platform
 import subprocess
 import sys
 
-from bench import balance, channel, leaks, mold, observer, reloads, startup, stops, tail, throughput, wsgi
+from bench import (
+    balance,
+    channel,
+    leaks,
+    mold,
+    observer,
+    reloads,
+    spread,
+    startup,
+    stops,
+    tail,
+    throughput,
+    wsgi,
+)
 from bench.contestants import Options, loops, policies
 from bench.load import raise_descriptor_limit
 from bench.processes import Missing
 
 BENCHES = {
     "balance": balance.run,
+    "spread": spread.run,
     "channel": channel.run,
     "throughput": throughput.run,
     "startup": startup.run,
@@ -41,6 +55,7 @@ def main() -> int:
     parser.add_argument(
         "--only", action="append", metavar="TEXT", help="only contestants with TEXT in their name"
     )
+    parser.add_argument("--svg", metavar="FILE", help="spread: also draw it, into this file")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in BENCHES]:
         parser.error(f"unknown benchmark {unknown[0]!r}; there are {', '.join(BENCHES)}")
@@ -52,6 +67,7 @@ def main() -> int:
         loops=tuple(arguments.loop or ()),
         policies=tuple(arguments.policy or ()),
         contestants=tuple(arguments.only or ()),
+        svg=arguments.svg,
     )
     raise_descriptor_limit()
     print(surroundings(), flush=True)

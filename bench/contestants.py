@@ -19,6 +19,7 @@ class Options:
     loops: Sequence[str] = ()
     policies: Sequence[str] = ()
     contestants: Sequence[str] = field(default=())
+    svg: str | None = None
 
     def times(self, usual: int) -> int:
         return self.rounds or usual
@@ -63,9 +64,13 @@ def bare(mode: str, workers: int) -> dict[str, list[str]]:
 
 
 @contextmanager
-def started(options: Options, programs: dict[str, list[str]]) -> Iterator[dict[str, Server]]:
+def started(
+    options: Options, programs: dict[str, list[str]], *, seconds: float = 30.0
+) -> Iterator[dict[str, Server]]:
     """All of them at once: idle ones cost nothing, and rounds can alternate between them."""
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(Server(argv)) for name, argv in programs.items() if options.wants(name)
+            name: stack.enter_context(Server(argv, seconds=seconds))
+            for name, argv in programs.items()
+            if options.wants(name)
         }

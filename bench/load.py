@@ -145,8 +145,11 @@ def _answered(sock: socket.socket) -> bool:
         return False
 
 
-def hold(port: int, count: int, burst: int, *, seconds: float = 30.0) -> Counter[int]:
-    """Open `count` connections, `burst` at a time, and keep all; how many each worker got, by its id."""
+def hold(port: int, count: int, burst: int, *, ask: bytes = b"", seconds: float = 30.0) -> Counter[int]:
+    """Open `count` connections, `burst` at a time, and keep all; how many each worker got, by its id.
+
+    ask: the request that is answered with the id; without it the server says it by itself.
+    """
     held: list[socket.socket] = []
     shares: Counter[int] = Counter()
     end = time.monotonic() + seconds
@@ -154,30 +157,43 @@ def hold(port: int, count: int, burst: int, *, seconds: float = 30.0) -> Counter
         while len(held) < count:
             fresh = [_dial(port) for _ in range(min(burst, count - len(held)))]
             held += fresh
-            shares.update(_ids(fresh, end))
+            shares.update(_ids(fresh, end, ask))
         return shares
     finally:
         for sock in held:
             sock.close()
 
 
-def _ids(socks: Sequence[socket.socket], end: float) -> list[int]:
+def _ids(socks: Sequence[socket.socket], end: float, ask: bytes) -> list[int]:
     waiting = {sock.fileno(): sock for sock in socks}
+    answers = dict.fromkeys(waiting, b"")
     ids: list[int] = []
     with select.epoll() as poller:
         for fd in waiting:
-            poller.register(fd, select.EPOLLIN)
+            poller.register(fd, select.EPOLLOUT if ask else select.EPOLLIN)
         while waiting:
             ready = poller.poll(max(end - time.monotonic(), 0.0))
             if not ready:
                 raise TimeoutError(f"{len(waiting)} connections got no answer")
-            for fd, _ in ready:
-                sock = waiting.pop(fd)
-                poller.unregister(fd)
-                ids.append(int(sock.recv(64)))
+            for fd, events in ready:
+                if events == select.EPOLLOUT:
+                    waiting[fd].sendall(ask)
+                    poller.modify(fd, select.EPOLLIN)
+                    continue
+                answers[fd] += (part := waiting[fd].recv(4096))
+                if not part:
+                    raise ConnectionError("a connection was closed without an answer")
+                found = _ID.search(answers[fd]) if ask else _LINE.search(answers[fd])
+                if found:
+                    poller.unregister(fd)
+                    del waiting[fd]
+                    ids.append(int(found[1]))
     return ids
 
 
+#: An answer that is nothing but an id: the body of HTTP, which may come in two pieces; or a line.
+_ID = re.compile(rb"\r\n\r\n(\d+)$")
+_LINE = re.compile(rb"^(\d+)\n")
 _RATE = re.compile(r"Requests per second:\s+([\d.]+)")
 _DONE = re.compile(r"Complete requests:\s+(\d+)")
 _FAILED = re.compile(r"Failed requests:\s+(\d+)")

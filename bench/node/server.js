@@ -29,6 +29,11 @@ function block(milliseconds) {
 
 const handlers = {
   reply: (socket) => socket.once('data', () => socket.end(REPLY)),
+  who: (socket) =>
+    socket.on('data', () => {
+      const body = String(process.pid);
+      socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    }),
   hold: (socket) => socket.write(`${cluster.worker.id}\n`),
   work: (socket) =>
     socket.once('data', (data) => {

@@ -39,8 +39,8 @@ def run(main: Coroutine[Any, Any, T], *, loop: LoopKind = "auto", debug: bool | 
 
     loop: "uvloop", "asyncio", or "auto": uvloop in a worker if it is installed, else asyncio.
 
-    Raises: ConfigurationError for a `loop` that is unknown or not installed; RuntimeError inside a running
-    loop.
+    Raises: ConfigurationError for a `loop` that is unknown or not installed; TypeError if `main` is no
+    coroutine; RuntimeError inside a running loop.
     """
     check_loop("loop", loop)
     if not asyncio.iscoroutine(main):

@@ -88,7 +88,7 @@ class ClusterClosed(EverycoreError, RuntimeError):
 
 
 class BootError(EverycoreError):
-    """A worker could not start the application. `report` is its traceback, ready to print."""
+    """From a `Pool`: a worker ended before any was ready. `report` is its traceback, ready to print."""
 
     def __init__(self, worker: int, report: str) -> None:
         super().__init__(worker, report)
@@ -163,7 +163,7 @@ class ChannelClosed(ChannelError, ConnectionError):
 
 
 class ChannelFull(ChannelError):
-    """The channel's buffer is full; `await send()` would wait."""
+    """`send_nowait` found no room: `waiting` bytes are in the channel's buffer. `await send()` would wait."""
 
     def __init__(self, peer: str, waiting: int) -> None:
         super().__init__(peer, waiting)
@@ -175,7 +175,7 @@ class ChannelFull(ChannelError):
 
 
 class RequestFailed(ChannelError):
-    """The peer's handler raised `type_name` with `text`, or the peer has no handler."""
+    """The peer's handler raised `type_name` with `text`, or the peer has no handler (`LookupError`)."""
 
     def __init__(self, type_name: str, text: str) -> None:
         super().__init__(type_name, text)
@@ -187,7 +187,7 @@ class RequestFailed(ChannelError):
 
 
 class RequestTimeout(ChannelError, TimeoutError):
-    """The peer did not answer in time."""
+    """The peer did not answer within `timeout` seconds. Its `errno` is None."""
 
     def __init__(self, peer: str, timeout: float) -> None:
         super().__init__()

@@ -37,9 +37,12 @@ def listen(
 
     address: (host, port), or the path of a unix socket. If the host has several addresses, the first is used.
         With port 0, the n-th such call of every worker gets the same n-th port.
-    fd: instead of an address, a descriptor *of the primary*: a bound stream socket.
+    fd: instead of an address, a descriptor *of the primary*: a bound socket.
+    family: `AF_INET`, `AF_INET6` or `AF_UNIX`. None means what the address says.
+    kind: `SOCK_STREAM`, or `SOCK_DGRAM` for a bound UDP or unix datagram socket.
+    backlog: the backlog of the first listen on this address. The kernel caps it (`net.core.somaxconn`).
     v6only: False lets an IPv6 socket take IPv4 too. None means True, as in `asyncio.start_server`.
-    mode: the permissions of a unix socket's file.
+    mode: the permissions of a unix socket's file. None means what the umask says.
     exclusive: make this process's own socket, without the primary.
     timeout: how long to wait for the primary, in seconds.
 

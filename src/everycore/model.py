@@ -91,7 +91,11 @@ class WorkerSnapshot(msgspec.Struct, frozen=True):
 
 
 class ListenerSnapshot(msgspec.Struct, frozen=True):
-    """One listener at one moment. `queued`: connections that the primary holds and has not handed over."""
+    """One listener at one moment.
+
+    `workers` are the ids of those that hold it. `accepted` is how many connections the primary accepted, 0
+    under `shared`; `queued` is how many of these it has not handed over.
+    """
 
     address: Address
     family: int

@@ -52,13 +52,13 @@ class Pool:
     `reload` replaces all workers, `surge` at a time: a new one is ready before the old one leaves. With a
     surge of 0 the old one leaves first, so that what is numbered by slot never has two owners. With
     `signals`, HUP reloads, USR1 opens log files anew, TTIN and TTOU scale, and TSTP and CONT stop and
-    continue all, while the block is open (`core.signals`).
+    continue all, while the block is open.
     `before_reload` is called when a reload is ordered: what it changes by `cluster.setup_primary` holds for
     the new workers. ConfigurationError from it refuses the reload, and nothing has changed.
 
-    A ready worker that shows no progress (`core.stalls`, `Stalled`) prints its stacks after `stall_dump`
+    A ready worker that shows no progress (`Stalled`) prints its stacks after `stall_dump`
     seconds, and is aborted and replaced after `stall_kill`. One that has reached a limit (`max_...`,
-    `core.recycling`, `Recycled`) is replaced, the new one ready first. With `control`, True or a socket's
+    `Recycled`) is replaced, the new one ready first. With `control`, True or a socket's
     path, `everycore status` and the like see and steer the pool. Leaving the block stops all workers, as
     leaving that of a `Cluster` does, and raises the `BootError` that nobody has heard from `wait`. The other
     arguments are those of `Cluster`, with one other default: while no worker is ready, connections wait.

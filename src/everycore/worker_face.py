@@ -289,5 +289,5 @@ class Message(WorkerEvent, frozen=True, kw_only=True):
     handle: socket.socket | Descriptor | None = None
 
 
-#: An asynchronous iterator of messages.
+#: What `messages()` returns: as `EventStream`, of `Message`.
 MessageStream: TypeAlias = Stream[Parcel, Message]

@@ -15,7 +15,8 @@ from everycore.aio.subscriptions import Subscription, call_back, check_plain, on
 from everycore.model import Event
 
 E = TypeVar("E", bound=Event)
-#: An asynchronous iterator of events.
+#: What `events()` returns: an asynchronous iterator of events, `EventStream[Exited]` for `events(Exited)`.
+#: `await aclose()`, or the end of its `async with` block, ends it.
 EventStream: TypeAlias = Stream[Event, E]
 
 

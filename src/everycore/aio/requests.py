@@ -28,6 +28,7 @@ from everycore.errors import ChannelClosed, ProtocolError, RequestFailed, Reques
 from everycore.settings import check_seconds
 from everycore.system.descriptors import close_all, close_sent, duplicate, fileno_of, wrap
 
+#: The type of what `answer` takes: `async def handler(message, handle) -> reply`.
 Handler: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
 _NOBODY: Final = "nobody answers requests there: answer(handler) was not called, or was cancelled"

@@ -122,7 +122,7 @@ _OURS: Final = {
     "--reload-extra-file": "the option is --reload-include here, with a pattern such as '*.html'",
     "--reload-engine": "leave it out; watchfiles looks after the files",
     "--reload-ignore-worker-failure": "leave it out; --reload waits for the next change then",
-    "--wait-ready": "that is always so: everycore.hold_ready() and ready() say when",
+    "--wait-ready": "that is always so: hold_ready() of current_worker(), and ready(), say when",
     "--shutdown-with-message": "workers are told by their channel or by SIGTERM, as they can hear it",
     "-v": "type everycore --version",
     "--limit-request-line": "the engine's own limit: --h11-max-incomplete-event-size with --http h11",

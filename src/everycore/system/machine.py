@@ -55,7 +55,10 @@ def require_linux(feature: str) -> None:
 def cpu_count() -> int:
     """How many CPUs this process may use: the smaller of its affinity and the CPU quota of its cgroups.
 
-    A quota of 1.5 CPUs counts as 2. `PYTHON_CPU_COUNT` overrides both.
+    The quotas of all ancestors of the cgroups count too. A quota of 1.5 CPUs counts as 2.
+    `PYTHON_CPU_COUNT` overrides both.
+
+    Raises: ConfigurationError if that variable is no number.
     """
     return cpu_bound().count
 

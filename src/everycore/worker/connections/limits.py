@@ -98,7 +98,7 @@ class ConnectionLimit:
 def limit_connections(
     server: Any, most: int | None, *, on_drop: Callable[[Any], object] | None = None
 ) -> None:
-    """Let at most `most` connections of `server` be open in this worker; None lifts the limit.
+    """Let at most `most` connections of `server` be open in this worker; 0: none, None: no limit.
 
     server: a server that `asyncio.start_server`, `loop.create_server` or their unix counterparts returned in
         a worker.
