@@ -32,7 +32,7 @@ help:
 	@echo 'make matrix  programs of others under everycore run, with their packages in .venv-matrix (ARGS=-k uvicorn)'
 	@echo 'make lint    what make test does before the tests'
 	@echo 'make docs    the documentation as a site, in build/site; a link that leads nowhere fails it'
-	@echo 'make fuzz    two minutes of coverage-guided fuzzing, with Python 3.13 (FUZZ_PYTHON=)'
+	@echo 'make fuzz    three minutes of coverage-guided fuzzing, with Python 3.13 (FUZZ_PYTHON=)'
 	@echo 'make bench   the benchmarks (ARGS=...)'
 	@echo 'make deps    installs the programs that tests and benchmarks start, by apt-get'
 	@echo 'make clean   removes what was made here'
@@ -95,6 +95,7 @@ FUZZ ?= -max_total_time=60
 fuzz: .venv-fuzz/.made
 	@.venv-fuzz/bin/python tools/fuzz.py decoders $(FUZZ)
 	@.venv-fuzz/bin/python tools/fuzz.py histories $(FUZZ)
+	@.venv-fuzz/bin/python tools/fuzz.py mailboxes $(FUZZ)
 
 # Apart from the others, so that no test finds a server that it does not expect.
 .venv-bench/.made: pyproject.toml | check-python

@@ -79,7 +79,7 @@ def test_a_mirror_that_does_not_answer_is_no_failed_test(tmp_path):
     assert not (tmp_path / "sid").exists()  # so that the next run makes it from the start
 
 
-@pytest.mark.parametrize("target", ["decoders", "histories"])
+@pytest.mark.parametrize("target", ["decoders", "histories", "mailboxes"])
 def test_what_the_fuzzer_has_found_is_no_problem_any_more(target):
     done = tool(sys.executable, "tools/fuzz.py", target, "--replay")
     assert done.returncode == 0, done.stderr
