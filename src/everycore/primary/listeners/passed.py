@@ -59,7 +59,7 @@ class PassedSockets:
         mode: int | None,
         user: int | None = None,
     ) -> BoundSocket | None:
-        """The socket that was passed for `key`, as a `make`; None: there is none.
+        """The socket that was passed for `key`, as a `make`; None: there is none. Raises OSError.
 
         mode: the permissions of a unix socket's file. user: as `BoundSocket` has it.
         """
@@ -95,9 +95,11 @@ class PassedSockets:
         path = address if passed.family == socket.AF_UNIX else None
         if passed.stored is not None and passed.stored.file is not None and mode is not None:
             sockets.change_mode(address, passed.stored.file, mode)
-        sock = socket.socket(fileno=duplicate(passed.fd))
-        sock.setblocking(False)
-        taken = make(sock, backlog=backlog, path=path, mode=mode, user=user)
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(fileno=duplicate(passed.fd)))
+            sock.setblocking(False)
+            taken = make(sock, backlog=backlog, path=path, mode=mode, user=user)
+            undo.pop_all()
         self._passed.remove(passed)
         close_all((passed.fd,))
         if self.store is not None:
