@@ -46,7 +46,12 @@ def served(manager, start_command, tmp_path):
         [],
         *(
             pytest.param(options, marks=pytest.mark.ci_only)
-            for options in (["--policy", "shared"], ["--policy", "sticky"], ["--engine", "hypercorn"])
+            for options in (
+                ["--policy", "shared"],
+                ["--policy", "sticky"],
+                ["--engine", "hypercorn"],
+                ["--preload"],
+            )
         ),
     ],
     ids=" ".join,
@@ -81,14 +86,34 @@ def test_who_waits_when_the_primary_is_killed_is_served_by_the_next_one(served, 
     assert second.program.finish() == 0
 
 
-def test_a_program_on_a_unix_socket(manager, start_command, tmp_path):
-    """asyncio removes the file as the worker ends: the next one finds it all the same."""
+#: As many a program does, it removes the file before it binds.
+PLAIN = """
+import os, socket, sys
+path = sys.argv[1]
+if os.path.exists(path):
+    os.unlink(path)
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(path)
+sock.listen()
+while True:
+    client, _ = sock.accept()
+    client.recv(100)
+    client.sendall(b"%d\\n" % os.getpid())
+    client.close()
+"""
+#: asyncio removes it too, and once more at the end.
+ASYNCIO = ANSWER.replace('start_server(answer, "127.0.0.1", 0)', "start_unix_server(answer, sys.argv[1])")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [PLAIN, pytest.param(f"{ASYNCIO}\nasyncio.run(main())", marks=pytest.mark.ci_only)],
+    ids=["plain", "asyncio"],
+)
+def test_a_program_on_a_unix_socket(manager, start_command, tmp_path, source):
     path = str(tmp_path / "s")
-    source = textwrap.dedent(ANSWER).replace(
-        'start_server(answer, "127.0.0.1", 0)', f"start_unix_server(answer, {path!r})"
-    )
-    (tmp_path / "server.py").write_text(source + "\nasyncio.run(main())\n")
-    argv = run_command("server.py", workers=1, options=["--control", "off"])
+    (tmp_path / "server.py").write_text(source)
+    argv = run_command("server.py", path, workers=1, options=["--control", "off"])
     program = manager.start(start_command, argv)
     manager.wait_told("READY=1")
     assert ask(path)
@@ -101,10 +126,8 @@ def test_a_program_on_a_unix_socket(manager, start_command, tmp_path):
         manager.wait_told("READY=1")
         assert early.recv(100)
     assert program.finish() == 0
-    assert sorted(name for name in os.listdir(tmp_path) if name.startswith((".every", "s"))) == [
-        "s",
-        "server.py",
-    ]
+    names = sorted(name for name in os.listdir(tmp_path) if name.startswith((".everycore", "s")))
+    assert names == [f".everycore-{program.pid}-{os.stat(path).st_ino}", "s", "server.py"]
 
 
 def test_a_program_that_binds_what_systemd_has_opened(start_command, tmp_path):
