@@ -76,9 +76,12 @@ def test_the_parts_name_each_other():
     labels = template["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"] == labels == service["spec"]["selector"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert container["command"][container["command"].index("--bind") + 1] == f"0.0.0.0:{ports['http']}"
-    probes = [container[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe")]
-    assert {*probes, *(port["targetPort"] for port in service["spec"]["ports"])} == {"http"}
+    command = container["command"]
+    for option, name in (("--bind", "http"), ("--metrics", "metrics")):
+        assert command[command.index(option) + 1] == f"0.0.0.0:{ports[name]}"
+    probes = [container[probe]["httpGet"] for probe in ("startupProbe", "readinessProbe")]
+    assert probes == [{"path": "/ready", "port": "metrics"}] * 2
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
 
 
 def test_process_1_of_the_image_is_everycore():
