@@ -48,6 +48,20 @@ def test_a_reload_loses_no_request(shop, caddy):
 
 
 @pytest.mark.ci_only
+def test_of_a_primary_that_is_killed_the_requests_under_way_are_lost(shop, caddy):
+    served = shop()
+    with Customers(caddy(served.port), path="/slow/0.1") as customers:
+        customers.answered(20)
+        served.program.signal(signal.SIGKILL)
+        served.program.wait()
+        served = shop(port=served.port)
+        customers.answered(20)
+    lost = customers.answers.total() - customers.answers[200]
+    assert lost <= 4, customers.answers  # one of each client
+    assert served.program.finish() == 0
+
+
+@pytest.mark.ci_only
 def test_a_stop_and_a_start_lose_no_request(shop, caddy):
     """Caddy tries again as long as it is refused."""
     served = shop()

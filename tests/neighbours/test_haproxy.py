@@ -78,6 +78,30 @@ def test_of_two_services_one_is_stopped(shop, haproxy):
 
 
 @pytest.mark.ci_only
+def test_it_takes_out_a_service_that_says_that_it_is_to_stop(shop, haproxy):
+    """`/ready` says no from the signal on, and `--stop-delay` serves who is sent there all the same."""
+    pytest.importorskip("prometheus_client")
+    health = free_port()
+    first = shop(*TRUSTING, "--metrics", f"127.0.0.1:{health}", "--stop-delay", "600")
+    second = shop(*TRUSTING)
+    asked = {
+        "uri /healthz": "uri /ready",
+        f"{first.port} check": f"{first.port} check port {health}",
+        f"server shop2 127.0.0.1:{second.port} check": f"server shop2 127.0.0.1:{second.port}",
+    }
+    program, port = haproxy(first.port, second.port, asked)
+    with Customers(port) as customers:
+        customers.answered(20)
+        first.program.signal(signal.SIGTERM)
+        program.expect("shop1 is DOWN", stream="stderr")
+        assert get(health, "/ready")[0] == 503
+        customers.answered(20)
+    assert set(customers.answers) == {200}, customers.answers
+    assert first.program.finish(signal.SIGINT) == 1  # it has been waited for long enough
+    assert second.program.finish() == 0
+
+
+@pytest.mark.ci_only
 def test_of_two_services_one_is_killed(shop, haproxy):
     """What it had begun to answer is lost, no more: its customers go to the other one."""
     first, second = shop(*TRUSTING), shop(*TRUSTING)

@@ -72,14 +72,15 @@ def test_a_reload_loses_no_request(shop, nginx, policy):
 
 
 @pytest.mark.ci_only
-def test_a_stop_finishes_what_nginx_has_sent(shop, nginx):
-    """Newcomers get 502 until the next service is there, and nobody gets half an answer."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_without_a_service_nginx_says_so(shop, nginx, number):
+    """Clients get 502 until the next service is there, and nobody gets half an answer."""
     served = shop()
     port = nginx(f"127.0.0.1:{served.port}")
     with Customers(port, path="/slow/0.3") as customers:
         customers.answered(8)
-        served.program.signal(signal.SIGTERM)
-        assert served.program.wait() == 0
+        served.program.signal(number)
+        served.program.wait()
         customers.answered(8)
         served = shop(port=served.port)
         customers.answered(8)

@@ -7,8 +7,8 @@ import pytest
 
 from everycore import Pool
 from everycore.core.passed import StoredName, read_name
-from everycore.ops.announcing import Announcer
-from everycore.ops.storing import GIVE_UP_AFTER, ListenerStore
+from everycore.ops.announcing import GIVE_UP_AFTER, Announcer
+from everycore.ops.storing import ListenerStore
 from everycore.primary.listeners.passed import PassedSockets
 from everycore.system.listeners import StreamListener
 from everycore.system.notify import Notifier

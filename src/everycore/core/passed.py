@@ -2,9 +2,9 @@
 
 Two kinds arrive by the same variables (sd_listen_fds(3)): sockets that the manager opened (socket
 activation), and sockets that an earlier primary of this service gave it to keep (FDSTORE, sd_notify(3)). The
-second kind is recognized by its name, a `StoredName`. Invariant: a socket answers a request only if the
-kernel would have bound the same address for it. The facts about a socket are arguments: nothing is looked up
-here.
+second kind is recognized by its name, a `StoredName`. Invariant: a passed socket answers a request only if
+the kernel would have bound the same address for it. The facts about a socket are arguments: nothing is looked
+up here.
 """
 
 from __future__ import annotations

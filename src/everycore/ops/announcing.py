@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from everycore.events import Event, Exited, Ready, ReloadBegan, ReloadEnded
-from everycore.ops.storing import GIVE_UP_AFTER, ListenerStore
 from everycore.system.notify import Notifier, notifier
 
 if TYPE_CHECKING:
+    from everycore.ops.storing import ListenerStore
     from everycore.pool import Pool
+
+#: How long a socket that the last primary has stored waits for a worker that listens there, in seconds.
+GIVE_UP_AFTER: Final = 30.0
 
 
 class Announcer:
@@ -34,6 +37,8 @@ class Announcer:
         self._store: ListenerStore | None = None
         self._giving_up: asyncio.TimerHandle | None = None
         if self._notifier is not None and self._notifier.room:
+            from everycore.ops.storing import ListenerStore  # late: few managers keep anything
+
             self._store = self._passed.store = ListenerStore(self._notifier, lambda: self._passed.unclaimed)
 
     def begin(self) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from everycore.core.passed import StoredName
 from everycore.system.descriptors import socket_file
@@ -18,9 +17,6 @@ from everycore.system.listeners import BoundSocket
 from everycore.system.notify import Notifier
 
 log = logging.getLogger("everycore.ops")
-
-#: How long a socket that the last primary has stored waits for a worker that listens there, in seconds.
-GIVE_UP_AFTER: Final = 30.0
 
 
 class ListenerStore:

@@ -157,6 +157,7 @@ class GivenListener(StreamListener):
 
     def _leave_file(self) -> None:
         self.restore_name()  # the program has removed it at its end
+        self._spare = None  # the next one may remove it before it binds: see `restore`
         super()._leave_file()
 
     def _keep_spare(self) -> None:
@@ -176,6 +177,26 @@ class GivenListener(StreamListener):
         if spare is not None:
             with contextlib.suppress(OSError):
                 os.unlink(spare)
+
+
+def restore(path: str | bytes, file: tuple[int, int], name: str | bytes) -> None:
+    """Put the unix socket `file` back at `path`, if nothing is there and it has a second name in that folder.
+
+    name: where it was bound. For a socket that a primary has left to the next one, whose program has removed
+    the file before it binds.
+    """
+    folder, base = os.path.split(os.fsencode(path))
+    if base != os.path.basename(os.fsencode(name)) or os.path.lexists(path):
+        return
+    with contextlib.suppress(OSError):
+        for spare in os.listdir(folder or b"."):
+            match = _SPARE.fullmatch(spare)
+            if match and int(match[2]) == file[1]:
+                whole = os.path.join(folder, spare)
+                found = os.lstat(whole)
+                if (found.st_dev, found.st_ino) == file:
+                    os.link(whole, path, follow_symlinks=False)
+                    return
 
 
 def _remove_spares_of_the_dead(folder: bytes, own: int) -> None:

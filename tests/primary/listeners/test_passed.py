@@ -166,8 +166,35 @@ def test_a_unix_socket_keeps_its_file(opened, tmp_path, make):
         os.unlink(path)  # as asyncio does, when a program ends
     store.is_stopping = True
     taken.close()
-    assert os.listdir(tmp_path) == ["s"]
     assert os.stat(path).st_ino == seen.st_ino
+    hidden = [f".everycore-{os.getpid()}-{seen.st_ino}"] if make is GivenListener else []
+    assert sorted(os.listdir(tmp_path)) == [*hidden, "s"]
+
+
+@pytest.mark.parametrize("other", ["", "another"])
+def test_a_program_that_removes_the_file_before_it_binds(opened, tmp_path, other):
+    """It is put back from the name that the last primary has left; not where something else is by now."""
+    path = str(tmp_path / "s")
+    sock = opened.enter_context(socket.socket(UNIX))
+    sock.bind(path)
+    sock.listen()
+    seen = os.stat(path)
+    os.link(path, tmp_path / f".everycore-{2**22 + 1}-{seen.st_ino}")  # there is no such process
+    os.unlink(path)
+    if other:
+        (tmp_path / "s").touch()
+    found, _ = passed(sock, str(StoredName(1, (seen.st_dev, seen.st_ino))))
+    taken = take(found, path, GivenListener, family=UNIX)
+    if other:
+        assert taken is None
+        found.give_up()
+        return
+    assert taken is not None
+    assert os.stat(path).st_ino == seen.st_ino
+    assert sorted(os.listdir(tmp_path)) == [f".everycore-{os.getpid()}-{seen.st_ino}", "s"]
+    taken.keeper = None
+    taken.close()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_unix_socket_whose_file_is_another_ones_is_given_up(opened, tmp_path):

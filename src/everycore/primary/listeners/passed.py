@@ -18,7 +18,7 @@ from everycore.core.listeners import ListenKey
 from everycore.core.passed import Passed, StoredName, Wanted, answers, is_in_the_way, read_name
 from everycore.system import sockets
 from everycore.system.descriptors import close_all, duplicate, is_socket
-from everycore.system.given import is_v6only
+from everycore.system.given import is_v6only, restore
 from everycore.system.listeners import BoundSocket, SocketKeeper
 
 log = logging.getLogger("everycore.primary")
@@ -59,11 +59,15 @@ class PassedSockets:
         mode: int | None,
         user: int | None = None,
     ) -> BoundSocket | None:
-        """The socket that was passed for `key`, as a `make`; None: there is none.
+        """The socket that was passed for `key`, as a `make`; None: there is none. Raises OSError.
 
         mode: the permissions of a unix socket's file. user: as `BoundSocket` has it.
         """
         likely = [one for one in self._passed if one.kind == key.kind and key.fd is None]
+        for passed in likely:
+            is_unix = passed.family == key.family == socket.AF_UNIX
+            if is_unix and passed.stored is not None and passed.stored.file is not None:
+                restore(_path(key.address), passed.stored.file, passed.address)
         wanted = _wanted(key, v6only=v6only) if likely else None
         for passed in likely:
             if wanted is not None and answers(passed, wanted):
@@ -95,9 +99,11 @@ class PassedSockets:
         path = address if passed.family == socket.AF_UNIX else None
         if passed.stored is not None and passed.stored.file is not None and mode is not None:
             sockets.change_mode(address, passed.stored.file, mode)
-        sock = socket.socket(fileno=duplicate(passed.fd))
-        sock.setblocking(False)
-        taken = make(sock, backlog=backlog, path=path, mode=mode, user=user)
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(fileno=duplicate(passed.fd)))
+            sock.setblocking(False)
+            taken = make(sock, backlog=backlog, path=path, mode=mode, user=user)
+            undo.pop_all()
         self._passed.remove(passed)
         close_all((passed.fd,))
         if self.store is not None:
@@ -170,8 +176,13 @@ def _resolved(address: Any, family: int, kind: int) -> Any:
     return (*found[0][4][:2], *rest) if rest else found[0][4]
 
 
+def _path(address: Any) -> str | bytes:
+    """The path of a unix socket; "" for an abstract name."""
+    return "" if os.fsencode(address)[:1] == b"\0" else address
+
+
 def _file_at(path: Any) -> tuple[int, int] | None:
-    if os.fsencode(path)[:1] in (b"\0", b""):
+    if not _path(path):
         return None
     try:
         return sockets.file_identity(path)
