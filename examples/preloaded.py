@@ -28,7 +28,7 @@ def begin():
 
 
 async def answer(reader, writer):
-    import preloaded  # as the mold has it; the file that runs is `__main__`
+    import preloaded  # type: ignore[import-not-found]  # as the mold has it; the file that runs is `__main__`
 
     number = int(await reader.readline())
     writer.write(f"{preloaded.TABLE[number]} by {os.getpid()} made by {preloaded.MAKERS[0]}\n".encode())
