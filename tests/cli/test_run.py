@@ -176,7 +176,7 @@ def test_a_cluster_after_it_has_listened_gets_it_too(start_command, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "asyncio"])
-def test_an_address_in_use_is_an_error_as_alone(start_command, tmp_path, kind):
+def test_an_address_in_use_is_an_error_as_alone_and_is_named(start_command, tmp_path, kind):
     sources = {
         "plain": "import socket, sys; socket.create_server(('127.0.0.1', int(sys.argv[1])))",
         "asyncio": ANSWER.replace('"127.0.0.1", 0', '"127.0.0.1", int(sys.argv[1])') + "asyncio.run(main())",
@@ -188,7 +188,7 @@ def test_an_address_in_use_is_an_error_as_alone(start_command, tmp_path, kind):
         assert running.program.wait() == 3
     last = expected.splitlines()[-1]
     assert re.match(r"OSError: \[Errno 98\]", last)
-    assert complaint(running.program)[-1] == last
+    assert complaint(running.program)[-2:] == [last, f"127.0.0.1:{port} is in use by another process"]
 
 
 @pytest.mark.slow

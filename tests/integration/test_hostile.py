@@ -264,7 +264,8 @@ async def test_one_whose_messages_are_taken_may_send_for_ever(tmp_path):
     send(note('end'))
 """
     count = 0
-    async with Cluster(Settings(exec=hostile(tmp_path, crime.strip()))) as cluster:
+    deaf = "import signal; signal.pause()"
+    async with Cluster(Settings(exec=hostile(tmp_path, crime.strip(), deaf))) as cluster:
         bad = cluster.fork()
         end = asyncio.Event()
 
@@ -279,6 +280,7 @@ async def test_one_whose_messages_are_taken_may_send_for_ever(tmp_path):
         await within(end.wait())
         assert count == 4000
         assert bad.is_connected()
+        bad.kill(SIGKILL)
 
 
 def resident() -> int:

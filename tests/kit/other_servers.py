@@ -389,7 +389,7 @@ PM2 = """
 --no-daemon | says | leave it out; it stays in the foreground
 --source-map-support | says | PM2's own; leave it out: everycore runs
 --only | says | PM2's own; leave it out: everycore runs
---wait-ready | says | that is always so: everycore.hold_ready(
+--wait-ready | says | that is always so: hold_ready() of current_worker(
 --merge-logs | says | leave it out; all workers write to one s
 --watch | says | the option is --reload here
 --ignore-watch | says | the option is --reload-exclude here

@@ -83,7 +83,7 @@ class _Program(Service):
         """Said as it became known."""
 
     def _report_of(self, error: BootError) -> BootReport | None:
-        """Its report, and which address is in use: Python's own words name none."""
+        """Its report, and which address is in use: Python's own words may not name it."""
         report = super()._report_of(error)
         told = self._pool._keeper.address_in_use(error.worker)
         if report is None or told is None:

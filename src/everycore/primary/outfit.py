@@ -43,7 +43,11 @@ class Outfit:
         self._ours = contextlib.ExitStack()
         self.channel, self._their_channel = self._pair(socket.SOCK_STREAM)
         self.link, self._their_link = self._pair(socket.SOCK_SEQPACKET)
-        self.leash = Leash()
+        try:
+            self.leash = Leash()
+        except OSError:
+            self.abandon()
+            raise
         self._lent.callback(self.leash.close)
         self.env: Mapping[str, str]
         self.cwd: str | os.PathLike[str] | None = None
