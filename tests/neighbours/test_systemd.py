@@ -52,6 +52,8 @@ def unit(name: str, port: int, log: Path) -> str:
     }
     if name == "shop.service":
         changes |= {"127.0.0.1:8000": f"127.0.0.1:{port}", "ProtectHome=yes": "ProtectHome=no"}
+        if any(path.is_relative_to("/tmp") for path in (ROOT, Path(sys.prefix))):
+            changes["PrivateTmp=yes"] = "PrivateTmp=no"
     return adapted(name, changes)
 
 
