@@ -13,7 +13,7 @@ POLICIES = ("round_robin", "shared")
 #: What is tried of each program, and how a page says it.
 PROPERTIES = {
     "all": "each worker answers",
-    "spread": "of connections made one after the other, each worker has as many, within a tenth on an idle machine",
+    "spread": "each worker has as many connections, made one by one, within a tenth on an idle machine",
     "address": "the program knows its client's address",
     "killed": "a worker that is killed is replaced",
     "reload": "a reload replaces all workers",
