@@ -34,10 +34,13 @@ CRIMES = {
     ),
     "a grandchild": (
         """
+        read, write = os.pipe()
         if os.fork() == 0:
             say(mold_wire.WorkerIsThere())
+            os.close(write)
             signal.pause()
-        time.sleep(0.1)
+        os.close(write)
+        os.read(read, 1)
         say(mold_wire.MoldHasAnswered())
         """,
         "it ended before it had begun",

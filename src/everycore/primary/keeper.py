@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import signal
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any, Final
@@ -21,6 +20,7 @@ import msgspec
 from everycore.aio.deadline import Deadline
 from everycore.aio.waiting import settle
 from everycore.core import orders
+from everycore.core.in_turn import InTurn
 from everycore.core.recycling import RecyclingLimits
 from everycore.core.slots import SlotFailure
 from everycore.core.stalls import StallLimits
@@ -63,8 +63,9 @@ class Keeper:
         self.asking = Asking(cluster, self.end)
         #: Called when a reload is refused.
         self.on_refused: Callable[[], object] = lambda: None
-        self._inputs: deque[orders.Input] = deque()
-        self._is_busy = False
+        self._inputs = InTurn[orders.Input](self._decide)
+        #: Lets the supervisor decide about an input, and does what it says.
+        self._tell = self._inputs.tell
         self._workers: dict[int, Worker] = {}
         self._stalls = StallWatch(cluster, self._workers, stall_limits or StallLimits())
         limits = recycling or RecyclingLimits()
@@ -187,23 +188,15 @@ class Keeper:
 
     # Inputs
 
-    def _tell(self, given: orders.Input) -> None:
-        """Let the supervisor decide about `given`, and do what it says."""
-        self._inputs.append(given)
-        if self._is_busy:
-            return
-        self._is_busy = True
+    def _decide(self, given: orders.Input) -> None:
         try:
-            while self._inputs:
-                for action in self._supervisor.handle(self._inputs.popleft(), self._loop.time()):
-                    self._perform(action)
+            for action in self._supervisor.handle(given, self._loop.time()):
+                self._perform(action)
         except Exception as error:
             # A bug, or the cluster was closed by another hand: either way the pool is over.
-            self._inputs.clear()
             settle(self.end, error)
             self._end_all_reloads()
-        finally:
-            self._is_busy = False
+            self._inputs.clear()
 
     async def _follow(self, events: AsyncIterator[Any]) -> None:
         async for event in events:

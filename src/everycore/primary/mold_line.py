@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from everycore.aio.waiting import settle
 from everycore.core import molds
+from everycore.core.in_turn import InTurn
 from everycore.core.mold_wire import MoldIsPrepared
 from everycore.errors import ConfigurationError, MoldFailed, with_hint
 from everycore.primary import spawner
@@ -58,8 +58,8 @@ class MoldedLine:
         self._decisions = molds.MoldLine()
         #: What the next mold has.
         self._settings = settings
-        self._inputs: deque[molds.MoldInput] = deque()
-        self._is_busy = False
+        #: Lets `core.molds` decide about an input, and does what it says.
+        self.tell = InTurn[molds.MoldInput](self._decide).tell
         self._waiting: dict[int, tuple[Awaiting, Outfit]] = {}
         self._renewals: dict[int, asyncio.Future[None]] = {}
         self._last_request = 0
@@ -111,18 +111,9 @@ class MoldedLine:
 
     # --- inputs -------------------------------------------------------------------------------------------
 
-    def tell(self, given: molds.MoldInput) -> None:
-        """Let `core.molds` decide about `given`, and do what it says."""
-        self._inputs.append(given)
-        if self._is_busy:
-            return
-        self._is_busy = True
-        try:
-            while self._inputs:
-                for action in self._decisions.handle(self._inputs.popleft()):
-                    self._perform(action)
-        finally:
-            self._is_busy = False
+    def _decide(self, given: molds.MoldInput) -> None:
+        for action in self._decisions.handle(given):
+            self._perform(action)
 
     def knows(self, pid: int) -> bool:
         """As `MoldOwner.knows`."""
@@ -205,7 +196,7 @@ class MoldedLine:
             mold.start()
         except (OSError, ConfigurationError) as error:
             text = str(with_hint(error) if isinstance(error, OSError) else error)
-            self._inputs.append(molds.MoldGone(number, f"the mold cannot be started: {text}"))
+            self.tell(molds.MoldGone(number, f"the mold cannot be started: {text}"))
         else:
             self.molds[number] = mold
 
@@ -213,7 +204,7 @@ class MoldedLine:
         try:
             self._owner.asks()
         except OSError as error:
-            self._inputs.append(molds.WorkerLost(worker, str(error)))
+            self.tell(molds.WorkerLost(worker, str(error)))
             return
         try:
             mold.ask(self._waiting[worker][1])
@@ -221,7 +212,7 @@ class MoldedLine:
             return  # it has just ended, and that is heard in a moment
         except OSError as error:
             self._owner.answered()
-            self._inputs.append(molds.WorkerLost(worker, str(with_hint(error))))
+            self.tell(molds.WorkerLost(worker, str(with_hint(error))))
 
     def _spawn_fresh(self, worker: int) -> None:
         driver, birth = self._waiting.pop(worker)
