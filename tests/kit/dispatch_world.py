@@ -227,7 +227,7 @@ class World:
         self.read_back(worker)
         gone = self.workers.pop(worker)
         lost = {connection for connection in gone.taken.values() if connection is not None}
-        assert self.dispatcher.forget(worker) == len(gone.taken)
+        assert self.dispatcher.forget(worker) == len(lost), "a probe is no connection"
         self.lost |= lost
         self.hear()
 

@@ -61,10 +61,12 @@ class Conversation:
         return msgspec.msgpack.encode([kind.__name__, *fields])
 
     def _put(self, source: Source, body: bytes) -> None:
-        fds = [os.open(os.devnull, os.O_RDONLY) for _ in range((0, 0, 0, 1, 1, 2)[source.number(0, 5)])]
-        claimed = len(fds) if source.number(0, 4) else source.number(0, 3)
+        count = (0, 0, 0, 1, 1, 2)[source.number(0, 5)]
+        claimed = count if source.number(0, 4) else source.number(0, 3)
         data = encode_frame(body, claimed, source.number(0, 1) and NOTE)
         data = data[: len(data) - source.number(0, 2)] if source.number(0, 7) == 0 else data
+        # Every choice is made by now: a source that has run dry raises, and nothing is open yet.
+        fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(count)]
         try:
             if fds:
                 send_with(self.peer, data, fds)
@@ -149,7 +151,13 @@ class Conversation:
         """The peer goes, and everything that was under way ends."""
         self.peer.close()
         await turn(3)
-        assert len(self.end.losses) == 1, self.end.losses
+        losses = list(self.end.losses)
+        await self.tidy()
+        assert len(losses) == 1, losses
+        assert self.complaints == []
+
+    async def tidy(self) -> None:
+        """End what is under way, and close every handle."""
         self.box.close()
         for task in self._tasks:
             task.cancel()
@@ -158,7 +166,6 @@ class Conversation:
         for handle in self.handles:
             if handle is not None:
                 handle.close()
-        assert self.complaints == []
 
 
 async def conversation(source: Source, acts: int) -> None:
@@ -167,7 +174,11 @@ async def conversation(source: Source, acts: int) -> None:
     async with Raw(serialization="json", is_primary=bool(source.number(0, 1))) as (end, peer):
         on = Conversation(end, peer)
         asyncio.get_running_loop().set_exception_handler(lambda _, what: on.complaints.append(what))
-        for _ in range(acts):
-            await on.act(source)
+        try:
+            for _ in range(acts):
+                await on.act(source)
+        except BaseException:  # the source has run dry, too
+            await on.tidy()
+            raise
         await on.finish()
     assert {n: w for n, w in open_fds().items() if before.get(n) != w} == {}

@@ -326,8 +326,7 @@ class Dispatcher(Generic[C]):
         lane = self.lanes.lanes[worker]
         if not self.lanes.stall(lane):
             return None
-        lane.probe = self.lanes.probe(lane, now)
-        return lane.probe
+        return self.lanes.probe(lane, now)
 
     def _look_for_late(self, now: float) -> None:
         """Look again when a lane may have become late, or its belt must be read back."""

@@ -68,7 +68,7 @@ class Lane:
     """The account of one worker's belt. Only the dispatcher writes it; policies read it."""
 
     __slots__ = (
-        "batch", "credit", "given", "next_number", "pauses", "pending", "probe", "returned", "room", "total",
+        "batch", "credit", "given", "next_number", "pauses", "pending", "probes", "returned", "room", "total",
         "worker",
     )  # fmt: skip
 
@@ -83,8 +83,8 @@ class Lane:
         self.total = 0
         #: How many of these came back.
         self.returned = 0
-        #: The number of the last probe, a message without a connection.
-        self.probe = 0
+        #: The numbers of the probes (messages without a connection) that are outstanding.
+        self.probes: set[int] = set()
         self.credit = FIRST_CREDIT
         #: The reasons for which the lane is given nothing; empty if it is not paused.
         self.pauses: set[Pause] = set()
@@ -115,7 +115,7 @@ class Lane:
     @property
     def lost(self) -> int:
         """How many connections are lost if the worker says nothing more. A probe is not counted."""
-        return len(self.pending.keys() - {self.probe})
+        return len(self.pending.keys() - self.probes)
 
     def is_late(self, limit: float) -> bool:
         """Whether the oldest un-acknowledged connection was handed over before `limit`."""
@@ -251,6 +251,7 @@ class Lanes:
         number = lane.next_number
         lane.next_number = number + 1
         lane.pending[number] = now
+        lane.probes = {probe for probe in lane.probes if probe in lane.pending} | {number}
         return number
 
     def starved(self, now: float) -> bool:
