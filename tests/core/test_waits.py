@@ -30,6 +30,6 @@ def test_a_message_without_a_connection_is_not_lost():
     lanes = Lanes()
     lane = lanes.join(1)
     lanes.hand(lane, 10.0)
-    lanes.probe(lane, 10.0)
-    lanes.probe(lane, 10.5)
+    lane.probe(10.0)
+    lane.probe(10.5)
     assert lanes.forget(1) == 1

@@ -326,7 +326,7 @@ class Dispatcher(Generic[C]):
         lane = self.lanes.lanes[worker]
         if not self.lanes.stall(lane):
             return None
-        return self.lanes.probe(lane, now)
+        return lane.probe(now)
 
     def _look_for_late(self, now: float) -> None:
         """Look again when a lane may have become late, or its belt must be read back."""

@@ -117,6 +117,14 @@ class Lane:
         """How many connections are lost if the worker says nothing more. A probe is not counted."""
         return len(self.pending.keys() - self.probes)
 
+    def probe(self, now: float) -> int:
+        """Number a probe, a message without a connection, that is being sent. It counts as nobody's turn."""
+        number = self.next_number
+        self.next_number = number + 1
+        self.pending[number] = now
+        self.probes = {probe for probe in self.probes if probe in self.pending} | {number}
+        return number
+
     def is_late(self, limit: float) -> bool:
         """Whether the oldest un-acknowledged connection was handed over before `limit`."""
         for at in self.pending.values():
@@ -244,14 +252,6 @@ class Lanes:
         given, least = lane.given, self._most_given - MOST_ARREARS
         lane.given = given = (max(least, given)) + 1
         self._most_given = max(self._most_given, given)
-        return number
-
-    def probe(self, lane: Lane, now: float) -> int:
-        """Number a probe, a message without a connection, that is being sent. It counts as nobody's turn."""
-        number = lane.next_number
-        lane.next_number = number + 1
-        lane.pending[number] = now
-        lane.probes = {probe for probe in lane.probes if probe in lane.pending} | {number}
         return number
 
     def starved(self, now: float) -> bool:
