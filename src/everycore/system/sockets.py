@@ -56,6 +56,25 @@ def off_the_wire(address: Any) -> Any:
     return address
 
 
+def is_accepted_from(listener: socket.socket, fd: int) -> bool:
+    """Whether `fd` is a connection of the address on which `listener` listens."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except (OSError, ValueError):
+        return False
+    try:
+        here, there = sock.getsockname(), listener.getsockname()
+        if sock.family != listener.family or sock.type != listener.type:
+            return False
+        if isinstance(there, tuple):  # a listener of all addresses has connections of each
+            here, there = here[1], there[1]
+        return bool(here == there) and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        return False
+    finally:
+        sock.detach()
+
+
 def checked_backlog(backlog: Any) -> int:
     """`backlog` if `socket.listen` would take it; raises what that raises (TypeError, OverflowError)."""
     if (number := operator.index(backlog)) > _LARGEST_INT:

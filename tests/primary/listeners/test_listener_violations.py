@@ -94,6 +94,37 @@ async def test_what_a_worker_writes_on_the_primarys_end_of_its_belt_is_not_belie
         assert it.workers[2].take_all() == [ports[0]]  # what really lay there is not lost
 
 
+@pytest.mark.parametrize("lie", ["acknowledged", "given back, as something else"])
+@pytest.mark.parametrize("found_at", ["rest", "death", "full"])
+async def test_what_a_worker_lies_about_and_has_not_read_is_served_by_another(lie, found_at):
+    async with stage(1, 2) as it:
+        ports = await it.connect(2)  # one each
+        it.workers[2].take_all()
+        it.workers[2].ack()
+        ours, theirs = socket.socketpair()
+        if lie == "acknowledged":
+            it.workers[1].say(wire.Acked(1))
+        else:
+            it.workers[1].say(wire.GiveBack(1, ["6.6.6.6", 6]), [theirs.fileno()])
+        theirs.close()
+        await it.settled()
+        match found_at:
+            case "rest":
+                it.listener.rest(1, finishes=False)
+            case "death":
+                it.listener.remove(1)
+            case "full":
+                it.workers[1].say(wire.Full())
+        await it.settled()
+        assert [event[:2] for event in it.events if event[0] == "violated"] == [("violated", 1)]
+        assert ports[0] in it.workers[2].take_all()
+        for sock in it.workers[2].taken:
+            sock.close()
+        it.workers[2].taken.clear()
+        with ours:
+            assert ours.recv(1) == b""
+
+
 async def test_a_belt_that_is_shut_down_is_a_violation():
     async with stage(1, 2) as it:
         it.workers[1].end.shutdown(socket.SHUT_RDWR)

@@ -7,7 +7,10 @@ here, and after a failure that lasts the dispatcher knows when to try again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import socket
 from collections.abc import Callable
 
 from everycore.core.arrivals import NoConnection
@@ -17,7 +20,8 @@ from everycore.primary.listeners.preambles import Preambles
 from everycore.primary.listeners.subscriber import Accepted
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.listeners import BoundSocket
-from everycore.system.sockets import on_the_wire
+from everycore.system.sockets import is_accepted_from, on_the_wire
+from everycore.system.strange import close_strange
 
 log = logging.getLogger("everycore.primary")
 
@@ -89,6 +93,20 @@ class Acceptor:
             if (connection := self._preambles.of(fd, peer)) is not None:
                 return connection
         return NoConnection.EMPTY
+
+    def keep_own(self, connections: list[Accepted]) -> None:
+        """Queue those that were accepted here, and close the others.
+
+        They lay on the belt of a worker that had acknowledged them or given something else back for them. The
+        worker may also have put them there, so the kernel is asked who the peer is. With a PROXY header the
+        kernel does not know.
+        """
+        for fd, _ in connections:
+            if self._preambles is None and is_accepted_from(self._listener.sock, fd):
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+                    self._dispatcher.arrivals.queue.append((fd, on_the_wire(sock.getpeername())))
+                    continue
+            close_strange((fd,))
 
     def _suspend_if_shutting(self) -> None:
         """Nobody waits: here, so that nobody comes in between and is reset."""

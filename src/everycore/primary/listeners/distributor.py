@@ -25,7 +25,7 @@ from everycore.errors import ProtocolError
 from everycore.primary.listeners.acceptor import Acceptor
 from everycore.primary.listeners.distribution import LAST_WORDS
 from everycore.primary.listeners.preambles import Preambles
-from everycore.primary.listeners.subscriber import Accepted, ReadBack, Subscriber
+from everycore.primary.listeners.subscriber import Accepted, Subscriber
 from everycore.system.listeners import BoundSocket
 from everycore.system.strange import close_strange
 
@@ -236,7 +236,11 @@ class Distributor:
         match message:
             case wire.GiveBack(number, peer):
                 # Without a descriptor: we are out of them, and the kernel dropped it.
-                self._came_back(subscriber, ReadBack(number, 1, [(fd, peer) for fd in fds]))
+                try:
+                    self.dispatcher.came_back(worker, number, 1, [(fd, peer) for fd in fds])
+                except ProtocolError:
+                    close_strange(fds)
+                    raise
             case wire.Full():
                 was_finishing = self.dispatcher.finishing == worker
                 self.dispatcher.fill(worker)
@@ -257,22 +261,17 @@ class Distributor:
         """Queue again what its worker has not read."""
         error: ProtocolError | None = None
         for _ in range(LAST_WORDS):
+            message = None
             try:
-                message = subscriber.read_back()
-                if message is None:
+                if (message := subscriber.read_back()) is None:
                     break
-                self._came_back(subscriber, message)
+                self.dispatcher.came_back(subscriber.client.id, *message)
             except ProtocolError as exc:
                 error = exc
+                if message is not None:
+                    self._acceptor.keep_own(message.connections)
         if error is not None:
             subscriber.accuse(self._loop, ProtocolError(f"read back from its belt: {error}"))
-
-    def _came_back(self, subscriber: Subscriber, message: ReadBack) -> None:
-        try:
-            self.dispatcher.came_back(subscriber.client.id, *message)
-        except ProtocolError:
-            close_strange(fd for fd, _ in message.connections)
-            raise
 
     def _look(self) -> None:
         now = self._loop.time()
