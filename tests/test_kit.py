@@ -1,6 +1,8 @@
 """The kit must be able to fail: leaks, limits, loops and programs, each caught in the act."""
 
+import ast
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -28,6 +30,31 @@ from tests.kit import (
 from tests.kit.folders import ROOT
 from tests.kit.leaks import Surroundings
 from tests.kit.loops import run_test
+from tests.kit.variants import left_out
+
+# Variants
+
+
+@pytest.mark.parametrize("axes", [(2,), (2, 2), (2, 2, 2), (3,), (3, 2), (5, 2), (2, 7)], ids=str)
+@pytest.mark.parametrize("test", ["one", "two", "three", "four"])
+def test_every_variant_is_run_on_one_python_or_another_and_every_value_on_each(axes, test):
+    variants = {
+        str(values): dict(zip("abc", values, strict=False)) | {"varies like a": -values[0]}
+        for values in itertools.product(*map(range, axes))
+    }
+    halves = [set(variants) - left_out(test, variants, minor) for minor in (11, 15)]
+    assert halves[0] | halves[1] == set(variants)
+    assert not halves[0] & halves[1]
+    for half in halves if len(axes) > 1 else []:
+        for axis, values in enumerate(axes):
+            assert {ast.literal_eval(variant)[axis] for variant in half} == set(range(values))
+
+
+def test_one_without_others_is_always_run():
+    for minor in range(11, 16):
+        assert left_out("one", {}, minor) == left_out("one", {"it": {}}, minor) == set()
+        assert left_out("one", {"it": {"policy": "shared"}}, minor) == set()
+
 
 # The clock
 

@@ -63,6 +63,7 @@ def open_stream(served: Served) -> socket.socket:
     return sock
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 @pytest.mark.limit(120)
 def test_a_change_a_broken_one_and_its_repair(develop, tmp_path):
@@ -97,6 +98,7 @@ def test_a_change_a_broken_one_and_its_repair(develop, tmp_path):
     assert program.finish() == 0
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_a_first_start_with_broken_code_waits(develop, tmp_path):
     program = develop("1 / 0", "--reload-include", "*.txt")

@@ -82,6 +82,7 @@ def archive(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("launcher", [start_script, archive])
 class TestTheModuleSearchPathIsTheLaunchers:
+    @pytest.mark.ci_only
     def test_serve(self, start_command, folder, launcher):
         argv = [*launcher(folder), "serve", "--workers", "2", "--bind", "127.0.0.1:0", "main:app"]
         served = wait_serving(start_command(argv, cwd=folder))

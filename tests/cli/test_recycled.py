@@ -62,6 +62,7 @@ def test_requests_flow_on_while_one_worker_after_the_other_is_replaced(serve):
     assert "Traceback" not in served.program.stderr
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_all_slots_have_failed(serve, tmp_path):
     source = """

@@ -17,6 +17,8 @@ from tests.kit.running import ANSWER, ask, run
 from tests.kit.running import command as run_command
 from tests.kit.serving import command
 
+pytestmark = pytest.mark.slow
+
 #: Each worker answers with its generation, as its environment has it.
 APP = """
 import os

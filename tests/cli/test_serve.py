@@ -17,6 +17,8 @@ from tests.kit import scaled
 from tests.kit.folders import EXAMPLES
 from tests.kit.serving import Served, command, wait_serving
 
+pytestmark = pytest.mark.slow
+
 # Traffic
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.kit.serving import APP, command, complaint
 
+pytestmark = pytest.mark.slow
+
 WORKERS = ("--workers", "3")
 
 

@@ -62,6 +62,7 @@ def serve_hypercorn(start):
     return serve_it
 
 
+@pytest.mark.ci_only
 @pytest.mark.parametrize(
     ("policy", "loop", "with_tls"), [("round_robin", "asyncio", True), ("shared", "uvloop", False)]
 )

@@ -18,6 +18,8 @@ from everycore.ops.job import Job
 from tests.kit import scaled
 from tests.kit.http_clients import REQUEST, Crowd, read_answer
 
+pytestmark = pytest.mark.slow
+
 #: Says who answers. A WebSocket is open until either side closes it; /stream sends events; /read reads the
 #: body first; /leave makes the worker leave.
 APP = """

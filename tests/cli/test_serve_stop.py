@@ -14,6 +14,8 @@ from everycore.core.stopping import SAME_REQUEST
 from tests.kit.folders import EXAMPLES
 from tests.kit.serving import APP, command, finish, wait_serving
 
+pytestmark = pytest.mark.slow
+
 
 def beyond_one_request() -> None:
     """The same signal from now on is another request."""
@@ -43,6 +45,7 @@ def test_second_signal_ends_it_at_once(serve):
     assert "second signal" in served.program.stderr.splitlines()[-1]
 
 
+@pytest.mark.ci_only
 def test_one_request_to_stop_that_is_delivered_twice_is_one(serve):
     """GNU timeout signals its child, and then the group that it is in."""
     served = serve()
@@ -69,6 +72,7 @@ def test_stop_while_booting(start):
     assert program.finish() == 0  # a worker that was never ready has nothing to finish
 
 
+@pytest.mark.ci_only
 def test_application_shut_down_after_its_last_request_even_if_that_was_cut_short(serve):
     served = serve("--grace", "2", workers=1)
     with served.begin():
@@ -123,6 +127,7 @@ SLOW_TO_END = """
 """
 
 
+@pytest.mark.ci_only
 def test_application_has_a_time_of_its_own_once_the_grace_is_over(serve):
     served = serve("--grace", "0.5", workers=1, source=SLOW_TO_END, env={"SHUTDOWN": "2"})
     with served.begin():  # a request that never ends
@@ -176,6 +181,7 @@ def test_primary_killed_takes_its_workers_along(serve):
     # Leaving the test fails if a worker is left.
 
 
+@pytest.mark.ci_only
 def test_a_second_sigterm_changes_nothing(serve):
     """Supervisors repeat it."""
     served = serve()

@@ -6,6 +6,8 @@ import pytest
 
 from tests.kit import scaled
 
+pytestmark = pytest.mark.slow
+
 RUNS_A_COROUTINE = """
     import asyncio
 

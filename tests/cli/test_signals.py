@@ -90,6 +90,7 @@ def test_a_primary_that_is_killed_while_stopped_leaves_nobody(start_kind, kind):
     assert wait_gone(workers) == []
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_a_worker_that_dies_while_stopped_is_replaced_afterwards(serve):
     served = serve()

@@ -116,6 +116,7 @@ def test_threads_of_a_wsgi_application_all_stuck(serve):
         served.program.wait()
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_a_program_that_picks_up_nothing(start_command, tmp_path):
     """Threads and plain sockets, under `everycore run`: no loop that could be watched."""

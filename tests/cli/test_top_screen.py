@@ -104,6 +104,7 @@ async def test_it_shows_a_service_and_its_workers():
     assert screen.return_code == 0
 
 
+@pytest.mark.ci_only
 async def test_keys_order_what_they_say():
     service = Service()
     screen = TopScreen(service.connect)
@@ -120,6 +121,7 @@ async def test_keys_order_what_they_say():
         assert service.ordered == [1, -1, ("drain", 6)]
 
 
+@pytest.mark.ci_only
 async def test_an_order_keeps_the_screen_from_nothing():
     service = Service()
     service.goes_on.clear()

@@ -138,6 +138,7 @@ async def test_stops_of_a_program(program, policy, loop, times):
     await stops(lambda: program(LINES, policy, loop), kinds.of_lines, times, codes={})
 
 
+@pytest.mark.ci_only
 @forms(times=1, pairs=1)
 async def test_stops_of_uvicorn_under_run(program, policy, loop, times):
     kinds = Kinds(is_soak=is_long(times))
@@ -182,6 +183,7 @@ async def reloads(served, kinds, times) -> None:
     assert await asyncio.to_thread(served.program.finish) == 0
 
 
+@pytest.mark.ci_only
 @forms(times=2)
 async def test_reloads_of_serve(serve, policy, loop, times):
     served = serve("--policy", policy, "--loop", loop, "--grace", "10", "--spread", "0.5", source=APP)
@@ -193,6 +195,7 @@ async def test_reloads_of_a_program(program, policy, loop, times):
     await reloads(program(LINES, policy, loop), Kinds(is_soak=is_long(times)).of_lines, times)
 
 
+@pytest.mark.ci_only
 @forms(times=1, pairs=1)
 async def test_reloads_of_uvicorn_under_run(program, policy, loop, times):
     served = program(UVICORN.replace("LOOP", loop), policy, loop)

@@ -110,6 +110,7 @@ async def test_cluster_inspect_brk(tmp_path):
         assert diary.all(Online) == []
 
 
+@pytest.mark.ci_only
 @node(
     "test-inspector-port-cluster",
     adapted="A port of its own is `base + worker.id` with `exclusive=True`, or what the primary says in"
@@ -143,6 +144,7 @@ async def test_a_port_that_can_not_be_is_refused_in_the_worker(tmp_path):
             assert "ConfigurationError" in (await worker.fails(code, port=port)).classes
 
 
+@pytest.mark.ci_only
 @node(
     "test-inspector-port-zero-cluster",
     adapted="Port 0 with `exclusive=True` is a free port for each worker; they do not follow each other, and"
@@ -161,6 +163,7 @@ async def test_inspector_port_zero_cluster(tmp_path):
             assert [await attached(address) for address in addresses] == [1, 2, 3]
 
 
+@pytest.mark.ci_only
 @node(
     "test-inspector-cluster-port-clash",
     adapted="Known to fail in Node, where the worker ends with status 12. Here it is an OSError"

@@ -124,6 +124,7 @@ async def test_what_it_leaves_where_the_primary_reads_keeps_nobody_from_ending(t
         assert open_fds() == before
 
 
+@pytest.mark.ci_only
 async def test_one_that_does_not_leave_is_killed(tmp_path):
     """Its loop is blocked: it sees nothing."""
     crime = "random bytes"

@@ -72,6 +72,7 @@ def ask(connection):
     return response, body
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_from_uvicorn(moved):
     folder, program = moved("from_uvicorn")
@@ -96,6 +97,7 @@ def test_from_uvicorn(moved):
     assert told.count("INFO shop the shop is closed\n") == 2
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 def test_from_gunicorn(moved):
     folder, program = moved("from_gunicorn/after")

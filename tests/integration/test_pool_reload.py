@@ -23,6 +23,8 @@ from everycore import (
 from everycore.core.signals import Signal
 from tests.kit.workers import ECHO, IDLE, Diary, program, within, worker_script
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def make_pool(tmp_path):
@@ -68,6 +70,7 @@ async def test_with_a_surge_of_nothing_the_old_one_is_gone_before_the_new_one_st
         assert exits[0].seq < forks[0].seq < exits[1].seq < forks[1].seq
 
 
+@pytest.mark.ci_only
 async def test_one_that_fails_leaves_the_others_and_says_so_until_the_next(make_pool, tmp_path):
     async with make_pool(2) as pool:
         diary = Diary(pool.cluster)
@@ -90,6 +93,7 @@ async def test_one_that_fails_leaves_the_others_and_says_so_until_the_next(make_
         assert seats(pool) == {(0, 2), (1, 2)}
 
 
+@pytest.mark.ci_only
 async def test_one_that_is_not_ready_in_time_fails_it(tmp_path):
     source = f"if os.path.exists({str(tmp_path / 'slow')!r}):\n    signal.pause()\n" + program(ECHO)
     settings = Settings(exec=worker_script(tmp_path, source), stdio="null")
@@ -119,6 +123,7 @@ async def test_settings_that_cannot_work_fail_it(make_pool):
         assert seats(pool) == {(0, 0)}
 
 
+@pytest.mark.ci_only
 async def test_two_at_once_the_second_covers_all_who_wait(make_pool):
     async with make_pool(1) as pool:
         await Diary(pool.cluster).until(Ready)

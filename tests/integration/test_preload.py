@@ -135,6 +135,7 @@ async def test_workers_that_are_asked_to_leave_before_their_mold_is_ready_do_so_
         assert [event.voluntary for event in diary.all(Exited)] == [True, False]
 
 
+@pytest.mark.ci_only
 async def test_a_mold_killed_in_the_midst_of_forks_loses_no_worker(settings):
     async with Pool(
         4, settings=settings(IDLE.replace("await for_ever", "everycore.ready(); await for_ever"))

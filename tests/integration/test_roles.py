@@ -34,6 +34,7 @@ class TestRoles:
         async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
             assert "primary" in (await within(anext(cluster.fork().messages()))).message
 
+    @pytest.mark.ci_only
     def test_pytest_itself_cannot_be_started_again(self, pytester):
         pytester.makepyfile(
             """

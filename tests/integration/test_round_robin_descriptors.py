@@ -89,6 +89,7 @@ async def test_a_worker_short_of_descriptors_leaves_connections_to_others_and_co
                 break
 
 
+@pytest.mark.ci_only
 async def test_a_blocking_server_without_descriptors_leaves_connections_to_others_and_comes_back(tmp_path):
     async with agents(tmp_path, 2, recall_after=RECALL) as (_, first, second), closing([]) as clients:
         await first.do(

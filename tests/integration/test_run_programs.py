@@ -230,6 +230,7 @@ sock.bind(("127.0.0.1", int(sys.argv[1])))  # of which Python says no address
 }
 
 
+@pytest.mark.ci_only
 @pytest.mark.slow
 @pytest.mark.parametrize("program", IN_USE, ids=[name.replace(" ", "_") for name in IN_USE])
 def test_an_address_in_use_is_told_once_and_named(start_command, tmp_path, program):

@@ -314,6 +314,7 @@ class TestLeaving:
                 assert (await within(one.worker.wait())).code == 0
                 assert {await ask(address) for _ in range(10)} == {two.id}
 
+    @pytest.mark.ci_only
     async def test_under_load_everybody_is_answered(self, tmp_path, loop):
         """A departure loses nobody, though its worker was in the row a moment ago."""
         async with shared_servers(tmp_path, loop, 2) as (cluster, workers, address):

@@ -58,6 +58,7 @@ SERVER = AGENT.replace(
 )
 
 
+@pytest.mark.ci_only
 async def test_a_reload_moves_nobody_to_another_slot(tmp_path):
     assert SERVER != AGENT
     port = free_port()

@@ -241,6 +241,7 @@ port = endpoint.get_extra_info("sockname")[1]
 
 @pytest.mark.usefixtures("on_uvloop")
 class TestManyConnections:
+    @pytest.mark.ci_only
     async def test_kept_ones_are_spread_evenly(self, tmp_path):
         async with servers(tmp_path, 4) as (_, workers, address), closing([]) as clients:
             for _ in range(10):
@@ -343,6 +344,7 @@ uvloop.run(main())
 class TestProgramsThatKnowNothingOfUs:
     """`everycore run` and `everycore serve`."""
 
+    @pytest.mark.ci_only
     def test_a_program_of_uvloop_s_own(self, start_command, tmp_path):
         (tmp_path / "program.py").write_text(PROGRAM)
         program = start_command([sys.executable, "-m", "everycore", "run", "--workers", "2", "program.py"])
@@ -361,6 +363,7 @@ class TestProgramsThatKnowNothingOfUs:
         assert "Traceback" not in program.stderr
         assert "Exception" not in program.stderr
 
+    @pytest.mark.ci_only
     @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
     def test_uvicorn_in_everycore_run(self, start_command, tmp_path, loop):
         (tmp_path / "app.py").write_text(APP)

@@ -20,12 +20,24 @@ from tests.kit.limits import Watchdog, limit_of, scaled
 from tests.kit.loops import run_test
 from tests.kit.processes import process_tree
 from tests.kit.programs import Program
+from tests.kit.variants import left_out
 
 _watchdog = pytest.StashKey[Watchdog]()
 _has_failed = pytest.StashKey[bool]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--variants",
+        choices=["all", "half"],
+        help="of a slow test's variants, those to run; without it: half in a whole run, else all",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.variants is None:  # told to xdist's processes as well
+        is_whole = config.args == config.getini("testpaths")
+        config.option.variants = "half" if is_whole else "all"
     # A script's `make test &` starts us with SIGINT ignored, and so would every program be that we start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,6 +66,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if watchdog := config.stash.get(_watchdog, None):
         del config.stash[_watchdog]
         watchdog.close()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.variants == "all":
+        return
+    tests: dict[str, dict[str, Any]] = {}
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("ci_only"):
+            tests.setdefault(item.nodeid.partition("[")[0], {})[item.nodeid] = item
+    for test, variants in tests.items():
+        values = {name: item.callspec.params for name, item in variants.items() if hasattr(item, "callspec")}
+        for name in left_out(test, values):
+            variants[name].add_marker("ci_only")
 
 
 @pytest.hookimpl(wrapper=True)

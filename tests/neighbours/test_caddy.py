@@ -28,6 +28,7 @@ def caddy(start_command, tmp_path):
     return start
 
 
+@pytest.mark.ci_only
 def test_the_application_knows_the_client_and_the_scheme(shop, caddy):
     served = shop()
     forged = {"X-Forwarded-For": "6.6.6.6"}

@@ -33,6 +33,7 @@ def haproxy(start_command, tmp_path):
     return start
 
 
+@pytest.mark.ci_only
 def test_the_proxy_protocol_says_who_asks(shop, haproxy):
     served = shop(*TRUSTING)
     _, port = haproxy(served.port)
