@@ -21,6 +21,12 @@ def main() -> int:
 
     if not has_terminal():
         _have_go_on(signal.SIGTTIN, signal.SIGTTOU)
+    from everycore.foreign.spared_imports import without
+
+    with without("ssl", "typing_extensions"):
+        import asyncio  # noqa: F401 - for what follows
+
+        import msgspec  # noqa: F401
     from everycore.cli.main import main as run
 
     status = run()

@@ -124,7 +124,9 @@ def _resolve(address: Any, family: int | None, kind: int) -> tuple[Any, int]:
     if kind not in sockets.KINDS:  # getaddrinfo would raise another error
         raise sockets.listen_error(errno.EOPNOTSUPP, sockets.describe(address))
     try:
-        infos = socket.getaddrinfo(host or None, port, family or 0, kind, 0, socket.AI_PASSIVE)
+        infos = socket.getaddrinfo(
+            sockets.host_to_resolve(host) or None, port, family or 0, kind, 0, socket.AI_PASSIVE
+        )
     except socket.gaierror as exc:
         raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {host}:{port}: {exc.strerror}") from None
     if not infos:

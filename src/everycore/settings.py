@@ -7,7 +7,6 @@ source. Invariant: a `Settings` that exists is valid.
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -264,6 +263,8 @@ def _check_addresses(value: object) -> None:
 
 
 def _is_numeric(host: str) -> bool:
+    import ipaddress  # late: few programs name addresses here
+
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -286,6 +287,8 @@ def check_proxy(name: str) -> None:
     """Raise ValueError unless `name` is an address, a network, "unix" or "*"."""
     if name in (UNIX_PROXIES, EVERYBODY):
         return
+    import ipaddress  # late, as above
+
     try:
         ipaddress.ip_network(name)
     except ValueError as error:

@@ -247,14 +247,35 @@ def test_version(capsys):
     assert capsys.readouterr().out.startswith("everycore 0.")
 
 
+#: What a primary has no use for. Each costs memory for as long as the service runs.
+NOT_IN_A_PRIMARY = {
+    "bz2", "csv", "email", "hashlib", "http", "importlib.metadata", "json", "logging.handlers", "lzma",
+    "multiprocessing", "pathlib", "pickle", "queue", "random", "shutil", "ssl", "tempfile", "tomllib",
+    "typing_extensions", "urllib", "uvicorn", "uvloop", "zipfile", "everycore.core.sticky",
+    "everycore.cli.answers", "everycore.primary.listeners.preambles", "everycore.servers.hypercorn_options",
+}  # fmt: skip
+
+
 def test_light_imports():
-    # Neither does the library load the command line, nor a wrong option what serving takes.
-    source = (
-        "import sys, everycore; print('click' in sys.modules);"
-        "import everycore.cli.main; print('asyncio' in sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert result.stdout.split()[0] == "False"
+    # Neither does the library load the command line, nor a primary what only workers or some options need.
+    source = """
+import sys
+before = set(sys.modules)  # `site` imports what the environment says
+import everycore
+print("click" in sys.modules or "asyncio" in sys.modules)
+from everycore.__main__ import main
+sys.argv[1:] = "serve", "--workers", "0", "main:app"
+assert main() == 2
+import everycore.ops.service, everycore.primary.mold_line, everycore.primary.steering
+print(*set(sys.modules) - before)
+import ssl
+print(ssl.__name__)
+"""
+    argv = [sys.executable, "-c", source]
+    result = subprocess.run(argv, capture_output=True, text=True, check=True)
+    early, modules, late = result.stdout.splitlines()
+    assert (early, late) == ("False", "ssl")
+    assert not NOT_IN_A_PRIMARY & set(modules.split())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 
-from everycore.cli.answers import ANSWERS
 from everycore.cli.options import Values, own_fields, taken
 from everycore.config.setting import EngineField, Field
 from everycore.errors import ConfigurationError
@@ -20,6 +19,7 @@ _NEEDS = {"uvicorn": ("uvicorn", "standard"), "hypercorn": ("hypercorn", "hyperc
 @functools.cache
 def engine() -> tuple[Field, ...]:
     """The options of the engines that are neither ours nor refused."""
+    from everycore.cli.answers import ANSWERS
     from everycore.servers.engine_options import engine_fields
     from everycore.servers.hypercorn_options import hypercorn_fields
 

@@ -6,7 +6,6 @@ code runs in this process, and nothing is imported that a wrong option would mak
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +49,6 @@ from everycore.ops import interpreter
 from everycore.ops.job import SECRETS, Job, check_app
 from everycore.ops.ownership import give_sockets, parse_owner
 from everycore.servers.binds import Bind, UnixBind, parse_binds
-from everycore.servers.hypercorn_options import QUIC
 from everycore.settings import Settings
 from everycore.system.machine import Bound, is_linux
 from everycore.system.processes import interpreter_flags
@@ -211,8 +209,7 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
     _check_sockets(settings, binds)
     unread = [*_untrusted(values, binds, environ), *unread_variables(values, where or given.here)]
     values.ignored = [*values.ignored, *unread]
-    datagrams = parse_binds(values.engine(secret=False).get(QUIC, ()), "--quic-bind")
-    user = user_of(settings, [*binds, *datagrams], where or given.here)
+    user = user_of(settings, [*binds, *_datagrams(settings, values)], where or given.here)
     owner = user.owner if settings.socket_owner is None else parse_owner(settings.socket_owner)
     return Options(job, settings, worker_count(values), settings.name or app, where, owner, user, values)
 
@@ -227,6 +224,14 @@ def check(given: Given, environ: Mapping[str, str]) -> Values:
     options = read_options(given, environ)
     watch_of(given, options, environ)
     return options.values
+
+
+def _datagrams(settings: ServeSettings, values: Values) -> Sequence[Bind]:
+    if settings.engine != "hypercorn":
+        return ()
+    from everycore.servers.hypercorn_options import QUIC  # late: of one engine alone
+
+    return parse_binds(values.engine(secret=False).get(QUIC, ()), "--quic-bind")
 
 
 def _app(settings: ServeSettings, values: Values) -> str:
@@ -304,7 +309,11 @@ def _check_folder(option: str, folder: str, base: str | None) -> str:
 def _secrets(values: Values) -> dict[str, str]:
     """The variable that workers find them in, where there are any."""
     secrets = values.engine(secret=True)
-    return {SECRETS: json.dumps(secrets)} if secrets else {}
+    if not secrets:
+        return {}
+    import json  # late: few have any
+
+    return {SECRETS: json.dumps(secrets)}
 
 
 def plan(options: Options) -> Plan:

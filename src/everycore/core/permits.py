@@ -10,7 +10,6 @@ primary's rights too: some need a capability (SO_MARK), and some take pointers a
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
@@ -44,6 +43,8 @@ def permit_of(address: Any, fd: int | None = None, *, is_v6: bool = False) -> Pe
     if isinstance(address, bytes):
         return address
     if isinstance(address, (list, tuple)) and len(address) >= 2:
+        import ipaddress  # late: who has no other user for workers asks nothing
+
         host = address[0] or ("::" if is_v6 else "0.0.0.0")
         try:
             # The name of an interface is the settings' affair: it is bound as it stands there.

@@ -23,7 +23,6 @@ The hash is not Python's own: neither a restart nor another version of Python mo
 from __future__ import annotations
 
 import functools
-import hashlib
 import struct
 from collections.abc import Callable, Collection
 from typing import Final, Protocol, TypeVar
@@ -54,6 +53,8 @@ C = TypeVar("C")
 @functools.lru_cache(maxsize=_REMEMBERED)
 def _weights(client: bytes, block: int) -> tuple[int, ...]:
     """Return the weights of `client` for the slots of one block."""
+    import hashlib  # late: it loads OpenSSL, and other policies hash nothing
+
     salt = block.to_bytes(8, "little")
     return _WEIGHTS.unpack(hashlib.blake2b(client, digest_size=_WEIGHTS.size, salt=salt).digest())
 

@@ -17,7 +17,6 @@ str or an int: it would not arrive as a member.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, NoReturn
@@ -75,11 +74,15 @@ def encode_json(value: Any) -> bytes:
 
 def encode_pickle(value: Any) -> bytes:
     """Do `encode(value, "pickle")`."""
+    import pickle  # late: "json" is the default
+
     return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
 
 
 def decode_pickle(body: bytes) -> Any:
     """Do `decode(body, "pickle")`, which runs code that the peer chose."""
+    import pickle  # late, as above
+
     return pickle.loads(body)  # noqa: S301 - opt-in, refused when uids differ
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import CodeType, TracebackType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from everycore.errors import EverycoreError, RoleError, consists_of
 from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
@@ -33,6 +33,34 @@ def clear(namespace: dict[str, Any]) -> None:
     for name in tuple(namespace):
         if name not in _PRISTINE:
             del namespace[name]
+
+
+class Script(NamedTuple):
+    """A script that was read before it is run, and the folder that `python` would put in front for it."""
+
+    path: str
+    code: CodeType
+    folder: str | None
+
+
+def read_script(program: list[str]) -> Script | None:
+    """Read the script that `program` names; None if that is no file, but a folder, an archive or a module."""
+    path = _absolute(program[0])
+    if not os.path.isfile(path) or pkgutil.get_importer(path) is not None:
+        return None
+    with io.open_code(path) as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    return Script(path, code, folder_of(program))
+
+
+def run_script(script: Script, program: list[str], namespace: dict[str, Any]) -> None:
+    """Run a script that was read, in the cleared namespace of `__main__`."""
+    sys.argv[:] = program
+    if script.folder is not None:
+        sys.path.insert(0, script.folder)
+    loader = importlib.machinery.SourceFileLoader("__main__", script.path)
+    namespace.update(__file__=script.path, __doc__=None, __loader__=loader)
+    exec(script.code, namespace)  # noqa: S102 - that is what we are here for
 
 
 def run_program(program: list[str], namespace: dict[str, Any], ending: ProgramEnd) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import gc
 from typing import Final
 
+from everycore.foreign.sys_internals import forget_names
+
 #: Sizes of Python's small objects (obmalloc.c): up to this, in steps.
 _LARGEST: Final = 512
 _STEP: Final = 16
@@ -28,6 +30,7 @@ def settle() -> None:
     A collection in a worker would write to every object.
     """
     gc.collect()
+    forget_names()
     empty = bytes(0).__sizeof__()
     for size in range(_STEP * 3, _LARGEST + 1, _STEP):
         _fillers.append(_filled(size, size - empty))

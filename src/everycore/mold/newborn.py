@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from everycore import current, forks
+from everycore import current
 from everycore.core.mold_wire import FIXED_DESCRIPTORS, MakeWorker
 from everycore.foreign import multiprocessing_internals, threading_internals, uuid_internals
 from everycore.system.molding import place_descriptors
@@ -60,10 +60,9 @@ def _renew() -> None:
         numpy_random.seed()
 
 
-def run_hooks_unless_told(program: list[str]) -> None:
-    """Call what `everycore.after_fork` was given.
+def is_ours(program: list[str]) -> bool:
+    """Whether that is a program of everycore's own.
 
-    Our own programs do that themselves, and report a failure.
+    Such a one calls what `everycore.after_fork` was given itself, and reports a failure.
     """
-    if not program[0].startswith(_PACKAGE + os.sep):
-        forks.run_hooks()
+    return program[0].startswith(_PACKAGE + os.sep)

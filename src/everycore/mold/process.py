@@ -15,10 +15,10 @@ import time
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from everycore import current
+from everycore import current, forks
 from everycore.core import mold_wire
 from everycore.core.mold_wire import MakeWorker, MoldTicket
-from everycore.launch.running import ProgramEnd, clear, run_program
+from everycore.launch.running import ProgramEnd, Script, clear, read_script, run_program, run_script
 from everycore.mold import memory, newborn, preparing
 from everycore.mold.preparing import CannotPrepareError
 from everycore.ops.job import STATUS_NO_BOOT
@@ -44,7 +44,7 @@ def main(namespace: dict[str, Any]) -> None:
     current.be_mold()
     signal.signal(signal.SIGINT, _leave_to_primary)
     mold = _Mold(ticket, program)
-    mold.prepare(began)
+    script = mold.prepare(began)
     order, fds = mold.serve()
     # A worker from here on.
     if signal.getsignal(signal.SIGINT) is _leave_to_primary:
@@ -52,7 +52,11 @@ def main(namespace: dict[str, Any]) -> None:
     newborn.become_worker(order, fds)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     clear(namespace)
-    newborn.run_hooks_unless_told(program)
+    if script is not None:
+        run_script(script, program, namespace)
+        return
+    if not newborn.is_ours(program):
+        forks.run_hooks()
     run_program(program, namespace, ProgramEnd(None, program))
 
 
@@ -77,10 +81,11 @@ class _Mold:
             os.dup2(null, number, inheritable=False)
             os.close(null)
 
-    def prepare(self, began: float) -> None:
-        """Import everything. What cannot be imported is told, and ends this process."""
+    def prepare(self, began: float) -> Script | None:
+        """Import everything. Returns the script of a program of ours. A failure is told, and ends this process."""
         try:
             preparing.prepare(self._ticket.preload, self._program)
+            script = read_script(self._program) if newborn.is_ours(self._program) else None
         except CannotPrepareError as error:
             self._say(mold_wire.MoldCannotPrepare(str(error)))
             _flush()
@@ -90,6 +95,7 @@ class _Mold:
         garbage.collect_again()
         memory.settle()
         self._say(mold_wire.MoldIsPrepared(time.monotonic() - began, tuple(threads), tuple(shared)))
+        return script
 
     def serve(self) -> tuple[MakeWorker, list[int]]:
         """Make workers. Returns in these alone, with what they were asked for by and its descriptors."""

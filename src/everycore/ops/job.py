@@ -7,7 +7,7 @@ loaded is known from a worker's report alone.
 from __future__ import annotations
 
 import ast
-import json
+import contextlib
 from typing import Any, Final, Literal
 
 import msgspec
@@ -71,16 +71,30 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         Paths that are not UTF-8 have surrogates (os.fsdecode), which msgspec does not encode.
         """
+        with contextlib.suppress(UnicodeEncodeError):
+            text = msgspec.json.encode(self).decode()
+            if text.isascii():
+                return text
+        import json  # late: msgspec does it for most
+
         return json.dumps(msgspec.to_builtins(self), separators=(",", ":"))
 
 
 def with_secrets(job: Job, text: str | None) -> Job:
     """The job with what the variable SECRETS held."""
-    return job if text is None else msgspec.structs.replace(job, engine=job.engine | json.loads(text))
+    if text is None:
+        return job
+    import json  # late: few have any
+
+    return msgspec.structs.replace(job, engine=job.engine | json.loads(text))
 
 
 def read_job(text: str) -> Job:
     """The job of a worker's command line."""
+    if "\\u" not in text:
+        return msgspec.json.decode(text, type=Job)
+    import json  # late, as above
+
     return msgspec.convert(json.loads(text), type=Job)
 
 

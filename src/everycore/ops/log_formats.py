@@ -7,7 +7,6 @@ its message and its traceback hold, and a field that is documented has one meani
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
 import time
@@ -124,6 +123,8 @@ def _ascii(fields: dict[str, Any]) -> str:
             return text.decode("ascii")
     except (UnicodeEncodeError, TypeError):  # what is no text (a path that is not UTF-8), nor a JSON value
         pass
+    import json  # late: msgspec does it for most
+
     return json.dumps(fields, separators=(",", ":"), default=str)
 
 

@@ -6,6 +6,7 @@ that is one line for debugging, never an error. One that somebody has named has 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -174,8 +175,14 @@ def _text(name: str) -> str:
 
 
 def _version() -> str:
+    """Our version by the name of the folder that an installer has made; it is read where there is none."""
+    for folder in sys.path:
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            for name in os.listdir(folder or "."):
+                if name.startswith("everycore-") and name.endswith(".dist-info"):
+                    return name.removeprefix("everycore-").removesuffix(".dist-info")
     try:
-        from importlib.metadata import version  # late: it takes its time, and nobody else needs it
+        from importlib.metadata import version  # late: 35 modules, which nobody else needs
 
         return version("everycore")
     except Exception:  # no metadata in a zip, no descriptor left

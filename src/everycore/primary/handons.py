@@ -14,15 +14,17 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from everycore.core import wire
 from everycore.core.handons import HandOnBook
-from everycore.core.sticky import Seat, best
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.switchboard import Switchboard
 from everycore.system.clients import client_of
 from everycore.system.strange import close_strange
+
+if TYPE_CHECKING:
+    from everycore.core.sticky import Seat
 
 log = logging.getLogger("everycore.primary")
 
@@ -123,6 +125,8 @@ class Exchange:
         there = {self._members[worker].seat.slot: worker for worker in sorted(workers)}
         if slot in there or client is None:
             return there.get(slot)
+        from everycore.core.sticky import best  # late: of one policy alone
+
         return there[best(client, there)]
 
     def _look_at(self, fd: int, user: int) -> tuple[list[int], bytes | None] | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import signal
 from collections.abc import AsyncIterator, Callable
 from itertools import count
@@ -35,6 +34,7 @@ from everycore.primary.mold_renewals import MoldRenewals
 from everycore.primary.recycling import AgeWatch
 from everycore.primary.stallwatch import StallWatch
 from everycore.primary.words import SupervisionWords, joined
+from everycore.system import chance
 from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
@@ -206,7 +206,7 @@ class Keeper:
                     self._ages.ready(event.worker.id)
                     self._tell(orders.WorkerReady(event.worker.id))
                 case Exited():
-                    self._tell(orders.WorkerExited(event.worker.id, event.status, random.random()))
+                    self._tell(orders.WorkerExited(event.worker.id, event.status, chance.fraction()))
                     self._stalls.exited(event.worker.id)
                     self._workers.pop(event.worker.id, None)
 

@@ -6,7 +6,6 @@ Invariant: there is a timer only as long as there is a limit, and a worker that 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -16,6 +15,7 @@ from everycore.aio.deadline import Deadline
 from everycore.core.recycling import Aging, RecyclingLimits, Usage
 from everycore.primary.cluster import Cluster
 from everycore.primary.driver import driver_of
+from everycore.system import chance
 from everycore.worker_face import Worker
 
 #: How often the workers are looked at, and their memory, in seconds.
@@ -54,7 +54,7 @@ class AgeWatch:
         """The worker is given connections from now on."""
         if self.limits.is_on:
             now = self._loop.time()
-            self._known[worker] = _Known(Aging(self.limits.of_worker(random.random())), now, now)
+            self._known[worker] = _Known(Aging(self.limits.of_worker(chance.fraction())), now, now)
             if self._deadline.due is None:
                 self._deadline.set_in(STEP)
 

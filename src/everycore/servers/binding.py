@@ -15,6 +15,7 @@ from everycore.listening import BACKLOG, listen
 from everycore.ops.job import STATUS_FAILED
 from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind
 from everycore.servers.loading import CannotBootError
+from everycore.system.sockets import host_to_resolve
 
 
 def open_sockets(
@@ -56,7 +57,7 @@ def _open_all(host: str, port: int, backlog: int, kind: int) -> Iterator[socket.
 
     asyncio does the same: with IPv6 switched off, `localhost` still has an IPv6 address.
     """
-    found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(host_to_resolve(host), port, type=kind, flags=socket.AI_PASSIVE)
     lacking: OSError | None = None
     opened = 0
     for family, _, _, _, address in dict.fromkeys(found):

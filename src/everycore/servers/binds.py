@@ -11,7 +11,6 @@ handles text alone, with no socket and no resolver, and a `Bind` that exists is 
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from typing import Final
 
@@ -130,6 +129,8 @@ def _is_number(text: str) -> bool:
 
 
 def _is_v6(host: str) -> bool:
+    import ipaddress  # late: most addresses have no colon in them
+
     try:
         ipaddress.IPv6Address(host)
     except ValueError:

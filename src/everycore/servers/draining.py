@@ -42,7 +42,6 @@ class Draining:
         self.keeps = keeps
         self.answered = answered
         self._draw = draw
-        self._loop = asyncio.get_running_loop()
         self._spread_until = 0.0
         self._open: set[LongExchange] = set()
         self._timers: dict[LongExchange, asyncio.TimerHandle] = {}
@@ -53,7 +52,7 @@ class Draining:
         if self.is_on:
             return
         self.is_on = True
-        self._spread_until = self._loop.time() + spread
+        self._spread_until = asyncio.get_running_loop().time() + spread
         for ending in self._open:
             self._schedule(ending)
 
@@ -72,13 +71,14 @@ class Draining:
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background."""
-        task = self._loop.create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _schedule(self, ending: LongExchange) -> None:
-        seconds = max(self._spread_until - self._loop.time(), 0.0)
-        self._timers[ending] = self._loop.call_later(self._draw(seconds), ending.end_soon)
+        loop = asyncio.get_running_loop()
+        seconds = max(self._spread_until - loop.time(), 0.0)
+        self._timers[ending] = loop.call_later(self._draw(seconds), ending.end_soon)
 
 
 class DrainingApp:

@@ -32,25 +32,25 @@ Mode = Literal["auto", "on", "off"]
 class Lifespan:
     """`app` with a lifespan. Serve this object: it gives every connection the state made at the start.
 
-    requested: called for each request and each WebSocket.
+    requested: called for each request and each WebSocket. A mold may make this object, before any loop runs.
     """
 
     def __init__(
         self, app: Asgi, mode: Mode = "auto", requested: Callable[[], object] = lambda: None
     ) -> None:
+        self.requested = requested
         self._app = app
-        self._requested = requested
         self._mode = mode
         self._state: dict[str, Any] = {}
         self._events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._started: asyncio.Future[None]
+        self._stopped: asyncio.Future[None]
         self._task: asyncio.Task[None] | None = None
         self._is_known = False
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request. This is not a coroutine function, which saves a frame for each request."""
-        self._requested()
+        self.requested()
         scope["state"] = self._state.copy()
         return self._app(scope, receive, send)
 
@@ -58,7 +58,9 @@ class Lifespan:
         """Start the application. Raises CannotBootError if it says that it failed."""
         if self._mode == "off":
             return
-        self._task = asyncio.create_task(self._run())
+        loop = asyncio.get_running_loop()
+        self._started, self._stopped = loop.create_future(), loop.create_future()
+        self._task = loop.create_task(self._run())
         self._events.put_nowait({"type": "lifespan.startup"})
         await self._started
 

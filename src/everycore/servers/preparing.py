@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from everycore.ops.job import SECRETS, Job, read_job
 from everycore.servers import program
+from everycore.servers.assembly import Assembly, engine_type
 from everycore.servers.loading import load_env_file
 from everycore.servers.log_config import read_log_config
 from everycore.servers.warming import warm
@@ -22,18 +23,21 @@ from everycore.servers.warming import warm
 PREPARE: Final = f"{__name__}:prepare"
 _secrets: str | None = None
 _app: Callable[..., Any] | None = None
+_assembly: Assembly | None = None
 
 
 def prepare() -> None:
     """Load the application that the worker's command line names. Raises CannotBootError."""
-    global _app, _secrets
+    global _app, _assembly, _secrets
     _secrets = os.environ.pop(SECRETS, None)
     job = read_job(sys.argv[1])
     load_env_file(job.env_file)
     read_log_config(job)
-    program.engine_type(job)
+    engine_type(job)
     importlib.import_module(f"everycore.worker.loops.{_loop(job)}")
     _app = program.load(job, is_asked_again=True)
+    if _app is not None and job.scheme == "http":  # each worker reads the certificate that is there then
+        _assembly = Assembly(job, _app)
     warm(job)
 
 
@@ -51,3 +55,8 @@ def secrets() -> str | None:
 def app() -> Callable[..., Any] | None:
     """The application, or None if there was no mold, or if the application needs a running loop to load."""
     return _app
+
+
+def assembly() -> Assembly | None:
+    """What serves the application, or None if each worker makes it."""
+    return _assembly

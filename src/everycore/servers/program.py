@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -26,28 +26,20 @@ from everycore import current, forks
 from everycore.entry import run
 from everycore.errors import ChannelClosed
 from everycore.ops import logs, outlets
-from everycore.ops.access_log import Answered, tell_once
+from everycore.ops.access_log import tell_once
 from everycore.ops.job import SECRETS, STATUS_STOPPED, BootReport, Job, read_job, with_secrets
 from everycore.ops.log_formats import Speaker
-from everycore.servers import engine_options
-from everycore.servers.asgi import Asgi
+from everycore.servers.assembly import Assembly, engine_type
 from everycore.servers.binding import open_sockets
 from everycore.servers.binds import parse_binds
 from everycore.servers.exits import LoneExit, WorkerExit
-from everycore.servers.interfaces import as_asgi
-from everycore.servers.lifespan import Lifespan
 from everycore.servers.loading import CannotBootError, load_app, load_env_file, user_traceback
 from everycore.servers.log_config import read_log_config
 from everycore.servers.tls_files import check_tls
-from everycore.servers.wsgi import WsgiApp
 from everycore.system import garbage
 from everycore.system.addresses import as_url
 from everycore.worker.context import WorkerContext
 from everycore.worker.signals import print_stacks_when_asked
-
-if TYPE_CHECKING:
-    from everycore.servers.engines import Engine
-    from everycore.servers.hypercorn_engine import HypercornEngine
 
 log = logging.getLogger("everycore.servers")
 
@@ -65,10 +57,10 @@ def main(argv: Sequence[str], told: Sequence[int]) -> int:
 
 
 class _Prepared(msgspec.Struct, frozen=True):
-    """What exists before the event loop runs. `app` is None if it is to be loaded in the loop."""
+    """What exists before the event loop runs. `assembly` is None if the application is loaded in the loop."""
 
     sockets: Sequence[socket.socket] = ()
-    app: Callable[..., Any] | None = None
+    assembly: Assembly | None = None
 
 
 def _prepared(
@@ -96,10 +88,13 @@ def _prepared(
         gc.freeze()
         garbage.collect_again()
         _run_hooks()
-        app = _preloaded("app")
-        if app is None and not job.interface.startswith("asgi"):
-            app = load(job)
-        return _Prepared(sockets, app)
+        assembly = _preloaded("assembly")
+        if assembly is None:
+            app = _preloaded("app")
+            if app is None and not job.interface.startswith("asgi"):
+                app = load(job)
+            assembly = None if app is None else Assembly(job, app)
+        return _Prepared(sockets, assembly)
     except CannotBootError as error:
         return error
 
@@ -179,18 +174,10 @@ async def _work(
 
 
 async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> None:
-    loaded = prepared.app or load_app(job.app, job.app_dir, factory=job.factory)
-    served = as_asgi(loaded, job.interface, job.threads)
-    session = current.session()
-    if session is not None and isinstance(served, WsgiApp):
-        session.heartbeat.hold_while(served.is_stuck)
+    assembly = prepared.assembly or Assembly(job, load_app(job.app, job.app_dir, factory=job.factory))
+    app, session = assembly.app, current.session()
     number = None if me is None else me.id
-    if job.access_log:
-        from everycore.servers.request_log import RequestLog  # imported only if requests are logged
-
-        served = RequestLog(served, partial(Answered.log, worker=number))
-    app = Lifespan(served, job.lifespan, (lambda: None) if session is None else session.board.requested)
-    engine = engine_of(job, app)
+    assembly.join(session, number)
     if job.access_log:
         tell_once(number)
     way_out = LoneExit(job.grace) if session is None else WorkerExit(session)
@@ -198,30 +185,13 @@ async def _serve(job: Job, me: WorkerContext | None, prepared: _Prepared) -> Non
         await app.startup()
         try:
             on_serving = me.ready if me else partial(_say_where, prepared.sockets, job)
-            await engine.serve(prepared.sockets, on_serving, way_out)
+            await assembly.engine.serve(prepared.sockets, on_serving, way_out)
         finally:
             # The application has the rest of the grace, or its own time-out if that is longer.
             left = way_out.deadline - asyncio.get_running_loop().time()
             await app.shutdown(max(left, job.shutdown_timeout))
     finally:
         app.forget()
-
-
-def engine_type(job: Job) -> type[Engine | HypercornEngine]:
-    """Import the engine. If it is not installed, that raises CannotBootError."""
-    if job.engine_name == "hypercorn":
-        from everycore.servers.hypercorn_engine import HypercornEngine
-
-        return HypercornEngine
-    from everycore.servers.engines import Engine
-
-    return Engine
-
-
-def engine_of(job: Job, app: Asgi) -> Engine | HypercornEngine:
-    """The engine, with its options. Raises CannotBootError if it refuses them."""
-    options = job.engine if job.engine_name == "hypercorn" else engine_options.arguments(job.engine)
-    return engine_type(job)(app, access_log=job.access_log, spread=job.spread, options=options)
 
 
 async def _report(report: BootReport, me: WorkerContext | None) -> None:

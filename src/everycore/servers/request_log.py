@@ -58,7 +58,7 @@ class RequestLog:
         make_id: Callable[[], str] = new_id,
     ) -> None:
         self._app = app
-        self._tell = tell
+        self.tell = tell
         self._clock = clock
         self._make_id = make_id
 
@@ -73,7 +73,7 @@ class RequestLog:
             scope["headers"] = with_id(scope["headers"], identity)
         # The id is not reset: the engine logs this request later in the same task.
         request_id.set(identity)
-        request = _Request(scope, receive, send, identity, self._clock, self._tell)
+        request = _Request(scope, receive, send, identity, self._clock, self.tell)
         try:
             await self._app(scope, request.receive, request.send)
         finally:
@@ -97,7 +97,7 @@ class _Request:
         self._send = send
         self._identity = identity
         self._clock = clock
-        self._tell = tell
+        self.tell = tell
         self._began = clock()
         self._status = 0
         self._headers: Any = ()
@@ -147,7 +147,7 @@ class _Request:
         is_complete |= is_websocket and status == _ACCEPTED and self._has_left
         client = scope.get("client")
         method = scope.get("method", "GET")
-        self._tell(
+        self.tell(
             Answered(
                 client=on_one_line(f"{client[0]}:{client[1]}") if client else "",
                 method=method,

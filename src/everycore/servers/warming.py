@@ -16,9 +16,9 @@ from typing import Any, Final
 from everycore import entry
 from everycore.ops.job import Job
 from everycore.servers.asgi import Receive, Scope, Send
+from everycore.servers.assembly import engine_of
 from everycore.servers.exits import LoneExit
 from everycore.servers.lifespan import Lifespan
-from everycore.servers.program import engine_of
 from everycore.settings import has_uvloop
 
 log = logging.getLogger("everycore.servers")

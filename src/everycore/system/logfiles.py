@@ -11,8 +11,8 @@ import io
 import logging
 import os
 import stat
+import sys
 from collections.abc import Iterator
-from logging.handlers import MemoryHandler, WatchedFileHandler
 from typing import Any
 
 log = logging.getLogger("everycore.system")
@@ -52,12 +52,12 @@ def _reopen(handler: logging.FileHandler) -> None:
     if isinstance(handler, OwnLogFile):
         handler.reopen()
         return
-    if isinstance(handler, WatchedFileHandler):  # which looks by itself, at its next record
-        handler.acquire()
+    if watched := _as(handler, "WatchedFileHandler"):  # which looks by itself, at its next record
+        watched.acquire()
         try:
-            handler.reopenIfNeeded()
+            watched.reopenIfNeeded()
         finally:
-            handler.release()
+            watched.release()
         return
     before = _plain(handler.stream)
     if before is None or not has_moved(before.fileno(), handler.baseFilename):
@@ -86,6 +86,12 @@ def has_moved(fd: int, path: str) -> bool:
     return stat.S_ISREG(there.st_mode) and not os.path.samestat(there, os.fstat(fd))
 
 
+def _as(handler: logging.Handler, kind: str) -> Any:
+    """`handler`, if it is of that kind of `logging.handlers`. Only who has such a one imports that module."""
+    module: Any = sys.modules.get("logging.handlers")
+    return handler if module is not None and isinstance(handler, getattr(module, kind)) else None
+
+
 def _file_handlers() -> Iterator[logging.FileHandler]:
     root = logging.getLogger()
     loggers = [
@@ -99,7 +105,7 @@ def _file_handlers() -> Iterator[logging.FileHandler]:
         if id(handler) in seen:
             continue
         seen.add(id(handler))
-        if isinstance(handler, MemoryHandler) and handler.target is not None:
-            todo.append(handler.target)
+        if (memory := _as(handler, "MemoryHandler")) and memory.target is not None:
+            todo.append(memory.target)
         if isinstance(handler, logging.FileHandler):
             yield handler

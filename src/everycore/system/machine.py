@@ -17,15 +17,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Final
+from os.path import join
+from typing import Final, TypeAlias
 
 import msgspec
 
 from everycore.errors import ConfigurationError, UnsupportedPlatform
 
-MEMBERSHIP: Final = Path("/proc/self/cgroup")
-CGROUPS: Final = Path("/sys/fs/cgroup")
+#: A path as the standard library takes one. (`pathlib` would be imported for this module alone.)
+Path: TypeAlias = str | os.PathLike[str]
+
+MEMBERSHIP: Final = "/proc/self/cgroup"
+CGROUPS: Final = "/sys/fs/cgroup"
 #: As CPython 3.13 has it: a number, or "default" for none.
 CPU_VARIABLE: Final = "PYTHON_CPU_COUNT"
 #: What a worker is taken to need at least when the number of workers is ours to choose.
@@ -115,9 +118,9 @@ def _affinity() -> int:
 
 def _cpu_quota(membership: Path, root: Path) -> int | None:
     """The smallest quota in whole CPUs, rounded up; None if there is none."""
-    texts = [_text(group / "cpu.max") for group in _groups("", membership, root)]
+    texts = [_text(join(group, "cpu.max")) for group in _groups("", membership, root)]
     texts += [
-        f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}"
+        f"{_text(join(group, 'cpu.cfs_quota_us'))} {_text(join(group, 'cpu.cfs_period_us'))}"
         for group in _groups("cpu", membership, root)
     ]
     pairs = [
@@ -126,7 +129,7 @@ def _cpu_quota(membership: Path, root: Path) -> int | None:
     return min((-(-quota // period) for quota, period in pairs if quota > 0 and period > 0), default=None)
 
 
-def _groups(controller: str, membership: Path, root: Path) -> Iterator[Path]:
+def _groups(controller: str, membership: Path, root: Path) -> Iterator[str]:
     """The folders of our group and its ancestors in the hierarchy of `controller` ("" is v2's)."""
     for line in _text(membership).splitlines():
         hierarchy, _, rest = line.partition(":")
@@ -138,18 +141,18 @@ def _groups(controller: str, membership: Path, root: Path) -> Iterator[Path]:
             if ".." in parts:
                 parts = []
             for depth in range(len(parts), -1, -1):
-                yield mount.joinpath(*parts[:depth])
+                yield join(mount, *parts[:depth])
 
 
-def _mounts(controller: str, controllers: str, root: Path) -> tuple[Path, ...]:
+def _mounts(controller: str, controllers: str, root: Path) -> tuple[str, ...]:
     """Where a hierarchy is: v1 under one name or all of them, v2 at the root or, beside v1, in `unified`."""
     names = ("", "unified") if controller == "" else tuple(dict.fromkeys((controller, controllers)))
-    return tuple(root / name for name in names)
+    return tuple(join(root, name) for name in names)
 
 
-def _numbers(groups: Iterator[Path], name: str) -> Iterator[int]:
+def _numbers(groups: Iterator[str], name: str) -> Iterator[int]:
     for group in groups:
-        yield _number(_text(group / name))
+        yield _number(_text(join(group, name)))
 
 
 def _number(text: str) -> int:
@@ -159,6 +162,7 @@ def _number(text: str) -> int:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return ""

@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -160,6 +161,8 @@ def _see_it_made(middle: int, done: int, held: int) -> str:
 
 
 def _fork() -> int:
+    if sys.version_info < (3, 12):
+        return os.fork()
     with warnings.catch_warnings():  # of threads: whoever forks has looked for them, and told
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()

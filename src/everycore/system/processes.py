@@ -225,10 +225,12 @@ def die_with_parent(parent: int) -> bool:
 def become_likelier_victim(by: int = 100) -> None:
     """Raise our oom_score_adj, so that the kernel, out of memory, takes a worker and not the primary."""
     try:
-        with open("/proc/self/oom_score_adj", "r+") as file:
-            value = min(int(file.read()) + by, 1000)
-            file.seek(0)
-            file.write(str(value))
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            value = min(int(os.read(fd, 16)) + by, 1000)
+            os.pwrite(fd, b"%d" % value, 0)
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
         return  # a hardening, not a promise
 

@@ -161,6 +161,14 @@ def suspend(sock: socket.socket) -> None:
 # --- unix sockets -----------------------------------------------------------------------------------------
 
 
+def host_to_resolve(host: Any) -> Any:
+    """Return `host` for `socket.getaddrinfo`: for text in ASCII its bytes, which need no codec for IDNA.
+
+    That codec takes 3 ms to import, with the tables of Unicode.
+    """
+    return host.encode("ascii") if isinstance(host, str) and host.isascii() else host
+
+
 def absolute_path(path: str | bytes | os.PathLike[str]) -> str:
     """`path` as the primary can use it, whose working directory may be another; abstract names stay."""
     name = os.fsdecode(path)

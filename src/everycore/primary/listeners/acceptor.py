@@ -12,16 +12,19 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from everycore.core.arrivals import NoConnection
 from everycore.core.dispatch import BURST, Dispatcher
 from everycore.foreign.socket_internals import accept
-from everycore.primary.listeners.preambles import Preambles
 from everycore.primary.listeners.subscriber import Accepted
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.listeners import BoundSocket
 from everycore.system.sockets import is_accepted_from, on_the_wire
 from everycore.system.strange import close_strange
+
+if TYPE_CHECKING:
+    from everycore.primary.listeners.preambles import Preambles
 
 log = logging.getLogger("everycore.primary")
 

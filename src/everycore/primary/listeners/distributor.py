@@ -15,19 +15,21 @@ import errno
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from everycore.aio.deadline import Deadline
 from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
-from everycore.core.proxies import Proxies
 from everycore.errors import ProtocolError
 from everycore.primary.listeners.acceptor import Acceptor
 from everycore.primary.listeners.distribution import LAST_WORDS
-from everycore.primary.listeners.preambles import Preambles
 from everycore.primary.listeners.subscriber import Accepted, Subscriber
 from everycore.system.listeners import BoundSocket
 from everycore.system.strange import close_strange
+
+if TYPE_CHECKING:
+    from everycore.core.proxies import Proxies
+    from everycore.primary.listeners.preambles import Preambles
 
 log = logging.getLogger("everycore.primary")
 
@@ -51,7 +53,7 @@ class Distributor:
     ) -> None:
         self._loop = loop
         self.dispatcher = dispatcher
-        self._preambles = Preambles(loop, listener, proxies, self._on_preamble) if proxies else None
+        self._preambles = _preambles(loop, listener, proxies, self._on_preamble) if proxies else None
         self._acceptor = Acceptor(loop, listener, dispatcher, self._on_readable, self._preambles)
         self._accept = self._acceptor.accept
         #: Those that asked to be served: who has a lane, or may still speak of what it was given.
@@ -286,3 +288,14 @@ class Distributor:
         else:
             self._obey()
             self._end_shutting()
+
+
+def _preambles(
+    loop: asyncio.AbstractEventLoop,
+    listener: BoundSocket,
+    proxies: Proxies,
+    on_come: Callable[[Accepted | None], None],
+) -> Preambles:
+    from everycore.primary.listeners.preambles import Preambles  # late: few trust a proxy
+
+    return Preambles(loop, listener, proxies, on_come)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -13,21 +13,20 @@ from everycore.core import wire
 from everycore.core.dispatch import Dispatcher
 from everycore.core.lanes import Lanes
 from everycore.core.listeners import ListenKey, Listing
-from everycore.core.proxies import Proxies
 from everycore.core.waits import WaitHistogram
 from everycore.errors import ConfigurationError
 from everycore.primary.listeners.attendance import NoWorker, NoWorkerBehaviour
 from everycore.primary.listeners.distribution import Distribution
 from everycore.primary.listeners.distributor import Distributor
-from everycore.primary.listeners.either import EitherDistribution
 from everycore.primary.listeners.listener import Listener
 from everycore.primary.listeners.passed import PassedSockets
-from everycore.primary.listeners.shared import SharedDistribution
-from everycore.primary.listeners.sticky import StickyDistributor
 from everycore.primary.listeners.subscriber import Accepted
 from everycore.settings import check_choice, check_proxies, check_seconds
 from everycore.system.listeners import BoundSocket, DatagramSocket, StreamListener
 from everycore.system.sockets import checked_backlog, off_the_wire
+
+if TYPE_CHECKING:
+    from everycore.core.proxies import Proxies
 
 #: The setting that names proxies.
 PROXIES: Final = "trust_proxy_protocol"
@@ -84,7 +83,11 @@ class ListenerFactory:
         self._settings = settings
         self._internal = internal
         self._on_closed = on_closed
-        self._proxies = Proxies(settings.trust_proxy_protocol)
+        self._proxies: Proxies | None = None
+        if settings.trust_proxy_protocol:
+            from everycore.core.proxies import Proxies  # late: few trust a proxy
+
+            self._proxies = Proxies(settings.trust_proxy_protocol)
 
     def bound(self, key: ListenKey, request: wire.Listen, *, user: int | None) -> BoundSocket:
         """The socket for the address or the descriptor that was asked for. Raises OSError, complete.
@@ -125,12 +128,19 @@ class ListenerFactory:
         """
         policy, recall_after = self._settings.policy, self._settings.recall_after
         if key.kind != socket.SOCK_STREAM or (policy == "shared" and not is_program):
+            from everycore.primary.listeners.shared import SharedDistribution  # late: of one policy alone
+
             return SharedDistribution(self._loop, sock)
-        is_unix = sock.family == socket.AF_UNIX
-        if policy == "sticky" and not (is_unix and not self._proxies.have_no_address):
+        has_addresses = sock.family != socket.AF_UNIX or bool(self._proxies and self._proxies.have_no_address)
+        if policy == "sticky" and has_addresses:
+            from everycore.primary.listeners.sticky import StickyDistributor  # late, as above
+
             return StickyDistributor(self._loop, sock, recall_after, self._proxies)
         lanes = Lanes() if recall_after is None else Lanes(recall_after=recall_after)
         distributor = Distributor(self._loop, sock, Dispatcher[Accepted](lanes), self._proxies)
         if policy == "shared":
+            from everycore.primary.listeners.either import EitherDistribution  # late, as above
+            from everycore.primary.listeners.shared import SharedDistribution
+
             return EitherDistribution(SharedDistribution(self._loop, sock), distributor)
         return distributor

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 from everycore.core import wire
 from everycore.core.listeners import Listing
-from everycore.core.sticky import Seat
 from everycore.errors import ProtocolError
 from everycore.system.belt import Belt
 from everycore.system.listeners import BoundSocket
 from everycore.system.strange import close_strange
+
+if TYPE_CHECKING:
+    from everycore.core.sticky import Seat
 
 log = logging.getLogger("everycore.primary")
 

@@ -64,3 +64,7 @@ class ClusterUvloop(Stamping, ClusteredLoop, uvloop.Loop):  # type: ignore[misc]
         if not self.is_running():
             self.end_stamps()
         super().close()
+
+
+#: Probed now, while no loop runs: within one it would take a thread. A mold does it once for all its workers.
+uvloop_internals.capabilities()
