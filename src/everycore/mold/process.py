@@ -82,7 +82,10 @@ class _Mold:
             os.close(null)
 
     def prepare(self, began: float) -> Script | None:
-        """Import everything. Returns the script of a program of ours. A failure is told, and ends this process."""
+        """Import everything, and return the script of a program of ours.
+
+        What cannot be imported is told, and ends this process.
+        """
         try:
             preparing.prepare(self._ticket.preload, self._program)
             script = read_script(self._program) if newborn.is_ours(self._program) else None
