@@ -1,5 +1,6 @@
 """A mold that says what none would: nobody is taken for a worker who is none, and nobody waits for ever."""
 
+import signal
 import sys
 import textwrap
 
@@ -95,3 +96,27 @@ async def test_a_worker_is_no_other_worker(tmp_path, monkeypatch):
         assert isinstance(event.status.error, MoldFailed)
         assert event.status.error.report == "there is none"
         assert (first.is_dead(), second.pid) == (False, None)
+
+
+async def test_a_worker_that_is_killed_after_its_first_word_is_reaped(tmp_path, monkeypatch):
+    """The primary may reap nobody whom it does not know: it has heard of this one once, and never again."""
+    script = tmp_path / "mold.py"
+    script.write_text(f"""{HEAD}
+words = []
+
+def say_there():
+    if words:
+        os.kill(os.getpid(), signal.SIGKILL)
+    words.append(say(mold_wire.WorkerIsThere()))
+
+sock.recvmsg(200000)
+say(mold_wire.MoldHasAnswered(molding.fork_for(ticket["primary"], say_there)))
+sock.recvmsg(1)
+""")
+    monkeypatch.setattr(mold, "mold_command", lambda _: [sys.executable, str(script)])
+    async with Cluster(Settings(exec=[sys.executable, str(script)], preload="nothing")) as cluster:
+        diary = Diary(cluster)
+        cluster.fork()
+        await diary.until(Exited)
+        [event] = diary.all(Exited)
+        assert event.status.signal == signal.SIGKILL

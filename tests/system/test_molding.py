@@ -1,6 +1,7 @@
 """Adoption, messages that name their sender, and the fork of a worker: what the kernel does."""
 
 import os
+import signal
 import socket
 
 import pytest
@@ -32,20 +33,23 @@ def test_whether_orphans_were_adopted_before_is_told():
 
 
 @pytest.mark.usefixtures("adopting")
-def test_a_worker_is_the_child_of_the_primary_before_it_speaks_and_the_kernel_names_it():
+def test_a_worker_speaks_before_and_after_it_is_the_child_of_the_primary_and_the_kernel_names_it():
     ours, theirs = molding.make_signed_pair()
     with ours, theirs:
 
         def say_there() -> None:
-            molding.send_with(theirs, b"there", ())
-            os._exit(7 if os.getppid() == me else 8)
+            molding.send_with(theirs, b"%d" % os.getppid(), ())
+            if os.getppid() == me:
+                os._exit(7)
 
         me = os.getpid()
         assert molding.fork_for(me, say_there) == ""
-        packet = molding.receive_signed(ours, 100)
-    assert packet is not None
-    data, fds, pid, uid = packet
-    assert (data, fds, uid) == (b"there", [], os.geteuid())
+        words = [molding.receive_signed(ours, 100) for _ in range(2)]
+    parents, pids = zip(*((int(word[0]), word[2]) for word in words if word is not None), strict=True)
+    assert parents[1] == me != parents[0]
+    assert words[1] is not None
+    _, fds, pid, uid = words[1]
+    assert (fds, uid, pids) == ([], os.geteuid(), (pid, pid))
     assert pid != me
     assert molding.is_child(pid)
     assert status_of(os.P_PID, pid) == 7
@@ -53,11 +57,20 @@ def test_a_worker_is_the_child_of_the_primary_before_it_speaks_and_the_kernel_na
 
 
 @pytest.mark.usefixtures("adopting")
-def test_a_worker_that_is_not_adopted_ends_without_a_word():
-    said = []
-    assert molding.fork_for(1, lambda: said.append(1)) == ""
+def test_a_worker_that_is_not_adopted_ends_without_its_second_word():
+    reading, writing = os.pipe()
+    assert molding.fork_for(1, lambda: os.write(writing, b".")) == ""
+    os.close(writing)
     assert status_of(os.P_ALL, 0) == 75
-    assert said == []
+    assert os.read(reading, 9) == b"."
+    os.close(reading)
+
+
+@pytest.mark.usefixtures("adopting")
+def test_a_worker_that_is_killed_before_it_has_spoken_leaves_no_zombie():
+    assert molding.fork_for(os.getpid(), lambda: os.kill(os.getpid(), signal.SIGKILL)) == ""
+    with pytest.raises(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
 
 
 @pytest.mark.usefixtures("adopting")

@@ -89,6 +89,8 @@ class Mold:
         self._terms = terms
         self._birth: Outfit | None = None
         self._is_born = self._is_prepared = False
+        #: A worker that has spoken and was not our child yet.
+        self._early: int | None = None
         self._env: dict[str, str] = {}
         self._uid = -1
         self._socket: socket.socket | None = None
@@ -158,7 +160,7 @@ class Mold:
         if len(data) > mold_wire.LONGEST:
             raise OSError(errno.E2BIG, "the variables that one worker has alone are too long for its mold")
         molding.send_with(self._socket, data, fds)
-        self._birth, self._is_born, self._lost = birth, False, ""
+        self._birth, self._is_born, self._early, self._lost = birth, False, None, ""
 
     def _changes(self, env: Any) -> tuple[tuple[bytes, bytes | None], ...]:
         """What a worker has other than the mold at its start."""
@@ -245,6 +247,7 @@ class Mold:
             case mold_wire.MoldCannotPrepare(text):
                 self._problem = text
             case mold_wire.MoldHasAnswered(problem):
+                self._take_early()
                 was_born, self._birth = self._is_born, None
                 if not was_born:
                     problem = self._lost or problem or "it ended before it had begun"
@@ -252,7 +255,10 @@ class Mold:
 
     def _take(self, birth: Outfit, pid: int) -> None:
         """The kernel names that process as the sender. It is a child of ours, or nothing of ours at all."""
-        if self._owner.knows(pid) or not molding.is_child(pid):
+        if self._owner.knows(pid):
+            return
+        if not molding.is_child(pid):  # it speaks again once it is; unless it is killed before
+            self._early = pid
             return
         pidfd = kept = -1
         ends_group = birth.new_group and birth.orphan_signal == signal.SIGKILL
@@ -266,6 +272,11 @@ class Mold:
             return
         self._is_born = self.has_forked = True
         self._owner.on_born(self, Spawned(pid, pidfd, birth.pipes, kept))
+
+    def _take_early(self) -> None:
+        """What has spoken and is killed has become our child all the same: it is ours to reap."""
+        if self._early is not None and self._birth is not None and not self._is_born:
+            self._take(self._birth, self._early)
 
     # --- its end ------------------------------------------------------------------------------------------
 
@@ -286,6 +297,7 @@ class Mold:
 
     def _finish(self) -> None:
         """Nothing is heard of it any more."""
+        self._take_early()
         self._let_go()
         self._owner.on_gone(self, self._problem or f"the mold ended: {self._status}")
 

@@ -9,6 +9,10 @@ program before it is the primary's child.
 Facts (kernel/exit.c): a parent's end gives its children away before its pidfd becomes readable, so whoever
 polls that finds the new parent; end-of-file of a pipe comes earlier. A fork by clone(2) with CLONE_PARENT
 would need no middle process, but skips pthread_atfork(3): OpenBLAS hangs in such a child.
+
+Whoever is killed on the way is reaped: by the middle process, which waits until the worker has spoken, and by
+the primary, which has heard of the worker from then on. In a program of somebody else's a primary may reap
+nobody whom it does not know.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ _CREDENTIALS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_CREDENTIALS))
 _INT: Final = array.array("i").itemsize
 #: A worker is not the child of the primary that it was made for: EX_TEMPFAIL of sysexits.h.
 _NOT_ADOPTED: Final = 75
+#: The middle process ends with that where the worker was killed before it had spoken.
+_KILLED: Final = 76
 #: The middle process ends with that and the error's number.
 _FORK_FAILED: Final = 128
 
@@ -106,8 +112,9 @@ def is_child(pid: int) -> bool:
 
 
 def fork_for(primary: int, say_there: Callable[[], object]) -> str | None:
-    """Fork a worker that is the child of `primary`. None in the worker, which has called `say_there`.
+    """Fork a worker that is the child of `primary`. None in the worker, which has called `say_there` twice.
 
+    The first time it is not yet the child of `primary`, the second time it is.
     In the mold: why there is none; empty if it was there. Signals that are blocked here are in the worker.
     """
     done, held = os.pipe2(os.O_CLOEXEC)
@@ -121,7 +128,7 @@ def fork_for(primary: int, say_there: Callable[[], object]) -> str | None:
         return _see_it_made(pid, done, held)
     try:
         os.close(done)
-        _orphan(primary)
+        _orphan(primary, say_there)
         say_there()
     except BaseException:  # also: the primary is gone, or does not want it any more
         os._exit(_NOT_ADOPTED)
@@ -129,15 +136,24 @@ def fork_for(primary: int, say_there: Callable[[], object]) -> str | None:
     return None
 
 
-def _orphan(primary: int) -> None:
-    """In the middle process: go on in a child of it, once that is the child of `primary`."""
+def _orphan(primary: int, say_there: Callable[[], object]) -> None:
+    """In the middle process: go on in a child of it, once that has spoken and is the child of `primary`."""
     middle = os.pidfd_open(os.getpid())
+    has_spoken, speaks = os.pipe2(os.O_CLOEXEC)
     try:
         pid = _fork()
     except OSError as error:
         os._exit(_FORK_FAILED + min(error.errno or 0, 127))
     if pid:
-        os._exit(0)
+        os.close(speaks)
+        if os.read(has_spoken, 1):
+            os._exit(0)
+        os.waitpid(pid, 0)
+        os._exit(_KILLED)
+    os.close(has_spoken)
+    say_there()
+    os.write(speaks, b".")
+    os.close(speaks)
     poll = select.poll()
     poll.register(middle, select.POLLIN)
     poll.poll()
@@ -153,7 +169,7 @@ def _see_it_made(middle: int, done: int, held: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     os.read(done, 1)
     os.close(done)
-    if code == 0:
+    if code in (0, _KILLED):
         return ""
     if code > _FORK_FAILED:
         return f"the mold cannot fork: {os.strerror(code - _FORK_FAILED)}"
