@@ -6,9 +6,8 @@
         print(service.status().size)
         service.reload()
 
-Calls wait, as those of a file do; in an event loop they belong into a thread (`asyncio.to_thread`). One
-`RunningService` is for one thread at a time. Invariant: nothing is asked of a service before it is known to
-be one of this user's, or of root (`system.control_sockets`).
+Calls wait: in an event loop they belong into a thread. One `RunningService` is for one thread at a time.
+Invariant: nothing is asked of a service before it is known to be one of this user's, or of root.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from everycore.core.control import (
     DrainResult,
     EventsResult,
     ListenerStatus,
+    MoldStatus,
     ReloadResult,
     ReloadStatus,
     ScaleResult,
@@ -58,6 +58,7 @@ __all__ = [
     "ControlEvent",
     "DrainResult",
     "ListenerStatus",
+    "MoldStatus",
     "ReloadResult",
     "ReloadStatus",
     "RunningService",

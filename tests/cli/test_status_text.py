@@ -6,6 +6,7 @@ from everycore.cli.status_text import duration, event_text, status_lines
 from everycore.core.control import (
     ControlEvent,
     ListenerStatus,
+    MoldStatus,
     ReloadStatus,
     ServiceStatus,
     SlotStatus,
@@ -52,6 +53,7 @@ def test_a_service_at_a_glance():
             slot(2, (), 1, "exit status 1", 999.0, is_failed=True),
         ),
         listeners=(ListenerStatus(address="127.0.0.1:80", policy="shared", accepted=100, queued=2),),
+        molds=(MoldStatus(pid=43, state="serving", workers=1, rss=60 * 2**20),),
     )  # fmt: skip
     assert (
         "\n".join(status_lines(status, 1000.0))
@@ -59,6 +61,7 @@ def test_a_service_at_a_glance():
 shop (serve, pid 42, everycore 1.0): running, for 2 d
 workers: 1 of 3 ready; generation 2; the last reload failed: worker 9 ended before it was ready
 listens on 127.0.0.1:80 (shared): 100 accepted, 2 queued
+mold 43: serving, 1 worker made, 60 MiB
 
 slot  worker  gen   pid  state     age  open  total  share  busy  memory  restarts  last end
    0       5    1  4005  ready     2 h     3     60    60%   25%  40 MiB        12  exit status 3, 2 min ago

@@ -94,6 +94,7 @@ async def test_workers_have_what_the_mold_imported_and_nothing_in_common(setting
         assert not is_subreaper()
         assert own_child.poll() is None
         pids = {worker.pid for worker in workers}
+        states = list(cluster._runtime.molds.states())
     own_child.communicate()
     assert own_child.returncode == 5
     assert len(pids) == 3
@@ -107,6 +108,7 @@ async def test_workers_have_what_the_mold_imported_and_nothing_in_common(setting
         assert it["stdin"] == "/dev/null"
     assert [it["own"] for it in told] == [None, "mine", "mine"]
     [mold] = {it["mold"] for it in told}
+    assert states == [(mold, "serving", 3)]
     wait_gone([mold])
 
 

@@ -51,6 +51,9 @@ def head_lines(status: ServiceStatus) -> Iterator[str]:
     for listener in status.listeners:
         counts = f"{listener.accepted} accepted, {listener.queued} queued"
         yield f"listens on {listener.address} ({listener.policy}): {counts}"
+    for mold in status.molds:
+        made = f"{mold.workers} worker{'' if mold.workers == 1 else 's'} made"
+        yield f"mold {mold.pid}: {mold.state}, {made}, {_size(mold.rss)}"
 
 
 def _reload(status: ServiceStatus) -> str:
@@ -93,7 +96,10 @@ def _worker(worker: WorkerStatus) -> list[str]:
 
 def _memory(worker: WorkerStatus) -> str:
     """With its part of shared pages, where that is known."""
-    size = worker.rss if worker.pss is None else worker.pss
+    return _size(worker.rss if worker.pss is None else worker.pss)
+
+
+def _size(size: int | None) -> str:
     return _NOTHING if size is None else f"{size / 2**20:.0f} MiB"
 
 

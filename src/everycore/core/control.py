@@ -224,6 +224,15 @@ class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None
 
 
+class MoldStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One mold (`--preload`). workers: how many it has made."""
+
+    pid: int
+    state: Literal["preparing", "serving", "ending"]
+    workers: int
+    rss: int | None
+
+
 class ListenerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One listener. queued: connections that the primary holds and has not handed over."""
 
@@ -252,6 +261,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerStatus, ...]
     slots: tuple[SlotStatus, ...]
     listeners: tuple[ListenerStatus, ...]
+    molds: tuple[MoldStatus, ...] = ()
 
 
 class ControlEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

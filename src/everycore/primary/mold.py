@@ -82,7 +82,8 @@ class Mold:
     ) -> None:
         self.number = number
         self.settings = settings
-        self.has_forked = False
+        #: How many workers it has made.
+        self.made = 0
         self._loop = loop
         self._system = system
         self._owner = owner
@@ -270,7 +271,8 @@ class Mold:
             processes.end_child(pid)
             self._lost = f"it was made, but cannot be watched: {error.strerror}"
             return
-        self._is_born = self.has_forked = True
+        self._is_born = True
+        self.made += 1
         self._owner.on_born(self, Spawned(pid, pidfd, birth.pipes, kept))
 
     def _take_early(self) -> None:

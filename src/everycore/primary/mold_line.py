@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, Protocol, TypeAlias
 
 from everycore.aio.waiting import settle
 from everycore.core import molds
@@ -26,6 +26,8 @@ log = logging.getLogger("everycore.primary")
 
 #: A worker that is not wanted any more has so long to be made, before its mold is taken for stuck. Seconds.
 OVERDUE: Final = 1.0
+#: What a mold does at a moment.
+MoldState: TypeAlias = Literal["preparing", "serving", "ending"]
 _FORCE: Final = "preload_force (--preload-force) forks all the same"
 
 
@@ -100,6 +102,17 @@ class MoldedLine:
     def close(self) -> None:
         """As `Molds.close`."""
         self.tell(molds.MoldsClosed())
+
+    def states(self) -> Iterator[tuple[int, MoldState, int]]:
+        """As `Molds.states`."""
+        decisions = self._decisions
+        for number, mold in self.molds.items():
+            if mold.pid is not None:
+                is_serving = number == decisions.serving
+                state: MoldState = "serving" if is_serving else "preparing"
+                if not is_serving and number != decisions.coming:
+                    state = "ending"
+                yield mold.pid, state, mold.made
 
     def settle_all(self) -> None:
         """The cluster has ended."""

@@ -19,7 +19,7 @@ from everycore.system.seam import System
 
 if TYPE_CHECKING:
     from everycore.primary.mold import Mold
-    from everycore.primary.mold_line import MoldedLine
+    from everycore.primary.mold_line import MoldedLine, MoldState
 
 Identity: TypeAlias = tuple[Any, ...]
 
@@ -102,6 +102,11 @@ class Molds:
         """The numbers that belong to molds."""
         for mold in self._all():
             yield from mold.descriptors()
+
+    def states(self) -> Iterator[tuple[int, MoldState, int]]:
+        """The molds that there are: process, state, and how many workers each has made."""
+        for line in self._lines.values():
+            yield from line.states()
 
     def pids(self) -> set[int]:
         """The processes that are molds."""

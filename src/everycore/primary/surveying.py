@@ -11,6 +11,7 @@ from typing import Literal
 
 from everycore.core.control import (
     ListenerStatus,
+    MoldStatus,
     ReloadStatus,
     ServiceName,
     ServiceStatus,
@@ -68,6 +69,10 @@ def survey(
                 queued=listener.queued,
             )
             for listener in snapshot.listeners
+        ),
+        molds=tuple(
+            MoldStatus(pid=pid, state=state, workers=made, rss=resident_bytes(pid))
+            for pid, state, made in cluster._runtime.molds.states()
         ),
     )
 
