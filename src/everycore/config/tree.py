@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from everycore.config.access_format import ATOMS, HEADER_ATOMS, check_format
 from everycore.config.common import CommonSettings, service_name
+from everycore.config.defaults import HOST, PORT
 from everycore.config.kinds import (
     ADDRESS,
     Choice,
@@ -36,9 +37,6 @@ from everycore.settings import LEAST_STALL, LOOPS
 
 ENGINES: Final = ("uvicorn", "hypercorn")
 INTERFACES: Final = ("auto", "asgi", "wsgi", "asgi2", "asgi3")
-
-HOST: Final = "127.0.0.1"
-PORT: Final = 8000
 
 _NO_ACCESS_LOG: Final = "off; on with --access-logfile, --access-logformat or --log-config"
 

@@ -1,9 +1,10 @@
-"""Modules that others import when they are there, and that the primary of a command has no use for.
+"""Modules that others import when they are there, and that one of our own processes has no use for.
 
 asyncio imports `ssl`, which loads OpenSSL: 1.3 MB and some 10 ms. msgspec imports `typing_extensions`. Each
 of them does without (a Python can be built without OpenSSL, and `typing_extensions` need not be installed).
-The primary of `everycore serve` and `everycore run` executes no code of a user's and speaks no TLS. Workers,
-molds and the observer are processes of their own, and do not use this module.
+The primary of `everycore serve` and `everycore run` executes no code of a user's and speaks no TLS. Of
+uvicorn's modules only the reloader of its own command uses `watchfiles`. Invariant: what was spared can be
+imported afterwards, and is complete then.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from everycore.ops.access_log import Answered
 from everycore.ops.job import Job
-from everycore.servers import engine_options
 from everycore.servers.asgi import Asgi
+from everycore.servers.engine_arguments import arguments
 from everycore.servers.interfaces import as_asgi
 from everycore.servers.lifespan import Lifespan
 from everycore.servers.wsgi import WsgiApp
@@ -61,5 +61,5 @@ def engine_type(job: Job) -> type[Engine | HypercornEngine]:
 
 def engine_of(job: Job, app: Asgi) -> Engine | HypercornEngine:
     """The engine, with its options. Raises CannotBootError if it refuses them."""
-    options = job.engine if job.engine_name == "hypercorn" else engine_options.arguments(job.engine)
+    options = job.engine if job.engine_name == "hypercorn" else arguments(job.engine)
     return engine_type(job)(app, access_log=job.access_log, spread=job.spread, options=options)

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from everycore.config.tree import HOST, PORT
+from everycore.config.defaults import HOST, PORT
 from everycore.errors import ConfigurationError
 
 FORMS = "HOST:PORT, [V6]:PORT, HOST, PORT, unix:PATH or fd://N"

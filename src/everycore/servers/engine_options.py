@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
 from everycore.config.kinds import Form, Schema, Text
 from everycore.config.setting import EngineField, Field, Setting, shown
+from everycore.servers.engine_arguments import HEADERS
 
 SECTION: Final = "Engine: uvicorn's own options"
 #: The names that gunicorn and hypercorn have for the same options.
@@ -34,7 +35,6 @@ ALSO: Final = {
     "ws_ping_interval": ("--websocket-ping-interval",),
 }
 SECRET: Final = frozenset({"ssl_keyfile_password"})
-HEADERS: Final = "headers"
 _LINE_ENDS: Final = frozenset("\0\r\n")
 _MOST: Final = 2**31 - 1
 
@@ -158,16 +158,3 @@ def _field(option: click.Option, default: Any) -> Field:
         is_secret=name in SECRET,
     )
     return EngineField(name, option.opts[0].removeprefix("--").replace("-", "_"), setting)
-
-
-def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `Config` for these values, which go by the names of its parameters."""
-    found = dict(values)
-    if HEADERS in found:
-        found[HEADERS] = split_headers(found[HEADERS])
-    return found
-
-
-def split_headers(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """The names and values of texts such as `X-Frame-Options: DENY`."""
-    return [(name.strip(), value.strip()) for name, _, value in (text.partition(":") for text in texts)]

@@ -17,13 +17,15 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from everycore.foreign.spared_imports import without
 from everycore.servers.asgi import Asgi
 from everycore.servers.departing import Departing, Exit
 from everycore.servers.draining import Draining, DrainingApp
 from everycore.servers.loading import CannotBootError, words
 
 try:
-    import uvicorn
+    with without("watchfiles"):  # which uvicorn's own command would use: 9 modules, and half a megabyte
+        import uvicorn
 except ImportError:
     raise CannotBootError("serve needs uvicorn: pip install 'everycore[standard]'") from None
 from everycore.foreign.uvicorn_internals import Inside, capabilities, is_known, use_transport_addresses
@@ -85,7 +87,7 @@ class _Server(uvicorn.Server):
 class Engine:
     """One application, served once. `spread`, in seconds, is that of `--spread`; None is its default.
 
-    options: those of uvicorn's `Config`, as `engine_options.arguments` makes them.
+    options: those of uvicorn's `Config`, as `engine_arguments.arguments` makes them.
     """
 
     def __init__(

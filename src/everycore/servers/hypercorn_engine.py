@@ -28,7 +28,7 @@ from everycore.servers.binding import open_sockets
 from everycore.servers.binds import parse_binds
 from everycore.servers.departing import FIRST_BYTE, Departing, Exit
 from everycore.servers.draining import WITHOUT_BODY, Draining, DrainingApp
-from everycore.servers.engine_options import HEADERS, split_headers
+from everycore.servers.engine_arguments import HEADERS, split_headers
 from everycore.servers.exchanges import RequestBody
 from everycore.servers.hypercorn_options import QUIC, attributes
 from everycore.servers.loading import CannotBootError, words

@@ -16,7 +16,8 @@ from typing import Any, Final
 from everycore.config.kinds import Count, Kind, Path, Seconds, Several, Switch, Text
 from everycore.config.setting import EngineField, Field, Setting
 from everycore.errors import ConfigurationError
-from everycore.servers.engine_options import ALSO, HEADERS, SECRET, HeaderText
+from everycore.servers.engine_arguments import HEADERS
+from everycore.servers.engine_options import ALSO, SECRET, HeaderText
 
 SECTION: Final = "Engine: hypercorn's further options"
 #: The smallest and the largest frame size that RFC 9113 allows.

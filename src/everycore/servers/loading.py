@@ -7,7 +7,6 @@ user's frames, never everycore's. The module works even if uvicorn is not instal
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import sys
@@ -98,6 +97,8 @@ def _look_up(module: ModuleType, attribute: str) -> Any:
 
 def _suggestion(owner: object, name: str) -> str:
     names = [known for known in dir(owner) if not known.startswith("_")]
+    import difflib  # late: only for what is wrong
+
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
