@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from everycore.config.layers import Found, Layer
 from everycore.config.defaults import HOST, PORT
+from everycore.config.layers import Found, Layer
 from everycore.errors import ConfigurationError
 
 _ALL_V4: Final = "0.0.0.0"
