@@ -42,8 +42,8 @@ def note(what):
         resident = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
     print(what, resident, len(os.listdir("/proc/self/fd")), len(gc.get_objects()), flush=True)
 
-async def main(forks, warm):
-    async with everycore.Cluster() as cluster:
+async def main(forks, warm, preload):
+    async with everycore.Cluster(everycore.Settings(preload=preload or None)) as cluster:
         for _ in range(2):
             cluster.fork()
         async for event in cluster.events(everycore.Listening):
@@ -63,7 +63,7 @@ async def main(forks, warm):
 
 if __name__ == "__main__":
     if everycore.is_primary:
-        everycore.run(main(int(sys.argv[1]), int(sys.argv[2])))
+        everycore.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
     else:
         everycore.run(come_and_go() if "COME_AND_GO" in os.environ else serve())
 """
@@ -86,8 +86,9 @@ def connect_all(port: int, count: int) -> None:
 
 @pytest.mark.soak
 @pytest.mark.limit(7200)
-def test_a_primary_does_not_grow(start_program):
-    program = start_program(PRIMARY, str(FORKS), str(WARM))
+@pytest.mark.parametrize("preload", ["", "asyncio"], ids=["fresh", "mold"])
+def test_a_primary_does_not_grow(start_program, preload):
+    program = start_program(PRIMARY, str(FORKS), str(WARM), preload)
 
     def noted(what: str) -> tuple[int, int, int]:
         found = program.expect(rf"^{re.escape(what)} (\d+) (\d+) (\d+)", timeout=3600)
