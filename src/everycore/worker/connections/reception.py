@@ -29,6 +29,8 @@ from everycore.worker.listening.clustersocket import ClusterSocket
 #: A worker with fewer free descriptors than this, or than a quarter of the limit if that is less, reports
 #: that it is full.
 RESERVE: Final = 32
+#: With so many free descriptors beyond those, uvloop accepts by itself (`worker.connections.native_reader`).
+HEADROOM: Final = 64
 #: How often a worker that is short of descriptors checks whether it has some again, and how soon it repeats a
 #: message that its belt did not take, in seconds.
 LOOK_AGAIN: Final = 0.1
