@@ -16,11 +16,6 @@ class WatchedLanes(Lanes):
         assert picture(self) == before, "open_to changed something"
         return found
 
-    def choose(self, now: float) -> Lane | None:
-        """The lane for the next connection, if there is one."""
-        found = self.open_to(now)
-        return self.pick(found) if found else None
-
     def pick(self, candidates: list[Lane]) -> Lane:
         lane = super().pick(candidates)
         self._check_choice(lane, self.asked_at)

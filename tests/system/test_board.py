@@ -286,6 +286,23 @@ class TestWhoYields:
     def test_not_if_those_who_wait_have_as_much(self, crowd):
         assert not crowd(9, 8, 1, busy=(2,))[0].should_yield(1.0)
 
+    @pytest.mark.parametrize(
+        ("held", "busy", "slack", "where"),
+        [
+            ((2,), (), 0, Next.MINE_TOO),
+            ((2, 3), (), 0, Next.MINE_TOO),
+            ((2, 2), (), 0, Next.ANOTHER),
+            ((9, 1), (), 0, Next.NOT_MINE),
+            ((9, 1), (1,), 0, Next.MINE_TOO),
+            ((9, 1), (), 9, Next.MINE_TOO),
+            ((9, 1), (), 8, Next.ANOTHER),
+        ],
+    )
+    def test_who_has_accepted_one_more_knows_to_whom_the_next_one_goes(self, crowd, held, busy, slack, where):
+        view = crowd(*held, busy=busy)[0]
+        assert view.accepted(1, 1.0, slack) is where
+        assert view.held == held[0] + 1
+
     def test_alone_never(self, crowd):
         assert not crowd(100)[0].should_yield(1.0)
 

@@ -194,10 +194,11 @@ class WorkerBoard(Board):
             self._cells[self._at + OPEN] = self._open
             self._cells[self._at + ACCEPTED] = self._accepted
 
-    def accepted(self, is_open: int, margin: float) -> Next:
+    def accepted(self, change: int, margin: float, slack: int = 0) -> Next:
         """The loop itself accepted a connection: `opened` and `next` in one. HOT: called for each one.
 
-        is_open: how many more are open than this worker has said.
+        change: how many more are open than this worker has said. slack: by how many others may hold fewer,
+        and the next connection be for this worker too.
         """
         at_mine = self._at
         if at_mine is None:
@@ -208,13 +209,14 @@ class WorkerBoard(Board):
             turns.seconds = 0.0
         cells = self._cells
         self._accepted = accepted = self._accepted + 1
-        self._open = mine = self._open + is_open
+        self._open = mine = self._open + change
         cells[at_mine + OPEN] = mine
         cells[at_mine + ACCEPTED] = accepted
+        enough = mine - slack
         for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
             # Most connections end here, at the first other worker: it is at work, or holds as many.
-            if at != at_mine and cells[at + IDLE] and cells[at + OPEN] < mine and cells[at + SERVING]:
-                return self.next(margin)
+            if at != at_mine and cells[at + IDLE] and cells[at + OPEN] < enough and cells[at + SERVING]:
+                return self.next(margin + slack)
         return Next.MINE_TOO
 
     def closed(self, count: int = 1) -> None:
@@ -222,6 +224,11 @@ class WorkerBoard(Board):
         if self._at is not None:
             self._open -= count
             self._cells[self._at + OPEN] = self._open
+
+    @property
+    def held(self) -> int:
+        """How many connections this worker has said that it holds."""
+        return self._open
 
     def serving(self, serves: bool) -> None:
         """This worker takes part in one more shared listener, or one less."""

@@ -31,7 +31,7 @@ class Preemptions:
 
     def __init__(self) -> None:
         self._alert = 0
-        self._switches = -1
+        self._switches = _switches()
         self._computed = 0.0
         self._is_known = False
 

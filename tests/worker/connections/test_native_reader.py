@@ -26,7 +26,7 @@ uvloop.new_event_loop().close()  # libuv keeps descriptors of its own from the f
 from everycore.foreign import uvloop_internals  # noqa: E402
 from everycore.worker.connections import turns  # noqa: E402
 from everycore.worker.connections.native_reader import NativeReader  # noqa: E402
-from everycore.worker.connections.turns import TOLD, Turns  # noqa: E402
+from everycore.worker.connections.turns import SLACK, TOLD, UNTOLD, Turns  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not uvloop_internals.accepts_natively(), reason="this uvloop is not known, or EVERYCORE_WITHOUT says so"
@@ -329,6 +329,22 @@ class TestHotTurns:
             assert not it.told._is_paused
             await it.until_open(0)
             it.reader._rearm()
+
+    async def test_others_may_hold_some_fewer_while_connections_end_as_fast_as_they_come(self):
+        def come(it, count, *, stay):
+            for _ in range(count):
+                it.board.accepted(1, 1.0)
+                if not stay:
+                    it.board.closed()
+                it.told.left -= 1
+                if not it.told.left:
+                    it.told.step(UNTOLD)
+
+        async with stage() as it:
+            come(it, 1 + TOLD, stay=False)
+            assert it.told.slack == SLACK
+            come(it, UNTOLD, stay=True)
+            assert it.told.slack == 0
 
     async def test_the_pause_ends_by_itself(self):
         async with stage() as it:

@@ -51,7 +51,10 @@ class Group(Protocol):
 
 
 class Entry:
-    """One open connection. HOT: made for every connection of a server."""
+    """One open connection. HOT: made for every connection of a server.
+
+    A subclass may be the connection itself, which saves an object.
+    """
 
     __slots__ = ("_ledger", "connection", "server")
 
@@ -96,19 +99,25 @@ class Ledger:
     def opened(self, server: ConnectionLimit, connection: Connection) -> Entry:
         """Record a connection of `server`. Call `closed` on the returned entry when it has ended."""
         entry = Entry(self, server, connection)
+        self.enter(entry)
+        return entry
+
+    def enter(self, entry: Entry) -> None:
+        """Record the connection of `entry`. HOT: called for every connection."""
         self._entries.add(entry)
         self.has_seen = True
         self._board.opened()
-        server.opened()
-        return entry
+        entry.server.opened()
 
     def closed(self, entry: Entry) -> None:
         """The connection of `entry` has ended. The entry calls this, once."""
         self._entries.discard(entry)
         self._board.closed()
-        self._tell_fewer()
+        if self._when_fewer is not None:
+            self._tell_fewer()
         entry.server.closed()
-        self._tell_none()
+        if not self._entries:
+            self._tell_none()
 
     def add(self, group: Group) -> None:
         """Count the connections of `group` too. The group tells the board and the limit by itself."""

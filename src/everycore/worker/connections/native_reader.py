@@ -86,9 +86,9 @@ class NativeReader(SharedReader):
             if not hasattr(protocol, "connection_made"):
                 raise TypeError(f"the protocol factory returned {protocol!r}, which is not a protocol")
             count = self._counter.value + 1  # uvloop has not counted it yet
-            where = self._board.accepted(count - self._said, MOST_EXCESS)
-            self._said = count
             turns = self._turns_of
+            where = self._board.accepted(count - self._said, MOST_EXCESS, turns.slack)
+            self._said = count
             turns.left -= 1
             if turns.left <= 0:
                 self._look_around()

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 #: Connections with which each turn is told, and the following ones with which none is.
 TOLD: Final = 32
 UNTOLD: Final = 256
-#: `TOLD` connections must have come within this time before turns are left out, and turns are left out for no
-#: longer than that, in seconds.
+#: A loop is hot if connections come more often than this, and turns are left out for this long at most, in
+#: seconds.
+HOT: Final = 0.003
 LONGEST_PAUSE: Final = 0.1
+#: While connections end as fast as they come, the numbers that workers hold are level by themselves. To go to
+#: the end of the queue for a difference of one would cost 10 us a connection (measured): workers wake each
+#: other in turn, and each finds a single connection.
+SLACK: Final = 8
 
 
 class Turns:
@@ -37,8 +42,12 @@ class Turns:
         self._looks: list[Callable[[], None]] = []
         self._is_paused = self._is_closed = False
         #: Connections until `step` is to be called. Whoever accepts one counts down.
-        self.left = 1
+        self.left = self._step = 1
+        #: By how many connections others may hold fewer, and the next one be for this worker too.
+        self.slack = 0
+        #: When the current step began, and how many connections were held then.
         self._since = 0.0
+        self._held = 0
         self._resuming: asyncio.TimerHandle | None = None
         self._stamps = uvloop_internals.stamps_of(loop, self._note)
 
@@ -57,21 +66,27 @@ class Turns:
         self._board.idle(waits, since)
 
     def step(self, most: int) -> None:
-        """`left` is 0: tell the turns or do not. `most`: after how many connections to call this again."""
+        """`left` is 0: look how the connections come. `most`: after how many of them to call this again."""
         now = time.monotonic()
+        is_hot = now - self._since < self._step * HOT and self._board.cost < COSTLY / 2
+        grown = self._board.held - self._held
+        if self._step >= TOLD // 2:  # of fewer there is nothing to be learnt
+            self.slack = SLACK if is_hot and grown < self._step // 2 else 0
         # With several servers, one of them may have to hear of each turn.
-        is_hot = now - self._since < LONGEST_PAUSE and self._board.cost < COSTLY / 2 and len(self._looks) == 1
-        if self._is_paused:
-            self.resume()
-        elif is_hot and self._stamps is not None:
-            self.left = UNTOLD
+        if is_hot and not self._is_paused and self._stamps is not None and len(self._looks) == 1:
             self._is_paused = True
             self._stamps.pause()
             self._board.measure(False)
             self._resuming = self._loop.call_later(LONGEST_PAUSE, self.resume)
+            self._begin(min(UNTOLD, most), now)
         else:
-            self.left, self._since = TOLD, now
-        self.left = min(self.left, most)
+            self.resume()
+            self._begin(min(TOLD, most), now)
+
+    def _begin(self, left: int, now: float) -> None:
+        self.left = self._step = left
+        self._since = now
+        self._held = self._board.held
 
     def resume(self) -> None:
         """Tell each turn again."""
@@ -84,7 +99,7 @@ class Turns:
         if self._stamps is not None:
             self._stamps.resume()
         self._board.measure(True)
-        self.left, self._since = TOLD if self.left <= 0 else min(TOLD, self.left), time.monotonic()
+        self._begin(min(TOLD, max(self.left, 1)), time.monotonic())
 
     def close(self) -> None:
         """Tell nothing more. Keep this object for one more turn of the loop, as `Stamps.close` says."""

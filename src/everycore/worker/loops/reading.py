@@ -29,20 +29,32 @@ def begin_reading(
     factory: the factory of protocols, if the loop is a uvloop and each connection is to be a plain transport.
     """
     if isinstance(sock, SharedSocket):
-        parts = {"board": session.board, "connections": session.connections, "readiness": session.readiness}
-        if factory is not None:
-            from everycore.foreign import uvloop_internals
-
-            turns = loop.stamp()
-            if uvloop_internals.accepts_natively():
-                from everycore.worker.connections.native_reader import NativeReader
-
-                NativeReader(loop, sock, giver, limit, factory=factory, turns=turns, **parts).begin()
-                return
-        SharedReader(loop, sock, giver, limit, **parts).begin()
+        _share(loop, sock, giver, limit, session, factory).begin()
         return
     reader = BeltReader(
         loop, sock, giver, limit, receptions=session.receptions, descriptor_limit=descriptor_limit()
     )
     loop.add_reader(sock.fileno(), reader.on_readable)
     reader.begin()
+
+
+def _share(
+    loop: Any,
+    sock: SharedSocket,
+    giver: Giver,
+    limit: ConnectionLimit,
+    session: Session,
+    factory: Callable[[], Any] | None,
+) -> SharedReader:
+    """Return the reader of a shared listener. Here alone is decided whether uvloop may accept by itself."""
+    parts: Any = {
+        "board": session.board, "connections": session.connections, "readiness": session.readiness
+    }  # fmt: skip
+    if factory is not None:
+        from everycore.foreign import uvloop_internals
+
+        if uvloop_internals.accepts_natively():
+            from everycore.worker.connections.native_reader import NativeReader
+
+            return NativeReader(loop, sock, giver, limit, factory=factory, turns=loop.stamp(), **parts)
+    return SharedReader(loop, sock, giver, limit, **parts)
