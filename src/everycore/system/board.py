@@ -202,7 +202,7 @@ class WorkerBoard(Board):
         """
         at_mine = self._at
         if at_mine is None:
-            return Next.ONLY_MINE
+            return Next.ANOTHER
         if self._is_measured:
             turns = self._turns
             self.cost += (turns.seconds - self.cost) * _WEIGHT
@@ -285,7 +285,7 @@ class WorkerBoard(Board):
         that waits for events holds fewer than that average, so that it can take it.
         """
         if self._at is None:
-            return Next.ONLY_MINE
+            return Next.ANOTHER
         cells, at_mine, mine, total, count, fewest = self._cells, self._at, self._open, 0, 0, -1
         for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
             if cells[at + SERVING] and 0 <= (held := cells[at + OPEN]) <= _MOST_OPEN:

@@ -277,6 +277,18 @@ class TestEachIsLookedAtFirst:
             it.reader._descriptor_limit = lowest + 10 * HEADROOM
             assert [await it.took(by_hand=True) for _ in range(3)] == [True, False, False]
 
+    async def test_while_the_listener_does_not_listen(self, caplog):
+        """The primary refuses for a while. libuv would try to accept in each turn, for ever."""
+        async with stage() as it:
+            it.listener.shutdown(socket.SHUT_RD)
+            await until(lambda: it.reader._is_in_trouble)
+            listener = it.reader._registrations.listener
+            await until(lambda: not listener.is_armed)
+            it.listener.listen(100)
+            it.reader._end_backoff()
+            it.reader._rearm()
+            assert [await it.took(by_hand=True) for _ in range(3)] == [True, False, False]
+
 
 async def test_those_that_are_open_when_the_server_closes_go_on_and_are_counted():
     async with stage() as it:

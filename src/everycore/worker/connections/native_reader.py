@@ -8,6 +8,7 @@ connection is accepted:
 * The server has a limit.
 * This worker holds too many connections, so its turn goes on to another worker.
 * Descriptors run short. libuv closes the connections that wait when it finds none free.
+* The listener is readable, and libuv does not accept: it tells no error, and tries again in each turn.
 
 Nobody reports the end of a connection, which may have another protocol by then (`set_protocol`, `start_tls`).
 uvloop counts in C; before the loop waits, and with each connection, this module compares. Otherwise the
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from everycore.core.lanes import COSTLY
 from everycore.foreign.uvloop_internals import NativeServer
 from everycore.system.board import Next
+from everycore.system.wakeups import is_readable
 from everycore.worker.connections.counted import end_transport
 from everycore.worker.connections.reception import HEADROOM, tell_failed
 from everycore.worker.connections.shared_reader import MOST_EXCESS, SharedReader
@@ -35,14 +37,16 @@ if TYPE_CHECKING:
 #: How many descriptors are free is looked at again before they are used up, if no connection takes more than
 #: this.
 MOST_EACH: Final = 32
+#: After so many turns without a connection the listener is looked at.
+QUIET: Final = 64
 
 
 class NativeReader(SharedReader):
     """As `SharedReader`, but uvloop accepts. `factory` is the server's; `turns` tells of the loop's turns."""
 
     __slots__ = (
-        "_context", "_counter", "_factory", "_has_headroom", "_is_ended", "_native", "_said", "_told",
-        "_turns_of", "server",
+        "_context", "_counter", "_factory", "_has_headroom", "_is_ended", "_is_in_trouble", "_native",
+        "_quiet", "_said", "_told", "_turns_of", "server",
     )  # fmt: skip
 
     def __init__(self, *args: Any, factory: Callable[[], Any], turns: Turns, **parts: Any) -> None:
@@ -56,8 +60,9 @@ class NativeReader(SharedReader):
         self._counter: Any = None
         #: How many connections are open: according to the board, and according to the limit and the ledger.
         self._said = self._told = 0
-        self._has_headroom = False
-        self._is_ended = False
+        self._has_headroom = self._is_in_trouble = self._is_ended = False
+        #: Turns since libuv last accepted a connection.
+        self._quiet = 0
 
     def _enter(self) -> None:
         if self._sock.fileno() >= 0:
@@ -77,7 +82,8 @@ class NativeReader(SharedReader):
         super()._enter()
 
     def _is_for_libuv(self) -> bool:
-        return self._has_headroom and not self._is_over and not self._limit.is_set
+        is_well = self._has_headroom and not self._is_in_trouble
+        return is_well and not self._is_over and not self._limit.is_set
 
     def _protocol(self) -> Any:
         """The protocol of the connection that libuv has just accepted. Raises nothing: see `NativeServer`."""
@@ -89,18 +95,19 @@ class NativeReader(SharedReader):
             turns = self._turns_of
             where = self._board.accepted(count - self._said, MOST_EXCESS, turns.slack)
             self._said = count
+            self._quiet = 0
             turns.left -= 1
             if turns.left <= 0:
                 self._look_around()
             if where is not Next.MINE_TOO or self._board.cost > COSTLY:
                 self._leave(where)
-            return protocol
-        except BaseException as exc:
-            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-                self._loop.call_soon(_raise, exc)
-            else:
-                tell_failed(self._loop, exc)
+        except (SystemExit, KeyboardInterrupt) as exc:
+            self._loop.call_soon(_raise, exc)
             return _Unserved()
+        except BaseException as exc:
+            tell_failed(self._loop, exc)
+            return _Unserved()
+        return protocol
 
     def _leave(self, where: Next) -> None:
         """Leave the place at the head of the queue."""
@@ -136,8 +143,10 @@ class NativeReader(SharedReader):
         if self._turns_of.left <= 0:
             self._look_around()
         listener = self._registrations.listener
-        if listener is not None and listener.is_armed and self._is_for_libuv():
-            listener.rearm()  # the reason for which each connection was looked at is over
+        if listener is not None and listener.is_armed:
+            self._is_in_trouble = False
+            if self._is_for_libuv():
+                listener.rearm()  # the reason for which each connection was looked at is over
 
     def _stay_out(self, *args: Any) -> None:
         super()._stay_out(*args)
@@ -170,6 +179,9 @@ class NativeReader(SharedReader):
     def _look(self) -> None:
         """The loop is about to wait: say how many connections are open. HOT: called in every turn."""
         count = self._counter.value
+        self._quiet += 1
+        if self._quiet >= QUIET:
+            self._look_for_trouble()
         if count == self._said == self._told:
             if self._is_ended and not count:
                 self._turns_of.unwatch(self._look)
@@ -179,6 +191,13 @@ class NativeReader(SharedReader):
             self._board.closed(self._said - count)
         change, self._said, self._told = count - self._told, count, count
         self._connections.recounted(self, change)
+
+    def _look_for_trouble(self) -> None:
+        self._quiet = 0
+        listener = self._registrations.listener
+        if listener is not None and listener.is_armed and is_readable(self._sock.fileno()):
+            self._is_in_trouble = True  # until a connection is accepted by hand, which tells what it is
+            listener.rearm()
 
 
 class _Native:
