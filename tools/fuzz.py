@@ -167,8 +167,7 @@ def _board(data: bytes) -> None:
         _BOARD._cells[0] %= 9
     reader = board.WorkerBoard.__new__(board.WorkerBoard)
     reader._cells, reader._at, reader._open = _BOARD._cells, board.ROW, 5
-    reader.somebody_is_free()
-    reader.should_yield(1.0)
+    reader.next(1.0)
 
 
 _BOARD_BYTES = 8 * board.ROW * 8

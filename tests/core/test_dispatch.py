@@ -274,7 +274,7 @@ class TestComingAndGoing:
         world = world_of(1)
         world.connect(5)
         world.leave(1)
-        assert world.lanes.choose(world.now) is None
+        assert world.lanes.open_to(world.now) == []
         check(world)
         world.join(2)
         world.settle()

@@ -226,7 +226,7 @@ class TestWords:
         lanes.resume(7, Pause.FULL)
         lanes.leave(7)
         assert lanes.forget(7) == 0
-        assert lanes.choose(0.0) is None
+        assert lanes.open_to(0.0) == []
         assert lanes.overdue(0.0) == []
         assert lanes.next_look(0.0) is None
         assert not lanes.starved(0.0)

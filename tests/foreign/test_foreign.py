@@ -64,6 +64,27 @@ def test_the_variable_makes_them_fail(module, name):
     assert found(module, said) == expected
 
 
+@pytest.mark.parametrize(("without", "natively"), [("", True), ("uvloop.accept", False)])
+def test_uvloop_accepts_by_itself_only_where_all_it_takes_is_known(without, natively):
+    pytest.importorskip("uvloop")
+    source = """
+        import os
+        from everycore.foreign import uvloop_internals
+        uvloop_internals.capabilities()
+        before = set(os.listdir("/proc/self/fd"))
+        print(uvloop_internals.accepts_natively())
+        assert set(os.listdir("/proc/self/fd")) == before
+    """
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(source)],
+        env=os.environ | {foreign.VARIABLE: without},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout.strip(), done.stderr) == (str(natively), "")
+
+
 def test_nothing_is_probed_for_a_loop_that_is_not_asyncios():
     source = """
         from everycore.foreign import asyncio_internals

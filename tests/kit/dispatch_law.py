@@ -64,9 +64,11 @@ def check_waits(world: World) -> None:
         it, lane = world.workers[finishing], world.lanes.lanes[finishing]
         is_stuck = world.now < it.belt_rests_until or not may_accept
         assert is_stuck or (it.room is not None and lane.outstanding >= it.room)
-    elif waiting and (chosen := world.lanes.choose(world.now)) is not None:
+    elif waiting and (open_lanes := world.lanes.open_to(world.now)):
         # When credit ran out it has grown, for the next turn: that of an acknowledgement.
-        assert chosen.pending, "somebody waits, and a worker that has nothing to do could have it"
+        assert world.lanes.pick(open_lanes).pending, (
+            "somebody waits, and a worker that has nothing to do could have it"
+        )
     if world.now < world.accepts_at and world.listens:
         assert look_at is not None
     if world.lanes.overdue(world.now) and not world.lanes.is_costly:

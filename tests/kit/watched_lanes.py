@@ -7,21 +7,30 @@ from everycore.core.policies import MOST_ARREARS
 class WatchedLanes(Lanes):
     """Lanes that watch what the dispatcher makes of them."""
 
-    def choose(self, now: float) -> Lane | None:
+    asked_at = 0.0
+
+    def open_to(self, now: float) -> list[Lane]:
+        self.asked_at = now
         before = picture(self)
-        lane = super().choose(now)
-        assert picture(self) == before, "choose changed something"
-        if lane is not None:
-            self._check_choice(lane, now)
+        found = super().open_to(now)
+        assert picture(self) == before, "open_to changed something"
+        return found
+
+    def pick(self, candidates: list[Lane]) -> Lane:
+        lane = super().pick(candidates)
+        self._check_choice(lane, self.asked_at)
         return lane
 
-    def hand(self, lane: Lane, now: float) -> int:
-        number = super().hand(lane, now)
+    def hand(self, lane: Lane, now: float) -> bool:
+        may_have_more = super().hand(lane, now)
         assert lane.credit <= MOST_CREDIT
         assert lane.outstanding <= lane.credit or Pause.FINISHING in lane.pauses
         assert lane.room is None or lane.outstanding <= lane.room
         assert self._most_given - lane.given <= MOST_ARREARS
-        return number
+        if not lane.pauses:
+            most = FIRST_CREDIT if self.is_costly else MOST_CREDIT
+            assert may_have_more is (lane.has_room and lane.outstanding < most)
+        return may_have_more
 
     def _check_choice(self, chosen: Lane, now: float) -> None:
         """Strictly in turn among those with credit that are not late; late ones only if all are."""

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from everycore.core.lanes import COSTLY
-from everycore.system import board
+from everycore.system import board, preemption
 from everycore.system.board import (
     ACCEPTED,
     CAPACITY,
@@ -18,6 +18,7 @@ from everycore.system.board import (
     ROW,
     SERVING,
     SIZE,
+    Next,
     PrimaryBoard,
     WorkerBoard,
 )
@@ -175,11 +176,11 @@ class TestServing:
         two.idle(True)
         two.serving(True)
         two.serving(True)
-        assert one.somebody_is_free()
+        assert one.next(1.0) is not Next.ONLY_MINE
         two.serving(False)
-        assert one.somebody_is_free()
+        assert one.next(1.0) is not Next.ONLY_MINE
         two.serving(False)
-        assert not one.somebody_is_free()
+        assert one.next(1.0) is Next.ONLY_MINE
 
     def test_a_departure_and_its_closing_servers_count_no_further_down(self, worker):
         one, two = worker(), worker()
@@ -188,7 +189,7 @@ class TestServing:
         for _ in range(3):
             two.serving(False)
         two.serving(True)
-        assert one.somebody_is_free()
+        assert one.next(1.0) is not Next.ONLY_MINE
 
 
 class TestWhoIsFree:
@@ -196,13 +197,13 @@ class TestWhoIsFree:
         me, other = worker(), worker()
         me.serving(True)
         me.idle(True)
-        assert not me.somebody_is_free()
+        assert me.next(1.0) is Next.ONLY_MINE
         other.idle(True)
-        assert not me.somebody_is_free()
+        assert me.next(1.0) is Next.ONLY_MINE
         other.serving(True)
-        assert me.somebody_is_free()
+        assert me.next(1.0) is not Next.ONLY_MINE
         other.idle(False)
-        assert not me.somebody_is_free()
+        assert me.next(1.0) is Next.ONLY_MINE
 
 
 class TestCost:
@@ -212,6 +213,7 @@ class TestCost:
     def view(self, worker, monkeypatch):
         self.clock = VirtualClock()
         monkeypatch.setattr(board, "_now", self.clock)
+        monkeypatch.setattr(preemption, "_switches", lambda: 0)
         view = worker()
         view.idle(True)
         return view
@@ -284,6 +286,23 @@ class TestWhoYields:
     def test_not_if_those_who_wait_have_as_much(self, crowd):
         assert not crowd(9, 8, 1, busy=(2,))[0].should_yield(1.0)
 
+    @pytest.mark.parametrize(
+        ("held", "busy", "slack", "where"),
+        [
+            ((2,), (), 0, Next.MINE_TOO),
+            ((2, 3), (), 0, Next.MINE_TOO),
+            ((2, 2), (), 0, Next.ANOTHER),
+            ((9, 1), (), 0, Next.NOT_MINE),
+            ((9, 1), (1,), 0, Next.MINE_TOO),
+            ((9, 1), (), 9, Next.MINE_TOO),
+            ((9, 1), (), 8, Next.ANOTHER),
+        ],
+    )
+    def test_who_has_accepted_one_more_knows_to_whom_the_next_one_goes(self, crowd, held, busy, slack, where):
+        view = crowd(*held, busy=busy)[0]
+        assert view.accepted(1, 1.0, slack) is where
+        assert view.held == held[0] + 1
+
     def test_alone_never(self, crowd):
         assert not crowd(100)[0].should_yield(1.0)
 
@@ -302,7 +321,8 @@ class TestWhoYields:
                 primary._cells[at] = value
             for each in (view, other):
                 assert each.should_yield(1.0) in (True, False)
-                assert each.somebody_is_free() in (True, False)
+                assert each.next(1.0) in Next
+                assert each.accepted(0, 1.0) in Next
                 each.opened()
                 each.closed()
             for at in range(len(primary._cells)):

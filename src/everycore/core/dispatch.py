@@ -239,17 +239,17 @@ class Dispatcher(Generic[C]):
     def _shares(self, now: float, accept: Accept[C], *, woken: bool) -> dict[Lane, list[C]]:
         """Share out the connections that wait, as long as a worker has credit."""
         was_starving, self._starving = self._starving, False
-        arrivals, choose, hand = self.arrivals, self.lanes.choose, self.lanes.hand
+        arrivals, lanes = self.arrivals, self.lanes
+        pick, hand, candidates = lanes.pick, lanes.hand, lanes.open_to(now)
         queue, may_accept = arrivals.queue, arrivals.flows and self._alarm.accept_at is None
         shares: dict[Lane, list[C]] = {}
         for taken in range(BURST):
-            lane = choose(now)
-            if lane is None:
+            if not candidates:
                 self._starving = True
                 # The backlog was not empty when credit ran out in two cases: the listener was readable and
                 # nothing could be taken, or all had been out of credit and a connection was found after all.
                 if queue or (was_starving if taken else woken):
-                    self.lanes.starved(now)
+                    lanes.starved(now)
                 break
             if queue:
                 connection = queue.popleft()
@@ -262,7 +262,9 @@ class Dispatcher(Generic[C]):
                 connection = accepted
             else:
                 break
-            hand(lane, now)
+            lane = pick(candidates)
+            if not hand(lane, now):
+                candidates.remove(lane)
             if lane in shares:
                 shares[lane].append(connection)
             else:

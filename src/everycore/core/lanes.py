@@ -216,8 +216,12 @@ class Lanes:
 
     # --- choosing -----------------------------------------------------------------------------------------
 
-    def choose(self, now: float) -> Lane | None:
-        """Return the lane for the next connection, or None to leave it in the backlog. Changes nothing."""
+    def open_to(self, now: float) -> list[Lane]:
+        """Return the lanes that may be handed the next connection. None: leave it in the backlog.
+
+        Until something is heard of a worker, this changes only by what is handed over: `hand` tells when a
+        lane is no longer among them. So it is asked once for all that are handed over in one turn.
+        """
         limit = now - self._late_limit
         most = FIRST_CREDIT if self.is_costly else MOST_CREDIT
         candidates: list[Lane] = []
@@ -237,22 +241,34 @@ class Lanes:
             all_late = False
             if has_room:
                 candidates.append(lane)
-        if candidates:
-            return self.policy.pick(candidates) if len(candidates) > 1 else candidates[0]
-        if all_late and late:
-            return self.policy.pick(late)
-        return None
+        return late if all_late else candidates
 
-    def hand(self, lane: Lane, now: float) -> int:
-        """Commit a choice: `lane` is being handed a connection. Returns its number on the belt."""
+    def pick(self, candidates: list[Lane]) -> Lane:
+        """Return the lane for the next connection. Changes nothing. HOT: called for each connection."""
+        return self.policy.pick(candidates) if len(candidates) > 1 else candidates[0]
+
+    def hand(self, lane: Lane, now: float) -> bool:
+        """Commit a choice: `lane` is being handed a connection. Returns whether it may be handed another one.
+
+        HOT: called for each connection.
+        """
         number = lane.next_number
         lane.next_number = number + 1
-        lane.pending[number] = now
+        pending = lane.pending
+        pending[number] = now
         lane.total += 1
-        given, least = lane.given, self._most_given - MOST_ARREARS
-        lane.given = given = (max(least, given)) + 1
-        self._most_given = max(self._most_given, given)
-        return number
+        given, most_given = lane.given, self._most_given
+        if given < most_given - MOST_ARREARS:  # noqa: PLR1730 - `max` costs a call
+            given = most_given - MOST_ARREARS
+        lane.given = given = given + 1
+        if given > most_given:
+            self._most_given = given
+        count = len(pending)
+        return (
+            count < lane.credit
+            and count < (FIRST_CREDIT if self.is_costly else MOST_CREDIT)
+            and (lane.room is None or count < lane.room)
+        )
 
     def starved(self, now: float) -> bool:
         """Credit ran out while the backlog was not empty: raise it, unless a lane is late.
@@ -288,18 +304,17 @@ class Lanes:
         if lane.pauses:
             lane.pauses.discard(Pause.STALLED)
         pending = lane.pending
-        picked_up: list[int] = []
-        for number in pending:
-            if number > last:
-                break
-            picked_up.append(number)
-        if not picked_up:
+        oldest = next(iter(pending), last + 1)  # the oldest is the first
+        if oldest > last:
             return
-        slowest = now - pending[picked_up[0]]  # the oldest is the first
-        for number in picked_up:
-            at = pending.pop(number)
-            if self.waits is not None:
-                self.waits.add(now - at)
+        slowest = now - pending[oldest]
+        if last + 1 == lane.next_number and self.waits is None:
+            pending.clear()
+        else:
+            for number in [number for number in pending if number <= last]:
+                at = pending.pop(number)
+                if self.waits is not None:
+                    self.waits.add(now - at)
         self._follow(slowest)
         # The time until the ack is not the cost: where processors are short, most of it is waiting for one.
         # (Measured: with it as the cost, idle workers got their connections one by one, and unevenly.)
@@ -362,7 +377,7 @@ class Lanes:
         return not lane.pending
 
     def next_look(self, now: float) -> float | None:
-        """Return when `choose` or `overdue` may change without any input; None if waiting changes nothing."""
+        """Return when `open_to` or `overdue` may change by waiting; None if waiting changes nothing."""
         soonest: float | None = None
         for lane in self.lanes.values():
             oldest = lane.oldest()

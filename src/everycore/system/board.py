@@ -13,6 +13,7 @@ would otherwise kill the primary by SIGBUS.
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import mmap
 import os
@@ -20,6 +21,7 @@ import time
 from typing import Final, NamedTuple
 
 from everycore.system.descriptors import duplicate
+from everycore.system.preemption import BusyTime
 
 #: Fields of a row, as offsets of 8 bytes; a row is one cache line.
 OPEN: Final = 0
@@ -35,9 +37,8 @@ ROW: Final = 8
 CAPACITY: Final = 1024
 SIZE: Final = CAPACITY * ROW * 8
 _HIGH_WATER: Final = 0
-#: Of the running mean: how much the last connection counts; and what a turn counts at most, in seconds.
+#: Of the running mean: how much the last connection counts.
 _WEIGHT: Final = 1 / 16
-_LONGEST_TURN: Final = 0.002
 #: Connections that a worker may be believed to have, and to have accepted: above what descriptors allow, and
 #: what a lifetime does.
 _MOST_OPEN: Final = 1 << 24
@@ -58,6 +59,19 @@ class LoopTimes(NamedTuple):
     busy: float
     late: float
     beat: float
+
+
+class Next(enum.Enum):
+    """To which worker the next connection of a shared listener is to go, by what the board says."""
+
+    #: To this worker: no other one waits for events.
+    ONLY_MINE = enum.auto()
+    #: To this worker as well as to another one: none of those that wait for events holds fewer.
+    MINE_TOO = enum.auto()
+    #: To another worker first.
+    ANOTHER = enum.auto()
+    #: To another worker, since this one holds too many.
+    NOT_MINE = enum.auto()
 
 
 class Board:
@@ -158,10 +172,11 @@ class WorkerBoard(Board):
         self._at = row * ROW if row else None
         self._serves = self._open = self._accepted = self._requests = self._beat = 0
         self._loop_busy = self._loop_late = 0.0
-        self._woke = _now()
         #: Seconds that the loop has been busy since the last connection came, and for each on average.
-        self._busy = 0.0
+        self._turns = BusyTime(_now())
         self.cost = 0.0
+        #: Whether `idle` is called in each turn of the loop now.
+        self._is_measured = True
 
     def close(self) -> None:
         """Unmap it. What is noted later, by a loop in a forked child, goes nowhere."""
@@ -171,18 +186,49 @@ class WorkerBoard(Board):
     def opened(self) -> None:
         """A connection was accepted."""
         if self._at is not None:
-            self.cost += (self._busy - self.cost) * _WEIGHT
-            self._busy = 0.0
+            turns = self._turns
+            self.cost += (turns.seconds - self.cost) * _WEIGHT
+            turns.seconds = 0.0
             self._open += 1
             self._accepted += 1
             self._cells[self._at + OPEN] = self._open
             self._cells[self._at + ACCEPTED] = self._accepted
 
-    def closed(self) -> None:
-        """An accepted connection is closed."""
+    def accepted(self, change: int, margin: float, slack: int = 0) -> Next:
+        """The loop itself accepted a connection: `opened` and `next` in one. HOT: called for each one.
+
+        change: how many more are open than this worker has said. slack: by how many others may hold fewer,
+        and the next connection be for this worker too.
+        """
+        at_mine = self._at
+        if at_mine is None:
+            return Next.ANOTHER
+        if self._is_measured:
+            turns = self._turns
+            self.cost += (turns.seconds - self.cost) * _WEIGHT
+            turns.seconds = 0.0
+        cells = self._cells
+        self._accepted = accepted = self._accepted + 1
+        self._open = mine = self._open + change
+        cells[at_mine + OPEN] = mine
+        cells[at_mine + ACCEPTED] = accepted
+        enough = mine - slack
+        for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
+            # Most connections end here, at the first other worker: it is at work, or holds as many.
+            if at != at_mine and cells[at + IDLE] and cells[at + OPEN] < enough and cells[at + SERVING]:
+                return self.next(margin + slack)
+        return Next.MINE_TOO
+
+    def closed(self, count: int = 1) -> None:
+        """So many accepted connections are closed."""
         if self._at is not None:
-            self._open -= 1
+            self._open -= count
             self._cells[self._at + OPEN] = self._open
+
+    @property
+    def held(self) -> int:
+        """How many connections this worker has said that it holds."""
+        return self._open
 
     def serving(self, serves: bool) -> None:
         """This worker takes part in one more shared listener, or one less."""
@@ -196,10 +242,16 @@ class WorkerBoard(Board):
             return
         self._cells[self._at + IDLE] = is_idle
         if is_idle:
-            turn = _now() - self._woke
-            self._busy += min(_LONGEST_TURN, turn)
+            self._turns.end(_now())
         else:
-            self._woke = _now() if since is None else since
+            self._turns.began = _now() if since is None else since
+
+    def measure(self, measures: bool) -> None:
+        """`idle` is called in each turn from now on, or is not: then the loop counts as one that waits."""
+        self._is_measured = measures
+        self._turns.began = _now()
+        if self._at is not None and not measures:
+            self._cells[self._at + IDLE] = True
 
     def requested(self) -> None:
         """The application was given a request."""
@@ -226,27 +278,28 @@ class WorkerBoard(Board):
         if self._at is not None:
             self._cells[self._at + BEAT] = 0
 
-    def somebody_is_free(self) -> bool:
-        """Whether another serving worker waits for events."""
-        cells, mine = self._cells, self._at
-        for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
-            if cells[at + IDLE] and cells[at + SERVING] and at != mine:
-                return True
-        return False
+    def next(self, margin: float) -> Next:
+        """To which worker the next connection is to go. HOT: looks at each row, for each connection.
 
-    def should_yield(self, margin: float) -> bool:
-        """Whether to leave the next connection to another.
-
-        That is: this worker holds over `margin` more than the serving workers on average, and one that holds
-        fewer than that average waits for events, so that it can take it.
+        This worker holds too many if it holds over `margin` more than the serving workers on average, and one
+        that waits for events holds fewer than that average, so that it can take it.
         """
         if self._at is None:
-            return False
-        cells, mine, total, count, fewest = self._cells, self._open, 0, 0, -1
+            return Next.ANOTHER
+        cells, at_mine, mine, total, count, fewest = self._cells, self._at, self._open, 0, 0, -1
         for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
             if cells[at + SERVING] and 0 <= (held := cells[at + OPEN]) <= _MOST_OPEN:
                 total += held
                 count += 1
-                if cells[at + IDLE] and (fewest < 0 or held < fewest):
+                if (fewest < 0 or held < fewest) and cells[at + IDLE] and at != at_mine:
                     fewest = held
-        return count > 0 and mine > total / count + margin and 0 <= fewest < total / count
+        if fewest < 0:
+            return Next.ONLY_MINE
+        if fewest >= mine:
+            return Next.MINE_TOO
+        mean = total / count
+        return Next.NOT_MINE if mine > mean + margin and fewest < mean else Next.ANOTHER
+
+    def should_yield(self, margin: float) -> bool:
+        """Whether this worker holds too many."""
+        return self.next(margin) is Next.NOT_MINE

@@ -49,6 +49,7 @@ clock = VirtualClock()
 async def belt_of_a_worker(monkeypatch):
     """The primary's end of a belt, what reads it at the worker's end, and who is given the connections."""
     monkeypatch.setattr("everycore.worker.connections.reception.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("everycore.system.preemption._switches", lambda: 0)
     ours, theirs = make_pair()
     belt = Belt(ours, theirs)
     board: Any = None  # nothing is counted here

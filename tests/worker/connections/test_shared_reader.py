@@ -15,6 +15,7 @@ from everycore.core.lanes import COSTLY
 from everycore.core.patience import MOST
 from everycore.foreign import socket_internals
 from everycore.system.belt import make_pair
+from everycore.system.board import Next
 from everycore.system.wakeups import is_readable, take_baton
 from everycore.worker.connections import shared_reader
 from everycore.worker.connections.limits import ConnectionLimit
@@ -33,8 +34,10 @@ class Board:
     others_wait = False
     holds_too_many = False
 
-    def somebody_is_free(self):
-        return self.others_wait
+    def next(self, margin):
+        if self.holds_too_many:
+            return Next.NOT_MINE
+        return Next.ANOTHER if self.others_wait else Next.ONLY_MINE
 
     def should_yield(self, margin):
         return self.holds_too_many

@@ -134,8 +134,9 @@ class Distributor:
         self._turn()
 
     def _end_shutting(self) -> None:
-        is_idle = self.dispatcher.is_idle and not self._preambles
-        if self._on_shut is not None and not self.dispatcher.arrivals.is_shutting and is_idle:
+        if self._on_shut is None or self.dispatcher.arrivals.is_shutting:
+            return
+        if self.dispatcher.is_idle and not self._preambles:
             then, self._on_shut = self._on_shut, None
             then()
 

@@ -7,6 +7,8 @@ detectors are
 
 * `connections.counted`: the socket under an asyncio transport, which sees its own `close`;
 * `loops.accepted`: the object that stands for the socket under a uvloop transport;
+* `connections.native_reader`: uvloop's own count of open connections. Nobody reports the end of a single one,
+  so such a reader is a `Group`, whose connections have no entries;
 * `connections.files`: the open file, for anything that does not report its close: a socket that `accept()`
   returned, a descriptor that was detached from one, a copy made by `dup`.
 
@@ -34,8 +36,25 @@ class Connection(Protocol):
         ...
 
 
+class Group(Protocol):
+    """Connections of a server that are counted together."""
+
+    server: ConnectionLimit
+
+    def count(self) -> int:
+        """How many are open now."""
+        ...
+
+    def connections(self) -> list[Connection]:
+        """Those that are open now."""
+        ...
+
+
 class Entry:
-    """One open connection. HOT: made for every connection of a server."""
+    """One open connection. HOT: made for every connection of a server.
+
+    A subclass may be the connection itself, which saves an object.
+    """
 
     __slots__ = ("_ledger", "connection", "server")
 
@@ -65,6 +84,7 @@ class Ledger:
     def __init__(self, board: WorkerBoard) -> None:
         self._board = board
         self._entries: set[Entry] = set()
+        self._groups: list[Group] = []
         self._files = Files()
         #: Whether there has been a connection.
         self.has_seen = False
@@ -74,29 +94,63 @@ class Ledger:
     @property
     def open(self) -> int:
         """How many connections are open."""
-        return len(self._entries) + self._files.count_open()
+        return len(self._entries) + self._open_in_groups() + self._files.count_open()
 
     def opened(self, server: ConnectionLimit, connection: Connection) -> Entry:
         """Record a connection of `server`. Call `closed` on the returned entry when it has ended."""
         entry = Entry(self, server, connection)
+        self.enter(entry)
+        return entry
+
+    def enter(self, entry: Entry) -> None:
+        """Record the connection of `entry`. HOT: called for every connection."""
         self._entries.add(entry)
         self.has_seen = True
         self._board.opened()
-        server.opened()
-        return entry
+        entry.server.opened()
 
     def closed(self, entry: Entry) -> None:
         """The connection of `entry` has ended. The entry calls this, once."""
         self._entries.discard(entry)
         self._board.closed()
         if self._when_fewer is not None:
-            callback, self._when_fewer = self._when_fewer, None
-            callback()
+            self._tell_fewer()
         entry.server.closed()
         if not self._entries:
+            self._tell_none()
+
+    def add(self, group: Group) -> None:
+        """Count the connections of `group` too. The group tells the board and the limit by itself."""
+        self._groups.append(group)
+        self.has_seen = True
+
+    def remove(self, group: Group) -> None:
+        """`group` is over: it accepts no more, and none of its connections is open."""
+        self._groups.remove(group)
+
+    def recounted(self, group: Group, change: int) -> None:
+        """Connections of `group` have ended, or `change` more are open than it has said."""
+        self._tell_fewer()
+        group.server.recounted(change)
+        self._tell_none()
+
+    def _tell_fewer(self) -> None:
+        if self._when_fewer is not None:
+            callback, self._when_fewer = self._when_fewer, None
+            callback()
+
+    def _tell_none(self) -> None:
+        if self._when_none and self._is_empty:
             callbacks, self._when_none = self._when_none, []
             for callback in callbacks:
                 callback()
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._entries and not self._open_in_groups()
+
+    def _open_in_groups(self) -> int:
+        return sum(group.count() for group in self._groups)
 
     def watch_file(self, fd: int, transport: Any = None) -> None:
         """Count the connection behind the descriptor `fd` as long as any of this process's refers to it.
@@ -120,11 +174,15 @@ class Ledger:
 
     def connections_of(self, server: ConnectionLimit) -> list[Connection]:
         """The open connections of one server."""
-        return [entry.connection for entry in self._entries if entry.server is server]
+        found = [entry.connection for entry in self._entries if entry.server is server]
+        for group in self._groups:
+            if group.server is server:
+                found += group.connections()
+        return found
 
     def when_none(self, callback: Callable[[], None]) -> None:
         """Call `callback`, now or later, once no connection is open, except those watched by file."""
-        if not self._entries:
+        if self._is_empty:
             callback()
         else:
             self._when_none.append(callback)
@@ -137,4 +195,7 @@ class Ledger:
         """Abort every open connection."""
         for entry in tuple(self._entries):
             entry.connection.end(abort=True)
+        for group in self._groups:
+            for connection in group.connections():
+                connection.end(abort=True)
         self._files.abort()

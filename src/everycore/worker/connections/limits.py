@@ -46,6 +46,11 @@ class ConnectionLimit:
         self._tell()  # even if only the amount of room has changed
 
     @property
+    def is_set(self) -> bool:
+        """Whether there is a limit."""
+        return self._most is not None
+
+    @property
     def room(self) -> int | None:
         """How many more connections may come to this worker.
 
@@ -73,6 +78,14 @@ class ConnectionLimit:
         if self.is_full:
             self._look()
         if not self.open and self._on_none is not None:
+            self._on_none()
+
+    def recounted(self, change: int) -> None:
+        """So many more connections are open, or fewer. Only a group of the ledger calls this."""
+        self.open += change
+        if self._most is not None:
+            self._look()
+        if change < 0 and not self.open and self._on_none is not None:
             self._on_none()
 
     def watch(self, *, on_full: Callable[[], None], on_room: Callable[[], None]) -> None:

@@ -23,12 +23,15 @@ from typing import Any, Final, Protocol
 from everycore.core import wire
 from everycore.core.lanes import MOST_CREDIT
 from everycore.system import belt, packets, sockets
+from everycore.system.preemption import LONG, Preemptions
 from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.listening.clustersocket import ClusterSocket
 
 #: A worker with fewer free descriptors than this, or than a quarter of the limit if that is less, reports
 #: that it is full.
 RESERVE: Final = 32
+#: With so many free descriptors beyond those, uvloop accepts by itself (`worker.connections.native_reader`).
+HEADROOM: Final = 64
 #: How often a worker that is short of descriptors checks whether it has some again, and how soon it repeats a
 #: message that its belt did not take, in seconds.
 LOOK_AGAIN: Final = 0.1
@@ -54,8 +57,8 @@ class BeltReader:
     """Takes the connections of one `ClusterSocket` off its belt."""
 
     __slots__ = (
-        "__weakref__", "_descriptor_limit", "_giver", "_is_short", "_loop", "_receptions", "_rest", "_sock",
-        "_taken", "_told", "_unacked", "_unsaid", "_waits", "_was_single", "limit",
+        "__weakref__", "_descriptor_limit", "_giver", "_is_short", "_loop", "_preemptions", "_receptions",
+        "_rest", "_sock", "_taken", "_told", "_unacked", "_unsaid", "_waits", "_was_single", "limit",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +86,7 @@ class BeltReader:
         #: The last acknowledgement, if the belt did not take it.
         self._unsaid: wire.Acked | None = None
         self._was_single = False
+        self._preemptions = Preemptions()
         #: The number of connections taken so far.
         self._taken = 0
         #: (number, descriptor, peer) of the connections in the current message that the program has not been
@@ -121,6 +125,7 @@ class BeltReader:
         if received is None:
             self._loop.remove_reader(sock.fileno())
             return False
+        self._preemptions.begin()
         since, before = time.monotonic(), self._taken
         data, fds, truncated = received
         handover = wire.decode_handover(data)
@@ -171,7 +176,10 @@ class BeltReader:
         if turns:
             self._loop.call_soon(self._later, turns - 1, last, since, before)
         else:  # the cost of one connection is the time `since`, divided by the connections taken in it
-            seconds = (time.monotonic() - since) / max(self._taken - before, 1)
+            busy, taken = time.monotonic() - since, max(self._taken - before, 1)
+            if busy > LONG * taken:
+                busy = self._preemptions.busy(busy)
+            seconds = busy / taken
             self._unacked -= 1
             self._acknowledge(wire.Acked(last, int(seconds * 1e6)))
             self._giver.advance()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from everycore.foreign import asyncio_internals
 from everycore.system.wakeups import ExclusiveRegistration
@@ -43,6 +43,51 @@ class PlainRegistration:
         """Do nothing: the loop removes the reader."""
 
 
+class TwofoldRegistration:
+    """Two registrations for one listener, of which one is armed at a time.
+
+    own: that of the loop's own server, which accepts by itself. reader: that of `on_readable`. takes_own:
+    returns whether the first is to be armed.
+    """
+
+    __slots__ = ("_own", "_reader", "_takes_own", "is_armed")
+
+    def __init__(
+        self, own: ExclusiveRegistration, reader: ExclusiveRegistration, takes_own: Callable[[], bool]
+    ) -> None:
+        self._own = own
+        self._reader = reader
+        self._takes_own = takes_own
+        self.is_armed = True
+        reader.disarm()
+        self.rearm()
+
+    def disarm(self) -> None:
+        """As `ExclusiveRegistration.disarm`."""
+        self.is_armed = False
+        self._own.disarm()
+        self._reader.disarm()
+
+    def rearm(self) -> None:
+        """As `ExclusiveRegistration.rearm`. HOT: called for each connection."""
+        self.is_armed = True
+        if self._takes_own():
+            if self._reader.is_armed:
+                self._reader.disarm()
+            self._own.rearm()
+        else:
+            self._own.disarm()
+            self._reader.rearm()
+
+    def close(self) -> None:
+        """As `ExclusiveRegistration.close`."""
+        self._own.close()
+        self._reader.close()
+
+
+Registration: TypeAlias = ExclusiveRegistration | PlainRegistration | TwofoldRegistration
+
+
 class Registrations:
     """The registrations of one shared listener in one loop. `baton_fd`: -1 if there is no baton.
 
@@ -56,6 +101,7 @@ class Registrations:
         "_loop",
         "_on_baton",
         "_on_readable",
+        "_own",
         "are_disarmed",
         "baton",
         "listener",
@@ -76,8 +122,9 @@ class Registrations:
         self._baton_fd = baton_fd
         self._on_readable = on_readable
         self._on_baton = on_baton
-        self.listener: ExclusiveRegistration | PlainRegistration | None = None
-        self.baton: ExclusiveRegistration | PlainRegistration | None = None
+        self._own: tuple[int, Callable[[], bool]] | None = None
+        self.listener: Registration | None = None
+        self.baton: Registration | None = None
         #: Whether neither the listener nor the baton wakes the worker.
         self.are_disarmed = False
 
@@ -87,16 +134,27 @@ class Registrations:
         if self._baton_fd >= 0:
             self._loop.add_reader(self._baton_fd, self._on_baton)
 
+    def accept_by_loop(self, own_fd: int, takes_own: Callable[[], bool]) -> None:
+        """Let the loop itself accept, through `own_fd`, as long as `takes_own` says so. Before `register`.
+
+        own_fd: a descriptor of the listener that the loop polls in its epoll, for a server of its own.
+        """
+        self._own = own_fd, takes_own
+
     def register(self) -> None:
         """Register the listener and the baton.
 
         Raises FileNotFoundError as long as the loop has not put its readers into the epoll.
         """
         listener = self._register(self._fd, self._on_readable)
+        if self._own is not None and isinstance(listener, ExclusiveRegistration):
+            own_fd, takes_own = self._own
+            own = ExclusiveRegistration(_epoll_of(self._loop) or -1, own_fd)
+            listener = TwofoldRegistration(own, listener, takes_own)
         baton = self._register(self._baton_fd, self._on_baton) if self._baton_fd >= 0 else None
         self.listener, self.baton = listener, baton
 
-    def _register(self, fd: int, callback: Callable[[], None]) -> ExclusiveRegistration | PlainRegistration:
+    def _register(self, fd: int, callback: Callable[[], None]) -> Registration:
         epoll_fd = _epoll_of(self._loop)
         return (
             PlainRegistration(self._loop, fd, callback)

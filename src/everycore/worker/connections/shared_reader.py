@@ -27,6 +27,7 @@ from everycore.core.patience import Patience
 from everycore.foreign.socket_internals import accept
 from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
+from everycore.system.board import Next
 from everycore.system.wakeups import is_readable, pass_baton, take_baton
 from everycore.worker.connections.reception import Giver, descriptor_limit, has_descriptors
 from everycore.worker.connections.registrations import Registrations, selector_of
@@ -190,7 +191,7 @@ class SharedReader:
             # The handler may take long, and a connection accepted before it has begun would wait behind it.
             self._registrations.listener.disarm()
             self._loop.call_soon(self._after, self._turns - 1)
-        elif not self._board.somebody_is_free():
+        elif (where := self._board.next(MOST_EXCESS)) is Next.ONLY_MINE:
             # All the other workers are busy, so none of them could take the next connection sooner, and the
             # queue is empty. Taking a few more at once saves turns of the loop: measured with two workers, it
             # gives 1.10 times the throughput of a plain shared listener; taking one more gives 1.04.
@@ -198,7 +199,7 @@ class SharedReader:
                 if self._take() < 0 or self._registrations.listener is None:  # none waits, or it was closed
                     break
         else:
-            self._yield_or_queue()
+            self._leave_or_queue(where)
 
     def _after(self, turns: int) -> None:
         """Go back to the queue in `turns` turns, when the program has been given the last connection."""
@@ -211,15 +212,20 @@ class SharedReader:
         if registration.is_armed or self._registrations.are_disarmed:
             return  # the worker is back in the queue, or was told to take no connections
         if not self._limit.is_full:
-            self._yield_or_queue()
+            self._leave_or_queue(self._board.next(MOST_EXCESS))
 
-    def _yield_or_queue(self) -> None:
-        assert self._registrations.listener is not None
-        self._is_over = self._board.should_yield(MOST_EXCESS)
+    def _leave_or_queue(self, where: Next) -> None:
+        """Go to the end of the queue if the next connection is to go to another worker, or leave the queue.
+
+        At the head of the queue this worker is woken next: then two system calls are saved.
+        """
+        listener = self._registrations.listener
+        assert listener is not None
+        self._is_over = where is Next.NOT_MINE
         if self._is_over:
             self._leave_to_others(waits=is_readable(self._sock.fileno()))
-        else:
-            self._registrations.listener.rearm()
+        elif where is Next.ANOTHER or not listener.is_armed:
+            listener.rearm()
 
     def _hands_on(self) -> bool:
         """Pass this worker's turn on if it still holds too many connections. Returns whether that is so."""

@@ -38,7 +38,7 @@ _native: dict[str, Callable[..., Any]] = {}
 def install_on_uvloop(session: Session) -> None:
     """Once, after `installing.install`, when the program imports uvloop."""
     _Loop._everycore = session
-    _Loop._stamps = None
+    _Loop._turns = None
     for method in (Stamping.stamp, Stamping.end_stamps):
         setattr(_Loop, method.__name__, method)
     ours: tuple[Any, ...] = (create_server, create_unix_server, create_datagram_endpoint, close)

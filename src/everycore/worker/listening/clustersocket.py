@@ -278,7 +278,7 @@ class SharedSocket(ClusterSocket):
     take no connections.
     """
 
-    __slots__ = ("_belt", "_timeout", "baton")
+    __slots__ = ("_belt", "_timeout", "baton", "copies")
 
     def __init__(
         self, grant: ListenerGrant, belt_fd: int, twin_fd: int, shared_fd: int, baton_fd: int
@@ -287,6 +287,8 @@ class SharedSocket(ClusterSocket):
         self._belt = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=belt_fd)
         #: The eventfd of the baton, which says "look again"; -1 for a datagram socket.
         self.baton = baton_fd
+        #: Descriptors of the listener that an event loop has, and closes.
+        self.copies: list[int] = []
         self._timeout: float | None = None
         self.settimeout(socket.getdefaulttimeout())
 
@@ -384,6 +386,16 @@ class SharedSocket(ClusterSocket):
         copy = type(self)(self.grant, belt_fd, twin_fd, shared_fd, baton_fd)
         copy.settimeout(self.gettimeout())
         return copy
+
+    def abandon(self) -> None:
+        """As `ClusterSocket.abandon`. The loop's copies keep their numbers: the loop may close them."""
+        for copy in self.copies:
+            with contextlib.suppress(OSError):
+                if os.path.sameopenfile(copy, self.fileno()):
+                    nothing = os.open(os.devnull, os.O_RDONLY)
+                    os.dup2(nothing, copy, inheritable=False)
+                    os.close(nothing)
+        super().abandon()
 
     def _close_parts(self) -> None:
         super()._close_parts()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from everycore.worker.connections.counted import CountedSocket, end_transport
+from everycore.worker.connections.ledger import Entry
 
 if TYPE_CHECKING:
     from everycore.worker.connections.ledger import Ledger
@@ -50,21 +51,27 @@ class AcceptedConnection(Protocol):
         ...
 
 
-class Accepted:
-    """An accepted connection, as the socket that uvloop's transport believes it stands on."""
+class Accepted(Entry):
+    """An accepted connection: the socket that uvloop's transport believes it stands on, and its own entry."""
 
-    __slots__ = ("_coroutine", "_fd", "_transport", "_waits", "entry", "family", "server")
+    __slots__ = ("_coroutine", "_fd", "_transport", "_waits", "family")
 
     type = socket.SOCK_STREAM.value
 
     def __init__(self, fd: int, family: int, _proto: int, server: Server) -> None:
+        self._ledger = ledger = server.ledger
+        self.server = server.connection_limit
         self._fd = fd
         self.family = family
-        self.server = server
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._waits: Any = None
         self._transport: Callable[[], Any] | None = None
-        self.entry = server.ledger.opened(server.connection_limit, self)
+        ledger.enter(self)
+
+    @property
+    def connection(self) -> Accepted:  # type: ignore[override] # where an entry of its own has a field
+        """As `Entry.connection`."""
+        return self
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -94,7 +101,7 @@ class Accepted:
             self._waits.add_done_callback(self.advance)
 
     def _hold(self, transport: Any) -> None:
-        if not self.entry.is_open:
+        if self._ledger is None:
             return
         try:
             # If the program drops the transport without closing it, its finalizer closes it.
@@ -105,7 +112,7 @@ class Accepted:
     def close(self, _: Any = None) -> None:
         """The connection is closed. uvloop calls this last of all."""
         self._transport = None
-        self.entry.closed()
+        self.closed()
 
     def end(self, *, abort: bool) -> None:
         """Close the transport, or abort it."""

@@ -112,6 +112,8 @@ class BeltServer(asyncio.AbstractServer):
         self.is_asyncio = isinstance(loop, asyncio.SelectorEventLoop)
         self._leaves = False
         self.factory = factory
+        #: Whether a connection is no more than a transport of the loop, with a protocol of the factory.
+        self._is_plain = by_hand and terms.ssl is None and not terms.others
         self.connect: Connect = partial(connect, ssl=terms.ssl, **terms.times, **terms.others)
         self._backlog = terms.backlog
         self._serving = False
@@ -193,7 +195,14 @@ class BeltServer(asyncio.AbstractServer):
                 stamp()
         else:
             self._read.append(source)
-        begin_reading(self._loop, source, BeltGiver(source, self), self.connection_limit, self._session)
+        begin_reading(
+            self._loop,
+            source,
+            BeltGiver(source, self),
+            self.connection_limit,
+            self._session,
+            factory=self.factory if self._is_plain else None,
+        )
 
     async def serve_forever(self) -> None:
         """Take connections until this call is cancelled, then close the server. `close` cancels it too."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from everycore.foreign import uvloop_internals
+from everycore.worker.connections.turns import Turns
 from everycore.worker.loops.beltserver import BeltServer
 from everycore.worker.loops.clustered import ClusteredLoop, Factory, FromPrimary, ServeTerms
 
 if TYPE_CHECKING:
-    from everycore.foreign.uvloop_internals import Stamps
     from everycore.worker.session import Session
 
 
@@ -25,18 +25,19 @@ class Stamping:
     """A uvloop loop that can note on the board whether it waits for events."""
 
     _everycore: Session
-    _stamps: Stamps | None = None
+    _turns: Turns | None = None
 
-    def stamp(self) -> None:
+    def stamp(self) -> Turns:
         """Note it from now on. Does nothing if it does already."""
-        if self._stamps is None:
-            self._stamps = uvloop_internals.stamps_of(self, self._everycore.board.idle)
+        if self._turns is None:
+            loop: Any = self
+            self._turns = Turns(loop, self._everycore.board)
+        return self._turns
 
     def end_stamps(self) -> None:
         """Stop noting it. To be called before the loop is closed."""
-        stamps, self._stamps = self._stamps, None
-        if stamps is not None:
-            stamps.close()
+        if self._turns is not None:
+            self._turns.close()
 
 
 class UvloopListeners(FromPrimary):
