@@ -114,6 +114,11 @@ def test_it_is_steered(start_command, tmp_path):
 @pytest.mark.slow
 def test_its_events_are_followed_to_its_end(serve, start_command):
     served = serve(workers=1)
+    with everycore.control.connect(pid=served.program.pid) as service:
+        service.stacks()
+        # Its loop waits in C, so that its stack says nothing of what the application does.
+        served.program.expect(r"1 task waits in the event loop of pid \d+ ", stream="stderr")
+        served.program.expect(r"main\.py\", line \d+ in app", stream="stderr")  # waits for its shutdown
     words = [sys.executable, "-P", "-m", "everycore", "events", "-f", "--pid", str(served.program.pid)]
     follower = start_command(words)
     follower.expect(r"worker 1 \(slot 0, pid \d+\) is ready$")

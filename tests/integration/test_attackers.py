@@ -12,6 +12,7 @@ import pytest
 from everycore import Cluster, Exited, ExitStatus, Listening, Ready, Settings
 from tests.kit import open_fds
 from tests.kit.hostile import ATTACKER, ATTACKS, FORGERIES
+from tests.kit.processes import resident
 from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
@@ -45,12 +46,6 @@ async def ask(port: int, times: int) -> int:
         writer.close()
         await writer.wait_closed()
     return answered
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096
 
 
 @pytest.mark.parametrize("policy", ["round_robin", pytest.param("shared", marks=pytest.mark.ci_only)])

@@ -92,6 +92,15 @@ async def test_metrics_are_open_metrics_for_who_asks_for_them():
     assert 'everycore_service_info{kind="serve",name="sh\\"op\\\\\\n"} 1.0' in body
 
 
+@pytest.mark.parametrize("version", [b"1.x", b"x", b"1..", b"\xff", b"1.0.0.0", b"9" * 5000, b""])
+@pytest.mark.parametrize("kind", [b"text/plain", b"application/openmetrics-text"])
+async def test_a_version_that_is_none_is_no_fault_of_ours(caplog, kind, version):
+    status, _, body = await get(ObserverApp(Primary(), 1), "/metrics", accept=kind + b"; version=" + version)
+    assert status == 200
+    assert "everycore_workers" in body
+    assert caplog.text == ""
+
+
 async def test_a_primary_that_does_not_answer_has_no_metrics():
     primary = Primary()
     app = ObserverApp(primary, 1)

@@ -7,7 +7,7 @@ the board.
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from everycore.core.control import (
     ListenerStatus,
@@ -18,11 +18,17 @@ from everycore.core.control import (
     WorkerStatus,
 )
 from everycore.core.history import History, SlotHistory
+from everycore.core.lanes import Pause
 from everycore.model import Address, WorkerSnapshot
 from everycore.primary.cluster import Cluster
 from everycore.primary.keeper import Keeper
 from everycore.system.addresses import as_url
+from everycore.system.backlogs import waiting_at
 from everycore.system.resident import resident_bytes
+
+if TYPE_CHECKING:
+    from everycore.primary.listeners.listener import Listener
+    from everycore.primary.stallwatch import StallWatch
 
 
 def survey(
@@ -42,6 +48,13 @@ def survey(
         key=lambda worker: (worker.slot, worker.id),
     )
     total = sum(worker.handed_over for worker in kept)
+    listeners = tuple(cluster._runtime.switchboard._book)
+    full = _full(listeners)
+    waiting = {
+        shown_address(one.socket.real): waiting_at(one.socket.sock)
+        for one in listeners
+        if one.socket.is_listening
+    }
     return ServiceStatus(
         name=name.name,
         kind=name.kind,
@@ -56,7 +69,13 @@ def survey(
         if reload is None
         else ReloadStatus(generation=reload.generation, state=reload.state, reason=reload.reason),
         workers=tuple(
-            _worker(worker, history.age(worker.id, now), total, keeper._stalls.busy(worker.id))
+            _worker(
+                worker,
+                history.age(worker.id, now),
+                total,
+                keeper._stalls,
+                is_full=worker.id in full,
+            )
             for worker in kept
         ),
         slots=tuple(_slots(kept, keeper.size, history, snapshot.failed_slots)),
@@ -66,6 +85,7 @@ def survey(
                 policy=listener.policy,
                 accepted=listener.accepted,
                 queued=listener.queued,
+                waiting=waiting.get(shown_address(listener.address)),
             )
             for listener in snapshot.listeners
         ),
@@ -80,7 +100,20 @@ def _state(
     return "running" if history.was_ready else "starting"
 
 
-def _worker(worker: WorkerSnapshot, age: float, total: int, busy: float | None) -> WorkerStatus:
+def _full(listeners: tuple[Listener, ...]) -> frozenset[int]:
+    """The workers that take nothing of any listener, for they have said that they are full."""
+    lanes = [
+        (worker, Pause.FULL in lane.pauses)
+        for one in listeners
+        if (dispatcher := one.distribution.dispatcher) is not None
+        for worker, lane in dispatcher.lanes.lanes.items()
+    ]
+    return frozenset(worker for worker, _ in lanes) - {worker for worker, is_full in lanes if not is_full}
+
+
+def _worker(
+    worker: WorkerSnapshot, age: float, total: int, stalls: StallWatch, *, is_full: bool
+) -> WorkerStatus:
     return WorkerStatus(
         id=worker.id,
         slot=worker.slot,
@@ -93,8 +126,10 @@ def _worker(worker: WorkerSnapshot, age: float, total: int, busy: float | None) 
         handed_over=worker.handed_over,
         outstanding=worker.outstanding,
         share=worker.handed_over / total if total else 0.0,
-        busy=busy,
+        busy=stalls.busy(worker.id),
         rss=None if worker.pid is None else resident_bytes(worker.pid),
+        stuck=stalls.stuck_for(worker.id),
+        is_full=is_full,
     )
 
 
