@@ -80,6 +80,12 @@ async def test_it_is_ready_with_so_many_workers_until_a_stop_begins(state, ready
     assert (await get(app, "/ready"))[::2] == (code, text)
 
 
+async def test_a_worker_that_is_stuck_does_not_count():
+    status = observed.status(observed.worker(1, stuck=12.0), observed.worker(2))
+    assert (await get(ObserverApp(Primary(status), 1), "/ready"))[2] == "ready: 1 of 2 workers are ready\n"
+    assert (await get(ObserverApp(Primary(status), 2), "/ready"))[0] == 503
+
+
 async def test_metrics_are_open_metrics_for_who_asks_for_them():
     app = ObserverApp(Primary(), 1)
     status, headers, body = await get(app, "/metrics", accept=b"application/openmetrics-text; version=1.0.0")
