@@ -19,6 +19,7 @@ from everycore.core.control import (
 )
 from everycore.core.history import History, SlotHistory
 from everycore.core.lanes import Pause
+from everycore.errors import in_a_line
 from everycore.model import Address, WorkerSnapshot
 from everycore.primary.cluster import Cluster
 from everycore.primary.keeper import Keeper
@@ -158,5 +159,5 @@ def _slots(
 def shown_address(address: Address) -> str:
     """As people write it; an abstract name with @."""
     if isinstance(address, tuple | list):
-        return as_url(address, "tcp").removeprefix("tcp://")
-    return f"unix:{os.fsdecode(address).encode('utf-8', 'backslashreplace').decode()}".replace("\0", "@")
+        return in_a_line(as_url(address, "tcp").removeprefix("tcp://"))
+    return in_a_line(f"unix:{os.fsdecode(address)}".replace("\0", "@"))
