@@ -4,6 +4,7 @@ And what counting costs an application, by the way in which its own metrics are 
 """
 
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from bench.processes import Server, need, python, run_json
 from bench.stops import APPLICATION
 from everycore.core.control import VERSION, AskStatus, ServiceStatus
 
-WORKERS, CONCURRENCY, EVERY = 2, 64, 1.0
+WORKERS, CONCURRENCY, EVERY, WAITING = 2, 64, 1.0, 200
 _NONE, _CONTROL, _ALL = "nothing", "control", "control, metrics"
 _COLUMNS = (
     Column("rate", "conn/s", ratio=True),
@@ -74,10 +75,28 @@ def _seen(options: Options) -> str:
             }
 
         samples = interleave(list(servers), rounds, measure, label="observer")
+        blocked = _while_blocked(servers[_ALL])
     title = (
         f"observer: ab -c {CONCURRENCY} -n {count}, {WORKERS} workers, scraped each second, {rounds} rounds"
     )
-    return table(title, samples, _COLUMNS, baseline=_NONE)
+    return f"{table(title, samples, _COLUMNS, baseline=_NONE)}\n{blocked}"
+
+
+def _while_blocked(server: Server) -> str:
+    """The status while no worker does anything, and clients wait."""
+    with ExitStack() as stack:
+        for pid in server.workers:
+            os.kill(pid, signal.SIGSTOP)
+            stack.callback(os.kill, pid, signal.SIGCONT)
+        for _ in range(WAITING):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        asker = Asker(server.primary)
+        time.sleep(5)
+        found = asker.stop()
+    return (
+        f"all workers stopped, {WAITING} clients wait: status {found['status']:.1f} ms,"
+        f" slowest {found['slowest']:.1f} ms\n"
+    )
 
 
 def _command(more: list[str]) -> list[str]:

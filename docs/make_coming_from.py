@@ -49,15 +49,22 @@ def options(peer: str) -> str:
     ]
     rows = [
         f"| {ticked(names)} | {here} | {key} | {default} |"
-        for (here, key, default), names in grouped(words, lambda word: becomes(word))
+        for (here, key, default), names in grouped(words, lambda word: becomes(word, peer))
     ]
     return "\n".join(
         [f"| {NAMES[peer]} | here | key of the file | default here |", "|---|---|---|---|", *rows]
     )
 
 
-def becomes(word: str) -> tuple[str, str, str]:
-    """What it is here, the key, and the default."""
+#: Options of other servers that are the same word here, and not the same thing.
+OTHERWISE: Mapping[tuple[str, str], str] = {
+    ("GRANIAN", "--metrics"): "with an address here: `--metrics HOST:PORT`; granian's switch answers on"
+    " 127.0.0.1:9090, or where `--metrics-address` and `--metrics-port` say",
+}
+
+
+def becomes(word: str, peer: str) -> tuple[str, str, str]:
+    """What that peer's option is here, the key, and the default."""
     if word in ("-c", "--config"):
         return "as it is, for a TOML file", "", "`everycore.toml`, else `pyproject.toml`"
     if (field := _FIELDS.get(word)) is None:
@@ -69,6 +76,7 @@ def becomes(word: str) -> tuple[str, str, str]:
     )
     if isinstance(field, EngineField):
         name += " (uvicorn's)" if word in _UVICORNS else ", with `--engine hypercorn`"
+    name = OTHERWISE.get((peer, word), name)
     default = field.default_text or ("off" if field.setting.kind.form == "switch" else "")
     return name, f"`{field.key}`", default
 

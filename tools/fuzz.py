@@ -6,16 +6,20 @@ python tools/fuzz.py mailboxes                # one end of a channel, with a pee
 python tools/fuzz.py decoders --only=frames   # one decoder alone
 python tools/fuzz.py decoders -runs=1000000   # what begins with one dash is libFuzzer's
 python tools/fuzz.py decoders --replay        # what was kept alone, once; needs no atheris
+python tools/fuzz.py everything -runs=1000000 # every decoder by itself, then the two others; a line for each
 
 What is found is kept in tools/fuzz-corpus/, and an input that fails is printed and kept where it is run. It
-needs atheris, which has wheels for CPython 3.12 to 3.14; `make fuzz` makes an environment for it.
+needs atheris, which has wheels for CPython 3.12 to 3.14; `make fuzz` makes an environment for it. An input of
+histories and mailboxes is a whole history: what is said in it is counted too, and told on stderr.
 """
 
 import contextlib
 import functools
 import logging
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,21 @@ with instrumented():
     from everycore.system import board, notify, sightings
 
 
+class Count:
+    """Of the drivers: what is said in a history are so many inputs."""
+
+    inputs = steps = 0
+
+    def tell(self, inputs: str, steps: str) -> None:
+        """Now and then, on stderr, for libFuzzer ends the process when it is done."""
+        self.inputs += 1
+        if self.inputs % 100 == 0:
+            print(f"fuzz: {self.inputs} {inputs}, {self.steps} {steps}", file=sys.stderr)
+
+
+COUNT = Count()
+
+
 class Choices:
     """A `tests.kit.liars.Source`: bytes, and zeros when they are over."""
 
@@ -58,6 +77,12 @@ class Choices:
         span = most - least
         taken = int.from_bytes(self._take((span.bit_length() + 7) // 8), "big")
         return least + taken % (span + 1)
+
+    def until_they_are_over(self) -> Iterator[None]:
+        """Once for each thing that there are bytes to choose by."""
+        while self._at < len(self._data):
+            COUNT.steps += 1
+            yield
 
     def value(self, depth: int = 2) -> Any:
         kind = self.number(0, 15)
@@ -203,6 +228,7 @@ def msgspec_listen(choices: Choices) -> wire.Listen:
         return wire.Listen(address=None, fd=choices.number(-2, 300), family=2, kind=1, backlog=0)
 
 
+_BIND = next(field for field in fields_of(ServeSettings) if field.name == "bind")
 _FIELDS = {"serve": tuple(fields_of(ServeSettings)), "run": tuple(fields_of(RunSettings))}
 
 
@@ -219,16 +245,17 @@ def _variables(data: bytes) -> None:
     """The environment: ours, and the service manager's."""
     choices = Choices(data)
     fields = _FIELDS["serve"]
+    concerned = [_BIND]  # all others have their defaults, whatever comes
     environ = {}
     for _ in range(3):
-        name = (fields[choices.number(0, len(fields) - 1)].variable, PREFIX + "X", "PORT")[
-            choices.number(0, 2)
-        ]
+        field = fields[choices.number(0, len(fields) - 1)]
+        concerned.append(field)
+        name = (field.variable, PREFIX + "X", "PORT")[choices.number(0, 2)]
         environ[name] = choices.data().decode("utf-8", "surrogateescape").replace("\0", "")
-    if choices.number(0, 255) == 0:  # the search for names that are near is slow
+    if choices.number(0, 255) == 255:  # the search for names that are near is slow
         unknown_variables(environ, fields)
     with contextlib.suppress(ConfigurationError):
-        found = resolve(fields, {}, environ, None, "serve")
+        found = resolve(concerned, {}, environ, None, "serve")
         parse_binds(found["bind"].value)
     text = choices.data().decode("utf-8", "surrogateescape").replace("\0", "")
     asking = notify.notifier({notify.SOCKET: "@everycore-fuzz", notify.WATCHDOG: text}, 1)
@@ -281,8 +308,9 @@ def histories(data: bytes) -> None:
 
     choices = Choices(data)
     policy = ("round_robin", "shared", "sticky")[choices.number(0, 2)]
-    lies, dies_alone = choices.number(1, 20), bool(choices.number(0, 1))
-    testing.run(history(choices, policy, lies, dies_alone=dies_alone))
+    dies_alone = bool(choices.number(0, 1))
+    testing.run(history(choices, policy, choices.until_they_are_over(), dies_alone=dies_alone))
+    COUNT.tell("histories", "lies")
 
 
 def mailboxes(data: bytes) -> None:
@@ -291,28 +319,46 @@ def mailboxes(data: bytes) -> None:
     from tests.kit.strange_peers import conversation
 
     choices = Choices(data)
-    testing.run(conversation(choices, choices.number(1, 30)))
+    testing.run(conversation(choices, choices.until_they_are_over()))
+    COUNT.tell("conversations", "acts")
 
 
 TARGETS = {"decoders": decoders, "histories": histories, "mailboxes": mailboxes}
 
 
 def replay(name: str) -> int:
-    """How many inputs were kept; each is run once."""
-    kept = sorted(path for path in (CORPUS / name).iterdir() if path.is_file())
+    """How many inputs were kept; each is run once. Those of one decoder are in a folder of its name."""
+    kept = sorted(path for path in (CORPUS / name).rglob("*") if path.is_file())
     for path in kept:
-        TARGETS[name](path.read_bytes())
+        (TARGETS[name] if path.parent.name == name else DECODERS[path.parent.name])(path.read_bytes())
     return len(kept)
 
 
-def _only(name: str) -> Callable[[bytes], None]:
-    decode = DECODERS[name]
-    return lambda data: decode(data[1:])
+def everything(options: list[str]) -> int:
+    """One after the other, each in a process of its own. The status is that of the first one that fails."""
+    first = 0
+    runs = [["decoders", f"--only={name}"] for name in DECODERS]
+    for words in [*runs, ["histories"], ["mailboxes"]]:
+        begun = time.monotonic()
+        command = [sys.executable, __file__, *words, *options]
+        done = subprocess.run(
+            command, check=False, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+        )
+        told = [line for line in done.stderr.splitlines() if line.startswith(("fuzz:", "Done "))]
+        took = f"{time.monotonic() - begun:.0f} s, status {done.returncode}"
+        print(f"{' '.join(words)}: {took}; {'; '.join(told[-2:])}", flush=True)
+        if done.returncode:
+            print(done.stderr[-5000:])
+            first = first or done.returncode
+    return first
 
 
 def main() -> int:
     options = [option for option in sys.argv[2:] if option.startswith("--")]
+    rest = [option for option in sys.argv[2:] if option not in options]
     only = next((option.partition("=")[2] for option in options if option.startswith("--only=")), None)
+    if sys.argv[1:2] == ["everything"]:
+        return everything(rest)
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS or only not in (None, *DECODERS):
         sys.stderr.write(f"{__doc__}\nDecoders: {', '.join(DECODERS)}.\n")
         return 2
@@ -321,13 +367,16 @@ def main() -> int:
     if "--replay" in options:
         print(f"{replay(name)} inputs of {name}")
         return 0
+    target: Callable[[bytes], None] = TARGETS[name]
+    folder = CORPUS / name
     if name != "decoders":
         with instrumented():
             import everycore.primary.driver  # noqa: F401
-    (CORPUS / name).mkdir(parents=True, exist_ok=True)
-    rest = [option for option in sys.argv[2:] if option not in options]
-    target = TARGETS[name] if only is None else _only(only)
-    atheris.Setup([sys.argv[0], str(CORPUS / name), *rest], target)
+        rest = ["-max_len=1000", "-len_control=0", *rest]  # a byte or some for each thing that is said
+    elif only is not None:
+        target, folder = DECODERS[only], folder / only
+    folder.mkdir(parents=True, exist_ok=True)
+    atheris.Setup([sys.argv[0], str(folder), *rest], target)
     atheris.Fuzz()
     return 0
 

@@ -26,6 +26,20 @@ import errno
 from collections.abc import Callable
 from typing import Any, Final
 
+#: Letters of what somebody else has written.
+_MOST_LETTERS: Final = 400
+
+
+def in_a_line(text: str) -> str:
+    """`text`, parts of which somebody else has written, for a line of the log or of a terminal.
+
+    What would end the line or command the terminal is escaped, and no more than 400 letters are left.
+    """
+    kept = text[:_MOST_LETTERS]
+    if not kept.isprintable():
+        kept = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in kept)
+    return kept if len(kept) <= _MOST_LETTERS >= len(text) else f"{kept[:_MOST_LETTERS]}..."
+
 
 def consists_of(error: BaseException, is_one: Callable[[BaseException], bool]) -> bool:
     """Whether `is_one` holds for `error`, or for every error in a group, however deep."""
@@ -200,7 +214,13 @@ class RequestTimeout(ChannelError, TimeoutError):
 
 
 class ProtocolError(ChannelError):
-    """The peer sent something that the wire protocol does not allow. Its channel is given up."""
+    """The peer sent something that the wire protocol does not allow. Its channel is given up.
+
+    The text may repeat what the peer has sent: it is one line of limited length.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(in_a_line(text))
 
 
 #: The limit to raise for each error that comes from a limit.

@@ -18,6 +18,6 @@ def test_whatever_it_says_nothing_leaks_and_the_end_is_told_once():
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data(), st.integers(1, 25))
     def conversations(data, acts):
-        testing.run(conversation(FromHypothesis(data), acts))
+        testing.run(conversation(FromHypothesis(data), range(acts)))
 
     conversations()

@@ -12,9 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from everycore.cli.main import main
-from tests.kit import descendants, scaled, wait_gone
+from tests.kit import scaled, wait_gone
 from tests.kit.log_lines import wait_until
 from tests.kit.others import UID, folder_for_others, python_for_others
+from tests.kit.serving import metrics_port, observer_pid
 
 
 def ask(port, path):
@@ -35,19 +36,6 @@ def samples(port):
     }
 
 
-def metrics_port(program):
-    return int(re.findall(r"metrics and health on http://127\.0\.0\.1:(\d+)", program.stderr)[0])
-
-
-def observer_of(program):
-    return next(pid for pid in descendants(program.pid) if "everycore/observer/" in _words(pid))
-
-
-def _words(pid):
-    with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
-        return file.read()
-
-
 @pytest.mark.slow
 @pytest.mark.limit(90)
 def test_a_service_and_its_observer(serve):
@@ -64,19 +52,19 @@ def test_a_service_and_its_observer(serve):
     assert found["everycore_listener_connections_total", listener, ("outcome", "accepted")] == 4
     assert found["everycore_hand_over_wait_seconds_count",] == 4
     # Under its feet: who connects meanwhile is answered by the next one.
-    first = observer_of(program)
+    first = observer_pid(program.pid)
     os.kill(first, signal.SIGTERM)  # it ends with the service alone
     os.kill(first, signal.SIGKILL)
     assert not wait_gone([first])
     assert ask(port, "/ready")[0] == 200
-    assert observer_of(program) != first
+    assert observer_pid(program.pid) != first
     program.signal(signal.SIGTERM)
     program.expect("stopping in 2 s", stream="stderr")
     # What the observer has just been told holds for 20 ms.
     is_told = (503, "not ready: the service is being stopped\n")
     wait_until(lambda: ask(port, "/ready") == is_told, "/ready fails while the service still serves")
     served.get()  # still served
-    last = observer_of(program)
+    last = observer_pid(program.pid)
     assert program.wait() == 0
     assert not wait_gone([last])
     assert "the observer ended: killed by SIGKILL; it is started again in 0.1 s" in program.stderr
@@ -183,7 +171,7 @@ def test_it_is_the_user_that_workers_are(start_command, tmp_path):
         )
         program.expect("listens on", stream="stderr")
         found = samples(metrics_port(program))
-        with open(f"/proc/{observer_of(program)}/status", encoding="utf-8") as file:
+        with open(f"/proc/{observer_pid(program.pid)}/status", encoding="utf-8") as file:
             status = dict(line.split(":", 1) for line in file)
         assert status["Uid"].split() == [str(UID)] * 4
         assert (int(status["CapEff"], 16), status["NoNewPrivs"].strip()) == (0, "1")

@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import re
 import signal
 import socket
 import threading
@@ -14,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import everycore.control
 from tests.kit import scaled
 from tests.kit.running import run
+from tests.kit.serving import metrics_port
 
 #: Counts each request, by worker, with prometheus-client; and, for the test, in a file that survives a kill.
 COUNTS = """
@@ -61,10 +61,6 @@ def truth(folder):
         for path in folder.glob("truth.*")
     }
     return {worker: count for worker, count in found.items() if count}
-
-
-def metrics_port(program):
-    return int(re.findall(r"metrics and health on http://127\.0\.0\.1:(\d+)", program.stderr)[0])
 
 
 def wait_told(port, folder):

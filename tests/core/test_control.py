@@ -10,6 +10,7 @@ from everycore.config.setting import fields_of
 from everycore.core import control
 from everycore.core.control import AskStacks, AskStatus, LineBuffer, OrderDrain, OrderScale
 from everycore.errors import ControlError
+from tests.kit.mutations import control_request
 
 
 def line(**fields: object) -> bytes:
@@ -66,20 +67,6 @@ def test_what_is_no_request_is_one_sentence(sent, kind, text):
     assert b"\n" not in control.refusal_line(caught.value)[:-1]
 
 
-def mutated(chance: random.Random) -> bytes:
-    """A request that was damaged, or anything."""
-    ops = ["status", "events", "reload", "scale", "drain", "stop", "stacks", "hello", "x"]
-    values: list[object] = [1, -1, 0, 2**70, 1.5, None, True, "a", "\udc80", [], {}, "x" * 300]
-    fields: dict[str, object] = {"v": 1, "op": chance.choice(ops)}
-    for _ in range(chance.randrange(4)):
-        fields[chance.choice(["v", "op", "worker", "to", "by", "follow", "z"])] = chance.choice(values)
-    data = bytearray(json.dumps(fields).encode("utf-8", "surrogatepass"))
-    for _ in range(chance.randrange(4)):
-        at = chance.randrange(len(data) + 1)
-        data[at : at + chance.randrange(3)] = bytes(chance.randrange(256) for _ in range(chance.randrange(3)))
-    return bytes(data)
-
-
 @pytest.mark.parametrize("count", [2_000, pytest.param(1_000_000, marks=[pytest.mark.soak])])
 @pytest.mark.limit(600)
 def test_whatever_comes_is_a_request_or_a_refusal(count):
@@ -88,7 +75,7 @@ def test_whatever_comes_is_a_request_or_a_refusal(count):
     lines: set[bytes] = set()
     for _ in range(count):
         try:
-            request = control.read_request(mutated(chance))
+            request = control.read_request(control_request(chance))
         except ControlError as error:
             refused += 1
             lines.add(control.refusal_line(error))

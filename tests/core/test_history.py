@@ -14,9 +14,13 @@ def test_a_worker_has_an_age_until_it_ends():
 def test_an_end_that_nobody_asked_for_is_a_restart():
     history = History()
     assert history.exited(1, 0, "killed by SIGKILL", 1000.0, voluntary=False) is False
-    assert history.slots == {0: SlotHistory(1, "killed by SIGKILL", 1000.0)}
+    assert history.slots == {0: SlotHistory(1, "killed by SIGKILL, before it was ready", 1000.0)}
+    history.ready(3)
+    history.exited(3, 1, "killed by SIGKILL", 1000.0, voluntary=False)
+    assert history.slots[1] == SlotHistory(1, "killed by SIGKILL", 1000.0)
+    assert history.ends == {"killed by SIGKILL": 2}
     history.exited(2, 0, "exit status 0", 1001.0, voluntary=True)
-    assert history.slots == {0: SlotHistory(1, "exit status 0 (as asked)", 1001.0)}
+    assert history.slots[0] == SlotHistory(1, "exit status 0 (as asked)", 1001.0)
 
 
 def test_who_was_ready_is_known_at_its_end():

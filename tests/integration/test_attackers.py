@@ -12,6 +12,9 @@ import pytest
 from everycore import Cluster, Exited, ExitStatus, Listening, Ready, Settings
 from tests.kit import open_fds
 from tests.kit.hostile import ATTACKER, ATTACKS, FORGERIES
+from tests.kit.others import GID, UID, folder_for_others, python_for_others
+from tests.kit.ports import free_port
+from tests.kit.processes import resident
 from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
@@ -47,25 +50,42 @@ async def ask(port: int, times: int) -> int:
     return answered
 
 
-def resident() -> int:
-    """Bytes of memory that this process holds."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096
+@pytest.fixture
+def place():
+    with folder_for_others() as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("policy", ["round_robin", pytest.param("shared", marks=pytest.mark.ci_only)])
 async def test_it_costs_nobody_else_anything(tmp_path, policy):
+    await attacked(tmp_path, policy)
+
+
+@pytest.mark.ci_only
+@pytest.mark.parametrize("policy", ["round_robin", "shared"])
+async def test_nor_does_one_of_another_user(place, policy):
+    """All of them: those that behave too, for workers of two users share no listener."""
+    python, env = python_for_others()
+    port = free_port()
+    rest = {"uid": UID, "gid": GID, "cwd": place, "env": env, "addresses": [("127.0.0.1", port)]}
+    await attacked(place, policy, lambda script: [python, str(script)], port, **rest)
+
+
+async def attacked(folder, policy, command=str, port=0, **rest):
+    attacker = folder / "attacker.py"
     attacks = ATTACKS | (FORGERIES if policy == "round_robin" else {})
-    (tmp_path / "attacker.py").write_text(ATTACKER)
-    async with Cluster(Settings(exec=worker_script(tmp_path, SERVER)), policy=policy) as cluster:
+    attacker.write_text(ATTACKER)
+    async with Cluster(
+        Settings(exec=command(worker_script(folder, SERVER)), **rest), policy=policy
+    ) as cluster:
         diary = Diary(cluster)
-        first = cluster.fork({"PORT": "0"})
+        first = cluster.fork({"PORT": str(port)})
         await diary.until(Ready, first)
         port = diary.all(Listening, first)[0].address[1]
         good = [first, cluster.fork({"PORT": str(port)})]
         await diary.until(Ready, good[1])
         descriptors, memory = open_fds(), resident()
-        cluster.setup_primary(exec=str(tmp_path / "attacker.py"))
+        cluster.setup_primary(exec=command(attacker))
         attackers = {
             name: cluster.fork({"PORT": str(port), "ATTACK": attack}) for name, (attack, _) in attacks.items()
         }

@@ -15,6 +15,7 @@ from everycore import Cluster, Exited, ExitStatus, Listening, Message, Ready, Se
 from tests.kit import open_fds, scaled
 from tests.kit.crimes import CRIMES, LEGACIES
 from tests.kit.hostile import HOSTILE
+from tests.kit.processes import resident
 from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
@@ -282,9 +283,3 @@ async def test_one_whose_messages_are_taken_may_send_for_ever(tmp_path):
         assert count == 4000
         assert bad.is_connected()
         bad.kill(SIGKILL)
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096

@@ -1,9 +1,10 @@
 """A worker that lies at every step, in memory: what it may say, and what must hold whatever it says.
 
 A history is a list of lies. `Court` is a cluster with a worker that behaves and one that lies. `tell` has
-the latter tell one; `judge`, at the end, checks that nobody else has lost anything. The words are those of
-`everycore.core.wire`, so they keep up with it. Their fields, and which bytes of them are exchanged, come from
-a `Source`, which may be hypothesis or a fuzzer.
+the latter tell one. A liar that has lost its channel goes on for a while; then another is forked, which costs
+less than a new court. `judge`, at the end, checks that nobody else has lost anything. The words are those
+of `everycore.core.wire`, so they keep up with it. Their fields, and which bytes of them are exchanged, come
+from a `Source`, which may be hypothesis or a fuzzer.
 """
 
 import array
@@ -11,12 +12,12 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, get_args
 
 import msgspec
 
-from everycore import Cluster, ExitStatus, Settings
+from everycore import Cluster, ExitStatus, Settings, Worker
 from everycore.core import wire
 from everycore.core.frames import NOTE, encode_frame
 from everycore.system import board, seam, strange
@@ -51,17 +52,38 @@ class Source(Protocol):
 class Court:
     """A cluster of fakes. `complaints`: what reached the handler of the loop's exceptions."""
 
-    def __init__(self, cluster: Cluster, good: Any, fake: FakeWorker, raw: RawWorker, listener: Any) -> None:
+    liar: Worker
+    process: FakeProcess
+
+    def __init__(self, cluster: Cluster, good: Worker, listener: Any, processes: list[FakeProcess]) -> None:
         self.cluster = cluster
         self.good = good
-        self.fake = fake
-        self.process = raw.process
         self.listener = listener
+        self._processes = processes
         self.belt: socket.socket | None = None
         self.end: socket.socket | None = None
         self.complaints: list[dict[str, Any]] = []
         self._clients: list[socket.socket] = []
         self._answers: list[int] = []
+
+    async def accuse(self) -> None:
+        """Fork a worker that will lie: the first one, or the next. It listens where the other one does."""
+        self.liar = self.cluster.fork()
+        raw = RawWorker(self._processes[-1])
+        self.process = raw.process
+        raw.join()
+        await settle()
+        raw.say(_listen_like(self.listener))
+        await settle()
+        self._take(_First())
+
+    async def dismiss(self, *, dies_alone: bool) -> None:
+        """Its process ends. `dies_alone`: a fork of it has its channel for a moment."""
+        if self.process.status is None:
+            self.process.end(ExitStatus(code=9), keep_channel=dies_alone)
+        await settle()
+        assert list(self.cluster.workers) == [self.good.id]
+        self.close()
 
     # --- what a liar does -------------------------------------------------------------------------------
 
@@ -163,14 +185,10 @@ class Court:
     # --- what must hold ---------------------------------------------------------------------------------
 
     async def judge(self, *, dies_alone: bool) -> None:
-        """Its process ends, and nobody else has lost anything. `dies_alone`: a fork of it has its channel."""
-        if self.process.status is None:
-            self.process.end(ExitStatus(code=9), keep_channel=dies_alone)
-        await settle()
-        assert list(self.cluster.workers) == [self.good.id]
+        """As `dismiss`, and nobody else has lost anything."""
+        await self.dismiss(dies_alone=dies_alone)
         assert self.good.is_ready
         assert await self.good.request("still there?", timeout=5) == "still there?"
-        self._close_clients()
         served = asyncio.get_running_loop().create_task(_served(self.listener))
         with socket.socket() as client:
             client.setblocking(False)
@@ -225,21 +243,16 @@ async def court(policy: str) -> AsyncIterator[Court]:
             fake.answer(_echo)
             listener = await fake.listen()
             await settle()
-            liar = cluster.fork()
-            raw = RawWorker(processes[1])
-            raw.join()
-            await settle()
-            on = Court(cluster, good, fake, raw, listener)
+            on = Court(cluster, good, listener, processes)
             asyncio.get_running_loop().set_exception_handler(lambda _, what: on.complaints.append(what))
-            raw.say(_listen_like(listener))
-            await settle()
+            await on.accuse()
             try:
                 yield on
             finally:
                 on.close()
-                if raw.process.status is None:
-                    raw.process.end(ExitStatus(code=9))
-                await liar.wait()
+                if on.process.status is None:
+                    on.process.end(ExitStatus(code=9))
+                await on.liar.wait()
                 listener.close()
                 fake.exit()
     finally:
@@ -261,12 +274,14 @@ def _listen_like(listener: socket.socket) -> wire.Listen:
     )
 
 
-async def history(source: Source, policy: str, lies: int, *, dies_alone: bool) -> None:
-    """A whole one."""
+async def history(source: Source, policy: str, lies: Iterable[object], *, dies_alone: bool) -> None:
+    """A whole one: a lie for each of `lies`."""
     async with court(policy) as on:
-        on._take(_First())
-        for _ in range(lies):
+        for _ in lies:
             await on.tell(source)
+            if not on.liar.is_connected() and source.number(0, 3) == 0:
+                await on.dismiss(dies_alone=dies_alone)
+                await on.accuse()
         await on.judge(dies_alone=dies_alone)
 
 

@@ -7,10 +7,17 @@ from everycore.core.measures import ListenerCounts, ServiceMetrics, WorkerCounts
 from everycore.core.waits import WaitHistogram
 
 
-def worker(number: int, *, is_ready: bool = True, state: str = "listening", pid: int | None = None):
+def worker(
+    number: int,
+    *,
+    is_ready: bool = True,
+    state: str = "listening",
+    pid: int | None = None,
+    stuck: float | None = None,
+):
     return WorkerStatus(
         id=number, slot=number - 1, generation=0, pid=pid, state=state, is_ready=is_ready, age=5.0, open=2,
-        handed_over=10 * number, outstanding=1, share=0.5, rss=1 << 20,
+        handed_over=10 * number, outstanding=1, share=0.5, rss=1 << 20, stuck=stuck,
     )  # fmt: skip
 
 

@@ -145,10 +145,10 @@ GUNICORN = """
 --ciphers x | engine | ssl_ciphers | 'x'
 --http-protocols | says | leave it out; --engine hypercorn speaks HT
 --http2-cleartext | says | leave it out; --engine hypercorn speaks HT
---engine hypercorn --http2-max-concurrent-streams 3 | engine | h2_max_concurrent_streams | 3
+--http2-max-concurrent-streams 3 --engine hypercorn | engine | h2_max_concurrent_streams | 3
 --http2-initial-window-size | says | leave it out; HTTP/2 is spoken by hypercor
---engine hypercorn --http2-max-frame-size 20000 | engine | h2_max_inbound_frame_size | 20000
---engine hypercorn --http2-max-header-list-size 3 | engine | h2_max_header_list_size | 3
+--http2-max-frame-size 20000 --engine hypercorn | engine | h2_max_inbound_frame_size | 20000
+--http2-max-header-list-size 3 --engine hypercorn | engine | h2_max_header_list_size | 3
 --paste-global | says | Paste's files are not read: name the app
 --permit-obsolete-folding | says | gunicorn's own parser has that; here uvi
 --strip-header-spaces | says | gunicorn's own parser has that; here uvi
@@ -204,9 +204,9 @@ GRANIAN = """
 --http2-initial-stream-window-size | says | leave it out; HTTP/2 is spoken by hypercor
 --http2-keep-alive-interval | says | leave it out; HTTP/2 is spoken by hypercor
 --http2-keep-alive-timeout | says | leave it out; HTTP/2 is spoken by hypercor
---engine hypercorn --http2-max-concurrent-streams 3 | engine | h2_max_concurrent_streams | 3
---engine hypercorn --http2-max-frame-size 20000 | engine | h2_max_inbound_frame_size | 20000
---engine hypercorn --http2-max-headers-size 3 | engine | h2_max_header_list_size | 3
+--http2-max-concurrent-streams 3 --engine hypercorn | engine | h2_max_concurrent_streams | 3
+--http2-max-frame-size 20000 --engine hypercorn | engine | h2_max_inbound_frame_size | 20000
+--http2-max-headers-size 3 --engine hypercorn | engine | h2_max_header_list_size | 3
 --http2-max-send-buffer-size | says | leave it out; HTTP/2 is spoken by hypercor
 --log | says | the option is --log-level here
 --no-log | says | the option is --log-level here

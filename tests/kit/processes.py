@@ -84,6 +84,12 @@ def open_fds(pid: int | None = None) -> dict[int, str]:
     return found
 
 
+def resident(pid: int | None = None) -> int:
+    """Bytes of memory that a process holds, default this one."""
+    with open(f"/proc/{pid or 'self'}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def usable(handle: Any) -> bool:
     """Whether this socket or file is open still."""
     try:

@@ -6,7 +6,8 @@ import socket
 import sys
 from dataclasses import dataclass
 
-from tests.kit import Program, scaled
+from tests.kit import Program, descendants, scaled
+from tests.kit.processes import command_line
 
 #: Says who answers; /address says who asks; /body waits for the body, and says so on stdout: in one write, so
 #: that lines of several processes do not mix.
@@ -40,12 +41,12 @@ class Served:
     program: Program
     port: int
 
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=scaled(20))
+    def connect(self, port: int | None = None) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=scaled(20))
 
-    def get(self, path: str = "/") -> str:
-        """The answer to one request on a connection of its own."""
-        connection = self.connect()
+    def get(self, path: str = "/", *, port: int | None = None) -> str:
+        """The answer to one request on a connection of its own. port: another one of the service."""
+        connection = self.connect(port)
         try:
             connection.request("GET", path)
             return connection.getresponse().read().decode()
@@ -58,6 +59,16 @@ class Served:
         sock.sendall(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
         self.program.expect("^begun")
         return sock
+
+
+def metrics_port(program: Program) -> int:
+    """That of `--metrics 127.0.0.1:0`."""
+    return int(re.findall(r"metrics and health on http://127\.0\.0\.1:(\d+)", program.stderr)[0])
+
+
+def observer_pid(primary: int) -> int:
+    """That of the process that answers for metrics and health."""
+    return next(pid for pid in descendants(primary) if "everycore/observer/" in command_line(pid))
 
 
 def finish(sock: socket.socket) -> bytes:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, get_args
 
 import msgspec
@@ -168,17 +168,28 @@ class Conversation:
                 handle.close()
 
 
-async def conversation(source: Source, acts: int) -> None:
-    """A whole one."""
+async def conversation(source: Source, acts: Iterable[object]) -> None:
+    """A whole one: an act for each of `acts`. One that has lost its channel goes on, and then on another."""
     before = open_fds()
+    left = iter(acts)
+    while await _on_one_channel(source, left):
+        continue
+    assert {n: w for n, w in open_fds().items() if before.get(n) != w} == {}
+
+
+async def _on_one_channel(source: Source, acts: Iterator[object]) -> bool:
+    """Whether there may be more acts, for another one."""
     async with Raw(serialization="json", is_primary=bool(source.number(0, 1))) as (end, peer):
         on = Conversation(end, peer)
         asyncio.get_running_loop().set_exception_handler(lambda _, what: on.complaints.append(what))
+        is_over = False
         try:
-            for _ in range(acts):
+            for _ in acts:
                 await on.act(source)
+                if is_over := bool(end.losses) and source.number(0, 3) == 0:
+                    break
         except BaseException:  # the source has run dry, too
             await on.tidy()
             raise
         await on.finish()
-    assert {n: w for n, w in open_fds().items() if before.get(n) != w} == {}
+    return is_over

@@ -80,6 +80,12 @@ async def test_it_is_ready_with_so_many_workers_until_a_stop_begins(state, ready
     assert (await get(app, "/ready"))[::2] == (code, text)
 
 
+async def test_a_worker_that_is_stuck_does_not_count():
+    status = observed.status(observed.worker(1, stuck=12.0), observed.worker(2))
+    assert (await get(ObserverApp(Primary(status), 1), "/ready"))[2] == "ready: 1 of 2 workers are ready\n"
+    assert (await get(ObserverApp(Primary(status), 2), "/ready"))[0] == 503
+
+
 async def test_metrics_are_open_metrics_for_who_asks_for_them():
     app = ObserverApp(Primary(), 1)
     status, headers, body = await get(app, "/metrics", accept=b"application/openmetrics-text; version=1.0.0")
@@ -90,6 +96,15 @@ async def test_metrics_are_open_metrics_for_who_asks_for_them():
     status, headers, body = await get(app, "/metrics")
     assert headers[b"content-type"].startswith(b"text/plain; version=")
     assert 'everycore_service_info{kind="serve",name="sh\\"op\\\\\\n"} 1.0' in body
+
+
+@pytest.mark.parametrize("version", [b"1.x", b"x", b"1..", b"\xff", b"1.0.0.0", b"9" * 5000, b""])
+@pytest.mark.parametrize("kind", [b"text/plain", b"application/openmetrics-text"])
+async def test_a_version_that_is_none_is_no_fault_of_ours(caplog, kind, version):
+    status, _, body = await get(ObserverApp(Primary(), 1), "/metrics", accept=kind + b"; version=" + version)
+    assert status == 200
+    assert "everycore_workers" in body
+    assert caplog.text == ""
 
 
 async def test_a_primary_that_does_not_answer_has_no_metrics():

@@ -12,6 +12,7 @@ from everycore.core import control
 from everycore.observer.app import ObserverApp
 from everycore.observer.serving import Bounds, inherited, server_of
 from tests.kit import observed, scaled
+from tests.kit.mutations import http_request
 
 pytestmark = pytest.mark.limit(30)
 
@@ -80,50 +81,18 @@ async def test_a_head_without_end_is_refused():
 
 # Whatever comes
 
-REQUESTS = [
-    b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text; version=1.0.0\r\n\r\n",
-    b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\nGET /live HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"POST /ready HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-    b"GET /live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
-    b"OPTIONS * HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc",
-]
-
-
-def mutated(chance: random.Random) -> bytes:
-    """A request with something wrong in it, or bytes that are none."""
-    data = bytearray(chance.choice(REQUESTS))
-    for _ in range(chance.randrange(4)):
-        at = chance.randrange(len(data))
-        match chance.randrange(5):
-            case 0:
-                data[at] = chance.randrange(256)
-            case 1:
-                del data[at:]
-            case 2:
-                data[at:at] = chance.randbytes(chance.choice([1, 8, 300]))
-            case 3:
-                data[at:at] = data[:at]
-            case 4:
-                data[:] = chance.randbytes(chance.randrange(1, 200))
-        if not data:
-            break
-    return bytes(data)
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "count",
-    [pytest.param(300), pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.limit(3000)])],
-)
-async def test_whatever_comes_the_next_one_is_answered(count):
-    """Some read what they are answered, some do not, some end in the middle."""
+async def test_whatever_comes_the_next_one_is_answered():
+    """Some read what they are answered, some do not, some end in the middle. A million: tests/cli."""
+    count = 300
     chance = random.Random(count)
     served = ObserverApp(Told(), 1)
     async with serving(Bounds(most=16), served) as port:
         for number in range(count):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             with contextlib.suppress(ConnectionError):
-                writer.write(mutated(chance))
+                writer.write(http_request(chance))
                 if number % 3:
                     writer.write_eof()
                     async with asyncio.timeout(scaled(10)):

@@ -57,6 +57,8 @@ async def test_a_loop_that_stops_to_turn_is_told_dumped_aborted_and_replaced(pol
             assert [event.worker.id for event in stalled] == [2]
             assert stalled[0].seconds == pytest.approx(10, abs=2)
             assert stuck.signals == (STACKS,)
+            assert pool._keeper._stalls.stuck_for(1) is None
+            assert pool._keeper._stalls.stuck_for(2) == pytest.approx(12, abs=1)
             assert "worker 2 (slot 1, pid" in caplog.text
             assert "is stuck: no progress for 1" in caplog.text
             await pass_time(50)

@@ -12,7 +12,7 @@ from everycore import ConfigurationError, ControlError, Pool, Ready, Recycled, S
 from everycore.core import control
 from everycore.core.control import ControlEvent
 from everycore.listening import request_for
-from everycore.system.stacks import STACKS
+from everycore.system.stacks import STACKS, TASKS
 from everycore.testing import settle
 from tests.kit import pass_time, turn
 
@@ -61,7 +61,11 @@ async def test_a_service_that_starts_and_runs(workers, tmp_path):
         assert (one.id, one.slot, one.is_ready, one.state, one.rss) == (1, 0, True, "online", None)
         assert (other.id, other.state, other.share) == (2, "listening", 0.0)
         assert other.age == pytest.approx(5.0, abs=0.5)
-        assert [listener.policy for listener in status.listeners] == ["round_robin"]
+        assert [(one.policy, one.waiting) for one in status.listeners] == [("round_robin", 0)]
+        assert not any(worker.is_full for worker in status.workers)
+        for listener in it.pool.cluster._runtime.switchboard._book:
+            listener.distribution.dispatcher.fill(2)  # as if it had said so
+        assert [worker.is_full for worker in (await it.status()).workers] == [False, True]
         for fake in workers.all:
             fake.die()
         await pass_time(0.01)
@@ -342,11 +346,11 @@ async def test_whoever_waits_while_the_pool_ends_is_told(workers, tmp_path):
 
 async def test_stacks_are_asked_of_those_that_hear(polite, tmp_path):
     async with asked(tmp_path) as it:
-        polite.all[1]._process.heard.add(STACKS)
+        polite.all[1]._process.heard |= {STACKS, TASKS}
         deaf, hearing = (await it.ask(control.AskStacks(v=1))).workers
         assert (deaf.worker, deaf.problem is not None) == (1, True)
         assert (hearing.worker, hearing.problem) == (2, None)
-        assert [list(map(int, fake._process.signals)) for fake in polite.all] == [[], [STACKS]]
+        assert [list(map(int, fake._process.signals)) for fake in polite.all] == [[], [STACKS, TASKS]]
         assert [one.worker for one in (await it.ask(control.AskStacks(v=1, worker=2))).workers] == [2]
 
 

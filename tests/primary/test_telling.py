@@ -15,3 +15,10 @@ def test_each_sentence_once_and_not_without_end(caplog):
     assert lines[:MOST_TOLD] == [f"worker 7: no {number}" for number in range(MOST_TOLD)]
     last = "worker 7: more than 16 of its requests were refused; no more of them are told"
     assert lines[MOST_TOLD:] == [last]
+
+
+def test_what_a_worker_writes_ends_no_line_and_commands_no_terminal(caplog):
+    Told(7).tell("cannot listen on /x\n2026-11-28 [primary] INFO forged \x1b[31m" + "x" * 5000)
+    line = caplog.records[0].getMessage()
+    assert line.startswith(r"worker 7: cannot listen on /x\n2026-11-28 [primary] INFO forged \x1b[31mxxx")
+    assert len(line) < 500

@@ -15,6 +15,9 @@ HEADS: Final = (
 )  # fmt: skip
 #: Those with numbers, which end at the same place.
 _RIGHT: Final = frozenset({0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11})
+#: Ready, and takes nothing: nothing goes on in it, or it has no room.
+_STUCK: Final = "stuck"
+_FULL: Final = "full"
 _STATES: Final = {
     "none": "starting",
     "online": "starting",
@@ -45,11 +48,15 @@ def status_lines(status: ServiceStatus, now: float) -> Iterator[str]:
 def head_lines(status: ServiceStatus) -> Iterator[str]:
     """What is said of the whole service."""
     ready = sum(worker.is_ready for worker in status.workers)
+    states = [_state(worker) for worker in status.workers]
+    lame = "".join(f", {count} {state}" for state in (_STUCK, _FULL) if (count := states.count(state)))
     what = f"{status.name} ({status.kind}, pid {status.pid}, everycore {status.version})"
     yield f"{what}: {status.state}, for {duration(status.uptime)}"
-    yield f"workers: {ready} of {status.size} ready; generation {status.generation}; {_reload(status)}"
+    yield f"workers: {ready} of {status.size} ready{lame}; generation {status.generation}; {_reload(status)}"
     for listener in status.listeners:
         counts = f"{listener.accepted} accepted, {listener.queued} queued"
+        if listener.waiting is not None:
+            counts += f", {listener.waiting} in the backlog"
         yield f"listens on {listener.address} ({listener.policy}): {counts}"
     for mold in status.molds:
         made = f"{mold.workers} worker{'' if mold.workers == 1 else 's'} made"
@@ -84,7 +91,7 @@ def _worker(worker: WorkerStatus) -> list[str]:
         str(worker.id),
         str(worker.generation),
         _NOTHING if worker.pid is None else str(worker.pid),
-        "ready" if worker.is_ready else _STATES.get(worker.state, worker.state),
+        _state(worker),
         duration(worker.age),
         str(worker.open),
         str(worker.handed_over),
@@ -92,6 +99,12 @@ def _worker(worker: WorkerStatus) -> list[str]:
         _NOTHING if worker.busy is None else f"{worker.busy:.0%}",
         _memory(worker),
     ]
+
+
+def _state(worker: WorkerStatus) -> str:
+    if not worker.is_ready:
+        return _STATES.get(worker.state, worker.state)
+    return _STUCK if worker.stuck is not None else _FULL if worker.is_full else "ready"
 
 
 def _memory(worker: WorkerStatus) -> str:

@@ -191,7 +191,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     busy: of the last seconds, for which its event loop was busy; None: it has none of ours, or nobody looks.
     rss: bytes of memory that it has, shared pages included; pss: with its part of these, which whoever asks
-    fills in. None: not known.
+    fills in. None: not known. stuck: seconds for which it has shown no progress, if its stacks were asked
+    for. is_full: it takes no more connections now, for its server is at its limit, or descriptors run short;
+    that is not known under the policy shared.
     """
 
     id: int
@@ -208,6 +210,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     rss: int | None
     busy: float | None = None
     pss: int | None = None
+    stuck: float | None = None
+    is_full: bool = False
 
 
 class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,12 +238,16 @@ class MoldStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListenerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One listener. queued: connections that the primary holds and has not handed over."""
+    """One listener. queued: connections that the primary holds and has not handed over.
+
+    waiting: connections in the kernel's backlog; None: not known, as of a unix socket.
+    """
 
     address: str
     policy: str
     accepted: int
     queued: int
+    waiting: int | None = None
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):

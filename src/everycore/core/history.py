@@ -66,7 +66,9 @@ class History:
         self.ends[reason] = self.ends.get(reason, 0) + 1
         found = self.slots.setdefault(slot, SlotHistory())
         found.restarts += not voluntary
-        found.last_end = how if not voluntary else f"{how} (as asked)"
+        found.last_end = (
+            f"{how}{' (as asked)' if voluntary else '' if was_ready else ', before it was ready'}"
+        )
         found.ended_at = at
         return was_ready
 

@@ -196,6 +196,11 @@ class Stalls(msgspec.Struct):
         """In how many seconds the next look is due; None: nobody is watched."""
         return min((it.limits.interval for it in self._watched.values()), default=None)
 
+    def stuck_for(self, worker: int, now: float) -> float | None:
+        """For how many seconds a worker has shown no progress; None: it is not known as stuck."""
+        it = self._watched.get(worker)
+        return None if it is None or it.stage is _Stage.WELL else now - it.since
+
     def begin_anew(self, now: float) -> None:
         """All were stopped, and go on: what was before does not count."""
         for it in self._watched.values():

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 
 from everycore.core import control
 from everycore.core.control import VERSION, ServiceName, ServiceStatus
@@ -98,7 +98,7 @@ class ObserverApp:
         metrics = await self._metrics.now()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Found([*families(metrics, self._shares), *self._own()]))
-        encode, content_type = choose_encoder(_accept_of(scope))
+        encode, content_type = _encoder_for(_accept_of(scope))
         return Page(200, encode(registry), content_type)
 
 
@@ -114,6 +114,14 @@ class _Found:
     def describe(self) -> Iterable[Metric]:
         """Nothing: no other collector is there to have the same names."""
         return ()
+
+
+def _encoder_for(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """The text format where the header names a version that is none: the library compares it with numbers."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
 
 
 def _accept_of(scope: Mapping[str, Any]) -> str:

@@ -95,6 +95,19 @@ CATALOGUE: Final = {
         ),
         Described("worker_requests", "counter", "Requests that the application was given (serve).", _WORKER),
         Described("worker_ready", "gauge", "1 while the worker is given connections.", _WORKER),
+        Described(
+            "worker_full",
+            "gauge",
+            "1 while the worker takes no more: its server is at its limit, or descriptors run short. Not"
+            " known under the policy shared.",
+            _WORKER,
+        ),
+        Described(
+            "worker_stuck_seconds",
+            "gauge",
+            "For which the worker has shown no progress, once its stacks were asked for; 0: it is not stuck.",
+            _WORKER,
+        ),
         Described("worker_age_seconds", "gauge", "For how long the worker is there.", _WORKER),
         Described(
             "worker_loop_busy_seconds",

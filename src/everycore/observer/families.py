@@ -139,6 +139,8 @@ def _workers(found: _Families, metrics: ServiceMetrics, shares: Shares) -> None:
         found.add("worker_connections_open", worker.open, *who)
         found.add("worker_connections_outstanding", worker.outstanding, *who)
         found.add("worker_ready", worker.is_ready, *who)
+        found.add("worker_full", worker.is_full, *who)
+        found.add("worker_stuck_seconds", worker.stuck or 0.0, *who)
         found.add("worker_age_seconds", worker.age, *who)
         if (more := counts.get(worker.id)) is not None:
             found.add("worker_connections", more.given_back, *who, "given_back")
@@ -158,5 +160,5 @@ def state_of(worker: WorkerStatus) -> str:
 
 
 def count_ready(status: ServiceStatus) -> int:
-    """Workers that are given connections."""
-    return sum(worker.is_ready for worker in status.workers)
+    """Workers that are given connections: one that is stuck takes none."""
+    return sum(worker.is_ready and worker.stuck is None for worker in status.workers)

@@ -28,6 +28,8 @@ from everycore.system.tally import ObserverTally
 
 log = logging.getLogger("everycore.observer")
 
+#: uvicorn's logger of servers and connections.
+_OF_REQUESTS: Final = "uvicorn.error"
 #: Seconds between two signs of life; the primary waits for three times as long.
 BEAT: Final = 10.0
 #: Seconds between two looks for workers that are gone: the slots of those are few.
@@ -40,6 +42,9 @@ def main(argv: Sequence[str]) -> int:
     logs.configure(
         Speaker("observer"), job.log_level, format=job.log_format, file=job.log_file, is_lenient=True
     )
+    if not logging.getLogger(_OF_REQUESTS).isEnabledFor(logging.DEBUG):
+        # What is wrong with a request: strangers would fill the service's log.
+        logging.getLogger(_OF_REQUESTS).setLevel(logging.CRITICAL)
     for fd in (job.line, *job.listeners, *([job.tally] if job.tally >= 0 else [])):
         os.set_inheritable(fd, False)
     asyncio.run(_observe(job))

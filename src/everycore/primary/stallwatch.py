@@ -71,6 +71,10 @@ class StallWatch:
         busy = self._busy(worker)
         return None if busy is None else self._shares.share(worker, busy, time.monotonic())
 
+    def stuck_for(self, worker: int) -> float | None:
+        """As `core.stalls`."""
+        return self._stalls.stuck_for(worker, self._loop.time())
+
     def _busy(self, worker: int) -> float | None:
         """Seconds so far. A loop that is late for its beat is busy, or blocked."""
         found = self._workers.get(worker)

@@ -44,7 +44,7 @@ from everycore.primary.measuring import measure
 from everycore.primary.surveying import survey
 from everycore.system.addresses import as_url
 from everycore.system.resident import stderr_of
-from everycore.system.stacks import STACKS
+from everycore.system.stacks import STACKS, TASKS
 from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
@@ -238,6 +238,8 @@ class Steering:
         log.info("control: worker %d (pid %d) prints its stacks", worker.id, process.pid)
         printed_to = self._stacks_file() or stderr_of(process.pid)
         process.signal(STACKS)
+        if process.hears(TASKS):
+            process.signal(TASKS)
         return control.StacksOf(worker=worker.id, pid=process.pid, printed_to=printed_to)
 
     def _check_running(self) -> None:

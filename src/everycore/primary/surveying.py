@@ -7,7 +7,7 @@ the board.
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from everycore.core.control import (
     ListenerStatus,
@@ -19,11 +19,18 @@ from everycore.core.control import (
     WorkerStatus,
 )
 from everycore.core.history import History, SlotHistory
+from everycore.core.lanes import Pause
+from everycore.errors import in_a_line
 from everycore.model import Address, WorkerSnapshot
 from everycore.primary.cluster import Cluster
 from everycore.primary.keeper import Keeper
 from everycore.system.addresses import as_url
+from everycore.system.backlogs import waiting_at
 from everycore.system.resident import resident_bytes
+
+if TYPE_CHECKING:
+    from everycore.primary.listeners.listener import Listener
+    from everycore.primary.stallwatch import StallWatch
 
 
 def survey(
@@ -43,6 +50,13 @@ def survey(
         key=lambda worker: (worker.slot, worker.id),
     )
     total = sum(worker.handed_over for worker in kept)
+    listeners = tuple(cluster._runtime.switchboard._book)
+    full = _full(listeners)
+    waiting = {
+        shown_address(one.socket.real): waiting_at(one.socket.sock)
+        for one in listeners
+        if one.socket.is_listening
+    }
     return ServiceStatus(
         name=name.name,
         kind=name.kind,
@@ -57,7 +71,13 @@ def survey(
         if reload is None
         else ReloadStatus(generation=reload.generation, state=reload.state, reason=reload.reason),
         workers=tuple(
-            _worker(worker, history.age(worker.id, now), total, keeper._stalls.busy(worker.id))
+            _worker(
+                worker,
+                history.age(worker.id, now),
+                total,
+                keeper._stalls,
+                is_full=worker.id in full,
+            )
             for worker in kept
         ),
         slots=tuple(_slots(kept, keeper.size, history, snapshot.failed_slots)),
@@ -67,6 +87,7 @@ def survey(
                 policy=listener.policy,
                 accepted=listener.accepted,
                 queued=listener.queued,
+                waiting=waiting.get(shown_address(listener.address)),
             )
             for listener in snapshot.listeners
         ),
@@ -85,7 +106,20 @@ def _state(
     return "running" if history.was_ready else "starting"
 
 
-def _worker(worker: WorkerSnapshot, age: float, total: int, busy: float | None) -> WorkerStatus:
+def _full(listeners: tuple[Listener, ...]) -> frozenset[int]:
+    """The workers that take nothing of any listener, for they have said that they are full."""
+    lanes = [
+        (worker, Pause.FULL in lane.pauses)
+        for one in listeners
+        if (dispatcher := one.distribution.dispatcher) is not None
+        for worker, lane in dispatcher.lanes.lanes.items()
+    ]
+    return frozenset(worker for worker, _ in lanes) - {worker for worker, is_full in lanes if not is_full}
+
+
+def _worker(
+    worker: WorkerSnapshot, age: float, total: int, stalls: StallWatch, *, is_full: bool
+) -> WorkerStatus:
     return WorkerStatus(
         id=worker.id,
         slot=worker.slot,
@@ -98,8 +132,10 @@ def _worker(worker: WorkerSnapshot, age: float, total: int, busy: float | None) 
         handed_over=worker.handed_over,
         outstanding=worker.outstanding,
         share=worker.handed_over / total if total else 0.0,
-        busy=busy,
+        busy=stalls.busy(worker.id),
         rss=None if worker.pid is None else resident_bytes(worker.pid),
+        stuck=stalls.stuck_for(worker.id),
+        is_full=is_full,
     )
 
 
@@ -128,5 +164,5 @@ def _slots(
 def shown_address(address: Address) -> str:
     """As people write it; an abstract name with @."""
     if isinstance(address, tuple | list):
-        return as_url(address, "tcp").removeprefix("tcp://")
-    return f"unix:{os.fsdecode(address).encode('utf-8', 'backslashreplace').decode()}".replace("\0", "@")
+        return in_a_line(as_url(address, "tcp").removeprefix("tcp://"))
+    return in_a_line(f"unix:{os.fsdecode(address)}".replace("\0", "@"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from everycore.errors import in_a_line
+
 log = logging.getLogger("everycore.primary")
 
 #: Different sentences about the requests of one worker.
@@ -23,6 +25,7 @@ class Told:
 
     def tell(self, sentence: str) -> None:
         """Warn of it, unless that has been done."""
+        sentence = in_a_line(sentence)  # the worker may have chosen an address in it
         if sentence in self._sentences or len(self._sentences) > MOST_TOLD:
             return
         self._sentences.add(sentence)

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from everycore import current, forks
+from everycore.aio.task_stacks import print_tasks_when_asked
 from everycore.entry import run
 from everycore.errors import ChannelClosed
 from everycore.ops import logs, outlets
@@ -113,6 +114,7 @@ def _configure_logs(job: Job, me: WorkerContext | None, stream: io.TextIOBase | 
     )
     if me is not None:
         logs.follow_file(print_stacks_when_asked)
+        logs.follow_file(print_tasks_when_asked)
 
 
 def _preloaded(what: str) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from everycore.errors import in_a_line
+
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -32,8 +34,8 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 def stderr_of(pid: int) -> str | None:
-    """What the standard error of a process is: a path, `pipe:[5]`, `socket:[7]`."""
+    """What the standard error of a process is: a path, `pipe:[5]`, `socket:[7]`. It fits into a line."""
     try:
-        return os.readlink(f"/proc/{pid}/fd/2")
+        return in_a_line(os.readlink(f"/proc/{pid}/fd/2"))
     except OSError:
         return None

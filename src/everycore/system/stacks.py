@@ -1,4 +1,4 @@
-"""The signal by which a worker is asked for the stacks of its threads.
+"""The signals by which a worker is asked for the stacks of its threads, and for those of its tasks.
 
 A worker handles it by faulthandler from its first moment on, in C: it prints while Python does not run. It is
 not SIGQUIT, which ends a process, and none that a program is likely to use: real-time signals have no meaning
@@ -13,3 +13,5 @@ from typing import Final
 
 #: Elsewhere than on Linux there is none, and nobody asks.
 STACKS: Final = int(getattr(signal, "SIGRTMAX", 1)) - 1
+#: Handled in Python, so that it is answered by a loop that goes on (`aio.task_stacks`).
+TASKS: Final = STACKS - 1

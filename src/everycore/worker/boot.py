@@ -12,6 +12,7 @@ import os
 import socket
 from typing import Final
 
+from everycore.aio.task_stacks import print_tasks_when_asked
 from everycore.core import wire
 from everycore.core.frames import encode_frame
 from everycore.errors import EverycoreError
@@ -65,6 +66,7 @@ def join(ticket: Ticket) -> Membership:
     # If this fails, the primary notices: it checks that the signal is handled before it sends it.
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         print_stacks_when_asked()
+        print_tasks_when_asked()
     for fd, _ in (ticket.channel, ticket.link, ticket.leash):
         os.set_inheritable(fd, False)
     membership = Membership(ticket)

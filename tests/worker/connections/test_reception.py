@@ -46,7 +46,7 @@ clock = VirtualClock()
 
 
 @contextlib.asynccontextmanager
-async def belt_of_a_worker(monkeypatch):
+async def belt_of_a_worker(monkeypatch, descriptor_limit=1_000_000):
     """The primary's end of a belt, what reads it at the worker's end, and who is given the connections."""
     monkeypatch.setattr("everycore.worker.connections.reception.time.monotonic", lambda: clock.now)
     monkeypatch.setattr("everycore.system.preemption._switches", lambda: 0)
@@ -64,7 +64,7 @@ async def belt_of_a_worker(monkeypatch):
     loop = asyncio.get_running_loop()
     program = Program()
     reader = BeltReader(
-        loop, sock, program, ConnectionLimit(), receptions=Receptions(), descriptor_limit=1_000_000
+        loop, sock, program, ConnectionLimit(), receptions=Receptions(), descriptor_limit=descriptor_limit
     )
     reader.begin()
     assert words(belt) == [wire.Serve(16)]
@@ -109,6 +109,18 @@ async def test_none_is_read_while_the_last_one_alone_in_its_message_is_not_ackno
         assert [word.last for word in words(belt)] == [1]
         reader.on_readable()
         assert len(program.given) == 2
+
+
+async def test_one_that_runs_short_of_descriptors_says_so_to_the_primary_and_in_the_log(monkeypatch, caplog):
+    async with belt_of_a_worker(monkeypatch, descriptor_limit=1) as (belt, reader, program):
+        put(belt, 1, 1)
+        reader.on_readable()
+        assert wire.Full() in words(belt)
+        assert len(program.given) == 1  # what has come is served
+        await turn(program.turns + 1)
+        put(belt, 2, 1)
+        reader.on_readable()
+        assert caplog.text.count("file descriptors run short (the limit is ") == 1
 
 
 async def test_what_was_not_read_can_be_taken_back(monkeypatch):

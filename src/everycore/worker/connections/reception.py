@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import resource
 import sys
@@ -27,6 +28,8 @@ from everycore.system.preemption import LONG, Preemptions
 from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.listening.clustersocket import ClusterSocket
 
+log = logging.getLogger("everycore.worker")
+
 #: A worker with fewer free descriptors than this, or than a quarter of the limit if that is less, reports
 #: that it is full.
 RESERVE: Final = 32
@@ -35,6 +38,8 @@ HEADROOM: Final = 64
 #: How often a worker that is short of descriptors checks whether it has some again, and how soon it repeats a
 #: message that its belt did not take, in seconds.
 LOOK_AGAIN: Final = 0.1
+#: How often the log says that descriptors run short, at most, in seconds.
+TOLD_EVERY: Final = 60.0
 
 
 class Giver(Protocol):
@@ -58,7 +63,8 @@ class BeltReader:
 
     __slots__ = (
         "__weakref__", "_descriptor_limit", "_giver", "_is_short", "_loop", "_preemptions", "_receptions",
-        "_rest", "_sock", "_taken", "_told", "_unacked", "_unsaid", "_waits", "_was_single", "limit",
+        "_rest", "_shortage", "_sock", "_taken", "_told", "_unacked", "_unsaid", "_waits", "_was_single",
+        "limit",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +85,7 @@ class BeltReader:
         self.limit = limit
         self._waits: asyncio.TimerHandle | None = None
         self._is_short = False
+        self._shortage = Shortage()
         #: The room that the primary was told of: 0 if there is none, None if it is unlimited.
         self._told: int | None = None
         #: The number of messages that were given to the program and are not acknowledged yet.
@@ -218,6 +225,7 @@ class BeltReader:
                 {"message": f"out of file descriptors: {lost} connections were lost", "socket": self._sock}
             )
         self._is_short = True
+        self._shortage.tell(self._loop.time())
         self._tell()
         self._look_again_later()
 
@@ -236,6 +244,23 @@ class BeltReader:
             self._acknowledge(self._unsaid)
         if self._is_short:
             self._look_again_later()
+
+
+class Shortage:
+    """Says in the log that descriptors run short: else a worker that takes nothing looks idle."""
+
+    def __init__(self) -> None:
+        self._told: float | None = None
+
+    def tell(self, now: float) -> None:
+        """Say so, unless that was said a moment ago. now: seconds, by any clock."""
+        if self._told is not None and now - self._told < TOLD_EVERY:
+            return
+        self._told = now
+        log.error(
+            "file descriptors run short (the limit is %d): no connection is taken until some are closed",
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        )
 
 
 class Receptions:

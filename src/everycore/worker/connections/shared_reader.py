@@ -29,7 +29,7 @@ from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.board import Next
 from everycore.system.wakeups import is_readable, pass_baton, take_baton
-from everycore.worker.connections.reception import Giver, descriptor_limit, has_descriptors
+from everycore.worker.connections.reception import Giver, Shortage, descriptor_limit, has_descriptors
 from everycore.worker.connections.registrations import Registrations, selector_of
 from everycore.worker.connections.resting import RestWatch
 
@@ -104,7 +104,7 @@ class SharedReader:
 
     __slots__ = (
         "_backoff", "_board", "_connections", "_descriptor_limit", "_is_over", "_limit", "_loop", "_now",
-        "_patience", "_readiness", "_registrations", "_rest", "_sock", "_take", "_turns",
+        "_patience", "_readiness", "_registrations", "_rest", "_shortage", "_sock", "_take", "_turns",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +125,7 @@ class SharedReader:
         self._connections = connections
         self._readiness = readiness
         self._descriptor_limit = descriptor_limit()
+        self._shortage = Shortage()
         self._turns = giver.turns
         self._take = Taker(sock, giver, limit, self._on_trouble).take
         self._limit = limit
@@ -184,6 +185,7 @@ class SharedReader:
         if fd < 0 or self._registrations.listener is None:
             return
         if fd >= self._descriptor_limit:
+            self._shortage.tell(self._now())
             self._run_short()
         elif self._limit.is_full:  # this worker has left the queue already
             return
