@@ -44,7 +44,8 @@ def servers() -> str:
     head = ["server", "version", "started by", "loop", *(f"`{policy}`" for policy in POLICIES), "TLS", "unix"]
     lines = ["| " + " | ".join([*head, "what to know"]) + " |", "|" + "---|" * (len(head) + 1)]
     for row in ROWS:
-        if row.name not in found or row.is_tls or row.is_unix:
+        is_variant = (row.is_tls or row.is_unix) and row.name != stem(row)
+        if row.name not in found or is_variant:
             continue
         alike = [other for other in ROWS if stem(other) == stem(row) and other.name in found]
         marks = ["yes" * any(other.is_tls for other in alike), "yes" * any(other.is_unix for other in alike)]

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import faulthandler
 import itertools
 import os
 import re
@@ -236,6 +237,15 @@ def test_a_test_that_resists_its_limit_ends_the_run_with_stacks(inner_run):
     )
     assert result.ret == 1
     result.stderr.fnmatch_lines(["Timeout (*", "*in test_deaf*"])
+
+
+@pytest.mark.parametrize("ends_now", [True, False])
+def test_a_process_that_waits_for_others_when_its_tests_are_over_is_not_ended(monkeypatch, ends_now):
+    """A worker of pytest-xdist: where another one had a long test, its stacks were printed."""
+    ends: list[float] = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda seconds, **_: ends.append(seconds))
+    limits.Watchdog(2).close(ends_now=ends_now)
+    assert len(ends) == ends_now
 
 
 # Loops

@@ -44,10 +44,10 @@ class Pool:
 
     The wait before a restart doubles up to 15 s, and is short again once a worker was ready for half a
     minute. If a worker ends before any worker was ever ready, the application cannot start: the pool stops
-    all workers and `wait` raises `BootError`. Once one was ready, it never gives up, unless `give_up` workers
-    of each slot ended within a minute. A worker that is not ready within `boot_timeout` seconds is killed;
-    one that never listens has to call `everycore.ready()`. With `may_finish`, a worker that ends with status
-    0 before it was ready has done its work and is not replaced; `wait` returns when all have.
+    all workers and `wait` raises `BootError`. Once one was ready, it gives up only if `give_up` workers of
+    each slot ended within a minute, or in a row before they were ready. A worker not ready within
+    `boot_timeout` seconds is killed; one that never listens has to call `everycore.ready()`. With
+    `may_finish`, one that ends with status 0 before that has done its work; `wait` returns when all have.
 
     `reload` replaces all workers, `surge` at a time: a new one is ready before the old one leaves. With a
     surge of 0 the old one leaves first, so that what is numbered by slot never has two owners. With

@@ -53,7 +53,7 @@ def test_it_is_seen_while_all_workers_are_blocked(serve):
             connection.request("GET", "/block")
             blocked.append(program.expect("blocked"))
         with everycore.control.connect("the shop", pid=program.pid) as service:
-            times = []
+            times, status = [], service.status()
             for _ in range(10):
                 begun = time.monotonic()
                 status = service.status()

@@ -92,6 +92,14 @@ def test_a_program_that_ends_soon_could_not_start():
     assert any(isinstance(action, FailPool) for action in pool.exit(1))
 
 
+def test_a_program_that_takes_long_to_end_for_an_address_in_use_could_not_start():
+    """On a busy machine its imports alone may last that long. It would be started again for ever."""
+    pool = Pool(boot_timeout=None, may_finish=True)
+    pool.tell(ScaleTo(2))
+    pool.let_time_pass(40)
+    assert any(isinstance(action, FailPool) for action in pool.exit(1, was_refused=True))
+
+
 def test_booting_is_not_health(running):
     running.exit(1)
     running.let_time_pass(0.1)

@@ -147,3 +147,50 @@ def test_what_is_asked_to_leave_is_no_end_that_counts(running):
                     running.ready(worker)
     assert running.supervisor.failed_slots == ()
     assert running.supervisor.handle(WorkerExited(999, CRASH), running.now) == []
+
+
+def live_and_crash(pool: Pool, seconds: float, times: int, **how: Any) -> list[Any]:
+    """The only worker of a pool lives so long, is not ready, and ends; so do the next ones."""
+    actions = []
+    for _ in range(times):
+        while not pool.live:
+            assert pool.timer is not None
+            pool.let_time_pass(pool.timer - pool.now)
+        pool.let_time_pass(seconds)
+        (worker,) = pool.live
+        actions += pool.exit(worker, **how)
+    return actions
+
+
+@pytest.fixture
+def program() -> Pool:
+    """One worker of `everycore run`, which has been ready, and has ended."""
+    pool = Pool(boot_timeout=None, may_finish=True, give_up=5)
+    pool.tell(ScaleTo(1))
+    pool.ready(1)
+    pool.exit(1)
+    return pool
+
+
+@pytest.mark.parametrize("seconds", [20, 59])
+def test_starts_in_vain_count_however_long_each_takes(program, seconds):
+    assert of(FailPool, live_and_crash(program, seconds, 4)) == []
+    assert len(of(FailPool, live_and_crash(program, seconds, 1))) == 1
+
+
+def test_a_program_that_lives_longer_has_served_by_what_nobody_sees(program):
+    assert of(FailPool, live_and_crash(program, 60, 50)) == []
+
+
+def test_one_whose_address_is_in_use_has_not_however_long_it_lives(program):
+    assert of(FailPool, live_and_crash(program, 600, 4, was_refused=True)) == []
+    assert len(of(FailPool, live_and_crash(program, 600, 1, was_refused=True))) == 1
+
+
+def test_one_that_becomes_ready_ends_the_row_of_starts_in_vain(program):
+    for _ in range(10):
+        live_and_crash(program, 30, 3)
+        program.let_time_pass(20)
+        program.ready(*program.live)
+        program.let_time_pass(60)
+        assert of(FailPool, program.exit(*program.live)) == []

@@ -11,7 +11,7 @@ from tests.kit.ports import free_port
 from tests.kit.running import Running, ask, run
 
 HEAD = """
-import multiprocessing, os, select, socket, subprocess, sys, threading
+import concurrent.futures, multiprocessing, os, select, socket, subprocess, sys, threading
 
 def answer(conn):
     with conn:
@@ -124,7 +124,7 @@ import os, signal, subprocess, sys
 
 child = subprocess.Popen([sys.executable, sys.argv[2], sys.argv[1]])
 signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-sys.exit(min(child.wait(), 0))
+sys.exit(max(child.wait(), 0))
 """
 
 
@@ -139,6 +139,55 @@ def test_one_whose_child_listens_as_those_of_other_workers_may_is_ready(start_co
     assert running.program.finish() == 0
 
 
+@pytest.mark.slow
+def test_where_another_program_listens_is_told_when_it_cannot_start_twice(start_command, tmp_path):
+    """A launcher: what it starts in the second worker finds the address in use."""
+    child, port = tmp_path / "child.py", free_port()
+    child.write_text(f"{HEAD}\nserve(socket.create_server(('127.0.0.1', int(sys.argv[1]))))")
+    running = run(start_command, tmp_path, SHARED_BY_A_CHILD, str(port), str(child))
+    assert running.program.wait() == 3
+    last = running.program.stderr.splitlines()[-1]
+    assert f"listens on tcp://127.0.0.1:{port}" in last
+    assert last.endswith(f"everycore run {child} {port}")
+
+
+OWN_DATAGRAMS = """
+import asyncio, os, sys
+
+class Answer(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, address):
+        self.transport.sendto(b"%d" % os.getpid(), address)
+
+async def main():
+    address = "127.0.0.1", int(sys.argv[1])
+    await asyncio.get_running_loop().create_datagram_endpoint(Answer, address, reuse_port=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.ci_only)])
+def test_datagrams_of_each_workers_own_make_it_ready_and_a_client_stays(start_command, tmp_path, loop):
+    port = free_port()
+    running = run(start_command, tmp_path, OWN_DATAGRAMS, str(port), options=["--loop", loop])
+    running.ready()
+    answers: dict[int, set[bytes]] = {}
+    while len(set().union(*answers.values())) < running.workers:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(scaled(20))
+            client.connect(("127.0.0.1", port))
+            for _ in range(3):
+                client.send(b"who")
+                answers.setdefault(client.getsockname()[1], set()).add(client.recv(100))
+    assert all(len(workers) == 1 for workers in answers.values())
+    assert running.program.finish() == 0
+
+
 # Processes of the program's own
 
 HANDING = {
@@ -146,6 +195,16 @@ HANDING = {
 if __name__ == "__main__":
     sock = socket.create_server(("127.0.0.1", 0))
     multiprocessing.get_context("spawn").Process(target=serve, args=(sock,)).start()
+""",
+    "queued": """
+sock = socket.create_server(("127.0.0.1", 0))
+with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+    pool.submit(serve, sock).result()  # pickled in a thread: the main one waits for ever
+""",
+    "sent": """
+sock = socket.create_server(("127.0.0.1", 0))
+near, far = socket.socketpair()
+socket.send_fds(near, [b"x"], [sock.fileno()])
 """,
     "passed": """
 sock = socket.create_server(("127.0.0.1", 0))

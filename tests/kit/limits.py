@@ -59,10 +59,15 @@ class Watchdog:
         self._seconds = 0.0
         self._before = signal.signal(INTERRUPT, self._interrupted)
 
-    def close(self) -> None:
-        """The run is over; an interpreter that can't end, for a forgotten thread, is ended in due time."""
+    def close(self, *, ends_now: bool) -> None:
+        """The run is over; an interpreter that can't end, for a forgotten thread, is ended in due time.
+
+        ends_now: this process is to end next. One of pytest-xdist waits, idle, for as long as the others have
+        tests, and is ended by the process that has started it.
+        """
         signal.signal(INTERRUPT, self._before)
-        faulthandler.dump_traceback_later(scaled(LAST_WORD), exit=True, file=self._last_words)
+        if ends_now:
+            faulthandler.dump_traceback_later(scaled(LAST_WORD), exit=True, file=self._last_words)
 
     @contextmanager
     def watch(self, test: str, seconds: float, describe: Callable[[], str]) -> Iterator[None]:

@@ -200,7 +200,34 @@ def ssh(place: Place, client: str, slow: bool) -> Answer:
     return read(str(asyncio.run(asyncio.wait_for(ask(), scaled(20)))).encode())
 
 
+def quic(place: Place, client: str, slow: bool) -> Answer:
+    """A connection of QUIC, and one stream."""
+    from aioquic.asyncio.protocol import QuicConnectionProtocol
+    from aioquic.quic.configuration import QuicConfiguration
+    from aioquic.quic.connection import QuicConnection
+
+    async def ask() -> bytes:
+        options = QuicConfiguration(is_client=True, alpn_protocols=["matrix"], verify_mode=ssl.CERT_NONE)
+        connection = QuicConnection(configuration=options)
+        transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: QuicConnectionProtocol(connection), local_addr=(client, 0)
+        )
+        try:
+            protocol.connect(("127.0.0.1", place.port))
+            await protocol.wait_connected()
+            reader, writer = await protocol.create_stream()
+            writer.write(b"who\n")
+            writer.write_eof()
+            return await reader.read()
+        finally:
+            protocol.close()
+            await protocol.wait_closed()
+            transport.close()
+
+    return read(asyncio.run(asyncio.wait_for(ask(), scaled(20))))
+
+
 PROBES: dict[str, Probe] = {
     probe.__name__: probe
-    for probe in (line, http, xmlrpc, mcp, udp, websocket, socketio, grpc, smtp, ftp, ssh)
+    for probe in (line, http, xmlrpc, mcp, udp, quic, websocket, socketio, grpc, smtp, ftp, ssh)
 }

@@ -97,10 +97,10 @@ class Pool:
         self.is_ready.update(workers)
         return [action for worker in workers for action in self.tell(WorkerReady(worker))]
 
-    def exit(self, worker: int, status: ExitStatus = CRASH) -> list[Action]:
+    def exit(self, worker: int, status: ExitStatus = CRASH, *, was_refused: bool = False) -> list[Action]:
         self.live.pop(worker)
         self.dismissed.discard(worker)
-        return self.tell(WorkerExited(worker, status))
+        return self.tell(WorkerExited(worker, status, was_refused=was_refused))
 
     def reload(self) -> int:
         """Asks for a reload; the number of that request."""

@@ -65,7 +65,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if watchdog := config.stash.get(_watchdog, None):
         del config.stash[_watchdog]
-        watchdog.close()
+        watchdog.close(ends_now=not hasattr(config, "workerinput"))
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at

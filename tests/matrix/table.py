@@ -202,6 +202,14 @@ ROWS = (
         note="a client's data port is its worker's own",
     ),
     Row(
+        "aioquic", "aioquic", "aioquic_server.py {port} {pem}", "quic", is_tls=True,
+        but={
+            **REUSEPORT, "lossless": "a connection of QUIC ends with its worker",
+            "slow": "a connection of QUIC is none that a stop would wait for",
+        },
+        note="with SO_REUSEPORT, [each client has its worker](../how-to/sessions.md)",
+    ),
+    Row(
         "MCP's SDK", "mcp", "mcp_server.py {port}", "mcp",
         note="`stateless_http=True`, or [sticky](../how-to/sessions.md)",
     ),

@@ -1,12 +1,21 @@
 """Who listens where nobody saw it, as the kernel tells."""
 
 import os
+import signal
 import socket
 
 import pytest
 
 from everycore.system import sightings
-from everycore.system.sightings import descendants_of, is_shareable, listeners_of, sockets_of
+from everycore.system.sightings import (
+    command_line,
+    descendants_of,
+    is_shareable,
+    listeners_of,
+    sockets_of,
+    waits_for_process,
+)
+from tests.kit.log_lines import wait_until
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
@@ -73,3 +82,24 @@ def test_whether_others_may_listen_there_too(host):
 
 def test_a_process_that_is_not_there_has_none():
     assert listeners_of(1 << 22) == descendants_of(1 << 22) == []
+
+
+def test_one_that_waits_for_its_child_and_its_command_line(start_program):
+    program = start_program("""
+        import subprocess, sys
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+        print("started", flush=True)
+        input()
+        print("waits", flush=True)
+        child.wait()
+    """)
+    program.expect("started")
+    assert not waits_for_process(program.pid)
+    (child,) = descendants_of(program.pid)
+    wait_until(lambda: command_line(child) == ["cat"], "the kernel knows its words")
+    program.write("\n")
+    wait_until(lambda: waits_for_process(program.pid), "it waits for its child")
+    os.kill(child, signal.SIGTERM)
+    assert program.wait() == 0
+    assert not waits_for_process(program.pid)
+    assert command_line(program.pid) == []

@@ -33,11 +33,15 @@ class WorkerReady(msgspec.Struct, frozen=True):
 
 
 class WorkerExited(msgspec.Struct, frozen=True):
-    """The worker has ended. `chance`, from 0 to 1, spreads the waits before restarts."""
+    """The worker has ended. `chance`, from 0 to 1, spreads the waits before restarts.
+
+    was_refused: it was told that an address is in use, and has not listened on another one since.
+    """
 
     worker: int
     status: ExitStatus
     chance: float = 0.5
+    was_refused: bool = False
 
 
 class TimerFired(msgspec.Struct, frozen=True):

@@ -69,6 +69,8 @@ class Slot(msgspec.Struct):
     """It has no occupant until the next reload: what is there now cannot start."""
     ends: list[float] = msgspec.field(default_factory=list)
     """When its last occupants have ended unasked; no more of them than count."""
+    in_vain: int = 0
+    """How many of its workers in a row have ended unasked without having been ready."""
     lost: int = 0
     """How many have, since it failed and before; 0: it has not failed."""
     well_at: float | None = None
@@ -81,23 +83,27 @@ class Slot(msgspec.Struct):
         """Whether too many of its workers have ended too soon."""
         return self.lost > 0
 
-    def note_end(self, now: float, intensity: Intensity) -> bool:
-        """Its occupant has ended unasked. Returns whether it has just failed by that."""
+    def note_end(self, now: float, intensity: Intensity, *, in_vain: bool) -> bool:
+        """Its occupant has ended unasked. Returns whether it has just failed by that.
+
+        in_vain: the occupant could not start. Such ends count however long each of them took.
+        """
         self.well_at = None
+        self.in_vain = self.in_vain + 1 if in_vain else 0
         if self.has_failed:
             self.lost += 1
             return False
         if intensity.ends is None:
             return False
         self.ends = [at for at in (*self.ends, now) if at > now - intensity.seconds]
-        if len(self.ends) < intensity.ends:
+        if max(len(self.ends), self.in_vain) < intensity.ends:
             return False
-        self.lost = len(self.ends)
+        self.lost = intensity.ends
         return True
 
     def begin_anew(self) -> None:
         """What was is no reason any more to expect that it fails."""
-        self.failures = self.lost = 0
+        self.failures = self.lost = self.in_vain = 0
         self.ends = []
         self.well_at = None
 

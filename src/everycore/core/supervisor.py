@@ -20,12 +20,14 @@ Rules:
 * Where workers are forked from a mold, which takes milliseconds, one that was ready is replaced at once if it
   is the first to end in a row.
 * Somebody was ready once: the application was fine, so we go on trying, unless there is an `intensity`. So
-  was a program (`may_finish`) that has lived as long as a healthy worker does.
+  was a program (`may_finish`) that has lived as long as a healthy worker does, unless it was told that its
+  address is in use: on a busy machine it may take that long to end for it.
 * A worker not ready within `boot_timeout` is killed, which is then a failure like any other; None: it may
   take for ever.
-* With an `intensity`, a slot whose workers end too often has *failed*: it is tried at the longest wait, and
-  is well again once a worker of it has been ready for as long as one has to be for a short wait. All slots
-  have failed and nobody serves: the pool gives up, so that whoever supervises it acts. A reload begins anew.
+* With an `intensity`, a slot whose workers end too often, or in a row before they are ready, has *failed*: it
+  is tried at the longest wait, and is well again once a worker of it has been ready for as long as one has to
+  be for a short wait. All slots have failed and nobody serves: the pool gives up, so that whoever supervises
+  it acts. A reload begins anew.
 * A worker that has reached a limit is replaced when its turn comes (`core.recycling`).
 * With `may_finish`, a worker that ends with status 0 before it was ready has done its work, which was not to
   serve: its slot stays empty, and when all are, the pool has ended as it should.
@@ -212,7 +214,8 @@ class Supervisor(Renewal):
             return [] if is_told else [Wait(SlotFailure(given.worker, given.status, member.is_overdue))]
         if self.may_finish and member.ready_at is None and given.status.code == 0:
             return [] if any(other.is_filled for other in self._slots.values()) else self._end(None)
-        if self.may_finish and now - member.born_at >= self.backoff.healthy_after:
+        lived = now - member.born_at
+        if self.may_finish and lived >= self.backoff.healthy_after and not given.was_refused:
             self.was_ever_ready = True  # we only do not see what it served by
         if not self.was_ever_ready:
             self._failure = SlotFailure(given.worker, given.status, member.is_overdue)
@@ -226,7 +229,10 @@ class Supervisor(Renewal):
             return [end]
         healthy_for = 0.0 if member.ready_at is None else now - member.ready_at
         slot.failures = self.backoff.failures(slot.failures, healthy_for)
-        has_just_failed = slot.note_end(now, self.intensity)
+        # A program whose service we do not see has served if it has lived that long.
+        has_served = self.may_finish and now - member.born_at >= self.intensity.seconds
+        in_vain = member.ready_at is None and (given.was_refused or not has_served)
+        has_just_failed = slot.note_end(now, self.intensity, in_vain=in_vain)
         delay = self.backoff.delay(slot.failures, given.chance)
         if slot.has_failed:
             delay = self.backoff.longest(given.chance)

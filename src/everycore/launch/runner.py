@@ -21,8 +21,10 @@ primary, which prints it once and not once a worker, if the program has no `sys.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
+import threading
 from collections.abc import Collection
 from functools import partial
 from types import ModuleType
@@ -77,6 +79,13 @@ def _install_on_uvloop(session: Session, _: ModuleType) -> None:
 
 def _refuse(session: Session, text: str) -> NoReturn:
     """End the whole service: no other worker would do better."""
+    from everycore.system.sightings import descendants_of  # late: hardly any program comes here
+
     with contextlib.suppress(OSError, EverycoreError, ValueError):
         session.report(BootReport(text, STATUS_NO_BOOT, is_final=True).message())
+    for child in descendants_of(os.getpid()):  # they wait for ever for what they were to be given
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    if threading.current_thread() is not threading.main_thread():
+        os._exit(STATUS_NO_BOOT)  # and so may the main thread
     raise SystemExit(STATUS_NO_BOOT)

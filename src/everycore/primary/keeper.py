@@ -206,7 +206,9 @@ class Keeper:
                     self._ages.ready(event.worker.id)
                     self._tell(orders.WorkerReady(event.worker.id))
                 case Exited():
-                    self._tell(orders.WorkerExited(event.worker.id, event.status, chance.fraction()))
+                    number = event.worker.id
+                    was_refused = self.address_in_use(number) is not None
+                    self._tell(orders.WorkerExited(number, event.status, chance.fraction(), was_refused))
                     self._stalls.exited(event.worker.id)
                     self._workers.pop(event.worker.id, None)
 

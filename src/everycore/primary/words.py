@@ -27,8 +27,8 @@ class SupervisionWords:
             intensity = self._supervisor.intensity
             return (
                 f"all slots have failed: in each of them {intensity.ends} workers ended within"
-                f" {intensity.seconds:g} s, and none serves; the last one was worker {failure.worker}:"
-                f" {self._limit_text() if failure.overdue else failure.status}"
+                f" {intensity.seconds:g} s or before they were ready, and none serves; the last one was"
+                f" worker {failure.worker}: {self._limit_text() if failure.overdue else failure.status}"
             )
         if not failure.worker:
             return self._describe_mold(failure)
@@ -78,10 +78,11 @@ class SupervisionWords:
         match action:
             case orders.SlotFailed(ends, end):
                 how = self._limit_text() if end.overdue else str(end.status)
+                seconds, limit = self._supervisor.intensity.seconds, self._supervisor.backoff.limit
                 return logging.ERROR, (
-                    f"slot {end.slot} has failed: {ends} of its workers ended within"
-                    f" {self._supervisor.intensity.seconds:g} s, worker {end.worker} at last: {how}; it is"
-                    f" tried again about every {self._supervisor.backoff.limit:g} s, and told when it works"
+                    f"slot {end.slot} has failed: {ends} of its workers ended within {seconds:g} s or before"
+                    f" they were ready, worker {end.worker} at last: {how}; it is tried again about every"
+                    f" {limit:g} s, and told when it works"
                 )
             case orders.SlotWorks(slot, worker, ends):
                 return logging.INFO, f"slot {slot} works again, by worker {worker}, after {ends} ends"

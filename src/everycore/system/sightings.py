@@ -23,6 +23,8 @@ MOST_LOOKED_AT: Final = 8192
 #: State and flag of sockets that listen (include/net/tcp_states.h, include/uapi/linux/net.h).
 _LISTEN: Final = "0A"
 _ACCEPTS: Final = 0x10000
+#: The function of the kernel in which waitpid(2) waits.
+_WAITS: Final = "do_wait"
 #: Before an address of IPv4 on a socket of IPv6.
 _MAPPED: Final = "::ffff:"
 #: As `worker.intercept.addresses` has it: sockets of multiprocessing's own.
@@ -62,6 +64,24 @@ def descendants_of(pid: int) -> list[int]:
         found += children
         todo += children
     return found
+
+
+def waits_for_process(pid: int) -> bool:
+    """Whether its main thread waits for a child to end; False where the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
+            return file.read() == _WAITS
+    except (OSError, ValueError):
+        return False
+
+
+def command_line(pid: int) -> list[str]:
+    """The words of its command line; none for a process that is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
 
 
 def is_shareable(address: Address) -> bool:

@@ -2,10 +2,12 @@
 
 import os
 import sys
+from typing import NoReturn
 
 import pytest
 
 from everycore.worker.intercept import children
+from everycore.worker.intercept.state import registry
 
 
 @pytest.mark.parametrize(
@@ -71,3 +73,44 @@ def test_a_module_that_is_started_again_is_known_by_its_name(monkeypatch):
 )
 def test_what_a_process_would_inherit(args, more, numbers):
     assert list(children._inherited(args, more)) == numbers
+
+
+class Refused(Exception):
+    """As the program ends."""
+
+
+def refuse(text: str) -> NoReturn:
+    raise Refused(text)
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_refused"), [([5], True), ([3, 5], True), ([3], False), ([], False)], ids=str
+)
+def test_a_listener_is_not_sent_to_another_process(monkeypatch, sent, is_refused):
+    monkeypatch.setattr(children, "is_installed", lambda: True)
+    monkeypatch.setattr(children, "_is_listener", lambda fd: fd == 5)
+    sends = [
+        lambda: children._sending(refuse, lambda sock, fds: fds)(None, sent),
+        lambda: children._sending(refuse, lambda sock, buffers, fds: fds, first=2)(None, [b"x"], sent),
+        lambda: children._sending(refuse, lambda sock, buffers, fds: fds, first=2)(None, [b"x"], fds=sent),
+    ]
+    for send in sends:
+        if is_refused:
+            with pytest.raises(Refused, match="starts processes of its own to listen in"):
+                send()
+        else:
+            assert send() == sent
+
+
+@pytest.mark.parametrize("number", [5, 6])
+def test_a_process_is_not_started_with_a_listener_that_it_would_inherit(monkeypatch, number):
+    monkeypatch.setattr(children, "is_installed", lambda: True)
+    monkeypatch.setattr(children, "_is_listener", lambda fd: True)
+    monkeypatch.setattr(registry, "numbers", lambda: [5, 6])
+    monkeypatch.setattr(os, "get_inheritable", lambda fd: fd == number == 5)
+    spawn = children._spawning(refuse, lambda path, argv, env: path)
+    if number == 5:
+        with pytest.raises(Refused):
+            spawn("python", [], {})
+    else:
+        assert spawn("python", [], {}) == "python"

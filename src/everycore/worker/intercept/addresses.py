@@ -40,6 +40,13 @@ def cluster_address(sock: socket.socket, address: Any) -> Any:
     return _numeric(sock, os.fsdecode(host), port, rest)
 
 
+def is_own_datagram_service(sock: socket.socket, address: Any) -> bool:
+    """Whether a datagram socket serves for this process alone: it shares its port, of its own accord."""
+    if sock.family not in sockets.FAMILIES or sock.type != socket.SOCK_DGRAM or not _shares_its_port(sock):
+        return False
+    return bool(address[1])
+
+
 def is_port_zero(address: Any) -> bool:
     """Whether what travels asks for any port."""
     return isinstance(address, list) and address[1] == 0
@@ -68,6 +75,11 @@ def _shares_its_port(sock: socket.socket) -> bool:
     if sock.family == socket.AF_UNIX:
         return False
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
+
+
+def raw_path(path: str | bytes | bytearray) -> bytes:
+    """As the kernel has it."""
+    return os.fsencode(path) if isinstance(path, str) else bytes(path)
 
 
 def unix_path(address: Any) -> str | bytes | None:

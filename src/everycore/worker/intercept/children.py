@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NoReturn
@@ -42,6 +43,7 @@ def install_on_children(refuse: Refuse, has_listened: Callable[[], bool]) -> Non
     """Once, after `installing.install`. `refuse` ends the program, and tells the user why."""
     after_import("subprocess", functools.partial(_install_on_subprocess, refuse, has_listened))
     after_import("multiprocessing.reduction", functools.partial(_install_on_reduction, refuse))
+    _install_on_descriptors(refuse)
 
 
 def _install_on_subprocess(refuse: Refuse, has_listened: Callable[[], bool], module: Any) -> None:
@@ -70,6 +72,36 @@ def _install_on_reduction(refuse: Refuse, module: Any) -> None:
         return lib_dup(fd)
 
     module.DupFd = DupFd
+    module.sendfds = _sending(refuse, module.sendfds)  # of `send_handle`
+
+
+def _install_on_descriptors(refuse: Refuse) -> None:
+    socket.send_fds = _sending(refuse, socket.send_fds, first=2)
+    for name in ("posix_spawn", "posix_spawnp"):
+        setattr(os, name, _spawning(refuse, getattr(os, name)))
+
+
+def _sending(refuse: Refuse, lib_send: Callable[..., Any], *, first: int = 1) -> Callable[..., Any]:
+    """What sends descriptors, those in the argument at the place `first`, to another process."""
+
+    @functools.wraps(lib_send)
+    def send(*args: Any, **more: Any) -> Any:
+        fds = args[first] if len(args) > first else more.get("fds", ())
+        if is_installed() and any(map(_is_listener, map(_number, fds))):
+            refuse(_sentence())
+        return lib_send(*args, **more)
+
+    return send
+
+
+def _spawning(refuse: Refuse, lib_spawn: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(lib_spawn)
+    def spawn(*args: Any, **more: Any) -> Any:
+        if is_installed() and any(map(_is_listener, filter(os.get_inheritable, registry.numbers()))):
+            refuse(_sentence())
+        return lib_spawn(*args, **more)
+
+    return spawn
 
 
 def _inherited(args: Sequence[Any], more: dict[str, Any]) -> Iterable[int]:

@@ -104,7 +104,11 @@ async def create_datagram_endpoint(
     """As `loop.create_datagram_endpoint`: uvloop binds in C too."""
     native = partial(_native["create_datagram_endpoint"], self)
     if not datagrams.goes_through_primary(local_addr, remote_addr, more):
-        return await native(protocol_factory, local_addr, remote_addr, **more)
+        transport, protocol = await native(protocol_factory, local_addr, remote_addr, **more)
+        is_internet = isinstance(local_addr, (tuple, list)) and not remote_addr
+        if is_internet and more.get("reuse_port") and local_addr[1]:
+            serves_by_itself(transport.get_extra_info("socket"))
+        return transport, protocol
     family, address = await datagrams.where(self, local_addr, more)
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:

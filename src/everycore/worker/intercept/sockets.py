@@ -38,9 +38,11 @@ from everycore.system.sockets import remove_stale
 from everycore.worker.intercept import state
 from everycore.worker.intercept.addresses import (
     cluster_address,
+    is_own_datagram_service,
     is_port_zero,
     new_file_mode,
     numeric_address,
+    raw_path,
     working_directory,
 )
 from everycore.worker.intercept.intercepted import InterceptedSocket
@@ -103,6 +105,8 @@ def bind(self: socket.socket, address: Any, /) -> None:
     where = None if state.session is None else cluster_address(self, address)
     if where is None or (is_port_zero(where) and _is_own_affair()):
         _c.bind(self, address)
+        if is_own_datagram_service(self, address):
+            serves_by_itself(self)
         return
     with _lock:
         if is_port_zero(where):
@@ -110,7 +114,7 @@ def bind(self: socket.socket, address: Any, /) -> None:
             _enter(self, InterceptedSocket(_c.fileno(self), where))
             return
         intercepted = InterceptedSocket(_c.fileno(self), where)
-        name = None if isinstance(where, list) else _raw(address)
+        name = None if isinstance(where, list) else raw_path(address)
         if not _ask(self, intercepted, name):
             _c.bind(self, address)
             return
@@ -149,10 +153,6 @@ def bind_path(sock: socket.socket, path: str | bytes) -> None:
         if exc.errno == errno.EADDRINUSE:
             raise OSError(errno.EADDRINUSE, f"Address {path!r} is already in use") from None
         raise
-
-
-def _raw(path: str | bytes | bytearray) -> bytes:
-    return os.fsencode(path) if isinstance(path, str) else bytes(path)
 
 
 def _enter(sock: socket.socket, intercepted: InterceptedSocket) -> None:
