@@ -217,10 +217,10 @@ class Lanes:
     # --- choosing -----------------------------------------------------------------------------------------
 
     def open_to(self, now: float) -> list[Lane]:
-        """Return the lanes that may be handed the next connection. None: leave it in the backlog.
+        """Return the lanes that may be handed the next connection. Empty: it stays in the backlog.
 
-        Until something is heard of a worker, this changes only by what is handed over: `hand` tells when a
-        lane is no longer among them. So it is asked once for all that are handed over in one turn.
+        Until a worker says something, this changes only by what is handed over, and `hand` tells when a lane
+        is no longer among them. So one call does for all connections of a turn.
         """
         limit = now - self._late_limit
         most = FIRST_CREDIT if self.is_costly else MOST_CREDIT
