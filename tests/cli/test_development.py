@@ -107,7 +107,7 @@ def test_a_first_start_with_broken_code_waits(develop, tmp_path):
     assert program.descendants() == []
     (tmp_path / "note.txt").touch()
     program.expect(r"changed: note\.txt; reloading", stream="stderr")
-    program.expect("could not start the application: as before", stream="stderr")
+    program.expect("could not start the application: for the same reason as before", stream="stderr")
     program.expect("reload 1 failed: .*exit status 3; waiting for changes", stream="stderr")
     change(tmp_path, "WORD = 'one'")
     served = wait_serving(program)
@@ -178,7 +178,7 @@ def test_without_watches_files_are_looked_at(start_command, tmp_path):
     if os.system(f"unshare -Ur sh -c '{few}' sh true 2>/dev/null") != 0:
         pytest.skip("no user namespaces here")
     program = start_command(["unshare", "-Ur", "sh", "-c", few, "sh", *command("--reload")])
-    program.expect("the kernel watches no more files .*limit.*: looking at all of them", stream="stderr")
+    program.expect("the kernel watches no more files .*limit.*: polling all of them", stream="stderr")
     served = wait_serving(program)
     change(tmp_path, "WORD = 'two'")
     is_new(program, 1)

@@ -231,7 +231,7 @@ class TestAFolderThatIsGone:
         program = self.start(start_command, folder, "serve", "--workers", "1", "main:app")
         assert program.wait() == 2
         assert complaint(program)[0] == (
-            "everycore: --app-dir: the folder that we are in is gone; name one from the root"
+            "everycore: --app-dir: the current folder no longer exists; use a path that begins at the root"
         )
 
     def test_a_program_is_in_no_other_folder(self, start_command, folder):

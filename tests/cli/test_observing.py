@@ -124,21 +124,21 @@ def test_what_is_missing_is_said_before_anything_is_bound(module, monkeypatch, c
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--min-ready", "2"], "--min-ready: needs --metrics too, which says where /ready is answered"),
+        (["--min-ready", "2"], "--min-ready: needs --metrics too, the address that answers /ready"),
         (
             ["--metrics", "9100", "--min-ready", "3", "-w", "2"],
-            "--min-ready: is 3, more than the workers: 2 (-w)",
+            "--min-ready: is 3, more than the number of workers: 2 (-w)",
         ),
         (
             ["--metrics", "9100", "--min-ready", "2", "--reload"],
-            "--min-ready: is 2, more than the workers: 1",
+            "--min-ready: is 2, more than the number of workers: 1",
         ),
         (["--metrics", "localhost"], "--metrics: must be HOST:PORT, [V6]:PORT, PORT or unix:PATH, not"),
         (["--metrics", "fd://3"], "--metrics: must be HOST:PORT, [V6]:PORT, PORT or unix:PATH, not"),
         (["--metrics", "127.0.0.1:99999"], "--metrics: the port must be between 0 and 65535"),
         (["--metrics", "unix:/no/such/m"], "--metrics: cannot listen on unix:/no/such/m: there is no folder"),
         (["--metrics", "192.0.2.1:1"], "--metrics: cannot listen on "),
-        (["--bind", ":80", "--metrics", ":80"], "--metrics: names 0.0.0.0:80, where the application is"),
+        (["--bind", ":80", "--metrics", ":80"], "--metrics: names 0.0.0.0:80, which is the application's"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(words, says, capsys, tmp_path):

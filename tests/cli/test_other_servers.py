@@ -73,7 +73,7 @@ def test_all_answers_at_once(capsys):
     )
     assert main(["serve", *typed.split(), "main:app"]) == 2
     first, *rest, last = capsys.readouterr().err.splitlines()
-    assert first == "everycore: --no-sendfile: leave it out; nothing is sent by sendfile"
+    assert first == "everycore: --no-sendfile: leave it out; everycore does not use sendfile"
     assert [line.split(":")[0] for line in rest] == ["  -k", "  --http-parser"]
     assert last == "Try 'everycore serve --help'."
 

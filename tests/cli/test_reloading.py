@@ -135,19 +135,19 @@ def first_line(capsys) -> str:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--reload-dir", "src"], "--reload-dir: is of use with --reload alone"),
-        (["--reload-delay", "1"], "--reload-delay: is of use with --reload alone"),
+        (["--reload-dir", "src"], "--reload-dir: has an effect with --reload only"),
+        (["--reload-delay", "1"], "--reload-delay: has an effect with --reload only"),
         (["--reload", "--reload-dir", "nowhere"], "--reload-dir: there is no folder 'nowhere'"),
-        (["--reload", "--reload-dir", "main.py"], "--reload-dir: 'main.py' is a file, and not a folder"),
+        (["--reload", "--reload-dir", "main.py"], "--reload-dir: 'main.py' is a file, not a folder"),
         (["--reload", "--reload-delay", "soon"], "--reload-delay: must be a number of seconds, not 'soon'"),
         (["--reload", "--reload-delay", "inf"], "--reload-delay: must be at least 0 seconds"),
         (["--reload", "--reload-dir", ""], "--reload-dir: must be a path"),
         (
             ["--reload", "--reload-include", "../*.html"],
-            "--reload-include: must be a pattern for files below a watched folder, or a folder, not",
+            "--reload-include: must be a folder, or a pattern for files below a watched folder, not",
         ),
-        (["--reload", "--reload-exclude", "/x/*.py"], "--reload-exclude: must be a pattern for files below"),
-        (["--reload", "--reload-exclude", "."], "--reload-exclude: excludes all folders"),
+        (["--reload", "--reload-exclude", "/x/*.py"], "--reload-exclude: must be a folder, or a pattern"),
+        (["--reload", "--reload-exclude", "."], "--reload-exclude: excludes every folder"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["serve", "run"])
@@ -217,4 +217,4 @@ def test_a_file_that_turns_it_on_or_off_scales_nothing(tmp_path, capsys):
         (tmp_path / "everycore.toml").write_text(text)
         rereading()
     assert pool.workers == [None, None, None, 3]
-    assert "changed, but not by a reload: --reload (everycore.toml: reload)" in capsys.readouterr().err
+    assert "a reload does not change --reload (everycore.toml: reload)" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_a_reload_takes_the_file_as_it_is_then(start_with, tmp_path):
     )
     program.signal(signal.SIGHUP)
     program.expect(
-        r"changed, but not by a reload: --stop-delay \(everycore.toml: stop-delay\),"
+        r"a reload does not change --stop-delay \(everycore.toml: stop-delay\),"
         r" --backlog \(everycore.toml: backlog\); stop the service and start it again",
         stream="stderr",
     )
@@ -68,7 +68,7 @@ def test_a_reload_takes_the_file_as_it_is_then(start_with, tmp_path):
     (tmp_path / "everycore.toml").unlink()
     program.signal(signal.SIGHUP)
     program.expect(
-        "the reload is refused, and nothing has changed: --config: everycore.toml is not there any more",
+        "the reload is refused, and nothing has changed: --config: everycore.toml no longer exists",
         stream="stderr",
     )
     assert {served.get() for _ in range(4)} == {"blue 1/b"}
@@ -146,7 +146,7 @@ def test_a_reload_turns_tls_neither_off_nor_on(start_command, tmp_path):
     program.signal(signal.SIGHUP)
     program.expect(
         r"the reload is refused, and nothing has changed: --ssl-certfile \(from everycore.toml.*\):"
-        " a reload does not turn HTTPS into HTTP; stop the service and start it again for that",
+        " a reload cannot turn HTTPS into HTTP; stop the service and start it again",
         stream="stderr",
     )
     assert certificate(port)
@@ -155,7 +155,7 @@ def test_a_reload_turns_tls_neither_off_nor_on(start_command, tmp_path):
     program.expect("ready: all", stream="stderr")
     file.write_text(with_tls)
     program.signal(signal.SIGHUP)
-    program.expect("does not turn HTTP into HTTPS", stream="stderr")
+    program.expect("cannot turn HTTP into HTTPS", stream="stderr")
     assert program.finish() == 0
 
 

@@ -225,7 +225,7 @@ def test_sigquit_ends_a_deaf_program_at_once_with_its_stacks(start_command, tmp_
     assert running.program.wait() == 1
     assert "SIGQUIT" in complaint(running.program)[-1]
     assert sum(line.endswith(" in stay") for line in running.program.stderr.splitlines()) == 2
-    assert len(re.findall(r"worker [12] \(pid \d+\) ends; its stacks:\n", running.program.stderr)) == 2
+    assert len(re.findall(r"worker [12] \(pid \d+\) is ending; its stacks:\n", running.program.stderr)) == 2
 
 
 @pytest.mark.slow

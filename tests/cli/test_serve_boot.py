@@ -79,7 +79,9 @@ def test_failure_later_is_told_and_retried(serve, tmp_path):
     os.kill(served.program.descendants()[0], 9)
     served.program.expect(r"worker 3 could not start the application: Traceback", stream="stderr")
     served.program.expect(r"RuntimeError: no database", stream="stderr")
-    served.program.expect(r"worker 4 could not start the application: as before", stream="stderr")
+    served.program.expect(
+        r"worker 4 could not start the application: for the same reason as before", stream="stderr"
+    )
     (tmp_path / "broken").unlink()
     while not {served.get() for _ in range(2)} - {"1", "2"}:
         pass

@@ -55,9 +55,7 @@ def test_our_own_file_goes_before_that_of_the_project(write):
     own = write("workers = 4")
     found = options("main:app")
     assert found.workers.count == 4
-    assert found.values.ignored == [
-        "everycore.toml is read, and [tool.everycore] of pyproject.toml beside it is not"
-    ]
+    assert found.values.ignored == ["everycore.toml is read, but [tool.everycore] in pyproject.toml is not"]
     for named in (project, own):
         assert options("main:app", "--config", named).values.ignored == []
 
@@ -151,7 +149,10 @@ def test_what_is_wrong_has_the_spelling_that_was_typed(capsys):
         ("app = 'main'", "APP (from everycore.toml: app): must be MODULE:ATTRIBUTE"),
         ("ssl-keyfile = 'no'", "--ssl-keyfile (from everycore.toml: ssl-keyfile): cannot read 'no'"),
         ("log-config = 'no'", "--log-config (from everycore.toml: log-config): cannot read 'no'"),
-        ("socket-mode = 0o600", "--socket-mode (from everycore.toml: socket-mode): is for unix sockets"),
+        (
+            "socket-mode = 0o600",
+            "--socket-mode (from everycore.toml: socket-mode): applies to unix sockets only",
+        ),
         ("bind = '[::1'", "--bind (from everycore.toml: bind): must be [V6]:PORT"),
         ("host = 'a:b'\nport = 1", "--host (from everycore.toml: host): must be [V6]:PORT"),
         (
@@ -169,7 +170,7 @@ def test_what_is_wrong_has_the_spelling_that_was_typed(capsys):
         ("ssl-certfile = '\\u0000'".replace("'", '"'), "must be one line of text"),
         ("ssl-ca-certs = 'everycore.toml'", "ssl-ca-certs): needs the certificate too: --ssl-certfile"),
         ("ssl-cert-reqs = 2", "ssl-cert-reqs): needs the certificate too: --ssl-certfile"),
-        ("ssl-keyfile-password = 12345", "ssl-keyfile-password): is wrong; it must be one line of text"),
+        ("ssl-keyfile-password = 12345", "ssl-keyfile-password): is not valid; it must be one line of text"),
         ("limit-concurrency = -1", "must be from 0 to 2147483647, not -1"),
         ("ws-ping-interval = nan", "must be from 0 to 2147483647, not nan"),
         ('header = "a: b\\nc: d"', "must be one line of text"),
@@ -315,7 +316,7 @@ def test_our_variables_in_the_file_of_the_application_are_told(tmp_path):
     )
     ignored = options("main:app", "--env-file", str(tmp_path / "its.env"), environ={}).values.ignored
     assert [line.split()[0] for line in ignored] == ["WEB_CONCURRENCY", "EVERYCORE_GRACE"]
-    assert "is for the application alone" in ignored[0]
+    assert "reaches the application only" in ignored[0]
 
 
 def test_the_variables_of_another_server_are_told():
@@ -323,9 +324,9 @@ def test_the_variables_of_another_server_are_told():
     assert options("main:app", environ=environ).values.ignored == [
         (
             "the variable GUNICORN_CMD_ARGS is another server's, and ignored;"
-            " settings stand in everycore.toml, or in variables of their own"
+            " use everycore.toml, or a variable for each setting"
         ),
-        "the variable UVICORN_PORT is another server's, and ignored; ours is EVERYCORE_PORT",
+        "the variable UVICORN_PORT is another server's, and ignored; use EVERYCORE_PORT",
     ]
 
 

@@ -92,7 +92,7 @@ def test_a_duration(seconds, text):
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        ({"event": "forked"}, "worker 3 (slot 1, pid 77) is started"),
+        ({"event": "forked"}, "worker 3 (slot 1, pid 77) has been started"),
         ({"event": "listening", "text": "tcp://[::1]:80"}, "worker 3 (slot 1, pid 77) listens on tcp://[::1]:80"),
         ({"event": "exited", "text": "exit status 0", "voluntary": True},
          "worker 3 (slot 1, pid 77) ended: exit status 0, as asked"),

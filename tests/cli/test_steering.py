@@ -71,7 +71,7 @@ def test_it_is_seen_while_all_workers_are_blocked(serve):
         events = type_(program, "events", "--json").stdout.splitlines()
         assert [json.loads(line)["event"] for line in events].count("ready") == 2
         printed = type_(program, "stacks", "1")
-        assert re.search(r"^worker 1 \(pid \d+\) prints its stacks to ", printed.stdout)
+        assert re.search(r"^worker 1 \(pid \d+\) is printing its stacks to ", printed.stdout)
         program.expect(r"main\.py\", line \d+ in app", stream="stderr")  # that of signal.pause()
         assert printed.returncode == 0
         stopped = type_(program, "stop")
@@ -146,7 +146,7 @@ def test_off_is_off(serve):
 def test_a_stop_delay_holds_for_a_stop_that_is_typed(serve):
     served = serve("--stop-delay", "0.5", workers=1)
     assert type_(served.program, "stop").returncode == 0
-    assert "stopping in 0.5 s (--stop-delay), serving until then" in served.program.stderr
+    assert "stopping in 0.5 s (--stop-delay), and serving until then" in served.program.stderr
     assert served.program.wait() == 0
 
 
@@ -207,7 +207,7 @@ def test_ctrl_c_while_waiting_takes_nothing_back(monkeypatch, capsys):
 
     monkeypatch.setattr(steering, "connect", lambda *_, **__: Waiting())
     assert main(["reload"]) == 1
-    assert capsys.readouterr().err == "everycore: not waited for; what was ordered goes on\n"
+    assert capsys.readouterr().err == "everycore: stopped waiting; the service still carries out the order\n"
 
 
 @pure
@@ -216,7 +216,7 @@ def test_ctrl_c_while_waiting_takes_nothing_back(monkeypatch, capsys):
     ("path", "told"),
     [
         ("missing/x", "there is no folder"),
-        ("program.py", "there is something else of that name"),
+        ("program.py", "a file of that name exists, and is not a socket"),
     ],
 )
 def test_a_path_that_cannot_be_is_wrong_before_anything_starts(words, path, told, tmp_path, capsys):

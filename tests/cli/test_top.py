@@ -63,4 +63,4 @@ def test_there_is_no_terminal(monkeypatch, capsys):
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "__stdin__", nothing)
         assert main(["top"]) == 2
-    assert "everycore: top: needs a terminal; everycore status shows" in capsys.readouterr().err
+    assert "everycore: top: needs a terminal; everycore status prints" in capsys.readouterr().err

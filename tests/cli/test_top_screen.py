@@ -117,7 +117,7 @@ async def test_keys_order_what_they_say():
         await pilot.press("down", "d")
         await until(pilot, lambda: text(screen, "#said") == "worker 6 has left: exit status 0")
         await pilot.press("s")
-        await until(pilot, lambda: text(screen, "#said") == "worker 6 prints its stacks to /log")
+        await until(pilot, lambda: text(screen, "#said") == "worker 6 is printing its stacks to /log")
         assert service.ordered == [1, -1, ("drain", 6)]
 
 

@@ -180,12 +180,12 @@ QUIC = ["--engine", "hypercorn", "--quic-bind", ":443"]
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--engine", "granian"], "--engine: granian cannot be one: its classes listen by themselves"),
+        (["--engine", "granian"], "--engine: does not support granian, whose classes listen by themselves"),
         (["--engine", "hypercorn", "--ws-max-queue", "3"], "--ws-max-queue: hypercorn has no such option"),
         (["--read-timeout", "3"], "--read-timeout: uvicorn has no such option; --engine hypercorn has it"),
         (QUIC, "--quic-bind: needs a certificate too"),
         ([*QUIC, "--ssl-certfile", "/dev/null"], "--quic-bind: needs --workers 1: the kernel"),
-        ([*QUIC, "--ssl-certfile", "/dev/null", "-w", "1"], "--quic-bind: needs --surge 0: two workers"),
+        ([*QUIC, "--ssl-certfile", "/dev/null", "-w", "1"], "--quic-bind: needs --surge 0: during a reload"),
     ],
 )
 def test_what_an_engine_has_not(words, says, capsys):

@@ -104,7 +104,7 @@ def test_what_there_is_not(words, says):
 
 
 def test_a_permit_without_a_user():
-    with pytest.raises(ConfigurationError, match="--permit: is of use with --user alone"):
+    with pytest.raises(ConfigurationError, match="--permit: has an effect with --user only"):
         program("--permit", "80")
 
 
@@ -112,7 +112,7 @@ def test_only_root_has_workers_of_others(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: NOBODY.pw_uid)
     monkeypatch.setattr(os, "getegid", lambda: NOBODY.pw_gid)
     assert worker("--user", "nobody").uid is None  # as it is
-    with pytest.raises(ConfigurationError, match="--user: only root starts workers of another user"):
+    with pytest.raises(ConfigurationError, match="--user: only root starts workers as another user"):
         worker("--user", "root")
-    with pytest.raises(ConfigurationError, match="--group: only root starts workers of another user"):
+    with pytest.raises(ConfigurationError, match="--group: only root starts workers as another user"):
         worker("--group", "root")

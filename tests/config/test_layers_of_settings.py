@@ -10,7 +10,7 @@ from everycore.errors import ConfigurationError
 FIELDS = {"serve": fields_of(ServeSettings), "run": fields_of(RunSettings)}
 
 
-ALONE = "; in a file of its own the settings stand at the top, without"
+ALONE = "; a settings file of its own has its keys at the top, without"
 
 
 def find(name="workers", *, options=None, environ=None, table=None, command="serve") -> Found:

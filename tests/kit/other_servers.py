@@ -69,8 +69,8 @@ GUNICORN = """
 --backlog 64 | ours | backlog | 64
 -w 3 | ours | workers | 3
 --workers 3 | ours | workers | 3
--k | says | leave it out; --interface says what APP
---worker-class | says | leave it out; --interface says what APP
+-k | says | leave it out; --interface, --loop and --
+--worker-class | says | leave it out; --interface, --loop and --
 --threads 4 | ours | threads | 4
 --worker-connections | says | not yet: --limit-concurrency answers 503
 --max-requests 30 | ours | max_requests | 30
@@ -79,21 +79,21 @@ GUNICORN = """
 --timeout 45 | ours | stall_kill | 45.0
 --graceful-timeout 7 | ours | grace | 7.0
 --keep-alive 3 | engine | timeout_keep_alive | 3
---limit-request-line | says | the engine's own limit: --h11-max-incomp
---limit-request-fields | says | the engine's own limit: --h11-max-incomp
---limit-request-field_size | says | the engine's own limit: --h11-max-incomp
+--limit-request-line | says | the engine has its own: --h11-max-incomp
+--limit-request-fields | says | the engine has its own: --h11-max-incomp
+--limit-request-field_size | says | the engine has its own: --h11-max-incomp
 --reload | ours | reload | True
---reload-engine | says | leave it out; watchfiles looks
+--reload-engine | says | leave it out; watchfiles watches the fil
 --reload-extra-file | says | the option is --reload-include here
---spew | says | there is no such tracing; SIGQUIT prints
+--spew | says | everycore does not trace; SIGQUIT prints
 --check-config | says | type everycore config --check
 --print-config | says | type everycore config
 --preload | ours | preload | True
---no-sendfile | says | leave it out; nothing is sent by sendfil
+--no-sendfile | says | leave it out; everycore does not use sen
 --reuse-port | says | leave it out; one process listens, and h
 --chdir / | ours | chdir | '/'
--D | says | it stays in the foreground; a service ma
---daemon | says | it stays in the foreground; a service ma
+-D | says | everycore stays in the foreground; a ser
+--daemon | says | everycore stays in the foreground; a ser
 -e A=1 | ours | env | {'A': '1'}
 --env A=1 | ours | env | {'A': '1'}
 -p x.pid | ours | pid | 'x.pid'
@@ -105,36 +105,36 @@ GUNICORN = """
 --group nogroup | ours | group | 'nogroup'
 -m 022 | ours | umask | 18
 --umask 022 | ours | umask | 18
---initgroups | says | leave it out; workers have all groups of
+--initgroups | says | leave it out; workers always have all gr
 --forwarded-allow-ips x | engine | forwarded_allow_ips | 'x'
 --access-logfile - | ours | access_logfile | '-'
---disable-redirect-access-to-syslog | says | not yet: there is no syslog; meanwhile a
+--disable-redirect-access-to-syslog | says | not yet: nothing goes to syslog; meanwhile
 --access-logformat %(h)s | ours | access_logformat | '%(h)s'
 --error-logfile /dev/null | ours | log_file | '/dev/null'
 --log-file /dev/null | ours | log_file | '/dev/null'
 --log-level trace | ours | log_level | 'trace'
---capture-output | says | not yet: what the application prints sta
+--capture-output | says | not yet: what the application prints is
 --logger-class | says | not yet: everycore's own log has two for
 --log-config /dev/null | ours | log_config | '/dev/null'
 --log-config-json | says | the option is --log-config here, which re
---log-syslog-to | says | not yet: there is no syslog; meanwhile a
---log-syslog | says | not yet: there is no syslog; meanwhile a
---log-syslog-prefix | says | not yet: there is no syslog; meanwhile a
---log-syslog-facility | says | not yet: there is no syslog; meanwhile a
--R | says | leave it out; workers have the streams o
---enable-stdio-inheritance | says | leave it out; workers have the streams o
---statsd-host | says | not yet: there is no statsd
---dogstatsd-tags | says | not yet: there is no statsd
---statsd-prefix | says | not yet: there is no statsd
+--log-syslog-to | says | not yet: nothing goes to syslog; meanwhile
+--log-syslog | says | not yet: nothing goes to syslog; meanwhile
+--log-syslog-prefix | says | not yet: nothing goes to syslog; meanwhile
+--log-syslog-facility | says | not yet: nothing goes to syslog; meanwhile
+-R | says | leave it out; workers inherit stdout and
+--enable-stdio-inheritance | says | leave it out; workers inherit stdout and
+--statsd-host | says | not yet: nothing is sent to statsd; mean
+--dogstatsd-tags | says | not yet: nothing is sent to statsd; mean
+--statsd-prefix | says | not yet: nothing is sent to statsd; mean
 --enable-backlog-metric | says | leave it out; --metrics HOST:PORT
 -n shop | ours | name | 'shop'
 --name shop | ours | name | 'shop'
 --pythonpath / | ours | app_dir | '/'
---paste | says | Paste's files are not read: name the app
---proxy-protocol | says | the PROXY protocol is read for
---proxy-allow-from | says | the PROXY protocol is read for
---protocol | says | everycore speaks HTTP alone, neither uws
---uwsgi-allow-from | says | everycore speaks HTTP alone, neither uws
+--paste | says | everycore reads no Paste files
+--proxy-protocol | says | the option is --trust-proxy-protocol ADD
+--proxy-allow-from | says | the option is --trust-proxy-protocol ADD
+--protocol | says | everycore speaks HTTP only, neither uwsg
+--uwsgi-allow-from | says | everycore speaks HTTP only, neither uwsg
 --keyfile /dev/null --ssl-certfile /dev/null | engine | ssl_keyfile | '/dev/null'
 --certfile /dev/null | engine | ssl_certfile | '/dev/null'
 --ssl-version 3 | engine | ssl_version | 3
@@ -146,30 +146,30 @@ GUNICORN = """
 --http-protocols | says | leave it out; --engine hypercorn speaks HT
 --http2-cleartext | says | leave it out; --engine hypercorn speaks HT
 --http2-max-concurrent-streams 3 --engine hypercorn | engine | h2_max_concurrent_streams | 3
---http2-initial-window-size | says | leave it out; HTTP/2 is spoken by hypercor
+--http2-initial-window-size | says | leave it out; the engine for HTTP/2 is h
 --http2-max-frame-size 20000 --engine hypercorn | engine | h2_max_inbound_frame_size | 20000
 --http2-max-header-list-size 3 --engine hypercorn | engine | h2_max_header_list_size | 3
---paste-global | says | Paste's files are not read: name the app
---permit-obsolete-folding | says | gunicorn's own parser has that; here uvi
---strip-header-spaces | says | gunicorn's own parser has that; here uvi
---permit-unconventional-http-method | says | gunicorn's own parser has that; here uvi
---permit-unconventional-http-version | says | gunicorn's own parser has that; here uvi
---casefold-http-method | says | gunicorn's own parser has that; here uvi
---forwarder-headers | says | gunicorn's own parser has that; here uvi
---header-map | says | gunicorn's own parser has that; here uvi
+--paste-global | says | everycore reads no Paste files
+--permit-obsolete-folding | says | this is an option of gunicorn's parser;
+--strip-header-spaces | says | this is an option of gunicorn's parser;
+--permit-unconventional-http-method | says | this is an option of gunicorn's parser;
+--permit-unconventional-http-version | says | this is an option of gunicorn's parser;
+--casefold-http-method | says | this is an option of gunicorn's parser;
+--forwarder-headers | says | this is an option of gunicorn's parser;
+--header-map | says | this is an option of gunicorn's parser;
 --asgi-loop asyncio | ours | loop | 'asyncio'
 --asgi-lifespan off | ours | lifespan | 'off'
---asgi-disconnect-grace-period | says | leave it out; the application hears of a
+--asgi-disconnect-grace-period | says | leave it out; the application is told of
 --websocket-max-message-size 3 | engine | ws_max_size | 3
 --http-parser | says | the option is --http here, as uvicorn ha
 --root-path x | engine | root_path | 'x'
---dirty-app | says | long jobs are workers of their own here:
---dirty-workers | says | long jobs are workers of their own here:
---dirty-timeout | says | long jobs are workers of their own here:
---dirty-threads | says | long jobs are workers of their own here:
---dirty-graceful-timeout | says | long jobs are workers of their own here:
+--dirty-app | says | a long job is a worker of its own here:
+--dirty-workers | says | a long job is a worker of its own here:
+--dirty-timeout | says | a long job is a worker of its own here:
+--dirty-threads | says | a long job is a worker of its own here:
+--dirty-graceful-timeout | says | a long job is a worker of its own here:
 --control-socket x | ours | control | 'x'
---control-socket-mode | says | leave it out; the control socket is of i
+--control-socket-mode | says | leave it out; only the user of the prima
 --no-control-socket | says | the option is --control off here
 -v | says | type everycore --version
 --version | prints
@@ -187,7 +187,7 @@ GRANIAN = """
 --ws x | engine | ws | 'x'
 --workers 3 | ours | workers | 3
 --blocking-threads 4 | ours | threads | 4
---blocking-threads-idle-timeout | says | threads stay; --threads is how many
+--blocking-threads-idle-timeout | says | leave it out; idle threads stay
 --runtime-threads | says | leave it out; no engine here has a Rust
 --runtime-blocking-threads | says | leave it out; no engine here has a Rust
 --runtime-mode | says | leave it out; no engine here has a Rust
@@ -195,49 +195,49 @@ GRANIAN = """
 --task-impl | says | leave it out; no engine here has a Rust
 --backlog 64 | ours | backlog | 64
 --backpressure | says | not yet: --limit-concurrency answers 503
---http1-buffer-size | says | the engine's own limit: --h11-max-incomp
---http1-header-read-timeout | says | uvicorn has no such limit; a proxy in fr
+--http1-buffer-size | says | the engine has its own: --h11-max-incomp
+--http1-header-read-timeout | says | uvicorn has no such limit; put a proxy t
 --http1-keep-alive | says | the option is --timeout-keep-alive here,
---http1-pipeline-flush | says | leave it out; uvicorn writes each answer
---http2-adaptive-window | says | leave it out; HTTP/2 is spoken by hypercor
---http2-initial-connection-window-size | says | leave it out; HTTP/2 is spoken by hypercor
---http2-initial-stream-window-size | says | leave it out; HTTP/2 is spoken by hypercor
---http2-keep-alive-interval | says | leave it out; HTTP/2 is spoken by hypercor
---http2-keep-alive-timeout | says | leave it out; HTTP/2 is spoken by hypercor
+--http1-pipeline-flush | says | leave it out; uvicorn writes each respon
+--http2-adaptive-window | says | leave it out; the engine for HTTP/2 is h
+--http2-initial-connection-window-size | says | leave it out; the engine for HTTP/2 is h
+--http2-initial-stream-window-size | says | leave it out; the engine for HTTP/2 is h
+--http2-keep-alive-interval | says | leave it out; the engine for HTTP/2 is h
+--http2-keep-alive-timeout | says | leave it out; the engine for HTTP/2 is h
 --http2-max-concurrent-streams 3 --engine hypercorn | engine | h2_max_concurrent_streams | 3
 --http2-max-frame-size 20000 --engine hypercorn | engine | h2_max_inbound_frame_size | 20000
 --http2-max-headers-size 3 --engine hypercorn | engine | h2_max_header_list_size | 3
---http2-max-send-buffer-size | says | leave it out; HTTP/2 is spoken by hypercor
+--http2-max-send-buffer-size | says | leave it out; the engine for HTTP/2 is h
 --log | says | the option is --log-level here
 --no-log | says | the option is --log-level here
 --log-level trace | ours | log_level | 'trace'
 --log-config /dev/null | ours | log_config | '/dev/null'
 --access-log | ours | access_log | True
---access-log-fmt | says | the option is --access-logformat here, i
+--access-log-fmt | says | the option is --access-logformat here, w
 --ssl-certificate /dev/null | engine | ssl_certfile | '/dev/null'
 --ssl-keyfile /dev/null --ssl-certfile /dev/null | engine | ssl_keyfile | '/dev/null'
 --ssl-keyfile-password x | engine | ssl_keyfile_password | 'x'
---ssl-protocol-min | says | uvicorn has --ssl-version alone; TLS 1.2
+--ssl-protocol-min | says | uvicorn only has --ssl-version; Python a
 --ssl-ca /dev/null | engine | ssl_ca_certs | '/dev/null'
---ssl-crl | says | uvicorn reads no revocation lists; a pro
+--ssl-crl | says | uvicorn reads no revocation lists; put a
 --ssl-client-verify | says | the option is --ssl-cert-reqs 2 here, as
 --url-path-prefix | says | the option is --root-path here, as uvico
 --respawn-failed-workers | says | leave it out; a worker that dies is repl
 --respawn-interval | says | leave it out; a worker that dies is repl
---rss-sample-interval | says | leave it out; --max-memory looks every 1
---rss-samples | says | leave it out; --max-memory looks every 1
+--rss-sample-interval | says | leave it out; --max-memory measures ever
+--rss-samples | says | leave it out; --max-memory measures ever
 --workers-lifetime | says | the option is --max-lifetime here, in sec
 --workers-max-rss | says | the option is --max-memory here, as in 3
 --workers-kill-timeout 7 | ours | grace | 7.0
 --factory | ours | factory | True
 --working-dir / | ours | chdir | '/'
 --env-files /dev/null | ours | env_file | '/dev/null'
---static-path-route | says | everycore serves no files: the applicati
---static-path-mount | says | everycore serves no files: the applicati
---static-path-dir-to-file | says | everycore serves no files: the applicati
---static-path-expires | says | everycore serves no files: the applicati
+--static-path-route | says | everycore serves no files; let the appli
+--static-path-mount | says | everycore serves no files; let the appli
+--static-path-dir-to-file | says | everycore serves no files; let the appli
+--static-path-expires | says | everycore serves no files; let the appli
 --metrics 10.0.0.1:81 | ours | metrics | '10.0.0.1:81'
---metrics-scrape-interval | says | leave it out; what --metrics tells
+--metrics-scrape-interval | says | leave it out; --metrics measures at the
 --metrics-address | says | the option is --metrics HOST:PORT
 --metrics-port | says | the option is --metrics HOST:PORT
 --reload | ours | reload | True
@@ -246,8 +246,8 @@ GRANIAN = """
 --reload-ignore-patterns | says | the option is --reload-exclude here
 --reload-ignore-paths | says | the option is --reload-exclude here
 --reload-tick | says | the option is --reload-delay here
---reload-ignore-worker-failure | says | leave it out; --reload waits
---process-name | says | the option is --name here, for log lines
+--reload-ignore-worker-failure | says | leave it out; --reload then waits for th
+--process-name | says | the option is --name here; log lines sho
 --pid-file x.pid | ours | pid | 'x.pid'
 --version | prints
 --help | prints
@@ -266,8 +266,8 @@ HYPERCORN = """
 --ciphers x | engine | ssl_ciphers | 'x'
 -c everycore.toml | file
 --config everycore.toml | file
--D | says | it stays in the foreground; a service ma
---daemon | says | it stays in the foreground; a service ma
+-D | says | everycore stays in the foreground; a ser
+--daemon | says | everycore stays in the foreground; a ser
 --debug | says | the option is --log-level debug here
 --error-log /dev/null | ours | log_file | '/dev/null'
 --error-logfile /dev/null | ours | log_file | '/dev/null'
@@ -278,12 +278,12 @@ HYPERCORN = """
 --max-requests-jitter 3 | ours | max_requests_jitter | 3
 -g nogroup | ours | group | 'nogroup'
 --group nogroup | ours | group | 'nogroup'
--k | says | leave it out; --interface says what APP
---worker-class | says | leave it out; --interface says what APP
+-k | says | leave it out; --interface, --loop and --
+--worker-class | says | leave it out; --interface, --loop and --
 --keep-alive 3 | engine | timeout_keep_alive | 3
 --keyfile /dev/null --ssl-certfile /dev/null | engine | ssl_keyfile | '/dev/null'
 --keyfile-password x | engine | ssl_keyfile_password | 'x'
---insecure-bind | says | an address speaks TLS or not, as all do:
+--insecure-bind | says | all addresses speak TLS, or none does; s
 --log-config /dev/null | ours | log_config | '/dev/null'
 --log-level trace | ours | log_level | 'trace'
 -p x.pid | ours | pid | 'x.pid'
@@ -292,8 +292,8 @@ HYPERCORN = """
 --reload | ours | reload | True
 --root-path x | engine | root_path | 'x'
 --server-name x --engine hypercorn | engine | server_names | ('x',)
---statsd-host | says | not yet: there is no statsd
---statsd-prefix | says | not yet: there is no statsd
+--statsd-host | says | not yet: nothing is sent to statsd; mean
+--statsd-prefix | says | not yet: nothing is sent to statsd; mean
 -m 022 | ours | umask | 18
 --umask 022 | ours | umask | 18
 -u nobody | ours | user | 'nobody'
@@ -318,28 +318,28 @@ WAITRESS = """
 --no-ipv6 | says | name the address instead: --bind 0.0.0.0
 --unix-socket | says | the option is --uds here
 --unix-socket-perms | says | the option is --socket-mode here
---url-scheme | says | X-Forwarded-Proto says so, of a proxy th
+--url-scheme | says | leave it out; a proxy named in --forward
 --url-prefix | says | the option is --root-path here, as uvico
 --ident | says | the options are --no-server-header and -
 --threads 4 | ours | threads | 4
 --backlog 64 | ours | backlog | 64
---recv-bytes | says | leave it out; bodies stream both ways
---send-bytes | says | leave it out; bodies stream both ways
---outbuf-overflow | says | leave it out; bodies stream both ways
---outbuf-high-watermark | says | leave it out; bodies stream both ways
---inbuf-overflow | says | leave it out; bodies stream both ways
+--recv-bytes | says | leave it out; bodies are streamed in bot
+--send-bytes | says | leave it out; bodies are streamed in bot
+--outbuf-overflow | says | leave it out; bodies are streamed in bot
+--outbuf-high-watermark | says | leave it out; bodies are streamed in bot
+--inbuf-overflow | says | leave it out; bodies are streamed in bot
 --connection-limit | says | not yet: --limit-concurrency answers 503
---cleanup-interval | says | leave it out; bodies stream both ways
+--cleanup-interval | says | leave it out; bodies are streamed in bot
 --channel-timeout | says | the option is --timeout-keep-alive here,
---log-socket-errors | says | leave it out; the log has the traceback
---no-log-socket-errors | says | leave it out; the log has the traceback
---max-request-header-size | says | the engine's own limit: --h11-max-incomp
---max-request-body-size | says | uvicorn has no such limit; a proxy in fr
---expose-tracebacks | says | leave it out; the log has the traceback
---no-expose-tracebacks | says | leave it out; the log has the traceback
---asyncore-loop-timeout | says | leave it out; bodies stream both ways
---asyncore-use-poll | says | leave it out; bodies stream both ways
---channel-request-lookahead | says | leave it out; bodies stream both ways
+--log-socket-errors | says | leave it out; the traceback of an error
+--no-log-socket-errors | says | leave it out; the traceback of an error
+--max-request-header-size | says | the engine has its own: --h11-max-incomp
+--max-request-body-size | says | uvicorn has no such limit; set one in a
+--expose-tracebacks | says | leave it out; the traceback of an error
+--no-expose-tracebacks | says | leave it out; the traceback of an error
+--asyncore-loop-timeout | says | leave it out; bodies are streamed in bot
+--asyncore-use-poll | says | leave it out; bodies are streamed in bot
+--channel-request-lookahead | says | leave it out; bodies are streamed in bot
 --trusted-proxy | says | the option is --forwarded-allow-ips here
 --trusted-proxy-count | says | the option is --forwarded-allow-ips here
 --trusted-proxy-headers | says | the option is --forwarded-allow-ips here
@@ -349,25 +349,25 @@ WAITRESS = """
 
 PM2 = """
 --name shop | ours | name | 'shop'
---ext | says | PM2's own; leave it out: everycore runs
---mini-list | says | PM2's own; leave it out: everycore runs
---interpreter | says | start everycore itself by that Python, w
---interpreter-args | says | start everycore itself by that Python, w
---node-args | says | start everycore itself by that Python, w
---output | says | not yet: what the application prints sta
---error | says | not yet: what the application prints sta
+--ext | says | leave it out; it is about PM2's daemon,
+--mini-list | says | leave it out; it is about PM2's daemon,
+--interpreter | says | start everycore with that Python and its
+--interpreter-args | says | start everycore with that Python and its
+--node-args | says | start everycore with that Python and its
+--output | says | not yet: what the application prints is
+--error | says | not yet: what the application prints is
 --log | says | the option is --log-level here
---filter-env | says | leave the variable out where the service
+--filter-env | says | remove the variable where the service is
 --log-type | says | the option is --log-format here: text, js
 --log-date-format | says | not yet: everycore's own log has two for
---time | says | leave it out; each line of the log has i
+--time | says | leave it out; every log line begins with
 --disable-logs | says | the option is --log-level here
 --env A=1 | ours | env | {'A': '1'}
 --update-env | says | HUP reads --env-file and the settings fi
---force | says | PM2's own; leave it out: everycore runs
+--force | says | leave it out; it is about PM2's daemon,
 --instances | says | the option is --workers here
 --parallel | says | the option is --surge here
---shutdown-with-message | says | workers are told by their channel or by
+--shutdown-with-message | says | leave it out; a worker is told by its ch
 --pid x.pid | ours | pid | 'x.pid'
 --kill-timeout | says | the option is --grace here, in seconds
 --listen-timeout | says | the option is --boot-timeout of everycor
@@ -375,39 +375,39 @@ PM2 = """
 --restart-delay | says | leave it out; a worker that dies is repl
 --exp-backoff-restart-delay | says | leave it out; a worker that dies is repl
 --execute-command | says | type everycore run PROGRAM
---max-restarts | says | not yet: five ends within a minute
+--max-restarts | says | not yet: a slot fails after five exits i
 --user nobody | ours | user | 'nobody'
---hp | says | systemd starts it: see docs/how-to/under
---wait-ip | says | systemd starts it: see docs/how-to/under
---service-name | says | systemd starts it: see docs/how-to/under
+--hp | says | systemd starts the service: docs/how-to/
+--wait-ip | says | systemd starts the service: docs/how-to/
+--service-name | says | systemd starts the service: docs/how-to/
 --uid nobody | ours | user | 'nobody'
 --gid nogroup | ours | group | 'nogroup'
---namespace | says | the option is --name here, for log lines
+--namespace | says | the option is --name here; log lines sho
 --cwd / | ours | chdir | '/'
---cron-restart | says | not yet: nothing is done by the clock;
---write | says | PM2's own; leave it out: everycore runs
---no-daemon | says | leave it out; it stays in the foreground
---source-map-support | says | PM2's own; leave it out: everycore runs
---only | says | PM2's own; leave it out: everycore runs
---wait-ready | says | that is always so: hold_ready() of current_worker(
+--cron-restart | says | not yet: nothing runs by the clock; mean
+--write | says | leave it out; it is about PM2's daemon,
+--no-daemon | says | leave it out; everycore stays in the for
+--source-map-support | says | leave it out; it is about PM2's daemon,
+--only | says | leave it out; it is about PM2's daemon,
+--wait-ready | says | a worker always can: hold_ready() and re
 --merge-logs | says | leave it out; all workers write to one s
 --watch | says | the option is --reload here
 --ignore-watch | says | the option is --reload-exclude here
 --watch-delay | says | the option is --reload-delay here
 --no-color | says | leave it out; everycore writes no colour
---no-vizion | says | PM2's own; leave it out: everycore runs
---no-autostart | says | PM2's own; leave it out: everycore runs
---no-autorestart | says | a worker that dies is always replaced; u
---stop-exit-codes | says | a worker that dies is always replaced; u
---no-treekill | says | PM2's own; leave it out: everycore runs
---no-pmx | says | PM2's own; leave it out: everycore runs
---no-automation | says | PM2's own; leave it out: everycore runs
---trace | says | PM2's own; leave it out: everycore runs
---v8 | says | PM2's own; leave it out: everycore runs
---event-loop-inspector | says | PM2's own; leave it out: everycore runs
---deep-monitoring | says | PM2's own; leave it out: everycore runs
---sort | says | PM2's own; leave it out: everycore runs
---attach | says | PM2's own; leave it out: everycore runs
+--no-vizion | says | leave it out; it is about PM2's daemon,
+--no-autostart | says | leave it out; it is about PM2's daemon,
+--no-autorestart | says | a worker that dies is replaced; under ru
+--stop-exit-codes | says | a worker that dies is replaced; under ru
+--no-treekill | says | leave it out; it is about PM2's daemon,
+--no-pmx | says | leave it out; it is about PM2's daemon,
+--no-automation | says | leave it out; it is about PM2's daemon,
+--trace | says | leave it out; it is about PM2's daemon,
+--v8 | says | leave it out; it is about PM2's daemon,
+--event-loop-inspector | says | leave it out; it is about PM2's daemon,
+--deep-monitoring | says | leave it out; it is about PM2's daemon,
+--sort | says | leave it out; it is about PM2's daemon,
+--attach | says | leave it out; it is about PM2's daemon,
 start | command | type everycore serve MODULE:
 stop | own
 restart | command | the service manager restarts
@@ -432,29 +432,29 @@ flush | command | the log is on stderr, or in
 reloadLogs | command | the log is on stderr, or in
 logrotate | command | the log is on stderr, or in
 env | command | type everycore config
-reset | command | there are no counts to be re
+reset | command | leave it out; there are no counters to r
 sendSignal | command | type kill -SIGNAL PID
-trigger | command | messages are the library's:
-send | command | messages are the library's:
-attach | command | messages are the library's:
-save | command | systemd starts it: see docs/
-resurrect | command | systemd starts it: see docs/
-startup | command | systemd starts it: see docs/
-unstartup | command | systemd starts it: see docs/
-deploy | command | switch the link to the relea
-pull | command | switch the link to the relea
-forward | command | switch the link to the relea
-backward | command | switch the link to the relea
+trigger | command | only the library sends messages to worke
+send | command | only the library sends messages to worke
+attach | command | only the library sends messages to worke
+save | command | systemd starts the service: docs/how-to/
+resurrect | command | systemd starts the service: docs/how-to/
+startup | command | systemd starts the service: docs/how-to/
+unstartup | command | systemd starts the service: docs/how-to/
+deploy | command | point the link to the release and send H
+pull | command | point the link to the release and send H
+forward | command | point the link to the release and send H
+backward | command | point the link to the release and send H
 ecosystem | command | write everycore.toml; everyc
 init | command | write everycore.toml; everyc
-profile:cpu | command | SIGQUIT prints all stacks; a
-profile:mem | command | SIGQUIT prints all stacks; a
-inspect | command | SIGQUIT prints all stacks; a
-report | command | there is no daemon to be ask
-ping | command | there is no daemon to be ask
+profile:cpu | command | SIGQUIT prints all stacks; run a profile
+profile:mem | command | SIGQUIT prints all stacks; run a profile
+inspect | command | SIGQUIT prints all stacks; run a profile
+report | command | leave it out; everycore has no daemon
+ping | command | leave it out; everycore has no daemon
 kill | command | type everycore stop
-update | command | there is no daemon to be ask
-module:x | command | everycore has no modules and
-link | command | everycore has no modules and
-plus | command | everycore has no modules and
+update | command | leave it out; everycore has no daemon
+module:x | command | everycore has no modules, and
+link | command | everycore has no modules, and no monitor
+plus | command | everycore has no modules, and no monitor
 """

@@ -69,8 +69,8 @@ async def test_it_is_live_as_long_as_the_primary_answers():
     [
         ("running", 2, 1, 200, "ready: 2 of 2 workers are ready\n"),
         ("running", 1, 1, 200, "ready: 1 of 2 workers are ready\n"),
-        ("running", 1, 2, 503, "not ready: 1 of 2 workers are ready, and 2 have to be\n"),
-        ("starting", 0, 1, 503, "not ready: 0 of 2 workers are ready, and 1 have to be\n"),
+        ("running", 1, 2, 503, "not ready: 1 of 2 workers are ready, 2 must be\n"),
+        ("starting", 0, 1, 503, "not ready: 0 of 2 workers are ready, 1 must be\n"),
         ("stopping", 2, 1, 503, "not ready: the service is being stopped\n"),
     ],
 )
@@ -137,5 +137,5 @@ async def test_a_fault_of_ours_is_an_answer_too(caplog):
     primary = Primary()
     primary.status = None
     app = ObserverApp(primary, 1)
-    assert (await get(app, "/ready"))[::2] == (500, "the observer has a fault; the log says which\n")
+    assert (await get(app, "/ready"))[::2] == (500, "the observer has failed; the log says how\n")
     assert "/ready failed" in caplog.text

@@ -46,5 +46,5 @@ def test_others_give_nothing_away(monkeypatch):
     monkeypatch.setattr(os, "getgroups", lambda: [33])
     assert parse_owner("1000:33") == (1000, 33)
     for text in ("0", ":0", "1000:34"):
-        with pytest.raises(ConfigurationError, match="only root gives a socket to"):
+        with pytest.raises(ConfigurationError, match="only root can give a socket to"):
             parse_owner(text)

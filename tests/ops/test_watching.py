@@ -134,7 +134,7 @@ async def test_without_the_kernel_files_are_looked_at(src, heard, monkeypatch, c
             (src / "a.py").touch()
             await heard.until(src / "a.py")
     assert failing.asked[-1]["force_polling"] is True
-    assert f"the kernel watches no more files ({error}): looking at all of them instead;" in caplog.text
+    assert f"the kernel watches no more files ({error}): polling all of them instead;" in caplog.text
     assert len(caplog.messages) == 1
 
 
@@ -163,7 +163,9 @@ async def test_where_nothing_can_be_watched_the_service_runs_on(src, heard, monk
     monkeypatch.setattr("watchfiles.watch", Failing(FULL, FULL))
     async with watching(WatchedFiles((str(src),)), heard):
         pass
-    assert "files are not watched any more: OS file watch limit reached.; HUP reloads" in caplog.messages
+    assert (
+        "no longer watching files: OS file watch limit reached.; HUP reloads the service" in caplog.messages
+    )
 
 
 async def test_nothing_is_left_where_the_block_fails(src, heard):

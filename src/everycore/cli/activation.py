@@ -1,7 +1,7 @@
-"""Socket activation: listening sockets that systemd, or a program that does as it does, has opened for us.
+"""Socket activation: listening sockets that systemd, or a similar program, has opened for this process.
 
-Read LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID (sd_listen_fds(3)): the descriptors begin at 3. Invariant: they
-are ours only if LISTEN_PID is this process; workers never see the variables.
+The variables are LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID (sd_listen_fds(3)). The descriptors begin at 3.
+Invariant: the descriptors are this process's only if LISTEN_PID is its pid. Workers never see the variables.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 from everycore.core.passed import read_name
 from everycore.errors import ConfigurationError
 
-#: The first descriptor that is handed over (SD_LISTEN_FDS_START).
+#: The first descriptor that is passed (SD_LISTEN_FDS_START).
 FIRST: Final = 3
-#: To be taken out of the workers' environment.
+#: The variables that are removed from the workers' environment.
 VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
 def passed_descriptors(environ: Mapping[str, str], pid: int) -> dict[int, str]:
-    """The descriptors that were handed to process `pid`, and their names ("" where none was given).
+    """The descriptors that were passed to process `pid`, each with its name ("" if it was given none).
 
-    Raises ConfigurationError for a count that is none.
+    Raises ConfigurationError if LISTEN_FDS is not a number.
     """
     if environ.get("LISTEN_PID") != str(pid) or "LISTEN_FDS" not in environ:
         return {}
@@ -36,8 +36,8 @@ def passed_descriptors(environ: Mapping[str, str], pid: int) -> dict[int, str]:
 
 
 def activated_descriptors(environ: Mapping[str, str], pid: int) -> list[int]:
-    """Those that systemd has opened for `pid`, without those that an earlier primary has stored.
+    """The descriptors that systemd has opened for `pid`, without those that an earlier primary has stored.
 
-    Raises ConfigurationError as `passed_descriptors`.
+    Raises ConfigurationError as `passed_descriptors` does.
     """
     return [fd for fd, name in passed_descriptors(environ, pid).items() if read_name(name) is None]

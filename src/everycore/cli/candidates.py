@@ -1,7 +1,7 @@
-"""What may stand at a place of the command line: for completion by a shell.
+"""What may follow on the command line: the candidates for completion by a shell.
 
-Words of a setting from its schema, modules and what they define from the source. Invariant: nothing of the
-user's is imported or run for it, and what cannot be read is left out.
+The values of a setting come from its schema, modules and their names from the source. Invariant: completion
+imports and runs nothing of the user's, and leaves out what it cannot read.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from everycore.system.plain_files import open_plain
 
 Item = CompletionItem[str]
 
-#: What the shell itself completes; and a word behind which the next one goes on without a space.
+#: A file or a folder, which the shell itself completes; and a word that goes on without a space.
 FILE: Final = "file"
 FOLDER: Final = "dir"
 OPEN: Final = "open"
 
-#: An application that is imported from elsewhere has one of these names.
+#: An imported name is a candidate for APP if it is one of these.
 _USUAL: Final = frozenset(
     {"app", "application", "api", "asgi", "wsgi", "create_app", "make_app", "get_app", "main"}
 )
 _MOST_BYTES: Final = 1 << 20
-#: Options of uvicorn's that are text to it, and name a file.
+#: The options of uvicorn that name a file, although their kind is text.
 _FILES_OF_THE_ENGINE: Final = frozenset({"ssl_keyfile", "ssl_certfile", "ssl_ca_certs"})
 _FOLDERS: Final = ("app_dir", "pythonpath")
 _BASES: Final = ("chdir", "working_dir", "cwd")
 
 
 def of_value(field: Field, incomplete: str) -> list[Item]:
-    """The values of an option."""
+    """The values that may follow an option."""
     kind = field.setting.kind
     if isinstance(kind, Path) or field.name in _FILES_OF_THE_ENGINE:
         return [Item("", type=FOLDER if kind.metavar == "FOLDER" else FILE)]
@@ -58,7 +58,7 @@ def _words(schema: Schema) -> list[str]:
 
 
 def applications(context: click.Context, _: click.Parameter, incomplete: str) -> list[Item]:
-    """APP of `everycore serve`: modules first, each with its colon, then what a module defines."""
+    """The candidates for APP of `everycore serve`: modules, each with a colon, then what a module defines."""
     folder = _folder(context.params)
     module, colon, begun = incomplete.partition(":")
     if not colon:
@@ -73,25 +73,28 @@ def applications(context: click.Context, _: click.Parameter, incomplete: str) ->
 
 
 def files(_context: click.Context, _: click.Parameter, _incomplete: str) -> list[Item]:
-    """Any file."""
+    """The shell's own candidates: any file."""
     return [Item("", type=FILE)]
 
 
 def commands(_context: click.Context, _: click.Parameter, incomplete: str) -> list[Item]:
-    """The command that `everycore config` is asked about."""
+    """The commands that `everycore config` can show the settings of."""
     return [Item(word) for word in ("serve", "run") if word.startswith(incomplete)]
 
 
 def running(_context: click.Context, _: click.Parameter, incomplete: str) -> list[Item]:
-    """The names of services that run."""
-    from everycore.control import services  # late: nobody else needs it
+    """The names of the services that are running."""
+    from everycore.control import services  # late: only this completion needs it
 
     names = dict.fromkeys(service.name for service in services(timeout=0.5))
     return [Item(name) for name in names if name.startswith(incomplete)]
 
 
 def programs(context: click.Context, _: click.Parameter, incomplete: str) -> list[Item]:
-    """SCRIPT, or what stands behind -m, of `everycore run`; the words behind it are the program's own."""
+    """The candidates for SCRIPT of `everycore run`, or for the module after -m.
+
+    The words after that belong to the program.
+    """
     if not context.params.get("is_module") or context.params.get("program"):
         return [Item("", type=FILE)]
     found = list(_modules(_base(context.params), incomplete))
@@ -115,7 +118,7 @@ def _folder(params: Mapping[str, Any]) -> str:
 
 
 def _modules(folder: str, begun: str) -> Iterator[tuple[str, bool]]:
-    """Modules whose dotted names begin so, and whether they are packages."""
+    """The modules whose dotted names begin with `begun`, and whether each is a package."""
     parent, _, stem = begun.rpartition(".")
     prefix = f"{parent}." if parent else ""
     try:
@@ -135,12 +138,12 @@ def _modules(folder: str, begun: str) -> Iterator[tuple[str, bool]]:
 def _holds_modules(path: str) -> bool:
     try:
         return any(name.endswith(".py") for name in os.listdir(path))
-    except OSError:  # no folder, or one that we may not read
+    except OSError:  # not a folder, or not readable
         return False
 
 
 def _names(folder: str, module: str, *, made_by_call: bool) -> list[str]:
-    """What a module defines that can be an application; `made_by_call`: that can make one."""
+    """The names in a module that may be an application, or, if `made_by_call`, a factory of one."""
     path = os.path.join(folder, *module.split("."))
     for candidate in (f"{path}.py", os.path.join(path, "__init__.py")):
         try:

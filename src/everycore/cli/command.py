@@ -1,8 +1,8 @@
-"""A command whose options are the fields of a tree, and those of the engine where somebody asks for one.
+"""A command whose options are the fields of a settings tree, and, on demand, the options of the engine.
 
-Click's part in `serve` and `run`: cut the command line into words, answer what other servers call by
-another name, show the help in sections. Invariant: what is typed wrongly is a `click.UsageError` or a
-ConfigurationError before anything is started.
+This is click's part in `serve` and `run`: it cuts the command line into words, answers options of other
+servers, and shows the help in sections. Invariant: a mistake on the command line is a `click.UsageError` or
+a ConfigurationError before anything is started.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class SettingsCommand(click.Command):
-    """A command of that kind. `tree` is the name of its tree of settings."""
+    """A command with the options of a settings tree. `tree` is the name of that tree."""
 
     def __init__(self, *args: Any, tree: str, has_engine: bool = False, **rest: Any) -> None:
         super().__init__(*args, **rest)
@@ -32,7 +32,7 @@ class SettingsCommand(click.Command):
         self.params = [*self.params, config_option(), *click_options(self.fields)]
 
     def complete_fields(self) -> None:
-        """Have the engine's options too. From now on: nothing takes them away."""
+        """Add the engine's options, for good."""
         if not self._is_whole:
             self._is_whole = True
             self.fields += self.engine()
@@ -46,12 +46,12 @@ class SettingsCommand(click.Command):
         return engine()
 
     def given(self, context: click.Context) -> Given:
-        """What the command line says."""
+        """What the command line says, as settings."""
         return Given(self.tree, self.fields, context, self.engine)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words. An option that we do not know may be the engine's, or that of another server."""
-        if ctx.resilient_parsing:  # a shell asks what may follow: nothing is wrong yet
+        """Parse the words. An option that is not in the tree may be the engine's, or another server's."""
+        if ctx.resilient_parsing:  # for completion: an unfinished line is not an error
             known = taken(self.fields)
             if any(word.startswith("--") and word.partition("=")[0] not in known for word in args):
                 self.complete_fields()
@@ -68,26 +68,26 @@ class SettingsCommand(click.Command):
             raise
 
     def _answer(self, error: click.NoSuchOption, ctx: click.Context, args: Sequence[str]) -> None:
-        """Raises UsageError for an option of another server, with the answers to all that follow it.
+        """Raise UsageError for an option of another server. The text answers all such options of the line.
 
-        A start script has many; whoever moves it wants to read them once.
+        A start script from another server has many of them, and its reader wants to see them all at once.
         """
         from everycore.cli.answers import answer  # late: for what is wrong
 
         option = error.option_name
         text = answer(option)
         if not self._has_engine and option in taken(own_fields("serve")):
-            text = "an option of everycore serve; a program has its own options, which stand behind its name"
+            text = "an option of everycore serve; a program's own options follow its name"
         if text is None:
             return
         lines = [f"{option}: {text}"]
-        if self._has_engine:  # behind a program stand options of its own
+        if self._has_engine:  # under `run`, the options after the program are its own
             strange = (word for word in option_words(args, self.params) if word != option)
             lines += [f"  {word}: {also}" for word in dict.fromkeys(strange) if (also := answer(word))]
         raise click.UsageError("\n".join(lines), ctx) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        """The options that begin so; those of other servers where none of the names that are shown does."""
+        """The options that begin like this; if no visible one does, the spellings of other servers."""
         from click.shell_completion import CompletionItem
 
         if self._has_engine and incomplete.startswith("-"):
@@ -102,7 +102,7 @@ class SettingsCommand(click.Command):
         return super().shell_complete(ctx, incomplete) or (hidden if incomplete.startswith("-") else [])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Our options in sections, then those of the engine."""
+        """Write everycore's options in sections, then those of the engine."""
         self.complete_fields()
         sections: dict[str, list[tuple[str, str]]] = {section: [] for section in SECTIONS}
         others: list[tuple[str, str]] = []
@@ -121,7 +121,7 @@ class SettingsCommand(click.Command):
 
 
 def option_words(args: Sequence[str], options: Sequence[click.Parameter]) -> Iterator[str]:
-    """The words of a command line that are options, without their values."""
+    """The options among the words of a command line, without their values."""
     with_value = words_with_value(options)
     words = iter(args)
     for word in words:

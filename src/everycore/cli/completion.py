@@ -1,8 +1,8 @@
-"""`everycore completion`: the script by which a shell completes what is typed to `everycore`.
+"""`everycore completion`: the script by which a shell completes the command line of `everycore`.
 
-The script hands the line up to the cursor to the command itself (`_EVERYCORE_COMPLETE`, as click has it) and
-offers what that prints: a kind, a word and its explanation a line. Invariant: whatever stands on the line,
-the answer is words or nothing, and nothing is started.
+The script runs the command itself with the line up to the cursor (`_EVERYCORE_COMPLETE`, click's protocol).
+It offers what that prints: one candidate a line, with its kind, its word and an explanation. Invariant:
+whatever the line says, the answer is candidates or nothing, and nothing is started.
 """
 
 from __future__ import annotations
@@ -96,15 +96,15 @@ SCRIPTS: Final[Mapping[str, str]] = {
 
 EPILOG = """
 \b
-For good:
+Load it in every new shell:
   bash  echo 'eval "$(everycore completion bash)"' >> ~/.bashrc
-  zsh   echo 'eval "$(everycore completion zsh)"' >> ~/.zshrc        (behind compinit)
+  zsh   echo 'eval "$(everycore completion zsh)"' >> ~/.zshrc        (after compinit)
   fish  everycore completion fish > ~/.config/fish/completions/everycore.fish
 
 \b
-In a file that the shell reads when it is needed, so that no new shell waits for it:
+Load it on first use, so that new shells start without delay:
   bash  everycore completion bash > ~/.local/share/bash-completion/completions/everycore
-  zsh   everycore completion zsh > FOLDER/_everycore                 (a folder of $fpath)
+  zsh   everycore completion zsh > FOLDER/_everycore                 (FOLDER: one of $fpath)
 """
 
 
@@ -121,20 +121,20 @@ def completion(*, shell: str | None) -> int:
 
 
 class Completion(ShellComplete):
-    """The line up to the cursor, and what may stand there."""
+    """The line up to the cursor, and what may follow."""
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """The words before the one that is begun, and that one."""
+        """The complete words before the cursor, and the word that is being typed."""
         line = os.environ.get("COMP_LINE", "")
         words = split_arg_string(line)[1:]
         begun = words.pop() if words and not line[-1:].isspace() else ""
-        if words[:1] == ["config"]:  # behind it stands what is typed to these
+        if words[:1] == ["config"]:  # the words of `serve` or `run` follow it
             places = [place for place, word in enumerate(words) if word in ("serve", "run")]
             words = words[places[0] :] if places else words
         return words, begun
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
-        """What may stand there."""
+        """The candidates for the word that is being typed."""
         if args[:1] == ["run"]:
             from everycore.cli.run import RunCommand, run
 
@@ -144,12 +144,12 @@ class Completion(ShellComplete):
         return super().get_completions(args, incomplete)
 
     def format_completion(self, item: CompletionItem[str]) -> str:
-        """As the scripts read it."""
+        """Format a candidate as the scripts read it."""
         help_ = " ".join((item.help or "").split())
         return f"{item.type}\t{item.value}\t{help_}"
 
     def completed(self, breaks: str | None) -> list[str]:
-        """What the command prints. breaks: the characters at which bash ends a word."""
+        """The lines that the command prints. breaks: the characters at which bash ends a word."""
         args, begun = self.get_completion_args()
         items = self.get_completions(args, begun)
         if breaks is not None:
@@ -158,7 +158,10 @@ class Completion(ShellComplete):
 
 
 def _as_bash_has_it(item: CompletionItem[str], begun: str, breaks: str) -> CompletionItem[str]:
-    """Bash replaces what stands behind the last break. Click has cut off an option's name and "=" already."""
+    """Cut a candidate for bash, which replaces only what follows the last break.
+
+    Click has cut off an option's name and "=" already.
+    """
     option, equals, value = begun.partition("=")
     has_option = bool(equals) and option.startswith("--")
     whole = f"{option}=" if has_option and "=" not in breaks else ""
@@ -168,9 +171,9 @@ def _as_bash_has_it(item: CompletionItem[str], begun: str, breaks: str) -> Compl
 
 
 def answer(asked: str, command: click.Command) -> int:
-    """Answer a shell: `bash_complete` asks for words, `bash_source` for the script. Returns the status.
+    """Answer a shell: `bash_complete` asks for candidates, `bash_source` for the script. Returns the status.
 
-    Raises ConfigurationError for what no script asks.
+    Raises ConfigurationError for any other request.
     """
     shell, _, wanted = asked.partition("_")
     if shell not in SCRIPTS or wanted not in ("source", "complete"):
@@ -182,7 +185,7 @@ def answer(asked: str, command: click.Command) -> int:
     breaks = os.environ.get("COMP_BREAKS", ":=") if shell == "bash" else None
     try:
         lines = Completion(command, {}, _PROGRAM, VARIABLE).completed(breaks)
-    except (click.ClickException, ValueError, OSError):  # what stands there is wrong already
+    except (click.ClickException, ValueError, OSError):  # the line is wrong already: no candidates
         return 0
     for line in lines:
         click.echo(line)

@@ -1,7 +1,7 @@
 """`everycore config`: every setting, its value, and where the value came from.
 
-Show what `serve` or `run` would begin with, check it, or print the schema of the file. Invariant: it
-reads exactly what the command itself reads, and starts nothing.
+The command shows what `serve` or `run` would start with, checks it, or prints the schema of the settings
+file. Invariant: it reads exactly what the command itself would read, and starts nothing.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from everycore.config.layers import Layer
 from everycore.config.schema import schema
 from everycore.config.setting import Field, shown
 
-#: They may stand behind `serve` too, and among its options.
+#: Switches of this command that may also follow `serve` or `run`, among their options.
 _SWITCHES: Final = frozenset({"--check", "--json", "--schema", "--all"})
 _HIDDEN: Final = "(not shown)"
 
 EPILOG = """
 \b
 Examples:
-  everycore config                              what `everycore serve` would begin with here
-  everycore config serve --workers 4 main:app   with these options
-  everycore config --check                      nothing but an error, and its exit status
+  everycore config                              what `everycore serve` would start with here
+  everycore config serve --workers 4 main:app   the same, with these options
+  everycore config --check                      print errors only, and set the exit status
   everycore config --schema > schema.json       for an editor
 """
 
@@ -41,11 +41,11 @@ Examples:
     epilog=EPILOG,
     context_settings={**CONTEXT, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.option("--check", is_flag=True, help="Say nothing but what is wrong; the status is 2 then, else 0.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--check", is_flag=True, help="Print errors alone; the exit status is 2 if there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--schema", "as_schema", is_flag=True, help="Print the JSON schema of everycore.toml instead.")
 @click.option(
-    "--all", "everything", is_flag=True, help="The engine's options too, where nobody has set them."
+    "--all", "everything", is_flag=True, help="Show the engine's options too, even those that are not set."
 )
 @click.argument(
     "command",
@@ -55,7 +55,7 @@ Examples:
     shell_complete=completed_by("commands"),
 )
 def config(*, check: bool, as_json: bool, as_schema: bool, everything: bool, command: tuple[str, ...]) -> int:
-    """Show every setting of `everycore serve`, or of `run`, its value, and where that came from."""
+    """Show every setting of `everycore serve`, or of `run`, with its value and the source of the value."""
     name, words = (command[0], command[1:]) if command[:1] in (("serve",), ("run",)) else ("serve", command)
     its = _command(name)
     rest, switches = _split(its, words)
@@ -92,7 +92,7 @@ def config(*, check: bool, as_json: bool, as_schema: bool, everything: bool, com
 
 def _command(name: str) -> SettingsCommand:
     """`serve` with all its options, or `run`."""
-    from everycore.cli import run, serve  # late: each is imported where it is asked for
+    from everycore.cli import run, serve  # late: only the command that is asked for is imported
 
     command = getattr(serve if name == "serve" else run, name)
     assert isinstance(command, SettingsCommand)
@@ -102,7 +102,10 @@ def _command(name: str) -> SettingsCommand:
 
 
 def _split(command: SettingsCommand, words: Iterable[str]) -> tuple[list[str], set[str]]:
-    """The command's words, and the switches of ours among them. What stands behind a program is its own."""
+    """Split the words into the command's own and the switches of `config`.
+
+    Words after a program are the program's.
+    """
     with_value = words_with_value(command.params)
     rest: list[str] = []
     switches: set[str] = set()
@@ -120,7 +123,7 @@ def _split(command: SettingsCommand, words: Iterable[str]) -> tuple[list[str], s
 
 
 def _read(command: SettingsCommand, words: list[str]) -> Values:
-    """Through everything that the command itself checks. Raises what it raises."""
+    """Read and check the settings as the command itself does. Raises the same errors."""
     from everycore.cli import run, serve  # late: see above
 
     with command.make_context(f"everycore {command.tree}", words) as context:

@@ -1,6 +1,6 @@
-"""The engines' options, as `everycore serve` takes them. Imports uvicorn: only where one is asked for.
+"""The engines' options, as `everycore serve` takes them. This module imports uvicorn, and only on demand.
 
-The tables of options are imported late too: most services are started without one.
+The tables of options are imported late too: most services start without any of these options.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NEEDS = {"uvicorn": ("uvicorn", "standard"), "hypercorn": ("hypercorn", "hyperc
 
 @functools.cache
 def engine() -> tuple[Field, ...]:
-    """The options of the engines that are neither ours nor refused."""
+    """The options of the engines, without those that everycore has itself or answers."""
     from everycore.cli.answers import ANSWERS
     from everycore.servers.engine_options import engine_fields
     from everycore.servers.hypercorn_options import hypercorn_fields
@@ -28,7 +28,7 @@ def engine() -> tuple[Field, ...]:
 
 
 def check_engine(values: Values, engine: str) -> None:
-    """Raises ConfigurationError where this engine lacks an option that was given."""
+    """Raise ConfigurationError if this engine lacks an option that was given."""
     fields = [field for field in values.fields if isinstance(field, EngineField)]
     given = [field for field in fields if values.found[field.name].is_explicit]
     if not given:
@@ -48,17 +48,17 @@ def _check_quic(values: Values) -> None:
     if found["workers"].value != 1:
         raise ConfigurationError(
             "--quic-bind",
-            "needs --workers 1: the kernel gives each datagram to any worker, and HTTP/3 needs all of a"
-            " connection in one",
+            "needs --workers 1: the kernel gives each datagram to any worker, and HTTP/3 needs all those of a"
+            " connection in one worker",
         )
     if found["surge"].value != 0:
         raise ConfigurationError(
-            "--quic-bind", "needs --surge 0: two workers at once, in a reload, would share the datagrams"
+            "--quic-bind", "needs --surge 0: during a reload, two workers at once would share the datagrams"
         )
 
 
 def require_engine(engine: str, values: Values) -> None:
-    """Raises ConfigurationError where it is not installed."""
+    """Raise ConfigurationError if the engine is not installed."""
     module, extra = _NEEDS[engine]
     if _is_missing(module):
         option = "serve" if engine == "uvicorn" else f"--engine {engine}"

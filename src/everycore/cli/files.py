@@ -1,4 +1,4 @@
-"""Files that options name: whether they are there is known before anything starts, and before a reload."""
+"""Files that options name: they are checked before anything starts, and before a reload."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from everycore.ops.logs import STDERR, reason
 from everycore.ops.pidfile import check_pid_file
 from everycore.system.plain_files import open_plain, reason_of, why_not_written
 
-#: Settings that name a file which is read at each start of a worker.
+#: Settings that name a file which each worker reads at its start.
 FILES: Final = ("env_file", "log_config", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs")
 _LOG_FILES: Final = ("log_file", "access_logfile")
-#: A line of --env-file that sets what we read from the environment.
+#: A line of --env-file that sets a variable which everycore itself reads.
 _VARIABLE: Final = re.compile(
     rb"^[ \t]*(?:export[ \t]+)?(EVERYCORE_[A-Z_]+|WEB_CONCURRENCY)[ \t]*=", re.MULTILINE
 )
@@ -26,7 +26,7 @@ _MOST_ENVIRONMENT: Final = 1 << 20
 
 
 def check_files(values: Values, folder: str | None) -> None:
-    """Raises ConfigurationError for a file that cannot be read. Relative paths begin at `folder`."""
+    """Raise ConfigurationError for a file that cannot be read. Relative paths begin at `folder`."""
     found = values.found
     for name in FILES:
         if name in found and found[name].value is not None:
@@ -45,43 +45,43 @@ def check_files(values: Values, folder: str | None) -> None:
             raise ConfigurationError(_option(name), f"needs {package}: pip install 'everycore[standard]'")
     if "ssl_certfile" in found and not found["ssl_certfile"].value:
         for name, one in found.items():
-            if name.startswith("ssl_") and one.is_explicit:  # it would be served without TLS
+            if name.startswith("ssl_") and one.is_explicit:  # else the service would run without TLS
                 raise ConfigurationError(_option(name), "needs the certificate too: --ssl-certfile FILE")
 
 
 def unread_variables(values: Values, folder: str | None) -> list[str]:
-    """A sentence for each setting of ours in `--env-file`, which the application alone reads."""
+    """A sentence for each of everycore's own variables in `--env-file`, which only the application reads."""
     path = values.found["env_file"].value
     if path is None:
         return []
     try:
         with open_plain(os.path.join(folder or "", path)) as file:
             names = dict.fromkeys(_VARIABLE.findall(file.read(_MOST_ENVIRONMENT)))
-    except OSError:  # its workers will say so
+    except OSError:  # the workers report it
         return []
     return [
-        f"{name.decode()} in {path!r} is for the application alone: --env-file is read by the workers;"
-        " set the variable itself, or an option"
+        f"{name.decode()} in {path!r} reaches the application only, because the workers read --env-file;"
+        " set the variable itself, or use an option"
         for name in names
     ]
 
 
 def check_logs(values: Values, folder: str | None) -> None:
-    """Raises ConfigurationError for a log file that cannot be written."""
+    """Raise ConfigurationError for a log file that cannot be written."""
     for name in _LOG_FILES:
         if name in values.found and values.found[name].value not in (None, STDERR):
             _check_log(_option(name), values.found[name].value, folder)
 
 
 def check_pid(values: Values, folder: str | None) -> None:
-    """Raises ConfigurationError where no pid file can be written."""
+    """Raise ConfigurationError if the pid file cannot be written."""
     path = values.found["pid"].value
     if path is not None:
         check_pid_file(os.path.join(folder or "", path))
 
 
 def check_control(values: Values, folder: str | None) -> None:
-    """Raises ConfigurationError where no control socket can be made."""
+    """Raise ConfigurationError if the control socket cannot be made."""
     path = values.found["control"].value
     if path in (None, OFF):
         return
@@ -90,7 +90,7 @@ def check_control(values: Values, folder: str | None) -> None:
     if not os.path.isdir(parent):
         problem: str | None = f"there is no folder {parent!r}"
     elif os.path.lexists(whole) and not stat.S_ISSOCK(os.lstat(whole).st_mode):
-        problem = "there is something else of that name"
+        problem = "a file of that name exists, and is not a socket"
     else:
         problem = why_not_written(parent)
     if problem is not None:
@@ -98,7 +98,7 @@ def check_control(values: Values, folder: str | None) -> None:
 
 
 def log_file(values: Values, folder: str | None) -> str | None:
-    """The path of `--log-file`, as whole as it can be told; None: stderr."""
+    """The path of `--log-file`, absolute if `folder` is; None stands for stderr."""
     path = values.found["log_file"].value
     return None if path in (None, STDERR) else os.path.join(folder or "", path)
 
@@ -117,7 +117,7 @@ def _check_log(option: str, path: str, folder: str | None) -> None:
 
 
 def _why_not_written(path: str) -> str | None:
-    """Why a file that is there cannot be written; None: it can."""
+    """Why an existing file cannot be written; None if it can."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
     except PermissionError as error:
@@ -132,11 +132,11 @@ def _option(name: str) -> str:
 
 
 def why_not_there(kind: str, path: str) -> str:
-    """Why there is no "file" or "folder" at `path`, for a message."""
+    """Why there is no file or folder (`kind`) at `path`, for a message."""
     try:
         os.stat(path)
     except PermissionError:
         return f"uid {os.geteuid()} has no permission to reach the {kind} {path!r}"
     except OSError:
-        pass  # whatever it is, it is not there
+        pass  # any other error means that it is not there
     return f"there is no {kind} {path!r}"

@@ -1,7 +1,7 @@
-"""What to answer to a key of the settings file that another server's file has: its hooks, its other names.
+"""The answers to keys that the settings file of another server has: hooks, and other names for a setting.
 
-Pure text, as `answers` is for options. A key that is an option of that server's too, under the same name
-(`graceful_timeout`), needs no line here.
+This module is pure text, as `answers` is for options. A key that is also an option of that server, under the
+same name (`graceful_timeout`), needs no line here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from everycore.cli.answers import ANSWERS
 from everycore.config.setting import Field
 
-#: gunicorn's settings that its command line calls otherwise, or has not.
+#: gunicorn's settings that are not options of its command line, or have another name there.
 GUNICORN: Final[Mapping[str, str]] = {
     "access_log_format": "--access-logformat",
     "accesslog": "--access-logfile",
@@ -60,28 +60,28 @@ _OTHERS: Final[Mapping[str, str]] = {
     "max_restarts": "--max-restarts",
 }
 
-_PROGRAM: Final = "a program of your own has it, around everycore.Pool"
+_PROGRAM: Final = "a program of your own can do it, around everycore.Pool"
 _SHUTDOWN: Final = "the application's lifespan shutdown, or atexit, in each worker"
-_DIRTY: Final = "long jobs are workers of their own here: everycore.Pool and Pool.request"
+_DIRTY: Final = "a long job is a worker of its own here: everycore.Pool and Pool.request"
 
-#: Code of gunicorn.conf.py, and where such code stands here.
+#: The hooks of gunicorn.conf.py, and where such code goes here.
 HOOKS: Final[Mapping[str, str]] = {
-    "on_starting": "what comes before the start is the service manager's: ExecStartPre= of systemd",
-    "when_ready": f"the log says when it serves; {_PROGRAM}",
-    "on_reload": f"what comes before a reload is the service manager's: ExecReload= of systemd; {_PROGRAM}",
+    "on_starting": "leave it to the service manager, which can run a command before: systemd's ExecStartPre=",
+    "when_ready": f"the log says when the service is ready; {_PROGRAM}",
+    "on_reload": f"leave it to the service manager: systemd's ExecReload=; {_PROGRAM}",
     "pre_fork": "leave it out; with --preload, the application's module runs before the forks",
-    "post_fork": "the lifespan startup; with --preload also what everycore.after_fork is given",
-    "post_worker_init": "the end of the application's module, or its lifespan startup",
-    "worker_int": f"what a worker does when it is stopped: {_SHUTDOWN}",
-    "worker_abort": "leave it out; the log has the stacks of a worker that is stuck (--stall-dump)",
-    "worker_exit": f"what a worker does when it ends: {_SHUTDOWN}",
-    "child_exit": f"{_SHUTDOWN}; to see workers die, {_PROGRAM}: the event Exited",
-    "nworkers_changed": f"the log says so; {_PROGRAM}: the events Forked and Exited",
+    "post_fork": "use the lifespan startup; with --preload, everycore.after_fork too",
+    "post_worker_init": "use the end of the application's module, or its lifespan startup",
+    "worker_int": f"use what a worker runs when it is stopped: {_SHUTDOWN}",
+    "worker_abort": "leave it out; the log shows the stacks of a stuck worker (--stall-dump)",
+    "worker_exit": f"use what a worker runs at its end: {_SHUTDOWN}",
+    "child_exit": f"use {_SHUTDOWN}; {_PROGRAM}, with the event Exited",
+    "nworkers_changed": f"the log says so; {_PROGRAM}, with the events Forked and Exited",
     "pre_exec": "not yet: USR2 does not replace the primary; HUP replaces all workers",
-    "pre_request": "a middleware of the application, WSGI or ASGI",
-    "post_request": "a middleware of the application, WSGI or ASGI",
-    "on_exit": f"what comes after the end is the service manager's: ExecStopPost= of systemd; {_PROGRAM}",
-    "ssl_context": "the options --ssl-certfile, --ssl-keyfile, --ssl-ciphers and so on are all there is",
+    "pre_request": "use a middleware of the application, WSGI or ASGI",
+    "post_request": "use a middleware of the application, WSGI or ASGI",
+    "on_exit": f"leave it to the service manager: systemd's ExecStopPost=; {_PROGRAM}",
+    "ssl_context": "use the options --ssl-certfile, --ssl-keyfile, --ssl-ciphers and so on; there is no hook",
     "on_dirty_starting": _DIRTY,
     "dirty_post_fork": _DIRTY,
     "dirty_worker_init": _DIRTY,
@@ -90,18 +90,18 @@ HOOKS: Final[Mapping[str, str]] = {
 
 _TEXTS: Final[Mapping[str, str]] = {
     **HOOKS,
-    "secure_scheme_headers": "uvicorn reads X-Forwarded-Proto, of those in forwarded-allow-ips",
+    "secure_scheme_headers": "uvicorn reads X-Forwarded-Proto from the proxies in forwarded-allow-ips",
     "tmp_upload_dir": "leave it out; bodies are not written to files",
     # PM2's ecosystem file
-    "apps": "everycore runs one service; each has a settings file of its own",
-    "args": "the words behind the program, of everycore run PROGRAM ARGS",
+    "apps": "everycore runs one service; give each service a settings file of its own",
+    "args": "use the words after the program: everycore run PROGRAM ARGS",
     "exec_mode": "leave it out; it is always a cluster",
-    "instance_var": "EVERYCORE_SLOT in the environment of each worker is that number",
+    "instance_var": "use EVERYCORE_SLOT, which is that number in the environment of each worker",
 }
 
 
 def answer_to_key(key: str, fields: Iterable[Field]) -> str | None:
-    """The answer to a key that is none of ours, which may be written `serve.key`; None: nobody has it."""
+    """The answer to an unknown key, which may be written `serve.key`; None if this module has none."""
     name = key.rpartition(".")[2].replace("-", "_")
     option = GUNICORN.get(name) or _OTHERS.get(name) or f"--{name.replace('_', '-')}"
     for field in fields:

@@ -1,7 +1,7 @@
 """The `everycore` command.
 
-Gather the commands and turn what they raise into one sentence and an exit status. Invariant: `main` never
-raises for what a user can do wrong, and it can be called in a process that goes on living.
+This module gathers the commands, and turns what they raise into one sentence and an exit status. Invariant:
+`main` never raises for a user's mistake, and may be called in a process that lives on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from everycore.ops.job import STATUS_FAILED, STATUS_USAGE
 from everycore.system import inherited
 from everycore.system.descriptors import fill_standard_streams
 
-#: Where each command is. A command is imported when it is asked for.
+#: The module of each command. It is imported when the command is typed.
 COMMANDS: Final = {
     "serve": "serve",
     "run": "run",
@@ -37,14 +37,14 @@ COMMANDS: Final = {
 
 
 class _Commands(click.Group):
-    """The commands, by name."""
+    """The group of all commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """As click has it."""
+        """The names of the commands, as click asks for them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """As click has it."""
+        """The command of that name, as click asks for it."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"everycore.cli.{COMMANDS[cmd_name]}")
@@ -54,7 +54,7 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command; or the answer to one that another program has."""
+        """Find the command. Raises UsageError with an answer for a command of another program."""
         if args and args[0] not in COMMANDS:
             from everycore.cli.answers import answer_to_command  # late: for what is wrong
 
@@ -70,8 +70,8 @@ class _Commands(click.Group):
 def everycore(context: click.Context) -> int | None:
     """Run a Python server on every core of this machine.
 
-    One primary process owns the listening sockets and spreads connections evenly over worker processes.
-    A worker that dies is replaced, and what it had not yet taken is given to the others.
+    One primary process owns the listening sockets and spreads connections evenly over worker processes. A
+    worker that dies is replaced, and the connections that it had not yet accepted go to the others.
     """
     if context.invoked_subcommand is not None:
         return None
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _living_on() -> Iterator[None]:
-    """A command that has ended ignores the signals that would have stopped it, for its process ends."""
+    """Restore the signal handlers that a command leaves at "ignore", for its own process would end now."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
     try:
         yield
@@ -105,7 +105,7 @@ def _run(words: list[str]) -> int:
     except OSError as error:  # no /dev/null
         return _refused(error)
     inherited.learn_of_children()
-    role.start_directory = role.working_directory(os.environ)  # a start script may have left that of before
+    role.start_directory = role.working_directory(os.environ)  # a start script may have left an old PWD
     with outlets.never_waiting():
         return _obey(words)
 
@@ -148,12 +148,12 @@ def _complain(text: str, context: click.Context | None, argv: Sequence[str]) -> 
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody can read it; the status says it all the same
+    with contextlib.suppress(OSError):  # stderr is gone; the exit status still tells
         click.echo(f"everycore: {text}", err=True)
 
 
 def _forget_stdout() -> None:
-    """What is left in stdout's buffer must not raise again as the interpreter ends."""
+    """Point stdout to /dev/null: flushing its buffer at interpreter shutdown must not raise again."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.close(nothing)

@@ -1,7 +1,7 @@
 """`--metrics` and `--min-ready`: where the observer listens, and how it is started.
 
-Invariant: what is missing or wrong is said before anything is bound. Nothing is imported that a service
-without an observer has no use for.
+Invariant: what is missing or wrong is reported before anything is bound. A service without an observer
+imports nothing for it.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 METRICS: Final = "--metrics"
 _MIN_READY: Final = "--min-ready"
 _FORMS: Final = "HOST:PORT, [V6]:PORT, PORT or unix:PATH"
-#: What the observer imports, and the package that has it.
+#: The modules that the observer imports, and the package of each.
 _NEEDS: Final = (("prometheus_client", "prometheus-client"), ("uvicorn", "uvicorn"))
 _IN_ARCHIVE: Final = "import runpy; runpy.run_module('everycore.observer', run_name='__main__')"
 
 
 def check_metrics(values: Values, folder: str | None, binds: Sequence[Bind] = ()) -> None:
-    """Raises ConfigurationError where there can be no observer. Paths begin at `folder`.
+    """Raise ConfigurationError if the observer could not work. Paths begin at `folder`.
 
-    binds: where the workers are to listen.
+    binds: the addresses that the workers are to listen on.
     """
     text, least = values.found["metrics"].value, values.found["min_ready"]
     if text is None:
         if least.is_explicit:
-            raise ConfigurationError(_MIN_READY, f"needs {METRICS} too, which says where /ready is answered")
+            raise ConfigurationError(_MIN_READY, f"needs {METRICS} too, the address that answers /ready")
         return
     for module, package in _NEEDS:
         if importlib.util.find_spec(module) is None:
             raise ConfigurationError(METRICS, f"needs {package}: pip install 'everycore[metrics]'")
     bind = _bind(text)
     if bind in binds and not (isinstance(bind, TcpBind) and bind.port == 0):
-        raise ConfigurationError(METRICS, f"names {bind}, where the application is to listen")
+        raise ConfigurationError(METRICS, f"names {bind}, which is the application's own address")
     if isinstance(bind, UnixBind):
         parent = os.path.dirname(os.path.join(folder or "", bind.path)) or "."
         there_is = os.path.isdir(parent)
@@ -57,7 +57,7 @@ def check_metrics(values: Values, folder: str | None, binds: Sequence[Bind] = ()
             raise ConfigurationError(METRICS, f"cannot listen on {bind}: {problem}")
     workers = worker_count(values)
     if least.value > workers.count:
-        problem = f"is {least.value}, more than the workers: {workers.count} ({workers.reason})"
+        problem = f"is {least.value}, more than the number of workers: {workers.count} ({workers.reason})"
         raise ConfigurationError(_MIN_READY, problem)
 
 
@@ -71,11 +71,11 @@ def _bind(text: str) -> Bind:
 def observer_plan(
     settings: CommonSettings, worker: Settings, folder: str | None, log_file: str | None
 ) -> ObserverPlan:
-    """How the observer of a service is started, whose workers are started like that.
+    """How to start the observer of a service. `worker` is how its workers are started.
 
-    Paths begin at `folder`. Raises ConfigurationError for a host that there is not.
+    Paths begin at `folder`. Raises ConfigurationError for a host that does not resolve.
     """
-    from everycore.core.measures import ObserverJob  # late, as all that a service without it has no use for
+    from everycore.core.measures import ObserverJob  # late: a service without an observer does not need it
     from everycore.primary.observing import ObserverAddress, ObserverPlan, observer_addresses
 
     bind = _bind(settings.metrics or "")
@@ -108,5 +108,5 @@ def observer_plan(
 
 
 def _number(user: int | str | None) -> int | None:
-    """The command line has looked the names up."""
+    """The uid or gid: the command line has already looked up names."""
     return user if isinstance(user, int) else None

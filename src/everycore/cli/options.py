@@ -1,7 +1,7 @@
-"""What a command is given: click's options made from fields, and the values read through all layers.
+"""The values of a command's settings: click's options made from fields, and all layers read together.
 
-The edge between click and `config`. Invariant: click only cuts the command line into words; every value
-is read and checked by its field, wherever it comes from.
+This is the edge between click and `config`. Invariant: click only cuts the command line into words; every
+value is read and checked by its field, whichever layer it comes from.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
 T = TypeVar("T", bound=CommonSettings)
-FOLDER_IS_GONE = "the folder that we are in is gone; name one from the root"
-#: Click's own settings, of every command.
+FOLDER_IS_GONE = "the current folder no longer exists; use a path that begins at the root"
+#: Click's own settings, the same for every command.
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 TREES: dict[str, type[ServeSettings | RunSettings]] = {"serve": ServeSettings, "run": RunSettings}
 
 
 def own_fields(command: str) -> tuple[Field, ...]:
-    """The fields of the tree."""
+    """The fields of a command's settings tree."""
     return fields_of(TREES[command])
 
 
 def taken(fields: Iterable[Field]) -> frozenset[str]:
-    """All spellings of their options."""
+    """All spellings of the options of `fields`."""
     return frozenset(spelling for field in fields for spelling in (field.option, *field.setting.also))
 
 
@@ -56,14 +56,14 @@ def taken(fields: Iterable[Field]) -> frozenset[str]:
 
 
 class SettingOption(click.Option):
-    """One spelling of a setting's option."""
+    """A click option for one spelling of a setting."""
 
     def __init__(self, field: Field, spelling: str, *, is_main: bool) -> None:
         setting, form = field.setting, field.setting.kind.form
         self.field = field
         self.spelling = spelling
         declared = f"{spelling}/--no-{spelling.removeprefix('--')}" if form == "switch" else spelling
-        #: Click's name for it; ours is the field's.
+        #: Click's name for this option. The setting's name is the field's.
         name = spelling.lstrip("-").replace("-", "_") if not is_main else field.name
         super().__init__(
             [name if len(name) > 1 else f"{field.name}_{name}", declared],
@@ -77,13 +77,13 @@ class SettingOption(click.Option):
         )
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        """The values that may follow."""
-        from everycore.cli.candidates import of_value  # late: a shell asks for it alone
+        """The values that may follow this option."""
+        from everycore.cli.candidates import of_value  # late: only completion needs it
 
         return of_value(self.field, incomplete)
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """All spellings in one line."""
+        """The line of `--help`: all spellings together, and the text."""
         if self.hidden:
             return None
         setting = self.field.setting
@@ -104,7 +104,7 @@ def _help(field: Field) -> str:
 
 
 def click_options(fields: Iterable[Field]) -> list[click.Parameter]:
-    """An option for each spelling of each field."""
+    """The click options of `fields`: one for each spelling."""
     found: list[click.Parameter] = []
     for field in fields:
         if field.setting.is_argument:
@@ -126,12 +126,12 @@ def config_option() -> click.Option:
 
 
 def completed_by(name: str) -> Completer:
-    """The function of `cli.candidates` by that name: what an argument may be."""
+    """The completer of that name in `cli.candidates`, which is imported when a shell asks."""
 
     def complete(
         ctx: click.Context, parameter: click.Parameter, incomplete: str
     ) -> list[CompletionItem[str]]:
-        from everycore.cli import candidates  # late: a shell asks for it alone
+        from everycore.cli import candidates  # late: only completion needs it
 
         completer: Completer = getattr(candidates, name)
         return completer(ctx, parameter, incomplete)
@@ -143,10 +143,10 @@ def completed_by(name: str) -> Completer:
 
 
 class Given:
-    """What the command line says: the values of options by field, and which file they begin from.
+    """What the command line says: the values of options by field, and the settings file that it names.
 
-    engine: the engine's options, asked for where a key or a variable may be one of them.
-    here: the folder that we are in, by the path that led here: a reload goes by where that leads then.
+    engine: returns the engine's options; called if an unknown key or variable may be one of them.
+    here: the current folder, by the path that led to it. A reload follows that path anew.
     """
 
     def __init__(
@@ -184,9 +184,9 @@ class Given:
 
 @contextlib.contextmanager
 def naming_sources(values: Values) -> Iterator[None]:
-    """Says of an option that turns out to be wrong within this block where its value came from.
+    """Add to a ConfigurationError from this block where the option's value came from.
 
-    Who finds out (a bind that is none, a folder that is not there) has the value alone.
+    The code that finds the fault (in an address, or a folder that is missing) knows the value alone.
     """
     try:
         yield
@@ -210,17 +210,17 @@ class Values:
         self.fields = fields
         self.found = found
         self.file = file
-        #: Sentences about what somebody has set, and nobody reads.
+        #: Sentences about settings that nothing reads.
         self.ignored = ignored
 
     def tree(self, kind: type[T]) -> T:
-        """The values as a tree of that kind."""
+        """The values as a settings tree of type `kind`."""
         return kind(**{field.name: self.found[field.name].value for field in fields_of(kind)})
 
     def engine(self, *, secret: bool) -> dict[str, Any]:
-        """The values of the engine's options that somebody has given, by the names that the engine has.
+        """The values of the engine's options that were given, by the engine's names for them.
 
-        Those that are secret, or the others.
+        secret: return the secret ones, rather than the others.
         """
         return {
             field.parameter: self.found[field.name].value
@@ -232,7 +232,7 @@ class Values:
 
 
 def read_values(given: Given, environ: Mapping[str, str]) -> Values:
-    """All layers, one above the other. Raises ConfigurationError."""
+    """Read all layers and merge them. Raises ConfigurationError."""
     file = read_settings_file(given.file, environ, given.here)
     fields = given.fields
     foreign = foreign_variables(environ) if given.command == "serve" else []
@@ -257,10 +257,10 @@ def read_values(given: Given, environ: Mapping[str, str]) -> Values:
 
 
 def _check_keys(unknown: Sequence[tuple[str, str]], fields: Sequence[Field], file: File) -> None:
-    """All of them are told at once: a file of another server's has many."""
+    """Raise ConfigurationError for all unknown keys at once: the file of another server has many."""
     if not unknown:
         return
-    from everycore.cli.keys import answer_to_key  # late: for what is wrong
+    from everycore.cli.keys import answer_to_key  # late: only an error needs it
 
     texts = {}
     for key, hint in unknown:
@@ -276,7 +276,7 @@ def _known(fields: Sequence[Field]) -> dict[str, Sequence[Field]]:
 
 
 def worker_count(values: Values) -> Bound:
-    """The number of workers, and why."""
+    """The number of workers, and the reason for it."""
     found, reload = values.found["workers"], values.found["reload"]
     if reload.value and not (found.is_explicit and found.layer >= reload.layer):
         ignores = f" ignores {found.source}; type --workers for more" if found.is_explicit else ""
@@ -288,7 +288,7 @@ def worker_count(values: Values) -> Bound:
 
 
 def folder(values: Values, here: str | None) -> str | None:
-    """Where the service is to be: `--chdir`, from the root. None: here. Raises ConfigurationError."""
+    """The absolute path of `--chdir`; None if it is not set. Raises ConfigurationError."""
     found = values.found["chdir"]
     if found.value is None:
         return None

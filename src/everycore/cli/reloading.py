@@ -1,4 +1,4 @@
-"""`--reload`: what is to be watched, from the settings, checked before anything starts."""
+"""`--reload`: what to watch, derived from the settings and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from everycore.core.changes import WatchedFiles
     from everycore.ops.development import Development
 
-#: Settings that name a file which is written while the service runs.
+#: Settings that name a file which the service writes while it runs.
 _WRITTEN: Final = ("log_file", "access_logfile", "pid")
 _DETAILS: Final = ("reload_dir", "reload_include", "reload_exclude", "reload_delay")
 
 
 def development(watch: WatchedFiles | None, values: Values, folder: str | None) -> Development | None:
-    """What reloads the service; None: nothing does. `folder`: where the names of files begin in the log."""
+    """What reloads the service; None if nothing does. `folder`: names in the log are relative to it."""
     if watch is None:
         return None
-    from everycore.ops.development import Development  # late: asyncio is of no use to a wrong option
+    from everycore.ops.development import Development  # late: a wrong option must not wait for asyncio
 
     return Development(watch, values.found["reload_delay"].value, folder or "/")
 
@@ -35,15 +35,15 @@ def development(watch: WatchedFiles | None, values: Values, folder: str | None) 
 def watched(
     given: Given, values: Values, environ: Mapping[str, str], folder: str | None, program: Iterable[str]
 ) -> WatchedFiles | None:
-    """What is to be watched; None: nothing is. Raises ConfigurationError.
+    """The files to watch; None without `--reload`. Raises ConfigurationError.
 
-    folder: where relative paths begin. program: folders of the program, from the root.
+    folder: relative paths begin there. program: the absolute paths of the program's folders.
     """
     found = values.found
     if not found["reload"].value:
         for name in _DETAILS:
             if found[name].layer == Layer.OPTION:
-                raise ConfigurationError(found[name].source, "is of use with --reload alone")
+                raise ConfigurationError(found[name].source, "has an effect with --reload only")
         return None
     if not is_linux():
         raise ConfigurationError("--reload", "needs Linux")
@@ -60,7 +60,7 @@ def watched(
     excludes, skipped = _patterns("--reload-exclude", found["reload_exclude"].value, folder)
     roots = [root for root in roots if not any(is_in(root, one) for one in skipped)]
     if not roots:
-        raise ConfigurationError("--reload-exclude", "excludes all folders that would be watched")
+        raise ConfigurationError("--reload-exclude", "excludes every folder that --reload would watch")
     files = [os.path.join(given.here or folder, path) for path in _settings_files(given, environ)]
     files += [
         os.path.join(folder, found[name].value) for name in FILES if name in found and found[name].value
@@ -76,8 +76,8 @@ def watched(
 
 
 def _written(values: Values, folder: str, roots: Iterable[str]) -> Iterator[str]:
-    """The files that the service itself writes, by the names that they have in the watched folders."""
-    from everycore.core.changes import is_in  # late: see above
+    """The files that the service itself writes, by their names in the watched folders."""
+    from everycore.core.changes import is_in  # late: only --reload needs it
 
     names = [values.found[name].value for name in _WRITTEN if name in values.found]
     paths = [os.path.join(folder, name) for name in names if name]
@@ -92,7 +92,7 @@ def _written(values: Values, folder: str, roots: Iterable[str]) -> Iterator[str]
 
 
 def _settings_files(given: Given, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The settings file, or those that would be one."""
+    """The settings file, or the files that would be read as one."""
     named = given.file or environ.get(VARIABLE)
     return (named,) if named else (OWN, PROJECT)
 
@@ -100,13 +100,13 @@ def _settings_files(given: Given, environ: Mapping[str, str]) -> tuple[str, ...]
 def _folder(path: str, folder: str) -> str:
     whole = os.path.join(folder, path)
     if not os.path.isdir(whole):
-        what = "is a file, and not a folder" if os.path.exists(whole) else why_not_there("folder", path)
+        what = "is a file, not a folder" if os.path.exists(whole) else why_not_there("folder", path)
         raise ConfigurationError("--reload-dir", f"{path!r} {what}" if os.path.exists(whole) else what)
     return whole
 
 
 def _patterns(option: str, given: Iterable[str], folder: str) -> tuple[list[str], list[str]]:
-    """The patterns among those given, and the folders, from the root."""
+    """Split `given` into patterns and absolute paths of folders."""
     patterns, folders = [], []
     for one in given:
         whole = os.path.normpath(os.path.join(folder, one))
@@ -116,7 +116,7 @@ def _patterns(option: str, given: Iterable[str], folder: str) -> tuple[list[str]
         pattern = one.removeprefix("./").rstrip("/")
         if one.startswith("/") or ".." in one.split("/") or not pattern:
             raise ConfigurationError(
-                option, f"must be a pattern for files below a watched folder, or a folder, not {one!r}"
+                option, f"must be a folder, or a pattern for files below a watched folder, not {one!r}"
             )
         patterns.append(pattern)
     return patterns, folders

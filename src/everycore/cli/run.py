@@ -1,8 +1,8 @@
 """`everycore run`: any program on every core, unchanged.
 
-Tell our options from the program, check what can be checked before anything starts, and hand over to
-`ops.program`. Invariant: everything behind the program's name is the program's; no user code runs in this
-process.
+This module separates everycore's options from the program, checks what it can before anything starts, and
+calls `ops.program`. Invariant: everything after the program's name belongs to the program, and no user code
+runs in this process.
 """
 
 from __future__ import annotations
@@ -51,32 +51,33 @@ Examples:
   everycore run server.py
   everycore run --workers 4 server.py --port 8080
   everycore run -m http.server 8000
-  everycore run --reload server.py               while you write it: new code at each change
+  everycore run --reload server.py               for development: restart the workers at each change
   python -X dev -m everycore run server.py
 
 \b
 Signals:
-  INT (Ctrl-C), TERM  take every worker out of the rotation and send it TERM; INT after that ends all at once
-  HUP                 reload: read the settings file again and replace all workers, each new one ready
-                      before the old one leaves
-  TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
-  USR1                open --log-file anew; given to every worker whose program has a handler for it
-  TSTP (Ctrl-Z), CONT stop for a while and go on, with all workers
-  QUIT                end all at once, and print the stacks of every worker
+  INT (Ctrl-C), TERM  give no more connections to the workers, and send each of them TERM; a second INT
+                      ends everything at once
+  HUP                 reload: read the settings file again and replace all workers; each new worker is ready
+                      before an old one leaves
+  TTIN, TTOU          add a worker, remove a worker; not at a terminal, where the shell uses these signals
+  USR1                reopen --log-file; passed to every worker whose program handles it
+  TSTP (Ctrl-Z), CONT suspend and resume the primary with all workers
+  QUIT                end at once, and print the stacks of every worker
 
 \b
 Exit status:
-  0  stopped as asked, or every worker has finished with status 0 without having listened
+  0  stopped as asked, or every worker has exited with status 0 without having listened
   1  failed, or was told to end at once
   2  wrong usage or configuration
-  3  the program could not start, its traceback is printed once; or all slots have failed
+  3  the program could not start (its traceback is printed once), or all slots have failed
 
-Every worker runs the program as python would: all of them listen on the same addresses, and each connection
-goes to one of them. A worker that ends is replaced, unless it ends with status 0 before it has listened.
+Every worker runs the program as python would. All workers listen on the same addresses, and each connection
+goes to one of them. A worker that ends is replaced, unless it exits with status 0 before it has listened.
 
-Every setting can also be given by a variable of its name, such as EVERYCORE_GRACE, or stand in a file,
-everycore.toml (or pyproject.toml, below [tool.everycore]): grace = 25. The option goes before the variable,
-the variable before the file. The number of workers is also read from WEB_CONCURRENCY.
+Every setting can also be given by a variable of its name, such as EVERYCORE_GRACE, or in a settings file:
+everycore.toml, or pyproject.toml below [tool.everycore]; for example grace = 25. An option overrides a
+variable, and a variable overrides the file. The number of workers is also read from WEB_CONCURRENCY.
 `everycore config` shows every value, and where it came from.
 """
 
@@ -89,10 +90,10 @@ _IN_ARCHIVE: Final = (
 
 
 class RunCommand(SettingsCommand):
-    """A command whose options end where the program begins: at the first word, or with `-m`."""
+    """A command whose options end where the program begins: at the first plain word, or at `-m`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Mark the end of our options, for after `-m MODULE` click would go on to look for some."""
+        """Mark the end of our options: after `-m MODULE`, click would look for more of them."""
         at = self.begins(args)
         word = args[at] if at < len(args) else ""
         if word.startswith("-m"):
@@ -101,7 +102,7 @@ class RunCommand(SettingsCommand):
         return super().parse_args(ctx, args)
 
     def begins(self, args: Sequence[str]) -> int:
-        """The place of the first word that is not one of our options: the program, or its `-m`."""
+        """The index of the first word that is not one of our options: the program, or its `-m`."""
         with_value = words_with_value(self.params)
         at = 0
         while at < len(args) and args[at].startswith("-") and args[at] not in ("-", "--"):
@@ -111,7 +112,7 @@ class RunCommand(SettingsCommand):
         return at
 
     def completes_files(self, args: Sequence[str]) -> bool:
-        """Whether the next word is the program's own: nobody but the program knows more than files."""
+        """Whether the next word is an argument of the program, for which a shell can only offer files."""
         own = self.begins(args)
         return len(args) > own + (args[own : own + 1] == ["-m"])
 
@@ -145,7 +146,7 @@ def run(context: click.Context, /, **_: Any) -> int:
         click.echo(f"everycore: a cluster needs Linux; running in one process on {sys.platform}", err=True)
         words = [sys.executable, *interpreter_flags(), *options.program]
         become(words, options.settings, options.folder)
-    from everycore.ops.program import run_program  # late: asyncio is of no use to a wrong option
+    from everycore.ops.program import run_program  # late: a wrong option must not wait for asyncio
 
     return start(
         plan(options),
@@ -161,7 +162,7 @@ def run(context: click.Context, /, **_: Any) -> int:
 
 
 class Options(msgspec.Struct, frozen=True):
-    """All settings, checked. `program` is what stands behind `python`."""
+    """All settings, checked. `program` is what follows `python` on its command line."""
 
     program: list[str]
     settings: RunSettings
@@ -174,7 +175,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -> Options:
-    """From the command line, the environment and the file. Raises ConfigurationError."""
+    """Read and check the command line, the environment and the file. Raises ConfigurationError."""
     values = read_values(given, environ)
     settings: RunSettings = values.tree(RunSettings)
     name = settings.name or (program[1] if program[0] == "-m" else program[0])
@@ -188,14 +189,14 @@ def read_options(given: Given, program: list[str], environ: Mapping[str, str]) -
         user = user_of(settings, parse_binds(settings.permit, "--permit"), where or given.here)
         if settings.permit and user.uid is None:
             raise ConfigurationError(
-                "--permit", "is of use with --user alone: else a program may do anything"
+                "--permit", "has an effect with --user only: else the workers may listen on any address"
             )
     log = log_file(values, where or given.here)
     return Options(program, settings, worker_count(values), name, where, log, user, values)
 
 
 def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> WatchedFiles | None:
-    """As `cli.reloading.watched`."""
+    """As `cli.reloading.watched`, for a program."""
     folder = options.folder or given.here
     with naming_sources(options.values):
         script = [] if options.program[0] == "-m" else [os.path.dirname(options.program[0])]
@@ -210,7 +211,7 @@ def _check_program(program: list[str], *, is_module: bool) -> list[str]:
     if program[0] in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
         raise ConfigurationError("run", "a program from standard input cannot be run several times")
     if not os.path.exists(program[0]):
-        hint = f"; the module of that name: everycore run -m {program[0]}" if _is_module(program[0]) else ""
+        hint = f"; to run the module: everycore run -m {program[0]}" if _is_module(program[0]) else ""
         raise ConfigurationError("run", why_not_there("file", program[0]) + hint)
     return program
 
@@ -220,12 +221,12 @@ def _is_module(name: str) -> bool:
 
 
 def _one_process() -> dict[str, str]:
-    """What keeps servers that read the variable from starting as many processes once more."""
+    """The variable that keeps a server in a worker from starting as many processes again."""
     return {_CONCURRENCY: "1"} if _CONCURRENCY in os.environ else {}
 
 
 def plan(options: Options) -> Plan:
-    """How to run it."""
+    """How to run the program."""
     settings = options.settings
     loop = settings.loop if settings.port_zero == "auto" else f"{settings.loop},{settings.port_zero}"
     command = interpreter.command(everycore.launch, _IN_ARCHIVE, [loop, *options.program])
@@ -252,6 +253,6 @@ def plan(options: Options) -> Plan:
         folder=options.folder,
         log_file=options.log_file,
         owner=options.user.owner,
-        boot_timeout=None,  # a program need not listen
+        boot_timeout=None,  # a program may run without ever listening
         shutdown_timeout=0.0,
     )

@@ -1,6 +1,6 @@
 """`everycore serve`: an ASGI or WSGI application on every core.
 
-Read the settings, check them all before anything starts, and hand over to `ops.service`. Invariant: no user
+This module reads and checks all settings before anything starts, and calls `ops.service`. Invariant: no user
 code runs in this process, and nothing is imported that a wrong option would make useless.
 """
 
@@ -67,17 +67,17 @@ Examples:
   everycore serve main:app
   everycore serve --workers 4 --bind 0.0.0.0:80 --bind unix:/run/shop.sock shop.web:app
   everycore serve --factory --app-dir src shop:create_app
-  everycore serve --reload main:app              while you write it: new code at each change
+  everycore serve --reload main:app              for development: restart the workers at each change
 
 \b
 Signals:
-  TERM                finish the requests at hand within the grace, and one more of each connected client
-  INT (Ctrl-C)        the same, but close connections without a request at once; INT again ends at once
-  HUP                 reload: read the settings file again and replace all workers, each new one ready
-                      before the old one leaves
-  TTIN, TTOU          one worker more, one fewer; not at a terminal, where these belong to the shell
-  USR1                open log files anew, in all processes
-  TSTP (Ctrl-Z), CONT stop for a while and go on, with all workers
+  TERM                finish the requests at hand, and one more of each connected client, within the grace
+  INT (Ctrl-C)        the same, but close idle connections at once; a second INT ends everything at once
+  HUP                 reload: read the settings file again and replace all workers; each new worker is ready
+                      before an old one leaves
+  TTIN, TTOU          add a worker, remove a worker; not at a terminal, where the shell uses these signals
+  USR1                reopen the log files, in all processes
+  TSTP (Ctrl-Z), CONT suspend and resume the primary with all workers
   QUIT                end at once, and print the stacks of every worker
 
 \b
@@ -85,11 +85,11 @@ Exit status:
   0  stopped as asked
   1  could not listen, failed, or was told to end at once
   2  wrong usage or configuration
-  3  the application could not start, its traceback is printed once; or all slots have failed
+  3  the application could not start (its traceback is printed once), or all slots have failed
 
-Every setting can also be given by a variable of its name, such as EVERYCORE_GRACE, or stand in a file,
-everycore.toml (or pyproject.toml, below [tool.everycore]): grace = 25. The option goes before the variable,
-the variable before the file. The number of workers is also read from WEB_CONCURRENCY.
+Every setting can also be given by a variable of its name, such as EVERYCORE_GRACE, or in a settings file:
+everycore.toml, or pyproject.toml below [tool.everycore]; for example grace = 25. An option overrides a
+variable, and a variable overrides the file. The number of workers is also read from WEB_CONCURRENCY.
 `everycore config` shows every value, and where it came from.
 """
 
@@ -106,9 +106,9 @@ the variable before the file. The number of workers is also read from WEB_CONCUR
 @click.version_option(package_name="everycore", message="everycore %(version)s")
 @click.pass_context
 def serve(context: click.Context, /, **_: Any) -> int:
-    """Serve the ASGI or WSGI application APP, named as MODULE:ATTRIBUTE, on every core.
+    """Serve the ASGI or WSGI application APP, given as MODULE:ATTRIBUTE, on every core.
 
-    MODULE:FACTORY(ARGUMENTS) calls what makes it.
+    MODULE:FACTORY(ARGUMENTS) calls a factory that makes the application.
     """
     given = given_by(context)
     options = read_options(given, os.environ)
@@ -118,7 +118,7 @@ def serve(context: click.Context, /, **_: Any) -> int:
         click.echo(f"everycore: a cluster needs Linux; serving in one process on {sys.platform}", err=True)
         alone = [sys.executable, *interpreter_flags(), "-P", "-m", "everycore.servers", options.job.text()]
         become(alone, options.settings, options.folder, **_secrets(options.values))
-    from everycore.ops.service import run_service  # late: asyncio is of no use to a wrong option
+    from everycore.ops.service import run_service  # late: a wrong option must not wait for asyncio
 
     settings = options.settings
 
@@ -133,14 +133,14 @@ def serve(context: click.Context, /, **_: Any) -> int:
 
 
 def watch_of(given: Given, options: Options, environ: Mapping[str, str]) -> WatchedFiles | None:
-    """As `cli.reloading.watched`."""
+    """As `cli.reloading.watched`, for an application."""
     with naming_sources(options.values):
         folder = options.folder or given.here
         return watched(given, options.values, environ, folder, [options.job.app_dir])
 
 
 def given_by(context: click.Context) -> Given:
-    """What the command line says."""
+    """What the command line says, APP included."""
     command = context.command
     assert isinstance(command, SettingsCommand)
     given = command.given(context)
@@ -163,7 +163,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def read_options(given: Given, environ: Mapping[str, str]) -> Options:
-    """From the command line, the environment and the file. Raises ConfigurationError."""
+    """Read and check the command line, the environment and the file. Raises ConfigurationError."""
     values = read_values(given, environ)
     with naming_sources(values):
         return _checked(given, values, environ)
@@ -215,10 +215,10 @@ def _checked(given: Given, values: Values, environ: Mapping[str, str]) -> Option
 
 
 def check(given: Given, environ: Mapping[str, str]) -> Values:
-    """The values, checked as far as can be without an application. Raises ConfigurationError."""
+    """The values, checked as far as that is possible without APP. Raises ConfigurationError."""
     values = read_values(given, environ)
     if values.found["app"].value is None:
-        given.options["app"] = "APP:APP", "APP"  # it is the only one that has no default
+        given.options["app"] = "APP:APP", "APP"  # the only setting without a default
         watch_of(given, read_options(given, environ), environ)
         return values
     options = read_options(given, environ)
@@ -242,15 +242,17 @@ def _app(settings: ServeSettings, values: Values) -> str:
 
 
 def _loop(settings: ServeSettings) -> Literal["auto", "asyncio", "uvloop"]:
-    """The loop: asyncio's where a proxy names the client. uvloop asks the kernel, which knows the proxy.
+    """The event loop: asyncio's if `--trust-proxy-protocol` is set, else the setting.
 
-    (An engine that took the proxy for the client would believe X-Forwarded-For, which a client can forge.)
+    The primary replaces the peer's address by the client's, and uvloop asks the kernel instead, which knows
+    the proxy. An engine that took the proxy for the client would believe X-Forwarded-For, which clients can
+    forge.
     """
     if not settings.trust_proxy_protocol:
         return settings.loop
     if settings.loop == "uvloop":
         raise ConfigurationError(
-            TRUST, "goes with --loop asyncio alone: connections of uvloop say that the proxy is the client"
+            TRUST, "works with --loop asyncio only: uvloop takes the proxy's address for the client's"
         )
     return "asyncio"
 
@@ -261,7 +263,7 @@ def _logs_requests(settings: ServeSettings, values: Values) -> bool:
         detail = values.found[name]
         if switch.value is False and detail.value is not None and detail.layer >= switch.layer:
             raise ConfigurationError(
-                detail.source, f"contradicts {switch.source}: no request is logged by that"
+                detail.source, f"contradicts {switch.source}, which switches the access log off"
             )
     if settings.access_log is not None:
         return settings.access_log
@@ -275,12 +277,12 @@ def _check_sockets(settings: ServeSettings, binds: Sequence[Bind]) -> None:
     for option, value in (("--socket-mode", settings.socket_mode), ("--socket-owner", settings.socket_owner)):
         if value is not None:
             raise ConfigurationError(
-                option, "is for unix sockets, and none is bound; --bind unix:PATH binds one"
+                option, "applies to unix sockets only, and there is none; --bind unix:PATH makes one"
             )
 
 
 def _untrusted(values: Values, binds: Sequence[Bind], environ: Mapping[str, str]) -> Iterator[str]:
-    """A list of proxies that leaves out the one on a unix socket. Nobody would notice: HTTPS is HTTP then."""
+    """Warn of a list of proxies without the one on a unix socket: HTTPS would silently become HTTP."""
     found, headers = (values.found.get(name) for name in ("forwarded_allow_ips", "proxy_headers"))
     hosts, source = environ.get(_TRUSTED), f"the variable {_TRUSTED}"
     if found is not None and found.value is not None:
@@ -290,14 +292,14 @@ def _untrusted(values: Values, binds: Sequence[Bind], environ: Mapping[str, str]
     for bind in binds:
         if isinstance(bind, UnixBind):
             yield (
-                f"{source} does not name the proxy that connects by {bind}, which has no address:"
-                " its X-Forwarded headers are ignored; '*' trusts it"
+                f"{source} does not name the proxy that connects by {bind}, which has no address: its"
+                " X-Forwarded headers are ignored; '*' trusts it"
             )
 
 
 def _check_folder(option: str, folder: str, base: str | None) -> str:
-    """`folder` from the root; it begins at `base`, which is None where the folder that we are in is gone."""
-    # Not tidied: each worker looks where this leads when it starts.
+    """The absolute path of `folder`. It begins at `base`, None if the current folder no longer exists."""
+    # The path is not normalized: each worker resolves it when it starts.
     path = os.path.join(base or "", folder) if folder != "." or base is None else base
     if not os.path.isdir(path):
         raise ConfigurationError(option, why_not_there("folder", folder))
@@ -307,7 +309,7 @@ def _check_folder(option: str, folder: str, base: str | None) -> str:
 
 
 def _secrets(values: Values) -> dict[str, str]:
-    """The variable that workers find them in, where there are any."""
+    """The environment variable that gives workers the secrets, if there are any."""
     secrets = values.engine(secret=True)
     if not secrets:
         return {}
@@ -317,9 +319,9 @@ def _secrets(values: Values) -> dict[str, str]:
 
 
 def plan(options: Options) -> Plan:
-    """How to run it."""
-    # -P: the folder we happen to be in must not shadow what we import ourselves; the application's own folder
-    # comes first on `sys.path` once we have.
+    """How to run the application."""
+    # -P: the current folder must not shadow the modules that everycore imports. The application's own folder
+    # becomes the first of `sys.path` after that.
     command = interpreter.command(everycore.servers, _IN_ARCHIVE, [options.job.text()], flags=["-P"])
     settings = options.settings
     return Plan(

@@ -1,7 +1,7 @@
 """From settings to a running pool: what `serve` and `run` have in common once everything is checked.
 
-Make the pool, keep its pid file, and read the settings again when a reload is ordered. Invariant: a file
-that is wrong at a reload changes nothing.
+This module makes the pool and its pid file, and reads the settings again for a reload. Invariant: a settings
+file that is wrong at a reload changes nothing.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("everycore.cli")
 
-#: A slot has failed when so many of its workers ended within a minute; all slots: the command ends.
+#: A slot fails once this many of its workers have ended within a minute. The command ends once all have
+#: failed.
 MOST_ENDS: Final = 5
-#: Of the engine: with a certificate it speaks TLS.
+#: The engine's option for the certificate: an engine that is given one speaks TLS.
 CERTIFICATE: Final = "ssl_certfile"
 TRUST: Final = "--trust-proxy-protocol"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be run, checked.
+    """What to run, checked.
 
-    settings: every setting. worker: how a worker is started. folder: where relative paths begin; None: here.
-    log_file: the whole path of the primary's log; None: stderr. owner: the ids that log files belong to.
-    name: what the service is called.
+    settings: every setting. worker: how a worker is started. folder: relative paths begin there; None is the
+    current folder. log_file: the absolute path of the primary's log; None is stderr. owner: the uid and gid
+    of log files. name: the name of the service.
     """
 
     name: str
@@ -70,14 +71,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def become(words: list[str], settings: CommonSettings, folder: str | None, **variables: str) -> NoReturn:
-    """Replace this process by one that runs `words`, on a system without clusters.
+    """Replace this process by one that runs `words`, on a system that has no cluster.
 
-    Raises ConfigurationError for a setting that needs one.
+    Raises ConfigurationError for a setting that needs a cluster.
     """
     if settings.trust_proxy_protocol:
-        raise ConfigurationError(TRUST, "needs a cluster, for the primary reads the headers")
+        raise ConfigurationError(TRUST, "needs a cluster, whose primary reads the headers of the proxy")
     if settings.metrics is not None:
-        raise ConfigurationError("--metrics", "needs a cluster, for the primary is what is asked")
+        raise ConfigurationError("--metrics", "needs a cluster, whose primary knows what is measured")
     if folder is not None:
         os.chdir(folder)
     if settings.umask is not None:
@@ -87,11 +88,11 @@ def become(words: list[str], settings: CommonSettings, folder: str | None, **var
 
 
 def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], **rest: Any) -> int:
-    """Run the pool that `plan` describes to its end; return the exit status.
+    """Run the pool that `plan` describes until it ends. Returns the exit status.
 
     read: reads the settings again, for a reload. rest: further arguments of `Pool`.
     """
-    from everycore.pool import Pool  # late: asyncio is of no use to a wrong option
+    from everycore.pool import Pool  # late: a wrong option must not wait for asyncio
     from everycore.primary.listeners.passed import PassedSockets
 
     settings = plan.settings
@@ -132,27 +133,27 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
 
 
 def check_proxies(settings: CommonSettings) -> None:
-    """Raise ConfigurationError for a policy by which nobody reads what a trusted proxy says."""
+    """Raise ConfigurationError for a policy under which nothing reads the PROXY header of a trusted proxy."""
     if settings.trust_proxy_protocol and settings.policy == "shared":
         problem = "needs a policy by which the primary accepts: --policy round_robin or sticky, not shared"
         raise ConfigurationError(TRUST, problem)
 
 
 def _stalls(plan: Plan) -> dict[str, Any]:
-    """The arguments of `Pool` that say when a worker is stuck. Who writes code stops it to look at it."""
+    """The arguments of `Pool` about stuck workers. With `--reload`, a worker may be stopped in a debugger."""
     kill = plan.values.found["stall_kill"]
     is_off = plan.settings.reload and not kill.is_explicit
     return {"stall_dump": plan.settings.stall_dump, "stall_kill": 0.0 if is_off else kill.value}
 
 
 def _recycling(plan: Plan) -> dict[str, Any]:
-    """The arguments of `Pool` that say when a worker is replaced."""
+    """The arguments of `Pool` about replacing workers."""
     found = plan.values.found
     return {name: found[name].value for name in RecyclingLimits.__struct_fields__ if name in found}
 
 
 def _control_plan(plan: Plan, rereading: Rereading) -> ControlPlan | None:
-    from everycore.primary.controlling import ControlPlan  # late, as above
+    from everycore.primary.controlling import ControlPlan  # late: a wrong option must not wait for asyncio
 
     path = plan.settings.control
     if path == OFF and plan.settings.metrics is None:
@@ -173,7 +174,7 @@ def _control_plan(plan: Plan, rereading: Rereading) -> ControlPlan | None:
 def _observer(plan: Plan) -> ObserverPost | None:
     if plan.settings.metrics is None:
         return None
-    from everycore.cli.observing import observer_plan  # late, as above
+    from everycore.cli.observing import observer_plan  # late: only --metrics needs it
     from everycore.primary.observing import ObserverPost
 
     return ObserverPost(observer_plan(plan.settings, plan.worker, plan.folder, plan.log_file))
@@ -189,7 +190,7 @@ def _logging(plan: Plan) -> Iterator[None]:
 
 
 def _configure_logs(plan: Plan) -> None:
-    """Raises ConfigurationError for a file that cannot be written, and has changed nothing then."""
+    """Configure the logs. Raises ConfigurationError, and changes nothing, if a file cannot be written."""
     settings = plan.settings
     LogFile.owner = plan.owner
     try:
@@ -201,7 +202,7 @@ def _configure_logs(plan: Plan) -> None:
 
 
 def _make_access_log(plan: Plan) -> None:
-    """Workers open it. Where they are another user, who may make no file there, it is made for them."""
+    """Make the access log if the workers, which open it, are another user that may make no file there."""
     path = getattr(plan.settings, "access_logfile", None)
     if plan.owner is None or path in (None, logs.STDERR):
         return
@@ -213,7 +214,7 @@ def _make_access_log(plan: Plan) -> None:
 
 
 def _say(text: str, plan: Plan) -> None:
-    """Why the service has ended: to whoever has started it, and to whoever reads its log."""
+    """Tell why the service has ended, on stderr and in the log."""
     is_told = plan.log_file is not None or plan.settings.log_format != TEXT
     if is_told:
         log.critical("%s", text)
@@ -223,7 +224,7 @@ def _say(text: str, plan: Plan) -> None:
 
 @contextlib.contextmanager
 def _umask(mask: int | None) -> Iterator[None]:
-    """Sockets and the pid file are made by the primary: its own mask is what counts for them."""
+    """Set the umask of the primary, which makes the sockets and the pid file."""
     if mask is None:
         yield
         return
@@ -235,56 +236,55 @@ def _umask(mask: int | None) -> Iterator[None]:
 
 
 def _check_still_there(old: File | None, new: File | None) -> None:
-    """A file that is gone is not one that says nothing: perhaps it is being replaced at this moment."""
+    """Raise ConfigurationError if the settings file is gone: it may be in the middle of being replaced."""
     if old is None or (new is not None and (new.label == old.label or old.label != OWN)):
         return
     raise ConfigurationError(
-        OPTION, f"{old.label} is not there any more; put it back, or stop the service and start it again"
+        OPTION, f"{old.label} no longer exists; put it back, or stop the service and start it again"
     )
 
 
 def _check_same_scheme(old: Values, new: Values) -> None:
-    """Clients would find plain HTTP at an address of HTTPS, or the reverse, and in the reload a mixture."""
+    """Raise ConfigurationError if a reload would turn HTTP into HTTPS at the same address, or the reverse."""
     before, after = (values.found.get(CERTIFICATE) for values in (old, new))
     if bool(before and before.value) != bool(after and after.value):
         source = after.source if after and after.value else old.found[CERTIFICATE].source
         change = "HTTP into HTTPS" if after and after.value else "HTTPS into HTTP"
         raise ConfigurationError(
             "--ssl-certfile",
-            f"a reload does not turn {change}; stop the service and start it again for that",
+            f"a reload cannot turn {change}; stop the service and start it again",
             source=source,
         )
 
 
 class Rereading:
-    """Reads the settings again when a reload is ordered, and lets what it starts have them."""
+    """Reads the settings again when a reload is ordered, and applies them."""
 
     def __init__(self, plan: Plan, read: Callable[[], Plan]) -> None:
-        #: As it is now.
+        #: The settings in force.
         self.plan = plan
         self._read = read
         self.pool: Pool
 
     def __call__(self) -> None:
-        """Raises ConfigurationError, and has changed nothing then."""
+        """Read and apply the settings. Raises ConfigurationError, and changes nothing then."""
         old, new = self.plan, self._read()
         _check_still_there(old.values.file, new.values.file)
         _check_same_scheme(old.values, new.values)
         with naming_sources(new.values):
             _configure_logs(new)
-        # A worker that is there already goes on where its file was moved to, if the new ones cannot start.
+        # If the new workers can't start, a worker that runs already keeps its log file, wherever that was
+        # moved.
         self.pool._keeper.reopen_logs(tells_programs=False)
         fixed = [field for field in self._changed(old, new) if field.setting.is_fixed]
         if fixed:
             what = ", ".join(f"{field.option} ({new.values.found[field.name].source})" for field in fixed)
-            log.warning(
-                "changed, but not by a reload: %s; stop the service and start it again for that", what
-            )
+            log.warning("a reload does not change %s; stop the service and start it again to change it", what)
         for line in new.values.ignored:
             if line not in old.values.ignored:
                 log.warning("%s", line)
-        # --reload has a number of its own, and a file turns it neither on nor off. Where the number is as it
-        # was, TTIN and TTOU have the last word.
+        # A file does not switch --reload on or off, and --reload sets its own number of workers. If the
+        # number in the settings is unchanged, what TTIN and TTOU have set stays.
         is_scaled = new.workers.count != old.workers.count and new.settings.reload == old.settings.reload
         if is_scaled:
             log.info("scaling from %d to %d (%s)", self.pool.size, new.workers.count, new.workers.reason)

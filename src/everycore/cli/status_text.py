@@ -1,4 +1,4 @@
-"""How a service, its events and what became of an order look to a person."""
+"""Services, events and the results of orders, as text for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEADS: Final = (
     "slot", "worker", "gen", "pid", "state", "age", "open", "total", "share", "busy", "memory", "restarts",
     "last end",
 )  # fmt: skip
-#: Those with numbers, which end at the same place.
+#: The columns that are aligned to the right: they hold numbers.
 _RIGHT: Final = frozenset({0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11})
 #: Ready, and takes nothing: nothing goes on in it, or it has no room.
 _STUCK: Final = "stuck"
@@ -27,26 +27,26 @@ _STATES: Final = {
     "dead": "dead",
 }
 _WORDS: Final = {
-    "forked": "is started",
-    "online": "runs",
+    "forked": "has been started",
+    "online": "is running",
     "listening": "listens on",
     "ready": "is ready",
     "disconnected": "has closed its channel",
-    "stalled": "shows no progress for",
+    "stalled": "has made no progress for",
     "recycled": "is replaced:",
     "exited": "ended:",
 }
 
 
 def status_lines(status: ServiceStatus, now: float) -> Iterator[str]:
-    """A service. now: the date, in seconds since the epoch."""
+    """The lines about a service, then the table of its workers. now: in seconds since the epoch."""
     yield from head_lines(status)
     yield ""
     yield from table(HEADS, [row for _, row in worker_rows(status, now)])
 
 
 def head_lines(status: ServiceStatus) -> Iterator[str]:
-    """What is said of the whole service."""
+    """The lines about the service as a whole."""
     ready = sum(worker.is_ready for worker in status.workers)
     states = [_state(worker) for worker in status.workers]
     lame = "".join(f", {count} {state}" for state in (_STUCK, _FULL) if (count := states.count(state)))
@@ -74,7 +74,7 @@ def _reload(status: ServiceStatus) -> str:
 
 
 def worker_rows(status: ServiceStatus, now: float) -> Iterator[tuple[int | None, list[str]]]:
-    """A row for each worker, with its id, and for each slot without one. now: as above."""
+    """A row for each worker, with its id, and for each slot without one. now: see `status_lines`."""
     workers = {worker.id: worker for worker in status.workers}
     for slot in status.slots:
         past = [str(slot.restarts), _end(slot, now)]
@@ -108,7 +108,7 @@ def _state(worker: WorkerStatus) -> str:
 
 
 def _memory(worker: WorkerStatus) -> str:
-    """With its part of shared pages, where that is known."""
+    """The memory of a worker: its PSS (shared pages divided among their users) if known, else its RSS."""
     return _size(worker.rss if worker.pss is None else worker.pss)
 
 
@@ -123,7 +123,7 @@ def _end(slot: SlotStatus, now: float) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns, two spaces apart."""
+    """A table with two spaces between the columns."""
     widths = [max(len(row[at]) for row in (heads, *rows)) for at in range(len(heads))]
     for row in (heads, *rows):
         cells = [
@@ -134,7 +134,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def duration(seconds: float) -> str:
-    """As short as it is exact enough: `12 s`, `3 min`, `5 h`, `8 d`."""
+    """A length of time, rounded down to one unit: `12 s`, `3 min`, `5 h`, `8 d`."""
     whole = int(seconds)
     if whole < 120:
         return f"{whole} s"
@@ -144,7 +144,7 @@ def duration(seconds: float) -> str:
 
 
 def event_text(event: ControlEvent) -> str:
-    """An event in words, without its date."""
+    """An event in words, without its time."""
     text = "" if event.text is None else f" {_one_line(event.text)}"
     if event.event == "reload_began":
         return f"reload {event.generation}: begins"
@@ -158,7 +158,7 @@ def event_text(event: ControlEvent) -> str:
 
 
 def event_line(event: ControlEvent) -> str:
-    """The same, with its date."""
+    """An event in words, after its date and time."""
     date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
     return f"{date} {event_text(event)}"
 

@@ -1,7 +1,8 @@
-"""`everycore status`, `events`, `reload`, `scale`, `drain`, `stop`, `stacks`: steering a service that runs.
+"""`everycore status`, `events`, `reload`, `scale`, `drain`, `stop`, `stacks`: steer a running service.
 
-Each asks one service by `everycore.control`, waits for its answer, and tells it. Invariant: exit status 2
-says that nothing was ordered, for it was not clear what or of whom; 1, that it did not come to pass.
+Each command asks one service by `everycore.control`, waits for the answer, and prints it. Invariant: exit
+status 2 means that nothing was ordered, because it was unclear what, or to which service; 1 means that the
+order failed.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from everycore.errors import ConfigurationError, ControlError
 from everycore.ops.job import STATUS_FAILED, STATUS_STOPPED, STATUS_USAGE
 from everycore.system.outlet import Outlet
 
-#: The variable that `serve` and `run` have the path from.
+#: The variable from which `serve` and `run` read the path too.
 _VARIABLE: Final = "EVERYCORE_CONTROL"
-#: Kinds of errors that are the caller's: nothing was ordered.
+#: The kinds of errors that are the caller's: nothing was ordered.
 _OF_USAGE: Final = frozenset(
     {"no_service", "several", "forbidden", "bad_request", "unknown_worker", "version", "bad_answer"}
 )
@@ -36,8 +37,8 @@ _STATUSES: Final = """
 \b
 Exit status:
   0  done
-  1  it was asked, and did not come to pass; or no answer came
-  2  nothing was ordered: wrong usage, no such service, or several that it could be
+  1  the order failed, or no answer came
+  2  nothing was ordered: wrong usage, no such service, or several services that could be meant
 """
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,13 +58,13 @@ def _worker(text: str) -> int:
 
 
 def asks(*, waits: bool) -> Callable[[F], F]:
-    """The options by which a service is picked, and the end of the time to wait."""
+    """Add the options that pick a service, and, if `waits`, `--timeout`."""
 
     def add(function: F) -> F:
         if waits:
-            text = "Wait so long for the result.  [default: as long as it takes]"
+            text = "How long to wait for the result.  [default: no limit]"
             function = click.option("--timeout", type=_seconds, metavar="SECONDS", help=text)(function)
-        path_help = f"The control socket, where the service has --control PATH.  [variable: {_VARIABLE}]"
+        path_help = f"The control socket, for a service with --control PATH.  [variable: {_VARIABLE}]"
         path = click.option("--control", metavar="PATH", help=path_help)
         pid = click.option("--pid", type=click.IntRange(1), metavar="PID", help="The primary's process id.")
         name_help = "The service's name, as everycore status shows it."
@@ -79,14 +80,14 @@ def _command(words: str) -> Callable[[Callable[..., Any]], click.Command]:
     return click.command(short_help=words, epilog=_STATUSES, context_settings=CONTEXT)
 
 
-_JSON: Final = click.option("--json", "as_json", is_flag=True, help="As JSON, an object a line.")
+_JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 
 
 @_command("Show a running service and its workers.")
 @_JSON
 @asks(waits=False)
 def status(*, as_json: bool, name: str | None, pid: int | None, control: str | None) -> int:
-    """Show the services of this user that run here, or the one that is picked."""
+    """Show the running services of this user, or the one that the options pick."""
 
     def show() -> int:
         found = _all_of_them() if (name, pid, path_of(control)) == (None, None, None) else None
@@ -101,7 +102,7 @@ def status(*, as_json: bool, name: str | None, pid: int | None, control: str | N
 
 
 def _all_of_them() -> list[ServiceStatus]:
-    """Of all services, where there are several."""
+    """The status of all services, if there are several; else an empty list."""
     names = services()
     found = []
     for one in names if len(names) > 1 else ():
@@ -121,7 +122,7 @@ def _show_status(status: ServiceStatus, *, as_json: bool, is_first: bool) -> Non
 
 
 @_command("Show what has happened to a running service.")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until the service ends.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new events until the service ends.")
 @_JSON
 @asks(waits=False)
 def events(*, follow: bool, as_json: bool, name: str | None, pid: int | None, control: str | None) -> int:
@@ -159,7 +160,7 @@ def reload(*, name: str | None, pid: int | None, control: str | None, timeout: f
 def scale(
     *, workers: str | None, name: str | None, pid: int | None, control: str | None, timeout: float | None
 ) -> int:
-    """Keep N workers from now on, or so many more or fewer. Those too many finish their work."""
+    """Keep N workers from now on, or N more (+N), or N fewer (-N). Surplus workers finish first."""
     number = (workers or "").removeprefix("+").removeprefix("-")
     if not (number.isascii() and number.isdigit() and len(number) < 10):
         raise ConfigurationError("scale", f"needs a number of workers: N, +N or -N, not {workers or ''!r}")
@@ -191,7 +192,7 @@ def drain(
 @_command("Stop a running service.")
 @asks(waits=True)
 def stop(*, name: str | None, pid: int | None, control: str | None, timeout: float | None) -> int:
-    """Stop the service as SIGTERM does: its workers finish their work. Waits for its end."""
+    """Stop the service as SIGTERM does: its workers finish their work. The command waits for the end."""
 
     def order(service: RunningService) -> str:
         service.stop(timeout=timeout, on_event=_show_progress)
@@ -207,7 +208,7 @@ def stop(*, name: str | None, pid: int | None, control: str | None, timeout: flo
 def stacks(
     *, worker: int | None, as_json: bool, name: str | None, pid: int | None, control: str | None
 ) -> int:
-    """Let workers print the stacks of all their threads to their standard error, and say where that is."""
+    """Make workers print the stacks of all their threads to their standard error, and say where that goes."""
 
     def show() -> int:
         with connect(name, pid=pid, path=path_of(control)) as service:
@@ -219,7 +220,7 @@ def stacks(
                 _print(f"worker {one.worker} (pid {one.pid}) was not asked: {one.problem}")
             else:
                 where = one.printed_to or "its standard error"
-                _print(f"worker {one.worker} (pid {one.pid}) prints its stacks to {where}")
+                _print(f"worker {one.worker} (pid {one.pid}) is printing its stacks to {where}")
         return STATUS_FAILED if any(one.problem is not None for one in found) else STATUS_STOPPED
 
     return saying(show)
@@ -236,7 +237,7 @@ def _ordering(
             try:
                 _print(order(service))
             except KeyboardInterrupt:
-                _say("not waited for; what was ordered goes on")
+                _say("stopped waiting; the service still carries out the order")
                 return STATUS_FAILED
         return STATUS_STOPPED
 
@@ -244,7 +245,7 @@ def _ordering(
 
 
 def saying(act: Callable[[], int]) -> int:
-    """Its exit status; an error of the service's, or of finding it, is one sentence."""
+    """Run `act` and return its exit status. A ControlError is printed as one sentence."""
     try:
         return act()
     except ControlError as error:
@@ -253,10 +254,10 @@ def saying(act: Callable[[], int]) -> int:
 
 
 def path_of(control: str | None) -> str | None:
-    """Where the option, or the variable, says that the socket is. Raises ConfigurationError for `off`."""
+    """The path that the option or the variable gives; None without. Raises ConfigurationError for `off`."""
     found = control if control is not None else os.environ.get(_VARIABLE) or None
     if control == OFF:
-        raise ConfigurationError("--control", "needs a path here: a service without a socket cannot be asked")
+        raise ConfigurationError("--control", "needs a path here: without a socket, nothing can be asked")
     return None if found == OFF else found
 
 
@@ -271,7 +272,10 @@ def _say(text: str) -> None:
 
 
 def _print(text: str) -> None:
-    """To whoever reads, however slowly: what a service prints is dropped where nobody reads, this is not."""
+    """Print to stdout, waiting for a slow reader.
+
+    A service's own output is dropped then; this must not be.
+    """
     stream: TextIO | None = sys.__stdout__ if isinstance(sys.stdout, Outlet) else sys.stdout
     if stream is not None:
         stream.write(f"{text}\n")

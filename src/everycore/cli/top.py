@@ -1,7 +1,7 @@
 """`everycore top`: a running service, live, in the terminal.
 
-Invariant: textual is imported here and in `cli.top_screen` alone, when somebody asks for it; without it, or
-without a terminal, that is one sentence and status 2.
+Invariant: only this module and `cli.top_screen` import textual, and only when the command is run. Without
+textual, or without a terminal, the command ends with one sentence and status 2.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from everycore.ops.job import STATUS_STOPPED
 _EPILOG = """
 \b
 Keys:
-  r       reload: all workers are replaced
-  +, -    one worker more, one fewer
-  d       drain the chosen worker: it finishes its work, and another one takes its slot
-  s       the chosen worker prints its stacks, where its errors go
-  up, down  choose a worker
-  q       leave; the service goes on
+  r       reload: replace all workers
+  +, -    add a worker, remove a worker
+  d       drain the selected worker: it finishes its work, and another one takes its slot
+  s       make the selected worker print its stacks to its standard error
+  up, down  select a worker
+  q       quit; the service goes on
 
 \b
 Exit status:
   0  left by q or Ctrl-C
-  2  wrong usage, no such service, several that it could be, or textual is missing
+  2  wrong usage, no such service, several services that could be meant, or textual is missing
 """
 
 
@@ -41,7 +41,7 @@ def top(*, name: str | None, pid: int | None, control: str | None) -> int:
     if importlib.util.find_spec("textual") is None:
         raise ConfigurationError("top", "needs textual: pip install 'everycore[top]'")
     if not (sys.__stdin__ and sys.__stdin__.isatty() and sys.__stderr__ and sys.__stderr__.isatty()):
-        raise ConfigurationError("top", "needs a terminal; everycore status shows the same once")
+        raise ConfigurationError("top", "needs a terminal; everycore status prints the same once")
 
     def show() -> int:
         with connect(name, pid=pid, path=path_of(control)) as service:
@@ -50,7 +50,7 @@ def top(*, name: str | None, pid: int | None, control: str | None) -> int:
         def again() -> RunningService:
             return connect(chosen.name, pid=chosen.pid, path=where)
 
-        from everycore.cli.top_screen import TopScreen  # late: it takes its time, and may be missing
+        from everycore.cli.top_screen import TopScreen  # late: its import is slow, and textual may be missing
 
         TopScreen(again).run()
         return STATUS_STOPPED

@@ -1,8 +1,8 @@
 """The screen of `everycore top`.
 
-A thread asks the service every `STEP` seconds; what a key orders has a connection and a thread of its own,
-for it may take as long as a grace, and nobody who leaves waits for it. Invariant: nothing on the screen waits
-for the service, and a service that does not answer, or has ended, is said at the top.
+A thread asks the service every `STEP` seconds. An order from a key has a connection and a thread of its own:
+it may take as long as a grace, and quitting does not wait for it. Invariant: the screen never waits for the
+service; if the service does not answer, or has ended, the first line says so.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from textual.widgets import DataTable, Footer, Static
 from everycore.cli.status_text import HEADS, event_line, head_lines, worker_rows
 from everycore.control import ControlError, ControlEvent, RunningService, ServiceStatus
 
-#: Seconds between two looks.
+#: The time between two requests, in seconds.
 STEP: Final = 1.0
-#: Events that are shown.
+#: How many events are shown.
 _EVENTS: Final = 8
 _RATE: Final = "conn/s"
 
 
 class TopScreen(App[None]):
-    """`connect` opens a connection to the service; it raises ControlError."""
+    """The screen. `connect` opens a connection to the service, or raises ControlError."""
 
     TITLE = "everycore top"
     ENABLE_COMMAND_PALETTE = False
@@ -54,11 +54,11 @@ class TopScreen(App[None]):
         super().__init__()
         self._connect = connect
         self._is_over = Event()
-        #: When the service was seen, and worker -> its connections then.
+        #: When the service last answered, and the connections of each worker by then.
         self._before: tuple[float, dict[int, int]] = (0.0, {})
 
     def compose(self) -> ComposeResult:
-        """As textual has it."""
+        """Create the widgets, as textual asks for them."""
         yield Static(id="head", markup=False)
         table: DataTable[str] = DataTable(id="workers", cursor_type="row", zebra_stripes=True)
         yield table
@@ -67,7 +67,7 @@ class TopScreen(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """As textual has it."""
+        """Start watching: textual has mounted the screen."""
         table = self.query_one(DataTable)
         for head in (*HEADS[:-1], _RATE, HEADS[-1]):
             table.add_column(head, key=head)
@@ -75,13 +75,13 @@ class TopScreen(App[None]):
         self._begin(self._watch)
 
     def on_unmount(self) -> None:
-        """As textual has it."""
+        """Stop watching: textual is about to end."""
         self._is_over.set()
 
     # --- looking ------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Ask again and again; connect anew where that fails."""
+        """Ask the service for its status again and again; connect again if that fails."""
         while not self._is_over.is_set():
             try:
                 with self._connect() as service:
@@ -94,13 +94,13 @@ class TopScreen(App[None]):
 
     @staticmethod
     def _begin(call: Callable[[], None]) -> None:
-        """In a thread that does not keep the process."""
+        """Call `call` in a thread that does not keep the process alive."""
         Thread(target=call, daemon=True).start()
 
     def _tell(self, call: Callable[..., None], *given: object) -> None:
-        """Let the screen's own thread do that, if there is still a screen."""
+        """Call `call` in the screen's own thread, unless the screen is gone."""
         if not self._is_over.is_set():
-            with contextlib.suppress(RuntimeError, NoMatches):  # it goes in this moment
+            with contextlib.suppress(RuntimeError, NoMatches):  # the screen is just closing
                 self.call_from_thread(call, *given)
 
     def _show(self, status: ServiceStatus, events: list[ControlEvent]) -> None:
@@ -116,7 +116,7 @@ class TopScreen(App[None]):
         table.move_cursor(row=min(chosen, max(table.row_count - 1, 0)))
 
     def _rates(self, status: ServiceStatus) -> dict[int, float]:
-        """Connections a second since the last look, by worker."""
+        """Connections a second since the previous answer, by worker."""
         now = time.monotonic()
         counts = {worker.id: worker.handed_over for worker in status.workers}
         (then, before), self._before = self._before, (now, counts)
@@ -138,7 +138,7 @@ class TopScreen(App[None]):
         self._order("reloading", lambda service: f"reload {service.reload().generation} is done")
 
     def action_scale(self, by: int) -> None:
-        """So many workers more."""
+        """Change the number of workers by `by`."""
 
         def scale(service: RunningService) -> str:
             result = service.scale(by=by)
@@ -147,13 +147,13 @@ class TopScreen(App[None]):
         self._order("scaling", scale)
 
     def action_drain(self) -> None:
-        """Let the chosen worker finish and leave."""
+        """Drain the selected worker: it finishes its work and leaves."""
         worker = self._chosen()
         if worker is not None:
             self._order(f"draining worker {worker}", partial(_drain, worker))
 
     def action_stacks(self) -> None:
-        """Let the chosen worker print its stacks."""
+        """Make the selected worker print its stacks."""
         worker = self._chosen()
         if worker is not None:
             self._order(f"asking worker {worker}", partial(_stacks, worker))
@@ -164,7 +164,7 @@ class TopScreen(App[None]):
             return None
         key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
         if key is None:
-            self._say("that slot has no worker")
+            self._say("that slot has no worker at the moment")
         return None if key is None else int(key)
 
     def _order(self, what: str, order: Callable[[RunningService], str]) -> None:
@@ -191,4 +191,4 @@ def _stacks(worker: int, service: RunningService) -> str:
     (found,) = service.stacks(worker)
     if found.problem is not None:
         return f"worker {worker} was not asked: {found.problem}"
-    return f"worker {worker} prints its stacks to {found.printed_to or 'its standard error'}"
+    return f"worker {worker} is printing its stacks to {found.printed_to or 'its standard error'}"

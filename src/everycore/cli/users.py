@@ -1,6 +1,6 @@
-"""`--user` and `--group`: who workers become, and what they may then have of a primary that stays who it is.
+"""`--user` and `--group`: the user that workers run as, and the addresses that they may then listen on.
 
-Invariant: what cannot be is said before anything starts.
+Invariant: a user or group that is impossible is reported before anything starts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind
 from everycore.system.machine import is_linux
 from everycore.system.processes import Credentials, resolve_credentials
 
-#: Of a setting of the library, the option that has it.
+#: The command-line option of each setting of the library.
 _OPTIONS: Final = {"uid": "--user", "gid": "--group"}
 
 
 class WorkerUser(msgspec.Struct, frozen=True):
-    """Who workers are. None: who we are. `addresses`: what they may listen on, for `Settings`."""
+    """The uid and gid of workers; None is the primary's own. `addresses`: what they may listen on."""
 
     uid: int | None = None
     gid: int | None = None
@@ -31,30 +31,30 @@ class WorkerUser(msgspec.Struct, frozen=True):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As `Settings` takes them."""
+        """The arguments of `Settings`."""
         return {"uid": self.uid, "gid": self.gid, "addresses": self.addresses}
 
     @property
     def owner(self) -> tuple[int, int] | None:
-        """The ids of what is to be theirs; None: nothing is."""
+        """The uid and gid of files that are made for workers; None if the workers are the primary's user."""
         return None if self.uid is None or self.gid is None else (self.uid, self.gid)
 
 
 def user_of(settings: CommonSettings, binds: Sequence[Bind], folder: str | None) -> WorkerUser:
-    """Who workers become. Raises ConfigurationError.
+    """The user that workers run as. Raises ConfigurationError.
 
-    binds: where they are to listen; paths among them begin at `folder`.
+    binds: the addresses that workers are to listen on. Paths among them begin at `folder`.
     """
     if settings.user is None and settings.group is None:
         return WorkerUser()
     named = _credentials(settings)
     for option, mine, wanted in (("--user", os.geteuid(), named.uid), ("--group", os.getegid(), named.gid)):
         if wanted not in (None, mine) and os.geteuid() != 0:
-            raise ConfigurationError(option, "only root starts workers of another user or group")
+            raise ConfigurationError(option, "only root starts workers as another user or group")
     if os.geteuid() != 0:
-        return WorkerUser()  # they are that user and group already
+        return WorkerUser()  # the primary is that user and group already
     if not is_linux():
-        raise ConfigurationError("--user", "needs a cluster, and that needs Linux")
+        raise ConfigurationError("--user", "needs a cluster, and a cluster needs Linux")
     addresses = [address for bind in binds for address in _addresses(bind, folder)]
     return WorkerUser(named.uid, named.gid, tuple(dict.fromkeys(addresses)))
 
@@ -63,13 +63,13 @@ def _credentials(settings: CommonSettings) -> Credentials:
     try:
         return resolve_credentials(_who(settings.user), _who(settings.group), None, None)[0]
     except ConfigurationError as error:
-        # A user without an entry in passwd(5) has no group of its own.
+        # A user without an entry in passwd(5) has no primary group.
         option = _OPTIONS.get(error.setting, error.setting)
         raise ConfigurationError(option, error.problem) from None
 
 
 def _who(text: str | None) -> int | str | None:
-    """A number where it is one; the largest is -1 in disguise, and no id."""
+    """The text as a number, if it is one. The largest 32-bit number means -1, which is not an id."""
     return int(text) if text and text.isascii() and text.isdigit() and int(text) < 2**32 - 1 else text
 
 
@@ -83,7 +83,7 @@ def _addresses(bind: Bind, folder: str | None) -> list[Any]:
         case TcpBind(host, port):
             try:
                 found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            except socket.gaierror:  # the worker will say so, where it asks the same
+            except socket.gaierror:  # the worker resolves the same name, and reports the error
                 return []
             return [(address[0], port) for *_, address in found]
     return []

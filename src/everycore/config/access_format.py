@@ -1,7 +1,7 @@
-"""The format of the access log (`--access-logformat`), in gunicorn's words.
+"""The format of the access log (`--access-logformat`), in gunicorn's syntax.
 
-Say which atoms there are, and check a format. Invariant: a format that was checked formats every
-request. Pure.
+This module lists the atoms and checks a format. Invariant: a format that passed the check can format every
+request. The module is pure.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-#: What is known of a request: gunicorn's names for it, and two of ours.
+#: What is known of a request: gunicorn's names for it, and two of everycore's own.
 ATOMS: Final = {
     "h": "the client's address",
     "l": "a dash",
@@ -33,23 +33,23 @@ ATOMS: Final = {
     "worker": "the worker's id",
     "request_id": "the request's id",
 }
-#: Beside them: a header of the request, and one that the application has set.
+#: Two more atoms: a header of the request, and one of the answer.
 HEADER_ATOMS: Final = {"{NAME}i": "a header of the request", "{NAME}o": "a header of the answer"}
 _ATOM: Final = re.compile(r"%(?:\(([^)]*)\)(.)|(.?))")
 _HEADER: Final = re.compile(r"\{([^{}]+)\}([io])")
-#: What would end a quotation, and what is escaped by it.
+#: The characters that would end a quoted string, and their escapes.
 _QUOTED: Final = str.maketrans({'"': '\\"', "\\": "\\\\"})
 
 
 def check_format(text: str) -> None:
-    """Raises ValueError for what is no format, and for atoms that there are not."""
+    """Raise ValueError for text that is not a format, and for unknown atoms."""
     for found in _ATOM.finditer(text):
         name, conversion, other = found.groups()
         if name is None and other != "%":
-            raise ValueError(f"a per cent sign is written %%, unlike in {text!r}")
+            raise ValueError(f"needs %% for a per cent sign, unlike {text!r}")
         if name is not None and (conversion != "s" or (name not in ATOMS and header_of(name) is None)):
             known = ", ".join(f"%({atom})s" for atom in (*ATOMS, *HEADER_ATOMS))
-            raise ValueError(f"has no {found[0]}; there are {known}")
+            raise ValueError(f"must not contain {found[0]}; the atoms are {known}")
 
 
 def header_of(atom: str) -> tuple[str, str] | None:
@@ -59,7 +59,7 @@ def header_of(atom: str) -> tuple[str, str] | None:
 
 
 def on_one_line(text: str) -> str:
-    """`text` without what would end its line or its quotation, or command a terminal: escaped."""
+    """`text` with every character escaped that would end its line or its quotes, or control a terminal."""
     if text.isprintable() and '"' not in text and "\\" not in text:
         return text
     text = text.translate(_QUOTED)

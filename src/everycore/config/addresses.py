@@ -1,8 +1,8 @@
-"""Where to listen: `--bind`, or as others say it: `--host` and `--port`, `--uds`, `--fd`.
+"""The addresses to listen on: `--bind`, or the ways of other servers, `--host` and `--port`, `--uds`, `--fd`.
 
-Make one list of binds of five settings. Invariant: the way that stands in the highest layer wins, so
-that `--port 80` of a command line goes before `bind = ...` of a file; two ways in one layer are an error
-that names both. Pure.
+This module makes one list of binds from five settings. Invariant: the way in the highest layer wins, so
+`--port 80` on the command line overrides `bind = ...` in a file. Two ways in the same layer are an error that
+names both. The module is pure.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from everycore.config.layers import Found, Layer
 from everycore.errors import ConfigurationError
 
 _ALL_V4: Final = "0.0.0.0"
-#: The settings that each way consists of.
+#: The settings of each way.
 _WAYS: Final = (("bind",), ("uds",), ("fd",), ("host", "port"))
 
 
 def binds_of(found: Mapping[str, Found], activated: Sequence[str]) -> list[str]:
-    """What to bind, as `--bind` would have it. `activated`: the sockets that systemd has opened for us.
+    """The addresses to bind, in the form of `--bind`. `activated`: the sockets that systemd has opened.
 
     Raises ConfigurationError.
     """
@@ -33,7 +33,7 @@ def binds_of(found: Mapping[str, Found], activated: Sequence[str]) -> list[str]:
     if len(ways) > 1:
         one, other = (next(found[name].source for name in way if name in highest) for way in ways[:2])
         raise ConfigurationError(
-            one, f"contradicts {other}: say where to listen in one way; --bind may be repeated"
+            one, f"contradicts {other}: give the addresses in one way only; --bind may be repeated"
         )
     match ways[0]:
         case ("bind",):
@@ -46,13 +46,13 @@ def binds_of(found: Mapping[str, Found], activated: Sequence[str]) -> list[str]:
 
 
 def said_by(found: Mapping[str, Found]) -> str:
-    """The option that has said where, in the same way as `binds_of` chooses."""
+    """The option that the addresses come from, chosen as `binds_of` chooses."""
     explicit = [name for way in _WAYS for name in way if found[name].is_explicit]
     return f"--{max(explicit, key=lambda name: found[name].layer)}" if explicit else "--bind"
 
 
 def _without(found: Mapping[str, Found], activated: Sequence[str]) -> list[str]:
-    """Nobody has said where: systemd's sockets, else the port that a platform has given us, else ours."""
+    """The addresses if no setting gives any: systemd's sockets, the platform's port, or the default."""
     if activated:
         return list(activated)
     if found["port"].layer == Layer.IMPLIED:
@@ -61,7 +61,7 @@ def _without(found: Mapping[str, Found], activated: Sequence[str]) -> list[str]:
 
 
 def _host_and_port(found: Mapping[str, Found]) -> str:
-    # A platform that gives out ports (PORT) asks from outside.
+    # A platform that assigns ports (by PORT) connects from outside.
     default = _ALL_V4 if found["port"].layer == Layer.IMPLIED else HOST
     host = default if found["host"].value is None else found["host"].value.strip("[]")
     port = found["port"].value

@@ -1,4 +1,4 @@
-"""The settings that `everycore serve` and `everycore run` both have: the trunk of `config.tree`."""
+"""The settings that `everycore serve` and `everycore run` share: the trunk of `config.tree`."""
 
 from typing import Annotated, Final, Literal
 
@@ -26,24 +26,24 @@ from everycore.config.trusted import TrustedProxies
 from everycore.config.watched import EXCLUDES, INCLUDES
 from everycore.settings import LOOPS, MOST_WORKERS, POLICIES
 
-#: From the quietest to the loudest.
+#: The levels, from the quietest to the most verbose.
 LEVELS: Final = ("critical", "error", "warning", "info", "debug", "trace")
 
 
 def service_name(default: str) -> Setting:
-    """`name`, whose default is one for each command."""
-    what = "What this service is called in log lines."
+    """The setting `name`, whose default depends on the command."""
+    what = "The name of this service in log lines and for everycore status."
     return Setting(Text(), what, LOG, also=("-n",), default=default, is_fixed=True)
 
 
 class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
-    """What both commands have."""
+    """The settings that both commands have."""
 
     workers: Annotated[
         int | Literal["auto"],
         Setting(
             Count(1, auto=True, most=MOST_WORKERS),
-            "How many; auto: one a CPU, as memory allows.",
+            "How many workers; auto: one a CPU, as memory allows.",
             WORKERS,
             also=("-w",),
             variables=("WEB_CONCURRENCY",),
@@ -53,7 +53,7 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         str | None,
         Setting(
             Choice(*POLICIES),
-            f"Who gets the next connection: {', '.join(POLICIES)}.",
+            f"How connections are spread over workers: {', '.join(POLICIES)}.",
             WORKERS,
             default=POLICIES[0],
             is_fixed=True,
@@ -71,7 +71,7 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         bool,
         Setting(
             Switch(),
-            "With --preload: fork although the import leaves threads alive.",
+            "With --preload: fork even if the import leaves threads running.",
             WORKERS,
             is_fixed=True,
         ),
@@ -80,32 +80,34 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         str | None,
         Setting(
             Path("FOLDER"),
-            "Be in this folder; paths of other options begin there.",
+            "Change to this folder; relative paths in other options begin there.",
             WORKERS,
             also=("--working-dir", "--cwd"),
-            default="here",
+            default="the current folder",
         ),
     ] = None
     env: Annotated[
         dict[str, str],
         Setting(
-            Variables(), "A variable of the workers' environment; may be repeated.", WORKERS, also=("-e",)
+            Variables(), "Set a variable in the workers' environment; may be repeated.", WORKERS, also=("-e",)
         ),
     ] = msgspec.field(default_factory=dict)
     umask: Annotated[
         int | None,
-        Setting(Mode(), "Permissions that new files lack, sockets too.", WORKERS, default="as it is"),
+        Setting(
+            Mode(), "Umask: the permissions that new files and sockets lack.", WORKERS, default="unchanged"
+        ),
     ] = None
     user: UserName = None
     group: GroupName = None
     keep_nofile: Annotated[
-        bool, Setting(Switch(), "Leave the soft limit of descriptors as it is.", WORKERS, is_fixed=True)
+        bool, Setting(Switch(), "Do not raise the soft limit of descriptors.", WORKERS, is_fixed=True)
     ] = False
     pid: Annotated[
         str | None,
         Setting(
             Path("FILE"),
-            "Write the primary's process id there.",
+            "Write the primary's process id to this file.",
             WORKERS,
             also=("-p", "--pid-file"),
             is_fixed=True,
@@ -115,7 +117,7 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         float,
         Setting(
             Seconds(),
-            "Time to finish when stopped.",
+            "How long workers may finish their work when they are stopped.",
             STOP,
             also=("--graceful-timeout", "--timeout-graceful-shutdown", "--workers-kill-timeout"),
             implied={"KUBERNETES_SERVICE_HOST": 25.0},
@@ -126,14 +128,14 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         float,
         Setting(
             Seconds(),
-            "After TERM or INT, serve on for so long: load balancers hear of a stop late.",
+            "How long to go on serving after TERM or INT, until load balancers have noticed the stop.",
             STOP,
             is_fixed=True,
         ),
     ] = 0.0
     surge: Annotated[
         int,
-        Setting(Count(0), "Workers that a reload starts at a time; 0: stop the old one first.", STOP),
+        Setting(Count(0), "How many workers a reload starts at a time; 0: stop the old one first.", STOP),
     ] = 1
     log_level: Annotated[
         str, Setting(Choice(*LEVELS, metavar="LEVEL"), f"How much is logged: {', '.join(LEVELS)}.", LOG)
@@ -142,7 +144,7 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         str | None,
         Setting(
             Path("FILE"),
-            "Append the log to that; USR1 and a reload open it anew. A dash is stderr.",
+            "Append the log to this file; USR1 and a reload reopen it. A dash is stderr.",
             LOG,
             also=("--error-logfile", "--error-log"),
             default="stderr",
@@ -150,14 +152,14 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
     ] = None
     log_format: Annotated[
         Literal["text", "json"],
-        Setting(Choice("text", "json"), "How a line of the log is written: text, json.", LOG),
+        Setting(Choice("text", "json"), "The format of log lines: text, json.", LOG),
     ] = "text"
     name: Annotated[str | None, service_name("APP")] = None
     reload: Annotated[
         bool,
         Setting(
             Switch(),
-            "Reload when files change, with one worker; Ctrl-C ends at once.",
+            "Reload when files change. Runs one worker; Ctrl-C ends at once.",
             DEVELOPMENT,
             is_fixed=True,
         ),
@@ -166,9 +168,9 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting(
             Several(Path("FOLDER")),
-            "Watch this folder, with all that is in it; may be repeated.",
+            "Watch this folder and everything below it; may be repeated.",
             DEVELOPMENT,
-            default="here, and where APP or SCRIPT is",
+            default="the current folder, and that of APP or SCRIPT",
             is_fixed=True,
         ),
     ] = ()
@@ -176,7 +178,7 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting(
             Several(Path("GLOB")),
-            "Files that count too, as in '*.html'; may be repeated.",
+            "Watch files of this pattern too, as in '*.html'; may be repeated.",
             DEVELOPMENT,
             default=", ".join(INCLUDES),
             is_fixed=True,
@@ -186,7 +188,7 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting(
             Several(Path("GLOB")),
-            "Files and folders that do not count; may be repeated.",
+            "Ignore files and folders of this pattern; may be repeated.",
             DEVELOPMENT,
             default=", ".join(EXCLUDES),
             is_fixed=True,
@@ -194,5 +196,5 @@ class CommonSettings(LifetimeSettings, frozen=True, kw_only=True):
     ] = ()
     reload_delay: Annotated[
         float,
-        Setting(Seconds(), "So long without a change before a reload.", DEVELOPMENT, is_fixed=True),
+        Setting(Seconds(), "How long files must be unchanged before a reload.", DEVELOPMENT, is_fixed=True),
     ] = 0.25

@@ -6,14 +6,14 @@ from everycore.config.kinds import Path
 from everycore.config.sections import CONTROL
 from everycore.config.setting import Setting
 
-#: Written for a path: there is no control socket.
+#: The word in place of a path: make no control socket.
 OFF: Final = "off"
 
 ControlPath: TypeAlias = Annotated[
     str | None,
     Setting(
         Path("PATH|off", 'a path, or "off" for none'),
-        "The control socket, for everycore status and the like; off: there is none.",
+        "The control socket, which everycore status and its like use; off: make none.",
         CONTROL,
         also=("--control-socket",),
         default="a file in $XDG_RUNTIME_DIR/everycore; for root in /run/everycore",

@@ -1,8 +1,8 @@
-"""What a setting may be: how its text is read, what a file may hold for it, and its JSON schema.
+"""The kinds of settings: how text is read, what a file may hold, and the JSON schema.
 
-Each kind has four faces: the text of an option or a variable, the value of a key in a TOML file, the value
-itself, and how that is shown. Invariant: a value that a kind has returned is valid; what is not valid is a
-ValueError whose text goes on after "--grace: ". Pure.
+Each kind reads the text of an option or a variable, and the value of a key in a TOML file. Invariant: a value
+that a kind has returned is valid. For an invalid value it raises ValueError, whose text continues "--grace:
+". The module is pure.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from everycore.errors import ConfigurationError
 from everycore.settings import check_loop
 
 Schema = dict[str, Any]
-#: An option with a value, one without, or one that may be repeated (its kind has `from_texts`).
+#: An option that takes a value, one that does not, or one that may be repeated (its kind has `from_texts`).
 Form = Literal["value", "switch", "several"]
 
 _TRUE: Final = ("1", "true", "yes", "on")
-#: More are no number of anything, and int() refuses thousands.
+#: No number here needs more digits, and int() refuses thousands of them.
 _MOST_DIGITS: Final = 19
 #: The largest `int` of C, which the kernel takes for counts and descriptors.
 _MOST: Final = 2**31 - 1
@@ -28,43 +28,43 @@ _FALSE: Final = ("0", "false", "no", "off")
 
 
 class Kind(Protocol):
-    """One kind of setting. Methods raise ValueError."""
+    """One kind of setting. All methods raise ValueError for an invalid value."""
 
     @property
     def metavar(self) -> str:
-        """What stands behind the option in `--help`; empty for a switch."""
+        """The placeholder of the value in `--help`; empty for a switch."""
 
     @property
     def form(self) -> Form:
-        """How the option is given."""
+        """How the option is given on the command line."""
 
     def from_text(self, text: str) -> Any:
-        """The value that an option or a variable holds."""
+        """Read the text of an option or a variable."""
 
     def from_key(self, value: Any) -> Any:
-        """The value that a key of a file holds."""
+        """Read the value of a key in a file."""
 
     def schema(self) -> Schema:
-        """What a file may hold, as JSON Schema."""
+        """The JSON schema of the value in a file."""
 
 
 def _wrong(wanted: str, value: object) -> ValueError:
-    """A value of another type is a wrong value, not a mistake of ours."""
+    """The error for a value of the wrong type. It is a ValueError, since the user wrote the value."""
     return ValueError(f"must be {wanted}, not {value!r}")
 
 
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 
 class Text:
-    """Anything on one line; `check` raises for what cannot be."""
+    """One line of text. `check` raises ValueError for text that is not allowed."""
 
     form: Form = "value"
-    #: Several of them may stand in one text, with commas between them, on the command line too.
+    #: Whether one text may hold several values, separated by commas, on the command line too.
     has_commas = False
 
     def __init__(self, metavar: str = "TEXT", check: Callable[[str], object] | None = None) -> None:
@@ -91,9 +91,9 @@ class Text:
 
 
 class Path(Text):
-    """A path. Its bytes need not be text: `os.fsdecode` makes surrogates of those that are not.
+    """A path. Its bytes need not be text: `os.fsdecode` turns those that are not into surrogates.
 
-    what: what a message calls it.
+    what: how error messages describe it.
     """
 
     def __init__(self, metavar: str = "PATH", what: str = "a path") -> None:
@@ -113,12 +113,12 @@ class Path(Text):
         return self.from_text(value)
 
 
-#: Where to listen.
+#: An address to listen on.
 ADDRESS: Final = Path("ADDRESS", "an address, such as 127.0.0.1:8000 or unix:PATH")
 
 
 class Choice:
-    """One of some words."""
+    """One of a few words."""
 
     form: Form = "value"
     metavar = "NAME"
@@ -141,7 +141,7 @@ class Choice:
 
 
 class LoopName(Choice):
-    """An event loop that is installed."""
+    """The name of an event loop, which must be installed."""
 
     def from_text(self, text: str) -> str:
         """As `Kind.from_text`."""
@@ -154,14 +154,14 @@ class LoopName(Choice):
 
 
 class EngineName(Choice):
-    """A server that speaks HTTP for us."""
+    """The name of a server that handles HTTP."""
 
     def from_text(self, text: str) -> str:
         """As `Kind.from_text`."""
         if text == "granian":
             raise ValueError(
-                "granian cannot be one: its classes listen by themselves and take no socket, so that no"
-                " connection can be handed to them; use hypercorn for HTTP/2, or granian's own command"
+                "does not support granian, whose classes listen by themselves, so that no connection can be"
+                " handed to them; use hypercorn for HTTP/2, or granian's own command"
             )
         return super().from_text(text)
 
@@ -169,7 +169,7 @@ class EngineName(Choice):
 
 
 class Count:
-    """A whole number from `least` to `most`; or the word `auto`."""
+    """A whole number from `least` to `most`, or, if `auto` is set, the word `auto`."""
 
     form: Form = "value"
 
@@ -207,7 +207,7 @@ class Count:
 
 
 class Seconds:
-    """A finite number of seconds of at least `least`; `or_never`: or 0, which is without a limit."""
+    """A finite number of seconds, at least `least`. If `or_never` is set, 0 is allowed and means no limit."""
 
     form: Form = "value"
     metavar = "SECONDS"
@@ -244,7 +244,7 @@ class Seconds:
         return {"anyOf": [number, {"const": 0}]} if self._or_never else number
 
 
-#: Of a process: the interpreter alone has ten times as much.
+#: A limit for a process's memory below this is an error: the interpreter alone needs ten times as much.
 _SMALLEST_SIZE: Final = 2**20
 
 
@@ -272,10 +272,10 @@ class Size:
 
     @staticmethod
     def _checked(size: int, given: object) -> int:
-        """No process is so small: whoever says 300 means megabytes."""
+        """Refuse sizes that no process fits in: a user that writes 300 means megabytes."""
         if 0 < size < _SMALLEST_SIZE:
             raise ValueError(
-                f"must be at least 1M, a size such as 300M, not {given!r}, which is {size} bytes"
+                f"must be at least 1M, a size such as 300M, not {given!r}, which means {size} bytes"
             )
         return size
 
@@ -286,7 +286,7 @@ class Size:
 
 
 class Mode:
-    """Permissions, in octal digits: `022`, `0o022`, `22`; a number of a TOML file is that number."""
+    """Permissions in octal digits: `022`, `0o022`, `22`. A number in a TOML file is taken as it is."""
 
     form: Form = "value"
     metavar = "OCTAL"
@@ -336,7 +336,7 @@ class Switch:
 
 
 class Several:
-    """Several of one kind. The option may be repeated; a variable has commas; a file a list, or one alone."""
+    """Several values: a repeated option, a variable with commas, and in a file a list or one value."""
 
     form: Form = "several"
 
@@ -345,11 +345,11 @@ class Several:
         self.metavar = one.metavar
 
     def from_text(self, text: str) -> tuple[str, ...]:
-        """As `Kind.from_text`, of a variable."""
+        """As `Kind.from_text`, for a variable."""
         return self.from_texts([part.strip() for part in text.split(",")])
 
     def from_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
-        """The value of an option that was given so often."""
+        """Read the values of a repeated option."""
         if self._one.has_commas:
             texts = [part.strip() for text in texts for part in text.split(",")]
         return tuple(self._one.from_text(text) for text in texts)
@@ -366,17 +366,17 @@ class Several:
 
 
 class Variables:
-    """Variables of an environment: `NAME=VALUE`, which may be repeated; in a file a table."""
+    """Environment variables: `NAME=VALUE`, which may be repeated; in a file, a table."""
 
     form: Form = "several"
     metavar = "NAME=VALUE"
 
     def from_text(self, text: str) -> dict[str, str]:
-        """As `Kind.from_text`, of a variable."""
+        """As `Kind.from_text`, for a variable."""
         return self.from_texts(text.split(","))
 
     def from_texts(self, texts: Sequence[str]) -> dict[str, str]:
-        """The value of an option that was given so often."""
+        """Read the values of a repeated option."""
         found = {}
         for text in texts:
             name, equals, value = text.partition("=")
@@ -391,7 +391,7 @@ class Variables:
             raise _wrong('a table of variables, { NAME = "value" }', value)
         for name, text in value.items():
             if not isinstance(text, str) or "\0" in text or "\0" in name or "=" in name or not name:
-                raise ValueError(f"must be names and texts, not {name!r} and {text!r}")
+                raise ValueError(f"must be a table of names and texts, not {name!r} and {text!r}")
         return dict(value)
 
     def schema(self) -> Schema:

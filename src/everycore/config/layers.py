@@ -1,8 +1,8 @@
-"""Which value a setting has: that of the option, else of a variable, else of the file, else the default.
+"""The value of a setting: from the option, else from a variable, else from the file, else the default.
 
-Put the layers above each other, and tell what is wrong with them: a value that its kind does not take, a
-key or a variable that nobody knows, one setting said twice and differently. Invariant: every error names the
-setting, and the place where the value stands; an empty variable counts as not set. Pure.
+This module merges the layers and reports what is wrong in them: a value that its kind refuses, an unknown key
+or variable, one setting given twice with different values. Invariant: every error names the setting, and
+where the value comes from. An empty variable counts as unset. The module is pure.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any, Final
 from everycore.config.setting import PREFIX, Field
 from everycore.errors import ConfigurationError
 
-#: What ConfigurationError takes for "the caller said so", which needs no mention.
+#: The source in a ConfigurationError for what the caller passed, which the message does not mention.
 _ARGUMENT: Final = "argument"
-#: Variables of this prefix that are no settings, or are set by others.
+#: Variables with everycore's prefix that are not settings, or that everycore itself sets.
 OTHER_VARIABLES: Final = frozenset(
     {"EVERYCORE_CONFIG", "EVERYCORE_WITHOUT", "EVERYCORE_WORKER_ID", "EVERYCORE_SLOT", "EVERYCORE_GENERATION"}
 )
 _OF_UVICORN: Final = "UVICORN_"
 _OF_GUNICORN: Final = "GUNICORN_CMD_ARGS"
 _OF_TESTS: Final = f"{PREFIX}TEST_"
-#: Heads that settings have elsewhere, by their first word.
+#: Tables around the settings in other files, by their first word: a settings file of its own has none.
 _HEADS: Final = {"everycore": "everycore", "tool": "tool.everycore"}
-#: Tables of a file that are one command's alone.
+#: The tables of a file that apply to one command only.
 TABLES: Final = ("serve", "run")
 
 
 class Layer(enum.IntEnum):
-    """Where a value stands; the higher wins."""
+    """Where a value comes from. A higher layer overrides a lower one."""
 
     DEFAULT = 0
     IMPLIED = 1
@@ -51,21 +51,24 @@ class Found:
 
     @property
     def is_explicit(self) -> bool:
-        """Whether somebody has said so, here or in a file."""
+        """Whether the user has given the value, here or in a file."""
         return self.layer >= Layer.FILE
 
 
 class File:
-    """A settings file that was read: its keys, and what to call it. Dashes and underscores are one."""
+    """A settings file that was read: its keys, and its name for messages.
+
+    Dashes equal underscores in keys.
+    """
 
     def __init__(self, label: str, table: Mapping[str, Any]) -> None:
         self.label = label
         self._table = table
 
     def keys(self, command: str) -> dict[str, tuple[Any, str]]:
-        """The keys that hold for `command`, by the names of their fields: value, and key as written.
+        """The keys that apply to `command`, by the names of their fields: the value, and the key as written.
 
-        What stands in the command's own table goes before what stands at the top.
+        A key in the command's own table overrides the same key at the top.
         """
         found = self._named("", {key: value for key, value in self._table.items() if key not in TABLES})
         return found | self._named(f"{command}.", self._own_table(command))
@@ -88,7 +91,7 @@ class File:
         found: dict[str, tuple[Any, str]] = {}
         for key, value in table.items():
             if (twin := found.get(_name(key))) is not None:
-                problem = f"is the same setting as {twin[1]}, which stands there too"
+                problem = f"is the same setting as {twin[1]}, which this file has too"
                 raise ConfigurationError(prefix + key, problem, source=self.label)
             found[_name(key)] = value, prefix + key
         return found
@@ -105,7 +108,7 @@ def resolve(
     file: File | None,
     command: str,
 ) -> dict[str, Found]:
-    """The value of each field. `options`: the value and the spelling of those that were given.
+    """The value of each field. `options`: the options that were given, with their values and spellings.
 
     Raises ConfigurationError.
     """
@@ -127,7 +130,7 @@ def _find(
             case "switch":
                 return Found(given, spelling, Layer.OPTION)
             case "several":
-                read = kind.from_texts  # type: ignore[attr-defined] # that form has it
+                read = kind.from_texts  # type: ignore[attr-defined] # kinds of that form have it
             case _:
                 read = kind.from_text
         return Found(_checked(field, read, given, spelling, _ARGUMENT), spelling, Layer.OPTION)
@@ -150,8 +153,8 @@ def _checked(field: Field, read: Any, value: Any, setting: str, source: str) -> 
     try:
         return read(value)
     except ValueError as error:
-        # What is wrong with it would show it.
-        problem = "is wrong; it must be one line of text" if field.setting.is_secret else str(error)
+        # The error's own text would show the value.
+        problem = "is not valid; it must be one line of text" if field.setting.is_secret else str(error)
         raise ConfigurationError(setting, problem, source=source) from None
 
 
@@ -162,11 +165,11 @@ def _is_kubernetes(name: str, environ: Mapping[str, str]) -> bool:
     return name.startswith((f"{PREFIX}PORT_", f"{PREFIX}SERVICE_")) or "://" in environ[name][:6]
 
 
-# --- what nobody knows --------------------------------------------------------------------------------------
+# --- unknown keys and variables -----------------------------------------------------------------------------
 
 
 def unknown_keys(file: File, fields: Mapping[str, Sequence[Field]]) -> list[tuple[str, str]]:
-    """Keys that are no setting of a command in `fields`: the key as written, and the names that are near."""
+    """The keys that are not settings of the commands in `fields`: each as written, with a hint."""
     found = []
     for name, written, table in file.all_keys():
         known = {
@@ -179,7 +182,7 @@ def unknown_keys(file: File, fields: Mapping[str, Sequence[Field]]) -> list[tupl
 
 def _hint(written: str, name: str, known: Mapping[str, Field]) -> str:
     if written in _HEADS:
-        return f"; in a file of its own the settings stand at the top, without [{_HEADS[written]}]"
+        return f"; a settings file of its own has its keys at the top, without [{_HEADS[written]}]"
     for field in known.values():
         if f"--{name.replace('_', '-')}" in field.setting.also:
             return f"; the key is '{field.key}'"
@@ -187,7 +190,7 @@ def _hint(written: str, name: str, known: Mapping[str, Field]) -> str:
 
 
 def unknown_variables(environ: Mapping[str, str], fields: Iterable[Field]) -> list[tuple[str, str]]:
-    """Variables that begin with EVERYCORE_ and are nobody's: the name, and the one that is near."""
+    """The variables that begin with EVERYCORE_ and are not settings: each name, with a similar known one."""
     known = OTHER_VARIABLES | {field.variable for field in fields}
     return [
         (name, nearest(name, sorted(known)))
@@ -200,19 +203,19 @@ def unknown_variables(environ: Mapping[str, str], fields: Iterable[Field]) -> li
 
 
 def foreign_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Variables by which uvicorn's or gunicorn's own command is set: the name, and what to do instead."""
+    """The variables that configure uvicorn's and gunicorn's commands: each name, and what to use instead."""
     found = []
     for name in sorted(environ):
         if name.startswith(_OF_UVICORN) and environ[name]:
-            found.append((name, f"; ours is {PREFIX}{name.removeprefix(_OF_UVICORN)}"))
+            found.append((name, f"; use {PREFIX}{name.removeprefix(_OF_UVICORN)}"))
         elif name == _OF_GUNICORN and environ[name]:
-            found.append((name, "; settings stand in everycore.toml, or in variables of their own"))
+            found.append((name, "; use everycore.toml, or a variable for each setting"))
     return found
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """`; did you mean 'workers'?`, or nothing."""
-    import difflib  # late: only for what is wrong
+    """The hint `; did you mean 'workers'?`, or an empty text."""
+    import difflib  # late: only an error needs it
 
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,4 +1,4 @@
-"""The settings of supervision, which say when a worker is not to go on: a part of `config.tree`."""
+"""The settings of supervision, a part of `config.tree`: when a worker is stuck, and when it is replaced."""
 
 from typing import Annotated
 
@@ -11,13 +11,13 @@ from everycore.settings import LEAST_STALL
 
 
 class LifetimeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What both commands have."""
+    """The settings of supervision that both commands have."""
 
     stall_dump: Annotated[
         float,
         Setting(
             Seconds(LEAST_STALL, or_never=True),
-            "A worker without progress for so long prints the stacks of its threads; 0: never.",
+            "Print the stacks of a worker that makes no progress for this long; 0: never.",
             SUPERVISION,
         ),
     ] = 10.0
@@ -25,26 +25,24 @@ class LifetimeSettings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Setting(
             Seconds(LEAST_STALL, or_never=True),
-            "A worker without progress for so long is aborted and replaced; 0: never.",
+            "Abort and replace a worker that makes no progress for this long; 0: never.",
             SUPERVISION,
             default="never",
         ),
     ] = 0.0
     max_connections: Annotated[
         int | None,
-        Setting(
-            Count(0), "A worker is replaced after so many connections, about.", SUPERVISION, default="never"
-        ),
+        Setting(Count(0), "Replace a worker after about N connections.", SUPERVISION, default="never"),
     ] = None
     max_lifetime: Annotated[
         float | None,
-        Setting(Seconds(), "A worker is replaced at that age, about.", SUPERVISION, default="never"),
+        Setting(Seconds(), "Replace a worker at about this age.", SUPERVISION, default="never"),
     ] = None
     max_memory: Annotated[
         int | None,
         Setting(
             Size(),
-            "A worker is replaced when it has more memory, as in 300M, about.",
+            "Replace a worker that uses more memory than this, as in 300M.",
             SUPERVISION,
             default="never",
         ),

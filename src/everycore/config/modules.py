@@ -1,4 +1,4 @@
-"""The kind of setting that names modules."""
+"""The kind of a setting that names modules."""
 
 from everycore.config.kinds import Text
 from everycore.errors import ConfigurationError
@@ -6,7 +6,7 @@ from everycore.settings import names_to_preload
 
 
 class ModuleName(Text):
-    """A module, or a function in it, as `Settings.preload` takes it; or several with commas."""
+    """A module, or a function in one, as `Settings.preload` takes it; or several, separated by commas."""
 
     has_commas = True
 

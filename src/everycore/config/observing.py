@@ -1,4 +1,4 @@
-"""The settings of the observer: where it listens, and how many workers make a service ready."""
+"""The settings of the observer: its address, and how many workers make the service ready."""
 
 from typing import Annotated, TypeAlias
 
@@ -11,9 +11,9 @@ MetricsAddress: TypeAlias = Annotated[
     str | None,
     Setting(
         Path("HOST:PORT|unix:PATH"),
-        "Answer /metrics, /live and /ready there, by a process of its own. PORT alone is 127.0.0.1.",
+        "Answer /metrics, /live and /ready at this address, in a separate process. PORT alone is 127.0.0.1.",
         METRICS,
-        default="nowhere",
+        default="no observer",
         is_fixed=True,
     ),
 ]
@@ -21,7 +21,7 @@ MinReady: TypeAlias = Annotated[
     int,
     Setting(
         Count(1, most=MOST_WORKERS),
-        "/ready says yes with so many ready workers, until a stop begins.",
+        "How many workers must be ready for /ready to answer yes. After a stop has begun, it answers no.",
         METRICS,
         is_fixed=True,
     ),

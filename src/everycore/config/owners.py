@@ -1,4 +1,4 @@
-"""The settings of the tree that name a user: whom workers become, and whom files belong to."""
+"""The settings of the tree that name a user: the user of the workers, and the owner of sockets."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from everycore.config.kinds import ADDRESS, Mode, Several, Text
 from everycore.config.sections import ADDRESSES, WORKERS
 from everycore.config.setting import Setting
 
-_USER: Final = "Who workers are: name or number. The primary stays who it is, and binds."
-_GROUP: Final = "Their group, in place of that of --user."
+_USER: Final = "Run workers as this user: a name or a number. The primary keeps its user, and binds."
+_GROUP: Final = "Run workers as this group, instead of the group of --user."
 
 
 def _who(metavar: str, help: str, default: str, *also: str) -> Setting:
     return Setting(Text(metavar), help, WORKERS, also=also, default=default, is_fixed=True)
 
 
-UserName: TypeAlias = Annotated[str | None, _who("USER", _USER, "who starts", "--uid")]
+UserName: TypeAlias = Annotated[str | None, _who("USER", _USER, "the primary's", "--uid")]
 GroupName: TypeAlias = Annotated[str | None, _who("GROUP", _GROUP, "the user's", "--gid")]
-#: With gunicorn's letters. To `run` they would be the program's interpreter's: `python -u`.
-UserNameShort: TypeAlias = Annotated[str | None, _who("USER", _USER, "who starts", "-u", "--uid")]
+#: The same with gunicorn's letters. `run` lacks them: before a program, they belong to Python (`python -u`).
+UserNameShort: TypeAlias = Annotated[str | None, _who("USER", _USER, "the primary's", "-u", "--uid")]
 GroupNameShort: TypeAlias = Annotated[str | None, _who("GROUP", _GROUP, "the user's", "-g", "--gid")]
 
 Permitted: TypeAlias = Annotated[
     tuple[str, ...],
     Setting(
         Several(ADDRESS),
-        "What the program may listen on, with --user: as --bind of serve has it; may be repeated.",
+        "With --user: an address that the program may listen on, in --bind's forms; may be repeated.",
         ADDRESSES,
-        default="with --user nothing, else anything",
+        default="with --user none, else all",
         is_fixed=True,
     ),
 ]
@@ -36,10 +36,10 @@ SocketMode: TypeAlias = Annotated[
     int | None,
     Setting(
         Mode(),
-        "Permissions of unix sockets.",
+        "The permissions of unix sockets.",
         ADDRESSES,
         also=("--uds-permissions",),
-        default="0o777 without the umask",
+        default="0o777 minus the umask",
         is_fixed=True,
     ),
 ]
@@ -47,9 +47,9 @@ SocketOwner: TypeAlias = Annotated[
     str | None,
     Setting(
         Text("USER[:GROUP]"),
-        "Whom unix sockets belong to.",
+        "The owner of unix sockets.",
         ADDRESSES,
-        default="--user, else who starts",
+        default="--user, else the primary's user",
         is_fixed=True,
     ),
 ]

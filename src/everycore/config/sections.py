@@ -1,4 +1,4 @@
-"""The sections of settings, as `--help` and the reference have them."""
+"""The sections of settings in `--help` and in the reference."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
-"""What is said about one setting beside its type and default: the `Setting` in the `Annotated` of a field.
+"""What the tree says about a setting besides its type and default: the `Setting` in a field's `Annotated`.
 
-`fields_of` reads them. A `Field` is a setting with its name and default; others than those of the tree (the
-engine's options) are fields too, and everything that derives from fields holds for them as well. Pure.
+`fields_of` reads these. A `Field` is a setting with its name and default. The engine's options are fields
+too, so everything that derives from fields applies to them. The module is pure.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PREFIX: Final = "EVERYCORE_"
 class Setting:
     """How a setting is given and shown.
 
-    also: further spellings of the option, those of other servers among them.
-    variables: asked after the variable of its own name.
-    implied: variables that set the default, and to what; None: to what the variable holds.
-    default: the default in words, where the value alone would not tell.
-    is_fixed: a reload does not change it; the service is started again for that.
-    is_secret: never shown, nor put on a command line.
-    is_argument: it is given by its place, not by an option.
+    also: further spellings of the option, including those of other servers.
+    variables: variables that are read if the setting's own is not set.
+    implied: variables that change the default, and its value then; None: the value of the variable.
+    default: the default in words, if its value would not explain it.
+    is_fixed: a reload does not change it; only a restart does.
+    is_secret: it is never shown, nor put on a command line.
+    is_argument: it is given by its position, not by an option.
     """
 
     def __init__(
@@ -67,40 +67,40 @@ class Field:
 
     @property
     def option(self) -> str:
-        """`--stop-delay`; APP is given by its place."""
+        """`--stop-delay`; for an argument, its name in capitals: `APP`."""
         return self.name.upper() if self.setting.is_argument else f"--{self.key}"
 
     @property
     def key(self) -> str:
-        """`stop-delay`, in a file."""
+        """The key in a file: `stop-delay`."""
         return self.name.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """`EVERYCORE_STOP_DELAY`."""
+        """The environment variable: `EVERYCORE_STOP_DELAY`."""
         return PREFIX + self.name.upper()
 
     @property
     def default_text(self) -> str:
-        """The default, as `--help` has it."""
+        """The default, as `--help` shows it."""
         if self.setting.default:
             return self.setting.default
         return "" if self.default in (None, (), {}) else shown(self.default)
 
 
 class EngineField(Field):
-    """A field whose name, in `Config`, may differ from that of its option: `headers`, `--header`."""
+    """An option of an engine. Its `Config` may have another name for it: `headers` for `--header`."""
 
     __slots__ = ("parameter",)
 
     def __init__(self, parameter: str, name: str, setting: Setting) -> None:
         super().__init__(name, None, setting)
-        #: What `Config` calls it.
+        #: The name in the engine's `Config`.
         self.parameter = parameter
 
 
 def shown(value: Any) -> str:
-    """A value as a person writes it."""
+    """A value as a user would write it."""
     match value:
         case None:
             return "-"
@@ -117,7 +117,7 @@ def shown(value: Any) -> str:
 
 @functools.cache
 def fields_of(tree: type[msgspec.Struct]) -> tuple[Field, ...]:
-    """The fields of a tree, in the order in which they are written."""
+    """The fields of a tree, in the order of their definition."""
     found = []
     for field in msgspec.structs.fields(tree):
         (setting,) = [word for word in field.type.__metadata__ if isinstance(word, Setting)]

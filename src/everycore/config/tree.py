@@ -1,8 +1,8 @@
-"""The tree: every setting of `everycore serve` and `everycore run`, its type, its default and what it means.
+"""The tree: every setting of `everycore serve` and `everycore run`, with its type, default and meaning.
 
-Everything else derives from it: add a field here (or in `common` or `lifetimes`, where both commands have
-it), use it where it takes effect, and draw the pages (`python docs/make_options.py`). What only the engine
-has is not here (`servers.engine_options`).
+Everything else derives from it. To add a setting, add a field here (or in `common` or `lifetimes`, if both
+commands have it), use it where it takes effect, and draw the pages (`python docs/make_options.py`). Options
+that only an engine has are in `servers.engine_options`.
 """
 
 from typing import Annotated, Final, Literal
@@ -48,7 +48,7 @@ class RunSettings(CommonSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting(
             Several(ModuleName("MODULE[,MODULE]")),
-            "Import these once, and fork the workers from there; may be repeated.",
+            "Import these modules once, and fork the workers from there; may be repeated.",
             WORKERS,
             is_fixed=True,
         ),
@@ -57,7 +57,7 @@ class RunSettings(CommonSettings, frozen=True, kw_only=True):
         Literal["auto", "shared", "own"],
         Setting(
             Choice("auto", "shared", "own"),
-            "A port 0 is one port for all workers, or each one's own; auto: shared until the program serves.",
+            "Port 0 is one port for all workers, or one for each; auto: shared until the program serves.",
             ADDRESSES,
         ),
     ] = "auto"
@@ -66,7 +66,7 @@ class RunSettings(CommonSettings, frozen=True, kw_only=True):
         Literal["auto", "asyncio", "uvloop"],
         Setting(
             LoopName(*LOOPS),
-            f"The loop of a program that leaves it to asyncio: {', '.join(LOOPS)}.",
+            f"The event loop of a program that lets asyncio choose: {', '.join(LOOPS)}.",
             WORKERS,
         ),
     ] = "auto"
@@ -86,23 +86,23 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         int | None,
         Setting(
             Mode(),
-            "Permissions that new files lack, sockets too.",
+            "Umask: the permissions that new files and sockets lack.",
             WORKERS,
             also=("-m",),
-            default="as it is",
+            default="unchanged",
         ),
     ] = None
     preload: Annotated[
         bool,
         Setting(
             Switch(),
-            "Import APP once, and fork the workers from there: less memory, a quicker start.",
+            "Import APP once, and fork the workers from there: they use less memory and start faster.",
             WORKERS,
             is_fixed=True,
         ),
     ] = False
     app: Annotated[
-        str | None, Setting(Text("APP"), "MODULE:ATTRIBUTE, what to serve.", APPLICATION, is_argument=True)
+        str | None, Setting(Text("APP"), "MODULE:ATTRIBUTE, the application.", APPLICATION, is_argument=True)
     ] = None
     bind: Annotated[
         tuple[str, ...],
@@ -120,9 +120,9 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         str | None,
         Setting(
             Text(),
-            "The host alone, with --port.",
+            "Only the host, for use with --port.",
             ADDRESSES,
-            default=f"{HOST}; 0.0.0.0 with the variable PORT",
+            default=f"{HOST}; 0.0.0.0 if the variable PORT is set",
             is_fixed=True,
         ),
     ] = None
@@ -130,7 +130,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         int,
         Setting(
             Count(0, most=65535, metavar="PORT"),
-            "The port alone, with --host.",
+            "Only the port, for use with --host.",
             ADDRESSES,
             implied={"PORT": None},
             default=f"the variable PORT, else {PORT}",
@@ -142,40 +142,42 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
     ] = None
     fd: Annotated[
         int | None,
-        Setting(Count(0), "A socket that was inherited: --bind fd://N.", ADDRESSES, is_fixed=True),
+        Setting(Count(0), "An inherited socket: --bind fd://N.", ADDRESSES, is_fixed=True),
     ] = None
     socket_mode: SocketMode = None
     socket_owner: SocketOwner = None
     backlog: Annotated[
-        int, Setting(Count(1), "Connections that wait in the kernel at most.", ADDRESSES, is_fixed=True)
+        int, Setting(Count(1), "Most connections that wait in the kernel.", ADDRESSES, is_fixed=True)
     ] = 2048
-    boot_timeout: Annotated[float, Setting(Seconds(0.1), "Time to become ready.", WORKERS)] = 60.0
+    boot_timeout: Annotated[
+        float, Setting(Seconds(0.1), "How long a worker may take to become ready.", WORKERS)
+    ] = 60.0
     engine: Annotated[
         Literal["uvicorn", "hypercorn"],
         Setting(EngineName(*ENGINES), "uvicorn, or hypercorn for HTTP/2.", APPLICATION, is_fixed=True),
     ] = "uvicorn"
     factory: Annotated[
-        bool, Setting(Switch(), "APP makes the application: call it without arguments.", APPLICATION)
+        bool, Setting(Switch(), "APP is a factory: call it without arguments.", APPLICATION)
     ] = False
     interface: Annotated[
         Literal["auto", "asgi", "wsgi", "asgi2", "asgi3"],
-        Setting(Choice(*INTERFACES), f"What APP speaks: {', '.join(INTERFACES)}.", APPLICATION),
+        Setting(Choice(*INTERFACES), f"The interface of APP: {', '.join(INTERFACES)}.", APPLICATION),
     ] = "auto"
     app_dir: Annotated[
         str,
         Setting(
             Path("FOLDER"),
-            "Where to look for APP first.",
+            "Look for APP in this folder first.",
             APPLICATION,
             also=("--pythonpath",),
-            default="here",
+            default="the current folder",
         ),
     ] = "."
     shutdown_timeout: Annotated[
         float,
         Setting(
             Seconds(),
-            "Time for the application's own shutdown, at least, after the grace.",
+            "How long the application's own shutdown may take, at least, after the grace.",
             STOP,
         ),
     ] = 10.0
@@ -183,7 +185,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         float | None,
         Setting(
             Seconds(),
-            "Over how long a stop spreads the ends of WebSockets and event streams.",
+            "How long a stop takes to end WebSockets and event streams, spread over that time.",
             STOP,
             default="half the grace",
         ),
@@ -192,7 +194,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         Literal["auto", "on", "off"],
         Setting(
             Choice("auto", "on", "off"),
-            "ASGI's lifespan; on: an application without one cannot start; off: it is not asked.",
+            "ASGI's lifespan; on: APP must support it; off: APP is not asked.",
             APPLICATION,
             also=("--asgi-lifespan",),
         ),
@@ -201,7 +203,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         int,
         Setting(
             Count(1),
-            "Threads of a worker for a WSGI application.",
+            "Threads in each worker that run a WSGI application.",
             APPLICATION,
             also=("--blocking-threads",),
         ),
@@ -210,7 +212,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         str | None,
         Setting(
             Path("FILE"),
-            "Variables for the application, NAME=VALUE a line; those that are set already stay.",
+            "Set the application's variables from this file, NAME=VALUE a line; those already set stay.",
             APPLICATION,
             also=("--env-files",),
         ),
@@ -222,36 +224,36 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         str | None,
         Setting(
             Path("FILE"),
-            "Log every request there; it may be moved away at any time. A dash is stderr.",
+            "Log every request to this file, which may be moved away at any time. A dash is stderr.",
             LOG,
-            default="as --log-file",
+            default="the same as --log-file",
         ),
     ] = None
     access_logformat: Annotated[
         str | None,
         Setting(
             Text("FORMAT", check_format),
-            f"How a request is logged, as gunicorn writes it, of: {', '.join((*ATOMS, *HEADER_ATOMS))}.",
+            f"Format of logged requests, in gunicorn's syntax, from: {', '.join((*ATOMS, *HEADER_ATOMS))}.",
             LOG,
-            default="uvicorn's line, duration and id",
+            default="uvicorn's line, the duration, and the id",
         ),
     ] = None
     log_config: Annotated[
         str | None,
         Setting(
             Path("FILE"),
-            "How workers log, for logging.config: .ini, .json, .yaml. The primary goes on as it logs.",
+            "Configure the workers' logs from this file, by logging.config: .ini, .json, .yaml.",
             LOG,
         ),
     ] = None
     show_counts: Annotated[
-        bool, Setting(Switch(), "Show which worker took how many connections.", LOG, is_fixed=True)
+        bool, Setting(Switch(), "Show how many connections each worker took.", LOG, is_fixed=True)
     ] = False
     stall_kill: Annotated[
         float,
         Setting(
             Seconds(LEAST_STALL, or_never=True),
-            "A worker without progress for so long is aborted and replaced; 0: never.",
+            "Abort and replace a worker that makes no progress for this long; 0: never.",
             SUPERVISION,
             also=("-t", "--timeout"),
             default="60; with --reload: never",
@@ -261,7 +263,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         int | None,
         Setting(
             Count(0),
-            "A worker is replaced after so many requests, about.",
+            "Replace a worker after about N requests.",
             SUPERVISION,
             also=("--limit-max-requests",),
             default="never",
@@ -271,7 +273,7 @@ class ServeSettings(CommonSettings, frozen=True, kw_only=True):
         int | None,
         Setting(
             Count(0),
-            "Up to so many requests more, at random.",
+            "Add up to N requests to that, at random.",
             SUPERVISION,
             also=("--limit-max-requests-jitter",),
             default="a tenth more or less",

@@ -1,4 +1,4 @@
-"""The setting that names the proxies whose word counts."""
+"""The setting that names trusted proxies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from everycore.settings import check_proxy
 
 
 class Addresses(Several):
-    """Several addresses; one option may have some too, with commas, as `--forwarded-allow-ips` has."""
+    """Several addresses. A single option may hold a list with commas, as `--forwarded-allow-ips` does."""
 
     def from_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
         """As `Several.from_texts`."""
@@ -27,8 +27,8 @@ TrustedProxies: TypeAlias = Annotated[
     tuple[str, ...],
     Setting(
         Addresses(Text("ADDRESS", check_proxy)),
-        "A proxy, or a network of them, whose connections begin with a PROXY header, which names the client."
-        " unix: those on unix sockets; *: everybody. May be repeated, or a list with commas.",
+        "A proxy, or a network of proxies, whose connections begin with a PROXY header that names the client."
+        " unix: those on unix sockets; *: every peer. May be repeated, or a list with commas.",
         WORKERS,
         is_fixed=True,
     ),

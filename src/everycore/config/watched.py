@@ -1,4 +1,4 @@
-"""Which files count under `--reload` unless told otherwise; what a pattern means, `core.changes` says."""
+"""The files that `--reload` watches by default. `core.changes` says what a pattern means."""
 
 from __future__ import annotations
 

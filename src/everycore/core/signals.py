@@ -28,22 +28,22 @@ class Surroundings(enum.Enum):
     """The situation of the pool when a signal arrives."""
 
     DETACHED = "without a controlling terminal"
-    TERMINAL = "with one"
-    HUNG_UP = "once that is gone"
+    TERMINAL = "with a controlling terminal"
+    HUNG_UP = "after the terminal has hung up"
     ENDING = "while the workers are being stopped"
 
 
 class Act(enum.Enum):
     """What a signal does."""
 
-    RELOAD = "all workers are replaced, each new one ready before the old one leaves"
-    STOP = "as SIGTERM, without the delay"
-    REOPEN = "log files are opened anew, by the primary and its workers"
+    RELOAD = "replaces all workers, each new one ready before the old one leaves"
+    STOP = "stops like SIGTERM, without the delay"
+    REOPEN = "reopens the log files, in the primary and its workers"
     RESERVE = "nothing yet; a log line says so"
-    GROW = "one worker more"
-    SHRINK = "one worker fewer; at least one stays"
-    PAUSE = "the workers are stopped, and then the primary"
-    RESUME = "the workers are continued, and the primary goes on"
+    GROW = "adds a worker"
+    SHRINK = "removes a worker, but not the last one"
+    PAUSE = "suspends the workers, and then the primary"
+    RESUME = "resumes the workers and the primary"
     IGNORE = "nothing; a log line says so"
     NOTHING = "nothing"
     DEFAULT = "the system's default"

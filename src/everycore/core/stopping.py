@@ -27,15 +27,15 @@ class StopInput(enum.Enum):
     INT = "SIGINT"
     QUIT = "SIGQUIT"
     ALL_GONE = "the last worker is gone"
-    LATE = "SIGTERM or SIGINT, when the main thread is done and waits for other threads"
-    WAITED = "the thread that has waited repeats the signal"
-    WAITED_LATE = "that thread repeats it when the main thread is done and waits for other threads"
+    LATE = "SIGTERM or SIGINT, after the main thread has finished and waits for other threads"
+    WAITED = "the waiting thread repeats the signal"
+    WAITED_LATE = "the waiting thread repeats the signal, after the main thread has finished and waits"
     LOOP_BEGINS = "`everycore.run` is called"
-    LOOP_RUNS = "its loop runs"
-    LOOP_HEARS_TERM = "its loop hears SIGTERM"
-    LOOP_HEARS_INT = "its loop hears SIGINT"
-    DEPARTS = "the worker begins to leave, whoever asked"
-    LOOP_ENDS = "its loop is closed"
+    LOOP_RUNS = "the loop of `everycore.run` runs"
+    LOOP_HEARS_TERM = "the loop handles SIGTERM"
+    LOOP_HEARS_INT = "the loop handles SIGINT"
+    DEPARTS = "the worker begins to leave, for whatever reason"
+    LOOP_ENDS = "the loop is closed"
 
 
 #: The inputs that are signals to the process.
@@ -47,38 +47,38 @@ HEARD_ANYWAY: Final = (StopInput.TERM, StopInput.INT)
 class PrimaryStage(enum.Enum):
     """The stages of a primary with an open `Cluster`."""
 
-    RUNNING = "nobody has asked it to stop"
-    STOPPING = "its workers finish and leave, within the grace"
+    RUNNING = "it has not been asked to stop"
+    STOPPING = "its workers finish their work and leave, within the grace"
     ENDING = "its workers are gone, or are killed"
 
 
 class WorkerStage(enum.Enum):
     """The stages of a worker."""
 
-    PROGRAM = "its program runs, and no loop of `everycore.run`"
-    WAITING = "it leaves, and a thread waits for its connections"
+    PROGRAM = "its program runs, and no loop of `everycore.run` does"
+    WAITING = "it is leaving, and a thread waits for its connections"
     ENDED = "its main thread was told to end"
-    MAKING = "a loop of `everycore.run` is being made; a signal is noted until it runs"
-    NOTED = "the same, and a signal has come"
+    MAKING = "a loop of `everycore.run` is being made; a signal is noted until the loop runs"
+    NOTED = "such a loop is being made, and a signal has come"
     LOOP = "a loop of `everycore.run` runs"
-    ASKED = "a signal has come, and that loop has not heard it yet"
-    LEAVING = "it leaves, within the grace"
-    DEAF = "the grace is over, and that loop has not heard the signal: something blocks it"
+    ASKED = "a signal has come, and the loop has not handled it yet"
+    LEAVING = "it is leaving, within the grace"
+    DEAF = "the grace is over, and the loop has not handled the signal: something blocks it"
 
 
 class StopAction(enum.Enum):
     """The actions that an input can lead to."""
 
-    TELL = "a log line says so, and how to end it at once"
-    ASK = "all workers are asked to finish and leave, and none is started any more"
-    DUMP = "one after the other, the workers print the stacks of their threads and end"
+    TELL = "a log line says so, and how to end everything at once"
+    ASK = "all workers are asked to finish their work and leave, and no more are started"
+    DUMP = "the workers print the stacks of their threads and end, one after the other"
     CANCEL = "`main` is cancelled (in a primary, this kills all workers)"
     WAIT = "a thread tells the primary, and waits until no connection is open or the grace is over"
-    WAIT_HERE = "the main thread does so, for no thread can be started any more"
+    WAIT_HERE = "the main thread waits in the same way, because no thread can be started any more"
     EXIT = "`SystemExit(0)` is raised in the main thread"
-    GUARD = "a thread waits for the grace, in case the loop does not hear"
+    GUARD = "a thread waits for the grace, in case the loop does not handle the signal"
     LEAVE = "the worker tells the primary, finishes its work and leaves"
-    DIE = "the process dies by the signal, or a second later by SIGKILL"
+    DIE = "the signal kills the process, or SIGKILL a second later"
 
 
 S = TypeVar("S", PrimaryStage, WorkerStage)

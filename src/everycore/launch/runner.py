@@ -1,21 +1,21 @@
-"""The program that a worker of `everycore run` runs: any other, as `python` runs it.
+"""The program that a worker of `everycore run` runs: any other program, as `python` runs it.
 
     python FLAGS .../everycore/launch/__main__.py LOOP[,PORT_ZERO] SCRIPT|-m MODULE [ARGS...]
 
-Make this interpreter what `python SCRIPT|-m MODULE [ARGS...]` would be, with sockets that listen through the
-primary, and let the program go. Invariant: the program's `__main__` is the interpreter's own, as C made it;
-what the program sees of itself (`sys.argv`, `sys.path`, `sys.orig_argv`, `__file__`, its tracebacks, its exit
-status) is what it would see alone. What C does at the end of a program (exit status, SIGINT's death, waiting
-for threads, atexit) is left to C: exceptions leave this file as they came.
+This module makes the interpreter what `python SCRIPT|-m MODULE [ARGS...]` would be, with sockets that listen
+through the primary, and then runs the program. Invariant: the program's `__main__` is the interpreter's own,
+as C made it. What the program sees of itself (`sys.argv`, `sys.path`, `sys.orig_argv`, `__file__`, its
+tracebacks, its exit status) is what it would see without everycore. C itself ends the program (exit status,
+death by SIGINT, waiting for threads, atexit): exceptions leave this file unchanged.
 
-How it stops: the primary takes the worker out of the rotation, then sends SIGTERM, as whoever stops a lone
-process does, and SIGKILL a second after the grace. A handler of the program's own (uvicorn has one) does what
-it does. Without one, ours waits until no accepted connection is open, for the grace at most, and raises
-SystemExit (see `worker.signals`). The event loops of the program are its own: none of them reads our channel,
-unless the program asks for `everycore.current_worker()`.
+How the program stops: the primary gives the worker no more connections, and sends SIGTERM, as a service
+manager does. One second after the grace it sends SIGKILL. If the program has a handler of its own (uvicorn
+has one), that handler runs. Otherwise everycore's handler waits until no accepted connection is open, for the
+grace at most, and raises SystemExit (see `worker.signals`). The event loops belong to the program. None of
+them reads everycore's channel, unless the program calls `everycore.current_worker()`.
 
-A program that ends with an exception before it has listened could not start: its traceback goes to the
-primary, which prints it once and not once a worker, if the program has no `sys.excepthook` of its own.
+A program that ends with an exception before it has listened could not start. Unless the program has a
+`sys.excepthook` of its own, the primary prints the traceback, once instead of once for each worker.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from everycore.worker.signals import print_stacks_at_quit
 
 
 def main(namespace: dict[str, Any], mask: Collection[int]) -> None:
-    """Run what the command line names.
+    """Run the program that the command line names.
 
-    `namespace` is that of `__main__`, `mask` the signals that the program is to find blocked.
+    `namespace` is that of `__main__`. `mask` holds the signals that are blocked for the program.
     """
     words, *program = sys.argv[1:]
     loop, _, port_zero = words.partition(",")
@@ -78,8 +78,8 @@ def _install_on_uvloop(session: Session, _: ModuleType) -> None:
 
 
 def _refuse(session: Session, text: str) -> NoReturn:
-    """End the whole service: no other worker would do better."""
-    from everycore.system.sightings import descendants_of  # late: hardly any program comes here
+    """End the whole service: the other workers would fail in the same way."""
+    from everycore.system.sightings import descendants_of  # late: very few programs come here
 
     with contextlib.suppress(OSError, EverycoreError, ValueError):
         session.report(BootReport(text, STATUS_NO_BOOT, is_final=True).message())

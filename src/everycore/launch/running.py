@@ -1,7 +1,7 @@
 """A program in this interpreter, as `python` runs it: a script, a folder or archive, a module, or `-c`.
 
-Invariant: the program's `__main__` is the interpreter's own; its `sys.argv`, `sys.path`, `__file__` and
-tracebacks are what it would see alone.
+Invariant: the program's `__main__` is the interpreter's own. The program's `sys.argv`, `sys.path`, `__file__`
+and tracebacks are what it would see without everycore.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from everycore.ops.job import STATUS_NO_BOOT, STATUS_USAGE, BootReport
 from everycore.ops.tracebacks import traceback_text
 from everycore.worker.session import Session
 
-#: What C puts into `__main__` before it runs a script; all else is the launcher's.
+#: The names that C puts into `__main__` before it runs a script. All others are the launcher's.
 _PRISTINE: Final = (
     "__name__", "__doc__", "__package__", "__loader__", "__spec__", "__annotations__", "__builtins__",
     "__file__", "__cached__",
@@ -29,7 +29,7 @@ _PRISTINE: Final = (
 
 
 def clear(namespace: dict[str, Any]) -> None:
-    """Leave nothing in `namespace`, that of `__main__`, but what C puts there."""
+    """Delete the names in `namespace`, that of `__main__`, that C does not put there."""
     for name in tuple(namespace):
         if name not in _PRISTINE:
             del namespace[name]
@@ -64,7 +64,7 @@ def run_script(script: Script, program: list[str], namespace: dict[str, Any]) ->
 
 
 def run_program(program: list[str], namespace: dict[str, Any], ending: ProgramEnd) -> None:
-    """Run what the words behind `python` name, in the cleared namespace of `__main__`."""
+    """Run the program that the words after `python` name, in the cleared namespace of `__main__`."""
     if program[0] == "-m":
         _run_module(program, namespace, ending)
     elif program[0] == "-c":
@@ -76,7 +76,7 @@ def run_program(program: list[str], namespace: dict[str, Any], ending: ProgramEn
 
 
 def folder_of(program: list[str]) -> str | None:
-    """What `python` puts in front of `sys.path` for the program; None: nothing."""
+    """The entry that `python` puts first in `sys.path` for the program; None if there is none."""
     if program[0] == "-c":
         return None if sys.flags.safe_path else ""
     if program[0] != "-m":
@@ -84,7 +84,7 @@ def folder_of(program: list[str]) -> str | None:
         if pkgutil.get_importer(path) is not None:
             return path
         return None if sys.flags.safe_path else os.path.dirname(os.path.realpath(path))
-    with suppress(FileNotFoundError):  # the folder is gone, and C adds nothing either
+    with suppress(FileNotFoundError):  # the folder no longer exists, and C adds no entry either
         return None if sys.flags.safe_path else os.getcwd()
     return None
 
@@ -99,7 +99,7 @@ def _run_text(program: list[str], namespace: dict[str, Any], ending: ProgramEnd)
         namespace.pop(pristine, None)
     code = compile(program[1], "<string>", "exec", dont_inherit=True)
     with ending.of(code):
-        exec(code, namespace)  # noqa: S102 - that is what we are here for
+        exec(code, namespace)  # noqa: S102 - this is the program
 
 
 def _put_in_front(program: list[str]) -> None:
@@ -127,14 +127,14 @@ def _run_script(path: str, program: list[str], namespace: dict[str, Any], ending
         if code is None:
             code = compile(data, path, "exec", dont_inherit=True)
         ending.begins_at = code
-        exec(code, namespace)  # noqa: S102 - that is what we are here for
+        exec(code, namespace)  # noqa: S102 - this is the program
     except BaseException as exc:
         ending.come(exc)
         raise
 
 
 def _run_folder(program: list[str], namespace: dict[str, Any], ending: ProgramEnd) -> None:
-    """Run a folder or an archive with a `__main__.py`."""
+    """Run a folder or an archive that has a `__main__.py`."""
     sys.argv[:] = program
     _put_in_front(program)
     _run_as_main("__main__", namespace, ending, alter_argv=False)
@@ -147,9 +147,9 @@ def _run_module(program: list[str], namespace: dict[str, Any], ending: ProgramEn
 
 
 def _run_as_main(name: str, namespace: dict[str, Any], ending: ProgramEnd, *, alter_argv: bool) -> None:
-    from everycore.foreign import runpy_internals  # late: runpy is not what every program needs
+    from everycore.foreign import runpy_internals  # late: not every program needs runpy
 
-    for pristine in ("__file__", "__cached__"):  # C has made no script of `__main__` when it calls this
+    for pristine in ("__file__", "__cached__"):  # C calls this before `__main__` is a script
         namespace.pop(pristine, None)
     namespace["__doc__"] = None
     with ending.of(runpy_internals.CODE):
@@ -157,27 +157,27 @@ def _run_as_main(name: str, namespace: dict[str, Any], ending: ProgramEnd, *, al
 
 
 def _absolute(path: str) -> str:
-    """As C makes the path of a script absolute: nothing is tidied, but for a lone dot."""
+    """Make a path absolute as C does for a script: it is not normalized, except for a single dot."""
     if path == ".":
         return os.getcwd()
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
-# --- how it ends --------------------------------------------------------------------------------------------
+# --- the end ------------------------------------------------------------------------------------------------
 
 
 class ProgramEnd:
-    """What becomes of the exception that ends a program."""
+    """Handles the exception that ends a program."""
 
     def __init__(self, session: Session | None, program: list[str]) -> None:
         self._session = session
         self._program = program
-        #: The outermost code that a traceback shows: the program's, or runpy's as with `python -m`.
+        #: The code of the first frame in tracebacks: the program's, or runpy's as with `python -m`.
         self.begins_at: CodeType | None = None
 
     @contextmanager
     def of(self, code: CodeType) -> Iterator[None]:
-        """What is raised within the block ends the program. `code`: the first that a traceback shows."""
+        """An exception in the block ends the program. `code`: that of the first frame in the traceback."""
         self.begins_at = code
         try:
             yield
@@ -186,7 +186,7 @@ class ProgramEnd:
             raise
 
     def refuse(self, text: str) -> NoReturn:
-        """There is no such program: in python's words."""
+        """End, in Python's words, because the program does not exist."""
         text = f"{sys.executable}: {text}"
         if self._report(text, STATUS_USAGE):
             raise SystemExit(2)
@@ -194,7 +194,7 @@ class ProgramEnd:
         raise SystemExit(2)
 
     def come(self, error: BaseException) -> None:
-        """`error` is on its way out. C will print it, by `sys.excepthook`, and choose the exit status."""
+        """Prepare for the exit by `error`. C prints it, by `sys.excepthook`, and sets the exit status."""
         if self._session is not None and self._session.signals.is_interrupt(error):
             raise SystemExit(0) from None
         if isinstance(error, SystemExit):
@@ -219,14 +219,14 @@ class ProgramEnd:
         return trace
 
     def _tell(self, error: BaseException, tail: TracebackType | None) -> bool:
-        """Let the primary print it, if the program has not got as far as to listen."""
+        """Let the primary print the traceback, unless the program has listened. Returns whether it will."""
         if isinstance(error, KeyboardInterrupt):
             return False
-        # A worker wanted to be a primary, and nothing else went wrong; a task group wraps it.
+        # A worker tried to be a primary, and nothing else failed. A task group wraps the error.
         if consists_of(error, lambda inner: isinstance(inner, RoleError)):
             words = " ".join(self._program)
             return self._report(
-                "this program opens a Cluster of its own, and 'everycore run' is one already;"
+                "this program opens a Cluster of its own, which is not possible under 'everycore run';"
                 f" start it with: python {words}",
                 STATUS_USAGE,
                 at_any_time=True,
@@ -239,6 +239,6 @@ class ProgramEnd:
         try:
             self._session.report(BootReport(text, status).message())
         except (OSError, EverycoreError, ValueError):
-            # Told to leave before it had listened, it has said good-bye: another one's failure is told.
+            # A worker that was told to leave has closed its channel. Another worker reports the failure.
             return self._session.departure.has_begun
         return True

@@ -1,1 +1,1 @@
-"""The process from which workers are forked: imports once, and makes workers when the primary asks."""
+"""The process from which workers are forked. It imports the program once, and forks when the primary asks."""

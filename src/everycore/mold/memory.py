@@ -1,9 +1,9 @@
-"""What keeps the memory of workers shared.
+"""Keeps the memory of workers shared with their mold.
 
-A worker that makes an object takes the first free place of its size. After an import these lie scattered over
-all of the memory, a few on each page, and each page on which a worker writes is copied for it. So the mold
-fills them, with what takes no memory that was not there: what workers make lies together, on pages of their
-own. (Four workers of FastAPI and numpy: 1 MB less for each, and for the mold.)
+An object takes the first free place of its size. After an import, free places are scattered over all of the
+memory, a few on each page, and the kernel copies each page that a worker writes to. So the mold fills these
+places, which takes no additional memory. The objects of a worker then lie together, on pages of their own.
+(Four workers of FastAPI and numpy use 1 MB less each, and so does the mold.)
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Final
 
 from everycore.foreign.sys_internals import forget_names
 
-#: Sizes of Python's small objects (obmalloc.c): up to this, in steps.
+#: The sizes of Python's small objects (obmalloc.c), in bytes: the largest, and the step between two sizes.
 _LARGEST: Final = 512
 _STEP: Final = 16
-#: A new pool is recognized by so many places in a row.
+#: This many adjacent places show that the allocator has begun a new pool.
 _IN_A_ROW: Final = 24
-#: No more of one size: a bound for an allocator that is another.
+#: Most objects of one size: a limit in case the allocator works differently.
 _MOST: Final = 200_000
 
 _fillers: Final[list[list[bytes]]] = []
 
 
 def settle() -> None:
-    """Collect what is garbage, fill the holes, and take everything out of the collector's sight.
+    """Collect garbage, fill the free places, and remove all objects from the collector's sight.
 
-    A collection in a worker would write to every object.
+    Otherwise a collection in a worker would write to every object.
     """
     gc.collect()
     forget_names()
@@ -38,7 +38,7 @@ def settle() -> None:
 
 
 def _filled(size: int, length: int) -> list[bytes]:
-    """Objects of that size, until they lie one behind the other."""
+    """Make objects of that size until they lie next to each other."""
     found: list[bytes] = []
     in_a_row = before = 0
     for _ in range(_MOST):

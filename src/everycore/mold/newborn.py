@@ -1,8 +1,9 @@
-"""What is put right in a worker that a mold has just made, and how it joins its cluster.
+"""What a worker that was just forked from a mold repairs, and how it joins its cluster.
 
-Most of Python heals itself after a fork: the locks of logging and threading, the generator of `random`, the
-names of `tempfile`, OpenSSL. What does not is here. Invariant: before the program begins no two workers have
-the same state of any generator that this module knows, and nothing that they have is the mold's.
+Python itself repairs most of its state after a fork: the locks of logging and threading, the generator of
+`random`, the names of `tempfile`, OpenSSL. This module repairs the rest. Invariant: before the program
+begins, no two workers have the same state of any generator that this module knows, and no descriptor of the
+mold is left.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def become_worker(order: MakeWorker, fds: list[int]) -> None:
-    """Have what a fresh worker has, and join the cluster."""
+    """Take the worker's descriptors and environment from the order, and join the cluster."""
     streams = (0, 1, 2)
     targets = (*streams, *order.pass_fds)
     fixed = FIXED_DESCRIPTORS + (order.ticket.tally is not None)
@@ -51,7 +52,7 @@ def _named(fd: int) -> tuple[int, int]:
 
 
 def _renew() -> None:
-    signal.set_wakeup_fd(-1)  # of a loop that ran in the mold
+    signal.set_wakeup_fd(-1)  # it belonged to a loop that ran in the mold
     threading_internals.renew_main_thread()
     multiprocessing_internals.renew()
     uuid_internals.renew()
@@ -61,8 +62,8 @@ def _renew() -> None:
 
 
 def is_ours(program: list[str]) -> bool:
-    """Whether that is a program of everycore's own.
+    """Whether the program is everycore's own.
 
-    Such a one calls what `everycore.after_fork` was given itself, and reports a failure.
+    Such a program itself calls the functions given to `everycore.after_fork`, and reports a failure.
     """
     return program[0].startswith(_PACKAGE + os.sep)

@@ -1,4 +1,4 @@
-"""What a mold does before it makes workers: import, and look for what a fork would break."""
+"""What a mold does before it forks workers: it imports modules, and looks for what a fork would break."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from everycore.system import molding
 
 
 class CannotPrepareError(Exception):
-    """Something cannot be imported; the text is for the user."""
+    """A module cannot be imported. The text is for the user."""
 
 
-#: What each worker of everycore's imports by itself, whatever its program is: here it is imported once.
+#: The modules that every worker imports, whatever its program is. The mold imports them once.
 _OF_WORKERS: Final = (
     "encodings.idna", "everycore.entry", "everycore.listening", "everycore.worker.boot",
     "everycore.worker.context", "everycore.worker.session", "everycore.worker.grants",
 )  # fmt: skip
-#: The same, of one that `everycore run` has started.
+#: The same for workers of `everycore run`.
 _OF_LAUNCHED: Final = ("everycore.launch.runner", "everycore.worker.listening.clustersocket")
 
 
 def prepare(names: Sequence[str], program: Sequence[str]) -> None:
-    """Import each module of `names`, and call what stands behind a colon.
+    """Import each module in `names`, and call the function after a colon.
 
-    The program's own folder comes first on `sys.path` meanwhile. Raises CannotPrepareError.
+    Meanwhile the program's own folder is the first entry of `sys.path`. Raises CannotPrepareError.
     """
     words = list(program)
     sys.argv[:] = ["-m", *words[2:]] if words[0] == "-m" else words
@@ -48,7 +48,7 @@ def prepare(names: Sequence[str], program: Sequence[str]) -> None:
 
 
 def _users_program(words: list[str]) -> list[str]:
-    """The words behind our own launcher, where that is the program (`everycore run`)."""
+    """The words after everycore's launcher if that is the program (`everycore run`), else all words."""
     launcher = os.path.join(
         os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch", "__main__.py"
     )
@@ -76,20 +76,20 @@ def _prepare_one(name: str) -> None:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise CannotPrepareError(f"preload: there is no module {error.name!r} on sys.path") from None
         raise CannotPrepareError(user_traceback(error)) from None
-    except BaseException as error:  # sys.exit() in a module is a failure to load it as any other
+    except BaseException as error:  # sys.exit() in a module means that it cannot be loaded
         raise CannotPrepareError(user_traceback(error)) from None
 
 
 def threads_alive() -> list[str]:
-    """The threads that a fork would not copy, by name; the main one is no such thread."""
+    """The names of the threads that a fork would not copy, which are all but the main thread."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     return [names.get(number) or f"{comm} (not Python's)" for number, comm in molding.lone_after_fork()]
 
 
 def shared_by_fork(known: Sequence[int]) -> list[str]:
-    """What every worker would have a copy of, and only one can use: connections, and event loops.
+    """What a fork would copy to every worker although only one process can use it: connections, event loops.
 
-    known: descriptors of our own.
+    known: everycore's own descriptors.
     """
     found = molding.connected_peers(known)
     asyncio = sys.modules.get("asyncio")

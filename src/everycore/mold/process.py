@@ -1,8 +1,8 @@
-"""The mold: import, look whether a fork does harm, and make workers, until the primary closes the socket.
+"""The mold: imports, checks whether a fork would do harm, and forks workers until its socket is closed.
 
-It is neither primary nor worker: no loop runs in it, and it has no listener, belt or channel but for the
-moment in which it hands them on. Invariant: what returns from `main` is a worker, whose program has ended; a
-mold never returns.
+A mold is neither primary nor worker. It runs no loop, and holds a listener, belt or channel only while it
+passes them on. Invariant: `main` returns in a worker, when its program has ended. In the mold it never
+returns.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from everycore.system.descriptors import close_all, fill_standard_streams
 from everycore.system.processes import interpreter_flags
 
 VARIABLE: Final = "_EVERYCORE_MOLD"
-#: The primary is gone: EX_TEMPFAIL of sysexits.h.
+#: The exit status if the primary is gone: EX_TEMPFAIL of sysexits.h.
 _ORPHANED: Final = 75
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(namespace: dict[str, Any]) -> None:
-    """Be a mold; in each worker, run the program that the command line names. `namespace`: of `__main__`."""
+    """Be a mold. In each worker, run the program of the command line. `namespace` is that of `__main__`."""
     began = time.monotonic()
     ticket = mold_wire.read_mold_ticket(os.environ.pop(VARIABLE))
     if not processes.die_with_parent(ticket.primary):
@@ -46,7 +46,7 @@ def main(namespace: dict[str, Any]) -> None:
     mold = _Mold(ticket, program)
     script = mold.prepare(began)
     order, fds = mold.serve()
-    # A worker from here on.
+    # This process is a worker from here on.
     if signal.getsignal(signal.SIGINT) is _leave_to_primary:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     newborn.become_worker(order, fds)
@@ -61,11 +61,11 @@ def main(namespace: dict[str, Any]) -> None:
 
 
 def _leave_to_primary(_number: int, _: FrameType | None) -> None:
-    """Ctrl-C reaches the whole process group. It is not ignored: what the application starts would do so."""
+    """Do nothing: Ctrl-C reaches the whole process group. SIG_IGN would be inherited by new processes."""
 
 
 class _Mold:
-    """What the mold has of its own."""
+    """The mold's socket, its descriptors, and its orders."""
 
     def __init__(self, ticket: MoldTicket, program: list[str]) -> None:
         self._ticket = ticket
@@ -75,16 +75,17 @@ class _Mold:
         os.set_inheritable(ticket.leash[0], False)
         self._socket = socket.socket(fileno=fd)
         self._known = (fd, ticket.leash[0])
-        # What is behind these is each worker's; held here, a pipe would never end. The numbers stay taken.
+        # These descriptors are for the workers. If the mold held them, a pipe would never end. /dev/null
+        # keeps their numbers occupied.
         for number in ticket.pass_fds:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             os.dup2(null, number, inheritable=False)
             os.close(null)
 
     def prepare(self, began: float) -> Script | None:
-        """Import everything, and return the script of a program of ours.
+        """Import everything. Returns the script if the program is everycore's own.
 
-        What cannot be imported is told, and ends this process.
+        If something cannot be imported, this tells the primary and exits.
         """
         try:
             preparing.prepare(self._ticket.preload, self._program)
@@ -101,7 +102,7 @@ class _Mold:
         return script
 
     def serve(self) -> tuple[MakeWorker, list[int]]:
-        """Make workers. Returns in these alone, with what they were asked for by and its descriptors."""
+        """Fork workers. Returns only in a worker: the order that it was forked for, and the descriptors."""
         while True:
             try:
                 packet = molding.receive_with(self._socket, mold_wire.LONGEST, mold_wire.MOST_DESCRIPTORS)
@@ -123,7 +124,7 @@ class _Mold:
             self._say(mold_wire.MoldHasAnswered(problem))
 
     def _say_there(self) -> None:
-        """In a worker, as soon as it is the primary's child."""
+        """Tell the primary, in a new worker, that it is the primary's child."""
         if self._ticket.is_confined:
             os.setsid()
         elif self._ticket.new_group:
@@ -138,14 +139,14 @@ class _Mold:
 
 
 def _flush() -> None:
-    """What is in a buffer at a fork would be written by every worker."""
+    """Flush the streams: every worker would write what a buffer holds at a fork."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError, AttributeError):  # closed, or nobody reads, or there is none
+        except (OSError, ValueError, AttributeError):  # closed, or without a reader, or None
             continue
 
 
 def _end() -> NoReturn:
-    """What the application has registered to be called at exit is for its workers."""
+    """Exit without the functions that the application has registered with atexit: they are for workers."""
     os._exit(0)

@@ -1,7 +1,7 @@
 """The ASGI application of the observer: `/metrics`, `/live`, `/ready`.
 
-Invariant: whatever is asked has an answer within `line.TIMEOUT` seconds and a moment; where the primary gives
-none the status is 503, and nothing that was true before is repeated.
+Invariant: every request is answered within little more than `line.TIMEOUT` seconds. If the primary does not
+answer, the status is 503: an earlier answer is never repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Page(msgspec.Struct, frozen=True):
-    """What a request is answered."""
+    """An answer to a request."""
 
     status: int
     body: bytes
@@ -39,7 +39,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class ObserverApp:
-    """Answers by what the primary says. min_ready: so many workers have to be ready."""
+    """Answers with what the primary says. min_ready: how many workers must be ready for /ready to say yes."""
 
     def __init__(self, line: Asker, min_ready: int, own: Callable[[], Iterable[Metric]] = lambda: ()) -> None:
         self._name = Asked(line, control.AskHello(v=VERSION), ServiceName)
@@ -47,7 +47,7 @@ class ObserverApp:
         self._metrics = Asked(line, control.AskMetrics(v=VERSION), ServiceMetrics)
         self._min_ready = min_ready
         self._shares = Shares()
-        #: The metrics that workers have themselves.
+        #: Returns the metrics that the workers themselves have.
         self._own = own
 
     async def __call__(self, scope: Mapping[str, Any], _receive: object, send: Send) -> None:
@@ -69,7 +69,7 @@ class ObserverApp:
         pages = {"/metrics": self._tell_metrics, "/live": self._tell_live, "/ready": self._tell_ready}
         page = pages.get(scope["path"])
         if page is None:
-            return Page(404, f"there are: {_PAGES}\n".encode())
+            return Page(404, f"the pages are {_PAGES}\n".encode())
         if scope["method"] not in ("GET", "HEAD"):
             return Page(405, b"GET or HEAD\n", allow="GET, HEAD")
         try:
@@ -78,7 +78,7 @@ class ObserverApp:
             return Page(503, f"{error.text}\n".encode())
         except Exception:
             log.exception("%s failed", scope["path"])
-            return Page(500, b"the observer has a fault; the log says which\n")
+            return Page(500, b"the observer has failed; the log says how\n")
 
     async def _tell_live(self, _: Mapping[str, Any]) -> Page:
         name = await self._name.now()
@@ -91,7 +91,7 @@ class ObserverApp:
             return Page(503, b"not ready: the service is being stopped\n")
         counts = f"{ready} of {status.size} workers are ready"
         if ready < self._min_ready:
-            return Page(503, f"not ready: {counts}, and {self._min_ready} have to be\n".encode())
+            return Page(503, f"not ready: {counts}, {self._min_ready} must be\n".encode())
         return Page(200, f"ready: {counts}\n".encode())
 
     async def _tell_metrics(self, scope: Mapping[str, Any]) -> Page:
@@ -103,7 +103,7 @@ class ObserverApp:
 
 
 class _Found:
-    """A collector of what was found."""
+    """A collector of metrics that were already found."""
 
     def __init__(self, found: list[Metric]) -> None:
         self._found = found
@@ -112,7 +112,7 @@ class _Found:
         yield from self._found
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: no other collector is there to have the same names."""
+        """Describe nothing: there is no other collector whose names could clash."""
         return ()
 
 

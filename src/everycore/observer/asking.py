@@ -1,7 +1,7 @@
-"""What the observer knows of the service: asked for when somebody wants to know it, for all who wait at once.
+"""What the observer knows of the service. It asks the primary on demand, once for all clients that wait.
 
-Invariant: an answer is never older than the question that it is given to, but for `SHORTEST` seconds; so
-however many ask here, the primary is asked so often at most.
+Invariant: an answer is at most `SHORTEST` seconds older than the request that gets it. So the primary is
+asked at most once in that time, however many clients ask here.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from everycore.core import control
 
 T = TypeVar("T")
 
-#: Seconds between two questions of a kind at least.
+#: The least time between two questions of a kind, in seconds.
 SHORTEST: Final = 0.02
 
 
 class Asker(Protocol):
-    """What asks the primary: a `PrimaryLine`."""
+    """Asks the primary: a `PrimaryLine`."""
 
     async def ask(self, request: control.Request, kind: type[T]) -> T:
-        """Its answer. Raises ControlError."""
+        """Return the primary's answer. Raises ControlError."""
 
 
 class Asked(Generic[T]):
-    """One question."""
+    """One question to the primary, and its latest answer."""
 
     def __init__(self, line: Asker, request: control.Request, kind: type[T]) -> None:
         self._line = line
@@ -36,7 +36,7 @@ class Asked(Generic[T]):
         self._at = 0.0
 
     async def now(self) -> T:
-        """The answer. Raises ControlError."""
+        """Return the current answer. Raises ControlError."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         async with self._lock:

@@ -1,4 +1,4 @@
-"""From what the primary has counted, and /proc tells, to the metrics of the catalogue.
+"""Makes the metrics of the catalogue from what the primary has counted, and from /proc.
 
 Invariant: every sample belongs to a metric of the catalogue, and has its labels.
 """
@@ -21,21 +21,21 @@ from everycore.observer.catalogue import CATALOGUE, PREFIX, Described
 from everycore.system.memory import proportional_bytes
 from everycore.system.resident import cpu_seconds, resident_bytes
 
-#: Seconds for which a proportional share of memory holds: the kernel walks all pages for it.
+#: How long a measured PSS is used, in seconds: to measure it, the kernel walks all pages.
 PSS_STEP: Final = 10.0
-#: What a state of a worker is called; one that is ready has its own word.
+#: The metric's word for each state of a worker that is not ready.
 _STATES: Final = {"none": "starting", "online": "starting", "listening": "starting", "draining": "draining"}
 _ENDING: Final = "ending"
 
 
 class Shares:
-    """The proportional shares of memory of the workers, looked at now and then."""
+    """The PSS of the workers, measured from time to time."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[float, int | None]] = {}
 
     def of(self, pids: list[int], now: float) -> dict[int, int | None]:
-        """Pid -> bytes, or None where that is not told. now: seconds, by any clock."""
+        """Pid -> bytes, or None if the PSS cannot be read. now: in seconds, by any clock."""
         kept = {pid: self._known[pid] for pid in pids if pid in self._known}
         for pid in pids:
             if pid not in kept or now - kept[pid][0] >= PSS_STEP:
@@ -51,7 +51,7 @@ class _Families:
         self.found: dict[str, Metric] = {}
 
     def add(self, name: str, value: float | None, *labels: object, suffix: str = "") -> None:
-        """A sample; None: it is not known, and not there. labels: values of the metric's, in order."""
+        """Add a sample; none if `value` is None, that is, unknown. labels: the label values, in order."""
         described = CATALOGUE[name]
         family = self.found.get(name)
         if family is None:
@@ -61,7 +61,7 @@ class _Families:
             family.add_sample(PREFIX + name + (suffix or _suffix(described)), known, float(value))
 
     def add_histogram(self, name: str, counts: WaitCounts) -> None:
-        """A histogram without labels."""
+        """Add a histogram without labels."""
         described = CATALOGUE[name]
         family = self.found[name] = Metric(PREFIX + name, described.help, described.kind)
         total = 0
@@ -73,7 +73,7 @@ class _Families:
 
 
 def _upper_end(bound: float) -> str:
-    """As the format has it: `0.005`, `1.0`, `+Inf`."""
+    """The bound in the text format: `0.005`, `1.0`, `+Inf`."""
     return "+Inf" if bound == float("inf") else repr(bound)
 
 
@@ -82,7 +82,7 @@ def _suffix(described: Described) -> str:
 
 
 def families(metrics: ServiceMetrics, shares: Shares) -> Iterator[Metric]:
-    """All metrics of a service."""
+    """Make all metrics of a service."""
     found = _Families()
     _service(found, metrics)
     _listeners(found, metrics)
@@ -155,10 +155,10 @@ def _workers(found: _Families, metrics: ServiceMetrics, shares: Shares) -> None:
 
 
 def state_of(worker: WorkerStatus) -> str:
-    """What a worker does: starting, ready, draining or ending."""
+    """The state of a worker: starting, ready, draining or ending."""
     return "ready" if worker.is_ready else _STATES.get(worker.state, _ENDING)
 
 
 def count_ready(status: ServiceStatus) -> int:
-    """Workers that are given connections: one that is stuck takes none."""
+    """How many workers are given connections, without those that are stuck."""
     return sum(worker.is_ready and worker.stuck is None for worker in status.workers)

@@ -1,7 +1,7 @@
-"""Gathers the workers' own metrics from the tally, and folds those of the dead into its archive.
+"""Gathers the workers' own metrics from the tally, and folds those of ended workers into its archive.
 
-Invariant: a count of a worker is in the sum exactly once: by its slot, or, once that was folded, by the
-archive. What a worker has written that cannot be read is left out, and told once.
+Invariant: each count of a worker is in the sum exactly once: from its slot, or, once that is folded, from the
+archive. What a worker has written and cannot be read is left out, and logged once.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _KINDS: Final = frozenset(
 
 
 class Gatherer:
-    """What workers have counted by prometheus-client."""
+    """The metrics that workers have counted with prometheus-client."""
 
     def __init__(self, tally: ObserverTally) -> None:
         self._tally = tally
         self._archive = self._read_archive()
-        #: Workers of which it was told that they cannot be read.
+        #: The workers whose metrics were logged as unreadable.
         self._told: set[int] = set()
 
     def fold(self) -> None:
-        """Keep the sums of those that are gone, and let go of their slots."""
+        """Add the sums of ended workers to the archive, and release their slots."""
         owners = self._tally.owners()
         left = {slot: worker for slot, (state, worker) in owners.items() if state is SlotState.LEFT}
         fresh = {slot: worker for slot, worker in left.items() if worker not in self._archive.folded}
         if fresh:
             together = Together()
-            for slot, worker in fresh.items():  # of two kinds of one name, that of the newer code counts
+            for slot, worker in fresh.items():  # if two kinds have one name, that of the newer code counts
                 together.add_dead(self._read(slot, worker))
             together.add_dead(self._archive.families, is_kept=True)
             archive = Archive(sorted(left.values()), together.kept())
@@ -57,13 +57,13 @@ class Gatherer:
                 self._archive = archive
             else:
                 log.error(
-                    "the sums of workers that are gone are too many to be kept: those of %s are lost", left
+                    "too many metrics of ended workers to keep: the counts of workers %s are lost", left
                 )
         for slot, worker in left.items():
             self._tally.let_go(slot, worker)
 
     def metrics(self) -> Iterator[Metric]:
-        """All of now."""
+        """Return all current metrics."""
         self.fold()
         together = Together()
         owners = sorted(self._tally.owners().items(), key=lambda one: one[1][1], reverse=True)
@@ -83,7 +83,7 @@ class Gatherer:
         except ValueError as error:
             if worker not in self._told:
                 self._told.add(worker)
-                log.warning("the metrics of worker %d cannot be read: %s", worker, error)
+                log.warning("cannot read the metrics of worker %d, leaving them out: %s", worker, error)
             return []
 
     def _read_archive(self) -> Archive:
@@ -92,7 +92,7 @@ class Gatherer:
             try:
                 return read_archive(payload)
             except ValueError as error:
-                log.error("the sums of workers that are gone cannot be read: %s", error)  # noqa: TRY400
+                log.error("the sums of ended workers cannot be read: %s", error)  # noqa: TRY400
         return Archive([], [])
 
 

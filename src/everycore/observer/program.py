@@ -1,7 +1,7 @@
 """The program of the observer: `python -m everycore.observer JOB`.
 
-Serve until the primary closes the line, or is gone. Invariant: nothing of a service is in this process but
-what the primary says, and what the workers have written.
+It serves until the primary closes the connection, or is gone. Invariant: this process knows of the service
+only what the primary says, and what the workers have written.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from everycore.system.tally import ObserverTally
 
 log = logging.getLogger("everycore.observer")
 
-#: uvicorn's logger of servers and connections.
+#: uvicorn's logger for servers and connections.
 _OF_REQUESTS: Final = "uvicorn.error"
-#: Seconds between two signs of life; the primary waits for three times as long.
+#: The time between two signs of life, in seconds. The primary waits three times as long.
 BEAT: Final = 10.0
-#: Seconds between two looks for workers that are gone: the slots of those are few.
+#: The time between two looks for ended workers, in seconds: there are few slots for these.
 FOLD: Final = 2.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Observe as the command line says; return the exit status."""
+    """Observe as the command line says. Returns the exit status."""
     job = msgspec.json.decode(argv[1], type=ObserverJob)
     logs.configure(
         Speaker("observer"), job.log_level, format=job.log_format, file=job.log_file, is_lenient=True
@@ -75,7 +75,7 @@ async def _observe(job: ObserverJob) -> None:
 
 
 async def _beat(line: PrimaryLine) -> None:
-    """Show the primary that this process goes on."""
+    """Show the primary that this process is alive."""
     while True:
         try:
             await line.ask(AskHello(v=VERSION), ServiceName)
@@ -85,10 +85,10 @@ async def _beat(line: PrimaryLine) -> None:
 
 
 async def _fold(gatherer: Gatherer | None) -> None:
-    """Let go of what the dead have left, whether anybody asks for metrics or not."""
+    """Release the slots of ended workers, even if no client asks for metrics."""
     while gatherer is not None:
         try:
             gatherer.fold()
         except Exception:
-            log.exception("what workers have counted cannot be gathered")
+            log.exception("cannot gather the metrics of ended workers")
         await asyncio.sleep(FOLD)

@@ -1,7 +1,8 @@
-"""uvicorn as the server of the observer: on sockets that the primary has bound, with bounds on its clients.
+"""uvicorn as the server of the observer: on sockets that the primary has bound, with limits for its clients.
 
-Invariant: at most `MOST_CLIENTS` connections are open, and none for longer than `LONGEST` seconds, whatever a
-client does or leaves. The oldest makes room for the newest: a thousand that say nothing keep no probe out.
+Invariant: at most `MOST_CLIENTS` connections are open, none for longer than `LONGEST` seconds, whatever a
+client does or omits. The oldest makes room for the newest, so a thousand silent clients cannot keep a probe
+out.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CLIENTS: Final = 256
-#: Seconds from the first byte that may come to the last that may go.
+#: How long a connection may be open, in seconds.
 LONGEST: Final = 15.0
-#: Bytes of the head of a request.
+#: Most bytes in the head of a request.
 _MOST_HEAD: Final = 16 * 1024
 _KEEP_ALIVE: Final = 5
 
@@ -32,7 +33,7 @@ class Bounds:
         self._open: dict[asyncio.Transport, asyncio.TimerHandle] = {}
 
     def opened(self, transport: asyncio.Transport) -> None:
-        """One more."""
+        """Count a new connection. If there are too many, abort the oldest."""
         while len(self._open) >= self._most:
             oldest = next(iter(self._open))
             self.closed(oldest)
@@ -41,14 +42,14 @@ class Bounds:
         self._open[transport] = timer
 
     def closed(self, transport: asyncio.Transport) -> None:
-        """One less."""
+        """Count a connection as closed."""
         timer = self._open.pop(transport, None)
         if timer is not None:
             timer.cancel()
 
 
 def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
-    """HTTP by uvicorn on h11, whose connections are counted and end."""
+    """A protocol class: uvicorn's HTTP on h11, with connections that are counted and limited."""
 
     class Bounded(H11Protocol):
         _its: asyncio.Transport
@@ -66,7 +67,7 @@ def bounded(bounds: Bounds) -> type[asyncio.Protocol]:
 
 
 class _Quiet(uvicorn.Server):
-    """Without signal handlers."""
+    """uvicorn's server without signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -75,7 +76,7 @@ class _Quiet(uvicorn.Server):
 
 
 def server_of(app: Callable[..., Any], bounds: Bounds | None = None) -> uvicorn.Server:
-    """A server of that application; its `serve(sockets)` runs until `should_exit`."""
+    """Make a server of the application. Its `serve(sockets)` runs until `should_exit`."""
     return _Quiet(
         uvicorn.Config(
             app,
@@ -95,7 +96,7 @@ def server_of(app: Callable[..., Any], bounds: Bounds | None = None) -> uvicorn.
 
 
 def inherited(fds: Sequence[int]) -> list[socket.socket]:
-    """The listeners on those descriptors."""
+    """Make sockets of the listeners on these descriptors."""
     found = []
     for fd in fds:
         sock = socket.socket(fileno=fd)

@@ -1,1 +1,1 @@
-"""What running a cluster as a service takes: its signals, its log lines, what its workers are told."""
+"""A cluster that is run as a service: its signals, its log, and what its workers are told."""

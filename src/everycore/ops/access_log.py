@@ -1,8 +1,8 @@
-"""What is known of a request that was answered, and how the access log tells of it.
+"""What is known of a request that was answered, and how the access log records it.
 
-The records go to the logger on which uvicorn tells of each request, with uvicorn's five arguments, so that a
-formatter that was made for uvicorn (`--log-config`) understands them. Invariant: what a client has sent
-neither ends a line nor closes a quotation.
+The records go to the logger on which uvicorn logs requests, with uvicorn's five arguments, so that a
+formatter made for uvicorn (`--log-config`) understands them. Invariant: nothing that a client sends can end a
+line or close a quotation.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import msgspec
 
 from everycore.config.access_format import header_of, on_one_line
 
-#: The logger of requests.
+#: The name of the logger for requests.
 REQUESTS: Final = "uvicorn.access"
 _logger: Final = logging.getLogger(REQUESTS)
-#: As uvicorn writes it.
+#: uvicorn's format of a request.
 MESSAGE: Final = '%s - "%s %s HTTP/%s" %d'
-#: As gunicorn writes the time of a request.
+#: gunicorn's format of a request's time.
 _TIME: Final = "[%d/%b/%Y:%H:%M:%S %z]"
-#: The attribute of a record that holds what is known of the request.
+#: The attribute of a record that holds the `Answered`.
 _ATTRIBUTE: Final = "answered"
 
-#: The id of the request that is being served, where requests are logged.
+#: The id of the request that is being served, if requests are logged.
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("everycore_request_id", default=None)
 
 Headers = Iterable[tuple[Any, Any]]
@@ -37,9 +37,9 @@ Headers = Iterable[tuple[Any, Any]]
 class Answered(msgspec.Struct, kw_only=True, frozen=True):
     """A request whose answer has ended.
 
-    target: path and query, quoted. status: 499 where the client left before any answer, as nginx has it.
-    seconds: from when the application got it until the end of the answer. is_complete: whether all of the
-    answer was sent.
+    target: path and query, quoted. status: 499 if the client left before the answer began, as in nginx.
+    seconds: from the moment the application got the request to the end of the answer. is_complete: whether
+    the whole answer was sent.
     """
 
     client: str
@@ -57,11 +57,11 @@ class Answered(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def milliseconds(self) -> float:
-        """How long it took."""
+        """The duration of the request, in milliseconds."""
         return self.seconds * 1000
 
     def header(self, name: str, *, of_answer: bool = False) -> str | None:
-        """The value of a header, as it was sent; None if there is none. `name` in lower case."""
+        """The value of a header, as it was sent; None if there is none. `name` is in lower case."""
         wanted = name.encode("latin-1", "replace")
         headers = self.answer_headers if of_answer else self.request_headers
         found = (value for key, value in headers if bytes(key).lower() == wanted)
@@ -69,7 +69,7 @@ class Answered(msgspec.Struct, kw_only=True, frozen=True):
         return None if value is None else bytes(value).decode("latin-1")
 
     def fields(self) -> dict[str, Any]:
-        """As a record in JSON has it."""
+        """The fields of a JSON record."""
         fields = _common_fields(self.client, self.method, self.target, self.version, self.status)
         if self.is_websocket:
             fields["protocol"] = "WebSocket"
@@ -84,7 +84,7 @@ class Answered(msgspec.Struct, kw_only=True, frozen=True):
         return {name: value for name, value in fields.items() if value is not None}
 
     def log(self, worker: int | None) -> None:
-        """Tell of it. The record has `request_id`, `duration_ms` and `worker` for formatters of others."""
+        """Log the request. Other formatters find `request_id`, `duration_ms` and `worker` in the record."""
         if not _logger.isEnabledFor(logging.INFO):
             return
         args = (self.client, self.method, self.target, self.version, self.status)
@@ -94,13 +94,13 @@ class Answered(msgspec.Struct, kw_only=True, frozen=True):
             "duration_ms": round(self.milliseconds, 3),
             "worker": worker,
         }
-        # Not by `info`, which looks for the line of code that called it.
+        # `info` would look for the line of code that called it, which takes time.
         record = _logger.makeRecord(REQUESTS, logging.INFO, __file__, 0, MESSAGE, args, None, extra=extra)
         _logger.handle(record)
 
 
 def _common_fields(client: Any, method: Any, target: Any, version: Any, status: Any) -> dict[str, Any]:
-    """What an engine tells of a request, too."""
+    """The fields that an engine's own record has too."""
     path, _, query = str(target).partition("?")
     return {
         "client": client or None,
@@ -113,7 +113,7 @@ def _common_fields(client: Any, method: Any, target: Any, version: Any, status: 
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record in JSON has of the request that it tells of; nothing, where it tells of none."""
+    """The fields of a JSON record that describe the request; none if the record is not about a request."""
     answered = answered_of(record)
     if answered is not None:
         return answered.fields()
@@ -123,16 +123,16 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def answered_of(record: logging.LogRecord) -> Answered | None:
-    """What a record tells of a request; None for one of another kind, and for one of the engine itself."""
+    """The request that a record of everycore describes; None for any other record, the engine's included."""
     found = getattr(record, _ATTRIBUTE, None)
     return found if isinstance(found, Answered) else None
 
 
 class ToldOnce(logging.Filter):
-    """Passes over what the engine tells of a request that is told by us, when its answer has ended.
+    """Drops the engine's own record of a request, which everycore logs when the answer has ended.
 
-    What the engine answers by itself (503 of `--limit-concurrency`) passes: nobody else tells of it. Its
-    record has the attributes of ours, for formatters of others; dashes, for nobody knows.
+    A response of the engine itself (503 of `--limit-concurrency`) passes, because nothing else logs it. Its
+    record gets the attributes of everycore's records for other formatters, with dashes as their values.
     """
 
     def __init__(self, worker: int | None) -> None:
@@ -148,13 +148,13 @@ class ToldOnce(logging.Filter):
 
 
 def tell_once(worker: int | None) -> None:
-    """From now on each request is told once."""
+    """Install the filter: from now on each request is logged once."""
     if not any(isinstance(known, ToldOnce) for known in _logger.filters):
         _logger.addFilter(ToldOnce(worker))
 
 
 class AccessFormatter(logging.Formatter):
-    """Formats what is known of a request, by gunicorn's atoms."""
+    """Formats the record of a request, with gunicorn's atoms."""
 
     def __init__(self, text: str, worker: int | None = None) -> None:
         super().__init__()
@@ -162,14 +162,14 @@ class AccessFormatter(logging.Formatter):
         self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line. A record of another kind is formatted as it is."""
+        """Format one line. A record that is not about a request keeps its own message."""
         if not isinstance(record.args, tuple) or len(record.args) != 5:
             return record.getMessage()
         return self._text % _Atoms(record, record.args, self._worker)
 
 
 class _Atoms:
-    """The atoms of one record, each made when it is asked for. A dash: nobody knows."""
+    """The atoms of one record. Each is computed when the format asks for it; "-" means unknown."""
 
     def __init__(self, record: logging.LogRecord, args: tuple[Any, ...], worker: int | None) -> None:
         self.time = record.created

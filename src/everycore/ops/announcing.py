@@ -1,8 +1,8 @@
-"""Tells the service manager how the service is: READY, RELOADING, STOPPING, STATUS, WATCHDOG (sd_notify(3)).
+"""Tells the service manager the state: READY, RELOADING, STOPPING, STATUS, WATCHDOG (sd_notify(3)).
 
-A primary that hangs says nothing: that is how systemd notices (`WatchdogSec=`). A manager that keeps sockets
-is given the listeners. Invariant: READY is said once the service serves, and again after each RELOADING,
-whatever became of the reload; nothing but STOPPING follows STOPPING.
+A primary that hangs sends nothing, which is how systemd notices (`WatchdogSec=`). A manager that can keep
+sockets is given the listeners. Invariant: READY is sent once the service serves, and again after each
+RELOADING, even if the reload failed. Nothing but STOPPING follows STOPPING.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from everycore.ops.storing import ListenerStore
     from everycore.pool import Pool
 
-#: How long a socket that the last primary has stored waits for a worker that listens there, in seconds.
+#: How long a socket that the previous primary has stored waits for a worker to listen on it, in seconds.
 GIVE_UP_AFTER: Final = 30.0
 
 
 class Announcer:
-    """The words about one pool. Where no manager asks, there are none."""
+    """The notifications of one pool. Without a service manager it sends none."""
 
     def __init__(self, pool: Pool, name: str) -> None:
         self._pool = pool
@@ -42,7 +42,7 @@ class Announcer:
             self._store = self._passed.store = ListenerStore(self._notifier, lambda: self._passed.unclaimed)
 
     def begin(self) -> None:
-        """The pool is open."""
+        """Begin to notify: the pool is open."""
         if self._notifier is None:
             return
         for kind in (Ready, Exited, ReloadBegan, ReloadEnded):
@@ -52,7 +52,7 @@ class Announcer:
             self._feed(self._notifier, asyncio.get_running_loop())
 
     def stopping(self) -> None:
-        """The service was told to stop, or ends; again: nothing."""
+        """Notify that the service is stopping. Does nothing if it has done so already."""
         if not self._is_stopping:
             self._is_stopping = True
             if self._store is not None:
@@ -60,7 +60,7 @@ class Announcer:
             self._say("STOPPING=1", f"STATUS={self._name}: stopping")
 
     def close(self) -> None:
-        """It has ended."""
+        """Notify that the service is stopping, and close the socket: the service has ended."""
         self.stopping()
         for timer in (self._watchdog, self._giving_up):
             if timer is not None:
@@ -90,7 +90,7 @@ class Announcer:
             self._passed.give_up()
 
     def _refused(self) -> None:
-        """Systemd has asked for a reload (`Type=notify-reload`), and waits until it has begun and ended."""
+        """Answer a refused reload: systemd asked for it (`Type=notify-reload`) and waits for its end."""
         if self._was_ready and not self._is_stopping:
             self._reloading()
             self._say("READY=1", self._status())
@@ -99,7 +99,7 @@ class Announcer:
         self._say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", self._status())
 
     def _status(self) -> str:
-        ready = sum(worker.is_ready for worker in self._pool.workers.values())  # some more, in a reload
+        ready = sum(worker.is_ready for worker in self._pool.workers.values())  # more, in a reload
         text = f"{min(ready, self._pool.size)} of {self._pool.size} workers ready"
         snapshot = self._pool.snapshot()
         reload = snapshot.reload
@@ -110,7 +110,7 @@ class Announcer:
         return f"STATUS={self._name}: {text}"
 
     def _feed(self, to: Notifier, loop: asyncio.AbstractEventLoop) -> None:
-        """Twice within the time, as sd_watchdog_enabled(3) advises."""
+        """Feed the watchdog twice within its time, as sd_watchdog_enabled(3) advises."""
         to.tell("WATCHDOG=1")
         self._watchdog = loop.call_later(to.watchdog / 2, self._feed, to, loop)
 

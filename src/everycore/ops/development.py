@@ -1,6 +1,6 @@
-"""A service whose code is being worked on (`--reload`): reload at each change, and end at once.
+"""A service in development (`--reload`): it reloads at each change, and ends at once.
 
-Invariant: which changes count, and when, `core.changes` decides; a reload is that of HUP.
+Invariant: `core.changes` decides which changes count, and when. The reload itself is that of HUP.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from everycore.pool import Pool
 
 log = logging.getLogger("everycore.ops")
 
-#: At Ctrl-C clients have so long, in seconds; whoever has not left after END is killed.
+#: At Ctrl-C, requests get GRACE seconds. A worker that has not left after END seconds is killed.
 GRACE: Final = 0.1
 END: Final = 0.5
 
 
 class Development:
-    """The reloads of one service.
+    """The automatic reloads of one service.
 
-    delay: seconds without a change before a reload. here: where the names of files begin in the log.
+    delay: how long files must be unchanged before a reload, in seconds. here: log lines name files relative
+    to it.
     """
 
     def __init__(self, watch: WatchedFiles, delay: float, here: str) -> None:
@@ -39,7 +40,7 @@ class Development:
 
     @asynccontextmanager
     async def reloading(self, pool: Pool) -> AsyncIterator[None]:
-        """Reload at each change within the block, which begins before the pool is open."""
+        """Reload at each change within the block, which is entered before the pool opens."""
         self._pool = pool
         pool._supervisor.rollout.is_awaited = True
         async with watching(self._watch, self._on_changes):
@@ -59,30 +60,33 @@ class Development:
     def _reload(self) -> None:
         self._due = None
         paths = self._batch.take()
-        if self._pool.size > 0:  # else it is not open yet, or is being stopped
+        if self._pool.size > 0:  # otherwise the pool is not open yet, or is stopping
             log.info("changed: %s; reloading", named(paths, self._here))
             forget_bytecode(paths)
             self._pool._keeper.order_reload()
 
     def end(self) -> None:
-        """Ctrl-C: whoever waits for the prompt has no client to be spared."""
+        """End at Ctrl-C: a developer waits for the prompt, and has no clients to spare."""
         self._pool.cluster._ending.hasten(GRACE)
         asyncio.get_running_loop().call_later(END, self._kill)
 
     def _kill(self) -> None:
-        """An application that still shuts down has closed its channel, and is left to it."""
+        """Kill the workers.
+
+        Those whose application is shutting down have closed their channel, and are spared.
+        """
         for worker in self._pool.workers.values():
             if worker.is_connected():
                 worker.kill(9)
 
 
 def forget_bytecode(paths: Iterable[str]) -> None:
-    """Remove the bytecode of these files, where they are Python's.
+    """Remove the cached bytecode of these files, if they are Python's.
 
-    Python takes it for that of its file by the second of the file's change and by its size (PEP 552): what is
-    saved again within a second, in the same size, would be executed as it was first.
+    Python matches bytecode to its source by the size and the modification time, in whole seconds (PEP 552). A
+    file that is saved twice within a second, at the same size, would run as it was saved first.
     """
     for path in paths:
         if path.endswith(".py"):
-            with suppress(OSError, NotImplementedError):  # an interpreter may have no bytecode
+            with suppress(OSError, NotImplementedError):  # the interpreter may not cache bytecode
                 os.unlink(importlib.util.cache_from_source(path))

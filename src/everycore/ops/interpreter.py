@@ -1,11 +1,11 @@
-"""How a worker of the command line is started, so that it imports from where this process does.
+"""How the command line starts a worker, so that the worker imports from the same places as this process.
 
-That is the command line of one of our scripts, and the module search path that goes with it. Nothing is left
-of it in the worker: the variable is removed before anything of the program runs.
+A worker's command line runs one of everycore's scripts, and a variable holds the module search path. The
+variable is removed before any code of the program runs.
 
-A fresh interpreter knows nothing of what a start script has done to `sys.path` (pex, zipapp, zc.buildout, and
-the wrappers of Nix and Bazel do so). So the path travels in a variable, and the script that the worker runs,
-which is named by its file, takes it from there before it imports anything of ours.
+A fresh interpreter does not know what a start script has done to `sys.path` (pex, zipapp, zc.buildout, and
+the wrappers of Nix and Bazel change it). So the path travels in a variable. The script that the worker runs,
+which is named by its file, reads the variable before it imports anything of everycore's.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Final
 from everycore import role
 from everycore.system.processes import interpreter_flags, program_words
 
-#: Read by `servers/__main__.py` and `launch/__main__.py`, which can import nothing of ours when they do.
+#: `servers/__main__.py` and `launch/__main__.py` read it, before they can import anything of everycore's.
 VARIABLE: Final = "_EVERYCORE_PATH"
-#: What a worker cannot begin without.
+#: The packages that a worker cannot start without.
 _NEEDED: Final = ("everycore", "msgspec")
-#: Stands between two entries. No installer makes a folder with such a name.
+#: The separator of the entries. No installer makes a folder with such a name.
 _BETWEEN: Final = "\n"
 
 
@@ -33,8 +33,8 @@ def command(
 ) -> list[str]:
     """The command line that runs `__main__.py` of `package` with this interpreter.
 
-    in_archive: what to execute instead where everycore lies in a zip archive, which has no such file.
-    flags: for the interpreter, beside those that this one was started with.
+    in_archive: the code to run instead if everycore is in a zip archive, which has no such file.
+    flags: more flags for the interpreter, besides those that this one was started with.
     """
     head = [sys.executable, *interpreter_flags(), *flags]
     script = os.path.join(os.path.dirname(str(package.__file__)), "__main__.py")
@@ -45,13 +45,13 @@ def command(
 
 
 def environment() -> dict[str, str]:
-    """What goes with the command line: our module search path, and what a worker needs beside it."""
+    """The variable for the command line: this process's module search path, and what a worker needs too."""
     path = search_path()
     return {VARIABLE: _BETWEEN.join([*path, *_folders_beside(path)])}
 
 
 def _folders_beside(path: Sequence[str]) -> list[str]:
-    """Folders of `_NEEDED` that `path` does not lead to: the start script has an import hook of its own."""
+    """The folders of `_NEEDED` that `path` lacks, because the start script uses an import hook of its own."""
     found: list[str] = []
     for name in _NEEDED:
         if PathFinder.find_spec(name, [*path, *found]) is None:
@@ -60,8 +60,8 @@ def _folders_beside(path: Sequence[str]) -> list[str]:
 
 
 def search_path() -> list[str]:
-    """`sys.path` without the entry that C has put there for our own program."""
-    # A start script may have put anything there; the import system skips what is no text.
+    """`sys.path` without the entry that the interpreter itself has added for this program."""
+    # A start script may have added anything. The import system skips entries that are not text.
     path = [entry for entry in map(_text_of, sys.path) if entry is not None]
     own = _entry_of_program(program_words())
     if own in path and not sys.flags.safe_path:
@@ -72,13 +72,13 @@ def search_path() -> list[str]:
 def _text_of(entry: object) -> str | None:
     if not isinstance(entry, str) or _BETWEEN in entry:
         return None
-    if entry and not os.path.exists(entry):  # a relative one, from before the start script went elsewhere
+    if entry and not os.path.exists(entry):  # relative, from before the start script changed folder
         return getattr(sys.path_importer_cache.get(entry), "path", entry)
     return entry
 
 
 def _entry_of_program(words: Sequence[str]) -> str:
-    """The folder of the script; with `-m` the folder we were in. A folder or an archive is one itself."""
+    """The entry for this program: its folder, with `-m` the start folder, or an archive itself."""
     if not words or words[0] == "-c":
         return ""
     if words[0] == "-m":

@@ -1,7 +1,7 @@
-"""What the primary of `everycore serve` tells its workers, and what they report if they cannot start.
+"""The job that the primary of `everycore serve` gives its workers, and their report if they cannot start.
 
-The two messages and their encodings. Invariant: the primary never imports the application; whether it can be
-loaded is known from a worker's report alone.
+This module defines the two messages and their encodings. Invariant: the primary never imports the
+application. Only a worker's report tells whether it can be loaded.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ STATUS_FAILED: Final = 1
 STATUS_USAGE: Final = 2
 STATUS_NO_BOOT: Final = 3
 
-#: Holds the secret ones among `Job.engine`, as JSON: a command line is everybody's to read.
+#: The variable with the secret part of `Job.engine`, as JSON: any user can read a command line.
 SECRETS: Final = "_EVERYCORE_SECRETS"
 
-#: The key of a report among a worker's messages.
+#: The key that marks a worker's message as a report.
 _BOOT_FAILED: Final = "everycore.boot_failed"
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The application, and how it is to be served. `binds` are as written on the command line.
+    """The application, and how to serve it. `binds` are in the form of `--bind`.
 
-    engine_name: who speaks HTTP.
-    engine: arguments of the engine's own configuration, by the names of uvicorn's `Config` where that has
-    them; those that are secret travel in the variable SECRETS.
+    engine_name: the server that handles HTTP.
+    engine: arguments of the engine's own configuration, by their names in uvicorn's `Config` if it has them.
+    The secret ones are in the variable SECRETS instead.
     """
 
     app: str
@@ -63,13 +63,13 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def scheme(self) -> str:
-        """What its URLs begin with."""
+        """The scheme of the service's URLs."""
         return "https" if self.engine.get("ssl_certfile") else "http"
 
     def text(self) -> str:
-        """As an argument of a command line, in ASCII.
+        """The job as an argument of a command line, in ASCII.
 
-        Paths that are not UTF-8 have surrogates (os.fsdecode), which msgspec does not encode.
+        A path that is not UTF-8 has surrogates (os.fsdecode), which msgspec cannot encode.
         """
         with contextlib.suppress(UnicodeEncodeError):
             text = msgspec.json.encode(self).decode()
@@ -81,16 +81,16 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def with_secrets(job: Job, text: str | None) -> Job:
-    """The job with what the variable SECRETS held."""
+    """The job, completed by the content of the variable SECRETS."""
     if text is None:
         return job
-    import json  # late: few have any
+    import json  # late: few jobs have secrets
 
     return msgspec.structs.replace(job, engine=job.engine | json.loads(text))
 
 
 def read_job(text: str) -> Job:
-    """The job of a worker's command line."""
+    """Read the job from a worker's command line."""
     if "\\u" not in text:
         return msgspec.json.decode(text, type=Job)
     import json  # late, as above
@@ -99,9 +99,9 @@ def read_job(text: str) -> Job:
 
 
 class BootReport(msgspec.Struct, frozen=True):
-    """Why a worker could not start, for the user's eyes, and the exit status that says so.
+    """Why a worker could not start, in a text for the user, and the exit status that results.
 
-    is_final: no worker can, whatever has been ready before.
+    is_final: the error holds for every worker, even if workers have been ready before.
     """
 
     text: str
@@ -109,13 +109,13 @@ class BootReport(msgspec.Struct, frozen=True):
     is_final: bool = False
 
     def message(self) -> dict[str, Any]:
-        """As a message to the primary. What is no text (a path that is not UTF-8) is escaped."""
+        """The report as a message to the primary. Surrogates (of a path that is not UTF-8) are escaped."""
         text = self.text.encode("utf-8", "backslashreplace").decode()
         return {_BOOT_FAILED: [text, self.status, self.is_final]}
 
 
 def read_report(message: object) -> BootReport | None:
-    """The report in a worker's message; None if it is one of the application's own."""
+    """The report in a worker's message; None if the message is the application's own."""
     report = message.get(_BOOT_FAILED) if isinstance(message, dict) else None
     match report:
         case [str(text), int(status), bool(is_final)]:
@@ -124,7 +124,7 @@ def read_report(message: object) -> BootReport | None:
 
 
 class AppName(msgspec.Struct, frozen=True):
-    """MODULE:ATTRIBUTE, taken apart. `arguments`: it is called with these, as in `shop:create_app("eu")`."""
+    """MODULE:ATTRIBUTE, parsed. `arguments`: those of a factory call, as in `shop:create_app("eu")`."""
 
     module: str
     attribute: str
@@ -132,7 +132,7 @@ class AppName(msgspec.Struct, frozen=True):
 
 
 def parse_app(text: str) -> AppName | None:
-    """What `text` names, MODULE:ATTRIBUTE or MODULE:ATTRIBUTE(LITERALS); None if it has neither form."""
+    """Parse MODULE:ATTRIBUTE or MODULE:ATTRIBUTE(LITERALS). Returns None if `text` has neither form."""
     module, _, attribute = text.partition(":")
     arguments = None
     if attribute.endswith(")"):
@@ -146,7 +146,7 @@ def parse_app(text: str) -> AppName | None:
 
 
 def _literals(text: str) -> tuple[list[Any], dict[str, Any]] | None:
-    """The arguments of a call, none of which is to be worked out; None if that is not what stands there."""
+    """The arguments of a call, if all of them are literals; else None."""
     if not text.strip():
         return [], {}
     try:
@@ -162,11 +162,11 @@ def _literals(text: str) -> tuple[list[Any], dict[str, Any]] | None:
 
 
 def check_app(text: str, source: str = "argument", *, factory: bool = False) -> str:
-    """Return `text` if it has the form MODULE:ATTRIBUTE; whether it exists, a worker finds out."""
+    """Return `text` if it has the form MODULE:ATTRIBUTE. A worker finds out whether that exists."""
     name = parse_app(text)
     if name is not None:
         if factory and name.arguments is not None:
-            problem = f"contradicts {text!r}, which is called already; leave one of both out"
+            problem = f"contradicts {text!r}, which is already a call; leave out one of the two"
             raise ConfigurationError("--factory", problem)
         return text
     module, _, attribute = text.partition(":")
@@ -176,5 +176,5 @@ def check_app(text: str, source: str = "argument", *, factory: bool = False) -> 
     if module.endswith(".py") or "/" in module:
         path = module.removeprefix("./").removesuffix(".py").replace("/", ".").strip(".")
         if is_dotted(path):
-            problem += f"; a module is named without its file, {path}:{attribute or 'app'}"
+            problem += f"; name the module, not its file: {path}:{attribute or 'app'}"
     raise ConfigurationError("APP", problem, source=source)

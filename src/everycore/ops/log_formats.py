@@ -1,7 +1,7 @@
-"""How a record becomes a line of the log: as text for people, or as JSON for programs.
+"""How a record becomes a line of the log: text for people, or JSON for programs.
 
-Both have the time with its zone, and who says it. Invariant: a record in JSON is one line of ASCII, whatever
-its message and its traceback hold, and a field that is documented has one meaning and one type.
+Both formats have the time with its zone, and the process that logs. Invariant: a record in JSON is one line
+of ASCII, whatever its message and its traceback hold. Each documented field has one meaning and one type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ JSON: Final = "json"
 
 
 class Speaker(msgspec.Struct, frozen=True):
-    """Whose lines these are.
+    """The process that logs.
 
     kind: "primary", "worker", "observer", or "alone" for a process without a cluster.
     """
@@ -32,13 +32,13 @@ class Speaker(msgspec.Struct, frozen=True):
     generation: int | None = None
 
     def __str__(self) -> str:
-        """As a line of text names it."""
+        """The name in a line of text."""
         if self.kind == "worker":
             return f"worker {self.worker}"
         return "everycore" if self.kind == "alone" else self.kind
 
     def fields(self) -> dict[str, Any]:
-        """As a record in JSON names it."""
+        """The fields of a JSON record that name the process."""
         numbers = {"worker": self.worker, "slot": self.slot, "generation": self.generation}
         return {"process": self.kind} | {name: value for name, value in numbers.items() if value is not None}
 
@@ -48,25 +48,25 @@ PRIMARY: Final = Speaker("primary")
 
 @functools.lru_cache(maxsize=2)
 def _second(seconds: int) -> tuple[str, str]:
-    """Date and zone of a second, for all lines of it."""
+    """The date and the zone of a second, cached for all lines of that second."""
     local = time.localtime(seconds)
     return time.strftime("%Y-%m-%d %H:%M:%S", local), time.strftime("%z", local)
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-11-27 19:39:07,123 +0100 [worker 3] INFO ...`; a traceback has lines of its own."""
+    """`2026-11-27 19:39:07,123 +0100 [worker 3] INFO ...`. A traceback follows on lines of its own."""
 
     def __init__(self, speaker: Speaker, access_format: str | None = None) -> None:
         super().__init__(f"%(asctime)s [{speaker}] %(levelname)s %(message)s")
         self._access = None if access_format is None else AccessFormatter(access_format, speaker.worker)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """As that of `logging`, with the zone."""
+        """As `logging.Formatter.formatTime`, with the zone."""
         date, zone = _second(int(record.created))
         return f"{date},{int(record.msecs):03d} {zone}"
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; behind that of a request its duration and its id."""
+        """Format one line. The line of a request ends with its duration and its id."""
         if self._access is not None and record.name == REQUESTS:
             return self._access.format(record)
         line = super().format(record)
@@ -78,7 +78,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a record. `access_format`: of the messages about requests."""
+    """One JSON object per record. `access_format`: the format of the messages about requests."""
 
     def __init__(self, speaker: Speaker, access_format: str | None = None) -> None:
         super().__init__()
@@ -86,12 +86,12 @@ class JsonFormatter(logging.Formatter):
         self._access = None if access_format is None else AccessFormatter(access_format, speaker.worker)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """As ISO 8601 has it."""
+        """The time in ISO 8601."""
         date, zone = _second(int(record.created))
         return f"{date[:10]}T{date[11:]}.{int(record.msecs):03d}{zone[:3]}:{zone[3:]}"
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, which is a JSON object."""
+        """Format one line, a JSON object."""
         is_told_by_atoms = self._access is not None and record.name == REQUESTS
         message = self._access.format(record) if is_told_by_atoms and self._access else record.getMessage()
         fields: dict[str, Any] = {
@@ -116,12 +116,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def _ascii(fields: dict[str, Any]) -> str:
-    """The fields as JSON, in ASCII: a stream of another encoding than UTF-8 takes it too."""
+    """Encode the fields as JSON in ASCII, which a stream of any encoding takes."""
     try:
         text = msgspec.json.encode(fields)
         if text.isascii():
             return text.decode("ascii")
-    except (UnicodeEncodeError, TypeError):  # what is no text (a path that is not UTF-8), nor a JSON value
+    except (UnicodeEncodeError, TypeError):  # a surrogate (a path that is not UTF-8), or not a JSON value
         pass
     import json  # late: msgspec does it for most
 
@@ -129,6 +129,9 @@ def _ascii(fields: dict[str, Any]) -> str:
 
 
 def formatter(kind: str, speaker: Speaker, access_format: str | None = None) -> logging.Formatter:
-    """One of `TEXT` or `JSON`. `access_format`: how requests are told, as `--access-logformat`."""
+    """The formatter for `TEXT` or `JSON`.
+
+    `access_format`: the format of requests, as in `--access-logformat`.
+    """
     make = JsonFormatter if kind == JSON else TextFormatter
     return make(speaker, access_format)

@@ -1,8 +1,8 @@
-"""Where the log of everycore goes: a stream, or a file of its own (`--log-file`, `--access-logfile`).
+"""Where everycore's log goes: a stream, or a file of its own (`--log-file`, `--access-logfile`).
 
-Each process appends to a file by itself (O_APPEND), a line by one write, so that lines of several processes
-do not mix. Invariants: nobody waits for whoever reads, where the file is a FIFO or a terminal (`Outlet`); a
-file that cannot be opened anew goes on as it is.
+Each process appends to a file by itself (O_APPEND) and writes a line in one call, so that lines of several
+processes do not mix. Invariants: if the file is a FIFO or a terminal, no process waits for its reader
+(`Outlet`); if a file cannot be reopened, the log stays with the open one.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _STDERR: Final = 2
 
 
 class QuietHandler(logging.StreamHandler[Any]):
-    """A closed stderr, or a full disk, does not make each record print a traceback about itself.
+    """A stream handler for which a closed stderr, or a full disk, is not an error to report for each record.
 
-    A mistake in a record is told as `logging.raiseExceptions` wants it, which is the application's to set.
+    A faulty record is reported if `logging.raiseExceptions` is set, which is the application's decision.
     """
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802 - the name that logging calls
-        """As `logging.Handler.setFormatter`, for what the stream itself says too."""
+        """As `logging.Handler.setFormatter`. The stream's own messages get the same format."""
         super().setFormatter(fmt)
         self._lend_words(self.stream)
 
@@ -43,20 +43,20 @@ class QuietHandler(logging.StreamHandler[Any]):
         return self.format(record) + self.terminator
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
-        """Say nothing of a stream that cannot be written."""
+        """Report nothing if the stream cannot be written."""
         has_no_stream = self.stream is None or getattr(self.stream, "closed", False)
         if not has_no_stream and not isinstance(sys.exception(), OSError):
             super().handleError(record)
 
 
 class LogFile(QuietHandler, OwnLogFile):
-    """Appends to the file `path`. Raises OSError if that cannot be opened and there is no `fallback`.
+    """Appends to the file `path`. Raises OSError if the file cannot be opened and there is no `fallback`.
 
-    is_watched: look before each line whether the file was moved away, and open it anew by its name then.
-    fallback: where lines go as long as the file cannot be opened. missing: why it could not, at first.
+    is_watched: check before each line whether the file was moved away, and if so, open its name again.
+    fallback: the stream for lines while the file cannot be opened. missing: the first error in opening it.
     """
 
-    #: Whom the files belong to that this process makes (uid, gid); None: to itself.
+    #: The uid and gid of the files that this process makes; None for its own.
     owner: ClassVar[tuple[int, int] | None] = None
 
     def __init__(self, path: str, *, is_watched: bool = False, fallback: TextIO | None = None) -> None:
@@ -66,7 +66,7 @@ class LogFile(QuietHandler, OwnLogFile):
         self._fallback = fallback
         self.missing: OSError | None = None
         super().__init__(path)
-        #: That it cannot be opened anew was told.
+        #: Whether the log has already said that the file cannot be reopened.
         self._is_told = self.missing is not None
 
     def _open(self) -> Any:
@@ -89,7 +89,7 @@ class LogFile(QuietHandler, OwnLogFile):
         return outlet
 
     def follow(self, on_file: Callable[[int], object]) -> None:
-        """Call `on_file` with the descriptor of the file, now and when it is another; 2, stderr: none."""
+        """Call `on_file` with the file's descriptor, now and at each change; with 2 if there is no file."""
         self._on_file = on_file
         if self.stream is not None and self.stream is not self._fallback:
             on_file(self.stream.fileno())
@@ -128,14 +128,14 @@ class LogFile(QuietHandler, OwnLogFile):
             self.release()
 
     def end(self) -> None:
-        """Close it for good."""
+        """Close the file for good."""
         self._is_over = True
         self.close()
 
     def close(self) -> None:
-        """As `logging.FileHandler.close`: the next line opens it again.
+        """As `logging.FileHandler.close`: the next line opens the file again.
 
-        `logging.config` closes all handlers that there are, when an application configures its own.
+        `logging.config` closes all existing handlers when an application configures its own.
         """
         self.acquire()
         try:

@@ -1,8 +1,8 @@
-"""How the command line logs: to stderr or to a file, one line a record, with who says it.
+"""How the command line logs: to stderr or to a file, one line a record, with the name of the process.
 
-Set up the loggers of everycore and of the engine, the same way in the primary and in its workers. Invariant:
-the root logger stays the application's own. Not by `logging.config.dictConfig`, which closes every handler
-that others have made.
+This module sets up the loggers of everycore and of the engine, in the same way in the primary and in its
+workers. Invariant: the root logger stays the application's. `logging.config.dictConfig` would not do: it
+closes every handler that exists.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from everycore.system.plain_files import reason_of
 
 log = logging.getLogger("everycore.ops")
 
-#: Below debug, as uvicorn has it: every message of ASGI.
+#: The level below debug, as in uvicorn: every message of ASGI.
 TRACE: Final = 5
-#: Written for a path: stderr.
+#: Stands for stderr in place of a path.
 STDERR: Final = "-"
-#: Those that are set up.
+#: The loggers that are set up.
 LOGGERS: Final = ("everycore", "uvicorn", "hypercorn", REQUESTS)
 
 
@@ -52,11 +52,11 @@ def configure(
     stream: io.TextIOBase | None = None,
     is_lenient: bool = False,
 ) -> None:
-    """Log as `speaker` to `file`; without one, or for `-`, to `stream`, or to `sys.stderr`.
+    """Log as `speaker` to `file`; if that is None or `-`, to `stream`, or else to `sys.stderr`.
 
-    Requests are an extra, which `level` does not silence. Again: what was before is replaced. A file that
-    cannot be opened is an OSError, and nothing has changed then; with `is_lenient` a warning, and its lines
-    go to stderr.
+    `level` does not silence requests, which `access_log` controls. A second call replaces the first. Raises
+    OSError, and changes nothing, if a file cannot be opened. With `is_lenient` that is a warning instead, and
+    the file's lines go to stderr.
     """
     fallback = (stream or sys.stderr) if is_lenient else None
     usual = own = _handler(file, stream, fallback)
@@ -69,7 +69,7 @@ def configure(
     for handler in (usual, own):
         handler.setFormatter(formatter(format, speaker, access_log.format))
     if isinstance(usual, LogFile):
-        usual.is_told_elsewhere = speaker.kind == "worker"  # the primary has that file too
+        usual.is_told_elsewhere = speaker.kind == "worker"  # the primary reports errors of that file
     _install(usual, own)
     set_level(level)
     logging.getLogger(REQUESTS).setLevel(logging.INFO if access_log.is_on else logging.CRITICAL)
@@ -80,9 +80,9 @@ def configure(
 
 
 def reason(error: OSError) -> str:
-    """Why a log file cannot be opened, for the end of a sentence."""
+    """Why a log file cannot be opened, as the end of a sentence."""
     if error.errno == errno.ENXIO:
-        return "nobody reads that FIFO, or it is a socket"
+        return "it is a FIFO without a reader, or a socket"
     return reason_of(error)
 
 
@@ -104,7 +104,7 @@ def _install(usual: logging.Handler, of_requests: logging.Handler) -> None:
 
 
 def follow_file(on_file: Callable[[int], object]) -> None:
-    """As `LogFile.follow`, of the file that everycore logs to; without one nothing is done."""
+    """As `LogFile.follow`, for the file that everycore logs to. Does nothing if there is none."""
     ours, *_ = LOGGERS
     for handler in logging.getLogger(ours).handlers:
         if isinstance(handler, LogFile):
@@ -112,7 +112,7 @@ def follow_file(on_file: Callable[[int], object]) -> None:
 
 
 def close_files() -> None:
-    """Log to no file of ours any more."""
+    """Close the log files, and log to none of them any more."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         for handler in tuple(logger.handlers):
@@ -122,9 +122,9 @@ def close_files() -> None:
 
 
 def set_level(level: str) -> None:
-    """How much everycore and the engine say from now on. `level` is one of `config.tree.LEVELS`."""
+    """Set how much everycore and the engine log. `level` is one of `config.common.LEVELS`."""
     ours = TRACE if level == "trace" else getattr(logging, level.upper())
-    # What an engine says at level info, of each worker's start and end, is debug here.
+    # An engine logs each worker's start and end at level info. Here, that is debug.
     engine = logging.WARNING if ours == logging.INFO else ours
     for name, threshold in (("everycore", ours), ("uvicorn", engine), ("hypercorn", engine)):
         logging.getLogger(name).setLevel(threshold)

@@ -1,8 +1,8 @@
-"""Standard output and error of a service, written without waiting for whoever reads them.
+"""Standard output and error of a service, written without waiting for a reader.
 
-An event loop writes what an `Outlet` had to keep. In a primary, where no user code runs, outlets take the
-place of `sys.stdout` and `sys.stderr`: whatever is printed there, a traceback too, keeps nobody waiting.
-Streams that are not the process's own (a test's, another program's) stay as they are.
+An event loop writes what an `Outlet` had to keep. In a primary, where no user code runs, outlets replace
+`sys.stdout` and `sys.stderr`, so that nothing printed there, not even a traceback, makes the process wait.
+Streams that are not the process's own (a test's, another program's) are left alone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Final, TextIO, cast
 
 from everycore.system.outlet import ROOM, Outlet
 
-#: Seconds that whoever reads has for the last lines, when the process ends. A worker has not much longer.
+#: How long a reader has for the last lines when the process ends, in seconds. A worker has little more time.
 LAST_CHANCE: Final = 0.5
 
 
 class LoopedOutlet(Outlet):
-    """An outlet that the running event loop empties: that of the first line that had to be kept."""
+    """An outlet that is emptied by the loop which was running when the first line had to be kept."""
 
     def __init__(self, fd: int, *, room: int = ROOM, encoding: str = "utf-8") -> None:
         super().__init__(fd, room=room, encoding=encoding)
@@ -31,9 +31,9 @@ class LoopedOutlet(Outlet):
     def _on_waiting(self) -> None:
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # another thread, or before and after the loop: then the next line tries again
+        except RuntimeError:  # another thread, or no loop runs: the next line tries again
             if self._loop is not None:
-                with contextlib.suppress(RuntimeError):  # it is closed
+                with contextlib.suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(self._watch, self._loop)
         else:
             self._watch(loop)
@@ -42,14 +42,14 @@ class LoopedOutlet(Outlet):
         if self._loop is not loop:
             self._loop, self._is_watched = loop, False
         if not self._is_watched and not self.closed and self.waits:
-            with contextlib.suppress(OSError):  # a file that epoll(7) does not know is always writable
+            with contextlib.suppress(OSError):  # epoll(7) refuses regular files, which are always writable
                 loop.add_writer(self.fileno(), self._on_room, loop)
                 self._is_watched = True
 
     def _on_room(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             is_empty = self.push()
-        except OSError:  # nobody will ever read it
+        except OSError:  # the reader is gone for good
             is_empty = True
         if is_empty:
             loop.remove_writer(self.fileno())
@@ -69,7 +69,7 @@ class LoopedOutlet(Outlet):
 
 @contextlib.contextmanager
 def outlet_of(stream: TextIO | None) -> Iterator[LoopedOutlet | None]:
-    """An outlet for what is behind `stream`; None if that is no file, or no descriptor is left."""
+    """An outlet for the file of `stream`; None if it is not a file, or if no descriptor is left."""
     outlet = _open(stream)
     try:
         yield outlet
@@ -90,7 +90,7 @@ def _open(stream: TextIO | None) -> LoopedOutlet | None:
 
 @contextlib.contextmanager
 def never_waiting() -> Iterator[None]:
-    """Within this block, `sys.stdout` and `sys.stderr` never wait."""
+    """Within this block, writing to `sys.stdout` and `sys.stderr` never waits."""
     before = sys.stdout, sys.stderr
     with outlet_of(before[0]) as out, outlet_of(before[1]) as err:
         sys.stdout = before[0] if out is None else cast("TextIO", out)

@@ -1,7 +1,7 @@
-"""Whom unix sockets belong to (`--socket-owner`).
+"""The owner of unix sockets (`--socket-owner`).
 
-Read USER[:GROUP], and give the sockets of a pool away as they are made. Invariant: what this process may
-not do is said before anything starts.
+This module parses USER[:GROUP], and changes the owner of a pool's sockets as they are made. Invariant: a
+change that this process may not make is reported before anything starts.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("everycore.ops")
 _OPTION = "--socket-owner"
-#: What chown(2) takes for "as it is".
+#: The id that chown(2) takes for "unchanged".
 _SAME = -1
-#: -1, as ids are unsigned.
+#: The same id, -1, as an unsigned number.
 _NO_ID = 2**32 - 1
 
 
 def parse_owner(text: str) -> tuple[int, int]:
-    """The ids of USER[:GROUP], -1 for what is not said. Raises ConfigurationError."""
+    """The ids of USER[:GROUP]; -1 for a part that is missing. Raises ConfigurationError."""
     user, colon, group = text.partition(":")
     if not user and not group:
         raise ConfigurationError(_OPTION, f"must be USER, USER:GROUP or :GROUP, not {text!r}")
@@ -45,19 +45,22 @@ def parse_owner(text: str) -> tuple[int, int]:
     if os.geteuid() != 0 and (
         uid not in (_SAME, os.geteuid()) or gid not in (_SAME, os.getegid(), *os.getgroups())
     ):
-        raise ConfigurationError(_OPTION, f"only root gives a socket to {text!r}")
+        raise ConfigurationError(_OPTION, f"only root can give a socket to {text!r}")
     return uid, gid
 
 
 def _number(text: str) -> int:
-    """Raises KeyError for what is no id. The largest is -1 in disguise; digits of other scripts are none."""
+    """The id.
+
+    Raises KeyError for text that is not an id, which the largest 32-bit number, -1, is not either.
+    """
     if not text.isascii() or len(text) > 10 or int(text) >= _NO_ID:
         raise KeyError(text)
     return int(text)
 
 
 def give_sockets(pool: Pool, owner: tuple[int, int]) -> None:
-    """Give every unix socket on which the pool listens to `owner`, from now on."""
+    """From now on, make `owner` the owner of every unix socket that the pool listens on."""
     pool.on(Listening, partial(_give, owner))
 
 
@@ -70,16 +73,16 @@ def _give(owner: tuple[int, int], event: Listening) -> None:
             _give_away(name, owner)
     except OSError as error:
         log.error(  # noqa: TRY400 - a traceback says nothing more
-            "%s cannot be given to %d:%d: %s", path, *owner, error.strerror
+            "cannot change the owner of %s to %d:%d: %s", path, *owner, error.strerror
         )
 
 
 def _give_away(name: bytes, owner: tuple[int, int]) -> None:
-    """Change the owner of the socket `name`, and of nothing that somebody has put in its place meanwhile."""
+    """Change the owner of the socket `name`, but not of anything that has been put in its place meanwhile."""
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
-        if stat.S_ISSOCK(found.st_mode) and found.st_nlink == 1:  # else it has a name elsewhere
+        if stat.S_ISSOCK(found.st_mode) and found.st_nlink == 1:  # more links: it has a name elsewhere
             os.chown(f"/proc/self/fd/{fd}", *owner)
     finally:
         os.close(fd)

@@ -1,8 +1,8 @@
-"""The file that tells the primary's process id (`--pid`).
+"""The pid file (`--pid`): the file that holds the primary's process id.
 
-Write it when the service starts, remove it at its end. Invariant: a file that names a living process is left
-alone, and so is what is no file (`/dev/null`); a file that is not ours any more is not removed. A link stays
-a link: the file is where it leads.
+The primary writes it at the start and removes it at the end. Invariant: a file that names a living process is
+left alone, and so is anything that is not a regular file (`/dev/null`). A file that another process has
+replaced is not removed. A symbolic link stays: its target is the file.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Final
 from everycore.errors import ConfigurationError
 from everycore.system.plain_files import open_plain, reason_of, why_not_written
 
-#: Whatever the umask, which is for what the service makes: monitors of other users read it, the owner alone
-#: says whom they will signal.
+#: The mode of the file, whatever the umask says, which is for what the service makes: monitors of other users
+#: read the file, and only its owner may say which process they signal.
 _MODE: Final = 0o644
 
 
 @contextlib.contextmanager
 def pid_file(path: str | None) -> Iterator[None]:
-    """Within this block the file is there. None: there is none. Raises ConfigurationError."""
+    """Within this block the file exists. `path` None: there is no file. Raises ConfigurationError."""
     if path is None:
         yield
         return
@@ -37,7 +37,7 @@ def pid_file(path: str | None) -> Iterator[None]:
         with open(fresh, "w", encoding="ascii") as file:
             file.write(own)
             os.fchmod(file.fileno(), _MODE)
-        os.replace(fresh, path)  # in one step: nobody reads a half of it
+        os.replace(fresh, path)  # in one step: a reader never sees a half-written file
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(fresh)
@@ -52,12 +52,12 @@ def pid_file(path: str | None) -> Iterator[None]:
 
 
 def check_pid_file(path: str) -> None:
-    """Raises ConfigurationError for a path where no file can be written."""
+    """Raise ConfigurationError for a path at which no file can be written."""
     folder = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path):
         problem = "is a directory"
     elif os.path.exists(path) and not os.path.isfile(path):
-        problem = "it is not a regular file"  # it would be replaced by one
+        problem = "it is not a regular file"  # the pid file would replace it
     elif not os.path.isdir(folder):
         problem = f"there is no folder {folder!r}"
     elif (reason := why_not_written(folder)) is not None:
@@ -70,7 +70,7 @@ def check_pid_file(path: str) -> None:
 def _living(path: str) -> int | None:
     text = _text(path).strip()
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-    if number in (0, os.getpid()):  # a container's process 1 finds that of its last run
+    if number in (0, os.getpid()):  # process 1 of a container finds the file of its previous run
         return None
     try:
         os.kill(number, 0)

@@ -1,8 +1,9 @@
-"""A pool that runs any program, as a program: what differs from a served application.
+"""A pool that runs any program, as a service: what differs from a served application.
 
-Log where the program listens, as it does so, for nobody has told us before. One that listens where we do not
-see it (in C, as gRPC does) is looked for, and is ready once its listener is found. One that lets another
-program listen, which it has started, is told so, or refused (`core.launchers`).
+It logs where the program listens when that becomes known, since no setting says so. A program may listen
+where everycore does not see it (in C, as gRPC does). Such listeners are looked for, and the worker is ready
+once they are found. If a program makes another program listen, which it has started, the log says so, or the
+program is refused (`core.launchers`).
 """
 
 from __future__ import annotations
@@ -41,20 +42,20 @@ if TYPE_CHECKING:  # as in `ops.service`
 
 log = logging.getLogger("everycore.ops")
 
-#: Seconds from the fork of a worker until its listeners are looked for. After that it is looked for them when
-#: it is a quarter older each time, and at least every so many seconds.
+#: How long after the fork of a worker its listeners are looked for, in seconds. Each further look comes when
+#: the worker is a quarter older, and at least this often, in seconds.
 _FIRST_LOOK: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
-#: Addresses that are told. A program that takes a free port for each of its clients listens on ever new ones.
+#: Most addresses that are logged. A program may open a port for each client, and so listen on ever new ones.
 _MOST_KNOWN: Final = 256
 
 
 def run_program(
     pool: Pool, name: str, stop_delay: float = 0.0, development: Development | None = None
 ) -> Outcome:
-    """Run the pool until it is told to stop, or every worker has finished. `name` is the program's.
+    """Run the pool until it is told to stop, or until every worker has finished. `name` is the program's.
 
-    stop_delay: seconds from the signal until the workers are asked to leave. development: reloads it when
+    stop_delay: how long to serve on after the signal, in seconds. development: what reloads the service when
     files change; there is no stop delay then.
     """
     return run_to_the_end(_Program(pool, name, stop_delay, development))
@@ -64,9 +65,9 @@ class _Program(Service):
     def __init__(self, pool: Pool, name: str, stop_delay: float, development: Development | None) -> None:
         super().__init__(pool, name, None, stop_delay, development=development)
         self._known: set[str] = set()
-        #: Workers that have not listened yet.
+        #: The workers that have not listened yet.
         self._launches: dict[int, Launch] = {}
-        #: Of workers, the sentence about a process that it has started, and that listens in its place.
+        #: The sentence about a process that a worker has started and that listens in its place, by worker.
         self._elsewhere: dict[int, str] = {}
 
     async def run(self) -> Outcome:
@@ -76,7 +77,7 @@ class _Program(Service):
         outcome = await super().run()
         if not self._known and not self._was_told and outcome.status == 0:
             log.warning(
-                "%s ended without having listened; an application that does not listen by itself is run by:"
+                "%s ended without having listened; if it is an application that a server runs, use:"
                 " everycore serve MODULE:APP",
                 self._name,
             )
@@ -87,14 +88,14 @@ class _Program(Service):
         if url not in self._known and len(self._known) <= _MOST_KNOWN:
             self._known.add(url)
             if len(self._known) > _MOST_KNOWN:
-                url = f"more than {_MOST_KNOWN} addresses; no more of them are told"
+                url = f"more than {_MOST_KNOWN} addresses; further ones are not logged"
             log.info("%s listens on %s", self._name, url)
 
     def _say_where(self) -> None:
-        """Said as it became known."""
+        """Do nothing: each address is logged when it becomes known."""
 
     def _report_of(self, error: BootError) -> BootReport | None:
-        """Its report, and which address is in use: Python's own words may not name it."""
+        """The worker's report, with the address that is in use, which Python's own text may not name."""
         report = super()._report_of(error)
         told = self._pool._keeper.address_in_use(error.worker)
         elsewhere = next(iter(self._elsewhere.values()), None)
@@ -104,7 +105,7 @@ class _Program(Service):
             return report
         return msgspec.structs.replace(report, text=f"{report.text.rstrip()}\n{told}")
 
-    # Listeners that we do not see
+    # Listeners outside everycore
 
     def _on_forked(self, event: Forked) -> None:
         self._launches[event.worker.id] = Launch()
@@ -140,11 +141,11 @@ class _Program(Service):
         urls = {as_url(address, "tcp") for address in addresses} - self._known
         self._known |= urls
         for url in sorted(urls):
-            log.info("%s listens on %s by itself: the kernel spreads its connections", self._name, url)
+            log.info("%s listens on %s by itself; the kernel spreads its connections", self._name, url)
         driver_of(worker).readiness.announce()
 
     def _shared_by_children(self, worker: int) -> list[Address]:
-        """Where processes of the worker's own listen so that those of other workers may too (granian)."""
+        """The addresses of a worker's children that children of other workers may share (granian's do)."""
         known = sockets_of(os.getpid()) | sockets_of(worker)
         found = [address for pid in descendants_of(worker) for address in listeners_of(pid, known)]
         return [address for address in found if is_shareable(address)]
@@ -152,7 +153,7 @@ class _Program(Service):
     # Processes that listen in a program's place
 
     def _judge(self, worker: Worker, age: float) -> None:
-        """Whether a process of the worker's own listens in its place."""
+        """Warn, or refuse the program, if a process that the worker has started listens in its place."""
         child, launch = self._find_child(worker), self._launches.get(worker.id)
         if launch is None or worker.pid is None:
             return
@@ -163,13 +164,13 @@ class _Program(Service):
         if verdict is Verdict.REFUSE and self._development is None:
             self._final = BootReport(elsewhere, STATUS_NO_BOOT, is_final=True)
             for other in self._pool.workers.values():
-                other.kill(signal.SIGKILL)  # and with it the processes that it has started
+                other.kill(signal.SIGKILL)  # this also kills the processes that it has started
             self._pool.stop()
         else:
             log.warning("%s has not listened yet: %s", self._name, elsewhere)
 
     def _find_child(self, worker: Worker) -> int | None:
-        """A process of the worker's own that listens on a port."""
+        """The pid of a process that the worker has started and that listens on a port; None if there is none."""
         assert worker.pid is not None
         known = sockets_of(os.getpid()) | sockets_of(worker.pid)
         for pid in descendants_of(worker.pid):

@@ -1,10 +1,10 @@
-"""A pool run as a program: signals, log lines, counts, exit status.
+"""A pool that is run as a service: signals, log lines, counts, exit status.
 
-Everything of `everycore serve` between the options, once they are read, and the exit status. Invariant:
-nothing here decides about workers, nor about stopping (`core.stopping` does).
+This is all of `everycore serve` between the parsed options and the exit status. Invariant: nothing here
+decides about workers, nor about stopping (`core.stopping` does).
 
-Exit status: 0, stopped as asked, even if work outlasted the grace and was cut short, for that was asked too;
-1, a signal ended it at once, or the workers could not listen; 3, the application could not start.
+Exit status: 0, stopped as asked, even if the grace ran out and work was cut off; 1, a signal ended it at
+once, or the workers could not listen; 3, the application could not start.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from everycore.system.addresses import as_url
 from everycore.system.ended import wait_for_end
 from everycore.system.processes import reap_strangers
 
-if TYPE_CHECKING:  # nobody but a developer needs what watches files
+if TYPE_CHECKING:  # only --reload imports what watches files
     from everycore.ops.development import Development
 
 log = logging.getLogger("everycore.ops")
 
-#: The least time between two lines of counts.
+#: The least time between two lines of counts, in seconds.
 COUNT_INTERVAL = 0.5
-#: A worker's end, which its own driver learns of, stood before a stranger's: look again after, in seconds.
+#: How soon to reap again after the end of a worker, which its driver reaps, hid that of a stranger, in
+#: seconds.
 REAP_AGAIN = 0.05
 #: How long SIGQUIT waits for the stacks of one worker, and of all, in seconds.
 STACKS_OF_ONE = 1.0
@@ -50,7 +51,7 @@ STACKS_OF_ALL = 5.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The exit status and, if it is not 0, what to tell the user."""
+    """The exit status and, if it is not 0, a text for the user."""
 
     status: int
     text: str = ""
@@ -66,15 +67,15 @@ def run_service(
 ) -> Outcome:
     """Run the pool until it is told to stop.
 
-    `name` is what is served; `counts`, where to show which worker took how many connections. `stop_delay`:
-    seconds from the signal until the workers are asked to leave. `scheme`: of the addresses in the log.
-    `development`: reloads it when files change; there is no stop delay then.
+    `name` is what is served. `counts`: where to print how many connections each worker took. `stop_delay`:
+    how long to serve on after the signal, in seconds. `scheme`: that of the addresses in the log.
+    `development`: what reloads the service when files change; there is no stop delay then.
     """
     return run_to_the_end(Service(pool, name, counts, stop_delay, scheme, development))
 
 
 def run_to_the_end(service: Service) -> Outcome:
-    """Run the service in a loop of its own. The signals that stop it are ignored from its end on."""
+    """Run the service in a loop of its own. From its end on, the signals that stop it are ignored."""
     garbage.collect_again()
     try:
         with asyncio.Runner(loop_factory=PausableLoop) as runner, closing(service):
@@ -84,7 +85,7 @@ def run_to_the_end(service: Service) -> Outcome:
 
 
 class Service:
-    """One run of a pool: its signals, what it tells, and how it ends. `ops.program` is another kind of it."""
+    """One run of a pool: its signals, its log, and its end. `ops.program` has a subclass."""
 
     def __init__(
         self,
@@ -103,15 +104,15 @@ class Service:
         self._counts = counts
         self._reports: dict[int, BootReport] = {}
         self._told: BootReport | None = None
-        #: What no worker can get over: it has ended the service.
+        #: The error that ended the service, because it holds for every worker.
         self._final: BootReport | None = None
         self._was_ready = False
-        #: A signal has stopped it.
+        #: Whether a signal has stopped the service.
         self._was_told = False
         self._were_all_ready = False
         self._announcer = Announcer(pool, name)
-        #: Why workers were killed before the work at hand was done.
-        self.cut_short = "killed by a second signal before the work at hand was done"
+        #: Why workers were killed before they had finished their work.
+        self.cut_short = "killed by a second signal before the work at hand was finished"
 
     async def run(self) -> Outcome:
         self._pool.cluster.on(Message, self._on_message)
@@ -138,13 +139,13 @@ class Service:
         return nullcontext() if self._development is None else self._development.reloading(self._pool)
 
     def close(self) -> None:
-        """It has ended, however."""
+        """The service has ended, in whatever way."""
         self._announcer.close()
 
     # Signals
 
     def _hear_signals(self) -> None:
-        """From when the pool opens until it is closed."""
+        """Handle the signals, from the opening of the pool to its end."""
         task = asyncio.current_task()
         assert task is not None
         hooks = {stopping.StopAction.TELL: self._tell_stop, stopping.StopAction.DUMP: self._dump_stacks}
@@ -155,28 +156,29 @@ class Service:
     def _tell_stop(self, number: signal.Signals) -> None:
         self._was_told = True
         self._announcer.stopping()
-        again = "once more" if number is signal.SIGINT else "SIGINT"
+        again = "another SIGINT" if number is signal.SIGINT else "SIGINT"
         if self._development is not None and number is signal.SIGINT:
             log.info("SIGINT: stopping")
             self._development.end()
             return
         if self._stop_delay > 0:
             log.info(
-                "%s: stopping in %g s (--stop-delay), serving until then; %s ends it at once",
+                "%s: stopping in %g s (--stop-delay), and serving until then; %s ends everything at once",
                 number.name,
                 self._stop_delay,
                 again,
             )
         else:
-            log.info("%s: finishing the work at hand; %s ends it at once", number.name, again)
+            log.info("%s: finishing the work at hand; %s ends everything at once", number.name, again)
         if number is signal.SIGINT:
-            # TERM is a machine's, and spares the clients; a human who presses Ctrl-C waits for the prompt.
+            # TERM comes from a service manager, and spares the clients. A person who presses Ctrl-C is
+            # waiting.
             self._pool.cluster._ending.close_idle()
 
     def _dump_stacks(self, number: signal.Signals) -> None:
-        """Let one worker after the other print its stacks: at the same time they would mix in one line.
+        """Make one worker after the other print its stacks: at the same time, their lines would mix.
 
-        Nothing else happens meanwhile. The loop would take the workers for dead ones, and replace them.
+        The loop does not run meanwhile. It would see dead workers, and replace them.
         """
         self.cut_short = "ended at once by SIGQUIT; the stacks of the workers are above"
         log.info("%s: ending at once, after the stacks of %d workers", number.name, len(self._pool.workers))
@@ -184,7 +186,7 @@ class Service:
         for worker in self._pool.workers.values():
             if worker.pid is not None:
                 begun = time.monotonic()
-                log.warning("worker %d (pid %d) ends; its stacks:", worker.id, worker.pid)
+                log.warning("worker %d (pid %d) is ending; its stacks:", worker.id, worker.pid)
                 worker.kill(signal.SIGQUIT)
                 wait_for_end(worker.pid, min(STACKS_OF_ONE, left))
                 left = max(left - (time.monotonic() - begun), 0.0)
@@ -193,7 +195,7 @@ class Service:
 
     @contextmanager
     def _orphans(self) -> Iterator[None]:
-        """Reap whoever is given to us: to PID 1, in a container, all orphans; to who has molds, some."""
+        """Reap processes that are adopted: by PID 1 in a container all orphans, with molds some."""
         if os.getpid() != 1 and not self._pool.cluster.settings.preload:
             yield
             return
@@ -213,7 +215,7 @@ class Service:
         if (molds is not None and molds.is_adopting) or not reap_strangers(ours):
             asyncio.get_running_loop().call_later(REAP_AGAIN, self._reap)
 
-    # What workers tell
+    # Messages and events of workers
 
     def _on_ready(self, _: Ready) -> None:
         self._told = None
@@ -232,23 +234,23 @@ class Service:
         log.info("serving %s on %s", self._name, ", ".join(addresses))
 
     def _on_message(self, event: Message) -> None:
-        if event.handle is not None:  # we are its taker, and nobody here has a use for it
+        if event.handle is not None:  # the primary has received it, and has no use for it
             event.handle.close()
         report = read_report(event.message)
         if report is None:
             return
-        if not self._was_ready:  # the one that is told in the end is among the first
+        if not self._was_ready:  # the report that the service ends with is among the first ones
             self._reports[event.worker.id] = report
         if self._pool.size == 0:
-            return  # it was cut short by the stop
+            return  # the stop has cut the start short
         if report.is_final and self._development is None:
             self._final = report
             self._pool.stop()
             return
         if event.worker.slot in self._pool._keeper.failed_slots and report == self._told:
             return
-        if self._was_ready or self._development:  # else the pool gives up, and `_why` says why
-            text = "as before" if report == self._told else report.text
+        if self._was_ready or self._development:  # otherwise the pool gives up, and `_why` tells the reason
+            text = "for the same reason as before" if report == self._told else report.text
             log.error("worker %d could not start the application: %s", event.worker.id, text)
             self._told = report
 
@@ -259,7 +261,7 @@ class Service:
         return self._refusal(self._final or report)
 
     def _report_of(self, error: BootError) -> BootReport | None:
-        """What the worker itself has said of why it could not start."""
+        """The worker's own report of why it could not start."""
         return self._reports.get(error.worker)
 
     def _refusal(self, report: BootReport) -> Outcome:
@@ -281,7 +283,7 @@ class Service:
             shown = line
 
     def _show(self, line: str) -> bool:
-        """False once nobody can read it any more, as with `| head`: no reason to stop serving."""
+        """Print the line. Returns False if the reader is gone, as with `| head`: the service goes on."""
         try:
             assert self._counts is not None
             self._counts.write(line + "\n")
@@ -292,7 +294,7 @@ class Service:
 
 
 def counts_line(snapshot: Snapshot) -> str:
-    """Which worker took how many connections."""
+    """The line that tells how many connections each worker took."""
     workers = sorted(snapshot.workers, key=lambda worker: worker.slot)
     counts = "  ".join(f"worker {worker.id}: {worker.handed_over}" for worker in workers)
     return f"connections  {counts}"

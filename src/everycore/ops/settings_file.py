@@ -1,7 +1,7 @@
 """The settings file: `everycore.toml`, or the table `[tool.everycore]` of `pyproject.toml`.
 
-Find it and read it; what its keys mean is `config`'s. Invariant: a file that is named has to be there,
-and one that cannot be read is a ConfigurationError that says why. The same call reads it again.
+This module finds and reads it; `config` interprets the keys. Invariant: a file that is named must exist, and
+a file that cannot be read is a ConfigurationError that says why. A reload makes the same call again.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ VARIABLE: Final = "EVERYCORE_CONFIG"
 OWN: Final = "everycore.toml"
 PROJECT: Final = "pyproject.toml"
 OPTION: Final = "--config"
-#: Those of other servers have such names.
+#: The endings of other servers' settings files.
 _NOT_TOML: Final = (".py", ".js", ".cjs", ".mjs", ".json", ".yaml", ".yml", ".ini")
-#: A settings file, or a pyproject.toml, is no longer than that, in bytes; the parser is slow.
+#: The most bytes of a settings file, or of a pyproject.toml: the parser is slow.
 MOST_BYTES: Final = 1 << 20
 
 
 def read_settings_file(named: str | None, environ: Mapping[str, str], here: str | None) -> File | None:
-    """What `--config` names, else `EVERYCORE_CONFIG`, else `everycore.toml`, else pyproject's table; or None.
+    """Read the first of: `--config`, `EVERYCORE_CONFIG`, everycore.toml, the table of pyproject.toml.
 
-    Relative paths begin at `here`. Raises ConfigurationError.
+    Returns None if there is none. Relative paths begin at `here`. Raises ConfigurationError.
     """
     if named is not None:
         return _read_named(named, "argument", here)
     if from_environment := environ.get(VARIABLE):
         return _read_named(from_environment, VARIABLE, here)
-    # A link that leads nowhere is there too: what its target said must not be left out in silence.
+    # A dangling link counts as a file: its settings must not be lost silently.
     if os.path.lexists(os.path.join(here or "", OWN)):
         return File(OWN, _load(OWN, "argument", here))
     if os.path.lexists(os.path.join(here or "", PROJECT)):
@@ -42,7 +42,7 @@ def read_settings_file(named: str | None, environ: Mapping[str, str], here: str 
 
 
 def passed_over(file: File, here: str | None) -> list[str]:
-    """A sentence about the table of pyproject.toml where `file`, which goes before it, is there too."""
+    """A sentence about the table of pyproject.toml if it exists but `file` overrides it."""
     if file.label != OWN:
         return []
     try:
@@ -50,12 +50,12 @@ def passed_over(file: File, here: str | None) -> list[str]:
             has_table = b"[tool.everycore" in project.read(MOST_BYTES)
     except OSError:
         return []
-    return [f"{OWN} is read, and [tool.everycore] of {PROJECT} beside it is not"] if has_table else []
+    return [f"{OWN} is read, but [tool.everycore] in {PROJECT} is not"] if has_table else []
 
 
 def _read_named(path: str, source: str, here: str | None) -> File:
     if path.endswith(_NOT_TOML):
-        problem = f"reads TOML; write the settings of {path!r} into {OWN}, as `everycore config` names them"
+        problem = f"reads TOML; write the settings of {path!r} into {OWN}, by the names of `everycore config`"
         raise ConfigurationError(OPTION, problem, source=source)
     if os.path.basename(path) == PROJECT:
         found = _of_project(path, source, here)
@@ -86,8 +86,8 @@ def _load(path: str, source: str, here: str | None) -> dict[str, Any]:
 
 
 def parsed(content: bytes, path: str, source: str) -> dict[str, Any]:
-    """The tables of a file that was read. Raises ConfigurationError, and nothing else."""
-    import tomllib  # late: most services have no such file
+    """Parse the content of a file. Raises ConfigurationError, and nothing else."""
+    import tomllib  # late: most services have no settings file
 
     if len(content) > MOST_BYTES:
         raise ConfigurationError(OPTION, f"{path!r} has more than {MOST_BYTES} bytes", source=source)

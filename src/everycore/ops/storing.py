@@ -1,8 +1,8 @@
-"""Has the service manager keep the listeners for the next primary: FDSTORE (sd_notify(3)).
+"""Makes the service manager keep the listeners for the next primary: FDSTORE (sd_notify(3)).
 
-systemd with `FileDescriptorStoreMax=` does. A restart, and a primary that was killed, then lose no connection
-that waits in a backlog. Invariant: the manager keeps exactly the listeners that there are, as many as it has
-room for; once the service stops, it keeps what it has.
+systemd does, with `FileDescriptorStoreMax=`. Then neither a restart nor a killed primary loses a connection
+that waits in a backlog. Invariant: the manager keeps exactly the current listeners, as many as it has room
+for. Once the service stops, it keeps what it has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger("everycore.ops")
 class ListenerStore:
     """The listeners of one service that its manager keeps: a `Store`.
 
-    unclaimed: how many more it keeps, which the last primary has stored and nobody has asked for yet.
+    unclaimed: returns how many more the manager keeps, stored by the previous primary and not yet asked for.
     """
 
     def __init__(self, notifier: Notifier, unclaimed: Callable[[], int]) -> None:
@@ -32,7 +32,7 @@ class ListenerStore:
         self._is_stopping = False
 
     def keep(self, sock: BoundSocket) -> bool:
-        """As `SocketKeeper.keep`. False: there is no room, or the service stops already."""
+        """As `SocketKeeper.keep`. Returns False if there is no room, or if the service is stopping."""
         if sock in self._stored:
             return True
         name = _name_of(sock)
@@ -40,7 +40,7 @@ class ListenerStore:
             return False
         if len(self._stored) + self._unclaimed() >= self._notifier.room:
             log.warning(
-                "%s is not kept over a restart: the service manager has room for %d sockets"
+                "%s will not be kept over a restart: the service manager has room for %d sockets only"
                 " (FileDescriptorStoreMax=)",
                 sock.what,
                 self._notifier.room,
@@ -58,7 +58,7 @@ class ListenerStore:
             self._stored[sock] = name
 
     def let_go(self, sock: BoundSocket) -> bool:
-        """As `SocketKeeper.let_go`: what is closed while the service goes on is nobody's any more."""
+        """As `SocketKeeper.let_go`: the manager forgets a listener that closes while the service goes on."""
         name = self._stored.pop(sock, None)
         if name is not None and not self._is_stopping:
             self.forget(name)
@@ -69,7 +69,7 @@ class ListenerStore:
         self._notifier.tell("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def stop(self) -> None:
-        """The service stops: what it has stored is for the next one."""
+        """Stop storing: the service stops, and the next primary gets what is stored."""
         self._is_stopping = True
 
 

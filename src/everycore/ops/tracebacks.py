@@ -1,6 +1,6 @@
-"""The text of a traceback, as Python would print it.
+"""The text of a traceback, as Python prints it.
 
-Format an exception from a given frame on. Invariant: formatting itself raises nothing.
+This module formats an exception, from a given frame on. Invariant: formatting itself raises nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from types import TracebackType
 
 
 def traceback_text(error: BaseException, tail: TracebackType | None) -> str:
-    """The traceback of `error` that begins with `tail`; its causes and contexts have their own."""
+    """The traceback of `error` from `tail` on. Its causes and contexts keep their own tracebacks."""
     try:
         return _format(error, tail)
     except BaseException:
-        # For a missing submodule Python 3.15 imports the package once more, for a hint at what may be meant,
-        # and what the package raises comes out of here. Python itself then prints the words without the hint.
+        # For a missing submodule, Python 3.15 imports the package again to suggest a name. An exception of
+        # the package comes out here. Python itself then prints the text without the suggestion.
         names = [(missing, missing.name) for missing in _missing_modules(error)]
         for missing, _ in names:
             missing.name = None
@@ -33,7 +33,7 @@ def _format(error: BaseException, tail: TracebackType | None) -> str:
 
 
 def _missing_modules(error: BaseException) -> Iterator[ModuleNotFoundError]:
-    """Those among `error`, what led to it, and what it groups."""
+    """The errors about missing modules among `error`, its causes and contexts, and its groups."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:

@@ -1,12 +1,14 @@
-"""Watches files by watchfiles, in threads, and tells the loop which of those that count have changed.
+"""Watches files with watchfiles, in threads, and tells the loop which relevant ones have changed.
 
-The edge of `core.changes`. Invariant: `changed` is called in the loop, and never after the block; no thread
-outlives it. A thread does no harm in this primary: it starts workers by exec (`system.processes`).
+This is the edge of `core.changes`. Invariant: `changed` is called in the loop, and never after the block. No
+thread outlives the block. Threads do no harm in this primary, which starts workers by exec
+(`system.processes`).
 
-Facts (watchfiles 1.x, inotify): a folder that appears is told by its own name alone, whatever is in it by
-then; so is one that is moved. A watched folder that is removed is not watched when it is there again. With
-`ignore_permission_denied` no limit of the kernel is told. The first time-out says that everything is watched.
-A changed file whose name is not UTF-8 is an error, and nothing else is told of that moment.
+Facts about watchfiles 1.x on inotify: a new folder is reported by its own name only, whatever it holds by
+then; so is a folder that is moved. A watched folder that was removed is not watched when it comes back. With
+`ignore_permission_denied` no limit of the kernel is reported. The first time-out means that everything is
+watched. A changed file whose name is not UTF-8 causes an error, and all other changes of that moment are
+lost.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from everycore.core.changes import WatchedFiles, outermost
 
 log = logging.getLogger("everycore.ops")
 
-#: How often to look whether there is news, in milliseconds; a stop waits for that.
+#: How often to check for changes, in milliseconds. A stop waits that long.
 STEP: Final = 50
-#: How often to look for a watched folder that is gone, in seconds.
+#: How often to check whether a watched folder that is gone has come back, in seconds.
 LOOK: Final = 0.5
-#: So far back a change is looked for that an error of watchfiles has kept from us, in seconds.
+#: How far back to look for changes that an error of watchfiles has hidden, in seconds.
 LATELY: Final = 2.0
 _DELETED: Final = 3
 _ADDED: Final = 1
@@ -39,9 +41,9 @@ Changed = Callable[[list[str]], object]
 
 @asynccontextmanager
 async def watching(watch: WatchedFiles, changed: Changed) -> AsyncIterator[None]:
-    """Call `changed` with the paths that count. The block begins when everything is watched.
+    """Call `changed` with the relevant paths. The block begins when everything is watched.
 
-    Raises ImportError: watchfiles is broken.
+    Raises ImportError if watchfiles is broken.
     """
     look = importlib.import_module("watchfiles").watch
     end = threading.Event()
@@ -61,7 +63,7 @@ async def watching(watch: WatchedFiles, changed: Changed) -> AsyncIterator[None]
 
 
 class _Watcher(threading.Thread):
-    """One thread, and the folders that it watches. `watches` is done when it does."""
+    """One thread, and the folders that it watches. `watches` is done once they are watched."""
 
     def __init__(
         self,
@@ -82,17 +84,18 @@ class _Watcher(threading.Thread):
         self._is_recursive = recursive
         self._loop = asyncio.get_running_loop()
         self.watches: asyncio.Future[None] = self._loop.create_future()
-        #: Beside the usual arguments.
+        #: Further arguments of `watchfiles.watch`.
         self._how: dict[str, Any] = {}
-        #: Folders that are there again: what is in them is told once they are watched. Before, a file that
-        #: comes behind the look into its folder, and ahead of the watch, would be told by neither.
+        #: Folders that have come back. Their files are reported once they are watched. Earlier, a file that
+        #: is made after the look into its folder, and before the watch, would be missed by both.
         self._returned: list[str] = []
-        #: The folders have been watched since the last error; changes before are still to be told.
+        #: Whether the folders were watched since the last error, and whether changes before it are
+        #: unreported.
         self._is_watching = self._is_behind = False
         self._is_gone = False
 
     def run(self) -> None:
-        """Watch, until the end."""
+        """Watch until the end."""
         was_there = self._folders
         while not self._end.is_set():
             there = [folder for folder in self._folders if os.path.isdir(folder)]
@@ -100,17 +103,17 @@ class _Watcher(threading.Thread):
             try:
                 self._watch_while_there(there)
             except FileNotFoundError:
-                pass  # one of them has just gone
+                pass  # a folder has just been removed
             except PermissionError:
                 self._how["ignore_permission_denied"] = True
-            except Exception as error:  # watchfiles has errors of its own, which are no OSError
-                self._is_behind = self._is_watching  # an error of one moment, whose changes are lost
+            except Exception as error:  # watchfiles has errors of its own, which are not OSErrors
+                self._is_behind = self._is_watching  # a passing error: the changes of that moment are lost
                 if not self._is_watching and not self._fall_back(error):
                     return
             was_there = [folder for folder in there if os.path.isdir(folder) and not self._is_gone]
 
     def _watch_while_there(self, there: list[str]) -> None:
-        """Watch these folders, as long as they are all there and no other one is."""
+        """Watch these folders until one of them is gone or another one comes back."""
         self._is_gone = self._is_watching = False
         missing = set(self._folders) - set(there)
         if not there:
@@ -153,7 +156,7 @@ class _Watcher(threading.Thread):
                         yield path
 
     def _files_of(self, kind: int, path: str) -> Iterator[str]:
-        """The files that a change is about."""
+        """The files that a change concerns."""
         yield path
         if kind == _ADDED and self._is_recursive and os.path.isdir(path):
             yield from self._files_in(path)
@@ -164,21 +167,21 @@ class _Watcher(threading.Thread):
             yield from (os.path.join(root, name) for name in files)
 
     def _fall_back(self, error: Exception) -> bool:
-        """Look at every file now and then; False if that is what has failed."""
+        """Watch by polling from now on. Returns False if polling has failed too."""
         if self._how.get("force_polling"):
-            self._post(log.error, "files are not watched any more: %s; HUP reloads", error)
+            self._post(log.error, "no longer watching files: %s; HUP reloads the service", error)
             self._post(self._is_up)
             return False
         self._how = {"force_polling": True, "ignore_permission_denied": True}
         self._post(
             log.warning,
-            "the kernel watches no more files (%s): looking at all of them instead; raise"
-            " fs.inotify.max_user_watches, or name fewer folders by --reload-dir",
+            "the kernel watches no more files (%s): polling all of them instead; raise"
+            " fs.inotify.max_user_watches, or name fewer folders with --reload-dir",
             error,
         )
         return True
 
-    # --- the loop's ---------------------------------------------------------------------------------------
+    # --- in the loop --------------------------------------------------------------------------------------
 
     def _tell(self, paths: Iterable[str]) -> None:
         if counting := sorted({path for path in paths if self._watch.counts(path)}):

@@ -1,1 +1,1 @@
-"""What lets a program that knows nothing of everycore listen through the primary: `everycore run`."""
+"""Makes a program that knows nothing of everycore listen through the primary: `everycore run`."""

@@ -1,7 +1,7 @@
-"""Which `bind` of a program goes through the primary, and under which address.
+"""Which `bind` of a program goes through the primary, and with which address.
 
-From what a program passes to `bind` to what travels. Invariant: what is malformed, or none of ours, is left
-to the kernel, so that its errors are Python's own.
+This module turns the argument of `bind` into the address in the message. Invariant: an address that is
+malformed, or not for the primary, is left to the kernel, so that its errors are Python's own.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from everycore.kernel import LONGEST_PATH
 from everycore.system import sockets
 from everycore.system.statuses import status_of
 
-#: multiprocessing's own sockets lie in folders of such names (`multiprocessing.util.get_temp_dir`). Its
-#: helper processes accept on them, and are no workers.
+#: multiprocessing's own sockets are in folders of such names (`multiprocessing.util.get_temp_dir`). Its
+#: helper processes accept on them, and are not workers.
 _PLUMBING: Final = b"pymp-"
 
 
 def cluster_address(sock: socket.socket, address: Any) -> Any:
-    """What travels: [host, port] or [host, port, flow, scope], numeric, or a path; None: not ours.
+    """The address in the message: [host, port] or [host, port, flow, scope], numeric, or a path.
 
-    Raises OSError, as `bind`, for a host that has no address.
+    None if the bind is not for the primary. Raises OSError, as `bind` does, for a host that does not resolve.
     """
     if sock.family not in sockets.FAMILIES or sock.type not in sockets.KINDS or _shares_its_port(sock):
         return None
@@ -36,7 +36,7 @@ def cluster_address(sock: socket.socket, address: Any) -> Any:
     if not all(type(number) is int and 0 <= number < 1 << 32 for number in rest):
         return None
     if port == 0 and sock.type == socket.SOCK_DGRAM:
-        return None  # a client, or a port for one process alone
+        return None  # a client's socket, or a port for one process alone
     return _numeric(sock, os.fsdecode(host), port, rest)
 
 
@@ -48,12 +48,12 @@ def is_own_datagram_service(sock: socket.socket, address: Any) -> bool:
 
 
 def is_port_zero(address: Any) -> bool:
-    """Whether what travels asks for any port."""
+    """Whether an address in a message asks for any port."""
     return isinstance(address, list) and address[1] == 0
 
 
 def numeric_address(sock: socket.socket, address: Any) -> Any:
-    """What a stream socket connects to, as it travels; None: something else, or a name to be looked up."""
+    """The address that a stream socket connects to, as in a message; None for other sockets and for names."""
     if sock.type != socket.SOCK_STREAM or sock.family not in sockets.FAMILIES:
         return None
     if sock.family == socket.AF_UNIX:
@@ -71,7 +71,7 @@ def _is_v6(sock: socket.socket) -> bool:
 
 
 def _shares_its_port(sock: socket.socket) -> bool:
-    """The program asked the kernel to spread connections: then it shall."""
+    """Whether the kernel is to spread connections (SO_REUSEPORT): the primary is left out of that."""
     if sock.family == socket.AF_UNIX:
         return False
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
@@ -83,12 +83,12 @@ def raw_path(path: str | bytes | bytearray) -> bytes:
 
 
 def unix_path(address: Any) -> str | bytes | None:
-    """What travels of the name of a unix socket; None: none of ours."""
+    """The name of a unix socket, as in a message; None if it is not for the primary."""
     if not isinstance(address, (str, bytes, bytearray)):
         return None
     raw = os.fsencode(bytes(address) if isinstance(address, bytearray) else address)
     if not raw or len(raw) >= LONGEST_PATH:
-        return None  # autobind; an error
+        return None  # autobind, or an error
     if raw.startswith(b"\0"):
         return raw
     path = os.path.abspath(raw)
@@ -99,7 +99,7 @@ def unix_path(address: Any) -> str | bytes | None:
 
 
 def _numeric(sock: socket.socket, host: str, port: int, rest: list[int]) -> list[Any]:
-    """As CPython's `setipaddr` resolves a host, so that all workers ask for one key in one spelling."""
+    """Resolve a host as CPython's `setipaddr` does, so that all workers ask for the same key."""
     flow, scope = [*rest, 0, 0][:2]
     is_v6 = _is_v6(sock)
     if host == "":
@@ -119,13 +119,13 @@ def _numeric(sock: socket.socket, host: str, port: int, rest: list[int]) -> list
 def new_file_mode() -> int:
     """The permissions of a socket file that this process would make now.
 
-    Read, because umask(2) can only be asked by changing it, which other threads would see.
+    They are read from /proc: umask(2) cannot be read without changing it, which other threads would see.
     """
     return 0o777 & ~int(status_of("self").get("Umask", "022"), 8)
 
 
 def working_directory() -> bytes | None:
-    """Where relative paths begin; None: in a folder that is gone. A path from the root needs none."""
+    """Where relative paths begin; None if the folder no longer exists, which absolute paths do not need."""
     try:
         return os.getcwdb()
     except FileNotFoundError:

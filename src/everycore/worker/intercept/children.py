@@ -1,9 +1,9 @@
-"""Processes that a program starts to listen in: it is refused at once, in a sentence that names its option.
+"""Refuses to start processes that the program wants to listen in, with a sentence that names its option.
 
-There is one layer of workers, and it is ours: a process that the program starts anew (by spawn, forkserver or
-subprocess, not by fork) knows nothing of the primary, and what it inherits of a listener is the worker's end
-of a belt. Without this the program would be ready, and serve nobody. Invariant: a process that has nothing to
-do with listening is started as ever.
+There is one layer of workers, and it is everycore's. A process that the program starts anew (by spawn,
+forkserver or subprocess, not by fork) knows nothing of the primary, and the listener that it inherits is the
+worker's end of a belt. Without this module the program would be ready, and serve no client. Invariant: a
+process that has nothing to do with listening is started as usual.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Final, NoReturn
 from everycore.worker.intercept.hooks import after_import
 from everycore.worker.intercept.state import is_installed, registry
 
-#: The places of arguments of `subprocess.Popen` without `self`.
+#: The positions of arguments of `subprocess.Popen`, without `self`.
 _STREAMS: Final = {"stdin": 3, "stdout": 4, "stderr": 5}
 _CLOSE_FDS: Final = 7
 _PASS_FDS: Final = 16
 
-#: A package that starts such processes, a word of the command line that makes it, and what to do about it.
+#: A package that starts such processes, a word of the command line that makes it do so, and the remedy.
 _REMEDIES: Final = (
     ("fastapi_cli", "dev", "add its option --no-reload ('everycore run --reload' reloads)"),
     ("fastapi_cli", "", "leave out its option --workers (that of 'everycore run' says how many)"),
@@ -34,13 +34,13 @@ _REMEDIES: Final = (
     ("werkzeug", "", "give it the option --no-reload (in code: use_reloader=False)"),
     ("django", "", "give it the option --noreload ('everycore run --reload' reloads)"),
 )
-_ELSEWHERE: Final = "let it listen in the process in which it begins (options such as --workers and --reload)"
+_ELSEWHERE: Final = "make it listen in its first process (options such as --workers and --reload)"
 
 Refuse = Callable[[str], NoReturn]
 
 
 def install_on_children(refuse: Refuse, has_listened: Callable[[], bool]) -> None:
-    """Once, after `installing.install`. `refuse` ends the program, and tells the user why."""
+    """Install, once, after `installing.install`. `refuse` ends the program and tells the user why."""
     after_import("subprocess", functools.partial(_install_on_subprocess, refuse, has_listened))
     after_import("multiprocessing.reduction", functools.partial(_install_on_reduction, refuse))
     _install_on_descriptors(refuse)
@@ -50,7 +50,7 @@ def _install_on_subprocess(refuse: Refuse, has_listened: Callable[[], bool], mod
     lib_init = module.Popen.__init__
 
     @functools.wraps(lib_init)
-    def __init__(self: Any, *args: Any, **more: Any) -> None:  # noqa: N807 - it is to bear that name
+    def __init__(self: Any, *args: Any, **more: Any) -> None:  # noqa: N807 - the replaced method's name
         """As `subprocess.Popen`."""
         if is_installed() and (
             any(map(_is_listener, _inherited(args, more)))
@@ -65,8 +65,8 @@ def _install_on_subprocess(refuse: Refuse, has_listened: Callable[[], bool], mod
 def _install_on_reduction(refuse: Refuse, module: Any) -> None:
     lib_dup = module.DupFd
 
-    def DupFd(fd: int) -> Any:  # noqa: N802 - it is to bear that name
-        """As `multiprocessing.reduction.DupFd`, by which a socket is pickled for another process."""
+    def DupFd(fd: int) -> Any:  # noqa: N802 - the replaced function's name
+        """As `multiprocessing.reduction.DupFd`, which pickles a socket for another process."""
         if is_installed() and _is_listener(fd):
             refuse(_sentence())
         return lib_dup(fd)
@@ -105,7 +105,7 @@ def _spawning(refuse: Refuse, lib_spawn: Callable[..., Any]) -> Callable[..., An
 
 
 def _inherited(args: Sequence[Any], more: dict[str, Any]) -> Iterable[int]:
-    """The numbers, of those that may be listeners, that the process would have."""
+    """The descriptors that the new process would inherit and that may be listeners."""
 
     def given(name: str, place: int, default: Any) -> Any:
         return args[place] if len(args) > place else more.get(name, default)
@@ -122,7 +122,7 @@ def _inherited(args: Sequence[Any], more: dict[str, Any]) -> Iterable[int]:
 
 
 def _number(thing: Any) -> int:
-    """The number of a descriptor, or of what has one; -1: there is none."""
+    """The number of a descriptor, or of an object that has one; -1 if there is none."""
     try:
         return thing if isinstance(thing, int) else int(thing.fileno())
     except (AttributeError, OSError, TypeError, ValueError):
@@ -130,7 +130,7 @@ def _number(thing: Any) -> int:
 
 
 def _is_listener(fd: int) -> bool:
-    """Whether it is a socket that the program has bound to serve."""
+    """Whether the descriptor is a socket that the program has bound to serve on."""
     try:
         intercepted = registry.find_any(fd)
     except OSError:
@@ -139,7 +139,7 @@ def _is_listener(fd: int) -> bool:
 
 
 def _is_this_program(words: Any) -> bool:
-    """Whether a command line is that of this very program, which a reloader starts again."""
+    """Whether the command line is that of this program, which a reloader would start again."""
     if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
         return False
     program, *arguments = sys.argv
@@ -157,13 +157,13 @@ def _is_python(word: str) -> bool:
 def _sentence() -> str:
     who, remedy = _remedy(_packages_at_work(), sys.argv)
     return (
-        f"{who} starts processes of its own to listen in, and under 'everycore run' the workers are these"
-        f" processes: {remedy}"
+        f"{who} starts processes of its own to listen in; under 'everycore run' the workers take their"
+        f" place: {remedy}"
     )
 
 
 def _remedy(packages: Sequence[str], words: Sequence[str]) -> tuple[str, str]:
-    """Who starts such processes, and what to do about it."""
+    """The package that starts such processes, and the remedy."""
     for package, word, remedy in _REMEDIES:
         if package in packages and (not word or word in words):
             return package, remedy
@@ -171,8 +171,8 @@ def _remedy(packages: Sequence[str], words: Sequence[str]) -> tuple[str, str]:
 
 
 def _packages_at_work() -> list[str]:
-    """The packages whose functions are being run."""
-    import inspect  # late: hardly any program comes here
+    """The packages whose functions are on the stack."""
+    import inspect  # late: very few programs come here
 
     found = []
     frame = inspect.currentframe()

@@ -1,4 +1,4 @@
-"""What becomes of a socket that was bound through the primary: copies of it, its description, its end."""
+"""Copies of a socket that was bound through the primary, its `repr`, and its end."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket.socket:
     return copy
 
 
-def __repr__(self: socket.socket) -> str:  # noqa: N807 - it is to bear that name
-    """As `socket.__repr__`, but asks the primary for nothing.
+def __repr__(self: socket.socket) -> str:  # noqa: N807 - the replaced method's name
+    """As `socket.__repr__`, but without a request to the primary.
 
-    That of the library asks for the name, and a free port is bound when its number is asked for. Python
-    describes every socket that is not closed when it goes, also where nobody wants to read of it.
+    The library's own asks for the name, and a free port is bound when its number is asked for. Python calls
+    `repr` for each socket that was not closed when it is collected, even if the warning is never shown.
     """
     fd = _c.fileno(self)
     intercepted = registry.find(fd)
@@ -60,11 +60,11 @@ def __repr__(self: socket.socket) -> str:  # noqa: N807 - it is to bear that nam
 
 
 def close(self: socket.socket) -> None:
-    """As `socket.close`. A socket that a file of its own keeps open is closed with that."""
+    """As `socket.close`. If a file made from the socket keeps it open, it is closed with that file."""
     fd = _c.fileno(self)
     intercepted = registry.find(fd)
     if intercepted is not None:
-        registry.lend(fd)  # once it is closed, another thread may get the number
+        registry.lend(fd)  # once the descriptor is closed, another thread may get its number
     _lib_close(self)
     if intercepted is None:
         return

@@ -1,12 +1,12 @@
-"""The fast road for asyncio in a program that knows nothing of a cluster.
+"""The fast path for asyncio in a program that knows nothing of a cluster.
 
-Replace methods of asyncio's selector loops in place, whichever way a program makes its loop, so that
-listeners that `intercept.sockets` put there are read in batches and connections go straight into transports.
-Invariant: a socket that is no such listener takes asyncio's own road.
+This module replaces methods of asyncio's selector loops in place, in whatever way the program makes its loop.
+Listeners that `intercept.sockets` has made are then read in batches, and connections go straight into
+transports. Invariant: any other socket takes asyncio's own path.
 
-That is all it is for: `create_server` binds and listens by plain sockets, which go through the primary
-anyway. `create_unix_server` is another matter: it removes the file before it binds, and from Python 3.13 on
-again at the end, and the file is everybody's.
+Speed is the only reason: `create_server` binds and listens with plain sockets, which go through the primary
+anyway. `create_unix_server` has another one: it removes the file before it binds, and from Python 3.13 on
+again at the end, although all workers share the file.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _Loop: Any = asyncio.SelectorEventLoop
 
 
 def install_on_asyncio(session: Session) -> None:
-    """Once, after `installing.install`."""
-    if asyncio_internals.capabilities().servers:  # else connections come by plain `accept`
+    """Install, once, after `installing.install`."""
+    if asyncio_internals.capabilities().servers:  # else connections come from plain `accept`
         _replace_serving(session)
     _replace_create_unix_server()
     _replace_init(session)
 
 
 def use_uvloop() -> None:
-    """Let asyncio make uvloop's loops, for a program that leaves the choice to asyncio."""
+    """Make asyncio create uvloop's loops, for a program that leaves the choice to asyncio."""
     import uvloop
 
     with warnings.catch_warnings():
-        # Deprecated since Python 3.14, and the only way until 3.16. The program is not to answer for it.
+        # Deprecated since Python 3.14, but the only way until 3.16. The program must not see the warning.
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
@@ -83,7 +83,7 @@ def _replace_create_unix_server() -> None:
     async def create_unix_server(
         self: Any, protocol_factory: Any, path: Any = None, *, sock: Any = None, **more: Any
     ) -> Any:
-        """As `loop.create_unix_server`; the file is removed by nobody but the primary."""
+        """As `loop.create_unix_server`, but only the primary removes the file."""
         if path is None or sock is not None or isinstance(more.get("ssl"), bool):
             return await create(self, protocol_factory, path, sock=sock, **more)
         path = os.fspath(path)
@@ -100,15 +100,15 @@ def _replace_create_unix_server() -> None:
 
 
 def _replace_init(session: Session) -> None:
-    """The others see on the board whether this worker is free: for the policy `shared`.
+    """Show on the board whether this worker's loop waits, for the policy `shared`.
 
-    A loop is made as a whole or not at all: one that a signal leaves half made complains when it is deleted.
+    A loop is made completely or not at all: one that a signal leaves half made complains when it is deleted.
     """
     init = _Loop.__init__
 
-    def __init__(self: Any, selector: Any = None) -> None:  # noqa: N807 - it is to bear that name
+    def __init__(self: Any, selector: Any = None) -> None:  # noqa: N807 - the replaced method's name
         with held(*SIGNALS):
-            if selector is None and is_installed():  # not in a forked child, which has no row on the board
+            if selector is None and is_installed():  # a forked child has no row on the board
                 selector = self.stamped_selector = StampedSelector(session.board)
             init(self, selector)
 

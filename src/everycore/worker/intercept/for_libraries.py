@@ -1,6 +1,6 @@
-"""Sockets that other libraries make of those of the program: TLS listeners, gevent.
+"""Sockets that other libraries make from those of the program: TLS listeners, gevent.
 
-What `intercept.sockets` does not reach. Invariant: a library that the program does not import is not touched.
+`intercept.sockets` does not reach these. Invariant: a library that the program does not import is left alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _c: Final = _socket.socket
 
 
 def install_on_libraries() -> None:
-    """Once, after `installing.install`."""
+    """Install, once, after `installing.install`."""
     after_import("ssl", _install_on_ssl)
     after_import("gevent._socket3", _install_on_gevent)
 
@@ -30,8 +30,8 @@ def _install_on_ssl(module: Any) -> None:
     lib_wrap = module.SSLContext.wrap_socket
 
     def wrap_socket(self: Any, sock: Any, *args: Any, **more: Any) -> Any:
-        """As `SSLContext.wrap_socket`; of a listener it reads a byte, which on a belt is a connection."""
-        fd = _c.fileno(sock) if isinstance(sock, socket.socket) else -1  # others only look like one
+        """As `SSLContext.wrap_socket`, which reads a byte of a listener: on a belt, that is a connection."""
+        fd = _c.fileno(sock) if isinstance(sock, socket.socket) else -1  # other types only look like sockets
         intercepted = registry.find_any(fd)
         if intercepted is None or intercepted.inner is None:
             return lib_wrap(self, sock, *args, **more)
@@ -51,7 +51,7 @@ def _install_on_ssl(module: Any) -> None:
 
 
 def _install_on_gevent(module: Any) -> None:
-    """Reach the sockets inside those of gevent: of a class of its own, a child of C's."""
+    """Reach the sockets inside gevent's, which have a class of their own, derived from C's."""
     kind = gevent_internals.socket_class(module)
     if kind is None:
         return  # the program listens by itself

@@ -1,12 +1,12 @@
-"""Leaves this worker's own metrics on the tally, once its program imports prometheus-client.
+"""Writes this worker's own metrics to the tally, once its program imports prometheus-client.
 
-A thread writes them down every second, in whatever the program's loop is stuck; once more at the end. A
-worker that is killed loses what it has counted since. Invariant: a program without prometheus-client pays
-nothing; one with it sees nothing but a thread. A fork of the worker writes nothing: what it counts is its
-own.
+A thread writes them every second, even if the program's loop is stuck, and once more at the end. A killed
+worker loses what it has counted since the last write. Invariant: a program without prometheus-client pays
+nothing, and a program with it notices only a thread. A fork of the worker writes nothing: what it counts
+stays its own.
 
-Facts: collecting a thousand samples takes some 10 ms, of which the program's threads wait for a part (the
-lock of the interpreter). So the pause grows with the time that it takes, up to `LONGEST`.
+Facts: collecting a thousand samples takes some 10 ms, for part of which the program's threads wait (for the
+lock of the interpreter). So the pause grows with the duration of a write, up to `LONGEST`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from everycore.worker.intercept.hooks import after_import
 
 log = logging.getLogger("everycore.worker")
 
-#: Seconds between two writings, at least and at most; and how much longer a pause is than a writing.
+#: The least and the longest time between two writes, in seconds; and how many times longer a pause is than a
+#: write.
 SHORTEST: Final = 1.0
 LONGEST: Final = 4.0
 _PAUSES: Final = 50.0
 
 
 def leave_metrics(fd: int, slot: int) -> None:
-    """Write this worker's metrics down from when its program imports prometheus-client; owns `fd`.
+    """Write this worker's metrics from the moment when its program imports prometheus-client. Owns `fd`.
 
     Raises OSError.
     """
@@ -41,7 +42,7 @@ def leave_metrics(fd: int, slot: int) -> None:
 
 
 class Teller:
-    """Writes down what there is."""
+    """Writes the current metrics."""
 
     def __init__(self, tally: WorkerTally) -> None:
         self._tally = tally
@@ -50,22 +51,22 @@ class Teller:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._is_told = False
-        #: To collect them again and again would cost the program much, for nothing.
+        #: Whether to stop: collecting metrics that do not fit would cost the program time for nothing.
         self._are_too_many = False
 
     def begin(self, module: ModuleType) -> None:
-        """The program has imported it."""
+        """Start the thread: the program has imported prometheus-client."""
         if not self._is_ours:
             return
         self._registry = module.REGISTRY
         atexit.register(self.tell)
         try:
             threading.Thread(target=self._run, name="everycore-metrics", daemon=True).start()
-        except RuntimeError as error:  # pids.max: they are written once, at the end
-            log.warning("the metrics of this worker are written at its end alone: %s", error)
+        except RuntimeError as error:  # pids.max: the metrics are written once, at the end
+            log.warning("this worker's metrics are written only once, at its end: %s", error)
 
     def tell(self) -> None:
-        """Write them down, if they are others than the last time."""
+        """Write the metrics if they have changed since the last write."""
         if not self._is_ours or not self._lock.acquire(timeout=LONGEST):
             return
         try:
@@ -75,7 +76,7 @@ class Teller:
             if len(payload) > self._tally.most:
                 if not self._is_told:
                     self._is_told = True
-                    log.warning("the metrics of this worker are too many: %d bytes", len(payload))
+                    log.warning("this worker's metrics are too large to write: %d bytes", len(payload))
                 self._are_too_many = True
                 return
             self._tally.write(payload)
@@ -83,7 +84,7 @@ class Teller:
         except Exception:
             if not self._is_told:
                 self._is_told = True
-                log.exception("the metrics of this worker cannot be written down")
+                log.exception("cannot write this worker's metrics")
         finally:
             self._lock.release()
 
@@ -111,5 +112,5 @@ class Teller:
 
     @property
     def _is_ours(self) -> bool:
-        """Whether this process is the worker, and no fork of it."""
+        """Whether this process is the worker, not a fork of it."""
         return os.getpid() == self._process

@@ -1,9 +1,10 @@
 """uvloop in a program that knows nothing of a cluster: `everycore run`.
 
-Replace methods of `uvloop.Loop` in place, whichever way the program makes its loop (`uvloop.run`, policies,
-uvicorn), so that its servers are ours. There is no way round it: uvloop listens and accepts in C, where
-`intercept.sockets` does not reach. Invariant: the program's sockets are plain ones, which went through the
-primary when they were bound; a socket that did not takes uvloop's own road. Nothing reads our channel here.
+This module replaces methods of `uvloop.Loop` in place, in whatever way the program makes its loop
+(`uvloop.run`, policies, uvicorn), so that its servers are everycore's. uvloop listens and accepts in C, where
+`intercept.sockets` does not reach. Invariant: the program's sockets are plain sockets that went through the
+primary when they were bound. Any other socket takes uvloop's own path. Nothing reads everycore's channel
+here.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     from everycore.worker.session import Session
 
 _Loop: Final[Any] = uvloop.Loop
-#: uvloop's own methods, as they are before ours are in their place.
+#: uvloop's own methods, which are replaced.
 _native: dict[str, Callable[..., Any]] = {}
 
 
 def install_on_uvloop(session: Session) -> None:
-    """Once, after `installing.install`, when the program imports uvloop."""
+    """Install, once, after `installing.install`, when the program imports uvloop."""
     _Loop._everycore = session
     _Loop._turns = None
     for method in (Stamping.stamp, Stamping.end_stamps):
@@ -81,7 +82,7 @@ async def create_server(
 async def create_unix_server(
     self: Any, protocol_factory: Any, path: Any = None, *, sock: Any = None, **keywords: Any
 ) -> Any:
-    """As `loop.create_unix_server`; the file is removed by nobody but the primary."""
+    """As `loop.create_unix_server`, but only the primary removes the file."""
     native = partial(_serve_by_itself, "create_unix_server", self)
     return await clustered.create_unix_server(
         _ProgramListeners(), self, native, protocol_factory, path, sock=sock, **keywords
@@ -89,7 +90,7 @@ async def create_unix_server(
 
 
 async def _serve_by_itself(name: str, loop: Any, *args: Any, **keywords: Any) -> Any:
-    """Uvloop's own server, on a listener of the program's own: it accepts in C."""
+    """Make uvloop's own server on the program's own listener: uvloop accepts in C."""
     server = await _native[name](loop, *args, **keywords)
     for sock in server.sockets:
         loop._everycore.connections.watch_listener(sock.fileno())
@@ -101,7 +102,7 @@ async def _serve_by_itself(name: str, loop: Any, *args: Any, **keywords: Any) ->
 async def create_datagram_endpoint(
     self: Any, protocol_factory: Any, local_addr: Any = None, remote_addr: Any = None, **more: Any
 ) -> Any:
-    """As `loop.create_datagram_endpoint`: uvloop binds in C too."""
+    """As `loop.create_datagram_endpoint`, because uvloop binds in C too."""
     native = partial(_native["create_datagram_endpoint"], self)
     if not datagrams.goes_through_primary(local_addr, remote_addr, more):
         transport, protocol = await native(protocol_factory, local_addr, remote_addr, **more)
@@ -123,7 +124,7 @@ async def create_datagram_endpoint(
 
 
 class _ProgramListeners:
-    """Listeners for a program that knows nothing of a cluster: its own sockets, bound through the primary."""
+    """Listeners of a program that knows nothing of a cluster: its own sockets, bound through the primary."""
 
     def is_ours(self, sock: Any) -> bool:
         """As `Listeners.is_ours`."""
@@ -144,7 +145,7 @@ class _ProgramListeners:
         return [sock]
 
     def connect(self, loop: Any) -> Callable[..., Any]:
-        """As `Listeners.connect`: uvloop's is not replaced."""
+        """As `Listeners.connect`. uvloop's own method is not replaced."""
         return partial(_Loop.connect_accepted_socket, loop)
 
     def serve(
@@ -169,7 +170,7 @@ def _is_ours(sock: Any) -> bool:
 
 
 def _source(sock: socket.socket, backlog: int) -> ClusterSocket:
-    """As `BeltServer` has it."""
+    """The source of a server's connections, as `BeltServer` calls for it."""
     with by_our_loop():
         sock.listen(backlog)
         intercepted = registry.find(sock.fileno())
@@ -182,7 +183,7 @@ def _source(sock: socket.socket, backlog: int) -> ClusterSocket:
 async def _bind_all(
     loop: asyncio.AbstractEventLoop, host: Any, port: Any, family: int, flags: int
 ) -> list[socket.socket]:
-    """A bound socket for every address; none if one is not for the primary: then uvloop shall do as ever."""
+    """Bind a socket for every address. If one is not for the primary, return none: uvloop binds them then."""
     infos = await resolving.resolve(
         loop, resolving.hosts_of(host), port, family=family, kind=socket.SOCK_STREAM, flags=flags
     )

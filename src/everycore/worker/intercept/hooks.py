@@ -1,7 +1,7 @@
-"""Do something to a module when, and if, the program imports it.
+"""Calls a function with a module when, and if, the program imports it.
 
-Invariant: who does not import the module pays nothing, and who does sees nothing:
-finder, loader and `__spec__` are the module's own.
+Invariant: a program that does not import the module pays nothing, and one that does sees nothing: finder,
+loader and `__spec__` are the module's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Callback = Callable[[ModuleType], object]
 
 
 def after_import(name: str, callback: Callback) -> None:
-    """Call `callback` with the module `name` as soon as it has been imported: now, if it has been."""
+    """Call `callback` with the module `name` once it is imported, or at once if it has been."""
     module = sys.modules.get(name)
     if module is not None:
         callback(module)
@@ -27,7 +27,7 @@ def after_import(name: str, callback: Callback) -> None:
 
 
 class _Watcher(MetaPathFinder):
-    """Finds one module, by all the others' help, once."""
+    """Finds one module, once, by means of the other finders."""
 
     def __init__(self, name: str, callback: Callback) -> None:
         self._name = name
@@ -42,14 +42,14 @@ class _Watcher(MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is None or spec.loader is None:
-            sys.meta_path.insert(0, self)  # not there yet; it may be the next time
+            sys.meta_path.insert(0, self)  # not found, but another import may find it
             return None
         _call_after(spec.loader, self._callback)
         return spec
 
 
 def _call_after(loader: Loader, callback: Callback) -> None:
-    """Let this loader, which is made for this one import, call back."""
+    """Make this loader, which serves this one import only, call back."""
     exec_module = loader.exec_module
 
     def exec_and_tell(module: ModuleType) -> Any:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def install(session: Session) -> None:
-    """From now on the sockets of this process go through the primary. Once."""
+    """Make new sockets of this process go through the primary. Called once."""
     state.go_through(session)
     registry.when_closed = partial(_closed, session)
     replace(socket.socket, *SAME, sockets.__init__, sockets.accept)
     replace(socket.socket, copies.dup, copies.close, copies.__repr__)
     replace_accept(socket.socket, sockets.accept_descriptor)
-    socket.fromfd = copies.fromfd  # type: ignore[assignment] # plain integers are all it ever gets
+    socket.fromfd = copies.fromfd  # type: ignore[assignment] # it only ever gets plain integers
     os.register_at_fork(after_in_child=_forked)
 
 

@@ -1,10 +1,10 @@
-"""What stands behind a socket of the program that the primary has bound: the state of an intercepted socket.
+"""The state of an intercepted socket: a socket of the program that the primary has bound.
 
-Find it by descriptor, keep it right through `dup`, `detach` and a number that is used again, and give the
-listener up when the last descriptor is closed. Invariant: an entry is believed only if the kernel still has
-the same file behind the number (`st_ino`), for a program may close numbers behind our back.
+The registry finds it by descriptor, keeps it right across `dup`, `detach` and reused numbers, and gives the
+listener up when the last descriptor is closed. Invariant: an entry is valid only while the kernel has the
+same file behind the number (`st_ino`), because a program may close numbers unnoticed.
 
-Why by descriptor and not by object: `socket.socket` has slots, and servers hand numbers on
+The key is the descriptor rather than the object: `socket.socket` has slots, and servers pass numbers on
 (`socket.socket(fileno=sock.detach())`).
 """
 
@@ -23,12 +23,13 @@ from everycore.worker.listening.eithersocket import EitherSocket
 
 
 class InterceptedSocket:
-    """An address that a socket of the program has got through the primary.
+    """An address that a socket of the program has been given through the primary.
 
-    Three stages. *Asked*: a free port that nobody has asked the number of, so the primary knows nothing yet,
-    and `inner` is None. *Bound*: the primary holds the address for us, and what lies under the program's
-    descriptors is the belt, or the shared listener; no more the program's own socket, which may now be the
-    primary's listener, and whose blocking mode is everybody's who has it. *Listening*.
+    It has three stages. *Asked*: a free port whose number nothing has asked for yet, so that the primary does
+    not know of it, and `inner` is None. *Bound*: the primary holds the address, and the file behind the
+    program's descriptors is the belt, or the shared listener. It is no longer the program's own socket, on
+    which the primary may now listen, and whose blocking mode is shared by every process that holds it.
+    *Listening*.
     """
 
     __slots__ = (
@@ -37,11 +38,12 @@ class InterceptedSocket:
 
     def __init__(self, fd: int, address: Any) -> None:
         self.address = address
-        #: What `getsockname()` says, where that is not what the primary says (a path is as it was asked for).
+        #: What `getsockname()` returns if it differs from the primary's address (a path stays as given).
         self.name: Any = None
         self.inner: ClusterSocket | None = None
         self.is_listening = False
-        #: It is open by which way its connections come; a loop of ours takes turns at the shared listener.
+        #: Whether it is still undecided how connections come, and whether a loop of ours takes turns at the
+        #: shared listener.
         self._is_open = self._takes_turns = False
         self.fds = {fd}
         self.inode = os.fstat(fd).st_ino
@@ -52,7 +54,7 @@ class InterceptedSocket:
         return isinstance(self.inner, SharedSocket)
 
     def source(self) -> ClusterSocket | None:
-        """Where a loop of ours takes the connections: at a shared listener in turn, if that is still open."""
+        """The socket from which a loop of ours takes the connections: in turns if that is still undecided."""
         if self._is_open:
             self._is_open, self._takes_turns = False, True
         return (
@@ -60,7 +62,7 @@ class InterceptedSocket:
         )
 
     def put_listener(self, inner: ClusterSocket, name: Any = None) -> None:
-        """The primary holds the address. The program's epolls, which know the old file, get to know ours."""
+        """Put the listener under the descriptors, and tell the program's epolls, which know the old file."""
         self.inner = inner
         self.name = inner.getsockname() if name is None else name
         registrations = aliases.registrations_of(self.fds)
@@ -73,9 +75,9 @@ class InterceptedSocket:
         self.inode = os.fstat(inner.fileno()).st_ino
 
     def begin(self, backlog: int, *, by_our_loop: bool) -> None:
-        """Let the listener listen. Raises OSError.
+        """Make the listener listen. Raises OSError.
 
-        by_our_loop: a loop of ours asks for its connections next. It takes turns at a shared listener.
+        by_our_loop: a loop of ours asks for the source next, and takes turns at a shared listener.
         """
         assert self.inner is not None
         self.inner.listen(backlog)
@@ -85,18 +87,21 @@ class InterceptedSocket:
             self.inner.tell_primary(wire.Serve(1))
 
     def serve_by_hand(self) -> None:
-        """No loop of ours has asked where its connections come from: they come by the belt."""
+        """Let the connections come by the belt: no loop of ours has asked for their source."""
         if self._is_open and self.inner is not None:
             self._is_open = False
             self.inner.tell_primary(wire.Serve(1))
 
     def put_under(self, fd: int) -> None:
-        """Put our file where the program's is. The number, and what the program knows of its socket, stay."""
+        """Put our file in place of the program's.
+
+        The number stays, and so does the program's socket object.
+        """
         assert self.inner is not None
         os.dup2(self.inner.fileno(), fd, os.get_inheritable(fd))
 
     def close(self) -> None:
-        """The program has closed it."""
+        """Close the listener: the program has closed its last descriptor."""
         if self.inner is not None:
             self.inner.close()
 
@@ -108,11 +113,11 @@ class Registry:
         self._by_fd: dict[int, InterceptedSocket] = {}
         #: Called when a listener was given up because the program closed its socket.
         self.when_closed: Callable[[InterceptedSocket], None] = lambda _: None
-        #: Belts by file, for numbers that the program made by itself (`os.dup`, `socket.fromfd`).
+        #: Belts by inode, for descriptors that the program has made by itself (`os.dup`, `socket.fromfd`).
         self._by_inode: weakref.WeakValueDictionary[int, InterceptedSocket] = weakref.WeakValueDictionary()
 
     def find(self, fd: int) -> InterceptedSocket | None:
-        """What stands behind `fd`; None for an ordinary socket. Called for every call of every socket."""
+        """The intercepted socket of `fd`; None for an ordinary one. Runs at every call of every socket."""
         intercepted = self._by_fd.get(fd)
         if intercepted is None:
             return None
@@ -125,7 +130,7 @@ class Registry:
         return None
 
     def find_any(self, fd: int) -> InterceptedSocket | None:
-        """As `find`, also for a number that we have not seen yet: for the calls that are made once."""
+        """As `find`, but also for an unknown descriptor. For calls that happen once."""
         intercepted = self.find(fd)
         if intercepted is not None or not self._by_inode or fd < 0:
             return intercepted
@@ -135,30 +140,30 @@ class Registry:
         return intercepted
 
     def add(self, fd: int, intercepted: InterceptedSocket) -> None:
-        """`fd` stands for `intercepted` too."""
+        """Record that `fd` stands for `intercepted` too."""
         self._by_fd[fd] = intercepted
         intercepted.fds.add(fd)
 
     def numbers(self) -> list[int]:
-        """The numbers of this process that are known to stand for one."""
+        """The descriptors of this process that are known to stand for an intercepted socket."""
         return [fd for fd in list(self._by_fd) if self.find(fd) is not None]
 
     def granted(self, intercepted: InterceptedSocket) -> None:
-        """`intercepted` has a listener behind it: its file is another one."""
+        """Record that `intercepted` has a listener, and so another file."""
         self._by_inode[intercepted.inode] = intercepted
 
     def lend(self, fd: int) -> None:
-        """Leave `fd` alone until it is added again."""
+        """Ignore `fd` until it is added again."""
         self._by_fd.pop(fd, None)
 
     def forget(self, fd: int) -> None:
-        """`fd` is closed; with the last one, the listener is given up."""
+        """Record that `fd` is closed. With the last descriptor, the listener is given up."""
         intercepted = self._by_fd.pop(fd, None)
         if intercepted is not None:
             self.closed(fd, intercepted)
 
     def closed(self, fd: int, intercepted: InterceptedSocket) -> None:
-        """`fd`, which was `intercepted`'s and is lent, is closed."""
+        """Record that `fd` is closed, which belonged to `intercepted` and is lent."""
         intercepted.fds.discard(fd)
         if not intercepted.fds:
             self._by_inode.pop(intercepted.inode, None)
@@ -167,12 +172,12 @@ class Registry:
                 self.when_closed(intercepted)
 
     def watch(self, sock: socket.socket, fd: int) -> None:
-        """Notice it when `sock` is thrown away without having been closed."""
+        """Check `fd` when `sock` is collected without having been closed."""
         weakref.finalize(sock, self.find, fd).atexit = False
 
     def forked(self) -> None:
-        """Let a forked child use the sockets, as it does inherited listeners; the parent alone owns them."""
+        """Let a forked child use the sockets as it uses inherited listeners. Only the parent owns them."""
         for intercepted in set(self._by_fd.values()):
             grant = intercepted.inner.grant if intercepted.inner is not None else None
             if grant is not None:
-                grant.users += 1  # so that no last user of this process says that the listener is closed
+                grant.users += 1  # so that this process never reports the listener as closed

@@ -1,4 +1,4 @@
-"""What a program asks a socket that was bound through the primary: options, time-outs, whose peer it is."""
+"""Options, time-outs and the peer of a socket that was bound through the primary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INT: Final = struct.Struct("i")
 
 
 def getpeername(self: socket.socket, /) -> Any:
-    """As `socket.getpeername`: a listener has no peer, a belt has one."""
+    """As `socket.getpeername`: a listener has no peer, although a belt has one."""
     intercepted = registry.find(_c.fileno(self))
     if intercepted is not None and intercepted.inner is not None:
         raise os_error(errno.ENOTCONN)
@@ -70,8 +70,8 @@ def settimeout(
 ) -> None:
     """As `socket.settimeout`.
 
-    Of a shared listener the open file, with its blocking mode, is everybody's: to block without limit is a
-    very long time-out there.
+    A shared listener's open file, and with it the blocking mode, belongs to every worker. Blocking without
+    limit is a very long time-out there.
     """
     intercepted = intercepted or registry.find(_c.fileno(self))
     _c.settimeout(

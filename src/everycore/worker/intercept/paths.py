@@ -1,9 +1,9 @@
-"""Files of unix sockets that a program removes, though it is not the only one that serves there.
+"""Socket files that a program removes although other workers serve there.
 
-A program removes the file before it binds, for it takes it for a dead one's, and removes it when it ends.
-Alone, it harms nobody; here clients of the others would find no file until the primary puts it back. So it
-stays while others serve there; and who finds the file of its own socket gone, for another was faster, is told
-nothing of that. Invariant: what is no file of another worker's listener is removed.
+A program removes the file before it binds, taking it for a leftover, and removes it when it ends. Under
+everycore, clients of the other workers would find no file until the primary puts it back. So the file stays
+while others serve there. A program that finds the file of its own socket gone, because another worker was
+faster, gets no error. Invariant: a file that is not that of another worker's listener is removed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from everycore.errors import ChannelClosed
 from everycore.worker.intercept import state
 from everycore.worker.intercept.addresses import unix_path
 
-#: Names of listeners of this worker that it has removed, it believes.
+#: The names of this worker's listeners that the program believes it has removed.
 _told: Final[set[Any]] = set()
 
 
 def install_on_files() -> None:
-    """Once, after `installing.install`."""
+    """Install, once, after `installing.install`."""
     os.unlink = _standing_in_for(os.unlink)
     os.remove = _standing_in_for(os.remove)
 
@@ -44,7 +44,7 @@ def _standing_in_for(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _was_own(path: Any) -> bool:
-    """Whether this worker has had a listener of that name: said once of each."""
+    """Whether this worker has had a listener of that name. Returns True once for each."""
     where = unix_path(os.fspath(path))
     if where is None or where in _told or where not in state.left:
         return False
@@ -67,5 +67,5 @@ def _is_anothers(path: Any) -> bool:
     except OSError as exc:
         return exc.errno == errno.ECONNREFUSED
     except (TypeError, ValueError):
-        return False  # which the kernel's own way tells
+        return False  # the kernel reports the error
     return False

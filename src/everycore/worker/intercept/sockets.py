@@ -1,19 +1,19 @@
 """Makes the plain sockets of a program listen through the primary: `everycore run`.
 
-Replace methods of `socket.socket`, so that a program that knows nothing of a cluster listens there.
-Invariant: a socket that was not bound through the primary behaves as ever, at the price of one dictionary
-look-up a call; and no class is replaced: `isinstance`, pickling, `from socket import socket`, the ancestry of
-`SSLSocket` and trio's check of the exact type all go on to work. (Measured on a prototype: a replaced class
-broke each of these.)
+This module replaces methods of `socket.socket`, for a program that knows nothing of a cluster. Invariant: a
+socket that was not bound through the primary behaves as usual, at the price of one dictionary look-up per
+call. No class is replaced, so `isinstance`, pickling, `from socket import socket`, the ancestry of
+`SSLSocket` and trio's check of the exact type still work. (In a prototype, a replaced class broke each of
+these.)
 
-What a program sees: `bind` to a port asks the primary at once, so that an address in use is an error where
-programs expect it; `bind` to port 0 does so when the number is asked for or `listen` is called, for most such
-sockets are clients'. The worker's end of a belt is then put under the program's descriptor (dup2), so that
-number, family and type stay, and readiness is the belt's; `accept` reads from it. A socket with SO_REUSEPORT,
-of another family, or a datagram socket on port 0, is the program's own affair.
+What a program sees: `bind` to a port asks the primary at once, so that "address in use" is raised where
+programs expect it. `bind` to port 0 asks when the number is asked for or `listen` is called, because most
+such sockets are clients'. The worker's end of a belt is then put under the program's descriptor (dup2):
+number, family and type stay, readiness is the belt's, and `accept` reads from it. A socket with SO_REUSEPORT,
+a socket of another family, and a datagram socket on port 0 are left to the program.
 
-asyncio's selector loops, uvloop, TLS and gevent need more: `worker.intercept.for_asyncio`,
-`worker.intercept.for_uvloop`, `worker.intercept.for_libraries`.
+asyncio's selector loops, uvloop, TLS and gevent need more: see `worker.intercept.for_asyncio`,
+`worker.intercept.for_uvloop` and `worker.intercept.for_libraries`.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ from everycore.worker.intercept.options import (
 from everycore.worker.intercept.state import registry
 from everycore.worker.listening.clustersocket import SharedSocket
 
-#: The methods as C has them: `socket.socket` inherits all but four of those replaced here.
+#: The methods of the C class: `socket.socket` inherits all but four of those replaced here.
 _c: Final = _socket.socket
 _lib_init: Final = socket.socket.__init__
 _lib_accept: Final = socket.socket.accept
 _BACKLOG: Final = min(socket.SOMAXCONN, 128)
 
-#: After so many seconds a program that listens has opened all its services.
+#: A program that has listened for this many seconds has opened all its services.
 _SERVICES_ARE_OPEN: Final = 2.0
 _lock = threading.RLock()
-#: Counts the ports 0 that were asked for.
+#: Counts the requests for port 0.
 _ports_zero = itertools.count()
 
 
 class _OurLoop(threading.local):
-    """What a loop of ours lets listen in this thread just now; None: no loop of ours is at it."""
+    """The sockets that a loop of ours makes listen in this thread now; None if no loop does."""
 
     listeners: list[InterceptedSocket] | None = None
 
@@ -80,15 +80,15 @@ _our_loop: Final = _OurLoop()
 
 
 def replace(kind: type, *functions: Callable[..., Any]) -> None:
-    """Put them into a class, each under its name."""
+    """Put the functions into a class, each under its name."""
     for function in functions:
         setattr(kind, function.__name__, function)
 
 
-def __init__(  # noqa: N807 - it is to bear that name
+def __init__(  # noqa: N807 - the replaced method's name
     self: socket.socket, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
 ) -> None:
-    """As `socket.socket`: of a number alone, the kernel would say what a belt is."""
+    """As `socket.socket`. For a number alone, the kernel would describe the belt."""
     known = registry.find_any(fileno) if fileno is not None and family == -1 else None
     if known is not None and (inner := known.inner) is not None:
         family, type, proto = inner.family, inner.type, inner.proto  # noqa: A001
@@ -126,7 +126,7 @@ def bind(self: socket.socket, address: Any, /) -> None:
 
 
 def _is_own_affair() -> bool:
-    """Whether a port 0 of now is this worker's own: for one client or one helper, say, and no service.
+    """Whether a bind to port 0 is now this worker's own: for a client or a helper, rather than a service.
 
     A program opens its services one after the other, and then serves: it takes connections, or waits for
     them.
@@ -140,7 +140,7 @@ def _is_own_affair() -> bool:
 
 
 def bind_path(sock: socket.socket, path: str | bytes) -> None:
-    """Bind a unix socket as event loops do: over a dead file, and with asyncio's own words for an error."""
+    """Bind a unix socket as event loops do: replace a stale file, and use asyncio's texts for errors."""
     try:
         try:
             sock.bind(path)
@@ -162,22 +162,22 @@ def _enter(sock: socket.socket, intercepted: InterceptedSocket) -> None:
 
 
 def _try(sock: socket.socket, address: Any) -> None:
-    """Raise what binding would raise; the port is chosen later."""
+    """Raise what binding would raise. The port is chosen later."""
     with socket.socket(sock.family, sock.type) as probe:
         _c.bind(probe, address)
 
 
 def _ask(sock: socket.socket, intercepted: InterceptedSocket, name: bytes | None = None) -> bool:
-    """Let the primary bind `sock`. False: this worker is leaving, and the kernel shall have its way.
+    """Make the primary bind `sock`. Returns False if this worker is leaving: the kernel binds it then.
 
-    `name`: of a unix socket, as the program has it; it is what clients see of it too.
+    `name`: the program's name for a unix socket, which clients see too.
     """
     assert state.session is not None
     nth = next(_ports_zero) if is_port_zero(intercepted.address) else 0
     request = wire.Bind(intercepted.address, nth=nth)
     if sock.family == socket.AF_UNIX:
         request = wire.Bind(intercepted.address, new_file_mode(), working_directory(), name)
-    copies = numbers_of(_c.fileno(sock))  # before another one, of ours, may be the primary's listener
+    copies = numbers_of(_c.fileno(sock))  # found before our own descriptor for the listener exists
     try:
         inner = state.session.grants.bind(request, _c.fileno(sock))
     except ChannelClosed:
@@ -187,18 +187,18 @@ def _ask(sock: socket.socket, intercepted: InterceptedSocket, name: bytes | None
             return False
         raise os_error(exc.errno or errno.EINVAL) from None
     if inner.grant is not None:
-        inner.grant.proto = sock.proto  # for connections: 0 stays 0, as with accept(2)
-    for fd in copies:  # the program has made some by itself
+        inner.grant.proto = sock.proto  # of accepted connections: 0 stays 0, as with accept(2)
+    for fd in copies:  # made by the program itself
         registry.add(fd, intercepted)
     intercepted.put_listener(inner)
     registry.granted(intercepted)
-    # The blocking mode belongs to the file, and that is another one now.
+    # The blocking mode belongs to the file, which is another one now.
     settimeout(sock, _c.gettimeout(sock), intercepted)
     return True
 
 
 def _reserve(sock: socket.socket, intercepted: InterceptedSocket) -> bool:
-    """Have a port for a socket that was bound to any. False: it is an ordinary socket now."""
+    """Get a port for a socket that was bound to port 0. Returns False if it is an ordinary socket now."""
     with _lock:
         if intercepted.inner is not None:
             return True
@@ -209,7 +209,7 @@ def _reserve(sock: socket.socket, intercepted: InterceptedSocket) -> bool:
 
 
 def _become_ordinary(sock: socket.socket, intercepted: InterceptedSocket) -> None:
-    """Have the socket back from the primary: it is a client's after all. Raises OSError if others hold it."""
+    """Get the socket back from the primary: it is a client's. Raises OSError if other workers hold it."""
     fds = tuple(intercepted.fds)
     if intercepted.inner is None:
         for fd in fds:
@@ -251,7 +251,7 @@ def listen(self: socket.socket, backlog: int = _BACKLOG, /) -> None:
         serves_by_itself(self)
         return
     if not -(1 << 31) <= backlog < 1 << 31:
-        _c.listen(self, backlog)  # which says so
+        _c.listen(self, backlog)  # raises the error
     with _lock:
         if not intercepted.is_listening:
             _begin(intercepted, max(backlog, 0))
@@ -271,7 +271,7 @@ def _begin(intercepted: InterceptedSocket, backlog: int) -> None:
 
 @contextlib.contextmanager
 def by_our_loop() -> Iterator[None]:
-    """A loop of ours takes the connections of what listens in here, if it asks where they come from."""
+    """In this block, a loop of ours takes the connections of what listens, if it asks for their source."""
     listeners: list[InterceptedSocket] = []
     before, _our_loop.listeners = _our_loop.listeners, listeners
     try:
@@ -283,7 +283,7 @@ def by_our_loop() -> Iterator[None]:
 
 
 def serves_by_itself(sock: Any) -> None:
-    """Tell the primary of a listener of the program's own: it does not see it, but the program serves."""
+    """Tell the primary that the program serves on a listener of its own, which the primary cannot see."""
     if state.session is None or state.session.readiness.is_settled:
         return
     if sock.family == socket.AF_UNIX and cluster_address(sock, _c.getsockname(sock)) is None:
@@ -311,13 +311,13 @@ def accept(self: socket.socket) -> tuple[socket.socket, Any]:
     try:
         return inner.accept()
     except OSError as exc:
-        if exc.errno == errno.EINVAL:  # it was shut down
+        if exc.errno == errno.EINVAL:  # the listener was shut down
             raise os_error(errno.EINVAL) from None
         raise
 
 
 def accept_descriptor(native: Accept, self: Any, /) -> tuple[int, Any]:
-    """As the private method by which libraries accept that make socket objects of their own."""
+    """As the private method by which libraries accept that make their own socket objects."""
     intercepted = registry.find_any(_c.fileno(self))
     if intercepted is None or not intercepted.is_listening:
         fd, peer = native(self)
@@ -337,7 +337,7 @@ def _count(fd: int) -> None:
 
 
 def connect(self: socket.socket, address: Any, /) -> None:
-    """As `socket.connect`: what was bound is a client's after all."""
+    """As `socket.connect`. A socket that was bound before is a client's."""
     _become_client(self)
     if (error := _found_alone(self, address)) is not None:
         raise error
@@ -352,9 +352,9 @@ def connect_ex(self: socket.socket, address: Any, /) -> int:
 
 
 def _found_alone(sock: socket.socket, address: Any) -> OSError | None:
-    """Why the program would find nobody at `address` if it were alone, where only other workers serve there.
+    """The error that the program would get if it were alone, and only other workers serve at `address`.
 
-    So it asks whether a port is free before it listens, or whether one that it has closed is closed.
+    A program connects to learn whether a port is free before it listens, or whether it has closed a port.
     """
     session = state.session
     if session is None or (session.readiness.has_listened and not state.left):
@@ -377,7 +377,7 @@ def _become_client(sock: socket.socket) -> None:
 
 
 def shutdown(self: socket.socket, how: int, /) -> None:
-    """As `socket.shutdown`: a listener ends for this process alone, and wakes whoever waits in `accept`."""
+    """As `socket.shutdown`: a listener ends for this process only, and a thread waiting in `accept` wakes."""
     fd = _c.fileno(self)
     intercepted = registry.find(fd)
     if intercepted is None or not intercepted.is_listening or intercepted.inner is None:
@@ -387,12 +387,12 @@ def shutdown(self: socket.socket, how: int, /) -> None:
     registry.when_closed(intercepted)
     if intercepted.is_shared:
         _renew(self)
-        registry.find(fd)  # forgets it: the file is another
+        registry.find(fd)  # forgets the entry: the file is another one
     else:
         _c.shutdown(self, how)
 
 
-#: What is C's in `socket.socket`, and in other children of C's class.
+#: The methods that `socket.socket` and other classes derived from C's inherit.
 SAME: Final = (
     bind, listen, getsockname, getpeername, getsockopt, setsockopt, settimeout, setblocking,
     gettimeout, connect, connect_ex, shutdown,

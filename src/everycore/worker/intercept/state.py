@@ -1,4 +1,4 @@
-"""What the methods that stand in `socket.socket` share: the way to the primary, and their sockets."""
+"""What the replaced methods of `socket.socket` share: the session, and the intercepted sockets."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
     from everycore.worker.session import Session
 
 registry: Final = Registry()
-#: By which new sockets of this process go through the primary; None: they do not, as in a forked child.
+#: The session by which new sockets go through the primary; None if they do not, as in a forked child.
 session: Session | None = None
-#: Whose port 0 is: "shared" by all workers, each worker's "own", or "auto": shared where the program serves.
+#: Port 0: "shared" by all workers, each worker's "own", or "auto": shared until the program serves.
 port_zero: str = "auto"
-#: Ports and paths of the listeners that the program has closed last.
+#: The ports and paths of the listeners that the program has closed, the latest last.
 left: Final[dict[Any, None]] = {}
 _MOST_LEFT: Final = 4096
 
 
 def leave(place: Any) -> None:
-    """The program has closed its listener on that port or path."""
+    """Record that the program has closed its listener on that port or path."""
     left[place] = None
     if len(left) > _MOST_LEFT:
         del left[next(iter(left))]
 
 
 def go_through(way: Session | None) -> None:
-    """New sockets of this process go through the primary by `way` from now on; None: not any more."""
+    """Make new sockets of this process go through the primary by `way`, or, if that is None, not any more."""
     global session
     session = way
 
