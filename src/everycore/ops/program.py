@@ -170,7 +170,7 @@ class _Program(Service):
             log.warning("%s has not listened yet: %s", self._name, elsewhere)
 
     def _find_child(self, worker: Worker) -> int | None:
-        """The pid of a process that the worker has started and that listens on a port; None if there is none."""
+        """The pid of a process that the worker has started and that listens; None if there is none."""
         assert worker.pid is not None
         known = sockets_of(os.getpid()) | sockets_of(worker.pid)
         for pid in descendants_of(worker.pid):
