@@ -99,8 +99,8 @@ CATALOGUE: Final = {
         Described(
             "worker_full",
             "gauge",
-            "1 while the worker takes no more connections: its server is at its limit, or descriptors run short."
-            " Unknown under the policy shared.",
+            "1 while the worker takes no more connections: its server is at its limit, or it is short of"
+            " descriptors. Unknown under the policy shared.",
             _WORKER,
         ),
         Described(
