@@ -44,7 +44,7 @@ def test_one_of_which_no_process_listens_may_take_for_ever():
     ],
 )
 def test_the_other_program_is_to_be_started_itself(words, program):
-    assert remedy(words) == f"start that one, by: everycore run {program}"
+    assert remedy(words) == f"start that program instead: everycore run {program}"
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_the_other_program_is_to_be_started_itself(words, program):
     ],
 )
 def test_what_is_no_command_line_of_python_is_not_to_be_repeated(words):
-    assert "in the process in which it begins" in remedy(words)
+    assert "in its first process" in remedy(words)

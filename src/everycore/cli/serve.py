@@ -229,7 +229,7 @@ def check(given: Given, environ: Mapping[str, str]) -> Values:
 def _datagrams(settings: ServeSettings, values: Values) -> Sequence[Bind]:
     if settings.engine != "hypercorn":
         return ()
-    from everycore.servers.hypercorn_options import QUIC  # late: of one engine alone
+    from everycore.servers.hypercorn_options import QUIC  # late: only one engine needs it
 
     return parse_binds(values.engine(secret=False).get(QUIC, ()), "--quic-bind")
 
@@ -313,7 +313,7 @@ def _secrets(values: Values) -> dict[str, str]:
     secrets = values.engine(secret=True)
     if not secrets:
         return {}
-    import json  # late: few have any
+    import json  # late: few services have secrets
 
     return {SECRETS: json.dumps(secrets)}
 

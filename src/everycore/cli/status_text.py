@@ -15,7 +15,7 @@ HEADS: Final = (
 )  # fmt: skip
 #: The columns that are aligned to the right: they hold numbers.
 _RIGHT: Final = frozenset({0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11})
-#: Ready, and takes nothing: nothing goes on in it, or it has no room.
+#: The states of a ready worker that takes no connections: it makes no progress, or it has no room.
 _STUCK: Final = "stuck"
 _FULL: Final = "full"
 _STATES: Final = {

@@ -1,4 +1,4 @@
-"""Defaults that a worker needs too, and not the tree with them."""
+"""Defaults that a worker needs too, and that it imports without the tree."""
 
 from typing import Final
 

@@ -1,10 +1,10 @@
-"""A program under `run` that starts another one, which listens in its place: is that told, or refused?
+"""Programs under `run` that start another program, which listens in their place: when to warn, and to refuse.
 
-Invariant: pure. `Launch.look` is called again and again for a worker that has not listened yet; ages are its
-own, in seconds.
+Invariant: pure. `Launch.look` is called again and again for a worker that has not listened yet. All ages are
+the worker's, in seconds.
 
-Such a worker may have started a helper, and listen next. It has not if it does nothing but wait for that
-process (waitpid(2)), for long: it is a launcher, and connections would go past everycore, to one process.
+Such a worker may have started a helper, and listen next. But if it does nothing except wait for that process
+(waitpid(2)), for a long time, it is a launcher: connections would bypass everycore, and go to one process.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-#: Seconds for which a launcher waits for a process that listens, before it is refused.
+#: How long a launcher may wait for a process that listens before it is refused, in seconds.
 WAITS: Final = 10.0
-#: The age at which a worker has not just started a helper, if a process of its own listens and it does not.
+#: From this age on, in seconds, a listening child of a worker that does not listen is more than a helper.
 TELL_AT: Final = 20.0
-#: A command line is told up to so many characters.
+#: The longest command line that is shown, in characters.
 _LONGEST: Final = 200
-#: Options of Python that have a value as their next word.
+#: Options of Python whose value is the next word.
 _WITH_VALUE: Final = frozenset({"-W", "-X"})
 
 
 class Verdict(enum.Enum):
-    """What is done about a worker."""
+    """What to do about a worker."""
 
     NOTHING = enum.auto()
     TELL = enum.auto()
@@ -33,14 +33,17 @@ class Verdict(enum.Enum):
 
 
 class Launch:
-    """One worker, which has not listened."""
+    """One worker that has not listened."""
 
     def __init__(self) -> None:
         self._waits_since: float | None = None
         self._told: set[int] = set()
 
     def look(self, child: int | None, age: float, *, waits: bool) -> Verdict:
-        """`child`: a process of its own that listens, if any. waits: it waits for a process to end."""
+        """Judge the worker.
+
+        `child`: a process of its own that listens. waits: it waits for a process to end.
+        """
         if child is None or not waits:
             self._waits_since = None
         elif self._waits_since is None:
@@ -54,16 +57,16 @@ class Launch:
 
 
 def remedy(words: Sequence[str]) -> str:
-    """What to do about a process with that command line: start it itself, if it is a program of Python."""
+    """What the user can do about a process with that command line."""
     program = _program(words)
     text = shlex.join(program)
     if not program or len(text) > _LONGEST or not text.isprintable():
-        return "let it listen in the process in which it begins"
-    return f"start that one, by: everycore run {text}"
+        return "make it listen in its first process"
+    return f"start that program instead: everycore run {text}"
 
 
 def _program(words: Sequence[str]) -> Sequence[str]:
-    """The words behind `python` and its options; none for another program, and for `-c`."""
+    """The words after `python` and its options; none for another program, or for `-c`."""
     if not words or not words[0].rpartition("/")[2].startswith("python"):
         return ()
     at = 1

@@ -83,9 +83,9 @@ def _refuse(session: Session, text: str) -> NoReturn:
 
     with contextlib.suppress(OSError, EverycoreError, ValueError):
         session.report(BootReport(text, STATUS_NO_BOOT, is_final=True).message())
-    for child in descendants_of(os.getpid()):  # they wait for ever for what they were to be given
+    for child in descendants_of(os.getpid()):  # they would wait for ever for the listener
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     if threading.current_thread() is not threading.main_thread():
-        os._exit(STATUS_NO_BOOT)  # and so may the main thread
+        os._exit(STATUS_NO_BOOT)  # the main thread may wait for ever too
     raise SystemExit(STATUS_NO_BOOT)

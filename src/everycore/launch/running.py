@@ -36,7 +36,7 @@ def clear(namespace: dict[str, Any]) -> None:
 
 
 class Script(NamedTuple):
-    """A script that was read before it is run, and the folder that `python` would put in front for it."""
+    """A script that was read before it is run, and the folder that `python` would put first for it."""
 
     path: str
     code: CodeType
@@ -44,7 +44,7 @@ class Script(NamedTuple):
 
 
 def read_script(program: list[str]) -> Script | None:
-    """Read the script that `program` names; None if that is no file, but a folder, an archive or a module."""
+    """Read the script that `program` names; None if it is a folder, an archive or a module."""
     path = _absolute(program[0])
     if not os.path.isfile(path) or pkgutil.get_importer(path) is not None:
         return None
@@ -54,13 +54,13 @@ def read_script(program: list[str]) -> Script | None:
 
 
 def run_script(script: Script, program: list[str], namespace: dict[str, Any]) -> None:
-    """Run a script that was read, in the cleared namespace of `__main__`."""
+    """Run a script that was read before, in the cleared namespace of `__main__`."""
     sys.argv[:] = program
     if script.folder is not None:
         sys.path.insert(0, script.folder)
     loader = importlib.machinery.SourceFileLoader("__main__", script.path)
     namespace.update(__file__=script.path, __doc__=None, __loader__=loader)
-    exec(script.code, namespace)  # noqa: S102 - that is what we are here for
+    exec(script.code, namespace)  # noqa: S102 - this is the program
 
 
 def run_program(program: list[str], namespace: dict[str, Any], ending: ProgramEnd) -> None:

@@ -117,7 +117,7 @@ class _Found:
 
 
 def _encoder_for(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
-    """The text format where the header names a version that is none: the library compares it with numbers."""
+    """The encoder for an `Accept` header. A version in it that is not a number makes the library raise."""
     try:
         return choose_encoder(accept)
     except (TypeError, ValueError):

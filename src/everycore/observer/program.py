@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         Speaker("observer"), job.log_level, format=job.log_format, file=job.log_file, is_lenient=True
     )
     if not logging.getLogger(_OF_REQUESTS).isEnabledFor(logging.DEBUG):
-        # What is wrong with a request: strangers would fill the service's log.
+        # These lines are about faulty requests: any client could fill the service's log.
         logging.getLogger(_OF_REQUESTS).setLevel(logging.CRITICAL)
     for fd in (job.line, *job.listeners, *([job.tally] if job.tally >= 0 else [])):
         os.set_inheritable(fd, False)

@@ -75,7 +75,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             text = msgspec.json.encode(self).decode()
             if text.isascii():
                 return text
-        import json  # late: msgspec does it for most
+        import json  # late: msgspec encodes most jobs
 
         return json.dumps(msgspec.to_builtins(self), separators=(",", ":"))
 

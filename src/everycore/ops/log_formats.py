@@ -123,7 +123,7 @@ def _ascii(fields: dict[str, Any]) -> str:
             return text.decode("ascii")
     except (UnicodeEncodeError, TypeError):  # a surrogate (a path that is not UTF-8), or not a JSON value
         pass
-    import json  # late: msgspec does it for most
+    import json  # late: msgspec encodes most records
 
     return json.dumps(fields, separators=(",", ":"), default=str)
 

@@ -113,7 +113,7 @@ class _Program(Service):
 
     def _on_exited(self, event: Exited) -> None:
         self._launches.pop(event.worker.id, None)
-        for worker in self._pool.workers.values():  # one of them may have what this one wanted
+        for worker in self._pool.workers.values():  # one of them may hold the address
             if not self._elsewhere and self._is_silent(worker):
                 self._find_child(worker)
 
@@ -121,7 +121,7 @@ class _Program(Service):
         asyncio.get_running_loop().call_later(seconds, self._look, worker, born)
 
     def _is_silent(self, worker: Worker) -> bool:
-        """Whether it has not listened yet, and may still."""
+        """Whether the worker has not listened yet, and still may."""
         return worker.pid is not None and not worker.is_ready and worker.state in ("none", "online")
 
     def _look(self, worker: Worker, born: float) -> None:

@@ -41,7 +41,7 @@ def cluster_address(sock: socket.socket, address: Any) -> Any:
 
 
 def is_own_datagram_service(sock: socket.socket, address: Any) -> bool:
-    """Whether a datagram socket serves for this process alone: it shares its port, of its own accord."""
+    """Whether a datagram socket serves this process alone: the program shares its port by SO_REUSEPORT."""
     if sock.family not in sockets.FAMILIES or sock.type != socket.SOCK_DGRAM or not _shares_its_port(sock):
         return False
     return bool(address[1])
@@ -78,7 +78,7 @@ def _shares_its_port(sock: socket.socket) -> bool:
 
 
 def raw_path(path: str | bytes | bytearray) -> bytes:
-    """As the kernel has it."""
+    """The name in the kernel's form."""
     return os.fsencode(path) if isinstance(path, str) else bytes(path)
 
 

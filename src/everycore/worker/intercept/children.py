@@ -72,7 +72,7 @@ def _install_on_reduction(refuse: Refuse, module: Any) -> None:
         return lib_dup(fd)
 
     module.DupFd = DupFd
-    module.sendfds = _sending(refuse, module.sendfds)  # of `send_handle`
+    module.sendfds = _sending(refuse, module.sendfds)  # `send_handle` uses it
 
 
 def _install_on_descriptors(refuse: Refuse) -> None:
@@ -82,7 +82,7 @@ def _install_on_descriptors(refuse: Refuse) -> None:
 
 
 def _sending(refuse: Refuse, lib_send: Callable[..., Any], *, first: int = 1) -> Callable[..., Any]:
-    """What sends descriptors, those in the argument at the place `first`, to another process."""
+    """Wrap a function that sends descriptors, which are the argument at position `first`, to a process."""
 
     @functools.wraps(lib_send)
     def send(*args: Any, **more: Any) -> Any:
