@@ -94,7 +94,7 @@ def test_a_program_may_listen_on_what_is_permitted():
         (["--user", "nobody", "--group", "no-such-group"], "--group: there is no group 'no-such-group'"),
         (
             ["--user", str(2**31 - 7)],
-            "--group: user .* is not in the database of users, so its group must be",
+            "--group: user .* is not in the user database, so its group must be",
         ),
     ],
 )

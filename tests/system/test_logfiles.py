@@ -108,7 +108,7 @@ def test_one_that_cannot_be_opened_goes_on_and_says_so(logger, add, path, caplog
     logfiles.reopen()
     logger.warning("after")
     assert old.read_text() == "after\n"
-    assert f"the log file {str(path)!r} goes on as it is: [Errno 2]" in caplog.text
+    assert f"cannot reopen the log file {str(path)!r}, so the old file stays in use: [Errno 2]" in caplog.text
 
 
 def test_one_that_cannot_be_opened_is_no_reason_to_leave_the_others(logger, add, path, tmp_path):

@@ -102,7 +102,7 @@ def test_what_is_too_much_is_dropped_counted_and_told(out, pipe):
     everything(reader)
     lines = drained(out, reader).splitlines()
     assert lines[:100] == [b"line %4d" % number for number in range(100)]
-    assert lines[100:] == [b"everycore: 200 lines are missing here: nobody has read this log in time"]
+    assert lines[100:] == [b"everycore: 200 lines are missing here: the reader of this log was too slow"]
     out.write("go on\n")
     assert everything(reader) == b"go on\n"
     assert out.dropped == 0
