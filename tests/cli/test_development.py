@@ -78,7 +78,7 @@ def test_a_change_a_broken_one_and_its_repair(develop, tmp_path):
     change(tmp_path, "WORD = = 'three'")
     program.expect("SyntaxError", stream="stderr")
     program.expect(
-        "reload 2 failed: .*exit status 3; the last good code goes on serving; waiting for changes",
+        "reload 2 failed: .*exit status 3; the last good code keeps serving; waiting for changes",
         stream="stderr",
     )
     assert served.get() == "two"
@@ -156,10 +156,10 @@ def test_a_program_under_run(start_command, tmp_path):
     assert ask(port) == "one"
     path.write_text("import no_such_module")
     program.expect("ModuleNotFoundError", stream="stderr")
-    program.expect("the last good code goes on serving; waiting for changes", stream="stderr")
+    program.expect("the last good code keeps serving; waiting for changes", stream="stderr")
     assert ask(port) == "one"
     path.write_text("print('done')")  # it ends with status 0, and has not listened
-    program.expect("the last good code goes on serving; waiting for changes", stream="stderr")
+    program.expect("the last good code keeps serving; waiting for changes", stream="stderr")
     path.write_text(f"WORD = b'two'\n{PROGRAM}")
     is_new(program, 3)
     assert {ask(port) for _ in range(4)} == {"two"}

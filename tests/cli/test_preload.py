@@ -61,14 +61,14 @@ def test_workers_come_from_one_mold_through_deaths_and_reloads(serve, tmp_path, 
     assert sorted(children(program.pid)) == sorted({mold} | {int(pid) for *_, pid in found})
 
     os.kill(int(found[0][2]), signal.SIGKILL)
-    program.expect(r"its successor boots already", stream="stderr")
+    program.expect(r"its successor is already starting", stream="stderr")
     (tmp_path / "main.py").write_text("1 / 0")
     program.signal(signal.SIGHUP)
-    program.expect("reload 1 failed: .* the others go on as they are:", stream="stderr")
+    program.expect("reload 1 failed: .* the others keep running:", stream="stderr")
     program.expect("ZeroDivisionError", stream="stderr")
     [victim] = {pid for *_, pid in answers(served, 1)}
     os.kill(int(victim), signal.SIGKILL)
-    program.expect("its successor boots already|its slot is filled again", stream="stderr")
+    program.expect("its successor is already starting|its slot is filled again", stream="stderr")
     assert {(version, int(importer)) for version, importer, _ in answers(served)} == {("one", mold)}
 
     (tmp_path / "main.py").write_text(APP.replace('"one"', '"two"'))

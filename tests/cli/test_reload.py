@@ -107,7 +107,9 @@ def test_worker_that_dies_after_a_failed_reload_is_started_from_what_is_there(se
     [worker] = program.descendants()
     (tmp_path / "main.py").write_text(APP)
     os.kill(worker, signal.SIGKILL)
-    program.expect(r"filled again in .* s, from what is there now \(reload 1 failed\)", stream="stderr")
+    program.expect(
+        r"filled again in .* s, with the code that is there now \(reload 1 failed\)", stream="stderr"
+    )
     assert served.get() == "1"  # it waits for the new one
     reload(program, 2)
     assert program.finish() == 0

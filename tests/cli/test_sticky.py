@@ -71,7 +71,7 @@ def test_serve_knows_the_client_behind_a_proxy(serve):
     assert b"\r\n" in said(served.port, None, request, "127.0.0.9")
     with pytest.raises(ConnectionResetError):
         said(served.port, None, b"PROXX")
-    served.program.expect("was closed for its PROXY header: there is none", stream="stderr")
+    served.program.expect("was closed because of its PROXY header: there is none", stream="stderr")
     assert served.program.finish() == 0
 
 

@@ -41,7 +41,11 @@ def test_a_request_is_read(sent, request_):
         (b"[]", "bad_request", "this is no request"),
         (b"{}", "bad_request", "has the fields 'v' and 'op'"),
         (b'{"op": "status"}', "bad_request", "has the fields 'v' and 'op'"),
-        (line(op="statu"), "bad_request", "there is no operation 'statu'; those there are: drain, events,"),
+        (
+            line(op="statu"),
+            "bad_request",
+            "there is no operation 'statu'; the operations are: drain, events,",
+        ),
         (line(op="x" * 10_000), "bad_request", "..."),
         (line(op="drain"), "bad_request", "worker"),
         (line(op="drain", worker="3"), "bad_request", "worker"),

@@ -43,7 +43,7 @@ async def test_it_listens_on_what_is_named_and_on_nothing_else(tmp_path):
         error = await agent.fails("everycore.listen(('127.0.0.1', port))", port=other)
         assert error.errno == errno.EACCES
         assert f"127.0.0.1:{other}" in error.text
-        assert "`addresses` (--permit) does not name it" in error.text
+        assert "`addresses` (--permit) lacks this one" in error.text
         assert listening_sockets(other) == []
 
 

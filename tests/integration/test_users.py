@@ -187,7 +187,7 @@ def test_a_program_that_listens_elsewhere_is_told_which_option_permits_it(start_
     (place / "program.py").write_text(PROGRAM)
     run = [python, "-m", "everycore", "run", "--workers", "1", "--user", str(UID), "--permit", ":1"]
     program = start_command([*run, str(place / "program.py"), str(free_port())], env=env)
-    program.expect(r"`addresses` \(--permit\) does not name it", stream="stderr")
+    program.expect(r"`addresses` \(--permit\) lacks this one", stream="stderr")
     assert program.wait() == 3
     assert "PermissionError" in program.stderr
 
@@ -210,5 +210,5 @@ def test_an_interpreter_that_the_user_cannot_reach_is_told_with_the_user(start_c
     (tmp_path / "primary.py").write_text(textwrap.dedent(source))
     program = start_command([sys.executable, str(tmp_path / "primary.py")])
     assert program.wait() == 0
-    assert f"uid {UID} may not execute it, or may not pass a folder" in program.stdout
+    assert f"uid {UID} may not execute it, or may not enter a folder" in program.stdout
     assert str(tmp_path / "python") in program.stdout

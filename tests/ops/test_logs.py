@@ -104,7 +104,9 @@ def test_a_folder_that_is_gone_is_told_by_the_primary_alone(path, kind, tmp_path
     logfiles.reopen()
     say("later")
     lines = (tmp_path / "gone" / "log").read_text().splitlines()
-    assert ["so the old file stays in use" in line for line in lines] == ([True, False] if kind == "primary" else [False])
+    assert ["so the old file stays in use" in line for line in lines] == (
+        [True, False] if kind == "primary" else [False]
+    )
 
 
 # Requests

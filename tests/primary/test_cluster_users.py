@@ -94,7 +94,7 @@ async def test_it_has_what_is_named_and_nothing_else(policy, tmp_path):
             number, text = await it.refused(worker, listen(wanted))
             assert number == errno.EACCES
             assert (
-                "the worker has another user than the primary, and `addresses` (--permit) does not name it"
+                "the worker runs as another user than the primary, and `addresses` (--permit) lacks this one"
                 in text
             )
         number, _ = await it.refused(worker, listen(None, fd=0))
@@ -124,7 +124,7 @@ async def test_what_is_checked_is_what_is_bound(lie, family, tmp_path):
         with socket.socket(family) as given:
             answer = await it.ask(worker, wire.Bind(*LIES[lie](port, path)), [os.dup(given.fileno())])
         if family == socket.AF_INET:
-            assert (answer.errno, "does not name it" in answer.text) == (errno.EACCES, True)
+            assert (answer.errno, "lacks this one" in answer.text) == (errno.EACCES, True)
             assert it.addresses == [("127.0.0.1", port)]
         else:
             assert it.addresses == [("127.0.0.1", port), str(tmp_path / "named.sock")]
@@ -151,7 +151,7 @@ async def test_the_socket_of_its_program_is_not_the_listener_and_lends_it_a_few_
             assert not listener.socket.is_listening
             number = answer.listener
             assert await it.refused(worker, wire.Release(number)) == (
-                errno.EACCES, "the worker has another user than the primary, which has bound this itself",
+                errno.EACCES, "the worker runs as another user than the primary, which has bound this itself",
             )  # fmt: skip
             assert (await it.refused(worker, wire.StartListening(number, 2**40)))[0] == errno.EINVAL
             assert isinstance(await it.ask(worker, wire.StartListening(number, 10)), wire.Done)
@@ -168,7 +168,7 @@ async def test_options_are_those_of_a_short_list():
         assert await it.ask(worker, wire.GetOption(number, 1, 9, 4)) == wire.Option(one)
         for option in (36, 33, 25, 26, 50):  # SO_MARK, RCVBUFFORCE, BINDTODEVICE, ATTACH_FILTER, ATTACH_BPF
             for request in (wire.SetOption(number, 1, option, one), wire.GetOption(number, 1, option, 4)):
-                why = "the worker has another user than the primary, and this is not an option for it"
+                why = "the worker runs as another user than the primary, and may not use this socket option"
                 assert await it.refused(worker, request) == (errno.EPERM, why)
 
 

@@ -247,7 +247,7 @@ async def test_scaling_that_fails(workers, tmp_path):
         for fake in workers.all[1:]:
             if fake.status is None:
                 fake.exit()
-        with pytest.raises(ControlError, match="others have scaled to 1 meanwhile"):
+        with pytest.raises(ControlError, match="another request has scaled to 1 meanwhile"):
             await overtaken
 
 
@@ -293,7 +293,7 @@ async def test_drained_and_killed_is_a_failure(workers, tmp_path):
 )
 async def test_a_worker_that_is_not_there(polite, tmp_path, request_):
     async with asked(tmp_path) as it:
-        assert "those there are: 1, 2" in await it.refuses(request_, "unknown_worker")
+        assert "the workers are: 1, 2" in await it.refuses(request_, "unknown_worker")
 
 
 async def test_a_worker_of_somebody_else_is_not_touched(polite, tmp_path):

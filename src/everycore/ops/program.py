@@ -87,7 +87,7 @@ class _Program(Service):
         if url not in self._known and len(self._known) <= _MOST_KNOWN:
             self._known.add(url)
             if len(self._known) > _MOST_KNOWN:
-                url = f"more than {_MOST_KNOWN} addresses; no more of them are told"
+                url = f"more than {_MOST_KNOWN} addresses; further ones are not logged"
             log.info("%s listens on %s", self._name, url)
 
     def _say_where(self) -> None:

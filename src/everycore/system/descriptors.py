@@ -150,9 +150,7 @@ def fileno_of(handle: Any) -> int:
     if isinstance(handle, int) or not hasattr(handle, "fileno"):
         hint = ""
         if hasattr(handle, "get_extra_info"):
-            hint = (
-                ": its unsent and unread data would be lost; send the socket before it is wrapped"
-            )
+            hint = ": its unsent and unread data would be lost; send the socket before it is wrapped"
         msg = f"a handle must be a socket, a file or a Descriptor, not {type(handle).__name__}{hint}"
         raise TypeError(msg)
     if not hasattr(handle, "close") or hasattr(handle, "selected_alpn_protocol"):

@@ -40,7 +40,11 @@ def reopen() -> None:
             _reopen(handler)
         except (OSError, ValueError, LookupError) as error:  # closed meanwhile; an unknown encoding
             if not (isinstance(handler, OwnLogFile) and handler.is_told_elsewhere and _is_everybodys(error)):
-                log.warning("cannot reopen the log file %r, so the old file stays in use: %s", handler.baseFilename, error)
+                log.warning(
+                    "cannot reopen the log file %r, so the old file stays in use: %s",
+                    handler.baseFilename,
+                    error,
+                )
 
 
 def _is_everybodys(error: Exception) -> bool:

@@ -58,7 +58,7 @@ async def test_who_sends_none_holds_nobody_and_is_closed(caplog):
         assert [client.recv(1) for client in it.clients[:3]] == [b"", b"", b""]
         (record,) = caplog.records  # not one for each
         assert "127.0.0.1" in record.getMessage()
-        assert "none has come in 5 s" in record.getMessage()
+        assert "it did not come within 5 s" in record.getMessage()
         assert it.distribution.accepted == 2
 
 
