@@ -69,16 +69,17 @@ EXPLANATIONS = (
     "A primary and its workers are separate",
     "This page says",
     "Each sentence has a number",
-    "Everybody trusts the primary",
+    "Every worker trusts the primary",
     "It can end its own service",
-    "Workers of one user protect themselves",
+    "Workers of one user are protected",
     "No program can change that",
-    "That is what sharing it means",
+    "That is what sharing means",
     "A primary that starts as root",
     "So a client can do",
     "Messages are plain values;",
     "It has nothing of the application",
     "A worker of the same user could write",
+    "The board is the page",
 )
 
 

@@ -7,8 +7,8 @@ program and leave nothing of it behind. An `async def` test needs no mark.
 
 What tests need less often is imported from its module:
 
-- real processes: `workers` (their programs; `Diary`, the events of a cluster), `traffic` (workers that do what
-  a test says, and clients), `crowds` (many clients, both loops and policies), `running` and `serving`
+- real processes: `workers` (their programs; `Diary`, the events of a cluster), `traffic` (workers that do as
+  told, and clients), `crowds` (many clients, both loops and policies), `running` and `serving`
   (`everycore run` and `serve`), `http_clients` (load), `ends` (of a worker)
 - the kinds of the events of a cluster, as a list that grows: `told`
 - log files that other processes write: `log_lines`
