@@ -158,7 +158,7 @@ def test_one_that_says_nothing_keeps_nobody_from_another(play, monkeypatch):
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 400 Bad Request\r\n", ok([1]), ok({"name": 3}), b"", b"[" * 9000 + b"\n"]
 )
-def test_what_is_no_service_is_passed_over(play, answer):
+def test_a_server_that_is_not_everycore_is_skipped(play, answer):
     play("other", 6, hello=answer)
     play("shop", 7)
     with control.connect() as service:
@@ -190,7 +190,7 @@ def test_a_path(play, tmp_path):
     assert refused("no_service", path=tmp_path / "file")
 
 
-def test_a_stranger_who_has_taken_the_path(play, tmp_path, monkeypatch):
+def test_a_path_that_another_user_has_taken(play, tmp_path, monkeypatch):
     path = tmp_path / "x.sock"
     play(where=listen_at(str(path)))
     stranger = PeerCredentials(5, os.geteuid() + 1)

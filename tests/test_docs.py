@@ -229,7 +229,7 @@ def test_the_page_on_installing_has_every_extra():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
-def test_calls_of_ours_that_a_page_names_exist(page):
+def test_calls_of_everycore_that_a_page_names_exist(page):
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"\beverycore\.([a-z_]+)\(", text))
     assert sorted(name for name in named if not hasattr(everycore, name)) == []

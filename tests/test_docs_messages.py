@@ -54,7 +54,7 @@ def test_a_message_is_found(messages, code, section, text, label):
         'def f(): return logging.DEBUG, f"giving up: {why}"',
     ],
 )
-def test_what_is_for_nobody_or_is_made_elsewhere_is_none(messages, code):
+def test_texts_for_developers_and_texts_made_elsewhere_are_left_out(messages, code):
     assert list(messages.found_in(code)) == []
 
 

@@ -94,7 +94,7 @@ class Holder:
         os.close(self.fd)
 
 
-def test_what_only_a_cycle_holds_is_no_leak():
+def test_an_object_that_only_a_cycle_holds_is_not_a_leak():
     before = Surroundings.now()
     cycle: list[object] = [Holder(os.open(os.devnull, os.O_RDONLY))]
     cycle.append(cycle)
@@ -376,7 +376,7 @@ DESERTER = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["", "start_new_session=True, ", "start_new_session=True, env={}, "])
-def test_who_outlives_the_program_fails_the_block_and_is_killed(tmp_path, options, monkeypatch):
+def test_a_process_that_outlives_the_program_fails_the_block_and_is_killed(tmp_path, options, monkeypatch):
     monkeypatch.setattr(
         Program, "_survivors", lambda self: [pid for pid in self.processes() if pid != self.pid]
     )
@@ -415,7 +415,7 @@ def test_wait_readable():
         assert wait_readable(left.fileno(), 1)
 
 
-def test_wait_gone_returns_who_is_left(start_command):
+def test_wait_gone_returns_the_processes_that_are_left(start_command):
     program = start_command(["sleep", "1000"])
     assert wait_gone([program.pid, 2**22 - 1], timeout=0.05) == [program.pid]
 

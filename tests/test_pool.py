@@ -407,7 +407,7 @@ class TestAllAtOnce:
             assert seen == [[(signal.SIGSTOP,)] * 2]
             assert [worker.signals for worker in workers.all] == [(signal.SIGSTOP, signal.SIGCONT)] * 2
 
-    async def test_usr1_is_for_those_who_hear_it(self, workers):
+    async def test_usr1_goes_to_programs_that_handle_it(self, workers):
         async with Pool(2, signals=True):
             await settle()
             workers.all[1]._process.heard.add(signal.SIGUSR1)

@@ -222,7 +222,7 @@ async def test_the_last_words_are_heard_before_the_end(loop_factory):
         assert primary.losses == [None]
 
 
-async def test_reading_to_the_end_does_not_wait_for_one_who_holds_the_other_end():
+async def test_reading_to_the_end_does_not_wait_for_a_process_with_the_other_end():
     async with Pair() as (primary, worker):
         heir = worker.sock.dup()
         worker.channel.post(wire.Joined(1))

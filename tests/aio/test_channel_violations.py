@@ -48,7 +48,7 @@ async def test_malformed_bytes_cost_the_channel_after_what_was_good(data, loop_f
         assert peer.recv(10) == b""
 
 
-async def test_a_truncated_message_is_no_orderly_end():
+async def test_a_truncated_message_is_a_violation():
     async with Raw() as (primary, peer):
         peer.sendall(note()[:-1])
         peer.close()

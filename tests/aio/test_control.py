@@ -131,7 +131,7 @@ async def test_a_client_that_will_send_no_more_has_its_reply(path):
 @pytest.mark.parametrize(
     "sent", [b"GET / HTTP/1.1\r\n", b"\0\n", b"x" * 70_000, b"x" * 70_000 + b"\n" + STATUS]
 )
-async def test_what_is_no_request_ends_the_connection_with_one_sentence(path, sent):
+async def test_a_malformed_request_ends_the_connection_with_one_sentence(path, sent):
     async with serving(path) as desk, connected(path) as client:
         client.send(sent)
         assert (await client.line())["error"]["kind"] == "bad_request"
@@ -147,14 +147,14 @@ async def test_a_refusal_of_the_desk_is_told_and_the_connection_goes_on(path):
         assert (await client.ask())["ok"]
 
 
-async def test_a_fault_of_ours_is_in_the_log(path, caplog):
+async def test_a_fault_in_everycore_is_logged(path, caplog):
     async with serving(path) as desk, connected(path) as client:
         desk.done.set_exception(ZeroDivisionError())
         assert (await client.ask(RELOAD))["error"]["kind"] == "internal"
         assert "ZeroDivisionError" in caplog.text
 
 
-async def test_who_follows_is_told_what_happens_until_the_reply(path):
+async def test_a_follower_gets_events_until_the_reply(path):
     async with serving(path) as desk, connected(path) as client:
         client.send(b'{"v":1,"op":"reload","follow":true}\n')
         while not desk.followers:
@@ -166,7 +166,7 @@ async def test_who_follows_is_told_what_happens_until_the_reply(path):
         assert desk.followers == []
 
 
-async def test_at_the_end_whoever_waits_has_an_answer(path):
+async def test_at_the_end_waiting_clients_get_an_answer(path):
     async with connected_to_the_end(path) as client:
         assert (await client.line())["result"] == "ended"
         assert await client.line() is None
@@ -216,7 +216,7 @@ def _is_open(sock):
         return True
 
 
-async def test_who_waits_for_something_keeps_his_place(path):
+async def test_a_client_that_waits_keeps_its_place(path):
     async with serving(path) as desk, contextlib.AsyncExitStack() as stack:
         waiting = [await stack.enter_async_context(connected(path)) for _ in range(MOST_CLIENTS)]
         for client in waiting:

@@ -73,7 +73,7 @@ async def test_a_handle_is_duplicated_at_the_call():
     right.close()
 
 
-async def test_what_is_no_handle_is_refused():
+async def test_objects_that_are_not_handles_are_refused():
     left, right = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=left)
     async with Boxes() as (primary, worker):

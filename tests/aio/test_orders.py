@@ -116,7 +116,7 @@ async def test_workers_that_finish_stop_and_go_on_too(surroundings):
     assert await tell(Pool(size=0), signal.SIGTSTP) == ["pause", "resume"]
 
 
-async def test_who_was_told_to_go_on_after_all_is_not_stopped(surroundings):
+async def test_a_primary_that_was_told_to_go_on_after_all_is_not_stopped(surroundings):
     assert await tell(Pool(), signal.SIGTSTP, signal.SIGCONT) == ["resume"]
     assert surroundings == []
 

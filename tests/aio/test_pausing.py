@@ -42,7 +42,7 @@ def running_loop() -> PausableLoop:
     return loop
 
 
-def test_a_stop_is_no_time(clock):
+def test_no_time_passes_during_a_stop(clock):
     async def main():
         loop = running_loop()
         Clock.now += 1
@@ -72,7 +72,7 @@ def test_a_timer_is_due_so_much_later(clock):
     run(main())
 
 
-def test_whoever_stops_us_without_asking_is_known_by_sigcont(clock):
+def test_a_stop_without_asking_is_noticed_at_sigcont(clock):
     """SIGSTOP, a debugger: what had come meanwhile is heard before anybody is taken for overdue."""
 
     async def main():

@@ -56,7 +56,7 @@ def served(manager, start_command, tmp_path):
     ],
     ids=" ".join,
 )
-def test_who_connects_while_it_restarts_is_served_by_the_next_one(manager, served, options):
+def test_clients_that_connect_during_a_restart_are_served_by_the_next_primary(manager, served, options):
     port = free_port()
     first = served(port, *options)
     held = first.begin()
@@ -74,7 +74,7 @@ def test_who_connects_while_it_restarts_is_served_by_the_next_one(manager, serve
 
 
 @pytest.mark.ci_only
-def test_who_waits_when_the_primary_is_killed_is_served_by_the_next_one(served, manager):
+def test_clients_that_wait_when_the_primary_is_killed_are_served_by_the_next_one(served, manager):
     port = free_port()
     first = served(port)
     os.kill(first.program.pid, signal.SIGSTOP)

@@ -227,7 +227,7 @@ class TestAFolderThatIsGone:
         assert "everycore" in ask_http(served.port)
         assert served.program.finish() == 0
 
-    def test_what_is_not_is_one_sentence(self, start_command, folder):
+    def test_a_folder_that_is_gone_gets_one_sentence(self, start_command, folder):
         program = self.start(start_command, folder, "serve", "--workers", "1", "main:app")
         assert program.wait() == 2
         assert complaint(program)[0] == (

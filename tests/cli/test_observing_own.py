@@ -101,7 +101,7 @@ def test_orders_are_counted_over_a_reload_a_kill_and_another_observer(serve, tmp
 
 
 @pytest.mark.slow
-def test_a_program_without_a_loop_of_ours_counts_too(start_command, tmp_path):
+def test_a_program_without_a_loop_of_everycore_counts_too(start_command, tmp_path):
     source = """
 import socket
 from prometheus_client import Counter

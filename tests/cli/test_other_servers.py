@@ -43,7 +43,7 @@ COMPANIONS = {"socket_mode": ["--uds", "x"]}
 
 
 @pytest.mark.parametrize(("typed", "kind", "name", "value"), forms("ours"))
-def test_a_setting_of_ours(typed, kind, name, value):
+def test_a_setting_of_everycore(typed, kind, name, value):
     found = values(typed, *COMPANIONS.get(name, []))
     assert getattr(found.settings, name) == ast.literal_eval(value)
 
@@ -106,7 +106,7 @@ def test_not_yet_is_said_of_what_is_to_come():
         assert ANSWERS[option].startswith("not yet: ")
 
 
-def test_an_option_of_serve_is_told_to_whoever_runs_a_program(capsys):
+def test_an_option_of_serve_is_explained_to_run(capsys):
     assert main(["run", "--bind", ":80", "x.py"]) == 2
     assert "--bind: an option of everycore serve" in capsys.readouterr().err
 

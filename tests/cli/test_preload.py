@@ -147,7 +147,7 @@ def test_the_settings_of_workers():
 
 @pytest.mark.usefixtures("no_foreign_settings")
 @pytest.mark.parametrize("name", ["1x", "a-b", "a:b:c", "a,,b"])
-def test_what_is_no_module(name):
+def test_names_that_are_not_modules(name):
     with pytest.raises(ConfigurationError, match=r"--preload: must be MODULE or MODULE:FUNCTION"):
         program("--preload", name)
 

@@ -111,7 +111,7 @@ def test_files_that_settings_come_from(tmp_path):
         (["--no-reload"], {"EVERYCORE_RELOAD": "1", "WEB_CONCURRENCY": "3"}, 3, "WEB_CONCURRENCY"),
     ],
 )
-def test_one_worker_unless_whoever_wants_reloads_wants_more(argv, environ, count, reason):
+def test_reload_runs_one_worker_unless_more_are_asked_for(argv, environ, count, reason):
     bound = options(*argv, environ=environ)[1].workers
     assert (bound.count, bound.reason) == (count, reason)
 
@@ -161,7 +161,7 @@ def test_what_is_wrong_is_told_before_anything_starts(command, argv, says, tmp_p
         assert first_line(capsys) == complaint
 
 
-def test_a_file_may_say_what_to_watch_for_whoever_asks_for_it(tmp_path, capsys):
+def test_a_file_may_say_what_reload_watches(tmp_path, capsys):
     (tmp_path / "everycore.toml").write_text("reload-dir = 'nowhere'")
     assert watched() is None
     assert main(["serve", "--reload", "main:app"]) == 2

@@ -160,7 +160,7 @@ def test_a_reload_turns_tls_neither_off_nor_on(start_command, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_certificate_that_is_none_is_told_once(start_command, tmp_path):
+def test_a_malformed_certificate_is_reported_once(start_command, tmp_path):
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "cert.pem").write_text("nothing")
     program = start_command(command("--workers", "2", "--ssl-certfile", "cert.pem"))

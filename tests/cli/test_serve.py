@@ -189,7 +189,7 @@ def test_auto_says_which_bound_won(start):
     program.expect(r"starting 2 workers \(auto: PYTHON_CPU_COUNT\)", stream="stderr")
 
 
-def test_the_folder_we_are_in_shadows_nothing_of_ours(serve, tmp_path):
+def test_the_working_directory_shadows_nothing_of_everycore(serve, tmp_path):
     # -m would put it first on sys.path, before we have imported anything.
     (tmp_path / "signal.py").write_text("raise RuntimeError('not the signal module')")
     (tmp_path / "msgspec.py").write_text("raise RuntimeError('not msgspec')")
@@ -297,7 +297,9 @@ def test_closed_stdout_does_not_stop_serving(start_program, tmp_path, close):
 
 @pytest.mark.parametrize("closed", [1, 2], ids=["stdout", "stderr"])
 @pytest.mark.parametrize("what", ["serve", "run"])
-def test_a_standard_stream_that_is_closed_is_no_connection_in_a_worker(start_program, tmp_path, what, closed):
+def test_a_closed_standard_stream_never_becomes_a_connection_in_a_worker(
+    start_program, tmp_path, what, closed
+):
     """It is /dev/null, in the worker as well: a library that writes there would write to a client."""
     streams = "b' '.join(os.readlink(f'/proc/self/fd/{fd}').encode() for fd in range(3))"
     (tmp_path / "main.py").write_text(

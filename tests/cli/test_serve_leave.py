@@ -101,7 +101,7 @@ async def test_without_the_inside_of_uvicorn_nothing_is_lost_either(serve):
 
 
 @pytest.mark.parametrize("how", ["disconnect", "scale"])
-async def test_it_does_not_matter_who_asks_a_worker_to_leave(tmp_path, how):
+async def test_it_does_not_matter_whether_a_worker_leaves_by_itself(tmp_path, how):
     (tmp_path / "main.py").write_text(APP)
     job = Job("main:app", ["127.0.0.1:0"], app_dir=str(tmp_path), grace=10.0)
     command = [sys.executable, "-P", "-m", "everycore.servers", job.text()]

@@ -148,7 +148,7 @@ def test_the_mask_does_not_hold_for_the_pid_file(start_command, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_pid_file_of_somebody_who_lives(start_command, tmp_path):
+def test_a_pid_file_of_a_live_process(start_command, tmp_path):
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "x.pid").write_text(f"{os.getpid()}\n")
     (tmp_path / "everycore.toml").write_text("pid = 'x.pid'")

@@ -35,7 +35,7 @@ def program(*words):
         return plan_of_run(read_run(context.command.given(context), [__file__], {})).worker
 
 
-def test_without_them_workers_are_who_starts():
+def test_without_them_workers_run_as_the_starting_user():
     settings = worker()
     assert (settings.uid, settings.gid, settings.addresses) == (None, None, ())
 

@@ -63,7 +63,7 @@ def test_a_request_is_read(sent, request_):
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_what_is_no_request_is_one_sentence(sent, kind, text):
+def test_a_malformed_request_gets_one_sentence(sent, kind, text):
     with pytest.raises(ControlError) as caught:
         control.read_request(sent)
     assert (caught.value.kind, text in caught.value.text) == (kind, True), caught.value.text
@@ -126,7 +126,7 @@ def test_a_line_has_an_end_within_its_limit(size, end, is_long):
     ("sent", "kind"),
     [(b"HTTP/1.1 400 Bad Request", "bad_answer"), (b"{}", "bad_answer"), (b'{"v": 2}', "version")],
 )
-def test_what_is_no_service_is_found_out(sent, kind):
+def test_a_server_that_is_not_everycore_is_found_out(sent, kind):
     with pytest.raises(ControlError) as caught:
         control.read_answer(sent)
     assert caught.value.kind == kind

@@ -88,7 +88,7 @@ class TestOrders:
         assert not world.dispatcher.orders.turn_soon
 
     @pytest.mark.parametrize("woken", [True, False])
-    def test_credit_grows_for_those_who_wait_and_for_nobody_else(self, woken):
+    def test_credit_grows_only_while_a_connection_waits(self, woken):
         world = world_of(1)
         world.connect(FIRST_CREDIT)
         lane = world.lanes.lanes[1]
@@ -156,7 +156,7 @@ class TestFinishing:
     """The last worker that leaves is given all who have come."""
 
     @pytest.mark.parametrize("batch", [1, 3, 16])
-    def test_it_is_given_all_who_wait_whatever_its_credit(self, batch):
+    def test_it_gets_all_waiting_connections_whatever_its_credit(self, batch):
         world = world_of(1, batch)
         world.connect(40)
         world.finish(1)

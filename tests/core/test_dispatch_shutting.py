@@ -41,7 +41,7 @@ class TestShutting:
         assert len(world.backlog) == 3
         assert not world.dispatcher.orders.poll
 
-    def test_all_workers_share_those_who_had_come(self):
+    def test_all_workers_share_the_connections_that_had_come(self):
         world = world_of(4)
         world.connect(100)
         shut(world)

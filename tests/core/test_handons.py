@@ -19,7 +19,7 @@ def book(*workers, most=ROOM):
 
 
 class TestWhoMay:
-    def test_who_leaves_may_while_another_stays(self):
+    def test_a_leaving_worker_may_while_another_stays(self):
         handons = book(1, 2)
         handons.leaves(1)
         assert handons.news() == [(1, True)]
@@ -51,7 +51,7 @@ class TestWhoMay:
         handons.ready(2)
         assert handons.news() == [(1, True)]
 
-    def test_those_that_can_not_are_no_help_and_are_told_nothing(self):
+    def test_workers_that_cannot_do_not_count_and_are_told_nothing(self):
         handons = book(1)
         handons.ready(2)
         handons.leaves(1)
@@ -61,7 +61,7 @@ class TestWhoMay:
         handons.leaves(2)
         assert handons.news() == []
 
-    def test_who_is_gone_is_told_nothing(self):
+    def test_a_worker_that_is_gone_is_told_nothing(self):
         handons = book(1, 2)
         handons.leaves(1)
         handons.gone(1)

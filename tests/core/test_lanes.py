@@ -173,7 +173,7 @@ class TestCost:
             world.work(1)
         assert not world.lanes.is_costly
 
-    def test_who_does_not_measure_changes_nothing(self):
+    def test_a_worker_that_does_not_measure_changes_nothing(self):
         assert self.costly(world := world_of(1, batch=16), 2 * COSTLY).is_costly
         assert self.costly(world, 0.0).is_costly
 
@@ -216,7 +216,7 @@ class TestTime:
 
 
 class TestWords:
-    def test_words_of_those_who_are_gone_are_violations(self):
+    def test_messages_of_workers_that_are_gone_are_violations(self):
         lanes = Lanes()
         with pytest.raises(ProtocolError, match="only 0 were handed over"):
             lanes.acknowledged(7, 99, 0.0)

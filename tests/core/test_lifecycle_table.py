@@ -135,10 +135,10 @@ class TestTheTable:
         assert [TABLE[State.DEAD, what].limit for what in LifeInput] == [None] * len(LifeInput)
 
     @pytest.mark.parametrize("stage", STAGES, ids=str)
-    def test_who_may_serve(self, stage):
+    def test_which_workers_may_serve(self, stage):
         assert life_in(stage).may_serve == (stage in (State.NONE, State.ONLINE, State.LISTENING))
 
-    def test_one_that_leaves_early_is_none_to_the_public(self):
+    def test_one_that_leaves_early_has_the_public_state_none(self):
         life = life_in(Hidden.LEAVING_EARLY)
         assert (life.state, life.voluntary) == (State.NONE, True)
 

@@ -213,7 +213,7 @@ class TestAliases:
         assert primary.listen(2, key(40000)) is None
         assert primary.listen(1, key(40000)) is None  # it holds it already, by its other name
 
-    def test_who_came_by_the_number_holds_the_index_too(self):
+    def test_a_worker_that_came_by_the_number_holds_the_index_too(self):
         primary = Primary()
         first = primary.listen(1, key(0))
         assert first

@@ -60,7 +60,7 @@ def test_the_first_worker_starts_the_mold_and_one_is_asked_for_at_a_time():
     assert line.handle(WorkerWanted(3)) == [AskMold(1, 3)]
 
 
-def test_a_mold_that_cannot_be_prepared_fails_all_who_wait_and_the_next_tries_again():
+def test_a_mold_that_cannot_be_prepared_fails_all_waiting_workers_and_the_next_tries_again():
     line = MoldLine()
     line.handle(WorkerWanted(1))
     line.handle(WorkerWanted(2))
@@ -129,7 +129,7 @@ def test_a_mold_with_threads_is_not_forked_and_workers_are_fresh_until_a_renewal
     assert line.handle(WorkerWanted(3)) == [AskMold(2, 3)]
 
 
-def test_who_is_not_wanted_any_more_does_not_wait():
+def test_a_worker_that_is_not_wanted_any_more_does_not_wait():
     line = MoldLine()
     line.handle(WorkerWanted(1))
     assert line.handle(WorkerWithdrawn(1)) == [FailWorker(1, WITHDRAWN, withdrawn=True)]
@@ -166,7 +166,7 @@ def test_other_settings_hold_from_the_next_worker_on():
     assert line.handle(WorkerWanted(2)) == [StartMold(2)]
 
 
-def test_the_end_fails_who_waits_and_ends_all_molds():
+def test_the_end_fails_waiting_workers_and_ends_all_molds():
     line = serving()
     line.handle(RenewMold(7))
     line.handle(WorkerWanted(2))

@@ -47,7 +47,7 @@ def test_a_stay_in_which_nobody_came_says_nothing(patience):
     assert stay(patience) == LEAST
 
 
-def test_who_came_meanwhile_and_was_taken_counts(patience):
+def test_a_connection_that_came_meanwhile_and_was_taken_counts(patience):
     patience.begin(0.0, waits=False)
     assert patience.lasts(STEP, waits=True)
     assert not patience.lasts(2 * STEP, waits=False)

@@ -214,7 +214,7 @@ def test_successor_of_a_dead_one_fails():
     assert pool.live == {2: 1, 4: 0}
 
 
-def test_who_waits_for_a_restart_is_started_at_once():
+def test_a_slot_that_waits_for_a_restart_is_started_at_once():
     pool = running(2)
     for worker in (1, 3, 4, 5):
         pool.exit(worker)

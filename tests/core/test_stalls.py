@@ -119,7 +119,7 @@ def test_what_goes_on_in_the_last_moment_is_spared():
     assert watch.stuck_for(9) == {}
 
 
-def test_who_was_aborted_is_killed_even_if_it_goes_on():
+def test_an_aborted_worker_is_killed_even_if_it_goes_on():
     watch = Watch()
     watch.stuck_for(61)
     assert [action for _ in range(5) for action in watch.beat()] == [KillStuck(1)]
@@ -128,13 +128,13 @@ def test_who_was_aborted_is_killed_even_if_it_goes_on():
 # Without a loop of ours
 
 
-def test_who_has_nothing_to_pick_up_is_let_be():
+def test_a_worker_with_nothing_to_pick_up_is_left_alone():
     watch = Watch()
     watch.seen = Seen()
     assert watch.stuck_for(100) == {}
 
 
-def test_who_picks_up_nothing_is_stuck_since_it_was_given_something():
+def test_a_worker_that_picks_up_nothing_is_stuck_since_it_was_given_something():
     watch = Watch()
     watch.seen = Seen()
     watch.stuck_for(50)
@@ -142,7 +142,7 @@ def test_who_picks_up_nothing_is_stuck_since_it_was_given_something():
     assert watch.stuck_for(12) == {"Dump": 11}
 
 
-def test_who_picks_up_one_after_the_other_is_let_be_however_late():
+def test_a_worker_that_picks_up_one_after_the_other_is_left_alone_however_late():
     watch = Watch()
     for _ in range(30):
         watch.seen = Seen(oldest=watch.now)
@@ -200,7 +200,7 @@ def test_the_clock_starts_anew_when_it_is_continued():
     assert watch.stuck_for(9) == {}
 
 
-def test_who_is_stopped_is_killed_without_an_abort_that_it_would_not_hear():
+def test_a_stopped_worker_is_killed_without_an_abort_that_it_could_not_handle():
     watch = Watch(dump=None, kill=60)
     watch.view = View(is_stopped=True)
     watch.stuck_for(59)
@@ -231,7 +231,7 @@ def test_without_proc_the_time_alone_counts():
     assert watch.stuck_for(12) == {"Dump": 10}
 
 
-def test_who_is_given_nothing_any_more_is_forgotten():
+def test_a_worker_that_gets_nothing_any_more_is_forgotten():
     watch = Watch()
     watch.stuck_for(9)
     assert watch.stalls.look({}, lambda _: None, watch.now + 1) == []

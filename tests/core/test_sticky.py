@@ -150,7 +150,7 @@ class TestBound:
             world.settle()
         assert world.given == {2: 5, 3: 5}
 
-    def test_who_was_moved_comes_back_when_there_is_room(self):
+    def test_a_moved_client_comes_back_when_there_is_room(self):
         world = world_of(2)
         world.client = client_of(1, 2)
         world.seats[1].open = 100
@@ -264,7 +264,7 @@ class TestAWorkerThatBlocks:
         assert world.given == {1: 3}
 
 
-def test_who_finds_a_worker_full_goes_to_the_next_choice():
+def test_a_client_of_a_full_worker_goes_to_its_next_choice():
     world = world_of(2)
     world.client = client_of(1, 2)
     world.fill(1)

@@ -36,7 +36,7 @@ class TestTheVariable:
     def test_nonsense_is_ignored_and_removed(self, forged):
         assert self.look_with(forged) == ("True None\n", "")
 
-    async def test_somebody_else_s_is_ignored_and_removed(self):
+    async def test_the_variable_of_another_worker_is_ignored_and_removed(self):
         async with Cluster(Settings(exec=["/bin/sleep", "1000"])) as cluster:
             worker = cluster.fork()
             text = ""

@@ -74,7 +74,7 @@ class TestOneIsFull:
                 assert await fourth.greeting() == one.id
                 assert await fourth.echo() == "hello"
 
-    async def test_a_higher_limit_or_none_lets_those_in_who_wait(self, tmp_path, policy, loop):
+    async def test_a_higher_limit_or_none_admits_waiting_connections(self, tmp_path, policy, loop):
         async with servers(tmp_path, 1, policy=policy, loop=loop) as (_, (one,), address):
             await limit(one, 0)
             async with closing([]) as clients:
@@ -142,7 +142,9 @@ everycore.run(main(), loop=os.environ["LOOP"])
 
 
 @each_once
-async def test_who_comes_the_moment_it_is_ready_is_served_and_the_next(tmp_path, policy, loop):
+async def test_a_client_that_comes_the_moment_it_is_ready_is_served_and_so_is_the_next(
+    tmp_path, policy, loop
+):
     settings = Settings(exec=worker_script(tmp_path, EARLY), env={"LOOP": loop})
     async with Cluster(settings, policy=policy) as cluster:
         diary = Diary(cluster)

@@ -346,7 +346,7 @@ async def test_a_block_closes_it(tmp_path):
 # Without a cluster, and the primary's own
 
 
-def test_in_a_process_that_is_no_worker_it_is_an_ordinary_socket():
+def test_outside_a_worker_it_is_an_ordinary_socket():
     with everycore.listen((LOCAL, 0), backlog=7) as sock:
         assert type(sock) is socket.socket
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

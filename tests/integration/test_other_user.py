@@ -94,7 +94,7 @@ async def test_a_worker_of_the_same_user_asks_for_anything(tmp_path):
     "addresses",
     [["localhost"], [("localhost", 80)], [""], [True], [("127.0.0.1", "80")], "127.0.0.1", [None]],
 )
-def test_what_is_no_address(addresses):
+def test_malformed_addresses(addresses):
     if addresses == ["localhost"]:
         assert Settings(addresses=addresses).addresses == ["localhost"]  # the path of a unix socket
         return

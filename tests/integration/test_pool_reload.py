@@ -124,14 +124,14 @@ async def test_settings_that_cannot_work_fail_it(make_pool):
 
 
 @pytest.mark.ci_only
-async def test_two_at_once_the_second_covers_all_who_wait(make_pool):
+async def test_of_two_at_once_the_second_covers_all_waiting_requests(make_pool):
     async with make_pool(1) as pool:
         await Diary(pool.cluster).until(Ready)
         await within(asyncio.gather(pool.reload(), pool.reload(), pool.reload()), 30)
         assert seats(pool) == {(0, 2)}
 
 
-async def test_who_waits_may_be_cancelled_and_the_reload_goes_on(make_pool):
+async def test_a_waiting_caller_may_be_cancelled_and_the_reload_goes_on(make_pool):
     async with make_pool(1) as pool:
         diary = Diary(pool.cluster)
         await diary.until(Ready)

@@ -67,7 +67,7 @@ async def test_crimes(crime, tmp_path, monkeypatch):
         assert not cluster._runtime.molds.is_adopting
 
 
-async def test_a_worker_is_no_other_worker(tmp_path, monkeypatch):
+async def test_a_worker_cannot_pass_for_another(tmp_path, monkeypatch):
     """One that has kept the mold's socket says once more that it is there."""
     source = """
     mold = os.getpid()

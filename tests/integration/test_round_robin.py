@@ -154,7 +154,7 @@ async def test_a_stopped_process_strands_nothing(tmp_path):
                 break
 
 
-async def test_with_everybody_blocked_connections_wait_for_the_first_who_is_free(tmp_path):
+async def test_with_all_blocked_connections_wait_for_the_first_free_worker(tmp_path):
     async with (
         servers(tmp_path, 2, recall_after=RECALL) as (_, (first, second), address),
         closing([]) as clients,

@@ -91,7 +91,7 @@ def test_a_shared_listener_in_a_loop_that_waits_in_something_else(start_command,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["-W", "error"]], ids=["plain", "-W error"])
-def test_option_loop_gives_uvloop_to_who_leaves_the_choice(start_command, tmp_path, flags):
+def test_option_loop_gives_uvloop_to_a_program_that_leaves_the_choice(start_command, tmp_path, flags):
     """A warning of what everycore does itself would be an error of the program's."""
     pytest.importorskip("uvloop")
     source = ANSWER.replace('b"%d\\n" % os.getpid()', "type(asyncio.get_running_loop()).__module__.encode()")

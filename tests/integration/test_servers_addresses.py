@@ -236,7 +236,7 @@ async def test_a_backlog_that_cannot_be_costs_nothing_but_the_call(tmp_path, arg
         await (await Client.connect(tuple(await worker.get("server.sockets[0].getsockname()")))).close()
 
 
-async def test_a_unix_path_that_is_no_text(tmp_path):
+async def test_a_unix_path_that_is_not_valid_text(tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff\xfe"
     async with agents(tmp_path, 2) as (cluster, first, second):
         diary = Diary(cluster)

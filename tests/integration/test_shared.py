@@ -207,7 +207,7 @@ for _ in range(20):
 
 
 class TestReadiness:
-    async def test_who_holds_ready_gets_nobody_until_it_says_so(self, tmp_path, loop):
+    async def test_a_worker_that_holds_ready_gets_no_connection_until_it_says_so(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 2) as (cluster, one, two):
             diary = Diary(cluster)
             port = await one.serve()

@@ -80,7 +80,7 @@ async def test_a_reload_moves_nobody_to_another_slot(tmp_path):
         assert await slots() == [own(source, 3) for source in SOURCES]
 
 
-async def test_who_comes_by_a_unix_socket_is_served_in_turn(tmp_path):
+async def test_clients_on_a_unix_socket_are_served_in_turn(tmp_path):
     path = str(tmp_path / "sock")
     async with agents(tmp_path, 2, policy="sticky") as (cluster, one, two):
         for agent in (one, two):

@@ -118,7 +118,7 @@ def test_with_all_signals_blocked_it_stops_when_it_is_told_to(start):
     assert "killed" not in started.program.stderr
 
 
-def test_closed_standard_streams_are_no_numbers_for_anything_else(start):
+def test_numbers_of_closed_standard_streams_are_not_used_for_anything_else(start):
     """uvloop aborts the process when it closes a descriptor of its own that got such a number."""
     started = start("os.close(0); os.close(1)")
     assert started.answer()

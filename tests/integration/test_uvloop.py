@@ -89,7 +89,7 @@ class TestWhichLoop:
         with pytest.raises(ConfigurationError, match="auto, asyncio, uvloop"):
             everycore.new_event_loop("trio")  # type: ignore[arg-type]
 
-    def test_who_does_not_ask_for_it_does_not_import_it(self, start_program):
+    def test_without_the_option_it_is_not_imported(self, start_program):
         source = """
         import sys, everycore
         everycore.new_event_loop().close()

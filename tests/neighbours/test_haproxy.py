@@ -34,7 +34,7 @@ def haproxy(start_command, tmp_path):
 
 
 @pytest.mark.ci_only
-def test_the_proxy_protocol_says_who_asks(shop, haproxy):
+def test_the_proxy_protocol_names_the_client(shop, haproxy):
     served = shop(*TRUSTING)
     _, port = haproxy(served.port)
     forged = {"X-Forwarded-For": "6.6.6.6"}

@@ -55,7 +55,7 @@ def test_report_may_name_a_path_that_is_not_utf8():
         max_leaves=8,
     )
 )
-def test_other_messages_are_no_reports(message):
+def test_other_messages_are_not_taken_for_reports(message):
     assert read_report(message) is None
     assert read_report({"everycore.boot_failed": message}) is None or isinstance(message, list)
 

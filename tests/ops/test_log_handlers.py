@@ -111,7 +111,7 @@ def test_one_that_cannot_be_opened_anew_goes_on(opened, path, tmp_path):
     assert (tmp_path / "gone" / "log").read_text() == "1 items\n"
 
 
-def test_whoever_reads_a_fifo_keeps_nobody_waiting(opened, tmp_path):
+def test_the_reader_of_a_fifo_keeps_no_process_waiting(opened, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(OSError, match="No such device"):
@@ -162,7 +162,7 @@ def test_after_a_line_that_was_cut_off_the_next_one_begins_anew(opened, path, mo
     assert path.read_text() == "0 i\n1 items\n2 items\n"
 
 
-def test_whoever_closes_all_handlers_does_not_silence_it(opened, path):
+def test_closing_all_handlers_does_not_silence_it(opened, path):
     """As `logging.config.dictConfig` does, which applications call."""
     handler = opened()
     handler.close()
@@ -179,7 +179,7 @@ def test_nothing_is_written_once_it_has_ended(opened, path):
     assert path.read_text() == ""
 
 
-def test_who_writes_there_by_itself_is_told_which_file_it_is(opened, path):
+def test_code_that_writes_there_by_itself_learns_which_file_it_is(opened, path):
     """faulthandler, for one: the stacks of a worker that is stuck."""
     handler = opened()
     told: list[int] = []

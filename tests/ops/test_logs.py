@@ -158,7 +158,7 @@ def test_requests_on_stderr_beside_a_file(path):
     assert path.read_text() == ""
 
 
-def test_what_the_engine_says_of_a_request_of_ours_is_passed_over():
+def test_the_engines_own_line_about_a_request_is_left_out():
     stream = io.StringIO()
     logs.configure(WORKER, "info", access_log=logs.AccessLog(is_on=True), stream=stream)
     for _ in range(2):

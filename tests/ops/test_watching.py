@@ -139,7 +139,7 @@ async def test_without_the_kernel_files_are_looked_at(src, heard, monkeypatch, c
 
 
 @pytest.mark.slow
-async def test_a_name_that_is_no_text_ends_nothing(src, heard, caplog):
+async def test_a_name_that_is_not_valid_text_ends_nothing(src, heard, caplog):
     async with watching(WatchedFiles((str(src),)), heard):
         for number in range(2):
             (src / os.fsdecode(b"\xff%d" % number)).touch()

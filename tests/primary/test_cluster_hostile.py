@@ -204,7 +204,7 @@ async def test_its_last_good_words_are_heard():
         assert [message.message async for message in messages] == ["one", "two"]
 
 
-async def test_a_value_that_is_none():
+async def test_a_malformed_value():
     """The envelope is well; what is in it is found out by whoever takes it."""
     async with scene("round_robin") as on:
         on.hostile.commit(f"send(pack({NOTE}, b'\\xc1'))")
@@ -214,7 +214,7 @@ async def test_a_value_that_is_none():
         assert not on.bad.exited_voluntarily
 
 
-async def test_frames_split_anywhere_are_no_crime():
+async def test_frames_may_be_split_anywhere():
     async with scene("round_robin") as on:
         heard: list[Any] = []
         on.bad.on(Message, lambda message: heard.append(message.message))

@@ -256,7 +256,7 @@ class TestLeaving:
             assert (await anext(worker.messages())).message == "on my way"
         assert voluntary == [True]
 
-    async def test_a_signal_of_the_primary_is_no_request_to_leave(self, workers):
+    async def test_a_signal_of_the_primary_does_not_ask_to_leave(self, workers):
         async with Cluster() as cluster:
             worker = cluster.fork()
             worker.kill()

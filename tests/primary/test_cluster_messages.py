@@ -363,7 +363,7 @@ class TestRequests:
                 assert isinstance(caught.value, ConnectionError)
 
     @pytest.mark.parametrize("timeout", [-1, math.nan, math.inf, "1", True])
-    async def test_a_timeout_that_is_none(self, answering, timeout):
+    async def test_a_malformed_timeout(self, answering, timeout):
         async with Cluster() as cluster:
             with pytest.raises(ValueError, match="timeout"):
                 await cluster.fork().request("x", timeout=timeout)

@@ -84,7 +84,7 @@ class TestTakers:
         assert "fails" in caplog.text
         assert "on purpose" in caplog.text
 
-    async def test_a_coroutine_function_is_no_taker(self, workers):
+    async def test_a_coroutine_function_is_refused_as_a_taker(self, workers):
         async def wrong(message):
             pass
 

@@ -307,7 +307,7 @@ async def test_a_backlog_that_no_call_takes_does_not_stay(start):
         assert listener.socket.backlog == 10
 
 
-async def test_a_refusal_about_a_path_that_is_no_text_has_an_answer():
+async def test_a_refusal_about_a_path_that_is_not_valid_text_has_an_answer():
     async with place() as it:
         number, text = await it.refused(await it.join(), listen(b"/nowhere\xff/x"))
         assert (number, "/nowhere" in text) == (errno.ENOENT, True)

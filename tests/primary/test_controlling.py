@@ -81,7 +81,7 @@ def test_a_path_of_a_program_is_whole(argument):
 
 
 @pytest.mark.parametrize("argument", [None, 1, b"x.sock", "", "a\0b"])
-def test_what_is_no_path_is_an_error(argument):
+def test_anything_but_a_path_is_an_error(argument):
     with pytest.raises(ConfigurationError, match="control: must be True, False or a path, not "):
         plan_of(argument)
 

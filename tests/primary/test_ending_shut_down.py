@@ -47,7 +47,7 @@ async def test_it_waits_for_no_worker_that_was_forked_meanwhile():
             assert len(processes.all) == 1
 
 
-async def test_a_disconnect_by_the_program_is_no_end():
+async def test_a_disconnect_by_the_program_does_not_end_it():
     """As in Node: workers can be forked afterwards."""
     with FakeProcesses() as processes:
         async with Cluster(Settings(exec="program.py")) as cluster:

@@ -91,7 +91,7 @@ async def test_a_pool_that_is_opened_after_the_signal_has_ended_at_once(workers)
         assert len(workers.all) == 1
 
 
-async def test_a_pool_whoever_stops_it(polite):
+async def test_a_pool_however_it_is_stopped(polite):
     async with Pool(2) as pool:
         await settle()
         pool.stop()
@@ -137,7 +137,7 @@ async def test_leaving_the_block(workers):
     assert len(refusals) == len(workers.all) == 1
 
 
-async def test_a_disconnect_of_a_cluster_is_no_end(polite):
+async def test_a_disconnect_of_a_cluster_does_not_end_it(polite):
     async with Cluster() as cluster:
         cluster.fork()
         await settle()

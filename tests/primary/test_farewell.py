@@ -41,7 +41,7 @@ async def test_a_worker_without_connections_is_asked_at_once():
     assert not played.farewell.lasts
 
 
-async def test_who_has_just_connected_has_a_moment_for_a_first_request():
+async def test_a_new_connection_has_a_moment_for_a_first_request():
     played = Played(cuts_off=True)
     played.farewell.begin(30.0)
     await pass_time(FIRST_REQUEST - 2 * LOOK)

@@ -196,7 +196,7 @@ def datagram_fd(_):
 
 
 @pytest.mark.parametrize("make", [listener_fd, file_fd, datagram_fd])
-async def test_what_is_no_connection_is_a_violation(make):
+async def test_anything_but_a_connection_is_a_violation(make):
     with ExitStack() as stack:
         place = Place(stack)
         await place.leave()
@@ -206,7 +206,7 @@ async def test_what_is_no_connection_is_a_violation(make):
         assert fd not in open_fds()
 
 
-async def test_who_was_not_told_may_not():
+async def test_a_worker_that_was_not_told_may_not():
     with ExitStack() as stack:
         place = Place(stack)
         await place.leave()

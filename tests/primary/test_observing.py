@@ -161,7 +161,7 @@ async def test_one_that_asks_nothing_hangs(workers, observers, tmp_path):
 
 
 @pytest.mark.parametrize("sent", [b"\xff\n", b"{}\n", b"x" * (1 << 17), b'{"v":9,"op":"status"}\n'])
-async def test_what_is_no_request_ends_its_line_alone(workers, observers, tmp_path, sent):
+async def test_a_malformed_request_ends_the_line_of_the_observer_alone(workers, observers, tmp_path, sent):
     async with observed(observers, tmp_path):
         with contextlib.suppress(BlockingIOError):
             observers.all[0].line.sendall(sent)

@@ -147,7 +147,7 @@ async def test_a_slot_that_has_failed_says_so(polite, tmp_path):
         assert [(slot.is_failed, slot.restarts) for slot in slots] == [(False, 0), (True, 2)]
 
 
-async def test_a_path_that_is_no_text_is_told(workers, tmp_path):
+async def test_a_path_that_is_not_valid_text_is_reported(workers, tmp_path):
     async with asked(tmp_path, 1) as it:
         await workers.all[0].listen(os.fsdecode(bytes(tmp_path) + b"/\xff.sock"))
         await settle()
@@ -296,7 +296,7 @@ async def test_a_worker_that_is_not_there(polite, tmp_path, request_):
         assert "the workers are: 1, 2" in await it.refuses(request_, "unknown_worker")
 
 
-async def test_a_worker_of_somebody_else_is_not_touched(polite, tmp_path):
+async def test_a_worker_that_the_program_forked_is_not_touched(polite, tmp_path):
     async with asked(tmp_path) as it:
         other = it.pool.cluster.fork()
         await settle()
@@ -324,7 +324,7 @@ async def test_stopped_once_all_are_gone(workers, tmp_path):
         await it.pool.wait()
 
 
-async def test_whoever_waits_while_the_pool_ends_is_told(workers, tmp_path):
+async def test_waiting_callers_learn_of_the_end_of_the_pool(workers, tmp_path):
     async with asked(tmp_path) as it:
         for fake in workers.all:
             fake.ready()

@@ -148,7 +148,7 @@ async def test_a_body_that_nobody_reads_does_not_end_the_connection(path, status
         await connection.close()
 
 
-async def test_headers_of_ours_go_before_those_of_hypercorn():
+async def test_headers_of_everycore_come_before_those_of_hypercorn():
     async with engine(Application(), headers=("Server: ours", "X-A: b:c"), date_header=False) as (port, _):
         connection = await Http2Connection.open(port)
         head, _ = await connection.begin()

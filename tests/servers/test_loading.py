@@ -145,7 +145,7 @@ def test_cause_is_shown(folder):
 @pytest.mark.parametrize(
     ("content", "why"), [(b"A=\0", "embedded null byte"), (b"A=\xff", "it is not utf-8")]
 )
-def test_an_env_file_that_is_none(content, why, tmp_path):
+def test_a_malformed_env_file(content, why, tmp_path):
     (tmp_path / "x.env").write_bytes(content)
     with pytest.raises(CannotBootError) as caught:
         load_env_file(str(tmp_path / "x.env"))

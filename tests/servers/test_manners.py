@@ -57,7 +57,7 @@ async def test_proxy_headers_are_believed_as_uvicorn_does(trusted, client):
                 assert ours == theirs
 
 
-async def test_whom_to_trust_where_nobody_says(monkeypatch):
+async def test_which_proxies_are_trusted_by_default(monkeypatch):
     asked = scope(("127.0.0.1", 1), "1.2.3.4")
     assert (await served(lambda app: Manners(app, {}), asked))["client"] == ("1.2.3.4", 0)
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")

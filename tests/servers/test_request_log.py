@@ -199,7 +199,7 @@ async def test_a_websocket_is_told_at_its_end(world, messages, receives, status,
     assert (told.status, told.is_complete, told.is_websocket) == (status, complete, True)
 
 
-async def test_a_lifespan_is_no_request(world):
+async def test_a_lifespan_does_not_count_as_a_request(world):
     it = world({"type": "lifespan.startup.complete"})
     await it.log({"type": "lifespan"}, it.receive, it.send)
     assert it.told == []

@@ -256,7 +256,7 @@ class TestShortOfDescriptors:
             close(receive(worker)[1])
 
 
-def test_foreign_ancillary_data_is_no_descriptor(ends):
+def test_other_ancillary_data_is_not_taken_for_descriptors(ends):
     """Credentials, timestamps: whatever else the kernel adds is left out."""
     rights = random.Random(1).randbytes(12)
     assert strange.descriptors_in([(socket.SOL_SOCKET, 2, rights), (socket.IPPROTO_IP, 1, rights)]) == []

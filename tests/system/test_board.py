@@ -275,7 +275,7 @@ class TestWhoYields:
 
         return make
 
-    def test_who_has_more_than_the_mean_and_the_margin(self, crowd):
+    def test_a_worker_above_the_mean_and_the_margin_yields(self, crowd):
         views = crowd(5, 3, 2, 2)  # the mean is 3
         assert [view.should_yield(1.0) for view in views] == [True, False, False, False]
         assert [view.should_yield(2.0) for view in views] == [False] * 4
@@ -283,7 +283,7 @@ class TestWhoYields:
     def test_not_if_those_with_less_are_at_work(self, crowd):
         assert not crowd(9, 1, 1, busy=(1, 2))[0].should_yield(1.0)
 
-    def test_not_if_those_who_wait_have_as_much(self, crowd):
+    def test_not_if_the_waiting_workers_have_as_much(self, crowd):
         assert not crowd(9, 8, 1, busy=(2,))[0].should_yield(1.0)
 
     @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ class TestWhoYields:
     def test_alone_never(self, crowd):
         assert not crowd(100)[0].should_yield(1.0)
 
-    def test_those_who_do_not_serve_do_not_count(self, crowd):
+    def test_workers_that_do_not_serve_do_not_count(self, crowd):
         views = crowd(6, 2, 2)
         assert views[0].should_yield(1.0)
         for view in views[1:]:
@@ -340,7 +340,7 @@ class TestWhoYields:
         view.opened()
         assert (primary.open(1), primary.accepted(1)) == (2, 2)
 
-    def test_who_claims_what_cannot_be_does_not_count(self, primary, crowd):
+    def test_a_worker_with_impossible_numbers_does_not_count(self, primary, crowd):
         views = crowd(6, 2, 2)
         assert views[0].should_yield(1.0)
         for nonsense in (-5, 1 << 40):

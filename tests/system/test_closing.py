@@ -59,7 +59,7 @@ def test_those_in_the_queue_are_still_accepted_and_may_speak(listener, sockets):
             assert accepted.recv(10) == b"hello"
 
 
-def test_one_that_is_no_more_barred_is_a_listener_again(barred):
+def test_one_that_is_no_longer_barred_is_a_listener_again(barred):
     closing.unbar(barred)
     with socket.create_connection(barred.getsockname()[:2], timeout=scaled(10)):
         barred.accept()[0].close()

@@ -111,7 +111,7 @@ def test_one_that_cannot_be_opened_goes_on_and_says_so(logger, add, path, caplog
     assert f"cannot reopen the log file {str(path)!r}, so the old file stays in use: [Errno 2]" in caplog.text
 
 
-def test_one_that_cannot_be_opened_is_no_reason_to_leave_the_others(logger, add, path, tmp_path):
+def test_one_that_cannot_be_opened_does_not_stop_the_others(logger, add, path, tmp_path):
     other = tmp_path / "other"
     broken = add(logging.FileHandler(path))
     add(logging.FileHandler(other))
@@ -123,7 +123,7 @@ def test_one_that_cannot_be_opened_is_no_reason_to_leave_the_others(logger, add,
     broken.stream = None  # so that its close does not complain
 
 
-def test_what_is_no_regular_file_is_left(logger, add, path):
+def test_anything_but_a_regular_file_is_left(logger, add, path):
     """A FIFO that nobody reads would keep us waiting."""
     handler = add(logging.FileHandler(path))
     stream = handler.stream

@@ -65,7 +65,7 @@ def test_without_a_unix_socket_nobody_is_told(address):
     assert environ == {"PATH": "/bin"}
 
 
-def test_nobody_there_is_no_error(tmp_path):
+def test_an_empty_backlog_is_not_an_error(tmp_path):
     to = notifier(environment(tmp_path / "nobody"), 7)
     assert to is not None
     assert to.tell("READY=1")

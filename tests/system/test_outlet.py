@@ -136,7 +136,7 @@ def test_a_file_takes_a_line_of_any_length(tmp_path):
     assert (tmp_path / "log").stat().st_size == 101
 
 
-def test_the_mode_of_the_shared_file_is_nobodys_affair(out, pipe):
+def test_the_mode_of_the_shared_file_does_not_matter(out, pipe):
     """Neither set by us nor relied upon: others have the same open file."""
     assert os.get_blocking(pipe[1])
     fill(pipe[1])
@@ -169,7 +169,7 @@ def test_a_socket():
             out.push()
 
 
-def test_a_file_is_shared_with_others_who_write_to_it(tmp_path):
+def test_a_file_is_shared_with_its_other_writers(tmp_path):
     with open(tmp_path / "log", "w+b", buffering=0) as file, Outlet(file.fileno()) as out:
         file.write(b"before\n")
         out.write("ours\n")
@@ -184,7 +184,7 @@ def test_text_that_cannot_be_encoded(pipe):
     assert everything(pipe[0]) == b"caf\\xe9 \\udce9\n"
 
 
-def test_at_the_end_whoever_reads_has_a_last_chance(pipe):
+def test_at_the_end_the_reader_has_a_last_chance(pipe):
     reader, writer = pipe
     out = Outlet(writer)
     fill(writer)

@@ -129,7 +129,7 @@ class TestPausing:
                 other.bind(listener.real)
         assert listener.sock.getsockname() == listener.real
 
-    def test_who_waited_in_the_backlog_is_reset(self, listener):
+    def test_connections_in_the_backlog_are_reset(self, listener):
         listener.listen()
         with socket.create_connection(listener.real) as client:
             listener.suspend()
@@ -139,7 +139,7 @@ class TestPausing:
         with pytest.raises(BlockingIOError):
             listener.sock.accept()
 
-    def test_an_adopted_one_is_not_ours_to_silence(self):
+    def test_an_adopted_one_must_not_be_silenced(self):
         with socket.create_server((LOCAL, 0)) as given:
             made = StreamListener.adopted(given.fileno(), backlog=16, internal=())
             made.listen()

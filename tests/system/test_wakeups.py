@@ -119,7 +119,7 @@ class TestFourWaiters:
         assert order == [0, 1, 2, 3] * 2
 
     @pytest.mark.slow
-    def test_whoever_does_not_wait_is_passed_over(self, waiters, listener):
+    def test_a_worker_that_does_not_wait_is_skipped(self, waiters, listener):
         """Stopped ones swallow at most the one wake-up for which they still stand in line."""
         program, pids = waiters
         self.until_all_wait(pids)

@@ -156,7 +156,7 @@ class TestByTheTest:
             assert await waiting is workers[worker]
             workers[worker].exit()
 
-    async def test_one_of_another_place_is_nobodys(self, workers):
+    async def test_a_worker_forked_elsewhere_has_no_fake(self, workers):
         async with Cluster() as cluster:
             workers.refuse(OSError(errno.EAGAIN, "no more processes"))
             with pytest.raises(KeyError):

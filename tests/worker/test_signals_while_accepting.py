@@ -58,7 +58,7 @@ signal.pause()
     assert running.stderr == ""
 
 
-def test_it_serves_whom_it_has_taken_before_it_ends(start_program):
+def test_it_serves_the_connection_it_has_taken_before_it_ends(start_program):
     running = start_program(WORKER)
     running.expect("^served$")
     assert running.wait() == 0

@@ -28,7 +28,7 @@ async def test_a_connection_belongs_to_the_worker_alone_once_it_is_on_the_belt()
         assert it.clients[0].recv(10) == b""  # nobody else held it open
 
 
-async def test_a_burst_is_one_message_for_who_takes_batches_and_many_for_who_does_not():
+async def test_a_burst_is_one_message_with_batches_and_many_without():
     async with stage() as it:
         await it.worker(1, batch=16)
         await it.worker(2, batch=1)

@@ -70,7 +70,7 @@ async def test_a_worker_that_takes_turns_says_nothing_of_connections():
 
 
 @pytest.mark.parametrize("shares", [False, True])
-async def test_a_stop_lets_those_be_served_who_have_come(shares):
+async def test_a_stop_lets_connections_that_have_come_be_served(shares):
     async with stage(distribution=either) as it:
         only = await it.worker(1, batch=0)
         only.say(wire.Serve(1, shares=shares))

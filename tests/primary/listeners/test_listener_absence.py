@@ -94,7 +94,7 @@ async def test_only_bound_means_refused_until_start():
         it.close()
 
 
-async def test_a_port_that_was_taken_is_tried_again_once_a_second_whoever_comes_meanwhile(monkeypatch):
+async def test_a_port_that_was_taken_is_tried_again_once_a_second_even_if_workers_come(monkeypatch):
     async with stage(1) as it:
         it.listener.remove(1)
         tried = 0

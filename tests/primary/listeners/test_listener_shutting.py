@@ -40,7 +40,7 @@ async def serve_all(it, *numbers):
             return got
 
 
-async def test_it_stops_listening_at_once_and_those_who_came_are_shared_by_all():
+async def test_it_stops_listening_at_once_and_all_share_the_connections_that_came():
     async with stage(1, 2) as it:
         ports = await it.connect(30)
         it.listener.shut()
@@ -113,7 +113,7 @@ async def test_a_worker_that_dies_leaves_its_share_to_the_others():
         assert it.events[-1] == ("finished", 2)
 
 
-async def test_when_the_time_for_it_is_over_the_last_one_has_who_is_left():
+async def test_when_the_time_for_it_is_over_the_last_one_gets_the_rest():
     async with stage(1, 2) as it:
         ports = await it.connect(30)
         it.listener.shut()
@@ -180,7 +180,7 @@ class TestBarred:
         monkeypatch.setattr(closing, "unbar", lambda sock: self.barred.append(False))
         monkeypatch.setattr(closing, "count_handshakes", lambda sock: self.under_way)
 
-    async def test_it_waits_a_moment_and_serves_who_was_on_the_way(self):
+    async def test_it_waits_a_moment_and_serves_the_client_on_its_way(self):
         async with stage(1) as it:
             it.listener.shut()
             it.listener.finish(1)

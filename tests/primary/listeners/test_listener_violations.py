@@ -201,7 +201,7 @@ async def test_what_it_had_not_given_to_its_program_it_may_give_back_after_it_wa
         assert it.distribution.account(1) == (1, 0)
 
 
-async def test_an_ack_twice_or_of_what_was_recalled_is_none():
+async def test_a_second_ack_and_one_for_a_recalled_connection_do_not_count():
     async with stage(1, 2) as it:
         await it.connect(2)
         it.workers[1].take_all()

@@ -68,7 +68,7 @@ def take(
     return found.take(key, make, **{"v6only": False, "backlog": 5, "mode": None, **more})
 
 
-def test_a_stored_listener_is_taken_over_with_those_who_wait(opened):
+def test_a_stored_listener_is_taken_over_with_its_waiting_connections(opened):
     sock = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
     client = opened.enter_context(socket.create_connection(sock.getsockname()))
     found, store = passed(sock, str(StoredName(1)))
@@ -140,7 +140,7 @@ def test_what_systemd_has_opened_stays_its_own(opened):
         os.close(fd)
 
 
-def test_what_is_no_bound_socket_is_left_alone(opened, tmp_path):
+def test_descriptors_other_than_bound_sockets_are_left_alone(opened, tmp_path):
     file = opened.enter_context((tmp_path / "file").open("w"))
     unbound = opened.enter_context(socket.socket())
     closed = os.dup(0)

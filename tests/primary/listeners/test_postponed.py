@@ -36,7 +36,7 @@ async def pass_time(seconds: float) -> None:
     await asyncio.get_running_loop().pass_time(seconds)  # type: ignore[attr-defined]
 
 
-async def test_who_waits_asks_again_when_something_has_changed():
+async def test_a_waiting_request_is_repeated_when_something_has_changed():
     postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     asker = Asker(postponed)
     postponed.look()
@@ -48,7 +48,7 @@ async def test_who_waits_asks_again_when_something_has_changed():
     assert asker.asked == [False]
 
 
-async def test_who_waits_asks_for_the_last_time_when_it_has_waited_enough():
+async def test_a_waiting_request_is_repeated_for_the_last_time_after_its_wait():
     postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     asker = Asker(postponed)
     await pass_time(IN_USE)
@@ -94,7 +94,7 @@ async def test_what_a_worker_has_ended_by_is_told_the_others_a_moment_later():
     assert not waits(postponed, KEY, 2)
 
 
-async def test_who_connects_to_what_only_others_serve_finds_nobody():
+async def test_a_program_that_connects_to_what_only_others_serve_is_refused():
     async with stage(1) as it:
         postponed = Postponed(it.loop, [it.listener], PassedSockets())
         address = it.socket.real

@@ -88,7 +88,7 @@ class TestEntries:
         assert ledger.connections_of(limit) == [mine]
         assert ledger.connections_of(other) == [its]
 
-    def test_who_waits_for_the_end_of_one_or_of_all_is_told(self, ledger, limit):
+    def test_waiters_for_the_end_of_one_or_of_all_are_told(self, ledger, limit):
         told: list[str] = []
         first, second = ledger.opened(limit, Connection()), ledger.opened(limit, Connection())
         ledger.when_none(lambda: told.append("none"))
@@ -263,7 +263,7 @@ class TestFiles:
         assert ledger.open == 1
         copy.close()
 
-    def test_what_is_no_socket_and_what_is_closed_is_no_connection(self, ledger):
+    def test_files_and_closed_descriptors_do_not_count_as_connections(self, ledger):
         with open(os.devnull) as file:
             ledger.watch_file(file.fileno())
         ledger.watch_file(-1)

@@ -245,7 +245,7 @@ class TestWhoHoldsTooMany:
             it.take_by_another()
             assert sum(await by_turns(it, 5)) == 0
 
-    async def test_takes_it_when_there_is_no_other_to_wake(self, clock):
+    async def test_takes_it_if_no_other_can_be_woken(self, clock):
         """The baton comes back to it: nobody else was waiting for one."""
         async with self.stage(clock) as it:
             await it.connected(1)

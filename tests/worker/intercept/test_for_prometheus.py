@@ -82,7 +82,7 @@ def test_a_metric_that_fails_is_left_out(told):
     assert list(read()) == ["width"]
 
 
-def test_a_fault_of_ours_is_told_once(told, caplog, monkeypatch):
+def test_a_fault_in_everycore_is_reported_once(told, caplog, monkeypatch):
     _, read = told
     monkeypatch.setattr(prometheus_internals, "collected", lambda _: 1 / 0)
     assert read() is None

@@ -71,7 +71,7 @@ def test_a_signal_handler_asks_in_the_middle_of_a_request(ends):
 
 
 @pytest.mark.usefixtures("on_signal")
-def test_one_that_was_interrupted_for_good_is_in_nobodys_way(ends):
+def test_a_request_that_was_interrupted_for_good_blocks_no_other(ends):
     link, primary = ends
 
     def give_up(*_: object) -> None:
