@@ -1,4 +1,4 @@
-"""The picture of `python -m bench spread`: what is drawn is what was counted, and who is missing is named."""
+"""The picture of `python -m bench spread`: it shows the counts, and names the servers that are missing."""
 
 import re
 import xml.etree.ElementTree as ET

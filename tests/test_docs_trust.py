@@ -15,20 +15,20 @@ from tests.kit.folders import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "trust.md"
 TESTS = "The tests"
-#: What is said there is of others: the kernel's, the service manager's, the program's.
+#: This section is about others: the kernel, the service manager, the program.
 NOT_OURS = "What is not covered"
 
 _NUMBER = re.compile(r"\[([TPSOUC]\d+)\]")
 
 
 def sections(text):
-    """The text below each heading; that before the first one is ""."""
+    """The text below each heading; the key of the text before the first one is ""."""
     parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
     return dict(zip(["", *parts[1::2]], parts[0::2], strict=True))
 
 
 def claims(text):
-    """The sentences of a section: of its paragraphs, the points of its lists, the rows of its tables."""
+    """The sentences of a section: of its paragraphs, of its lists, and the rows of its tables."""
     found = []
     for block in re.split(r"\n\s*\n", text):
         lines = block.strip().splitlines()

@@ -1,4 +1,4 @@
-"""What `setup_primary` takes is what `Settings` has."""
+"""`setup_primary` takes what `Settings` has."""
 
 import pytest
 

@@ -88,7 +88,7 @@ async def test_a_thousand_descriptors_each_way_at_once(loop_factory):
         for number in range(1000):
             primary.channel.post(wire.Disconnect(float(number)), [duplicate(read)] if number % 3 else [])
             worker.channel.post(wire.Joined(number), [duplicate(write) for _ in range(number % 3)])
-            if number % 100 == 99:  # descriptors are few: take what came
+            if number % 100 == 99:  # descriptors are scarce: take what came
                 await until(lambda: len(primary.heard) == len(worker.heard) == 100)
                 for end, tally in ((primary, up), (worker, down)):
                     for message, fds in end.heard:

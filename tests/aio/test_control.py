@@ -1,4 +1,4 @@
-"""The control socket of a primary: its clients, with a desk that answers what a test says."""
+"""The control socket of a primary and its clients. The test decides what its desk answers."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ FOLLOW = b'{"v":1,"op":"events","follow":true}\n'
 
 
 class Desk:
-    """Answers `status` at once with its `result`, the rest when `done` is."""
+    """Answers `status` at once with its `result`, and other requests when `done` is set."""
 
     def __init__(self):
         self.result: object = {"size": 2}
@@ -117,7 +117,7 @@ async def test_one_request_has_one_reply_and_then_the_next(path):
 
 
 async def test_a_client_that_will_send_no_more_has_its_reply(path):
-    """As `echo ... | nc -U` asks."""
+    """`echo ... | nc -U` is such a client."""
     async with serving(path) as desk, connected(path) as client:
         client.send(RELOAD)
         client.writer.write_eof()
@@ -281,7 +281,7 @@ async def test_another_user_is_told_so_and_has_nothing(path, monkeypatch):
 
 @pytest.mark.parametrize("uid", [0, 1], ids=["of this user", "of another"])
 async def test_descriptors_that_come_are_closed_without_waiting(path, monkeypatch, uid):
-    """As those of workers: a connection that lingers would keep the primary waiting."""
+    """As for workers: a connection that lingers would make the primary wait."""
     monkeypatch.setattr(server_module, "credentials", lambda _: PeerCredentials(1, os.geteuid() + uid))
     closed = []
     real = strange.close_strange
@@ -345,7 +345,7 @@ async def test_a_fork_keeps_nothing_of_it(path):
 
 
 def _unix_sockets(pid):
-    """The paths of the listening unix sockets that a process has."""
+    """The paths of the listening unix sockets of a process."""
     with open("/proc/net/unix", encoding="utf-8") as file:
         rows = [line.split() for line in file.readlines()[1:]]
     paths = {row[6]: row[7] for row in rows if len(row) > 7 and int(row[3], 16) & 0x10000}

@@ -117,7 +117,7 @@ async def test_a_thousand_handles_each_way_at_once(loop_factory):
 
     async def send(end, fd):
         handle = Descriptor(os.dup(fd))
-        limit = asyncio.Semaphore(100)  # descriptors are few: as many as the other side has not closed yet
+        limit = asyncio.Semaphore(100)  # descriptors are scarce: wait until the other side has closed some
         limits[end] = limit
         for number in range(1000):
             await limit.acquire()

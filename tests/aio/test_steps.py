@@ -1,4 +1,4 @@
-"""Each step of an end is taken, whatever the others come to."""
+"""Each step of an end is carried out, even if others fail."""
 
 import logging
 

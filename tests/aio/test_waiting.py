@@ -1,4 +1,4 @@
-"""Waiting among others, and what ends a wait."""
+"""Waiting with others, and what ends a wait."""
 
 import asyncio
 from collections import deque

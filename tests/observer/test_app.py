@@ -1,4 +1,4 @@
-"""What the observer answers, with a primary that a test plays."""
+"""What the observer answers. The test plays the primary."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The line on which the observer asks: answers in order, none in time, and its end."""
+"""The observer's connection to the primary: answers in order, late answers, and its end."""
 
 import asyncio
 import contextlib

@@ -21,7 +21,7 @@ MOMENT = 1_700_000_000.25
 
 @pytest.fixture
 def zone(monkeypatch):
-    """The local time is that of a zone that is 5:30 before UTC."""
+    """The local time zone is 5:30 hours ahead of UTC."""
     monkeypatch.setenv("TZ", "XST-05:30")
     time.tzset()
     _second.cache_clear()

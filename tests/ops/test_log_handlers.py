@@ -1,4 +1,4 @@
-"""What our handlers do with a stream that cannot be written, and with a file that was moved away."""
+"""What everycore's handlers do with a stream that cannot be written, and a file that was moved away."""
 
 import contextlib
 import fcntl
@@ -36,7 +36,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def opened(path):
-    """Opens a log file; the paths are `path` unless told otherwise."""
+    """Open a log file, by default at `path`."""
     with contextlib.ExitStack() as stack:
 
         def open_it(where=path, **rest):
@@ -120,7 +120,7 @@ def test_the_reader_of_a_fifo_keeps_no_process_waiting(opened, tmp_path):
     try:
         size = fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
         handler = opened(pipe)
-        for number in range(size):  # more than there is room for
+        for number in range(size):  # more than the pipe holds
             handler.handle(record(number))
         assert os.read(reader, size).startswith(b"0 items\n1 items\n")
     finally:
@@ -163,7 +163,7 @@ def test_after_a_line_that_was_cut_off_the_next_one_begins_anew(opened, path, mo
 
 
 def test_closing_all_handlers_does_not_silence_it(opened, path):
-    """As `logging.config.dictConfig` does, which applications call."""
+    """Applications do so by `logging.config.dictConfig`."""
     handler = opened()
     handler.close()
     handler.handle(record(1))
@@ -180,7 +180,7 @@ def test_nothing_is_written_once_it_has_ended(opened, path):
 
 
 def test_code_that_writes_there_by_itself_learns_which_file_it_is(opened, path):
-    """faulthandler, for one: the stacks of a worker that is stuck."""
+    """faulthandler does, for the stacks of a stuck worker."""
     handler = opened()
     told: list[int] = []
     handler.follow(told.append)

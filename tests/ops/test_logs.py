@@ -1,4 +1,4 @@
-"""Where the log goes, by which loggers, and what becomes of a file that is not there."""
+"""Where the log goes, by which loggers, and what happens if a file is missing."""
 
 import io
 import json
@@ -165,7 +165,7 @@ def test_the_engines_own_line_about_a_request_is_left_out():
         tell_once(3)
     of_engine = logging.getLogger(REQUESTS)
     assert len(of_engine.filters) == 1
-    of_engine.info('%s - "%s %s HTTP/%s" %d', "", "GET", "/", "1.1", 503)  # nobody else tells of that one
+    of_engine.info('%s - "%s %s HTTP/%s" %d', "", "GET", "/", "1.1", 503)  # nothing else logs that one
     token = request_id.set("abc")
     try:
         of_engine.info('%s - "%s %s HTTP/%s" %d', "", "GET", "/", "1.1", 200)

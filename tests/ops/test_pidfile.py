@@ -1,4 +1,4 @@
-"""The pid file: written, removed, and left alone where it is somebody else's."""
+"""The pid file: written, removed, and left alone if it belongs to another process."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What `--engine hypercorn` makes of the options that uvicorn has too, and what it refuses."""
+"""How `--engine hypercorn` handles the options that uvicorn has too, and which ones it refuses."""
 
 from typing import Any
 

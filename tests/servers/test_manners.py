@@ -1,4 +1,4 @@
-"""What an engine that is not uvicorn has done for it: with uvicorn's own answers beside ours."""
+"""What everycore does for an engine other than uvicorn, compared with uvicorn's own answers."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from everycore.servers.manners import Manners
 
-#: What nobody calls here.
+#: Never called here.
 NOBODY: Any = None
 
 CLIENTS = [("127.0.0.1", 1), ("::1", 1), ("10.1.2.3", 1), ("8.8.8.8", 1), None]

@@ -1,4 +1,4 @@
-"""What a worker's own metrics become on the tally."""
+"""How a worker's own metrics are written to the tally."""
 
 import os
 
@@ -13,7 +13,7 @@ from everycore.worker.intercept.for_prometheus import Teller
 
 
 class Asks:
-    """A collector of a program's own, which asks a database."""
+    """A program's own collector, which queries a database."""
 
     asked = 0
 
