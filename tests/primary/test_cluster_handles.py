@@ -1,4 +1,4 @@
-"""Sockets and files that go with messages, without a process: who gets one, and what is refused.
+"""Sockets and files that go with messages, without a process: which taker gets one, and what is refused.
 
 With processes: `tests/integration/test_handles.py`.
 """

@@ -1,6 +1,6 @@
 """One worker's life as its primary sees it, without a process: events, states, ids, statuses, blocks.
 
-The same with processes, once a feature: `tests/integration/test_lifecycle.py`.
+With processes, each feature is tested once in `tests/integration/test_lifecycle.py`.
 """
 
 import asyncio

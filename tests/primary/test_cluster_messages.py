@@ -215,7 +215,7 @@ class TestOrder:
 class TestBackPressure:
     @pytest.mark.parametrize("to_primary", [False, True], ids=["to the worker", "to the primary"])
     async def test_towards_one_that_does_not_take_them(self, workers, to_primary):
-        """`send_nowait` refuses, `send` waits; when the other side takes them all arrive, in order."""
+        """`send_nowait` refuses, `send` waits; when the other side takes them, all arrive, in order."""
         async with Cluster() as cluster:
             worker = cluster.fork()
             fake = workers[worker]

@@ -1,4 +1,4 @@
-"""Who takes a message of a worker, without a process."""
+"""Which taker gets a worker's message, without a process."""
 
 from typing import Any
 
@@ -90,7 +90,7 @@ class TestTakers:
 
         async with Cluster() as cluster:
             with pytest.raises(TypeError, match="coroutine function"):
-                cluster.on(Message, wrong)  # nobody is there yet
+                cluster.on(Message, wrong)  # there is no worker yet
             worker = cluster.fork()
             for on in (worker.on, worker.once, cluster.on, cluster.once):
                 with pytest.raises(TypeError, match="coroutine function"):

@@ -1,6 +1,6 @@
-"""Workers of another user, without a process: what they ask for on the link, and what becomes of it.
+"""Workers of another user, without a process: what they ask for on the link, and what they get.
 
-They have a listener, belts and a board with nobody but their like; what is bound is what the settings name.
+They share listeners, belts and a board with workers of their user alone. Only named addresses are bound.
 With real users: `tests/integration/test_users.py`.
 """
 
@@ -33,7 +33,7 @@ def listen(address, **more):
 
 
 class Place:
-    """A cluster of fakes; `await join(addresses)` makes a worker of another user, `join()` one of ours."""
+    """A cluster of fakes. `await join(addresses)` makes one of another user, `join()` one of this user."""
 
     def __init__(self, cluster, processes):
         self.cluster = cluster
@@ -116,7 +116,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 async def test_what_is_checked_is_what_is_bound(lie, family, tmp_path):
-    """Of an IP socket the address counts, of a unix socket the name; and the settings' own is bound."""
+    """An IP socket counts by its address, a unix socket by its name. The settings' own address is bound."""
     path, port = os.fsencode(tmp_path / "named.sock"), free_port()
     async with place() as it:
         await it.ask(await it.join(), listen(["127.0.0.1", port]))
@@ -132,7 +132,7 @@ async def test_what_is_checked_is_what_is_bound(lie, family, tmp_path):
 
 
 async def test_the_socket_of_its_program_is_not_the_listener_and_lends_it_a_few_options():
-    """An open file that it has too could keep the primary waiting."""
+    """An open file that the worker has too could make the primary wait."""
     port = free_port()
     async with place() as it:
         worker = await it.join([("127.0.0.1", port)])
@@ -199,7 +199,7 @@ async def test_a_descriptor_of_the_primary_serves_one_user_too():
             worker = await it.join([named.fileno()])
             request = listen(None, fd=named.fileno())
             first = await it.ask(worker, request)
-            # Bound by the test itself: whoever is first has it.
+            # Bound by the test itself: the first one gets it.
             assert isinstance(first, wire.Granted)
             own = await it.join()
             number, text = await it.refused(own, listen(list(named.getsockname())))
@@ -253,7 +253,7 @@ async def test_a_dual_stack_socket_takes_no_port_that_is_not_named():
 
 @needs_root
 async def test_a_link_of_its_own_leads_nowhere(tmp_path):
-    """It has exchanged its folder for a link; neither is something bound there, nor removed later."""
+    """The worker has replaced its folder by a link: nothing is bound there, nor removed later."""
     folder, elsewhere = tmp_path / "its", tmp_path / "etc"
     elsewhere.mkdir()
     folder.symlink_to(elsewhere)
@@ -279,7 +279,7 @@ async def test_a_connection_is_handed_on_within_one_user_alone():
 
 @pytest.mark.parametrize("when_no_worker", ["refuse", "hold"])
 async def test_one_that_binds_and_dies_over_and_over_leaves_so_many_listeners_and_no_more(when_no_worker):
-    """They wait for its replacement; those that have waited longest go. (Addresses of loopback.)"""
+    """They wait for its replacement; those that have waited longest are closed. (Loopback addresses.)"""
     async with place(when_no_worker=when_no_worker) as it:
         for round_ in range(4):
             worker = await it.join()
@@ -296,7 +296,7 @@ async def test_one_that_binds_and_dies_over_and_over_leaves_so_many_listeners_an
 
 @pytest.mark.parametrize("start", [False, True])
 async def test_a_backlog_that_no_call_takes_does_not_stay(start):
-    """It would end the listener for all: when it is to listen again, nobody could make it."""
+    """Otherwise it would end the listener for all: it could not be made to listen again."""
     port = free_port()
     async with place() as it:
         worker = await it.join()

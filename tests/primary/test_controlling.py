@@ -1,4 +1,4 @@
-"""Where the control socket of a pool is made, and what becomes of a place that cannot be."""
+"""Where the control socket of a pool is made, and what happens if that is impossible."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ from everycore.system import control_sockets
 
 @pytest.fixture
 def runtime(monkeypatch, tmp_path):
-    """The folder of this user's sockets, whoever that is."""
+    """The folder of this user's sockets, whichever user that is."""
     monkeypatch.setattr(control_sockets, "folder_of", lambda _environ, _uid: str(tmp_path / "everycore"))
     return tmp_path / "everycore"
 
 
 @pytest.fixture
 def taken(monkeypatch):
-    """The abstract name is somebody else's."""
+    """Another process has the abstract name."""
 
     def refuse(_uid, _pid):
         raise OSError(98, "Address already in use")

@@ -14,7 +14,7 @@ from tests.kit import pass_time
 
 
 def obey(delay: float = 0.0) -> None:
-    """Obey signals as a command does: its `main` is not cancelled when the last worker is gone."""
+    """Obey signals as a command does: `main` is not cancelled when the last worker is gone."""
     main = asyncio.current_task()
     assert main is not None
     hooks = {StopAction.TELL: lambda _: None}
@@ -34,7 +34,7 @@ async def test_a_signal(polite):
 
 
 async def test_a_signal_only_when_its_delay_is_over(polite):
-    """Until then newcomers are served: a worker that dies has its successor."""
+    """Until then new connections are served: a worker that dies is replaced."""
     obey(delay=10.0)
     async with Cluster() as cluster:
         cluster.on(Exited, lambda event: event.voluntary or cluster.fork())
@@ -121,7 +121,7 @@ async def test_a_signal_reaches_workers_that_a_program_has_forked_beside_its_poo
 
 
 async def test_leaving_the_block(workers):
-    """Its workers are asked to leave, and a callback that forks hears that it is too late."""
+    """Its workers are asked to leave, and a callback that forks learns that it is too late."""
     async with Cluster() as cluster:
         cluster.fork()
         await settle()

@@ -1,4 +1,4 @@
-"""What a service does that is asked on its control socket: the operations, with workers that a test plays."""
+"""The operations of a service on its control socket, with workers played by a test."""
 
 import asyncio
 import contextlib
@@ -363,7 +363,7 @@ async def test_nobody_is_to_listen_on_the_control_socket(polite, tmp_path):
         assert caught.value.errno == errno.EBADF
 
 
-# Where there is none
+# Without a service
 
 
 async def test_a_pool_has_none_unless_it_is_asked(polite):

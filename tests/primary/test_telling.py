@@ -1,4 +1,4 @@
-"""What is told of one worker's requests."""
+"""Warnings about one worker's requests."""
 
 import logging
 

@@ -24,7 +24,7 @@ def barred(listener):
 
 
 def begin(listener, sockets):
-    """A client on its way."""
+    """Begin a handshake."""
     client = socket.socket(listener.family)
     sockets.append(client)
     client.setblocking(False)
@@ -79,7 +79,7 @@ def test_a_handshake_under_way_is_counted(listener, sockets):
     if not closing.bar(client):
         pytest.skip("a socket filter takes CAP_NET_ADMIN")
     closing.unbar(client)
-    deaf = struct.pack("=HBBI", 0x06, 0, 0, 0)  # drops whatever the listener answers
+    deaf = struct.pack("=HBBI", 0x06, 0, 0, 0)  # drops every answer of the listener
     closing.attach(client, deaf)
     client.setblocking(False)
     client.connect_ex(listener.getsockname())

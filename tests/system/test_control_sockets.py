@@ -1,4 +1,4 @@
-"""Where control sockets are, who is there, and what is removed."""
+"""Where control sockets are, which process is there, and what is removed."""
 
 import contextlib
 import os
@@ -168,7 +168,7 @@ def test_an_abstract_name_is_found_and_genuine(closing):
 
 
 def test_a_name_that_another_process_has_taken_is_not_asked(closing):
-    """It says pid 1, and whoever listens there is this process."""
+    """The name says pid 1, but this process listens there."""
     squatter = closing(listen_abstract(os.geteuid(), 1))
     assert squatter.address in list(candidates(None))
     with pytest.raises(PermissionError, match="has taken that name"):
@@ -176,13 +176,13 @@ def test_a_name_that_another_process_has_taken_is_not_asked(closing):
 
 
 def test_a_client_is_not_taken_for_one_that_listens(closing):
-    """Whoever is connected to an abstract name has it too, in /proc/net/unix."""
+    """In /proc/net/unix, connected sockets have the abstract name too."""
     listener = closing(listen_abstract(os.geteuid(), os.getpid()))
     with connect_to(listener.address, 1.0), listener.sock.accept()[0]:
         assert list(candidates(None)).count(listener.address) == 1
 
 
-# Who is there
+# Which process is there
 
 
 @pytest.mark.parametrize(("uid", "may"), [(7, True), (0, True), (8, False)])

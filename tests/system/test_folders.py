@@ -1,4 +1,4 @@
-"""Folders reached step by step: what a link of another user leads to is not reached."""
+"""Folders opened step by step: links of other users are not followed."""
 
 import errno
 import os

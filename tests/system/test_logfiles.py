@@ -1,4 +1,4 @@
-"""Log files that were moved away, opened anew."""
+"""Log files that were moved away, and are reopened."""
 
 import contextlib
 import gzip
@@ -21,7 +21,7 @@ def logger():
 
 @pytest.fixture
 def add(logger):
-    """Adds a handler to it, for the time of the test."""
+    """Add a handler to it for the duration of the test."""
     added = []
 
     def add_it(handler):
@@ -124,7 +124,7 @@ def test_one_that_cannot_be_opened_does_not_stop_the_others(logger, add, path, t
 
 
 def test_anything_but_a_regular_file_is_left(logger, add, path):
-    """A FIFO that nobody reads would keep us waiting."""
+    """Opening a FIFO without a reader would wait."""
     handler = add(logging.FileHandler(path))
     stream = handler.stream
     path.unlink()
@@ -140,7 +140,7 @@ def test_one_that_has_not_been_opened_yet_stays_so(logger, add, path):
 
 
 class Packed(logging.FileHandler):
-    """Opens its file in a way of its own."""
+    """A handler that opens its file in its own way."""
 
     def _open(self):
         return gzip.open(self.baseFilename, "at")

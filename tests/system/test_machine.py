@@ -1,4 +1,4 @@
-"""CPU and memory bounds, on made-up cgroup trees."""
+"""CPU and memory bounds, on invented cgroup trees."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ MIB = 2**20
 
 @pytest.fixture
 def cgroups(tmp_path):
-    """Writes /proc/self/cgroup and the files below /sys/fs/cgroup; returns both as keyword arguments."""
+    """Write /proc/self/cgroup and the files below /sys/fs/cgroup. Returns both as keyword arguments."""
 
     def write(membership: str, files: dict[str, str]) -> dict:
         paths = {"membership": tmp_path / "cgroup", "root": tmp_path / "sys"}

@@ -1,4 +1,4 @@
-"""NOTIFY_SOCKET, as systemd has it: a datagram socket of the test's."""
+"""NOTIFY_SOCKET, as with systemd: a datagram socket of the test."""
 
 import os
 import socket
@@ -54,7 +54,7 @@ def test_the_watchdog_is_of_this_process(manager, more, seconds):
     to = notifier(environ, 7)
     assert to is not None
     assert to.watchdog == seconds
-    assert environ == {"PATH": "/bin"}  # workers are not to speak for us
+    assert environ == {"PATH": "/bin"}  # workers must not notify for the primary
     to.close()
 
 

@@ -1,4 +1,4 @@
-"""A stream that never waits: what is written at once, kept, dropped, and told."""
+"""A stream that never waits: what is written at once, kept, dropped, and reported."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ ROOM = 1000
 
 
 def fill(fd: int) -> None:
-    """Until not one byte fits; `fd` is left as it was: a writer waits."""
+    """Fill the pipe until not one byte fits. `fd` stays blocking: a writer would wait."""
     os.set_blocking(fd, False)
     try:
         for size in (4096, 1):
@@ -29,7 +29,7 @@ def fill(fd: int) -> None:
 
 
 def drained(out: Outlet, fd: int) -> bytes:
-    """All of it, by a reader that reads on: a pipe of one page has room again when it is empty."""
+    """Read everything: a pipe of one page has room again when it is empty."""
     found = everything(fd)
     while out.waits:
         out.push()
@@ -58,7 +58,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture(params=["opened anew", "RWF_NOWAIT", "poll"])
 def way(request, monkeypatch):
-    """How a pipe is written: without /proc it can't be opened anew, and old kernels have no RWF_NOWAIT."""
+    """How a pipe is written: without /proc it can't be reopened, and old kernels have no RWF_NOWAIT."""
 
     def refused(*_: object) -> int:
         raise PermissionError(13, "as for another user's pipe")
@@ -137,7 +137,7 @@ def test_a_file_takes_a_line_of_any_length(tmp_path):
 
 
 def test_the_mode_of_the_shared_file_does_not_matter(out, pipe):
-    """Neither set by us nor relied upon: others have the same open file."""
+    """everycore neither sets it nor relies on it: others have the same open file."""
     assert os.get_blocking(pipe[1])
     fill(pipe[1])
     out.write("kept\n")
@@ -149,7 +149,7 @@ def test_without_a_reader_writing_fails_as_ever(out, pipe):
     fill(writer)
     out.write("kept\n")
     spare = os.dup(writer)
-    os.dup2(spare, reader)  # nobody has the reading end any more; the fixture has a number to close
+    os.dup2(spare, reader)  # the reading end is gone; the fixture has a number to close
     os.close(spare)
     with pytest.raises(BrokenPipeError):
         out.write("more\n")

@@ -1,4 +1,4 @@
-"""Policy `shared` for programs: some workers take turns at the listener, to others the primary hands over."""
+"""Policy `shared` for programs: some workers take turns at the listener, others are handed connections."""
 
 import asyncio
 
@@ -97,6 +97,6 @@ async def test_a_worker_that_leaves_after_a_stop_has_nobody_accepted_any_more():
             await it.worker(number, batch=1)
         it.distribution.shut(lambda: None)
         await it.settled()
-        it.socket.sock.close()  # as that of a unix socket is, once everybody is served
+        it.socket.sock.close()  # as for a unix socket, once every connection is served
         it.listener.rest(1, finishes=False)
         assert it.listener.subscribers == [1, 2]

@@ -74,7 +74,7 @@ async def test_a_worker_that_holds_and_is_not_ready_gets_nothing():
 async def test_a_worker_that_has_not_asked_to_be_served_gets_nothing_yet():
     async with stage() as it:
         await it.worker(1, batch=0)
-        ports = await it.connect(2)  # it is ready, so the kernel takes them in
+        ports = await it.connect(2)  # it is ready, so the kernel accepts them
         assert it.distribution.accepted == 0
         it.workers[1].serve(16)
         await it.settled()

@@ -1,4 +1,4 @@
-"""The last worker of a listener is given all who have come, before it leaves."""
+"""The last worker of a listener gets every connection that has come, before it leaves."""
 
 import errno
 import os
@@ -77,7 +77,7 @@ async def test_one_that_gets_every_connection_at_once_is_finished_at_once():
         ports = await it.connect(40)
         it.listener.finish(1)
         assert it.listener.finishing is None
-        assert ("finished", 1) not in it.events  # nobody had to wait for it
+        assert ("finished", 1) not in it.events  # no one had to wait for it
         assert it.workers[1].take_all() == ports
         assert not it.socket.is_listening
 

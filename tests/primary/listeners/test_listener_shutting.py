@@ -1,4 +1,4 @@
-"""All workers are to leave: the listener goes first, and everybody who has come is served."""
+"""All workers are to leave: the listener goes first, and connections that have come are served."""
 
 import asyncio
 import errno
@@ -28,7 +28,7 @@ def unprivileged(monkeypatch):
 
 
 async def serve_all(it, *numbers):
-    """These workers read and acknowledge until nothing comes; returns the ports they got."""
+    """Let these workers read and acknowledge until nothing comes. Returns the ports that they got."""
     got: list[int] = []
     while True:
         before = len(got)
@@ -149,7 +149,7 @@ async def test_without_descriptors_it_goes_on_when_some_are_free(monkeypatch):
 
 
 async def test_a_listener_of_others_too_is_left_alone():
-    """As one of systemd's: who waits there is served by whoever comes next."""
+    """As for one of systemd's: its connections wait for its next server."""
     async with stage(1) as it:
         it.socket.owned = False
         ports = await it.connect(10)
@@ -218,7 +218,7 @@ class TestBarred:
 
 
 class Shared:
-    """A listener that its workers share, with so many of them."""
+    """A listener shared by `count` workers."""
 
     def __init__(self, loop, address, family, count):
         self.events = []

@@ -1,4 +1,4 @@
-"""Answers that wait until it is known what another worker makes of its own. Time stands still."""
+"""Answers that wait for the outcome of another worker's request. Time stands still."""
 
 import asyncio
 import errno
@@ -16,7 +16,7 @@ KEY = ListenKey(("127.0.0.1", 80), socket.AF_INET, socket.SOCK_STREAM)
 
 
 def waits(postponed: Postponed, key: ListenKey, worker: int) -> bool:
-    """Whether the worker is not answered yet where nobody has that address."""
+    """Whether the answer to the worker is postponed, when no worker has that address."""
     try:
         postponed.check(BindNew(key), key, worker)
     except NotYet:
@@ -25,7 +25,7 @@ def waits(postponed: Postponed, key: ListenKey, worker: int) -> bool:
 
 
 class Asker:
-    """Asks, and remembers whether it was for the last time."""
+    """Repeats its request, and remembers whether it was for the last time."""
 
     def __init__(self, postponed: Postponed) -> None:
         self.asked: list[bool] = []

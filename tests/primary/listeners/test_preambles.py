@@ -29,7 +29,7 @@ async def test_the_header_is_taken_off_and_names_the_peer():
 
 
 async def test_it_may_come_in_pieces_and_wakes_nobody_in_between(monkeypatch):
-    """What has come of it is read once: left there, it would keep the loop awake."""
+    """Each part is read once: left there, it would keep the loop awake."""
     reads = []
 
     def counted(data):

@@ -1,4 +1,4 @@
-"""Each client at its own worker: real loop, real sockets, real belts."""
+"""Each client goes to its own worker: real loop, real sockets, real belts."""
 
 import socket
 
@@ -7,7 +7,7 @@ from tests.kit.stage import stage
 
 
 def own(source, slots=3):
-    """The worker of a client that comes from there."""
+    """The worker of a client with that address."""
     return best(socket.inet_aton(source), range(slots)) + 1
 
 
