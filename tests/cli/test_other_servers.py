@@ -1,4 +1,4 @@
-"""What people know from other servers, typed to everycore: it works, or says what to type."""
+"""Options of other servers, typed to everycore: they work, or the error says what to type."""
 
 import ast
 import importlib
@@ -38,7 +38,7 @@ def values(typed: str, *more: str):
         return read_options(given_by(context), {})
 
 
-#: What goes with an option that has no meaning alone.
+#: The options that must accompany an option.
 COMPANIONS = {"socket_mode": ["--uds", "x"]}
 
 
@@ -67,7 +67,7 @@ def test_an_answer(command, typed, kind, begins, capsys):
 
 
 def test_all_answers_at_once(capsys):
-    """Of those that are no values, and stand before `--`; each once."""
+    """The options before `--`, without their values; each once."""
     typed = (
         "--no-sendfile -w 2 -k gthread --umask -t --http-parser=fast --log-file=-k --no-sendfile -- --spew"
     )
@@ -142,7 +142,7 @@ def test_no_answer_hides_a_setting():
     assert frozenset(ANSWERS) & (taken(own_fields("serve")) | taken(own_fields("run"))) == frozenset()
 
 
-# Those that are installed, and the next uvicorn
+# The installed ones, and the next uvicorn
 
 
 def typed_of(peer: str) -> set[str]:

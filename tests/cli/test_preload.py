@@ -1,4 +1,4 @@
-"""`--preload`: workers of `serve` and `run` that are forked from a process which has imported the program."""
+"""`--preload`: workers of `serve` and `run`, forked from a process that has imported the program."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.kit import children, wait_gone
 from tests.kit.running import ANSWER, ask, run
 from tests.kit.serving import wait_serving
 
-#: Answers with the version of the code, whose import is told, and with the processes that have imported and
+#: Answers with the version of the code, whose import is logged, and with the processes that imported it and
 #: that answer.
 APP = """
 import os, everycore

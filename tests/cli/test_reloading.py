@@ -1,4 +1,4 @@
-"""`--reload` and its details in this process: what is watched, how many workers, and what is wrong."""
+"""`--reload` and its details in this process: what is watched, how many workers, wrong values."""
 
 import os
 from typing import Any
@@ -126,7 +126,7 @@ def test_long_connections_end_when_the_new_code_is_there():
 
 
 def first_line(capsys) -> str:
-    """What is wrong; the second line names the help."""
+    """The first line of the error; the second names the help."""
     complaint, rest = capsys.readouterr().err.split("\n", 1)
     assert rest.startswith("Try 'everycore ")
     return complaint
@@ -186,7 +186,7 @@ def test_on_other_systems(monkeypatch, capsys):
 
 
 class Commanded:
-    """A pool that is told other terms."""
+    """A pool that records its new terms."""
 
     size = 4
 

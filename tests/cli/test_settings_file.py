@@ -1,4 +1,4 @@
-"""The settings file: where it is found, what is wrong with it, and what `everycore config` says."""
+"""The settings file: where it is found, errors in it, and what `everycore config` shows."""
 
 import json
 import os
@@ -309,7 +309,7 @@ def test_a_proxy_on_a_unix_socket_that_is_not_trusted_is_told(words, environ, so
 
 
 def test_our_variables_in_the_file_of_the_application_are_told(tmp_path):
-    """The workers read it, when how many there are is settled."""
+    """The workers read it, after their number is decided."""
     (tmp_path / "its.env").write_text(
         "A=1\nexport WEB_CONCURRENCY=4\n#EVERYCORE_BIND=:1\nEVERYCORE_GRACE = 3\n"
     )

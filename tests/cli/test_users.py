@@ -1,4 +1,4 @@
-"""`--user`, `--group` and `--permit`, as they are read: what cannot be is said before anything starts."""
+"""`--user`, `--group` and `--permit`: impossible values are refused before anything starts."""
 
 import grp
 import os

@@ -1,4 +1,4 @@
-"""The control protocol: every line is a request, or one sentence that says why not."""
+"""The control protocol: every line is a request, or gets one sentence that says why not."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""All workers are to leave: everybody who has come is taken in and picked up, and nobody after them."""
+"""All workers are to leave: connections that have come are accepted and picked up, and no later ones."""
 
 from everycore.core.arrivals import MOST_TAKEN_IN
 from everycore.core.lanes import FIRST_CREDIT, RECALL_AFTER

@@ -1,4 +1,4 @@
-"""Who hands idle connections on, and to whom."""
+"""Which workers hand idle connections on, and to which ones."""
 
 import random
 
@@ -40,7 +40,7 @@ class TestWhoMay:
         handons.news()
         handons.leaves(2)
         assert handons.news() == [(1, False), (2, False)]
-        handons.hands_on(1)  # what it has sent meanwhile is no crime
+        handons.hands_on(1)  # what it has sent meanwhile is allowed
 
     def test_it_is_told_when_a_replacement_is_ready(self):
         handons = book(1)

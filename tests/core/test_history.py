@@ -1,4 +1,4 @@
-"""Since when a worker is there, and how the last one of a slot ended."""
+"""When a worker was forked, and how the last one of a slot ended."""
 
 from everycore.core.history import History, SlotHistory
 

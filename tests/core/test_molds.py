@@ -1,4 +1,4 @@
-"""Which mold a worker comes from, whatever happens in whatever order."""
+"""Which mold a worker comes from, in any order of events."""
 
 import pytest
 from hypothesis import settings
@@ -98,7 +98,7 @@ def test_a_later_renewal_has_a_mold_of_its_own():
     (ended, failed, started) = line.handle(RenewMold(8))
     assert (ended, started) == (EndMold(2), StartMold(3))
     assert isinstance(failed, RenewalFailed)
-    assert line.handle(MoldPrepared(2)) == []  # said before it knew
+    assert line.handle(MoldPrepared(2)) == []  # sent before it knew
     assert line.handle(MoldPrepared(3)) == [EndMold(1), MoldRenewed(8)]
 
 
@@ -115,7 +115,7 @@ def test_the_worker_that_was_asked_of_a_mold_that_died_comes_from_the_next():
     line.handle(WorkerWanted(2))
     assert line.handle(MoldGone(1, "killed")) == [StartMold(2)]
     assert line.handle(MoldPrepared(2)) == [AskMold(2, 2)]
-    assert line.handle(MoldGone(2, "killed")) == [FailWorker(2, "killed")]  # the fork may be what kills it
+    assert line.handle(MoldGone(2, "killed")) == [FailWorker(2, "killed")]  # the fork may be the cause
 
 
 def test_a_mold_with_threads_is_not_forked_and_workers_are_fresh_until_a_renewal():
@@ -181,7 +181,7 @@ def test_the_end_fails_waiting_workers_and_ends_all_molds():
 
 
 class Histories(RuleBasedStateMachine):
-    """Workers, molds and renewals; `molds` are those that live, and whether they are prepared."""
+    """Workers, molds and renewals; `molds` maps live molds to whether they are prepared."""
 
     def __init__(self) -> None:
         super().__init__()

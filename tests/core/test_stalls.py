@@ -1,4 +1,4 @@
-"""When a worker is stuck, and what is asked of it; when it is not. No process, no clock."""
+"""When a worker is stuck and when it is not, and what is asked of it. No process, no clock."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ from everycore.errors import ConfigurationError
 
 
 class View(msgspec.Struct):
-    """A process of the test's."""
+    """A process played by the test."""
 
     cpu: float = 0.0
     waited: dict[int, float] = {}
@@ -34,7 +34,7 @@ class View(msgspec.Struct):
 
 
 class Watch:
-    """One worker, looked at once a second or as often as the test says."""
+    """One worker, checked once a second or as often as the test says."""
 
     def __init__(self, dump: float | None = 10, kill: float | None = 60) -> None:
         self.stalls = Stalls(StallLimits(dump, kill))
@@ -53,7 +53,7 @@ class Watch:
         return self.look(after)
 
     def stuck_for(self, seconds: float) -> dict[str, float]:
-        """Looks for so long; when what was asked for first, in seconds from now."""
+        """Check for `seconds`. Returns when each action was ordered first, in seconds from now."""
         begun, found = self.now, dict[str, float]()
         while self.now - begun < seconds:
             for action in self.look():
@@ -125,7 +125,7 @@ def test_an_aborted_worker_is_killed_even_if_it_goes_on():
     assert [action for _ in range(5) for action in watch.beat()] == [KillStuck(1)]
 
 
-# Without a loop of ours
+# Without a loop of everycore
 
 
 def test_a_worker_with_nothing_to_pick_up_is_left_alone():
@@ -157,7 +157,7 @@ def test_a_loop_that_has_ended_does_not_count_any_more():
     assert watch.stuck_for(100) == {}
 
 
-# What could not go on
+# What could not make progress
 
 
 def test_time_in_which_a_thread_waited_for_a_processor_does_not_count():
@@ -183,7 +183,7 @@ def test_a_loop_that_computes_on_a_busy_machine_is_found_when_it_has_had_its_tim
 
 
 def test_looks_that_come_late_do_not_count():
-    """The primary itself was not scheduled, or stopped, or the machine slept."""
+    """The primary itself was not scheduled, or was stopped, or the machine slept."""
     watch = Watch(dump=10, kill=15)
     watch.beat()
     for _ in range(9):
@@ -262,7 +262,7 @@ def test_a_limit_that_is_none_is_refused(given):
 
 STEPS = st.lists(
     st.tuples(
-        st.floats(0.05, 5),  # seconds until the next look
+        st.floats(0.05, 5),  # seconds until the next check
         st.booleans(),  # the loop has turned
         st.floats(0, 1),  # part of that time in which a thread waited
         st.sampled_from(["runs", "runs", "runs", "stopped", "traced"]),
@@ -275,7 +275,7 @@ STEPS = st.lists(
 @given(STEPS)
 @settings(max_examples=100)
 def test_histories(steps):
-    """Nobody is asked or killed before its time, twice, or in another order."""
+    """No worker is asked or killed too early, twice, or in another order."""
     watch = Watch(dump=3, kill=6)
     waited = 0.0
     since = watch.now

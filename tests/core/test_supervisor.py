@@ -1,4 +1,4 @@
-"""Who is forked, dismissed and killed; when the pool gives up. No process, no clock."""
+"""Which workers are forked, dismissed and killed; when the pool gives up. No process, no clock."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""When a slot has failed, when it is well again, and when a pool gives up for that. No process, no clock."""
+"""When a slot has failed or works again, and when a pool gives up. No process, no clock."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def running() -> Pool:
 
 
 def crash(pool: Pool, slot: int, times: int, *, ready: bool = True) -> list[Any]:
-    """The worker of `slot` ends so often; waits for the next one each time. All that was ordered."""
+    """End the worker of `slot` `times` times, waiting for the next one each time. Returns all orders."""
     actions = []
     for _ in range(times):
         (worker,) = [number for number, at in pool.staying.items() if at == slot]

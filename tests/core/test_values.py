@@ -1,4 +1,4 @@
-"""What may be sent, what may not, and that the complaint says where."""
+"""What may be sent and what may not, and that the error says where."""
 
 import collections
 import dataclasses
