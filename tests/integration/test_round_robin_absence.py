@@ -1,4 +1,4 @@
-"""The policy `round_robin` with nobody there: refused or held, and the port kept for the replacement."""
+"""The policy `round_robin` without a worker: refused or held, and the port kept for the replacement."""
 
 import signal
 import socket

@@ -96,7 +96,7 @@ class TestPipe:
             assert await within(worker.stderr.read()) == b"to stderr\n"
 
     async def test_nobody_reads_and_nothing_is_left(self, tmp_path):
-        """The kit looks for descriptors; the worker blocks on its full pipe until it is killed."""
+        """The kit checks descriptors; the worker blocks on its full pipe until it is killed."""
         source = "os.write(2, b'.' * 1_000_000)"
         async with Cluster(Settings(exec=worker_script(tmp_path, source), stdio="pipe")) as cluster:
             workers = [cluster.fork() for _ in range(2)]
@@ -151,7 +151,7 @@ class TestFiles:
             assert (await within(anext(cluster.fork().messages()))).message == ["/dev/null"] * 3
 
     async def test_a_fifo_that_nobody_reads_is_an_exit_with_an_error(self, tmp_path):
-        """Whoever opens one for writing waits for a reader: the primary would."""
+        """Opening a FIFO for writing waits for a reader: the primary would wait."""
         os.mkfifo(tmp_path / "fifo")
         async with Cluster(Settings(exec="x.py", stdio=tmp_path / "fifo")) as cluster:
             status = await within(cluster.fork().wait())
@@ -181,7 +181,7 @@ class TestFiles:
     ids=repr,
 )
 def test_anything_but_a_stream_is_refused(wrong):
-    """Where it is given: a `Settings` that exists is valid. (-1 and -3 mean something to `subprocess`.)"""
+    """It is refused where it is given, so every `Settings` is valid. (`subprocess` uses -1 and -3.)"""
     with pytest.raises(ConfigurationError, match=r"^stdio: "):
         Settings(stdio=wrong)
 

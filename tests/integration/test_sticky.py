@@ -1,4 +1,4 @@
-"""Each client at its own worker: real workers, on both loops, over deaths, reloads and a proxy."""
+"""Each client goes to its own worker: real workers, on both loops, over deaths, reloads and a proxy."""
 
 import asyncio
 import signal
@@ -19,12 +19,12 @@ SOURCES = [f"127.0.0.{number}" for number in range(1, 11)]
 
 
 def own(source, slots):
-    """The slot of a client that comes from there."""
+    """The slot of a client with that address."""
     return best(socket.inet_aton(source), range(slots))
 
 
 async def ask(source, port):
-    """Who answers a client that comes from there."""
+    """The worker that answers a client with that address."""
     made = await within(asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0)))
     async with closing([Client(*made)]) as (client,):
         return await client.greeting()
@@ -110,7 +110,7 @@ async def test_behind_a_proxy_the_program_sees_the_client(tmp_path):
         writer.write(b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n")
         assert await within(reader.readline()) == b"192.0.2.7 4711 192.0.2.7\n"
         writer.close()
-        # Somebody else is asked for no header.
+        # Other clients need no header.
         made = await within(asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.9", 0)))
         assert (await within(made[0].readline())).startswith(b"127.0.0.9 ")
         made[1].close()

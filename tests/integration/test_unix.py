@@ -1,4 +1,4 @@
-"""Unix sockets through the primary: names of every kind, what lies there already, and who tidies up."""
+"""Unix sockets through the primary: names of every kind, existing files, and cleaning up."""
 
 import asyncio
 import errno
@@ -30,7 +30,7 @@ SERVE = "server = await asyncio.start_unix_server(greet, path)"
 
 
 def exists(path):
-    """Whether there is a file of that name, whatever it is."""
+    """Whether there is a file of that name, of any kind."""
     return os.path.lexists(path)
 
 
@@ -234,7 +234,7 @@ class TestWhatLiesThere:
 
     @pytest.mark.parametrize("backlog", [10, 0])
     async def test_a_live_socket_is_left_alone(self, tmp_path, backlog):
-        """Also when its backlog is full, so that it cannot be connected to at once."""
+        """Even if its backlog is full, so that a client cannot connect at once."""
         path = str(tmp_path / "socket")
         with socket.socket(socket.AF_UNIX) as alive, socket.socket(socket.AF_UNIX) as waiting:
             alive.bind(path)
@@ -348,7 +348,7 @@ class TestTheEnd:
 
     @each_once
     async def test_a_worker_that_is_not_ready_yet(self, tmp_path, policy, loop):
-        """A unix listener cannot be suspended as a port can, and must still come to serve."""
+        """A unix listener cannot be suspended as a port can, and must still serve in the end."""
         path = str(tmp_path / "socket")
         async with agents(tmp_path, 2, policy=policy, loop=loop, when_no_worker="hold") as (
             cluster,
