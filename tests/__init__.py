@@ -1,1 +1,1 @@
-"""The tests of everycore; `tests.kit` is what they stand on."""
+"""The tests of everycore, which are built on `tests.kit`."""

@@ -1,4 +1,4 @@
-"""Every test runs under the kit: nothing leaks, nothing hangs, `async def` tests just work."""
+"""Every test runs under the kit: nothing leaks, nothing hangs, and `async def` tests need no mark."""
 
 import logging
 
@@ -11,7 +11,7 @@ pytest_plugins = ["tests.kit.plugin", "pytester"]
 
 @pytest.fixture
 def loggers_as_before():
-    """For a test that configures the log in this process: the loggers are everybody's."""
+    """For a test that configures the log in this process: all tests share the loggers."""
     found = [logging.getLogger(name) for name in logs.LOGGERS]
     before = [(it, it.level, it.propagate, it.handlers[:], it.filters[:]) for it in found]
     yield

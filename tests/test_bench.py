@@ -1,4 +1,4 @@
-"""The picture of `python -m bench spread`: what is drawn is what was counted, and who is missing is named."""
+"""The picture of `python -m bench spread`: it shows the counts, and names the servers that are missing."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -37,7 +37,7 @@ def test_the_round_of_the_median_is_drawn():
     assert "30 to 70 a worker" in words(spread.drawn({"everycore shared": rounds}, {}, "A machine."))
 
 
-def test_who_is_not_installed_is_left_out_and_named(monkeypatch):
+def test_a_server_that_is_not_installed_is_left_out_and_named(monkeypatch):
     monkeypatch.setattr(spread, "version", lambda package: None if package == "granian" else "1.0")
     monkeypatch.setattr("bench.spread.shutil.which", lambda _: None)
     missing = spread.absent()

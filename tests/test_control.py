@@ -1,4 +1,4 @@
-"""`everycore.control`: the service is found, asked, and believed only what it may say."""
+"""`everycore.control`: it finds the service, asks it, and believes only what a service may say."""
 
 import contextlib
 import json
@@ -83,7 +83,7 @@ class Played:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where services are searched for: not those of whoever runs the tests."""
+    """Where services are searched for: not among those of the user who runs the tests."""
     folder = str(tmp_path / "everycore")
     monkeypatch.setattr(control, "folder_of", lambda _environ, _uid: folder)
     monkeypatch.setattr(
@@ -158,7 +158,7 @@ def test_one_that_says_nothing_keeps_nobody_from_another(play, monkeypatch):
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 400 Bad Request\r\n", ok([1]), ok({"name": 3}), b"", b"[" * 9000 + b"\n"]
 )
-def test_what_is_no_service_is_passed_over(play, answer):
+def test_a_server_that_is_not_everycore_is_skipped(play, answer):
     play("other", 6, hello=answer)
     play("shop", 7)
     with control.connect() as service:
@@ -166,7 +166,7 @@ def test_what_is_no_service_is_passed_over(play, answer):
 
 
 def test_an_abstract_name(monkeypatch):
-    """The folder is not there: read-only, say."""
+    """The folder is missing, on a read-only file system for instance."""
     monkeypatch.setattr(control, "folder_of", lambda _environ, _uid: None)
     played = Played(listen_abstract(os.geteuid(), os.getpid()), {"hello": hello(pid=os.getpid())})
     try:
@@ -190,7 +190,7 @@ def test_a_path(play, tmp_path):
     assert refused("no_service", path=tmp_path / "file")
 
 
-def test_a_stranger_who_has_taken_the_path(play, tmp_path, monkeypatch):
+def test_a_path_that_another_user_has_taken(play, tmp_path, monkeypatch):
     path = tmp_path / "x.sock"
     play(where=listen_at(str(path)))
     stranger = PeerCredentials(5, os.geteuid() + 1)
@@ -224,7 +224,7 @@ def test_following_ends_with_the_service(play):
 
 
 def test_left_in_the_middle_it_has_to_be_connected_again(play):
-    """What comes late is not the answer to the next question."""
+    """A late answer is not taken for the answer to the next question."""
     play(events=EVENT * 3, reload=EVENT + ok({"generation": 1}), status=ok({}))
     service = control.connect()
     for _ in service.follow():
@@ -277,7 +277,7 @@ def test_the_end_of_the_service_is_told(play):
         service.reload()
     assert caught.value.kind == "gone"
     with control.connect() as service:
-        service.stop()  # it has ended, as was asked
+        service.stop()  # it has ended, as requested
 
 
 def test_a_line_of_a_service_has_an_end(play, monkeypatch):
@@ -295,6 +295,6 @@ def test_scale_takes_a_number_or_a_step(play):
 
 
 def test_it_does_not_need_asyncio():
-    """A tool that is typed begins at once."""
+    """A command line tool must start at once."""
     code = "import everycore.control, sys; sys.exit('asyncio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

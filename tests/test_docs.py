@@ -1,4 +1,4 @@
-"""The documentation says what is so: code compiles and runs, links lead somewhere, lists are whole.
+"""The documentation is true: code compiles and runs, links lead somewhere, lists are complete.
 
 A Python block is compiled. One behind `<!-- serves: PATTERN then PATTERN -->` is also started as a program,
 with a free port in place of 8000. It has to print lines that match, one after the other, and to end with
@@ -86,7 +86,7 @@ def _rows(page: Path, heading: str | None = None) -> list[list[str]]:
 
 
 def _section(text: str, heading: str) -> str:
-    """What stands below `heading`, up to the next one of its level or above."""
+    """The text below `heading`, up to the next heading of its level or above."""
     level = len(heading) - len(heading.lstrip("#"))
     _, found, rest = f"\n{text}".partition(f"\n{heading}\n")
     assert found, f"there is no {heading!r}"
@@ -208,7 +208,7 @@ def test_a_page_to_follow_says_what_the_reader_has_at_its_end(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_no_page_installs_a_release_that_is_not_there(page):
-    """Until one is: then this test goes, and the pages name it."""
+    """Once there is one, this test goes, and the pages name it."""
     if page.name in ("CHANGELOG.md", "messages.md"):  # the second has the texts of the code
         return
     text = page.read_text(encoding="utf-8")
@@ -217,7 +217,7 @@ def test_no_page_installs_a_release_that_is_not_there(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_words(page):
-    """Rejected words, and traces of the machine a page was written on."""
+    """Rejected words, and traces of the machine on which a page was written."""
     text = page.read_text(encoding="utf-8")
     assert re.findall(r"\b[Mm]asters?\b(?!\")|/home/|/tmp/", text.replace('no "master"', "")) == []
 
@@ -229,7 +229,7 @@ def test_the_page_on_installing_has_every_extra():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
-def test_calls_of_ours_that_a_page_names_exist(page):
+def test_calls_of_everycore_that_a_page_names_exist(page):
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"\beverycore\.([a-z_]+)\(", text))
     assert sorted(name for name in named if not hasattr(everycore, name)) == []
@@ -413,7 +413,7 @@ def test_drawn_pages_are_current(name):
 
 @functools.cache
 def members() -> dict[str, set[str]]:
-    """What each class of the package has: its methods, and what is assigned in it or to `self`."""
+    """The members of each class: its methods, and what is assigned in it or to `self`."""
     found: dict[str, set[str]] = {}
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -440,7 +440,7 @@ EXPLANATIONS = sorted(
 
 @pytest.mark.parametrize("page", EXPLANATIONS, ids=lambda page: page.stem)
 def test_what_a_page_names_is_in_the_code(page):
-    """`Class.member` of a class of ours; classes of other libraries are not looked up."""
+    """`Class.member` of a class of everycore; classes of other libraries are not looked up."""
     ours = members()
     named = re.findall(r"`([A-Z]\w+)\.(\w+)(?:\(\))?`", page.read_text(encoding="utf-8"))
     assert [f"{name}.{member}" for name, member in named if member not in ours.get(name, {member})] == []

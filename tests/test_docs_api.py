@@ -1,4 +1,4 @@
-"""The pages of names: `docs/make_api.py` draws them from the code; what it draws is whole and reads well."""
+"""The pages of names: `docs/make_api.py` draws them from the code, completely and readably."""
 
 import enum
 import importlib.util
@@ -38,7 +38,7 @@ def headings(page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PACKAGES)
 def test_every_public_member_has_a_heading(page):
-    """What completion shows of an object is what the page has. Fields of structs stand in their list."""
+    """The page has what completion shows of an object. Fields of structs are in their list."""
     missing = []
     for name in PACKAGES[page].__all__:
         cls = getattr(PACKAGES[page], name)
@@ -51,7 +51,7 @@ def test_every_public_member_has_a_heading(page):
                     for member, value in vars(base).items()
                     if not member.startswith("_") and (callable(value) or isinstance(value, property))
                 ]
-    kept_back = {"ClusterSocket", "VirtualTimeLoop"}  # of those a part is promised
+    kept_back = {"ClusterSocket", "VirtualTimeLoop"}  # a part of these is promised
     assert {name for name in missing if name.partition(".")[0] not in kept_back} <= set(headings(page))
     assert len(headings(page)) == len(set(headings(page))) > 20
 
@@ -63,7 +63,7 @@ def test_a_worker_context_shows_nothing_that_the_page_has_not():
 
 
 def test_what_is_kept_back_exists(make_api):
-    """A name that is not promised and has gone is taken out of the list."""
+    """A name that is not promised and no longer exists is removed from the list."""
     for owner, names in make_api.NOT_PROMISED.items():
         cls = getattr(everycore, owner, None) or getattr(testing, owner)
         assert [name for name in names if not hasattr(cls, name)] == []

@@ -1,4 +1,4 @@
-"""Each file that the tests have tried beside other programs is in a page, as it is."""
+"""Each file that the tests try beside other programs is in a page, verbatim."""
 
 import re
 

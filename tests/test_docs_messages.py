@@ -1,4 +1,4 @@
-"""The index of messages: what counts as one, and that none is without a line that says what to do."""
+"""The index of messages: what counts as one, and that each has a line that says what to do."""
 
 import importlib.util
 import sys
@@ -54,7 +54,7 @@ def test_a_message_is_found(messages, code, section, text, label):
         'def f(): return logging.DEBUG, f"giving up: {why}"',
     ],
 )
-def test_what_is_for_nobody_or_is_made_elsewhere_is_none(messages, code):
+def test_texts_for_developers_and_texts_made_elsewhere_are_left_out(messages, code):
     assert list(messages.found_in(code)) == []
 
 
@@ -76,7 +76,7 @@ def test_what_has_no_line_and_lines_without_a_text_are_told(messages):
 
 
 def test_every_message_has_its_line(messages):
-    """The drawing fails by the same; here the text says which."""
+    """The drawing fails for the same reason; here the text says which message."""
     found, advice = messages.every(), messages.read_advice()
     assert len(found) > 150
     assert [(each.section, each.text) for each in messages.unanswered(found, advice)] == []

@@ -15,20 +15,20 @@ from tests.kit.folders import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "trust.md"
 TESTS = "The tests"
-#: What is said there is of others: the kernel's, the service manager's, the program's.
+#: This section is about others: the kernel, the service manager, the program.
 NOT_OURS = "What is not covered"
 
 _NUMBER = re.compile(r"\[([TPSOUC]\d+)\]")
 
 
 def sections(text):
-    """The text below each heading; that before the first one is ""."""
+    """The text below each heading; the key of the text before the first one is ""."""
     parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
     return dict(zip(["", *parts[1::2]], parts[0::2], strict=True))
 
 
 def claims(text):
-    """The sentences of a section: of its paragraphs, the points of its lists, the rows of its tables."""
+    """The sentences of a section: of its paragraphs, of its lists, and the rows of its tables."""
     found = []
     for block in re.split(r"\n\s*\n", text):
         lines = block.strip().splitlines()
@@ -69,16 +69,17 @@ EXPLANATIONS = (
     "A primary and its workers are separate",
     "This page says",
     "Each sentence has a number",
-    "Everybody trusts the primary",
+    "Every worker trusts the primary",
     "It can end its own service",
-    "Workers of one user protect themselves",
+    "Workers of one user are protected",
     "No program can change that",
-    "That is what sharing it means",
+    "That is what sharing means",
     "A primary that starts as root",
     "So a client can do",
     "Messages are plain values;",
     "It has nothing of the application",
     "A worker of the same user could write",
+    "The board is the page",
 )
 
 

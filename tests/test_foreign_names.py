@@ -1,4 +1,4 @@
-"""Private names of other libraries stand in `everycore.foreign` alone: held by reading the source."""
+"""Private names of other libraries occur in `everycore.foreign` alone: the source is read to check it."""
 
 import ast
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tests.kit.folders import SOURCE
 from tests.kit.imports import read_modules
 
-#: Documented, or everybody's, in spite of the underscore: sys._getframe and the like would stand here.
+#: Documented or commonly used in spite of the underscore: sys._getframe and the like would be here.
 PUBLIC = frozenset({"_replace", "_asdict", "_fields", "_exit"})
 
 

@@ -1,4 +1,4 @@
-"""What holds for every file of the package, whatever it does: sizes, and whose logger it writes to."""
+"""What holds for every file of the package: its size, and the logger that it writes to."""
 
 import ast
 import re
@@ -81,7 +81,7 @@ def class_names(root: Path = SOURCE) -> dict[str, list[str]]:
     return found
 
 
-#: What each module about another library is asked for, and each command takes: one meaning, several of them.
+#: Each module about another library, and each command, has one of these: one meaning, several classes.
 SEVERAL = {"Capabilities", "Options"}
 
 
@@ -94,7 +94,7 @@ GLOSSARY = Path(__file__).parents[1] / "docs" / "reference" / "README.md"
 
 
 def glossary() -> list[str]:
-    """The words that it explains."""
+    """The words that the glossary explains."""
     table = GLOSSARY.read_text(encoding="utf-8").partition("## Glossary")[2].partition("\n## ")[0]
     return [re.sub(r" \(.*?\)", "", word) for word in re.findall(r"^\| ([^|]+?) \|", table, re.MULTILINE)[1:]]
 

@@ -1,4 +1,4 @@
-"""The kit must be able to fail: leaks, limits, loops and programs, each caught in the act."""
+"""The kit must be able to fail: tests for leaks, limits, loops and programs."""
 
 import ast
 import asyncio
@@ -94,7 +94,7 @@ class Holder:
         os.close(self.fd)
 
 
-def test_what_only_a_cycle_holds_is_no_leak():
+def test_an_object_that_only_a_cycle_holds_is_not_a_leak():
     before = Surroundings.now()
     cycle: list[object] = [Holder(os.open(os.devnull, os.O_RDONLY))]
     cycle.append(cycle)
@@ -162,7 +162,7 @@ def test_the_fixture_fails_a_test_that_leaks_and_tidies_up_for_the_next(inner_ru
         ("0.00 0.01 0.05 1/138 4711", 1),  # idle
         ("6.00 3.00 1.00 1/138 4711", 3),  # busy in the last minute
         ("0.50 0.20 0.10 8/138 4711", 4),  # and busy since a moment ago
-        (None, 1),  # nobody says
+        (None, 1),  # no load average
     ],
 )
 def test_a_limit_grows_with_the_load(monkeypatch, tmp_path, line, factor):
@@ -205,7 +205,7 @@ def test_a_test_over_its_limit_fails_with_stacks_and_the_run_goes_on(inner_run):
 @pytest.mark.ci_only
 @pytest.mark.slow
 def test_an_example_has_no_limit_of_its_own(inner_run, monkeypatch):
-    """Hypothesis gives each 0.2 s unless it is CI that runs it: a stalled machine is not the test's fault."""
+    """Hypothesis allows 0.2 s for each, except in CI: a stalled machine is not the test's fault."""
     monkeypatch.delenv("CI", raising=False)
     result = inner_run(
         """
@@ -376,7 +376,7 @@ DESERTER = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["", "start_new_session=True, ", "start_new_session=True, env={}, "])
-def test_who_outlives_the_program_fails_the_block_and_is_killed(tmp_path, options, monkeypatch):
+def test_a_process_that_outlives_the_program_fails_the_block_and_is_killed(tmp_path, options, monkeypatch):
     monkeypatch.setattr(
         Program, "_survivors", lambda self: [pid for pid in self.processes() if pid != self.pid]
     )
@@ -384,7 +384,7 @@ def test_who_outlives_the_program_fails_the_block_and_is_killed(tmp_path, option
     child = int(program.expect(r"child (\d+)")[1])
     program.wait()
     if "env" in options:
-        # Out of the session, the family and the environment: nothing tells it from a stranger.
+        # Outside the session, the family and the environment: it looks like any other process.
         os.kill(child, signal.SIGKILL)
         program.close()
     else:
@@ -415,14 +415,14 @@ def test_wait_readable():
         assert wait_readable(left.fileno(), 1)
 
 
-def test_wait_gone_returns_who_is_left(start_command):
+def test_wait_gone_returns_the_processes_that_are_left(start_command):
     program = start_command(["sleep", "1000"])
     assert wait_gone([program.pid, 2**22 - 1], timeout=0.05) == [program.pid]
 
 
 @pytest.fixture
 def inner_run(pytester, monkeypatch):
-    """Runs a test file under the kit in a pytest of its own."""
+    """Run a test file under the kit in a separate pytest."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytester.makeini("[pytest]\nmarkers = limit: x\n")

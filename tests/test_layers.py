@@ -1,4 +1,4 @@
-"""Holds the layers of the package by reading its source: who may import whom, and no circles.
+"""Checks the layers of the package by reading its source: which room may import which, and no circles.
 
 The picture is in docs/explanation; the table below is what counts.
 """
@@ -34,7 +34,7 @@ ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 # `everycore/__init__.py` gathers the public names, `__main__.py` starts the command line.
 FREE = {"__init__", "__main__"}
 
-# Core decides; input, output and the time come to it as arguments.
+# Core decides; it gets input and the time as arguments, and returns its output.
 NOT_IN_CORE = frozenset(
     {"asyncio", "concurrent", "multiprocessing", "queue", "sched", "threading", "_thread", "uvloop"}
     | {"fcntl", "mmap", "os", "pathlib", "shutil", "tempfile", "ctypes", "resource", "signal", "subprocess"}
@@ -102,7 +102,7 @@ def forbidden_modules(imports: list[Import]) -> list[str]:
 
 
 def circle(imports: list[Import]) -> list[str]:
-    """The modules of one circle, first and last the same; empty when there is none.
+    """The modules of one circle, first and last the same; empty without one.
 
     An import for type checkers alone closes a circle like any other.
     """
@@ -138,7 +138,7 @@ def rooms_within(imports: list[Import], room: str) -> dict[str, set[str]]:
 
 
 def floors(rooms: dict[str, set[str]]) -> list[set[str]]:
-    """The rooms from the bottom up, each above all that it imports; those of a circle are on none."""
+    """The rooms from the bottom up, each above all that it imports; rooms of a circle are on no floor."""
     found: list[set[str]] = []
     done: set[str] = set()
     while floor := {room for room, imported in rooms.items() if room not in done and imported <= done}:
@@ -148,7 +148,7 @@ def floors(rooms: dict[str, set[str]]) -> list[set[str]]:
 
 
 def shadowed_modules(root: Path) -> list[str]:
-    """Public names that are also submodules: `everycore.name` would be one or the other by chance."""
+    """Public names that are also submodules: `everycore.name` would be either of them by chance."""
     modules = read_modules(root)
     public: set[object] = set()
     for node in modules[root.name][0].body:
@@ -206,7 +206,7 @@ def test_forbidden_modules_exist():
 
 @pytest.fixture
 def tree(tmp_path):
-    """Writes a package from {"core/wire.py": source}; returns its folder."""
+    """Write a package from {"core/wire.py": source}. Returns its folder."""
 
     def write(files: dict[str, str]) -> Path:
         root = tmp_path / PACKAGE

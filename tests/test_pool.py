@@ -1,6 +1,6 @@
-"""A pool's decisions, without a process: whom it forks, replaces, scales away, asks, and when it gives up.
+"""A pool's decisions, without a process: what it forks, replaces, removes and asks, and when it gives up.
 
-The same with processes, once a feature: `tests/integration/test_pool.py`.
+With processes, each feature is tested once in `tests/integration/test_pool.py`.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ class TestReplacing:
             assert [event.voluntary for event in exited] == [True]
 
     async def test_the_wait_doubles_and_is_short_again_after_a_good_time(self, workers):
-        """0.1 s at first, give or take a fifth; 15 s at most; anew once one was ready for half a minute."""
+        """0.1 s at first, give or take a fifth; 15 s at most; 0.1 s again after half a minute ready."""
         loop = asyncio.get_running_loop()
         async with Pool(1):
             await settle()
@@ -304,7 +304,7 @@ class TestTheBlock:
 class TestMessages:
     @pytest.fixture
     def workers(self):
-        """Workers that answer with their number, once they are told to; "die" kills them."""
+        """Workers that answer with their number when they are told to; "die" kills them."""
 
         async def life(worker: FakeWorker) -> None:
             held = asyncio.Event()
@@ -407,7 +407,7 @@ class TestAllAtOnce:
             assert seen == [[(signal.SIGSTOP,)] * 2]
             assert [worker.signals for worker in workers.all] == [(signal.SIGSTOP, signal.SIGCONT)] * 2
 
-    async def test_usr1_is_for_those_who_hear_it(self, workers):
+    async def test_usr1_goes_to_programs_that_handle_it(self, workers):
         async with Pool(2, signals=True):
             await settle()
             workers.all[1]._process.heard.add(signal.SIGUSR1)
@@ -416,7 +416,7 @@ class TestAllAtOnce:
 
 
 async def signalled(number):
-    """Returns when the signal was heard, and what it has put off to the next turn of the loop is done."""
+    """Send the signal. Returns when it was handled, with what it put off to the next turn of the loop."""
     loop = asyncio.get_running_loop()
     last = loop.create_future()
     loop.add_signal_handler(signal.SIGALRM, last.set_result, None)

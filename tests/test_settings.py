@@ -1,4 +1,4 @@
-"""What `setup_primary` takes is what `Settings` has."""
+"""`setup_primary` takes what `Settings` has."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def test_a_type_checker_knows_every_field_as_a_keyword():
     assert {name: hint.__forward_arg__ for name, hint in SettingsFields.__annotations__.items()} == fields
 
 
-def test_a_keyword_that_is_no_field_is_a_type_error_and_changes_nothing():
+def test_an_unknown_keyword_is_a_type_error_and_changes_nothing():
     cluster = everycore.Cluster()
     wrong: dict[str, object] = {"umask": 0o77, "colour": "red"}
     with pytest.raises(TypeError, match=r"setup_primary.*'colour'"):

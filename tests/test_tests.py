@@ -1,4 +1,4 @@
-"""Where a test is found: the folders of tests mirror those of the sources, and helpers are in the kit."""
+"""Where tests are: their folders mirror those of the sources, and helpers are in the kit."""
 
 import ast
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from tests.kit.folders import ROOT, SOURCE
 
 TESTS = ROOT / "tests"
 
-#: About the whole, with real programs: named after what a user does, not after a module.
+#: Folders about the whole, with real programs: named after what a user does, not after a module.
 WHOLE = {"cli", "conformance", "integration", "matrix", "neighbours"}
 #: Packages without a folder of their own, and where they are tested.
 TESTED_BY = {"launch": "cli", "mold": "integration"}
 #: Helpers outside the kit: a page of the documentation is drawn from them.
 BESIDE_TESTS = {"conformance/catalogue.py", "conformance/node.py", "matrix/results.py", "matrix/table.py"}
-#: Programs that are no tests: what tests start, in an environment of their own.
+#: Programs that tests start, in a separate environment.
 STARTED = "matrix/programs"
 #: The one file that repeats the tests of others, in other surroundings.
 REPEATS_TESTS = {"integration/test_primary_on_uvloop.py"}
@@ -24,7 +24,7 @@ MOST_LINES = 500
 
 
 def modules_of(package: Path) -> set[str]:
-    """The names of its modules and packages, and its own, for what stands in `__init__.py`."""
+    """The names of its modules and packages, and its own, for tests of its `__init__.py`."""
     inside = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
     return (inside - {"__init__", "__main__", "__pycache__"}) | {package.name}
 
@@ -57,7 +57,7 @@ def is_of_tests(module: str) -> bool:
 
 
 def foreign_imports(tests: Path) -> Iterator[str]:
-    """Imports of tests and of conftests, which nobody imports from."""
+    """Imports from tests and conftests, which are forbidden."""
     for path in sorted(tests.rglob("*.py")):
         name = path.relative_to(tests).as_posix()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -98,7 +98,7 @@ def test_no_file_is_too_long():
 
 @pytest.fixture
 def tree(tmp_path):
-    """Writes empty files and returns the folder they are in: `tree("tests", "core/test_wire.py")`."""
+    """Write empty files. Returns their folder: `tree("tests", "core/test_wire.py")`."""
 
     def write(root: str, *names: str, text: str = "") -> Path:
         for name in names:

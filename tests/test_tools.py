@@ -64,7 +64,7 @@ def test_a_folder_that_it_has_not_made_is_left_alone(tmp_path, arguments):
 
 
 @needs_root
-def test_a_mirror_that_does_not_answer_is_no_failed_test(tmp_path):
+def test_a_mirror_that_does_not_answer_fails_no_test(tmp_path):
     (tmp_path / "apt.conf").write_text('Acquire::Retries "0";\n')  # or apt-get waits before it tries again
     done = tool(
         "tools/newer-pythons",
@@ -80,7 +80,7 @@ def test_a_mirror_that_does_not_answer_is_no_failed_test(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["decoders", "histories", "mailboxes"])
-def test_what_the_fuzzer_has_found_is_no_problem_any_more(target):
+def test_inputs_that_the_fuzzer_has_found_pass_now(target):
     done = tool(sys.executable, "tools/fuzz.py", target, "--replay")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) > 5

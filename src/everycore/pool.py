@@ -149,7 +149,7 @@ class Pool:
         nothing.
 
         Raises: ReloadFailed if `before_reload` refused it, or a new worker did not become ready: those that
-        were replaced stay new, the others go on as they are. Until the next reload `snapshot` says so.
+        were replaced stay new, the others keep running. Until the next reload `snapshot` says so.
         """
         self._check_open()
         await self._keeper.order_reload()

@@ -1,4 +1,4 @@
-"""What tests of channels share."""
+"""Fixtures of the tests of channels."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.kit.channel_pairs import LOOPS
 
 @pytest.fixture(params=LOOPS, ids=lambda factory: factory.__module__)
 def loop_factory(request):
-    """A test that takes it runs on each of the loops."""
+    """A test with this fixture runs on each of the loops."""
     return request.param

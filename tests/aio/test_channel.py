@@ -88,7 +88,7 @@ async def test_a_thousand_descriptors_each_way_at_once(loop_factory):
         for number in range(1000):
             primary.channel.post(wire.Disconnect(float(number)), [duplicate(read)] if number % 3 else [])
             worker.channel.post(wire.Joined(number), [duplicate(write) for _ in range(number % 3)])
-            if number % 100 == 99:  # descriptors are few: take what came
+            if number % 100 == 99:  # descriptors are scarce: take what came
                 await until(lambda: len(primary.heard) == len(worker.heard) == 100)
                 for end, tally in ((primary, up), (worker, down)):
                     for message, fds in end.heard:
@@ -222,7 +222,7 @@ async def test_the_last_words_are_heard_before_the_end(loop_factory):
         assert primary.losses == [None]
 
 
-async def test_reading_to_the_end_does_not_wait_for_one_who_holds_the_other_end():
+async def test_reading_to_the_end_does_not_wait_for_a_process_with_the_other_end():
     async with Pair() as (primary, worker):
         heir = worker.sock.dup()
         worker.channel.post(wire.Joined(1))

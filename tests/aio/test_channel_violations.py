@@ -1,4 +1,4 @@
-"""A peer that breaks the protocol of a channel: what was good is heard, and no descriptor is left."""
+"""A peer that breaks the protocol of a channel: valid messages arrive, and no descriptor is left."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ async def test_malformed_bytes_cost_the_channel_after_what_was_good(data, loop_f
         assert peer.recv(10) == b""
 
 
-async def test_a_truncated_message_is_no_orderly_end():
+async def test_a_truncated_message_is_a_violation():
     async with Raw() as (primary, peer):
         peer.sendall(note()[:-1])
         peer.close()
@@ -97,7 +97,7 @@ async def test_a_half_received_message_with_a_descriptor_leaks_nothing():
 
 
 async def test_others_have_their_turn_between_frames():
-    """Of many chunks, each full of small ones."""
+    """There are many chunks, each full of small frames."""
     async with Raw() as (primary, peer):
         peer.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -115,7 +115,7 @@ async def test_others_have_their_turn_between_frames():
 
 @pytest.mark.limit(20)
 async def test_a_grandchild_that_goes_on_writing_keeps_nobody_from_the_end():
-    """It has the worker's end, and writes faster than anybody reads."""
+    """It has the worker's end, and writes faster than the primary reads."""
     async with Raw() as (primary, peer):
         frames = note() * 1000
         is_over = threading.Event()
@@ -143,7 +143,7 @@ async def test_descriptors_lost_for_want_of_numbers_are_reported():
     real = socket.socket.recvmsg
 
     class Short:
-        """recvmsg as at the limit of open descriptors: no control data, MSG_CTRUNC."""
+        """`recvmsg` behaves as at the limit of open descriptors: no control data, MSG_CTRUNC."""
 
         def __init__(self, sock):
             self._sock = sock

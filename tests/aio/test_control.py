@@ -1,4 +1,4 @@
-"""The control socket of a primary: its clients, with a desk that answers what a test says."""
+"""The control socket of a primary and its clients. The test decides what its desk answers."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ FOLLOW = b'{"v":1,"op":"events","follow":true}\n'
 
 
 class Desk:
-    """Answers `status` at once with its `result`, the rest when `done` is."""
+    """Answers `status` at once with its `result`, and other requests when `done` is set."""
 
     def __init__(self):
         self.result: object = {"size": 2}
@@ -117,7 +117,7 @@ async def test_one_request_has_one_reply_and_then_the_next(path):
 
 
 async def test_a_client_that_will_send_no_more_has_its_reply(path):
-    """As `echo ... | nc -U` asks."""
+    """`echo ... | nc -U` is such a client."""
     async with serving(path) as desk, connected(path) as client:
         client.send(RELOAD)
         client.writer.write_eof()
@@ -131,7 +131,7 @@ async def test_a_client_that_will_send_no_more_has_its_reply(path):
 @pytest.mark.parametrize(
     "sent", [b"GET / HTTP/1.1\r\n", b"\0\n", b"x" * 70_000, b"x" * 70_000 + b"\n" + STATUS]
 )
-async def test_what_is_no_request_ends_the_connection_with_one_sentence(path, sent):
+async def test_a_malformed_request_ends_the_connection_with_one_sentence(path, sent):
     async with serving(path) as desk, connected(path) as client:
         client.send(sent)
         assert (await client.line())["error"]["kind"] == "bad_request"
@@ -147,14 +147,14 @@ async def test_a_refusal_of_the_desk_is_told_and_the_connection_goes_on(path):
         assert (await client.ask())["ok"]
 
 
-async def test_a_fault_of_ours_is_in_the_log(path, caplog):
+async def test_a_fault_in_everycore_is_logged(path, caplog):
     async with serving(path) as desk, connected(path) as client:
         desk.done.set_exception(ZeroDivisionError())
         assert (await client.ask(RELOAD))["error"]["kind"] == "internal"
         assert "ZeroDivisionError" in caplog.text
 
 
-async def test_who_follows_is_told_what_happens_until_the_reply(path):
+async def test_a_follower_gets_events_until_the_reply(path):
     async with serving(path) as desk, connected(path) as client:
         client.send(b'{"v":1,"op":"reload","follow":true}\n')
         while not desk.followers:
@@ -166,7 +166,7 @@ async def test_who_follows_is_told_what_happens_until_the_reply(path):
         assert desk.followers == []
 
 
-async def test_at_the_end_whoever_waits_has_an_answer(path):
+async def test_at_the_end_waiting_clients_get_an_answer(path):
     async with connected_to_the_end(path) as client:
         assert (await client.line())["result"] == "ended"
         assert await client.line() is None
@@ -216,7 +216,7 @@ def _is_open(sock):
         return True
 
 
-async def test_who_waits_for_something_keeps_his_place(path):
+async def test_a_client_that_waits_keeps_its_place(path):
     async with serving(path) as desk, contextlib.AsyncExitStack() as stack:
         waiting = [await stack.enter_async_context(connected(path)) for _ in range(MOST_CLIENTS)]
         for client in waiting:
@@ -281,7 +281,7 @@ async def test_another_user_is_told_so_and_has_nothing(path, monkeypatch):
 
 @pytest.mark.parametrize("uid", [0, 1], ids=["of this user", "of another"])
 async def test_descriptors_that_come_are_closed_without_waiting(path, monkeypatch, uid):
-    """As those of workers: a connection that lingers would keep the primary waiting."""
+    """As for workers: a connection that lingers would make the primary wait."""
     monkeypatch.setattr(server_module, "credentials", lambda _: PeerCredentials(1, os.geteuid() + uid))
     closed = []
     real = strange.close_strange
@@ -345,7 +345,7 @@ async def test_a_fork_keeps_nothing_of_it(path):
 
 
 def _unix_sockets(pid):
-    """The paths of the listening unix sockets that a process has."""
+    """The paths of the listening unix sockets of a process."""
     with open("/proc/net/unix", encoding="utf-8") as file:
         rows = [line.split() for line in file.readlines()[1:]]
     paths = {row[6]: row[7] for row in rows if len(row) > 7 and int(row[3], 16) & 0x10000}

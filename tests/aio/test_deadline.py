@@ -16,7 +16,7 @@ def loop_factory():
 
 
 class Alarm:
-    """A deadline, and when it came."""
+    """A deadline, and the times at which it came."""
 
     def __init__(self, *, least: float = 0.0) -> None:
         self.loop = asyncio.get_running_loop()

@@ -71,7 +71,7 @@ def test_subscriptions_end_by_cancel_and_by_with():
     assert [event.seq for event in calls] == [1]
 
 
-def test_who_is_cancelled_during_an_event_does_not_get_it_nor_who_comes():
+def test_a_callback_cancelled_or_added_during_an_event_does_not_get_it():
     emitter = Emitter()
     calls: list[Any] = []
 

@@ -16,7 +16,7 @@ from tests.kit.channel_pairs import Boxes, Raw, send_with, take, until, values
 
 
 async def spread(sender, count):
-    """Send 0..count-1 as one who waits for room does."""
+    """Send 0..count-1, waiting for room."""
     for number in range(count):
         await sender.mailbox.send(number)
 
@@ -314,7 +314,7 @@ async def test_takers_come_and_go_between_the_messages_of_one_chunk():
         subscriptions = [primary.mailbox.on_message(first)]
         peer.sendall(b"".join(encode_frame(bytes([n]), 0, NOTE) for n in range(8)))
         await until(lambda: len(primary.mailbox._delivery._backlog) == 2)
-        # Who is cancelled by another during a message does not get it, who is new gets the next.
+        # A taker cancelled during a message does not get it; a new one gets the next.
         assert heard == [("first", n) for n in (0, 1, 2)] + [("second", 2)] + [
             ("first", n) for n in (3, 4, 5)
         ]

@@ -73,7 +73,7 @@ async def test_a_handle_is_duplicated_at_the_call():
     right.close()
 
 
-async def test_what_is_no_handle_is_refused():
+async def test_objects_that_are_not_handles_are_refused():
     left, right = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=left)
     async with Boxes() as (primary, worker):
@@ -117,7 +117,7 @@ async def test_a_thousand_handles_each_way_at_once(loop_factory):
 
     async def send(end, fd):
         handle = Descriptor(os.dup(fd))
-        limit = asyncio.Semaphore(100)  # descriptors are few: as many as the other side has not closed yet
+        limit = asyncio.Semaphore(100)  # descriptors are scarce: wait until the other side has closed some
         limits[end] = limit
         for number in range(1000):
             await limit.acquire()

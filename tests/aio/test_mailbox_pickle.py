@@ -1,4 +1,4 @@
-"""Messages of any class, by pickle: nothing is unpickled but by who takes it."""
+"""Messages of any class, by pickle: only the consumer unpickles one."""
 
 import collections
 import enum

@@ -204,7 +204,7 @@ async def test_a_cancelled_handler_fails_its_request():
 async def test_a_handler_that_is_cancelled_before_its_first_step_fails_its_request_and_closes_its_handle(
     is_taken_back,
 ):
-    """As at the end of `asyncio.run`, which cancels whatever there is."""
+    """As at the end of `asyncio.run`, which cancels every task."""
     async with Boxes() as (primary, worker):
         worker.mailbox.answer(echo)
         reading, writing = os.pipe()
@@ -222,7 +222,7 @@ async def test_a_handler_that_is_cancelled_before_its_first_step_fails_its_reque
             requests.asked = ask_and_cancel
             with pytest.raises(RequestFailed, match="CancelledError"):
                 await primary.mailbox.request("x", theirs, timeout=10)
-            assert mine.read(1) == b""  # nobody has the other end any more
+            assert mine.read(1) == b""  # every copy of the other end is closed
             assert cancelled == [True]
             assert not requests._handling
 

@@ -1,4 +1,4 @@
-"""Signals that command a pool: what becomes of each, with a pool that notes what it is told."""
+"""Signals that command a pool: what each does, with a pool that records its orders."""
 
 import asyncio
 import logging
@@ -42,7 +42,7 @@ class Pool:
 
 @pytest.fixture
 def surroundings(monkeypatch):
-    """No terminal, and nobody stops this process: what would is noted."""
+    """There is no terminal, and a stop of this process is only recorded."""
     stops = []
     monkeypatch.setattr(orders, "has_terminal", lambda: False)
     monkeypatch.setattr(pausing, "stop", lambda: stops.append("stopped"))
@@ -50,14 +50,14 @@ def surroundings(monkeypatch):
 
 
 async def tell(pool, *numbers):
-    """Lets the signals come, one right behind the other, and returns what became of them."""
+    """Raise the signals, one right after the other. Returns what they did."""
     with orders.obey_signals(asyncio.get_running_loop(), pool):
         await send(*numbers)
     return pool.told
 
 
 async def send(*numbers):
-    """Returns when they were heard, and what they have put off to the next turn of the loop is done."""
+    """Send the signals. Returns when they were handled, with what they put off to the loop's next turn."""
     loop = asyncio.get_running_loop()
     last = loop.create_future()
     loop.add_signal_handler(signal.SIGALRM, last.set_result, None)
@@ -116,7 +116,7 @@ async def test_workers_that_finish_stop_and_go_on_too(surroundings):
     assert await tell(Pool(size=0), signal.SIGTSTP) == ["pause", "resume"]
 
 
-async def test_who_was_told_to_go_on_after_all_is_not_stopped(surroundings):
+async def test_a_primary_that_was_told_to_go_on_after_all_is_not_stopped(surroundings):
     assert await tell(Pool(), signal.SIGTSTP, signal.SIGCONT) == ["resume"]
     assert surroundings == []
 

@@ -22,7 +22,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """What the system's clock says."""
+    """The time of the system's clock."""
     monkeypatch.setattr(pausing, "_now", lambda: Clock.now)
     return Clock()
 
@@ -32,7 +32,7 @@ def run(main):
         runner.run(main)
 
 
-#: A pool that has nothing to do with a signal but to go on.
+#: A pool that does nothing at a signal but go on.
 Nobody: Any = SimpleNamespace(size=1, resume=lambda: None)
 
 
@@ -42,7 +42,7 @@ def running_loop() -> PausableLoop:
     return loop
 
 
-def test_a_stop_is_no_time(clock):
+def test_no_time_passes_during_a_stop(clock):
     async def main():
         loop = running_loop()
         Clock.now += 1
@@ -72,8 +72,8 @@ def test_a_timer_is_due_so_much_later(clock):
     run(main())
 
 
-def test_whoever_stops_us_without_asking_is_known_by_sigcont(clock):
-    """SIGSTOP, a debugger: what had come meanwhile is heard before anybody is taken for overdue."""
+def test_a_stop_without_asking_is_noticed_at_sigcont(clock):
+    """SIGSTOP, a debugger: messages that came meanwhile are handled before a worker counts as overdue."""
 
     async def main():
         loop = running_loop()
@@ -92,7 +92,7 @@ def test_whoever_stops_us_without_asking_is_known_by_sigcont(clock):
 
 
 def test_the_commands_and_a_program_have_such_a_clock():
-    """Or workers that were stopped with them, for longer than they have, would be overdue when all go on."""
+    """Otherwise workers that were stopped with them for long would be overdue when all go on."""
 
     class Service:
         cut_short = ""

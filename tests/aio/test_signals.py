@@ -14,7 +14,7 @@ NUMBER = signal.SIGUSR2
 
 @pytest.fixture(autouse=True)
 def former():
-    """What handles the signal before a test, and after it; returns how often it did."""
+    """The handler of the signal before and after a test. Returns how often it ran."""
     calls = []
     before = signal.signal(NUMBER, lambda number, _: calls.append(number))
     yield calls
@@ -59,14 +59,14 @@ def test_in_another_thread_nothing_is_done():
 
 
 class Interrupted:
-    """A loop that is sent the signal while it is taken back, when nothing else would handle it."""
+    """A loop that gets the signal while its handler is being restored, when nothing else would handle it."""
 
     def add_signal_handler(self, number, handler):
         signal.signal(number, lambda *_: handler())
 
     def remove_signal_handler(self, number):
         signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)  # to this thread: others have not blocked it
+        signal.raise_signal(number)  # to this thread: in others it is not blocked
 
 
 def test_one_that_comes_while_they_are_restored_goes_to_the_former_handler(former):

@@ -1,4 +1,4 @@
-"""Each step of an end is taken, whatever the others come to."""
+"""Each step of an end is carried out, even if others fail."""
 
 import logging
 
@@ -21,7 +21,7 @@ def test_one_that_raises_is_logged_and_keeps_none_from_being_taken(caplog):
     assert "no such luck" in caplog.text
 
 
-def test_what_is_no_error_is_not_held_back():
+def test_exceptions_other_than_errors_are_not_held_back():
     with pytest.raises(KeyboardInterrupt):
         take_all([_interrupt], "the end of it")
 

@@ -1,4 +1,4 @@
-"""Waiting among others, and what ends a wait."""
+"""Waiting with others, and what ends a wait."""
 
 import asyncio
 from collections import deque
@@ -9,7 +9,7 @@ from everycore.aio.waiting import Waiters, release, settle, wait_among
 from tests.kit import turn
 
 
-async def test_all_who_wait_are_let_go_but_for_those_who_gave_up():
+async def test_all_waiters_are_released_except_those_that_gave_up():
     waiters: Waiters = deque()
     tasks = [asyncio.create_task(wait_among(waiters)) for _ in range(3)]
     await turn()

@@ -43,6 +43,6 @@ def test_what_an_earlier_primary_has_stored_was_not_opened_by_systemd():
 
 
 @pytest.mark.parametrize("count", ["", "-1", "x", "99999", "²"])
-def test_a_count_that_is_none(count):
+def test_a_malformed_count(count):
     with pytest.raises(ConfigurationError, match=r"^LISTEN_FDS"):
         activated_descriptors({"LISTEN_PID": "41", "LISTEN_FDS": count}, 41)

@@ -1,4 +1,4 @@
-"""Completion: what the command says may stand somewhere, and what real shells make of it."""
+"""Completion: what the command offers at each place, and what real shells do with it."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ class Thing: ...
 
 @pytest.fixture
 def offered(monkeypatch, capsys, tmp_path):
-    """What is offered behind a line, by kind and word."""
+    """What is offered after a line, by kind and word."""
     (tmp_path / "main.py").write_text(SOURCE)
     (tmp_path / "broken.py").write_text("def (")
     (tmp_path / "no-module.py").touch()
@@ -175,14 +175,14 @@ def test_another_shell_is_told_which_there_are(capsys, monkeypatch):
     assert "_EVERYCORE_COMPLETE: must be one of bash_complete, " in capsys.readouterr().err
 
 
-#: How each is started, and reads a script.
+#: How each shell is started, and reads a script.
 SHELLS = {
     "bash": ["bash", "--norc", "--noprofile", "-i"],
     "zsh": ["zsh", "-f", "-i"],
 }
 READ = dict.fromkeys(SHELLS, "source ./script")
 READ["zsh"] = f"autoload -U compinit; compinit -u -D; {READ['zsh']}"
-#: Completes as the real one; prints what else is typed to it.
+#: Completes like the real command, and prints anything else that is typed to it.
 STAND_IN = """#!/bin/sh
 if [ -n "$_EVERYCORE_COMPLETE" ]; then exec {python} -m everycore "$@"; fi
 printf 'typed:'; printf ' <%s>' "$@"; echo
@@ -191,7 +191,7 @@ AT_A_TERMINAL = "import pty, sys; pty.spawn(sys.argv[1:])"
 
 
 def surroundings(shell: str, tmp_path: Path) -> dict[str, str]:
-    """What the shell finds, and its environment."""
+    """Make the files that the shell finds. Returns its environment."""
     if shutil.which(shell) is None:
         pytest.fail(f"{shell} is missing: `make deps` installs it", pytrace=False)
     stand_in = tmp_path / "bin" / "everycore"
@@ -206,7 +206,7 @@ def surroundings(shell: str, tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_fish(start_command, tmp_path):
-    """It says itself what it would offer. At a terminal fish 4 waits for answers that this has not."""
+    """fish reports what it would offer. At a terminal, fish 4 waits for answers that this one lacks."""
     lines = [
         "everycore serve --chdir a",
         "everycore serve --loop=uv",

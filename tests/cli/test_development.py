@@ -1,4 +1,4 @@
-"""`--reload`: files change under `serve` and `run`, and real clients see what becomes of it."""
+"""`--reload`: files change under `serve` and `run`, and real clients see the result."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 def develop(start_command, tmp_path):
-    """Starts `everycore serve --reload`; does not wait for anything."""
+    """Start `everycore serve --reload`, without waiting."""
     (tmp_path / "main.py").write_text(APP)
 
     def start_it(word: str, *options: str, env=None):
@@ -46,7 +46,7 @@ def develop(start_command, tmp_path):
 
 
 def change(folder, text: str) -> None:
-    """As an editor saves: the new file takes the place of the old one."""
+    """Save as an editor does: the new file replaces the old one."""
     (folder / "word.py.new").write_text(text)
     (folder / "word.py.new").replace(folder / "word.py")
 
@@ -78,12 +78,12 @@ def test_a_change_a_broken_one_and_its_repair(develop, tmp_path):
     change(tmp_path, "WORD = = 'three'")
     program.expect("SyntaxError", stream="stderr")
     program.expect(
-        "reload 2 failed: .*exit status 3; the last good code goes on serving; waiting for changes",
+        "reload 2 failed: .*exit status 3; the last good code keeps serving; waiting for changes",
         stream="stderr",
     )
     assert served.get() == "two"
     assert program.stderr.count("Traceback") == program.stderr.count("SyntaxError") == 1
-    # What the stream had kept of the first worker is in nobody's way.
+    # The stream kept the first worker for a while, which holds nothing up.
     change(tmp_path, "WORD = 'three'")
     is_new(program, 3)
     assert served.get() == "three"
@@ -142,7 +142,7 @@ PROGRAM = ANSWER.replace('b"%d\\n" % os.getpid()', "WORD") + "\nasyncio.run(main
 @pytest.mark.slow
 @pytest.mark.limit(120)
 def test_a_program_under_run(start_command, tmp_path):
-    """It is in a folder of its own, and what is written by it does not count."""
+    """The log is in a separate folder, and writing to it does not count."""
     folder = tmp_path / "src"
     folder.mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -156,10 +156,10 @@ def test_a_program_under_run(start_command, tmp_path):
     assert ask(port) == "one"
     path.write_text("import no_such_module")
     program.expect("ModuleNotFoundError", stream="stderr")
-    program.expect("the last good code goes on serving; waiting for changes", stream="stderr")
+    program.expect("the last good code keeps serving; waiting for changes", stream="stderr")
     assert ask(port) == "one"
     path.write_text("print('done')")  # it ends with status 0, and has not listened
-    program.expect("the last good code goes on serving; waiting for changes", stream="stderr")
+    program.expect("the last good code keeps serving; waiting for changes", stream="stderr")
     path.write_text(f"WORD = b'two'\n{PROGRAM}")
     is_new(program, 3)
     assert {ask(port) for _ in range(4)} == {"two"}

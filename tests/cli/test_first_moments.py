@@ -28,13 +28,13 @@ def early(name: str) -> str:
 
 
 def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
-    """In a session of its own: there is no terminal, for whose sake TTIN and TTOU are left alone."""
+    """Run in a separate session: without a terminal TTIN and TTOU are handled."""
     return subprocess.run(argv, capture_output=True, text=True, start_new_session=True)
 
 
 @each
 def test_it_ends_nothing_that_has_not_begun(name):
-    """`systemctl reload` and logrotate may come early: there is nothing yet to be loaded or opened again."""
+    """`systemctl reload` and logrotate may come early: there is nothing yet to reload or reopen."""
     done = run([sys.executable, "-c", early(name)])
     assert (done.returncode, done.stdout) == (0, "goes on\n")
 

@@ -1,4 +1,4 @@
-"""Restarts that lose no connection that waits: the listeners are with a service manager meanwhile."""
+"""Restarts that lose no waiting connection: a service manager keeps the listeners meanwhile."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def served(manager, start_command, tmp_path):
     ],
     ids=" ".join,
 )
-def test_who_connects_while_it_restarts_is_served_by_the_next_one(manager, served, options):
+def test_clients_that_connect_during_a_restart_are_served_by_the_next_primary(manager, served, options):
     port = free_port()
     first = served(port, *options)
     held = first.begin()
@@ -74,7 +74,7 @@ def test_who_connects_while_it_restarts_is_served_by_the_next_one(manager, serve
 
 
 @pytest.mark.ci_only
-def test_who_waits_when_the_primary_is_killed_is_served_by_the_next_one(served, manager):
+def test_clients_that_wait_when_the_primary_is_killed_are_served_by_the_next_one(served, manager):
     port = free_port()
     first = served(port)
     os.kill(first.program.pid, signal.SIGSTOP)
@@ -86,7 +86,7 @@ def test_who_waits_when_the_primary_is_killed_is_served_by_the_next_one(served, 
     assert second.program.finish() == 0
 
 
-#: As many a program does, it removes the file before it binds.
+#: Like many programs, it removes the file before it binds.
 PLAIN = """
 import os, socket, sys
 path = sys.argv[1]
@@ -101,7 +101,7 @@ while True:
     client.sendall(b"%d\\n" % os.getpid())
     client.close()
 """
-#: asyncio removes it too, and once more at the end.
+#: asyncio removes it too, and again at the end.
 ASYNCIO = ANSWER.replace('start_server(answer, "127.0.0.1", 0)', "start_unix_server(answer, sys.argv[1])")
 
 
@@ -143,14 +143,14 @@ def test_a_program_that_binds_what_systemd_has_opened(start_command, tmp_path):
             program.expect("ready: all 2", stream="stderr")
             assert len({ask(port) for _ in range(4)}) == 2
             assert program.finish() == 0
-        socket.create_connection(("127.0.0.1", port)).close()  # it is systemd's, and open
+        socket.create_connection(("127.0.0.1", port)).close()  # systemd has it, and it listens
 
 
 @pytest.mark.ci_only
 def test_a_service_that_cannot_start_leaves_the_listener_to_the_next_one(
     manager, served, start_command, tmp_path
 ):
-    """A release that is broken, and then mended: who has come meanwhile is served."""
+    """A release is broken, and then fixed: clients that have come meanwhile are served."""
     port = free_port()
     assert served(port).program.finish() == 0
     (tmp_path / "main.py").write_text("1 / 0\n")

@@ -1,4 +1,4 @@
-"""Where the command finds its code, and where it stands: start scripts, archives, and odd folders."""
+"""Where the command finds its code, and in which folder it runs: start scripts, archives, odd folders."""
 
 import os
 import sys
@@ -59,7 +59,7 @@ def folder(tmp_path) -> Path:
 
 
 def start_script(folder: Path) -> list[str]:
-    """As zc.buildout and Nix write them; the interpreter by itself has the standard library alone."""
+    """A script as zc.buildout and Nix write it. The interpreter itself has only the standard library."""
     (folder / "bin").mkdir()
     script = folder / "bin" / "start"
     script.write_text(
@@ -71,7 +71,7 @@ def start_script(folder: Path) -> list[str]:
 
 
 def archive(folder: Path) -> list[str]:
-    """As zipapp makes them, of what is pure Python."""
+    """An archive as zipapp makes it, of pure Python code."""
     path = folder / "service.pyz"
     with zipfile.ZipFile(path, "w") as file:
         for module in SOURCE.rglob("*.py"):
@@ -110,7 +110,7 @@ class TestTheModuleSearchPathIsTheLaunchers:
 
 
 def import_hook(folder: Path) -> list[str]:
-    """A start script that finds modules by a hook of its own, which no worker has."""
+    """A start script that finds modules by its own hook, which no worker has."""
     return written(
         folder,
         f"""
@@ -227,7 +227,7 @@ class TestAFolderThatIsGone:
         assert "everycore" in ask_http(served.port)
         assert served.program.finish() == 0
 
-    def test_what_is_not_is_one_sentence(self, start_command, folder):
+    def test_a_folder_that_is_gone_gets_one_sentence(self, start_command, folder):
         program = self.start(start_command, folder, "serve", "--workers", "1", "main:app")
         assert program.wait() == 2
         assert complaint(program)[0] == (
@@ -235,7 +235,7 @@ class TestAFolderThatIsGone:
         )
 
     def test_a_program_is_in_no_other_folder(self, start_command, folder):
-        """One that serves the files of its folder would serve those of another."""
+        """A program that serves the files of its folder would otherwise serve those of another."""
         (folder / "where.py").write_text("import os\nos.open('.', os.O_RDONLY)\nprint(os.listdir('.'))\n")
         program = self.start(start_command, folder, "run", "--workers", "1", str(folder / "where.py"))
         assert program.wait() == 0

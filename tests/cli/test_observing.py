@@ -1,4 +1,4 @@
-"""`--metrics` and `--min-ready`, as they are typed: a service with its observer, and what is wrong."""
+"""`--metrics` and `--min-ready`, as typed: a service with its observer, and wrong values."""
 
 import contextlib
 import http.client
@@ -60,7 +60,7 @@ def test_a_service_and_its_observer(serve):
     assert observer_pid(program.pid) != first
     program.signal(signal.SIGTERM)
     program.expect("stopping in 2 s", stream="stderr")
-    # What the observer has just been told holds for 20 ms.
+    # The observer's latest answer is valid for 20 ms.
     is_told = (503, "not ready: the service is being stopped\n")
     wait_until(lambda: ask(port, "/ready") == is_told, "/ready fails while the service still serves")
     served.get()  # still served

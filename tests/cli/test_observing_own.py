@@ -1,4 +1,4 @@
-"""The metrics that a served application has itself: exact over reloads and deaths, without a line in it."""
+"""The application's own metrics: exact over reloads and deaths, without any code for that."""
 
 import http.client
 import os
@@ -41,7 +41,7 @@ async def app(scope, receive, send):
 
 
 def orders(port):
-    """What the observer says: worker -> its orders."""
+    """What the observer reports: worker -> its orders."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=scaled(20))
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -55,7 +55,7 @@ def orders(port):
 
 
 def truth(folder):
-    """What there was: worker -> its orders."""
+    """What really happened: worker -> its orders."""
     found = {
         int(path.suffix[1:]): int.from_bytes(path.read_bytes()[:8], "little")
         for path in folder.glob("truth.*")
@@ -64,7 +64,7 @@ def truth(folder):
 
 
 def wait_told(port, folder):
-    """Until the observer says what there is; nobody counts meanwhile."""
+    """Wait until the observer reports the truth; nothing is counted meanwhile."""
     deadline = time.monotonic() + scaled(30)
     while (told := orders(port)) != (there_is := truth(folder)):
         assert time.monotonic() < deadline, (told, there_is)
@@ -86,7 +86,7 @@ def test_orders_are_counted_over_a_reload_a_kill_and_another_observer(serve, tmp
         for _ in range(3):
             served.get()
         service.reload(timeout=scaled(60))
-        # Those that leave tell their last counts; the one that was killed has told all before.
+        # Workers that leave report their last counts; the killed one had reported all before.
         assert wait_told(port, tmp_path) == 10
         status = service.status()
         observer = [
@@ -101,7 +101,7 @@ def test_orders_are_counted_over_a_reload_a_kill_and_another_observer(serve, tmp
 
 
 @pytest.mark.slow
-def test_a_program_without_a_loop_of_ours_counts_too(start_command, tmp_path):
+def test_a_program_without_a_loop_of_everycore_counts_too(start_command, tmp_path):
     source = """
 import socket
 from prometheus_client import Counter
@@ -122,7 +122,7 @@ with socket.create_server(("127.0.0.1", 0)) as server:
 
 
 class Load(threading.Thread):
-    """Asks until it is told to stop; what fails is of a worker that was killed."""
+    """Asks until it is told to stop; requests fail only at a killed worker."""
 
     def __init__(self, served):
         super().__init__()
@@ -144,7 +144,7 @@ class Load(threading.Thread):
 @pytest.mark.soak
 @pytest.mark.limit(900)
 def test_ten_reloads_and_ten_kills_under_load(serve, tmp_path):
-    """Of a worker that was killed, the counts of its last 5 s may be lost; of the others none."""
+    """The last 5 s of a killed worker's counts may be lost; no others."""
     served = serve("--metrics", "127.0.0.1:0", "--grace", "10", source=COUNTS, workers=3)
     port = metrics_port(served.program)
     clients = [Load(served) for _ in range(4)]
@@ -158,7 +158,7 @@ def test_ten_reloads_and_ten_kills_under_load(serve, tmp_path):
                 ready = [worker for worker in service.status().workers if worker.is_ready]
                 victim = ready[turn % len(ready)]
                 assert victim.pid is not None
-                # What it had counted 5 s before its end.
+                # Its counts 5 s before its end.
                 before = time.monotonic()
                 least[victim.id] = truth(tmp_path).get(victim.id, 0)
                 while time.monotonic() < before + 5.0:

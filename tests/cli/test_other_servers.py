@@ -1,4 +1,4 @@
-"""What people know from other servers, typed to everycore: it works, or says what to type."""
+"""Options of other servers, typed to everycore: they work, or the error says what to type."""
 
 import ast
 import importlib
@@ -38,12 +38,12 @@ def values(typed: str, *more: str):
         return read_options(given_by(context), {})
 
 
-#: What goes with an option that has no meaning alone.
+#: The options that must accompany an option.
 COMPANIONS = {"socket_mode": ["--uds", "x"]}
 
 
 @pytest.mark.parametrize(("typed", "kind", "name", "value"), forms("ours"))
-def test_a_setting_of_ours(typed, kind, name, value):
+def test_a_setting_of_everycore(typed, kind, name, value):
     found = values(typed, *COMPANIONS.get(name, []))
     assert getattr(found.settings, name) == ast.literal_eval(value)
 
@@ -67,7 +67,7 @@ def test_an_answer(command, typed, kind, begins, capsys):
 
 
 def test_all_answers_at_once(capsys):
-    """Of those that are no values, and stand before `--`; each once."""
+    """The options before `--`, without their values; each once."""
     typed = (
         "--no-sendfile -w 2 -k gthread --umask -t --http-parser=fast --log-file=-k --no-sendfile -- --spew"
     )
@@ -106,7 +106,7 @@ def test_not_yet_is_said_of_what_is_to_come():
         assert ANSWERS[option].startswith("not yet: ")
 
 
-def test_an_option_of_serve_is_told_to_whoever_runs_a_program(capsys):
+def test_an_option_of_serve_is_explained_to_run(capsys):
     assert main(["run", "--bind", ":80", "x.py"]) == 2
     assert "--bind: an option of everycore serve" in capsys.readouterr().err
 
@@ -142,7 +142,7 @@ def test_no_answer_hides_a_setting():
     assert frozenset(ANSWERS) & (taken(own_fields("serve")) | taken(own_fields("run"))) == frozenset()
 
 
-# Those that are installed, and the next uvicorn
+# The installed ones, and the next uvicorn
 
 
 def typed_of(peer: str) -> set[str]:

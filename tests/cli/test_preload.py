@@ -1,4 +1,4 @@
-"""`--preload`: workers of `serve` and `run` that are forked from a process which has imported the program."""
+"""`--preload`: workers of `serve` and `run`, forked from a process that has imported the program."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.kit import children, wait_gone
 from tests.kit.running import ANSWER, ask, run
 from tests.kit.serving import wait_serving
 
-#: Answers with the version of the code, whose import is told, and with the processes that have imported and
+#: Answers with the version of the code, whose import is logged, and with the processes that imported it and
 #: that answer.
 APP = """
 import os, everycore
@@ -61,14 +61,14 @@ def test_workers_come_from_one_mold_through_deaths_and_reloads(serve, tmp_path, 
     assert sorted(children(program.pid)) == sorted({mold} | {int(pid) for *_, pid in found})
 
     os.kill(int(found[0][2]), signal.SIGKILL)
-    program.expect(r"its successor boots already", stream="stderr")
+    program.expect(r"its successor is already starting", stream="stderr")
     (tmp_path / "main.py").write_text("1 / 0")
     program.signal(signal.SIGHUP)
-    program.expect("reload 1 failed: .* the others go on as they are:", stream="stderr")
+    program.expect("reload 1 failed: .* the others keep running:", stream="stderr")
     program.expect("ZeroDivisionError", stream="stderr")
     [victim] = {pid for *_, pid in answers(served, 1)}
     os.kill(int(victim), signal.SIGKILL)
-    program.expect("its successor boots already|its slot is filled again", stream="stderr")
+    program.expect("its successor is already starting|its slot is filled again", stream="stderr")
     assert {(version, int(importer)) for version, importer, _ in answers(served)} == {("one", mold)}
 
     (tmp_path / "main.py").write_text(APP.replace('"one"', '"two"'))
@@ -147,7 +147,7 @@ def test_the_settings_of_workers():
 
 @pytest.mark.usefixtures("no_foreign_settings")
 @pytest.mark.parametrize("name", ["1x", "a-b", "a:b:c", "a,,b"])
-def test_what_is_no_module(name):
+def test_names_that_are_not_modules(name):
     with pytest.raises(ConfigurationError, match=r"--preload: must be MODULE or MODULE:FUNCTION"):
         program("--preload", name)
 

@@ -8,12 +8,12 @@ import pytest
 from tests.kit import scaled
 from tests.kit.serving import Served
 
-#: Requests a second, and the clients that send them.
+#: Requests per second, and the clients that send them.
 RATE, CLIENTS = 200, 4
 
 
 class Client(threading.Thread):
-    """Asks at its rate until it is told to stop; every other time on a connection that it keeps."""
+    """Asks at its rate until it is told to stop, every other time on a kept connection."""
 
     def __init__(self, served: Served) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Client(threading.Thread):
         self._kept.close()
 
     def _ask_again(self) -> str:
-        self._kept.request("GET", "/")  # it connects anew where the last answer said that it closes
+        self._kept.request("GET", "/")  # it reconnects if the last answer said that it closes
         return self._kept.getresponse().read().decode()
 
     def stop(self) -> None:

@@ -51,7 +51,7 @@ both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 
 def has_heard(pid: int) -> bool:
-    """Whether a worker has heard SIGTERM: a thread waits for the end of its work, or the worker is gone."""
+    """Whether a worker has handled SIGTERM: a thread waits for the end of its work, or the worker is gone."""
     try:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except FileNotFoundError:
@@ -74,11 +74,11 @@ def test_a_program_that_is_to_leave_takes_nobody_while_it_finishes(start_command
         reload(running.program, 1)
         while not all(has_heard(pid) for pid in old):
             ask(port)
-        after = hold(60)  # with a share of them each of four workers would have sixteen
+        after = hold(60)  # if all four workers had a share, each would have sixteen
         for sock in before + after:
             sock.sendall(LINE)
         assert [sock.recv(100) for sock in before] == [b"0\n"] * 4
-        # Some may have been under way to an old worker when that was told.
+        # Some may have been under way to an old worker at that time.
         assert [sock.recv(100) for sock in after].count(b"0\n") <= 8
     assert running.program.finish() == 0
 
@@ -107,7 +107,9 @@ def test_worker_that_dies_after_a_failed_reload_is_started_from_what_is_there(se
     [worker] = program.descendants()
     (tmp_path / "main.py").write_text(APP)
     os.kill(worker, signal.SIGKILL)
-    program.expect(r"filled again in .* s, from what is there now \(reload 1 failed\)", stream="stderr")
+    program.expect(
+        r"filled again in .* s, with the code that is there now \(reload 1 failed\)", stream="stderr"
+    )
     assert served.get() == "1"  # it waits for the new one
     reload(program, 2)
     assert program.finish() == 0
@@ -206,7 +208,7 @@ def test_hang_up_that_was_ignored_at_the_start_stays_ignored(start_command, tmp_
     assert program.finish() == 0
 
 
-#: Runs a command line with a controlling terminal: the one of that name.
+#: Runs a command line with the controlling terminal of that name.
 ON_A_TERMINAL = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
 
 

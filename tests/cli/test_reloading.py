@@ -1,4 +1,4 @@
-"""`--reload` and its details in this process: what is watched, how many workers, and what is wrong."""
+"""`--reload` and its details in this process: what is watched, how many workers, wrong values."""
 
 import os
 from typing import Any
@@ -111,7 +111,7 @@ def test_files_that_settings_come_from(tmp_path):
         (["--no-reload"], {"EVERYCORE_RELOAD": "1", "WEB_CONCURRENCY": "3"}, 3, "WEB_CONCURRENCY"),
     ],
 )
-def test_one_worker_unless_whoever_wants_reloads_wants_more(argv, environ, count, reason):
+def test_reload_runs_one_worker_unless_more_are_asked_for(argv, environ, count, reason):
     bound = options(*argv, environ=environ)[1].workers
     assert (bound.count, bound.reason) == (count, reason)
 
@@ -126,7 +126,7 @@ def test_long_connections_end_when_the_new_code_is_there():
 
 
 def first_line(capsys) -> str:
-    """What is wrong; the second line names the help."""
+    """The first line of the error; the second names the help."""
     complaint, rest = capsys.readouterr().err.split("\n", 1)
     assert rest.startswith("Try 'everycore ")
     return complaint
@@ -161,7 +161,7 @@ def test_what_is_wrong_is_told_before_anything_starts(command, argv, says, tmp_p
         assert first_line(capsys) == complaint
 
 
-def test_a_file_may_say_what_to_watch_for_whoever_asks_for_it(tmp_path, capsys):
+def test_a_file_may_say_what_reload_watches(tmp_path, capsys):
     (tmp_path / "everycore.toml").write_text("reload-dir = 'nowhere'")
     assert watched() is None
     assert main(["serve", "--reload", "main:app"]) == 2
@@ -186,7 +186,7 @@ def test_on_other_systems(monkeypatch, capsys):
 
 
 class Commanded:
-    """A pool that is told other terms."""
+    """A pool that records its new terms."""
 
     size = 4
 

@@ -1,4 +1,4 @@
-"""HUP reads the settings file again: what the new workers have, what is told, and what a wrong file does."""
+"""HUP reads the settings file again: the new workers' settings, the log, and a wrong file."""
 
 import signal
 import ssl
@@ -27,7 +27,7 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 def start_with(start_command, tmp_path):
-    """Starts `everycore serve` with a settings file of that text."""
+    """Start `everycore serve` with a settings file of that text."""
 
     def start_it(text: str, *options: str) -> Served:
         (tmp_path / "main.py").write_text(APP)
@@ -160,7 +160,7 @@ def test_a_reload_turns_tls_neither_off_nor_on(start_command, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_certificate_that_is_none_is_told_once(start_command, tmp_path):
+def test_a_malformed_certificate_is_reported_once(start_command, tmp_path):
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "cert.pem").write_text("nothing")
     program = start_command(command("--workers", "2", "--ssl-certfile", "cert.pem"))

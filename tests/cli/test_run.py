@@ -1,4 +1,4 @@
-"""`everycore run`: programs run as python runs them."""
+"""`everycore run` runs programs as python does."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from tests.kit import scaled
 from tests.kit.running import ANSWER, alone, command, run
 from tests.kit.serving import complaint
 
-#: Prints what a program sees of itself. Not how deep its stack is: our own frames lie below it.
+#: Prints what a program sees of itself, except the depth of its stack: everycore's frames are below it.
 PROBE = '''
 """The docstring."""
 import __main__, gc, os, pickle, sys
@@ -71,7 +71,7 @@ def test_a_program_sees_what_it_sees_under_python(start_command, folder, program
 
 @pytest.mark.slow
 def test_a_signal_ignored_from_the_start_is_ignored_in_the_program(start_command, folder):
-    """As by nohup, or the `&` of a script. The primary hears SIGINT all the same, and stops."""
+    """As after nohup, or `&` in a script. The primary handles SIGINT all the same, and stops."""
     ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
     expected = subprocess.run(
         [*ignoring, sys.executable, "probe.py"],
@@ -247,7 +247,7 @@ def test_a_programs_own_handler_of_sigquit_is_what_it_would_be_alone(start_comma
 
 @pytest.mark.slow
 def test_a_signal_before_the_program_begins_is_not_told_of(start_program, tmp_path):
-    """SystemExit in what `everycore run` prepares would end as a complaint of whatever it hits."""
+    """A SystemExit in the preparations of `everycore run` would otherwise end as an unrelated error."""
     launcher = os.path.join(os.path.dirname(everycore.launch.__file__), "__main__.py")
     (tmp_path / "worker.py").write_text("import os, signal\nos.write(1, b'begun\\n')\nsignal.pause()\n")
     source = f"""
@@ -261,7 +261,7 @@ def test_a_signal_before_the_program_begins_is_not_told_of(start_program, tmp_pa
     """
     primary = start_program(source)
     assert primary.wait() == 0
-    # The program may have come to its first line: the signal is that of its first moment.
+    # The program may have reached its first line: the signal comes right at its start.
     assert primary.stdout.splitlines()[-1] == "exit status 0"
     assert primary.stderr == ""
 

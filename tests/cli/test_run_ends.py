@@ -1,4 +1,4 @@
-"""How programs under `everycore run` end: tracebacks, exit statuses, and who is replaced."""
+"""How programs under `everycore run` end: tracebacks, exit statuses, and which are replaced."""
 
 import socket
 
@@ -13,7 +13,7 @@ TRACEBACKS = {
     "raises": "def f():\n    raise ValueError('boom')\nf()",
     "syntax": "x = (",
     "import": "import no_such_module",
-    # To say what may be meant, Python 3.15 imports the package once more while it prints, which raises again.
+    # To suggest a name, Python 3.15 imports the package again while it prints, which raises again.
     "submodule": "import server.x",
     "chain": "try:\n    1 / 0\nexcept Exception as e:\n    raise RuntimeError from e",
     "group": "raise ExceptionGroup('two', [ValueError(1), TypeError(2)])",
@@ -162,7 +162,7 @@ asyncio.run(main())
 
 @pytest.mark.slow
 def test_a_signal_while_the_loop_is_made_leaves_no_half_of_one(start_command, tmp_path):
-    """SystemExit within the constructor: what there is of the loop complains when it is deleted."""
+    """After a SystemExit within the constructor, the incomplete loop complains when it is deleted."""
     running = run(start_command, tmp_path, HALF_MADE)
     assert ask(int(running.listens().rpartition(":")[2]))  # of the other worker
     assert running.program.finish() == 0

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_connections_in_turn(serve):
-    """Level but for who is late at the end: one that is passed over gets its turn later."""
+    """Level except for a worker that is late at the end: one that is skipped gets its turn later."""
     served = serve(workers=3)
     shares = Counter(served.get() for _ in range(60)).values()
     assert len(shares) == 3
@@ -189,8 +189,8 @@ def test_auto_says_which_bound_won(start):
     program.expect(r"starting 2 workers \(auto: PYTHON_CPU_COUNT\)", stream="stderr")
 
 
-def test_the_folder_we_are_in_shadows_nothing_of_ours(serve, tmp_path):
-    # -m would put it first on sys.path, before we have imported anything.
+def test_the_working_directory_shadows_nothing_of_everycore(serve, tmp_path):
+    # -m would put it first on sys.path, before everycore has imported anything.
     (tmp_path / "signal.py").write_text("raise RuntimeError('not the signal module')")
     (tmp_path / "msgspec.py").write_text("raise RuntimeError('not msgspec')")
     served = serve()
@@ -274,7 +274,7 @@ def test_sockets_of_systemd(start_program, tmp_path):
     assert served.program.finish() == 0
 
 
-# stdout that nobody reads
+# stdout without a reader
 
 
 @pytest.mark.parametrize("close", ["os.dup2(writer, 1)", "os.close(1)"], ids=["pipe", "closed"])
@@ -297,8 +297,10 @@ def test_closed_stdout_does_not_stop_serving(start_program, tmp_path, close):
 
 @pytest.mark.parametrize("closed", [1, 2], ids=["stdout", "stderr"])
 @pytest.mark.parametrize("what", ["serve", "run"])
-def test_a_standard_stream_that_is_closed_is_no_connection_in_a_worker(start_program, tmp_path, what, closed):
-    """It is /dev/null, in the worker as well: a library that writes there would write to a client."""
+def test_a_closed_standard_stream_never_becomes_a_connection_in_a_worker(
+    start_program, tmp_path, what, closed
+):
+    """It is /dev/null, in the worker too: otherwise a library that writes there would write to a client."""
     streams = "b' '.join(os.readlink(f'/proc/self/fd/{fd}').encode() for fd in range(3))"
     (tmp_path / "main.py").write_text(
         "import os\n"
@@ -331,7 +333,7 @@ def test_a_standard_stream_that_is_closed_is_no_connection_in_a_worker(start_pro
 
 
 def until_answered(served: Served) -> str:
-    """The answer to the first request that is not refused: with its streams closed it says nothing."""
+    """The answer to the first request that is not refused: with closed streams it prints nothing."""
     deadline = time.monotonic() + scaled(20)
     while True:
         try:

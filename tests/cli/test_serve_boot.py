@@ -88,7 +88,7 @@ def test_failure_later_is_told_and_retried(serve, tmp_path):
     assert served.program.finish() == 0
 
 
-# Addresses that cannot be had: status 1
+# Addresses that cannot be bound: status 1
 
 
 def test_port_in_use(start, tmp_path):
@@ -146,7 +146,7 @@ def test_privileged_port(start_program, tmp_path):
 
 
 def test_served_by_hand_without_a_primary(start_command, tmp_path):
-    # As on a system without clusters: the worker's program in one process, which then reports by itself.
+    # As on a system without clusters: the worker's program runs in one process, which reports by itself.
     job = '{"app": "nosuch:app", "binds": ["127.0.0.1:0"]}'
     program = start_command([sys.executable, "-m", "everycore.servers", job])
     assert program.wait() == 3

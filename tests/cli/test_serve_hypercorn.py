@@ -15,7 +15,7 @@ from tests.kit.http_clients import Crowd, leaves
 from tests.kit.running import make_certificate
 from tests.kit.serving import Served
 
-#: Says who answers, in which version; a WebSocket is open until either side closes it.
+#: Names the process that answers, and its version; a WebSocket is open until either side closes it.
 APP = """
 import os
 
@@ -51,7 +51,7 @@ def tls(tmp_path):
 
 @pytest.fixture
 def serve_hypercorn(start):
-    """Starts it, and waits until it serves."""
+    """Start it, and wait until it serves."""
 
     def serve_it(*options: str, workers: int = 2) -> Served:
         program = start("--engine", "hypercorn", "--workers", str(workers), *options, source=APP)
@@ -84,7 +84,7 @@ async def test_no_request_of_http2_is_lost_when_one_leaves(serve_hypercorn, tls,
         others = {await answered.get() for _ in range(20)}
         over.set()
     assert leaving not in others
-    assert sum(client.result() for client in clients) > len(clients)  # somebody had to open a second one
+    assert sum(client.result() for client in clients) > len(clients)  # some client had to open a second one
     assert served.program.finish(signal.SIGINT) == 0
     assert served.program.stdout.count("shut down") >= 2
 

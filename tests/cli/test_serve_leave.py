@@ -1,4 +1,4 @@
-"""What clients notice when a worker of `everycore serve` leaves, or all of them do.
+"""What clients notice when one worker of `everycore serve` leaves, or all of them.
 
 Under load: test_under_load.
 """
@@ -20,8 +20,8 @@ from tests.kit.http_clients import REQUEST, Crowd, read_answer
 
 pytestmark = pytest.mark.slow
 
-#: Says who answers. A WebSocket is open until either side closes it; /stream sends events; /read reads the
-#: body first; /leave makes the worker leave.
+#: Names the process that answers. A WebSocket stays open until either side closes it; /stream sends events;
+#: /read reads the body first; /leave makes the worker leave.
 APP = """
 import asyncio, everycore, os
 
@@ -50,7 +50,7 @@ async def app(scope, receive, send):
     if scope["path"] == "/leave":
         everycore.current_worker().disconnect()
 """
-#: The same, where httptools is not installed: uvicorn takes h11 then.
+#: The same without httptools: uvicorn takes h11 then.
 ON_H11 = f"import sys\nsys.modules['httptools'] = None\n{APP}"
 #: uvicorn's, in seconds.
 KEEP_ALIVE = 5.0
@@ -101,7 +101,7 @@ async def test_without_the_inside_of_uvicorn_nothing_is_lost_either(serve):
 
 
 @pytest.mark.parametrize("how", ["disconnect", "scale"])
-async def test_it_does_not_matter_who_asks_a_worker_to_leave(tmp_path, how):
+async def test_it_does_not_matter_whether_a_worker_leaves_by_itself(tmp_path, how):
     (tmp_path / "main.py").write_text(APP)
     job = Job("main:app", ["127.0.0.1:0"], app_dir=str(tmp_path), grace=10.0)
     command = [sys.executable, "-P", "-m", "everycore.servers", job.text()]
@@ -133,7 +133,7 @@ async def test_it_does_not_matter_who_asks_a_worker_to_leave(tmp_path, how):
 
 
 class Raw:
-    """A connection on which the test says what is sent and when."""
+    """A connection on which the test decides what is sent and when."""
 
     def __init__(self, port):
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=scaled(20))
@@ -143,7 +143,7 @@ class Raw:
         self.sock.sendall(data)
 
     def answer(self):
-        """Head and body of the next one; the head is empty at the end of the connection."""
+        """Head and body of the next answer; the head is empty at the end of the connection."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             line = self.file.readline()
@@ -161,7 +161,7 @@ class Raw:
 
 @pytest.fixture
 def connect():
-    """Makes `Raw` connections, and closes them."""
+    """Make `Raw` connections, and close them."""
     with contextlib.ExitStack() as stack:
 
         def connect_to(served):
@@ -173,7 +173,7 @@ def connect():
 
 
 def leave(served, connect):
-    """Stops it, and returns when its one worker knows: it says so to one that keeps asking."""
+    """Stop it. Returns when its one worker knows: its answers to a client that keeps asking say so."""
     canary = connect(served)
     canary.send(REQUEST)
     assert b"connection: close" not in canary.answer()[0]
@@ -214,7 +214,7 @@ def test_what_a_client_had_begun_is_answered(serve, connect, http, before, after
 
 
 def test_an_answer_that_comes_before_the_body_of_its_request_arrives(serve, connect):
-    """Closed with something unread, the connection would be reset, and the answer lost with it."""
+    """If something were unread at the close, the connection would be reset, and the answer lost."""
     served = serve("--grace", "10", workers=1, source=APP)
     size = 20_000_000
     client = connect(served)
@@ -252,7 +252,7 @@ def test_what_outlasts_the_grace_is_named(serve, connect):
 
 
 def test_a_human_does_not_wait_for_idle_connections(serve, connect):
-    """Of a client that is connected and asks for nothing; TERM gives it the keep-alive time."""
+    """An idle client's connection: TERM gives it the keep-alive time."""
     served = serve("--grace", "60", workers=1, source=APP)
     client = connect(served)
     client.send(REQUEST)
@@ -269,7 +269,7 @@ def test_a_human_does_not_wait_for_idle_connections(serve, connect):
 @BOTH_POLICIES
 @BOTH_LOOPS
 async def test_ten_times_one_worker_leaves_under_load(serve, policy, loop):
-    """Each time the one that has answered last; its clients go on with the others, and notice nothing."""
+    """Each time the worker that answered last leaves; its clients go on with others, and notice nothing."""
     served = serve("--policy", policy, "--loop", loop, "--grace", "12", source=APP)
     async with Crowd(served.port) as crowd:
         crowd.add(crowd.kept_alive(0.3), 50)
@@ -287,7 +287,7 @@ async def test_ten_times_one_worker_leaves_under_load(serve, policy, loop):
 
 
 async def both_serve(crowd):
-    """The replacement is there, and has been found by somebody."""
+    """Wait until the replacement serves, and a client has found it."""
     crowd.tally.workers.clear()
     async with asyncio.timeout(scaled(30)):
         while len(crowd.tally.workers) < 2:

@@ -1,4 +1,4 @@
-"""The log of `everycore serve` and `run`, as whoever runs it has it: in a file, as JSON, of requests."""
+"""The log of `everycore serve` and `run`, as an operator sees it: in a file, as JSON, of requests."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_json_in_a_file_of_all_processes(start_command, tmp_path):
     assert failed["worker"] == error["worker"] == told["worker"]
     assert [record["path"] for record in second if "path" in record] == ["/y"]
     assert second[-1]["message"] == "stopped"
-    # What is the application's own stays its own.
+    # The application's own output stays as it is.
     assert program.stderr == "APP WARNING 3 items\n" * 3
     assert program.stdout == "printed\n" * 2
 
@@ -84,7 +84,7 @@ def test_text_on_stderr_and_a_reload_that_changes_where_it_goes(start_command, t
     served = wait_serving(start_command(command("--workers", "1", "--access-log")))
     program = served.program
     name = served.get("/wrong")
-    program.expect(r"^--- Logging error ---", stream="stderr")  # its own mistakes are told, too
+    program.expect(r"^--- Logging error ---", stream="stderr")  # its own mistakes are reported, too
     program.expect(
         r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [+-]\d{4} \[worker 1\] INFO"
         rf' 127\.0\.0\.1:\d+ - "GET /wrong HTTP/1\.1" 200 \d+\.\dms {name}$',

@@ -1,4 +1,4 @@
-"""How `everycore serve` ends: work at hand is finished, unless grace or patience is over first."""
+"""How `everycore serve` ends: present work is finished, unless the grace or the patience is over first."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def beyond_one_request() -> None:
-    """The same signal from now on is another request."""
+    """Wait until the same signal counts as another request."""
     threading.Event().wait(2 * SAME_REQUEST)
 
 
@@ -26,7 +26,7 @@ def beyond_one_request() -> None:
 def test_request_at_hand_is_finished(serve, number):
     served = serve()
     request = served.begin()
-    # As Ctrl-C at a terminal: the whole group, which the workers are not in.
+    # As Ctrl-C at a terminal: to the whole group, which does not contain the workers.
     served.program.signal_group(number)
     served.program.expect(f"{signal.Signals(number).name}: finishing", stream="stderr")
     assert finish(request).endswith(b"\r\n\r\nok")
@@ -107,7 +107,7 @@ def test_application_has_the_grace_for_its_own_shutdown(serve, tmp_path):
     assert served.program.stdout == "done\ndone\n"
 
 
-#: Its shutdown waits; the time stands in the environment.
+#: Its shutdown waits for a time given in the environment.
 SLOW_TO_END = """
     import asyncio, os
 
@@ -183,7 +183,7 @@ def test_primary_killed_takes_its_workers_along(serve):
 
 @pytest.mark.ci_only
 def test_a_second_sigterm_changes_nothing(serve):
-    """Supervisors repeat it."""
+    """Supervisors repeat the signal."""
     served = serve()
     request = served.begin()
     served.program.signal()
@@ -238,7 +238,7 @@ def test_sigquit_ends_it_at_once_with_the_stacks_of_all_workers(serve, before):
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ignored_from_the_start_stays_ignored(start_command, tmp_path, number):
-    """As HUP under nohup, of the primary and of its workers."""
+    """As HUP under nohup, in the primary and its workers."""
     (tmp_path / "main.py").write_text(APP)
     ignoring = ["sh", "-c", f"trap '' {number.name.removeprefix('SIG')}; exec \"$@\"", "sh"]
     served = wait_serving(start_command([*ignoring, *command("--workers", "1")]))

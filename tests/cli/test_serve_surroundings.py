@@ -78,9 +78,14 @@ def test_variables_folders_and_the_access_log(start_command, tmp_path):
     log = ["--access-logfile", "access.log", "--access-logformat", '%(h)s "%(r)s" %(s)s %(U)s?%(q)s']
     served = wait_serving(start_command(command(*options, *log)))
     there = str(tmp_path / "there")
-    assert json.loads(served.get("/x?y=1")) == ["red", "quite big", there, "/x"]  # what is set already stays
+    assert json.loads(served.get("/x?y=1")) == [
+        "red",
+        "quite big",
+        there,
+        "/x",
+    ]  # variables that are set already stay
     access = tmp_path / "there" / "access.log"
-    wait_for_line(access, ".")  # the client has its answer before
+    wait_for_line(access, ".")  # the client gets its answer before that
     assert access.read_text() == '127.0.0.1 "GET /x?y=1 HTTP/1.1" 200 /x?y=1\n'
     access.rename(tmp_path / "old.log")
     served.get("/z")
@@ -148,7 +153,7 @@ def test_the_mask_does_not_hold_for_the_pid_file(start_command, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_pid_file_of_somebody_who_lives(start_command, tmp_path):
+def test_a_pid_file_of_a_live_process(start_command, tmp_path):
     (tmp_path / "main.py").write_text(APP)
     (tmp_path / "x.pid").write_text(f"{os.getpid()}\n")
     (tmp_path / "everycore.toml").write_text("pid = 'x.pid'")
@@ -159,8 +164,8 @@ def test_a_pid_file_of_somebody_who_lives(start_command, tmp_path):
     assert (tmp_path / "x.pid").read_text() == f"{os.getpid()}\n"
 
 
-#: Everything that is on the disk can be read and not written; devices and /dev/shm are other file systems.
-#: The working directory may be on another one too (/tmp): it is a mount of its own here.
+#: Everything on the disk can be read and not written; devices and /dev/shm are other file systems.
+#: The working directory may be on another one too (/tmp): here it is a separate mount.
 READ_ONLY = """
     mount --make-rprivate / && mount --bind "$PWD" "$PWD" && cd "$PWD" &&
     mount -o remount,ro,bind "$PWD" && mount -o remount,ro,bind / && exec "$@"

@@ -1,4 +1,4 @@
-"""`everycore serve` and WSGI applications: how they are loaded, what they log, and clients that leave."""
+"""`everycore serve` and WSGI applications: loading, logging, and clients that leave."""
 
 import socket
 
@@ -56,7 +56,7 @@ def test_a_client_that_leaves_a_stream_frees_its_thread(serve):
 @pytest.mark.parametrize("interface", ["auto", "asgi"])
 @pytest.mark.parametrize("ask", ["get_running_loop", "get_event_loop"])
 def test_an_application_may_ask_for_the_loop_while_it_is_imported(serve, ask, interface):
-    """As under uvicorn: the loop that it gets then is the one that serves it."""
+    """As under uvicorn, it gets the loop that later serves it."""
     source = NEEDS_THE_LOOP.replace("LOOP = asyncio.get_running_loop()", f"LOOP = asyncio.{ask}()")
     served = serve("--interface", interface, workers=1, source=source)
     assert served.get() == "mine"

@@ -1,4 +1,4 @@
-"""The settings file: where it is found, what is wrong with it, and what `everycore config` says."""
+"""The settings file: where it is found, errors in it, and what `everycore config` shows."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_the_table_of_a_project(write):
     assert options("main:app").workers.reason == "pyproject.toml [tool.everycore]: workers"
 
 
-def test_a_project_without_a_table_is_no_file(write):
+def test_a_project_without_a_table_does_not_count_as_a_file(write):
     write("[project]\nname = 'shop'", "pyproject.toml")
     assert options("main:app").values.file is None
 
@@ -212,7 +212,7 @@ def test_wrong_file_that_is_named(name, text, sentence, tmp_path):
         options("main:app", environ={"EVERYCORE_CONFIG": name})
 
 
-def test_a_key_of_the_engine_is_no_mistake_for_run(write, capsys):
+def test_a_key_of_the_engine_is_not_an_error_for_run(write, capsys):
     write("timeout-keep-alive = 7\ngrace = 2")
     assert main(["config", "--json", "run"]) == 0
     assert json.loads(capsys.readouterr().out)["grace"] == {"value": 2.0, "source": "everycore.toml: grace"}
@@ -271,7 +271,7 @@ def test_the_switches_of_config_stand_anywhere(words, capsys):
     assert json.loads(capsys.readouterr().out)["umask"] == {"value": 0o27, "source": "--umask"}
 
 
-def test_a_value_and_what_stands_behind_a_program_are_no_switches_of_config(capsys):
+def test_values_and_arguments_of_a_program_are_not_read_as_switches_of_config(capsys):
     assert main(["config", "serve", "--name", "--json", "main:app"]) == 0
     assert main(["config", "run", "program.py", "--json"]) == 0
     assert not capsys.readouterr().out.startswith("{")
@@ -310,7 +310,7 @@ def test_a_proxy_on_a_unix_socket_that_is_not_trusted_is_told(words, environ, so
 
 
 def test_our_variables_in_the_file_of_the_application_are_told(tmp_path):
-    """The workers read it, when how many there are is settled."""
+    """The workers read it, after their number is decided."""
     (tmp_path / "its.env").write_text(
         "A=1\nexport WEB_CONCURRENCY=4\n#EVERYCORE_BIND=:1\nEVERYCORE_GRACE = 3\n"
     )

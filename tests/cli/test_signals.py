@@ -21,7 +21,7 @@ PROGRAM = ANSWER + "\nasyncio.run(main())\n"
 
 @pytest.fixture
 def start_kind(serve, start_command, tmp_path):
-    """Starts either command, and returns its program and what asks it for an answer."""
+    """Start either command. Returns its program and a function that asks it for an answer."""
 
     def start(kind, *options):
         if kind == "serve":
@@ -35,7 +35,7 @@ def start_kind(serve, start_command, tmp_path):
 
 
 def wait_stopped(program, *pids: int) -> None:
-    """Waits until the primary is stopped, and these processes, which were told before."""
+    """Wait until the primary is stopped, and these processes, which were told before."""
     os.waitid(os.P_PID, program.pid, os.WSTOPPED)
     while not all(map(is_stopped, pids)):
         os.sched_yield()
@@ -106,7 +106,7 @@ def test_a_worker_that_dies_while_stopped_is_replaced_afterwards(serve):
     assert program.finish() == 0
 
 
-#: Waits, when it is imported, until it is told to go on.
+#: At its import, waits until it is told to go on.
 BOOTS = """
 import os
 os.write(1, b"booting\\n")
@@ -126,7 +126,7 @@ def test_one_that_was_not_stopped_is_not_disturbed_by_cont(serve):
     served = serve()
     workers = served.program.descendants()
     served.program.signal(signal.SIGCONT)
-    # It has heard that when it has heard another one, and one more: the first may overtake it.
+    # It has handled that once it has handled two more signals: the first of them may overtake it.
     for _ in range(2):
         served.program.signal(signal.SIGUSR2)
         served.program.expect("SIGUSR2", stream="stderr")
@@ -143,8 +143,8 @@ def test_one_that_was_not_stopped_is_not_disturbed_by_cont(serve):
 
 # Job control
 
-#: A shell, as far as job control goes: it gives the terminal `argv[1]` to the job, and takes it back when
-#: that stops. It says by which signal, and goes on with the job when a line comes on its standard input.
+#: A shell with job control alone: it gives the terminal `argv[1]` to the job, and takes it back when
+#: that stops. It prints the signal, and continues the job at a line on its standard input.
 SHELL = """
 import os, signal, sys
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -236,7 +236,7 @@ def test_usr1_opens_the_log_files_of_the_application_anew(serve, tmp_path, polic
 
 @pytest.mark.slow
 def test_a_worker_that_boots_opens_its_log_files_anew_once_it_listens_to_us(serve, tmp_path):
-    """Another one has SIGUSR1 at its default, by which it would end."""
+    """Another worker has SIGUSR1 at its default, which would end it."""
     fifo = tmp_path / "go"
     os.mkfifo(fifo)
     slow = LOGS + "\nos.write(1, b'booting\\n')\nif 'GO' in os.environ: open(os.environ['GO']).read()\n"
@@ -259,7 +259,7 @@ def test_a_worker_that_boots_opens_its_log_files_anew_once_it_listens_to_us(serv
     assert served.program.finish() == 0
 
 
-#: Under `everycore run`: one of the workers hears SIGUSR1, as its own affair, and the other does not.
+#: Under `everycore run`: one of the workers handles SIGUSR1 for its own purposes, and the other does not.
 HEARS = """
 if os.environ["EVERYCORE_SLOT"] == "0":
     signal.signal(signal.SIGUSR1, lambda number, frame: os.write(1, b"heard\\n"))

@@ -1,4 +1,4 @@
-"""A worker that is stuck, with real processes: its stacks are in the log, it is replaced, others serve."""
+"""A stuck worker, with real processes: its stacks are in the log, it is replaced, others serve."""
 
 import contextlib
 import re
@@ -107,7 +107,7 @@ def test_threads_of_a_wsgi_application_all_stuck(serve):
     """
     served = serve("--threads", "2", "--stall-dump", "1", source=source, workers=1)
     with contextlib.ExitStack() as clients:
-        for _ in range(3):  # two at work, and one that waits
+        for _ in range(3):  # two being served, and one that waits
             sock = clients.enter_context(socket.create_connection(("127.0.0.1", served.port), scaled(20)))
             sock.sendall(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n")
         served.program.expect("is stuck: no progress", stream="stderr")
@@ -119,7 +119,7 @@ def test_threads_of_a_wsgi_application_all_stuck(serve):
 @pytest.mark.ci_only
 @pytest.mark.slow
 def test_a_program_that_picks_up_nothing(start_command, tmp_path):
-    """Threads and plain sockets, under `everycore run`: no loop that could be watched."""
+    """Threads and plain sockets under `everycore run`: there is no loop to watch."""
     source = """
         import os, socket, time
 
@@ -139,7 +139,7 @@ def test_a_program_that_picks_up_nothing(start_command, tmp_path):
         first = clients.enter_context(socket.create_connection(("127.0.0.1", port), scaled(20)))
         first.sendall(b"hang\n")
         running.program.expect("hangs")
-        for _ in range(3):  # it is given another, which the other worker serves in the end
+        for _ in range(3):  # it gets another one, which the other worker serves in the end
             with socket.create_connection(("127.0.0.1", port), scaled(20)) as sock:
                 sock.sendall(b"x\n")
                 assert sock.recv(100)

@@ -1,4 +1,4 @@
-"""`everycore status` and the like, as they are typed: with real services, and what is wrong without one."""
+"""`everycore status` and similar commands, as typed: with real services, and errors without one."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from everycore.cli.main import main
 from tests.kit import scaled
 from tests.kit.running import ANSWER, run
 
-#: Is ready, and is blocked by a request for /block until SIGKILL.
+#: An application that a request for /block blocks until SIGKILL.
 BLOCKS = """
 import os, signal
 
@@ -35,7 +35,7 @@ async def app(scope, receive, send):
 
 
 def type_(program, *words, **rest):
-    """What a command says of the service that `program` is."""
+    """Run a command about the service `program`."""
     typed = [sys.executable, "-P", "-m", "everycore", *words, "--pid", str(program.pid)]
     limit = scaled(60)
     return subprocess.run(typed, capture_output=True, text=True, timeout=limit, check=False, **rest)

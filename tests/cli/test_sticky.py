@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 
 CLIENTS = [f"192.0.2.{number}" for number in range(1, 8)]
 
-#: Says in which slot it is, and who asks.
+#: Names its slot and its client.
 APP = """
 import os
 
@@ -23,7 +23,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body.encode()})
 """
 
-#: The same, of a program that knows nothing of a cluster; its thread says it by a port of its own.
+#: The same for an unmodified program; its thread answers on a separate port.
 PROGRAM = """
 import asyncio, os, socket, threading
 
@@ -61,7 +61,7 @@ def said(port, client, request=b"", source="127.0.0.1"):
 
 
 def test_serve_knows_the_client_behind_a_proxy(serve):
-    """And believes no X-Forwarded-For of it, though it would of the proxy."""
+    """It does not believe the client's X-Forwarded-For, although it would believe the proxy's."""
     served = serve("--policy", "sticky", "--trust-proxy-protocol", "127.0.0.1", source=APP, workers=3)
     request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 198.51.100.1\r\nConnection: close\r\n\r\n"
     for client in CLIENTS:
@@ -71,7 +71,7 @@ def test_serve_knows_the_client_behind_a_proxy(serve):
     assert b"\r\n" in said(served.port, None, request, "127.0.0.9")
     with pytest.raises(ConnectionResetError):
         said(served.port, None, b"PROXX")
-    served.program.expect("was closed for its PROXY header: there is none", stream="stderr")
+    served.program.expect("was closed because of its PROXY header: there is none", stream="stderr")
     assert served.program.finish() == 0
 
 

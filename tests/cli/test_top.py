@@ -1,4 +1,4 @@
-"""`everycore top`, as it is typed: in a terminal of the test's, and where there can be none."""
+"""`everycore top`, as typed: in a terminal of the test, and without one."""
 
 import os
 import pty
@@ -43,7 +43,7 @@ def wait_for(fd, text, seen=b""):
 
 
 def read_to_the_end(fd):
-    """What is not read would keep it from ending."""
+    """Read on: otherwise it could not end."""
     deadline = time.monotonic() + scaled(30)
     while select.select([fd], [], [], max(deadline - time.monotonic(), 0))[0]:
         try:

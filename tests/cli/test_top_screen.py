@@ -1,4 +1,4 @@
-"""The screen of `everycore top`, with a service that a test plays."""
+"""The screen of `everycore top`, with a service played by a test."""
 
 import threading
 from typing import Any

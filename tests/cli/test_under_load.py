@@ -1,6 +1,6 @@
 """Stops and reloads of `serve` and `run` with clients of every kind: what each kind loses.
 
-Newcomers at a steady rate, connections that are kept alive, WebSockets. A short form is in every run; the
+New connections at a steady rate, connections that are kept alive, WebSockets. Every run has a short form; the
 long one, twenty times in a row, is a soak test.
 """
 
@@ -50,18 +50,18 @@ async def main():
 
 asyncio.run(main())
 """
-#: uvicorn with handlers of its own for the signals, on a loop that it chooses.
+#: uvicorn with its own signal handlers, on a loop of its choice.
 UVICORN = f"""
 {APP}
 import uvicorn
 uvicorn.run(app, port=0, loop="LOOP", log_level="error")
 """
-#: uvicorn's, in seconds: a client with any sense thinks for less.
+#: uvicorn's keep-alive time-out, in seconds: a reasonable client pauses for less.
 KEEP_ALIVE = 5.0
 
 
 def forms(times: int, *, pairs: int = 2):
-    """Policy, loop, and how often: `times` for so many pairs in every run, twenty for all as a soak test."""
+    """Policy, loop, and repetitions: `times` for some pairs in every run, twenty for all as a soak test."""
     short = [("round_robin", "asyncio", times), ("shared", "uvloop", times)][-pairs:]
     every = [(policy, loop, 20) for policy in ("round_robin", "shared") for loop in ("asyncio", "uvloop")]
     parameters = [
@@ -76,7 +76,7 @@ def is_long(times: int) -> bool:
 
 
 class Kinds:
-    """How many clients of each kind, and how they behave. `is_soak`: as many as the long form has."""
+    """The number and behaviour of clients of each kind. `is_soak`: the numbers of the long form."""
 
     def __init__(self, *, is_soak: bool, again: bool = False) -> None:
         self.rate, self.kept, self.websockets = (200, 50, 20) if is_soak else (50, 20, 5)
@@ -87,12 +87,12 @@ class Kinds:
         self.of_uvicorn(crowd)
 
     def of_uvicorn(self, crowd: Crowd) -> None:
-        """uvicorn itself closes idle connections under their clients."""
+        """uvicorn itself closes idle connections while clients use them."""
         crowd.add(crowd.newcomers(self.rate, ask_http), 1)
         crowd.add(crowd.websocket(again=self.again), self.websockets)
 
     def of_lines(self, crowd: Crowd) -> None:
-        """The protocol has no word for the end: a client hangs up when it has asked for all that it wants."""
+        """The protocol has no message for the end: a client hangs up after its last request."""
         crowd.add(crowd.newcomers(self.rate, ask_line), 1)
         crowd.add(crowd.conversation(5, 0.2, ask_line), self.kept)
 
@@ -101,7 +101,7 @@ class Kinds:
 
 
 async def stop(served: Served, crowd: Crowd) -> list[str]:
-    """Nobody who had connected loses a request. Returns who came later and was neither served nor refused."""
+    """No connected client loses a request. Returns later clients that were neither served nor refused."""
     await crowd.all_there()
     await crowd.answered(crowd.random.randint(1, 100))
     crowd.is_stopping = True
@@ -113,14 +113,14 @@ async def stop(served: Served, crowd: Crowd) -> list[str]:
 
 
 async def stops(start, kinds, times, *, codes) -> None:
-    """`start` starts a service; `kinds` adds its clients. `codes`: what the WebSockets hear."""
+    """`start` starts a service; `kinds` adds its clients. `codes`: the close codes of the WebSockets."""
     ends: Counter[int] = Counter()
     for number in range(times):
         async with Crowd((served := start()).port, seed=number) as crowd:
             kinds(crowd)
             ends[len(await stop(served, crowd))] += 1
             assert crowd.tally.codes == codes
-    # A client may connect between the last look at a listener and its end (no more than one in ten times).
+    # A client may connect between the last check of a listener and its end (at most one in ten times).
     assert set(ends) <= {0, 1}, ends
     assert ends[1] <= max(times // 10, 1)
 
@@ -148,7 +148,7 @@ async def test_stops_of_uvicorn_under_run(program, policy, loop, times):
 
 @pytest.fixture
 def program(start_command, tmp_path):
-    """Starts a program under `everycore run`."""
+    """Start a program under `everycore run`."""
 
     def start_it(source: str, policy: str, loop: str) -> Served:
         options = ["--policy", policy, "--loop", loop, "--grace", "12"]
@@ -162,7 +162,7 @@ def program(start_command, tmp_path):
 
 
 async def reloads(served, kinds, times) -> None:
-    """Nobody loses anything, and after each reload all workers are others."""
+    """No client loses anything, and each reload replaces all workers."""
     async with Crowd(served.port) as crowd:
         kinds(crowd)
         await crowd.all_there()

@@ -20,7 +20,7 @@ def options(*argv: str, environ: dict[str, str] | None = None):
         return read_options(given_by(context), environ or {})
 
 
-# What is understood
+# Valid input
 
 
 def test_defaults(monkeypatch):
@@ -78,7 +78,7 @@ def test_options_from_variables(variable, text, read):
     assert read(options("main:app", environ={variable: text}))
 
 
-# What is refused: status 2 and one sentence, and the process stays alive to call `main` again
+# Refused input: status 2 and one sentence, and the process stays alive to call `main` again
 
 BAD = [
     (["main"], "MODULE:ATTRIBUTE"),
@@ -195,7 +195,7 @@ def test_what_an_engine_has_not(words, says, capsys):
 
 @pytest.mark.parametrize("command", ["serve", "run"])
 def test_other_systems_have_one_process(command, monkeypatch, capsys, tmp_path):
-    """In the folder, with the variables and with the mask that workers would have."""
+    """In the folder, with the variables and the umask of the workers."""
 
     def execv(path, argv):
         mask = os.umask(0)
@@ -222,7 +222,7 @@ def test_other_systems_have_one_process(command, monkeypatch, capsys, tmp_path):
     )
 
 
-# What is printed on request
+# Output on request
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["serve", "--help"], ["serve", "-h"]])

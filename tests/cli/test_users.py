@@ -1,4 +1,4 @@
-"""`--user`, `--group` and `--permit`, as they are read: what cannot be is said before anything starts."""
+"""`--user`, `--group` and `--permit`: impossible values are refused before anything starts."""
 
 import grp
 import os
@@ -35,7 +35,7 @@ def program(*words):
         return plan_of_run(read_run(context.command.given(context), [__file__], {})).worker
 
 
-def test_without_them_workers_are_who_starts():
+def test_without_them_workers_run_as_the_starting_user():
     settings = worker()
     assert (settings.uid, settings.gid, settings.addresses) == (None, None, ())
 
@@ -94,7 +94,7 @@ def test_a_program_may_listen_on_what_is_permitted():
         (["--user", "nobody", "--group", "no-such-group"], "--group: there is no group 'no-such-group'"),
         (
             ["--user", str(2**31 - 7)],
-            "--group: user .* is not in the database of users, so its group must be",
+            "--group: user .* is not in the user database, so its group must be",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The format of the access log: what it may hold, and that what was checked formats every request."""
+"""The format of the access log: what it may contain, and that a checked format fits every request."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Where to listen, of the five settings that say so."""
+"""Where to listen, by the five settings that say so."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def binds(options=None, *, environ=None, table=None, activated=()) -> list[str]:
         ({"options": {"fd": "3"}}, ["fd://3"]),
         ({"environ": {"EVERYCORE_BIND": ":80,unix:x"}}, [":80", "unix:x"]),
         ({"environ": {"EVERYCORE_HOST": "h", "EVERYCORE_PORT": "1"}}, ["h:1"]),
-        # PORT is a platform's: it asks from outside, and is the last word of all.
+        # A platform sets PORT from outside: every other setting takes precedence.
         ({"environ": {"PORT": "5000"}}, ["0.0.0.0:5000"]),
         ({"environ": {"PORT": "5000"}, "options": {"host": "127.0.0.1"}}, ["127.0.0.1:5000"]),
         ({"environ": {"PORT": "5000"}, "options": {"port": "80"}}, ["127.0.0.1:80"]),

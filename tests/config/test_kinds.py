@@ -1,4 +1,4 @@
-"""What each kind of setting takes, as text and as a key of a file; and its schema says the same."""
+"""What each kind of setting accepts, as text and as a key of a file. Its schema says the same."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Option, variable, file, default; errors name where the value stands; what nobody knows is found."""
+"""Option, variable, file, default. Errors name the source of a value; unknown names are found."""
 
 import pytest
 

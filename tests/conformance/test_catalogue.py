@@ -12,7 +12,7 @@ from tests.kit.folders import ROOT
 NAMES = [row.split()[1] for rows in ROWS.values() for row in rows]
 
 
-def test_every_test_of_node_has_one_of_ours_or_a_reason():
+def test_every_test_of_node_has_a_translation_or_a_reason():
     translated = {name for ours in translations() for name in ours.names}
     assert sorted(set(NAMES) - translated - set(NOT_HERE)) == []
     assert sorted((translated | set(NOT_HERE)) - set(NAMES)) == []

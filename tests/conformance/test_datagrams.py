@@ -75,7 +75,9 @@ async def closes_before_the_reply(worker, port):
         assert wait_readable(ours.fileno(), 10)
         assert ours.recv(100) == b"CancelledError"
     await worker.do("await closing")
-    await worker.do("everycore.listen(('127.0.0.1', 0)).close()")  # the primary has heard what was before
+    await worker.do(
+        "everycore.listen(('127.0.0.1', 0)).close()"
+    )  # the primary has handled the earlier messages
 
 
 @node("test-cluster-dgram-1")
@@ -255,7 +257,7 @@ class Closing(Answer):
 loop = asyncio.get_running_loop()
 endpoint, answer = await loop.create_datagram_endpoint(Closing, local_addr=("127.0.0.1", 0))
 assert await answer.lost is None
-everycore.listen(("127.0.0.1", 0)).close()  # the primary has heard what was before
+everycore.listen(("127.0.0.1", 0)).close()  # the primary has handled the earlier messages
 """
         )
         assert cluster.snapshot().listeners == ()

@@ -208,7 +208,7 @@ async def test_hole_12_the_entry_of_a_worker_stays_until_it_is_gone(tmp_path):
         end.check(ExitStatus(code=0), voluntary=True)
 
 
-async def test_hole_12_who_waits_for_all_in_workers_misses_nobody(tmp_path):
+async def test_hole_12_waiting_for_all_in_workers_misses_none(tmp_path):
     """In Node who iterates `workers` after `disconnect()` finds nobody to wait for. Here it finds them all,
     those too that go meanwhile.
     """

@@ -132,7 +132,7 @@ def test_hole_18_or_with_orphan_grace_they_finish(start_program, tmp_path):
     assert running.wait() == 0
 
 
-async def test_hole_18_those_who_wait_are_served_before_the_end(tmp_path):
+async def test_hole_18_waiting_connections_are_served_before_the_end(tmp_path):
     """Node's primary drops the connections in its queue when it ends. Ours gives them to the last worker."""
     async with servers(tmp_path, 1, policy="round_robin", grace=20.0, recall_after=NEVER) as (
         cluster,

@@ -26,7 +26,7 @@ ROOT = "/home/ann/.work/site-packages/shop"
     ],
 )
 def test_what_counts_unless_told_otherwise(path, counts):
-    # What stands above the watched folder is none of its own: else nothing of this one would count.
+    # Folders above the watched one do not count: otherwise nothing in it would.
     assert WatchedFiles((ROOT,)).counts(f"{ROOT}/{path}") is counts
 
 
@@ -87,7 +87,7 @@ def test_a_folder_that_is_skipped_and_one_of_its_own_in_it():
     watch = WatchedFiles(("/a",), skipped=("/a/generated",))
     assert not watch.counts("/a/generated/deep/x.py")
     assert watch.counts("/a/generated.py")
-    # Whoever names a hidden folder means it.
+    # A hidden folder that is named is watched.
     hidden = WatchedFiles(("/a", "/a/.hidden/src"))
     assert hidden.counts("/a/.hidden/src/x.py")
     assert not hidden.counts("/a/.hidden/x.py")

@@ -1,4 +1,4 @@
-"""The control protocol: every line is a request, or one sentence that says why not."""
+"""The control protocol: every line is a request, or gets one sentence that says why not."""
 
 import json
 import random
@@ -41,7 +41,11 @@ def test_a_request_is_read(sent, request_):
         (b"[]", "bad_request", "this is no request"),
         (b"{}", "bad_request", "has the fields 'v' and 'op'"),
         (b'{"op": "status"}', "bad_request", "has the fields 'v' and 'op'"),
-        (line(op="statu"), "bad_request", "there is no operation 'statu'; those there are: drain, events,"),
+        (
+            line(op="statu"),
+            "bad_request",
+            "there is no operation 'statu'; the operations are: drain, events,",
+        ),
         (line(op="x" * 10_000), "bad_request", "..."),
         (line(op="drain"), "bad_request", "worker"),
         (line(op="drain", worker="3"), "bad_request", "worker"),
@@ -59,7 +63,7 @@ def test_a_request_is_read(sent, request_):
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_what_is_no_request_is_one_sentence(sent, kind, text):
+def test_a_malformed_request_gets_one_sentence(sent, kind, text):
     with pytest.raises(ControlError) as caught:
         control.read_request(sent)
     assert (caught.value.kind, text in caught.value.text) == (kind, True), caught.value.text
@@ -122,7 +126,7 @@ def test_a_line_has_an_end_within_its_limit(size, end, is_long):
     ("sent", "kind"),
     [(b"HTTP/1.1 400 Bad Request", "bad_answer"), (b"{}", "bad_answer"), (b'{"v": 2}', "version")],
 )
-def test_what_is_no_service_is_found_out(sent, kind):
+def test_a_server_that_is_not_everycore_is_found_out(sent, kind):
     with pytest.raises(ControlError) as caught:
         control.read_answer(sent)
     assert caught.value.kind == kind

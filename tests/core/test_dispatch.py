@@ -1,4 +1,4 @@
-"""The flow: what is given to whom, taken back, and waited for. See also `test_dispatch_histories`."""
+"""The flow: what is handed to whom, taken back and waited for. See also `test_dispatch_histories`."""
 
 import pytest
 
@@ -88,7 +88,7 @@ class TestOrders:
         assert not world.dispatcher.orders.turn_soon
 
     @pytest.mark.parametrize("woken", [True, False])
-    def test_credit_grows_for_those_who_wait_and_for_nobody_else(self, woken):
+    def test_credit_grows_only_while_a_connection_waits(self, woken):
         world = world_of(1)
         world.connect(FIRST_CREDIT)
         lane = world.lanes.lanes[1]
@@ -153,10 +153,10 @@ class TestBelts:
 
 
 class TestFinishing:
-    """The last worker that leaves is given all who have come."""
+    """The last leaving worker gets every connection that has come."""
 
     @pytest.mark.parametrize("batch", [1, 3, 16])
-    def test_it_is_given_all_who_wait_whatever_its_credit(self, batch):
+    def test_it_gets_all_waiting_connections_whatever_its_credit(self, batch):
         world = world_of(1, batch)
         world.connect(40)
         world.finish(1)
@@ -320,7 +320,7 @@ class TestComingAndGoing:
         assert world.picked_up == {1, 2}
 
     def test_one_that_comes_back_goes_on_with_its_numbers(self):
-        """Or what it gives back from before would be taken for what it was given since."""
+        """Otherwise an earlier connection that it gives back would be taken for a later one."""
         world = world_of(1)
         world.connect()
         world.read(1)

@@ -1,7 +1,7 @@
 """Random histories of the real dispatcher, with a backlog, belts and workers in memory.
 
-The law: each accepted connection is at every step in exactly one of queued, on a belt, picked up, given back
-(and then queued again). `law` checks it after every step, and that nobody waits for what could be had.
+The law: at every step, each accepted connection is exactly one of queued, on a belt, picked up, given back
+(and then queued again). `law` checks this after every step, and that no connection waits in vain.
 """
 
 from hypothesis import settings

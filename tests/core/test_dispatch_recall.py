@@ -1,4 +1,4 @@
-"""Late workers are passed over, and what lies too long on a belt is taken back."""
+"""Late workers are skipped, and what lies too long on a belt is taken back."""
 
 import pytest
 
@@ -34,7 +34,7 @@ class TestLateAndStalled:
         world.connect(2)
         assert world.given == {1: 1, 2: 1}
         assert len(world.backlog) == 2
-        world.work(2)  # whoever is free first
+        world.work(2)  # the worker that is free first
         assert world.given == {1: 1, 2: 2}
 
     def test_what_lies_too_long_is_taken_back_when_somebody_else_has_room(self):
@@ -104,7 +104,7 @@ class TestLateAndStalled:
         assert world.picked_up == {1, 2}
 
     def test_what_could_not_be_taken_back_is_when_somebody_has_room(self):
-        """All credit is out, the backlog empty, and everybody overdue; then one acknowledges, no more."""
+        """All credit is out, the backlog is empty, all are overdue; then one worker acknowledges."""
         world = world_of(2)
         world.workers[1].stands_still = world.workers[2].stands_still = True
         world.connect(4)
@@ -118,7 +118,7 @@ class TestLateAndStalled:
         assert world.picked_up == {1, 2, 3, 4}
 
     def test_one_that_has_less_room_than_before_is_looked_at_when_it_becomes_late(self):
-        """No message went out in the turn that finds nobody with credit."""
+        """No message went out in the turn that finds no worker with credit."""
         world = world_of(1)
         world.connect()
         world.join(1, room=1)
@@ -128,7 +128,7 @@ class TestLateAndStalled:
 
 
 def test_a_stalled_worker_that_finishes_keeps_nobody_from_one_that_comes():
-    """It was the last one, and was given who had come; then it was found to stand still."""
+    """It was the last one, and got the connections that had come; then it was found to stand still."""
     world = world_of(2)
     world.workers[1].stands_still = True
     world.connect()

@@ -1,4 +1,4 @@
-"""All workers are to leave: everybody who has come is taken in and picked up, and nobody after them."""
+"""All workers are to leave: connections that have come are accepted and picked up, and no later ones."""
 
 from everycore.core.arrivals import MOST_TAKEN_IN
 from everycore.core.lanes import FIRST_CREDIT, RECALL_AFTER
@@ -41,7 +41,7 @@ class TestShutting:
         assert len(world.backlog) == 3
         assert not world.dispatcher.orders.poll
 
-    def test_all_workers_share_those_who_had_come(self):
+    def test_all_workers_share_the_connections_that_had_come(self):
         world = world_of(4)
         world.connect(100)
         shut(world)

@@ -1,4 +1,4 @@
-"""However the kernel cuts the stream, frames and descriptors come out right; nonsense is a ProtocolError."""
+"""However the kernel cuts the stream, frames and descriptors arrive intact; nonsense is a ProtocolError."""
 
 import struct
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ def test_frames_and_descriptors_come_out_as_they_went_in(data):
     pipe = Pipe()
     waiting = b""
     riders: tuple[int, ...] = ()
-    for kind, body, fds in frames:  # a sender corks plain frames behind whatever began the send
+    for kind, body, fds in frames:  # a sender gathers plain frames behind the first one of a send
         raw = encode_frame(body, len(fds), kind)
         if waiting and (fds or data.draw(st.booleans(), "flush")):
             pipe.send(waiting, riders)
@@ -119,7 +119,7 @@ def header(length: int, *, version: int = wire.VERSION, kind: int = WIRE) -> byt
 
 
 def violation(*chunks: tuple[bytes, tuple[int, ...]]) -> tuple[str, list[bytes], tuple[int, ...]]:
-    """The sentence, the frames that were heard before it, the descriptors to close."""
+    """The error, the frames that were read before it, the descriptors to close."""
     decoder, heard = FrameDecoder(LIMIT), []
     with pytest.raises(ProtocolError) as caught:
         for data, fds in chunks:

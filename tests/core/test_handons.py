@@ -1,4 +1,4 @@
-"""Who hands idle connections on, and to whom."""
+"""Which workers hand idle connections on, and to which ones."""
 
 import random
 
@@ -19,7 +19,7 @@ def book(*workers, most=ROOM):
 
 
 class TestWhoMay:
-    def test_who_leaves_may_while_another_stays(self):
+    def test_a_leaving_worker_may_while_another_stays(self):
         handons = book(1, 2)
         handons.leaves(1)
         assert handons.news() == [(1, True)]
@@ -40,7 +40,7 @@ class TestWhoMay:
         handons.news()
         handons.leaves(2)
         assert handons.news() == [(1, False), (2, False)]
-        handons.hands_on(1)  # what it has sent meanwhile is no crime
+        handons.hands_on(1)  # what it has sent meanwhile is allowed
 
     def test_it_is_told_when_a_replacement_is_ready(self):
         handons = book(1)
@@ -51,7 +51,7 @@ class TestWhoMay:
         handons.ready(2)
         assert handons.news() == [(1, True)]
 
-    def test_those_that_can_not_are_no_help_and_are_told_nothing(self):
+    def test_workers_that_cannot_do_not_count_and_are_told_nothing(self):
         handons = book(1)
         handons.ready(2)
         handons.leaves(1)
@@ -61,7 +61,7 @@ class TestWhoMay:
         handons.leaves(2)
         assert handons.news() == []
 
-    def test_who_is_gone_is_told_nothing(self):
+    def test_a_worker_that_is_gone_is_told_nothing(self):
         handons = book(1, 2)
         handons.leaves(1)
         handons.gone(1)

@@ -1,4 +1,4 @@
-"""Since when a worker is there, and how the last one of a slot ended."""
+"""When a worker was forked, and how the last one of a slot ended."""
 
 from everycore.core.history import History, SlotHistory
 
@@ -23,7 +23,7 @@ def test_an_end_that_nobody_asked_for_is_a_restart():
     assert history.slots[0] == SlotHistory(1, "exit status 0 (as asked)", 1001.0)
 
 
-def test_who_was_ready_is_known_at_its_end():
+def test_that_a_worker_was_ready_is_known_at_its_end():
     history = History()
     assert not history.was_ready
     history.ready(1)

@@ -1,4 +1,4 @@
-"""Inputs are handled one after the other, also those that the handling of one causes."""
+"""Inputs are handled one after the other, including those that the handling of one causes."""
 
 import pytest
 

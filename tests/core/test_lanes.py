@@ -1,4 +1,4 @@
-"""The lanes: whose turn it is, how much credit there is, what a connection costs, what may come back."""
+"""The lanes: turns, credit, the cost of connections, and what may come back."""
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +45,7 @@ class TestTurns:
     @given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 6))
     @settings(max_examples=50)
     def test_what_late_binding_gives_the_quick_is_made_good(self, bursts, count):
-        """In a burst the first to acknowledge gets more; the others are owed that, up to `MOST_ARREARS`."""
+        """In a burst the first to acknowledge gets more; the others are owed up to `MOST_ARREARS`."""
         world = world_of(count)
         for burst in bursts:
             world.connect(burst)
@@ -114,9 +114,9 @@ class TestCredit:
         world.connect()
         world.work(1)
         assert lane.credit == FIRST_CREDIT
-        world.connect(100)  # out of credit, and whether somebody waits is not known
+        world.connect(100)  # out of credit; it is not known whether a connection waits
         assert lane.credit == FIRST_CREDIT
-        world.work(1)  # somebody did
+        world.work(1)  # one did
         assert lane.credit == 2 * FIRST_CREDIT
         while world.backlog:
             world.work(1)
@@ -138,7 +138,7 @@ class TestCredit:
         assert world.lanes.lanes[1].credit == 1
 
     def test_it_stays_where_all_pick_ups_take_so_long(self):
-        """On a machine without time for anybody, a worker that waits for a processor is like the others."""
+        """On an overloaded machine, a worker that waits for a processor is like the others."""
         world = world_of(1, batch=16)
         for _ in range(60):
             world.connect()
@@ -148,10 +148,10 @@ class TestCredit:
 
 
 class TestCost:
-    """Where handlers take long, connections go out one by one."""
+    """If handlers take long, connections go out one by one."""
 
     def costly(self, world, each):
-        """Its worker has acknowledged connections and said that it was busy so long with each."""
+        """Its worker has acknowledged connections, and reported `each` seconds for every one."""
         world.cost = each
         for _ in range(60):
             world.connect()
@@ -165,7 +165,7 @@ class TestCost:
         assert not self.costly(world_of(1, batch=16), COSTLY / 4).is_costly
 
     def test_to_wait_for_a_worker_costs_it_nothing(self):
-        """Where processors are short everybody waits, also for workers with nothing to do."""
+        """When processors are short, connections wait even for idle workers."""
         world = world_of(1, batch=16)
         for _ in range(60):
             world.connect()
@@ -173,7 +173,7 @@ class TestCost:
             world.work(1)
         assert not world.lanes.is_costly
 
-    def test_who_does_not_measure_changes_nothing(self):
+    def test_a_worker_that_does_not_measure_changes_nothing(self):
         assert self.costly(world := world_of(1, batch=16), 2 * COSTLY).is_costly
         assert self.costly(world, 0.0).is_costly
 
@@ -197,7 +197,7 @@ class TestTime:
     )
     @settings(max_examples=300)
     def test_at_the_moment_it_names_the_answer_has_changed(self, now, step):
-        """Also on a loop whose clock has whole milliseconds, or whose timer comes to the very tick."""
+        """Even on a loop whose clock has whole milliseconds, or whose timer is exact."""
         lanes = Lanes(late_after=step, recall_after=2 * step)
         first, second = lanes.join(1), lanes.join(2)
         lanes.hand(first, now)
@@ -216,7 +216,7 @@ class TestTime:
 
 
 class TestWords:
-    def test_words_of_those_who_are_gone_are_violations(self):
+    def test_messages_of_workers_that_are_gone_are_violations(self):
         lanes = Lanes()
         with pytest.raises(ProtocolError, match="only 0 were handed over"):
             lanes.acknowledged(7, 99, 0.0)

@@ -1,4 +1,4 @@
-"""The table of `core.lifecycle`: that it is whole, what must hold in every step, and what a history gives."""
+"""The table of `core.lifecycle`: it is complete, what holds in every step, and the result of a history."""
 
 import itertools
 
@@ -14,7 +14,7 @@ from everycore.model import State
 NOW = 100.0
 GRACE = 7.0
 
-#: How a life gets into each state, the shortest way, and not voluntarily where that can be.
+#: The shortest way into each state, involuntary if possible.
 WAYS = {
     State.NONE: (),
     Hidden.LEAVING_EARLY: (LifeInput.DISCONNECT,),
@@ -40,7 +40,7 @@ def life_in(stage):
 
 
 def feed(life, what, now=NOW, *, grace=GRACE):
-    """As a driver does: every action is performed before the next input. Returns (action, state at it)."""
+    """As a driver does, perform every action before the next input. Returns (action, state at that time)."""
     done = []
     for action in life.handle(what, now, grace=grace):
         if action is LifeAction.DIE:
@@ -70,7 +70,7 @@ class TestTheTable:
                 None: None,
                 TimeLimit.OFF: None,
                 TimeLimit.MARGIN: NOW + lifecycle.KILL_MARGIN,
-                TimeLimit.SHUTDOWN: None,  # nothing was to be waited for, so nothing is now
+                TimeLimit.SHUTDOWN: None,  # there was nothing to wait for, and there is not now
                 TimeLimit.GRACE: NOW + GRACE + lifecycle.KILL_MARGIN,
             }[step.limit]
         )
@@ -79,7 +79,7 @@ class TestTheTable:
         ("shutdown", "later", "deadline"),
         [
             (10.0, 1.0, NOW + 1.0 + 10.0 + lifecycle.KILL_MARGIN),  # its own time, from then on
-            (2.0, 1.0, NOW + GRACE + lifecycle.KILL_MARGIN),  # what is left of the grace is more
+            (2.0, 1.0, NOW + GRACE + lifecycle.KILL_MARGIN),  # the rest of the grace is longer
             (0.0, GRACE + 0.5, NOW + GRACE + lifecycle.KILL_MARGIN),  # none of its own
         ],
     )
@@ -135,10 +135,10 @@ class TestTheTable:
         assert [TABLE[State.DEAD, what].limit for what in LifeInput] == [None] * len(LifeInput)
 
     @pytest.mark.parametrize("stage", STAGES, ids=str)
-    def test_who_may_serve(self, stage):
+    def test_which_workers_may_serve(self, stage):
         assert life_in(stage).may_serve == (stage in (State.NONE, State.ONLINE, State.LISTENING))
 
-    def test_one_that_leaves_early_is_none_to_the_public(self):
+    def test_one_that_leaves_early_has_the_public_state_none(self):
         life = life_in(Hidden.LEAVING_EARLY)
         assert (life.state, life.voluntary) == (State.NONE, True)
 
@@ -201,7 +201,7 @@ class TestDeadlines:
         life = life_in(State.LISTENING)
         life.handle(LifeInput.DISCONNECT, NOW, grace=GRACE)
         life.handle(LifeInput.EXITED, NOW)
-        life.handle(LifeInput.BROKE_PROTOCOL, NOW)  # among what it had still sent
+        life.handle(LifeInput.BROKE_PROTOCOL, NOW)  # among its last messages
         life.die()
         assert life.deadline is None
         life.handle(LifeInput.BROKE_PROTOCOL, NOW)
@@ -220,7 +220,7 @@ class TestDeadlines:
     )
 )
 def test_any_history_ends_with_one_disconnected_and_one_exited(history):
-    """No state twice, deadlines only come closer, `Disconnected` and `Exited` once each in this order."""
+    """No state occurs twice, deadlines only come closer, `Disconnected`, `Exited` come once each."""
     life, now = Life(), NOW
     stages, done = [life.stage], []
     for what, seconds, grace in [*history, (LifeInput.EXITED, 0.0, 0.0)]:
@@ -249,5 +249,5 @@ def test_any_history_ends_with_one_disconnected_and_one_exited(history):
         if action in (LifeAction.EMIT_DISCONNECTED, LifeAction.EMIT_EXITED)
     ]
     assert gone == [(LifeAction.EMIT_DISCONNECTED, State.DISCONNECTED), (LifeAction.EMIT_EXITED, State.DEAD)]
-    at = actions.index(LifeAction.EMIT_DISCONNECTED)  # nothing of it is left, and it is told only then
+    at = actions.index(LifeAction.EMIT_DISCONNECTED)  # emitted only once nothing of it is left
     assert {LifeAction.LEAVE_ROTATION, LifeAction.CLOSE_CHANNEL, LifeAction.RELEASE} <= set(actions[:at])

@@ -1,4 +1,4 @@
-"""The book of listeners: who shares, who binds, who is refused, which index, which alias."""
+"""The book of listeners: which request shares, binds or is refused, with which index and alias."""
 
 import errno
 
@@ -43,7 +43,7 @@ class Entry:
 
 
 class Primary:
-    """Binds what the book says; real ports are handed out from 40000."""
+    """Binds as the book says; real ports count up from 40000."""
 
     def __init__(self) -> None:
         self.book: ListenerBook[Entry] = ListenerBook()
@@ -62,7 +62,7 @@ class Primary:
             if answer.key.any_port:
                 assert isinstance(real, tuple)
                 while any(entry.real == (real[0], self._next_port) for entry in self.book):
-                    self._next_port += 1  # as the kernel, which knows what is taken
+                    self._next_port += 1  # as the kernel, which skips ports in use
                 real = (real[0], self._next_port)
                 self._next_port += 1
             entry = Entry(self.book.number(answer.key, v6only=v6only, real=real))
@@ -213,7 +213,7 @@ class TestAliases:
         assert primary.listen(2, key(40000)) is None
         assert primary.listen(1, key(40000)) is None  # it holds it already, by its other name
 
-    def test_who_came_by_the_number_holds_the_index_too(self):
+    def test_a_worker_that_came_by_the_number_holds_the_index_too(self):
         primary = Primary()
         first = primary.listen(1, key(0))
         assert first
@@ -233,7 +233,7 @@ class TestAliases:
 
 
 class Histories(RuleBasedStateMachine):
-    """Workers listen and close at will; a plain model says what each holds."""
+    """Workers listen and close at random; a plain model knows what each holds."""
 
     listens = Bundle("listens")
 
@@ -257,7 +257,7 @@ class Histories(RuleBasedStateMachine):
     @rule(target=listens, worker=st.integers(1, 4), what=keys)
     def listen(self, worker, what):
         mine = self.held.setdefault(worker, [])
-        # What it holds at this address; to hold it already is the one reason to be refused.
+        # What it holds at this address: a request is refused only for what it holds already.
         conflict = not what.any_port and any(
             entry.key == what or (what.fd is None and entry.real == what.address) for entry in mine
         )

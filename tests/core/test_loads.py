@@ -1,4 +1,4 @@
-"""How busy a loop is of late."""
+"""How busy a loop has been lately."""
 
 import pytest
 

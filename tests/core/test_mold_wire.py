@@ -1,4 +1,4 @@
-"""What a mold says, which runs the code of a program."""
+"""Messages of a mold, which runs the code of a program."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Which mold a worker comes from, whatever happens in whatever order."""
+"""Which mold a worker comes from, in any order of events."""
 
 import pytest
 from hypothesis import settings
@@ -60,7 +60,7 @@ def test_the_first_worker_starts_the_mold_and_one_is_asked_for_at_a_time():
     assert line.handle(WorkerWanted(3)) == [AskMold(1, 3)]
 
 
-def test_a_mold_that_cannot_be_prepared_fails_all_who_wait_and_the_next_tries_again():
+def test_a_mold_that_cannot_be_prepared_fails_all_waiting_workers_and_the_next_tries_again():
     line = MoldLine()
     line.handle(WorkerWanted(1))
     line.handle(WorkerWanted(2))
@@ -98,7 +98,7 @@ def test_a_later_renewal_has_a_mold_of_its_own():
     (ended, failed, started) = line.handle(RenewMold(8))
     assert (ended, started) == (EndMold(2), StartMold(3))
     assert isinstance(failed, RenewalFailed)
-    assert line.handle(MoldPrepared(2)) == []  # said before it knew
+    assert line.handle(MoldPrepared(2)) == []  # sent before it knew
     assert line.handle(MoldPrepared(3)) == [EndMold(1), MoldRenewed(8)]
 
 
@@ -115,7 +115,7 @@ def test_the_worker_that_was_asked_of_a_mold_that_died_comes_from_the_next():
     line.handle(WorkerWanted(2))
     assert line.handle(MoldGone(1, "killed")) == [StartMold(2)]
     assert line.handle(MoldPrepared(2)) == [AskMold(2, 2)]
-    assert line.handle(MoldGone(2, "killed")) == [FailWorker(2, "killed")]  # the fork may be what kills it
+    assert line.handle(MoldGone(2, "killed")) == [FailWorker(2, "killed")]  # the fork may be the cause
 
 
 def test_a_mold_with_threads_is_not_forked_and_workers_are_fresh_until_a_renewal():
@@ -129,7 +129,7 @@ def test_a_mold_with_threads_is_not_forked_and_workers_are_fresh_until_a_renewal
     assert line.handle(WorkerWanted(3)) == [AskMold(2, 3)]
 
 
-def test_who_is_not_wanted_any_more_does_not_wait():
+def test_a_worker_that_is_not_wanted_any_more_does_not_wait():
     line = MoldLine()
     line.handle(WorkerWanted(1))
     assert line.handle(WorkerWithdrawn(1)) == [FailWorker(1, WITHDRAWN, withdrawn=True)]
@@ -166,7 +166,7 @@ def test_other_settings_hold_from_the_next_worker_on():
     assert line.handle(WorkerWanted(2)) == [StartMold(2)]
 
 
-def test_the_end_fails_who_waits_and_ends_all_molds():
+def test_the_end_fails_waiting_workers_and_ends_all_molds():
     line = serving()
     line.handle(RenewMold(7))
     line.handle(WorkerWanted(2))
@@ -181,7 +181,7 @@ def test_the_end_fails_who_waits_and_ends_all_molds():
 
 
 class Histories(RuleBasedStateMachine):
-    """Workers, molds and renewals; `molds` are those that live, and whether they are prepared."""
+    """Workers, molds and renewals; `molds` maps live molds to whether they are prepared."""
 
     def __init__(self) -> None:
         super().__init__()

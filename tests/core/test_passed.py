@@ -82,6 +82,6 @@ def test_what_is_in_the_way(passed, wanted, is_so):
 
 @pytest.mark.parametrize(("file", "answered"), [((1, 5), True), ((1, 6), False), (None, False)])
 def test_a_stored_unix_socket_has_to_be_at_its_path_still(file, answered):
-    """How its path is spelled does not matter: the program may have been in another folder."""
+    """The spelling of its path does not matter: the program may have been in another folder."""
     passed = Passed(3, UNIX, STREAM, "app.sock", True, StoredName(9, (1, 5)))
     assert answers(passed, Wanted(UNIX, STREAM, "/run/app/app.sock", True, file)) == answered

@@ -1,4 +1,4 @@
-"""How long to leave the next connection to others: longer where that helps, hardly where it does not."""
+"""How long to leave the next connection to others: longer if that helps, hardly if it does not."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def patience():
 
 
 def stay(patience, now=0.0, *, taken_after=None, waits=True):
-    """The seconds of a stay; whoever waits is taken by another after so many."""
+    """The seconds of a stay; another worker takes the waiting connection after `taken_after` seconds."""
     patience.begin(now, waits=waits)
     looked = 0
     while patience.lasts(now + looked * STEP, waits=taken_after is None or looked * STEP < taken_after):
@@ -47,7 +47,7 @@ def test_a_stay_in_which_nobody_came_says_nothing(patience):
     assert stay(patience) == LEAST
 
 
-def test_who_came_meanwhile_and_was_taken_counts(patience):
+def test_a_connection_that_came_meanwhile_and_was_taken_counts(patience):
     patience.begin(0.0, waits=False)
     assert patience.lasts(STEP, waits=True)
     assert not patience.lasts(2 * STEP, waits=False)

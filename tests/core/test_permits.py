@@ -1,4 +1,4 @@
-"""One spelling for what a worker of another user may listen on."""
+"""One canonical form for what a worker of another user may listen on."""
 
 import socket
 

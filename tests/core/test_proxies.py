@@ -84,7 +84,7 @@ def test_a_part_of_one_is_none_yet(name):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_none_is_refused(name):
+def test_malformed_values_are_refused(name):
     with pytest.raises(ValueError, match=r"\w"):
         read_header(BAD[name])
 
@@ -117,7 +117,7 @@ PEERS = [
 
 
 @pytest.mark.parametrize(("peer", "names", "is_one"), PEERS)
-def test_who_is_a_proxy(peer, names, is_one):
+def test_which_peers_are_proxies(peer, names, is_one):
     proxies = Proxies(names)
     assert proxies
     assert [proxies.has(peer), proxies.has(peer)] == [is_one, is_one]
@@ -136,7 +136,7 @@ def test_without_a_name_there_is_none():
         ("10.0.0.1:80", "must be an address"),
     ],
 )
-def test_a_name_that_is_none_is_an_error(wrong, why):
+def test_a_malformed_name_is_an_error(wrong, why):
     with pytest.raises(ConfigurationError, match=why):
         check_proxies("trust_proxy_protocol", ["127.0.0.1", wrong])
 

@@ -1,4 +1,4 @@
-"""Which worker has reached a limit, and when its turn comes to be replaced. No process, no clock."""
+"""Which worker has reached a limit, and when it is replaced. No process, no clock."""
 
 import pytest
 
@@ -87,7 +87,7 @@ def test_the_new_one_is_ready_before_the_old_one_leaves(running):
 
 
 def test_one_at_a_time(running):
-    """They may all have reached the limit in the same moment."""
+    """All of them may reach the limit at the same moment."""
     for worker in (1, 2, 3):
         running.tell(Recycle(worker, "old"))
     order = []

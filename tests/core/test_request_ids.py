@@ -1,4 +1,4 @@
-"""Which ids of clients are taken, and what becomes of the others."""
+"""Which ids of clients are accepted, and what replaces the others."""
 
 import pytest
 from hypothesis import given

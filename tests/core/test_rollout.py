@@ -1,4 +1,4 @@
-"""A rolling reload: who is replaced when, and what becomes of it. No process, no clock."""
+"""A rolling reload: which worker is replaced when, and the result. No process, no clock."""
 
 import pytest
 
@@ -25,7 +25,7 @@ from tests.kit.numbered_pools import BOOT_TIMEOUT, CRASH, DONE, Pool
 
 
 def running(count: int = 3, **options) -> Pool:
-    """WorkerReady workers, 1 to `count`, in the slots from 0."""
+    """Ready workers, 1 to `count`, in the slots from 0."""
     pool = Pool(**options)
     pool.tell(ScaleTo(count))
     pool.ready(*range(1, count + 1))
@@ -33,7 +33,7 @@ def running(count: int = 3, **options) -> Pool:
 
 
 def finish(pool: Pool) -> None:
-    """All who boot become ready, and all who are asked to leave do."""
+    """Let every starting worker become ready, and every worker that was asked to leave do so."""
     while todo := pool.dismissed | (set(pool.live) - pool.is_ready):
         worker = min(todo)
         if worker in pool.dismissed:
@@ -214,13 +214,13 @@ def test_successor_of_a_dead_one_fails():
     assert pool.live == {2: 1, 4: 0}
 
 
-def test_who_waits_for_a_restart_is_started_at_once():
+def test_a_slot_that_waits_for_a_restart_is_started_at_once():
     pool = running(2)
     for worker in (1, 3, 4, 5):
         pool.exit(worker)
         pool.let_time_pass(2.0 if worker != 5 else 0.0)
     assert pool.tell(Reload(1))[:2] == [Reloading(1), Fork(0, 1)]
-    # It counts as the one that is under way.
+    # It counts as the one under way.
     assert pool.live == {2: 1, 6: 0}
     assert Fork(1, 1) in pool.ready(6)
 
@@ -356,7 +356,7 @@ def test_drained_in_a_reload():
 
 
 def test_a_successor_whose_slot_has_no_other_worker_any_more_is_the_slots_own():
-    """Nobody was ever ready, and the one that was to be replaced is drained: the application cannot start."""
+    """No worker was ever ready, and the one to be replaced is drained: the application cannot start."""
     pool = Pool(surge=1)
     pool.tell(ScaleTo(1))
     pool.reload()

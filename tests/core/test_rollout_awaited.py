@@ -1,4 +1,4 @@
-"""Where the code is being worked on: what cannot start waits for the next reload. No process, no clock."""
+"""In development, code that cannot start waits for the next reload. No process, no clock."""
 
 import pytest
 
@@ -65,7 +65,7 @@ def test_a_reload_that_fails_is_told_once_and_leaves_the_old_one():
     pool.tell(Reload(1))
     assert kinds(pool.exit(2, CRASH)) == [ReloadStopped, SetTimer]
     assert pool.live == {1: 0}
-    # It dies later: what is there now is tried, once.
+    # It dies later: the present code is tried, once.
     pool.exit(1, CRASH)
     pool.let_time_pass(0.2)
     assert pool.live == {3: 0}

@@ -97,7 +97,7 @@ def test_where_the_code_is_being_worked_on_the_newest_is_prepared_at_once():
     assert Reloaded(1, (1, 2)) in pool.ready(2)
 
 
-def test_a_stop_answers_who_waits_for_a_mold():
+def test_a_stop_answers_workers_that_wait_for_a_mold():
     pool = running(1)
     pool.tell(Reload(1))
 

@@ -1,4 +1,4 @@
-"""What signals that command a pool do: the table."""
+"""The table of what signals do to a pool."""
 
 import signal
 
@@ -40,7 +40,7 @@ def test_what_is_heard_is_answered_wherever_the_pool_is_then(at_terminal):
     ("had", "has", "ending", "where"),
     [
         (False, False, False, Surroundings.DETACHED),
-        (False, True, False, Surroundings.DETACHED),  # a daemon that somebody has attached again
+        (False, True, False, Surroundings.DETACHED),  # a daemon that was attached to a terminal again
         (True, True, False, Surroundings.TERMINAL),
         (True, False, False, Surroundings.HUNG_UP),
         (True, False, True, Surroundings.ENDING),

@@ -1,4 +1,4 @@
-"""When a worker is stuck, and what is asked of it; when it is not. No process, no clock."""
+"""When a worker is stuck and when it is not, and what is asked of it. No process, no clock."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ from everycore.errors import ConfigurationError
 
 
 class View(msgspec.Struct):
-    """A process of the test's."""
+    """A process played by the test."""
 
     cpu: float = 0.0
     waited: dict[int, float] = {}
@@ -34,7 +34,7 @@ class View(msgspec.Struct):
 
 
 class Watch:
-    """One worker, looked at once a second or as often as the test says."""
+    """One worker, checked once a second or as often as the test says."""
 
     def __init__(self, dump: float | None = 10, kill: float | None = 60) -> None:
         self.stalls = Stalls(StallLimits(dump, kill))
@@ -53,7 +53,7 @@ class Watch:
         return self.look(after)
 
     def stuck_for(self, seconds: float) -> dict[str, float]:
-        """Looks for so long; when what was asked for first, in seconds from now."""
+        """Check for `seconds`. Returns when each action was ordered first, in seconds from now."""
         begun, found = self.now, dict[str, float]()
         while self.now - begun < seconds:
             for action in self.look():
@@ -119,22 +119,22 @@ def test_what_goes_on_in_the_last_moment_is_spared():
     assert watch.stuck_for(9) == {}
 
 
-def test_who_was_aborted_is_killed_even_if_it_goes_on():
+def test_an_aborted_worker_is_killed_even_if_it_goes_on():
     watch = Watch()
     watch.stuck_for(61)
     assert [action for _ in range(5) for action in watch.beat()] == [KillStuck(1)]
 
 
-# Without a loop of ours
+# Without a loop of everycore
 
 
-def test_who_has_nothing_to_pick_up_is_let_be():
+def test_a_worker_with_nothing_to_pick_up_is_left_alone():
     watch = Watch()
     watch.seen = Seen()
     assert watch.stuck_for(100) == {}
 
 
-def test_who_picks_up_nothing_is_stuck_since_it_was_given_something():
+def test_a_worker_that_picks_up_nothing_is_stuck_since_it_was_given_something():
     watch = Watch()
     watch.seen = Seen()
     watch.stuck_for(50)
@@ -142,7 +142,7 @@ def test_who_picks_up_nothing_is_stuck_since_it_was_given_something():
     assert watch.stuck_for(12) == {"Dump": 11}
 
 
-def test_who_picks_up_one_after_the_other_is_let_be_however_late():
+def test_a_worker_that_picks_up_one_after_the_other_is_left_alone_however_late():
     watch = Watch()
     for _ in range(30):
         watch.seen = Seen(oldest=watch.now)
@@ -157,7 +157,7 @@ def test_a_loop_that_has_ended_does_not_count_any_more():
     assert watch.stuck_for(100) == {}
 
 
-# What could not go on
+# What could not make progress
 
 
 def test_time_in_which_a_thread_waited_for_a_processor_does_not_count():
@@ -183,7 +183,7 @@ def test_a_loop_that_computes_on_a_busy_machine_is_found_when_it_has_had_its_tim
 
 
 def test_looks_that_come_late_do_not_count():
-    """The primary itself was not scheduled, or stopped, or the machine slept."""
+    """The primary itself was not scheduled, or was stopped, or the machine slept."""
     watch = Watch(dump=10, kill=15)
     watch.beat()
     for _ in range(9):
@@ -200,7 +200,7 @@ def test_the_clock_starts_anew_when_it_is_continued():
     assert watch.stuck_for(9) == {}
 
 
-def test_who_is_stopped_is_killed_without_an_abort_that_it_would_not_hear():
+def test_a_stopped_worker_is_killed_without_an_abort_that_it_could_not_handle():
     watch = Watch(dump=None, kill=60)
     watch.view = View(is_stopped=True)
     watch.stuck_for(59)
@@ -231,7 +231,7 @@ def test_without_proc_the_time_alone_counts():
     assert watch.stuck_for(12) == {"Dump": 10}
 
 
-def test_who_is_given_nothing_any_more_is_forgotten():
+def test_a_worker_that_gets_nothing_any_more_is_forgotten():
     watch = Watch()
     watch.stuck_for(9)
     assert watch.stalls.look({}, lambda _: None, watch.now + 1) == []
@@ -262,7 +262,7 @@ def test_a_limit_that_is_none_is_refused(given):
 
 STEPS = st.lists(
     st.tuples(
-        st.floats(0.05, 5),  # seconds until the next look
+        st.floats(0.05, 5),  # seconds until the next check
         st.booleans(),  # the loop has turned
         st.floats(0, 1),  # part of that time in which a thread waited
         st.sampled_from(["runs", "runs", "runs", "stopped", "traced"]),
@@ -275,7 +275,7 @@ STEPS = st.lists(
 @given(STEPS)
 @settings(max_examples=100)
 def test_histories(steps):
-    """Nobody is asked or killed before its time, twice, or in another order."""
+    """No worker is asked or killed too early, twice, or in another order."""
     watch = Watch(dump=3, kill=6)
     waited = 0.0
     since = watch.now

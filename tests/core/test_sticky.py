@@ -26,7 +26,7 @@ def world_of(count, batch=16):
 
 
 def client_of(worker, slots):
-    """A client whose own worker that is."""
+    """A client whose own worker is `worker`."""
     return next(client for client in addresses(1000) if best(client, range(slots)) == worker - 1)
 
 
@@ -67,7 +67,7 @@ class TestTheHash:
             assert best(client, [5, 17, 2]) == best(client, [2, 5, 17]) == best(client, {17, 2, 5})
 
     def test_a_restart_moves_nobody(self):
-        """Nor does another Python: the values of BLAKE2, once and for all."""
+        """Another Python changes nothing either: the values of BLAKE2 are fixed."""
         known = {0: 4070521373, 1: 3259644588, 15: 665058974, 16: 2152141465, 999: 3034582128}
         assert {slot: weight(bytes([127, 0, 0, 1]), slot) for slot in known} == known
 
@@ -82,7 +82,7 @@ class TestEachAtItsOwn:
         assert world.given == {worker: 10}
 
     def test_one_client_alone_has_as_many_as_a_worker_may_have_above_the_mean(self):
-        """A browser that opens six is not moved, nor are five of them."""
+        """A browser that opens six connections is not moved, nor are five such browsers."""
         world = world_of(4)
         world.client = client_of(2, 4)
         for _ in range(SPARE):
@@ -150,7 +150,7 @@ class TestBound:
             world.settle()
         assert world.given == {2: 5, 3: 5}
 
-    def test_who_was_moved_comes_back_when_there_is_room(self):
+    def test_a_moved_client_comes_back_when_there_is_room(self):
         world = world_of(2)
         world.client = client_of(1, 2)
         world.seats[1].open = 100
@@ -180,10 +180,10 @@ class TestAWorkerThatBlocks:
         assert world.given == {1: MOST_CREDIT + 5, 2: 10}
 
     def test_no_more_than_so_many_wait_here(self):
-        """Each is a descriptor. The rest is the kernel's, and waits no longer than these."""
+        """Each is a descriptor. The rest stays in the kernel, and waits no longer than these."""
         world = world_of(2)
         world.workers[1].stands_still = True
-        world.seats[2].open = 10_000  # so that the bound moves nobody
+        world.seats[2].open = 10_000  # so that the bound moves no client
         world.client = client_of(1, 2)
         world.connect(1000)
         assert len(world.dispatcher.arrivals.queue) == MOST_WAITING
@@ -193,7 +193,7 @@ class TestAWorkerThatBlocks:
         assert world.given[2] == 1000
 
     def test_those_that_wait_cost_the_others_nothing(self):
-        """With a look at each of them in every turn, a worker that blocks would take the primary's time."""
+        """If each of them were checked in every turn, a worker that blocks would take the primary's time."""
         world = world_of(2)
         world.workers[1].stands_still = True
         world.client = client_of(1, 2)
@@ -230,7 +230,7 @@ class TestAWorkerThatBlocks:
         assert world.given[1] == MOST_CREDIT + 1
 
     def test_one_that_works_through_its_belt_is_not_silent(self):
-        """A connection a second: the last of sixteen lies there for longer than anybody may be silent."""
+        """One connection a second: the last of sixteen lies there longer than a worker may be silent."""
         world = world_of(2, batch=1)
         world.client = client_of(1, 2)
         world.connect(MOST_CREDIT)
@@ -264,7 +264,7 @@ class TestAWorkerThatBlocks:
         assert world.given == {1: 3}
 
 
-def test_who_finds_a_worker_full_goes_to_the_next_choice():
+def test_a_client_of_a_full_worker_goes_to_its_next_choice():
     world = world_of(2)
     world.client = client_of(1, 2)
     world.fill(1)

@@ -1,4 +1,4 @@
-"""Random histories of the dispatcher of `sticky`: the law, each at its own worker, and no wait in vain."""
+"""Random histories of the `sticky` dispatcher: the law holds, with own workers, and no wait in vain."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ CLIENTS = st.sampled_from([b"one", b"two", b"three", b"four", b"five", None])
 
 
 class StickyHistories(Histories):
-    """Anything, in any order; of the workers, 4 sits in the slot of 1."""
+    """Any events, in any order; worker 4 is in the slot of worker 1."""
 
     world: StickyWorld
 
@@ -26,7 +26,7 @@ class StickyHistories(Histories):
 
     @rule(worker=WORKERS, count=st.sampled_from([-5, 0, 20, 100, 1 << 40]))
     def say_how_many_are_open(self, worker, count):
-        """A worker may say anything."""
+        """A worker may report any number."""
         if worker in self.world.seats:
             self.world.seats[worker].open = count
 

@@ -1,4 +1,4 @@
-"""What a signal does, for every kind of process: the tables, and one process that goes by them."""
+"""What a signal does to every kind of process: the tables, and a process that runs by them."""
 
 import pytest
 
@@ -24,7 +24,7 @@ WORKERS = pytest.mark.parametrize("table", [WORKER, GUEST], ids=["worker", "gues
 
 
 def run(machine, *inputs, apart=LATER):
-    """Feeds the inputs, one after the other; what is to be done by each."""
+    """Feed the inputs, one after the other. Returns what each orders."""
     return [machine.take(what, 1000.0 + apart * number) for number, what in enumerate(inputs)]
 
 
@@ -43,7 +43,7 @@ def worker(table, *before):
 
 @PRIMARIES
 def test_a_primary_has_a_step_for_whatever_can_happen(table):
-    # Nobody waits for the last worker before a signal has come.
+    # Before a signal has come, nothing waits for the last worker.
     never = {(PrimaryStage.RUNNING, StopInput.ALL_GONE)}
     wanted = {(stage, what) for stage in PrimaryStage for what in (*signals_of(table), StopInput.ALL_GONE)}
     assert set(table) == wanted - never
@@ -80,7 +80,7 @@ def test_a_second_term_changes_nothing(table):
 
 
 def test_a_worker_never_goes_back():
-    """Once it is to leave it leaves: no input leads to a stage in which it would serve on."""
+    """A worker that is to leave does: no input leads back to a stage in which it would go on serving."""
     leaving = {
         WorkerStage.WAITING,
         WorkerStage.ENDED,
@@ -143,7 +143,7 @@ def test_a_command_ends_by_itself_when_all_are_gone():
     assert run(primary(COMMAND), TERM, StopInput.ALL_GONE)[-1] == ()
 
 
-# A worker without our loop
+# A worker without everycore's loop
 
 
 @WORKERS
@@ -162,7 +162,7 @@ def test_no_thread_is_started_once_the_main_thread_is_done(table):
 
 @WORKERS
 def test_a_signal_in_the_moment_in_which_the_loop_begins_is_noted(table):
-    """The thread that waits repeats it, if the stage that it led to was overwritten."""
+    """The waiting thread repeats the input if its stage was overwritten."""
     machine = Machine(table, WorkerStage.MAKING)
     assert is_unheard(table, machine.stage)
     run(machine, StopInput.WAITED)
@@ -173,7 +173,7 @@ def test_a_signal_in_the_moment_in_which_the_loop_begins_is_noted(table):
 def test_a_step_that_stays_does_not_undo_a_signal_that_comes_meanwhile():
     class Interrupted(dict):
         def __getitem__(self, key):
-            machine.stage = WorkerStage.WAITING  # as a handler of Python's does, between two instructions
+            machine.stage = WorkerStage.WAITING  # as a Python signal handler does, between two instructions
             return super().__getitem__(key)
 
     machine = Machine(Interrupted(WORKER), WorkerStage.PROGRAM)
@@ -193,7 +193,7 @@ def test_a_guest_is_told_until_it_ends():
     assert run(worker(WORKER), *told)[-1] == ()
 
 
-# A worker with our loop
+# A worker with everycore's loop
 
 
 @WORKERS

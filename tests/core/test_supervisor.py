@@ -1,4 +1,4 @@
-"""Who is forked, dismissed and killed; when the pool gives up. No process, no clock."""
+"""Which workers are forked, dismissed and killed; when the pool gives up. No process, no clock."""
 
 import pytest
 
@@ -108,7 +108,7 @@ def test_booting_is_not_health(running):
     assert wait == pytest.approx(0.2)
 
 
-def test_worker_of_somebody_else_is_ignored(running):
+def test_an_unknown_worker_is_ignored(running):
     assert running.supervisor.handle(WorkerExited(99, CRASH), 0.0) == []
     assert running.supervisor.handle(WorkerReady(99), 0.0) == []
 
@@ -225,7 +225,7 @@ def test_stop_forgets_restarts(running):
     assert running.tell(Stop()) == [SetTimer(None), Finish(None)]
 
 
-def test_stop_while_booting_is_no_failure(pool):
+def test_stop_while_booting_is_not_a_failure(pool):
     pool.tell(ScaleTo(1))
     pool.tell(Stop())
     pool.exit(1, DONE)

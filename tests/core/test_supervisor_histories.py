@@ -1,4 +1,4 @@
-"""Whatever happens to a pool in whatever order, the invariants of its supervisor hold."""
+"""The invariants of a pool's supervisor hold for any events in any order."""
 
 from collections import Counter
 
@@ -71,7 +71,7 @@ class Histories(RuleBasedStateMachine):
             if isinstance(action, Dismiss) and self.surge:
                 if self.is_awaited and (action.worker in asked or action.worker not in self.pool.is_ready):
                     continue  # it is in the way of newer code
-                # The one that is replaced has its successor, and that one is ready.
+                # The replaced worker has a successor, which is ready.
                 slot = self.pool.live[action.worker]
                 there = [other for other in self.pool.staying if self.pool.live[other] == slot]
                 assert there == [worker]
@@ -87,7 +87,7 @@ class Histories(RuleBasedStateMachine):
         gave_up = any(isinstance(action, FailPool) for action in actions)
         is_hopeless = not self.was_ready and was_alone and not self.is_awaited
         if gave_up and self.was_ready:
-            # All slots have failed, and none of those who live is ready: whoever is, serves.
+            # All slots have failed, and no live worker is ready: a ready one would serve.
             assert self.give_up is not None
             assert not self.is_awaited
             assert not (set(self.pool.staying) & self.pool.is_ready)
@@ -173,12 +173,12 @@ class Histories(RuleBasedStateMachine):
         assert bool(unanswered) == (rollout.is_running or is_preparing)
         assert is_preparing == (self.pool.prepares_for is not None)
         if not self.ended and rollout.is_running:
-            # Something is under way: somebody boots, or leaves, or is due.
+            # Something is under way: a worker starts or leaves, or a timer is set.
             booting = set(self.pool.live) - self.pool.is_ready
             assert booting or self.pool.dismissed or self.pool.timer is not None
 
     def teardown(self) -> None:
-        """From wherever it was left: all who boot become ready, all who are asked leave, and all is well."""
+        """From any state: every starting worker becomes ready, every asked one leaves, and all is well."""
         pool = self.pool
         if self.ended:
             for worker in list(pool.live):
@@ -187,7 +187,7 @@ class Histories(RuleBasedStateMachine):
             assert len(pool.answers) == pool.requests
             return
         if self.is_awaited:
-            pool.reload()  # the code is mended
+            pool.reload()  # the code is fixed
         for _ in range(20 * (2 + pool.requests)):
             if pool.prepares_for is not None:
                 pool.renewed()

@@ -1,4 +1,4 @@
-"""When a slot has failed, when it is well again, and when a pool gives up for that. No process, no clock."""
+"""When a slot has failed or works again, and when a pool gives up. No process, no clock."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def running() -> Pool:
 
 
 def crash(pool: Pool, slot: int, times: int, *, ready: bool = True) -> list[Any]:
-    """The worker of `slot` ends so often; waits for the next one each time. All that was ordered."""
+    """End the worker of `slot` `times` times, waiting for the next one each time. Returns all orders."""
     actions = []
     for _ in range(times):
         (worker,) = [number for number, at in pool.staying.items() if at == slot]
@@ -99,7 +99,7 @@ def test_all_slots_have_failed(running):
     assert running.finished == Finish(given_up.failure)
 
 
-def test_who_serves_keeps_a_pool_of_failed_slots_alive(running):
+def test_a_serving_worker_keeps_a_pool_of_failed_slots_alive(running):
     crash(running, 0, 5)
     running.ready(*[number for number, slot in running.live.items() if slot == 0])
     actions = crash(running, 1, 5)
@@ -122,7 +122,7 @@ def test_where_the_code_is_worked_on_nobody_gives_up(running):
     assert running.finished is None
 
 
-def test_a_slot_that_is_not_wanted_any_more_is_no_failed_one(running):
+def test_a_slot_that_is_not_wanted_any_more_does_not_count_as_failed(running):
     crash(running, 1, 5)
     running.tell(ScaleTo(1))
     assert running.supervisor.failed_slots == ()
@@ -136,7 +136,7 @@ def test_without_a_limit_there_are_no_failed_slots():
     assert pool.finished is None
 
 
-def test_what_is_asked_to_leave_is_no_end_that_counts(running):
+def test_the_end_of_a_worker_that_was_asked_to_leave_does_not_count(running):
     for _ in range(9):
         running.reload()
         for _ in range(20):

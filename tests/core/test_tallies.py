@@ -1,4 +1,4 @@
-"""The metrics of several workers put together, the dead ones' too."""
+"""The combined metrics of several workers, including dead ones."""
 
 import pytest
 from hypothesis import given
@@ -28,7 +28,7 @@ def gauge(value, mode="all", **labels):
 
 
 def histogram(**counts):
-    """Cumulative, as a worker tells it; `le_1=2` is the class that ends at 1."""
+    """A cumulative histogram, as a worker reports it; `le_1=2` is the bucket that ends at 1."""
     buckets = [("m_bucket", {"le": name[3:].replace("_", ".")}, count) for name, count in counts.items()]
     return family("histogram", *buckets, ("m_count", {}, buckets[-1][2]), ("m_sum", {}, 1.0))
 
@@ -107,7 +107,7 @@ SAMPLES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=6)
 
 @given(st.lists(st.tuples(SAMPLES, st.booleans()), max_size=8))
 def test_what_is_kept_and_what_lives_is_all_there_was(workers):
-    """Each worker counts, and dies or lives; the dead are kept one after the other."""
+    """Each worker counts, and dies or lives; the dead ones are added one after the other."""
     truth: dict[str, int] = {}
     archive = Archive([], [])
     alive = []

@@ -1,4 +1,4 @@
-"""What may be sent, what may not, and that the complaint says where."""
+"""What may be sent and what may not, and that the error says where."""
 
 import collections
 import dataclasses
@@ -206,7 +206,7 @@ def test_depth_is_limited_and_the_limit_passes():
             values.encode(nested(depth))
 
 
-def test_what_is_used_twice_is_no_circle():
+def test_a_value_used_twice_is_not_a_circle():
     shared = [1]
     assert values.decode(values.encode([shared, {"a": shared}])) == [[1], {"a": [1]}]
 

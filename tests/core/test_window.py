@@ -32,7 +32,7 @@ def test_an_honest_pair_goes_on_for_ever(data):
             reports.append(report)
     while reports:
         sender.took(*reports.pop(0))
-    assert sender.try_send(4 * WINDOW_BYTES)  # all taken: whatever is next may go
+    assert sender.try_send(4 * WINDOW_BYTES)  # all taken: any size may go next
 
 
 def test_the_number_is_bounded():
@@ -92,7 +92,7 @@ def test_a_report_of_more_than_was_sent_is_a_violation(report):
 
 
 def test_the_descriptors_are_bounded_and_counted_by_themselves():
-    """A request's is taken as its handler begins; the request counts until it is answered."""
+    """A request's descriptor is taken when its handler begins; the request counts until it is answered."""
     sender, receiver = Outgoing(), Incoming()
     for _ in range(WINDOW_HANDLES):
         assert sender.try_send(1, 1)

@@ -1,4 +1,4 @@
-"""Private parts of other libraries: this Python has them as we know them, and nothing breaks without."""
+"""Private parts of other libraries: this Python has the known ones, and nothing breaks without them."""
 
 import asyncio
 import gc
@@ -30,7 +30,7 @@ PROBES = {
 
 
 def found(module, without=""):
-    """What the probes of a module say in a process of their own."""
+    """The results of the probes of a module in a separate process."""
     if module == "uvloop_internals":
         pytest.importorskip("uvloop")
     source = f"""
@@ -50,7 +50,7 @@ def found(module, without=""):
 
 @pytest.mark.parametrize("module", PROBES)
 def test_this_python_has_all_of_them(module):
-    """A Python or a library that does not is slower: a release of ours is due."""
+    """A Python or a library without them is slower, and everycore needs a new release."""
     assert found(module) == dict.fromkeys(PROBES[module], True)
 
 
@@ -102,7 +102,7 @@ def test_a_probe_runs_where_a_loop_runs_too():
 
 
 def test_where_no_thread_can_be_started_no_probe_succeeds(monkeypatch):
-    """RLIMIT_NPROC, or pids.max of a container: the public ways need no thread."""
+    """RLIMIT_NPROC, or pids.max of a container: the public interfaces need no thread."""
 
     def refuse(*_, **__):
         raise RuntimeError("can't start new thread")
@@ -132,7 +132,7 @@ def test_a_probe_that_raises_has_failed_and_hurts_no_other():
 
 
 def test_a_signal_in_the_middle_of_a_probe_leaves_nothing_that_needs_the_loop(capfd):
-    """As when the primary ends a worker that imports us: the handler of SIGTERM raises SystemExit."""
+    """As when the primary ends a worker that imports everycore: the SIGTERM handler raises SystemExit."""
 
     def interrupted(loop, near, far):
         def end():
@@ -153,7 +153,7 @@ def test_a_signal_waits_until_a_probe_has_ended():
     """Raised in the constructor of a loop, it would leave half a loop behind."""
 
     def killed(loop, near, far):
-        # To this thread: a signal to the process may come to another thread of the test run.
+        # To this thread: a signal to the process may reach another thread of the test run.
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         seen.append("probed")
         return True
@@ -173,10 +173,10 @@ def test_a_signal_waits_until_a_probe_has_ended():
 
 
 class TestStartServing:
-    """The arguments of asyncio's `_start_serving`, which newer Pythons add to."""
+    """The arguments of asyncio's `_start_serving`, to which newer Pythons add some."""
 
     def served(self, signature, *args, **kwargs):
-        """What is served in our way and in the loop's own, by a loop whose method has this signature."""
+        """What everycore serves and what the loop itself serves, if its method has this signature."""
         ours: list[Any] = []
         own: list[Any] = []
         namespace = {"own": own}
@@ -254,7 +254,7 @@ def test_only_protocols_that_we_know_are_looked_into(http, known):
 
 @pytest.fixture
 def uvicorn_as_it_was(monkeypatch):
-    """uvicorn's own functions, put back after a test that has replaced them."""
+    """uvicorn's own functions, restored after a test that has replaced them."""
     modules = [
         importlib.import_module(f"uvicorn.protocols.http.{name}") for name in ("h11_impl", "httptools_impl")
     ]
@@ -309,7 +309,7 @@ async def test_addresses_of_transports_are_those_that_uvicorn_asks_the_kernel_fo
 @pytest.mark.slow
 @pytest.mark.parametrize("without", ["", "all"])
 def test_a_worker_from_a_mold_begins_anew(without):
-    """With and without the private parts its key is its own, and it can share memory by name."""
+    """With and without the private parts, its key is its own, and it can share memory by name."""
     source = """
         import multiprocessing, os, threading, uuid
         from multiprocessing import resource_tracker, shared_memory

@@ -1,6 +1,6 @@
-"""Attackers among the workers of one user: each of them loses its channel, or gains nothing.
+"""Attackers among the workers of one user: each loses its channel, or gains nothing.
 
-All at once, on the listener of two workers that behave. Meanwhile 500 requests are answered, and none is
+They attack at once, on the listener of two honest workers. Meanwhile 500 requests are answered, and none is
 lost. Afterwards the primary has the descriptors and the memory that it had. See `tests.kit.hostile`.
 """
 
@@ -31,7 +31,7 @@ async def main():
     await server.serve_forever()
 everycore.run(main())
 """
-#: Its loop has seen the end of its channel, or its attack has failed by that; or it was killed.
+#: Its loop has noticed the end of its channel, or its attack has failed by that; or it was killed.
 ENDS = {
     "its channel": {ExitStatus(code=75), ExitStatus(code=1), ExitStatus(signal=SIGKILL)},
     "nothing": {ExitStatus(code=0)},
@@ -39,7 +39,7 @@ ENDS = {
 
 
 async def ask(port: int, times: int) -> int:
-    """How many of so many requests were answered."""
+    """How many of `times` requests were answered."""
     answered = 0
     for number in range(times):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -1,6 +1,6 @@
-"""The death of either side: nobody is left over, nothing is left behind, and who lives learns of it.
+"""The death of either side: nothing is left behind, and the survivor learns of it.
 
-What the kernel has no part in: `tests/primary/test_cluster_life.py` and `test_driver.py`, in memory.
+Without the kernel's part: `tests/primary/test_cluster_life.py` and `test_driver.py`, in memory.
 """
 
 import asyncio
@@ -118,7 +118,7 @@ class TestOfThePrimary:
         assert wait_gone(pids, timeout=0) == []
 
     def test_while_workers_boot(self, start_program):
-        """They have imported nothing yet, and ask the kernel for nothing."""
+        """They have imported nothing yet, and have asked the kernel for nothing."""
         program = start_program(
             HEAD
             + """
@@ -202,7 +202,7 @@ everycore.run(primary() if everycore.is_primary else worker())
         assert program.wait() == 0
 
 
-#: The primary of one worker, which is what follows; it says `port N`, and `serves PID PRIMARY`.
+#: The primary of one worker, whose program follows; it prints `port N`, and `serves PID PRIMARY`.
 OUTLIVING = """
 async def primary():
     async with everycore.Cluster(orphan_grace=0.5) as cluster:
@@ -216,7 +216,7 @@ if everycore.is_primary:
     everycore.run(primary())
 else:
 """
-#: A worker that no loop of ours ends when the time is over.
+#: A worker that no loop of everycore ends when the time is over.
 ENDLESS = {
     "plain sockets": """
 listener = everycore.listen(("127.0.0.1", 0))

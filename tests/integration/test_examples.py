@@ -1,4 +1,4 @@
-"""The examples, run as their docstrings say, and used as a reader would use them."""
+"""The examples, run as their docstrings say, and used as a reader would."""
 
 import http.client
 import os
@@ -42,13 +42,13 @@ def ask(file: Any, line: str) -> str:
 
 
 def read_all(port: int) -> str:
-    """What a connection says until it ends."""
+    """Everything that a connection sends until it ends."""
     with connect(port) as client, client.makefile("rb") as file:
         return file.read().decode()
 
 
 def fetch(port: int, path: str = "/") -> str:
-    """The body of an HTTP reply, over a connection of its own."""
+    """The body of an HTTP reply, over a new connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=scaled(PATIENCE))
     try:
         connection.request("GET", path, headers={"Connection": "close"})
@@ -62,7 +62,7 @@ def fetch(port: int, path: str = "/") -> str:
 def answers(ask_one: Callable[[], str], count: int) -> set[str]:
     """`count` different answers, from as many connections as that takes.
 
-    Not from as many as there are workers: one that is late to take a connection misses a turn, as it should.
+    The number of workers is not enough: one that is late to take a connection misses a turn, as it should.
     """
     seen: set[str] = set()
     for _ in range(50):
@@ -73,7 +73,7 @@ def answers(ask_one: Callable[[], str], count: int) -> set[str]:
 
 
 def press_ctrl_c(program: Program) -> None:
-    """It ends as its language's programs do, and nothing is left."""
+    """Press Ctrl-C. The program ends as usual in its language, and nothing is left."""
     workers = program.descendants()
     assert workers
     program.signal_group(signal.SIGINT)
@@ -208,7 +208,7 @@ class TestRandomPort:
 
 
 def base_of_free_ports(count: int) -> int:
-    """`base + 1` to `base + count` are free, and below what the kernel gives to clients: they stay free.
+    """`base + 1` to `base + count` are free, and below the kernel's range for clients, so they stay free.
 
     Test runs side by side begin at different ports.
     """
@@ -225,7 +225,7 @@ def base_of_free_ports(count: int) -> int:
 
 
 class TestNodeAndItsPort:
-    """One scenario for both programs: what it asserts is what they have in common."""
+    """One scenario for both programs: it asserts what they have in common."""
 
     @pytest.fixture(params=["node/cluster.js", "node_port.py"])
     def program(self, request: pytest.FixtureRequest, start_example, start_command: StartCommand) -> Program:

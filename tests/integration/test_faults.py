@@ -1,4 +1,4 @@
-"""Workers that block, stop and die while connections are on their way: who was not picked up is not lost."""
+"""Workers that block, stop and die: connections that were not picked up are not lost."""
 
 import asyncio
 import os
@@ -77,7 +77,7 @@ async def block_or_greet(reader, writer):
             async with one.standing_still() as go_on:
                 async with two.standing_still():
                     asking = [asyncio.create_task(ask(address, tally)) for _ in range(60)]
-                    opened = await Client.open(address)  # the kernel has those before it, too
+                    opened = await Client.open(address)  # the kernel also has the earlier ones
                     assert not tally
                     go_on()
                     await within(asyncio.gather(*asking))
@@ -97,7 +97,7 @@ async def block_or_greet(reader, writer):
 class TestAWorkerThatIsKilled:
     @each_once
     async def test_what_it_had_not_picked_up_is_answered_by_another(self, tmp_path, policy, loop):
-        """Nothing is recalled by time here: it is its death that frees what lies on its belt."""
+        """Nothing is recalled after a time here: the worker's death frees what lies on its belt."""
         async with servers(tmp_path, 2, policy=policy, loop=loop, recall_after=600) as (
             cluster,
             (one, two),
@@ -121,7 +121,7 @@ class TestAWorkerThatIsKilled:
 
     @each_once
     async def test_its_death_is_enough_for_those_on_its_belt(self, tmp_path, policy, loop):
-        """The other is idle, and is told of nothing but the connections themselves."""
+        """The other is idle, and gets nothing but the connections themselves."""
         async with servers(tmp_path, 2, policy=policy, loop=loop, recall_after=600) as (
             _,
             (one, two),
@@ -161,7 +161,7 @@ class TestAWorkerThatIsKilled:
 
     @each_once
     async def test_one_after_the_other_under_load(self, tmp_path, policy, loop):
-        """Only who was picked up by the killed one may see its end; who was refused or hangs fails here."""
+        """Only clients picked up by the killed worker may see an end; a refused or hanging one fails here."""
         async with servers(tmp_path, 2, policy=policy, loop=loop) as (cluster, workers, address):
             over = False
             answers, cut = 0, 0
@@ -250,7 +250,7 @@ class TestAWorkerThatIsStopped:
 
 
 class TestAWorkerThatSwallowsAWakeUp:
-    """`shared`: the kernel has woken one worker for a lone connection, and that one does not come."""
+    """`shared`: the kernel has woken one worker for a single connection, and that worker does not come."""
 
     @both_loops
     @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ class TestAWorkerThatSwallowsAWakeUp:
         ],
     )
     async def test_another_one_answers(self, tmp_path, instead, loop):
-        """Whoever is woken first does something else, between its wake-up and its `accept`."""
+        """The worker that is woken first does something else between its wake-up and its `accept`."""
         fifo, token = tmp_path / "gate", tmp_path / "token"
         os.mkfifo(fifo)
         source = f"""
@@ -304,7 +304,7 @@ token, fifo = {str(token)!r}, {str(fifo)!r}
 
     @both_loops
     async def test_all_but_one_are_stopped(self, tmp_path, loop):
-        """Each of them may swallow one wake-up and one baton; the last one serves all the same."""
+        """Each may swallow one wake-up and one baton; the last one still serves."""
         async with servers(tmp_path, 5, policy="shared", loop=loop) as (_, workers, address):
             async with closing([]) as clients:
                 for _ in range(5):

@@ -1,4 +1,4 @@
-"""Floods, recalls and descriptors that run out: who was not picked up is not lost."""
+"""Floods, recalls and lack of descriptors: connections that were not picked up are not lost."""
 
 import array
 import asyncio
@@ -36,7 +36,7 @@ class TestFloods:
         [500, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.limit(300)])],
     )
     async def test_bursts_against_slow_workers(self, tmp_path, policy, loop, count):
-        """None lost, none stuck, none twice: a handler that blocks for a millisecond, bursts of 250."""
+        """None is lost, stuck or served twice: a handler blocks for a millisecond, in bursts of 250."""
         async with agents(tmp_path, 4, policy=policy, loop=loop) as (_, *workers):
             source = """
 async def slow(reader, writer):
@@ -54,7 +54,7 @@ async def slow(reader, writer):
 
     @each_once
     async def test_clients_that_never_speak(self, tmp_path, policy, loop):
-        """They are served as any others: their handler waits, nobody else does."""
+        """They are served like any others: only their own handler waits."""
         async with servers(tmp_path, 2, policy=policy, loop=loop, grace=0.2) as (cluster, workers, address):
             async with closing([]) as silent:
                 for _ in range(100):
@@ -85,7 +85,7 @@ async def slow(reader, writer):
 
 
 class TestRecall:
-    """The primary takes a connection back from a belt while the worker reads it: one of the two gets it."""
+    """The primary takes a connection back from a belt while the worker reads it: exactly one gets it."""
 
     @pytest.mark.race
     @both_loops
@@ -116,12 +116,12 @@ async def uneven(reader, writer):
             assert [await worker.get("served") for worker in workers] == [
                 tally[worker.id] for worker in workers
             ]
-            # Nobody is thought to have what it has not: all take part.
+            # No worker is believed to have what it has not: all take part.
             await until_all_answer(address, [worker.id for worker in workers])
 
     @pytest.mark.race
     async def test_a_plain_accept_that_finds_it_gone(self, tmp_path):
-        """A program of its own: readiness may be false, by then the connection is another's. It goes on."""
+        """An unmodified program: readiness may be false, since another worker got it. It goes on."""
         source = """
 import selectors
 
@@ -173,7 +173,7 @@ port = names[0]
 
 class TestTooManyDescriptorsInFlight:
     async def test_belts_that_take_nothing_are_tried_again(self, tmp_path):
-        """ETOOMANYREFS (unix(7)): a user may have only so many descriptors in flight."""
+        """ETOOMANYREFS (unix(7)): the descriptors of a user in flight are limited."""
         async with servers(tmp_path, 2, policy="round_robin") as (_, workers, address):
             soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             limit = min(soft, 600)
@@ -198,7 +198,7 @@ class TestTooManyDescriptorsInFlight:
 
 
 class TestNoDescriptorLeft:
-    """What came with a message is then dropped by the kernel: a refusal, and nobody's offence."""
+    """The kernel then drops what came with a message: the request is refused, without a violation."""
 
     BIND = """
 from everycore.core import wire
@@ -212,7 +212,7 @@ inside.grants.bind(wire.Bind(["127.0.0.1", 0]), sock.fileno()).close()
             await one.do("pass")
             with no_descriptors():
                 assert (await one.fails(self.BIND)).errno == errno.EMFILE
-            await one.do(self.BIND)  # it has not lost its channel, and there are numbers again
+            await one.do(self.BIND)  # it has not lost its channel, and has descriptors again
             assert one.worker.is_connected()
 
     @both_policies

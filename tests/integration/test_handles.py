@@ -1,4 +1,4 @@
-"""Descriptors that travel with messages, both ways: each kind, each with its own message, none lost."""
+"""Descriptors with messages, both ways: every kind arrives, each with its own message, none is lost."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from tests.kit.workers import within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30), pytest.mark.usefixtures("loop_kind")]
 
-#: For either side: makes a handle of each kind and what its other end is, and tries one that came.
+#: For either side: makes a handle of each kind with its other end, and tries one that came.
 KINDS = '''
 import socket, os
 
@@ -105,7 +105,7 @@ async def main():
                     await me.send("open" if handle.fileno() >= 0 else "detached")
                 except (OSError, ValueError):
                     await me.send("detached")
-                if kind == "file":  # it never makes who reads it wait
+                if kind == "file":  # its reader never waits
                     await anext(more)
                 await me.send(await asyncio.to_thread(look, kind, other))
             case ["descriptors"]:
@@ -144,7 +144,7 @@ class TestEachKind:
             await worker.send(["use", kind], handle)
             assert not usable(handle)
             assert await box.text() == "using"
-            if kind == "file":  # it never makes who reads it wait
+            if kind == "file":  # its reader never waits
                 assert await box.text() == WHAT[kind]
             assert await asyncio.to_thread(look, kind, other) == b"used"
             if kind != "file":
@@ -189,7 +189,7 @@ class TestEachKind:
                 assert await asyncio.to_thread(ours.recv, 100) == b"used"
 
     async def test_a_connection_that_a_client_goes_on_using(self, tmp_path):
-        """Accepted here, served there, by streams made of the socket (rule 2: used as it is)."""
+        """Accepted here and served there, by streams made from the socket (rule 2: used as it is)."""
         source = """
         async def main():
             me = everycore.current_worker()
@@ -271,7 +271,7 @@ class TestEachKind:
 
 class TestStayingWithTheMessage:
     async def test_among_messages_of_every_size(self, tmp_path):
-        """However the bytes are split: each handle is a pipe that holds its message's number."""
+        """However the bytes are split, each handle is a pipe that contains its message's number."""
         source = """
         async def main():
             me = everycore.current_worker()
@@ -356,7 +356,7 @@ class TestStayingWithTheMessage:
             assert await within(worker.wait()) == ExitStatus(code=0)
 
     async def test_a_flood_that_nobody_takes_yet_loses_none(self, tmp_path):
-        """More than the window, sent before the worker is there; descriptors of the sender are let go."""
+        """More than the window is sent before the worker is there; the sender's descriptors are released."""
         source = """
         async def main():
             me = everycore.current_worker()
@@ -399,7 +399,7 @@ class TestStayingWithTheMessage:
 
 class TestTakers:
     async def test_what_nobody_took_is_closed_with_the_worker_and_warned_about_once(self, tmp_path, caplog):
-        """A fork of the worker, which outlives it, sees the other ends close."""
+        """A fork of the worker that outlives it sees the other ends close."""
         source = """
         async def main():
             me, told = everycore.current_worker(), int(os.environ["TOLD"])
@@ -438,7 +438,7 @@ class TestTakers:
 
 class TestRefused:
     async def test_on_its_way_to_a_worker_that_dies_it_is_closed(self, tmp_path):
-        """Nobody holds it any more: who waits at its other end learns that."""
+        """No process holds it any more, and the other end learns that."""
         source = """
         signal.pause()
         """

@@ -1,4 +1,4 @@
-"""A worker that breaks the protocol loses its own channel, and nobody else loses anything.
+"""A worker that breaks the protocol loses its own channel, and no other loses anything.
 
 It leaves with status 75 when its loop sees the end of the channel, and is killed after a second if it does
 not; its exit is not voluntary. Every crime under every policy:
@@ -56,7 +56,7 @@ everycore.run(main())
 
 
 class Good:
-    """A worker that behaves, and the proof that it still can."""
+    """An honest worker, and the proof that it still works."""
 
     def __init__(self, worker: Worker, address: tuple[str, int]) -> None:
         self.worker = worker
@@ -101,7 +101,7 @@ async def test_it_costs_that_worker_alone(tmp_path, crime, policy):
 
 DEATHS = {
     "by the end of its channel": "os._exit(9)",
-    # The child keeps the channel and the link open until the primary is at the end of them. It must not go on
+    # The child keeps the channel and the link open until the primary has read all. It must not go on
     # in the parent's loop, whatever happens.
     "by its process alone": "os.fork() or outlive(); os._exit(9)",
 }
@@ -127,7 +127,7 @@ async def test_what_it_leaves_where_the_primary_reads_keeps_nobody_from_ending(t
 
 @pytest.mark.ci_only
 async def test_one_that_does_not_leave_is_killed(tmp_path):
-    """Its loop is blocked: it sees nothing."""
+    """Its loop is blocked, and notices nothing."""
     crime = "random bytes"
     stays = "\n    while True:\n        signal.pause()"
     async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
@@ -148,7 +148,7 @@ async def test_one_that_does_not_leave_is_killed(tmp_path):
     [("sys.exit(3)", 3), ("raise LookupError", 1), ("os._exit(4)", 4), ("return 5", 75)],
 )
 async def test_it_leaves_with_what_its_program_ends_with(tmp_path, loop_kind, ends, status):
-    """75 is for a program that has nothing to say about it."""
+    """Status 75 is for a program that sets no other one."""
     after = f"try:\n        await for_ever()\n    except asyncio.CancelledError:\n        {ends}"
     async with Cluster(Settings(exec=hostile(tmp_path, "send(b'garbage')", after), silent=True)) as cluster:
         bad = cluster.fork()
@@ -159,7 +159,7 @@ async def test_it_leaves_with_what_its_program_ends_with(tmp_path, loop_kind, en
 
 @pytest.mark.parametrize("number", [999, 1, 0, -1])
 async def test_descriptors_that_nobody_may_inject_never_reach_another_worker(tmp_path, number):
-    """What is given back under a number that the worker does not have is no connection."""
+    """A connection given back under a number that the worker does not have does not count."""
     source = """
     import threading
     seen = []
@@ -215,7 +215,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 async def test_one_that_sends_and_never_reads_does_not_make_the_primary_grow(tmp_path, flood):
-    """Either it is held (it can't write any more) or given up; the primary holds some MiB of it at most."""
+    """It is either held (it can't write any more) or given up; the primary buffers at most some MiB."""
     crime = f"""
     import select
     data = {FLOODS[flood]}
@@ -259,7 +259,7 @@ async def test_one_that_sends_and_never_reads_does_not_make_the_primary_grow(tmp
 
 
 async def test_one_whose_messages_are_taken_may_send_for_ever(tmp_path):
-    """It never reads; what is reported to it is little, and what it sends is taken."""
+    """It never reads; little is sent to it, and what it sends is taken."""
     crime = """
     for _ in range(20):
         send(note('x' * 100) * 200)

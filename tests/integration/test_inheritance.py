@@ -1,4 +1,4 @@
-"""What a worker inherits from the primary, and what its children, and the primary's, do not."""
+"""What a worker inherits from the primary, and what children of both do not."""
 
 import asyncio
 import json
@@ -17,10 +17,10 @@ from tests.kit.workers import ECHO, HEAD, Diary, program, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: For what a loop has a part in: one that is forked while it runs. The rest runs on `run`'s own choice.
+#: For tests in which the loop matters: it is forked while it runs. The rest uses `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
-#: Says, in a process that is no worker, what it found: roles, variables, descriptors, and what is refused.
+#: Reports, outside a worker, what it found: roles, variables, descriptors, and refusals.
 LOOK = """\
 def look():
     import everycore
@@ -62,7 +62,7 @@ ANYBODY = {"is_worker": False, "is_primary": True, "variables": [], "refused": [
 class TestOfTheWorker:
     @both_loops
     async def test_it_inherits_stdio_and_the_cluster_s_own_descriptors_alone(self, tmp_path):
-        """Whatever the primary has open, inheritable or not."""
+        """The same holds for everything that the primary has open, inheritable or not."""
         source = """
         async def main():
             await everycore.current_worker().send([found, sorted(os.environ)])
@@ -160,7 +160,7 @@ if __name__ == "__main__":
 
     @both_loops
     async def test_the_fork_of_a_worker_that_outlives_it_holds_up_nothing(self, tmp_path):
-        """Neither its exit, nor its port, nor its connections' places."""
+        """The child holds up neither the exit, nor the port, nor the connections."""
         source = """
         async def main():
             server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
@@ -174,7 +174,7 @@ if __name__ == "__main__":
         """
         hold, release = os.pipe()
         try:
-            # A pipe by its path: workers inherit nothing.
+            # A pipe by its path, since workers inherit nothing.
             source = source.replace(
                 'int(os.environ["HOLD"])', f'os.open("/proc/{os.getpid()}/fd/{hold}", os.O_RDONLY)'
             )
@@ -199,9 +199,9 @@ if __name__ == "__main__":
     async def test_a_fork_that_exits_in_python_does_not_speak_for_the_worker(
         self, tmp_path, inside, loop_kind
     ):
-        """Its sockets' finalizers run in the child: nothing of that reaches the primary."""
+        """The finalizers of its sockets run in the child: nothing of that reaches the primary."""
         if inside and loop_kind == "asyncio" and sys.version_info >= (3, 14):
-            # It forgets in a forked child which loop runs, and loses the SystemExit of the child's task.
+            # In a forked child uvloop forgets which loop runs, and loses the SystemExit of the child's task.
             pytest.skip(
                 "a child forked within asyncio's loop does not end by sys.exit, with or without everycore"
             )
@@ -351,10 +351,10 @@ if __name__ == "__main__":
     @both_loops
     @pytest.mark.parametrize("policy", ["round_robin", "shared"])
     def test_a_fork_that_leaves_the_block_touches_nothing_that_is_not_its_own(self, start_program, policy):
-        """The numbers of what it was freed of belong to others by then: files it has opened, processes."""
+        """The numbers of closed descriptors belong to other files by then, which it has opened."""
         running = start_program(self.LEAVES, policy)
         found = running.expect(r"child has (kept|lost) its own (.*)")
-        # Inodes apart: a loop makes pipes of its own anew in a fork.
+        # Without inodes: a loop makes its pipes again in a fork.
         before, after = (Counter(re.sub(r"\d+", "", what) for what in each) for each in json.loads(found[2]))
         assert found[1] == "kept"
         assert after == before  # also of batons, and of the board

@@ -16,7 +16,7 @@ from tests.kit.workers import HEAD, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: For what a loop has a part in: one that is forked while it runs. The rest runs on `run`'s own choice.
+#: For tests in which the loop matters: it is forked while it runs. The rest uses `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
 
@@ -36,11 +36,11 @@ class TestTheVariable:
     def test_nonsense_is_ignored_and_removed(self, forged):
         assert self.look_with(forged) == ("True None\n", "")
 
-    async def test_somebody_else_s_is_ignored_and_removed(self):
+    async def test_the_variable_of_another_worker_is_ignored_and_removed(self):
         async with Cluster(Settings(exec=["/bin/sleep", "1000"])) as cluster:
             worker = cluster.fork()
             text = ""
-            while "_EVERYCORE_WORKER" not in text:  # exec(2) has not set it up when fork() returns
+            while "_EVERYCORE_WORKER" not in text:  # exec(2) may not have set it up when fork() returns
                 await turn()
                 text = Path(f"/proc/{worker.pid}/environ").read_text(encoding="utf-8")  # noqa: ASYNC240
             variables = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
@@ -56,7 +56,7 @@ class TestTheVariable:
 
 
 def test_the_package_is_found_where_the_tests_think():
-    """The subprocesses here import the same everycore as this process does."""
+    """The subprocesses here import the same everycore as this process."""
     found = subprocess.run(
         [sys.executable, "-c", "import everycore; print(everycore.__file__)"],
         capture_output=True,
@@ -67,7 +67,7 @@ def test_the_package_is_found_where_the_tests_think():
 
 
 class TestForksThatAreTerminated:
-    """multiprocessing ends its children by SIGTERM: it ends the child, and nobody else."""
+    """multiprocessing ends its children by SIGTERM, which ends the child alone."""
 
     FORKS = """
 import multiprocessing, time, warnings
@@ -101,7 +101,7 @@ everycore.run(main())
             worker = cluster.fork()
             await diary.until(Ready, worker)
             async with worker.messages() as messages:
-                for _ in range(2):  # the worker has not been asked to leave by the first
+                for _ in range(2):  # the first has not asked the worker to leave
                     await worker.send("fork")
                     assert (await within(anext(messages))).message == [-SIGTERM, [1, 2]]
             assert worker.state is State.LISTENING

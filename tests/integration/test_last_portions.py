@@ -1,4 +1,4 @@
-"""The last worker that is asked to leave serves all who had connected, also those beyond its belt."""
+"""The last worker that is asked to leave serves all connections that had come, even beyond its belt."""
 
 import asyncio
 import resource
@@ -27,7 +27,7 @@ async def brief(reader, writer):
 @pytest.mark.parametrize("when_no_worker", ["refuse", "hold"])
 @pytest.mark.parametrize("numbers", [40, 1024])
 async def test_all_are_served_in_portions(tmp_path, loop, when_no_worker, numbers):
-    """They wait behind a worker that blocks; the primary is an ordinary user's, with so many descriptors."""
+    """They wait behind a worker that blocks; the primary runs as an ordinary user with few descriptors."""
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < PENDING + 1500:
         pytest.skip("not enough descriptors for the clients")
     options = {"loop": loop, "grace": scaled(30), "when_no_worker": when_no_worker, "policy": "round_robin"}

@@ -1,6 +1,6 @@
-"""How workers leave: the block's end, `disconnect`, grace, what `main` has to say about it.
+"""How workers leave: the block's end, `disconnect`, grace, and the reaction of `main`.
 
-What the primary decides about it, in all its variety: `tests/primary/test_cluster_life.py`, in memory.
+The primary's decisions in all their variety: `tests/primary/test_cluster_life.py`, in memory.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ from tests.kit.workers import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: For what a loop has a part in: connections, servers, signals. The rest runs on `run`'s own choice.
+#: For tests in which the loop matters: connections, servers, signals. The rest uses `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
-#: Neither TERM nor its channel is heard: its loop is blocked.
+#: It handles neither TERM nor its channel: its loop is blocked.
 STUBBORN = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -105,7 +105,7 @@ class TestDisconnect:
             address = diary.all(Listening)[0].address
             client = await EchoClient.to(address)
             worker.disconnect()
-            with pytest.raises(ConnectionRefusedError):  # the last one: nobody takes connections
+            with pytest.raises(ConnectionRefusedError):  # it was the last one: no worker accepts
                 await asyncio.open_connection(*address)
             for _ in range(3):
                 await client.talk()
@@ -267,7 +267,7 @@ class TestByItself:
 
 
 class TestABlockedLoop:
-    """A signal asks the loop; one that does not hear it ends by it when the grace is over."""
+    """A signal asks the loop; a deaf loop ends by it when the grace is over."""
 
     @both_loops
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A primary that is signalled: its workers leave, and what `everycore.run` makes of it."""
+"""A primary that is signalled: its workers leave, and how `everycore.run` ends."""
 
 import contextlib
 import socket
@@ -15,7 +15,7 @@ from tests.kit.workers import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: For what a loop has a part in: connections, servers, signals. The rest runs on `run`'s own choice.
+#: For tests in which the loop matters: connections, servers, signals. The rest uses `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
 
@@ -57,7 +57,7 @@ everycore.run(main())
         return client
 
     def wait_refused(self, port: int) -> None:
-        """Until the primary has heard the signal, others are let in."""
+        """Wait until connections are refused: before the primary handles the signal they are not."""
         with contextlib.suppress(ConnectionError):
             while True:
                 self.connect(port).close()
@@ -119,7 +119,7 @@ everycore.run(main())
         assert program.wait() == 0
 
     def test_a_worker_that_is_forked_while_it_stops_never_starts(self, start_program):
-        """A program replaces a worker that has died just before: it would never come to its end."""
+        """A program replaces a worker that died just before: otherwise it would never end."""
         fork = "asyncio.get_running_loop().add_reader(0, lambda: os.read(0, 1) and cluster.fork())"
         program = start_program(
             self.SOURCE.replace("await for_ever()", f"{fork}\n            await for_ever()"), "1000"

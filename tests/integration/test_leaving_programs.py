@@ -27,12 +27,12 @@ from tests.kit.workers import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: For what a loop has a part in: connections, servers, signals. The rest runs on `run`'s own choice.
+#: For tests in which the loop matters: connections, servers, signals. The rest uses `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
 
 class TestMain:
-    """What `main` does with it."""
+    """How `main` reacts."""
 
     @pytest.mark.parametrize(
         ("last_words", "code"),
@@ -289,7 +289,7 @@ class TestListenAfterwards:
 
 
 class TestWithoutALoop:
-    """Programs of threads and plain sockets: they are asked by SIGTERM."""
+    """Programs with threads and plain sockets are asked by SIGTERM."""
 
     THREADS = """
     def serve(connection):
@@ -396,7 +396,7 @@ class TestWithoutALoop:
 
 
 class TestBeforeItsProgram:
-    """A worker hears signals from its first moment on: Ctrl-C reaches the terminal's whole process group."""
+    """A worker handles signals from its start on: Ctrl-C reaches the terminal's whole process group."""
 
     @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
     @pytest.mark.parametrize("where", ["worker.boot", "core.wire", "worker.session"])

@@ -1,4 +1,4 @@
-"""One worker's life with a real process: what the kernel has a part in, once each.
+"""One worker's life with a real process: each feature with a part of the kernel is tested once.
 
 The order of events, states, ids and blocks in all their variety:
 `tests/primary/test_cluster_life.py`, in memory.

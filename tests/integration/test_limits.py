@@ -1,4 +1,4 @@
-"""`limit_connections`: a worker takes so many and no more, and nobody is lost or asked again and again."""
+"""`limit_connections`: a worker takes its limit and no more, and no connection is lost or sent repeatedly."""
 
 import asyncio
 import socket
@@ -19,14 +19,14 @@ async def limit(agent, most, **more):
 
 
 async def opened(address, count, clients):
-    """`count` more connections, whoever answers, or nobody."""
+    """Open `count` more connections, whether or not a worker answers."""
     fresh = [await Client.open(address) for _ in range(count)]
     clients += fresh
     return fresh
 
 
 async def at_once(address, count, clients):
-    """As `opened`, while the primary, which is this very process, does nothing: so they come as a burst."""
+    """As `opened`, while the primary, which is this process, does nothing, so that they come as a burst."""
     socks = [socket.create_connection(address) for _ in range(count)]
     fresh = [Client(*await asyncio.open_connection(sock=sock)) for sock in socks]
     clients += fresh
@@ -74,13 +74,13 @@ class TestOneIsFull:
                 assert await fourth.greeting() == one.id
                 assert await fourth.echo() == "hello"
 
-    async def test_a_higher_limit_or_none_lets_those_in_who_wait(self, tmp_path, policy, loop):
+    async def test_a_higher_limit_or_none_admits_waiting_connections(self, tmp_path, policy, loop):
         async with servers(tmp_path, 1, policy=policy, loop=loop) as (_, (one,), address):
             await limit(one, 0)
             async with closing([]) as clients:
                 waiting = await opened(address, 4, clients)
                 await limit(one, 1)
-                # Which of them: who connected first.
+                # The clients that connected first.
                 assert await waiting[0].greeting() == one.id
                 await limit(one, None)
                 assert [await client.greeting() for client in waiting[1:]] == [one.id] * 3
@@ -142,7 +142,9 @@ everycore.run(main(), loop=os.environ["LOOP"])
 
 
 @each_once
-async def test_who_comes_the_moment_it_is_ready_is_served_and_the_next(tmp_path, policy, loop):
+async def test_a_client_that_comes_the_moment_it_is_ready_is_served_and_so_is_the_next(
+    tmp_path, policy, loop
+):
     settings = Settings(exec=worker_script(tmp_path, EARLY), env={"LOOP": loop})
     async with Cluster(settings, policy=policy) as cluster:
         diary = Diary(cluster)
@@ -158,7 +160,7 @@ async def test_who_comes_the_moment_it_is_ready_is_served_and_the_next(tmp_path,
 
 @both_loops
 async def test_none_is_sent_to_a_worker_that_has_no_room(tmp_path, loop):
-    """Of 60 that come at once, to two workers with room for one each, every one is handed over once."""
+    """60 come at once, to two workers with room for one each: every one is handed over once."""
     async with servers(tmp_path, 2, policy="round_robin", loop=loop, recall_after=3600.0) as (
         cluster,
         workers,
@@ -176,7 +178,7 @@ async def test_none_is_sent_to_a_worker_that_has_no_room(tmp_path, loop):
 
 @both_loops
 async def test_a_burst_that_is_too_much_goes_back_and_on_to_others(tmp_path, loop):
-    """What one message brought too many is given back: the others have it, in their turn."""
+    """The surplus of one message is given back, and the others get it in their turn."""
     async with servers(tmp_path, 2, loop=loop, recall_after=3600.0) as (_, (one, two), address):
         await limit(one, 1)
         async with closing([]) as clients:
@@ -187,7 +189,7 @@ async def test_a_burst_that_is_too_much_goes_back_and_on_to_others(tmp_path, loo
 
 @each_once
 async def test_a_server_closed_in_the_middle_of_a_batch_loses_nobody_else(tmp_path, policy, loop):
-    """Its factory closes it for the first connection of a batch: the rest goes back, or stays there."""
+    """Its factory closes it at the first connection of a batch: the rest goes back, or stays there."""
     source = """
 class Last(asyncio.Protocol):
     def __init__(self):
@@ -213,14 +215,14 @@ asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.app
                 await one.do("while server.is_serving(): await asyncio.sleep(0)")
             answers = [await within(client.reader.readline()) for client in fresh]
         others = [answer for answer in answers if answer == b"%d\n" % two.id]
-        # asyncio refuses a transport to a server that is closed, uvloop does not: so it is alone as well.
+        # asyncio refuses a transport to a closed server, uvloop does not: so it is without a cluster.
         assert len(others) == 11
         assert sorted(set(answers) - set(others)) in ([b""], [b"%d\n" % one.id])
         assert set(await one.get("problems")) <= {"Error on transport creation for incoming connection"}
 
 
 async def test_the_primary_hears_it_once_and_offers_nothing_more(tmp_path):
-    """Node's primary sends the connection that waits again and again, thousands of times a second."""
+    """Node's primary sends the waiting connection again and again, thousands of times a second."""
     async with servers(tmp_path, 1) as (cluster, (one,), address):
         await limit(one, 1)
         async with closing([]) as clients:

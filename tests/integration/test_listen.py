@@ -1,4 +1,4 @@
-"""`everycore.listen`: a listening socket for any program; the three rules; what is refused, and how."""
+"""`everycore.listen`: a listening socket for any program; the three rules; refusals."""
 
 import errno
 import pickle
@@ -37,7 +37,7 @@ def serve(sock):
     return thread
 """
 
-# Programs without a loop of ours
+# Programs without a loop of everycore
 
 PROGRAMS = {
     "socketserver": """
@@ -287,7 +287,9 @@ async def test_however_it_ends_the_listener_is_given_up(tmp_path, end):
         address = tuple(await worker.get("address"))
         assert [listener.address for listener in cluster.snapshot().listeners] == [address]
         await worker.do(end)
-        await worker.do("other = everycore.listen(('127.0.0.1', 0))")  # the primary has heard what was before
+        await worker.do(
+            "other = everycore.listen(('127.0.0.1', 0))"
+        )  # the primary has handled the earlier messages
         assert [
             listener.workers for listener in cluster.snapshot().listeners if listener.address == address
         ] in (
@@ -301,7 +303,7 @@ async def test_however_it_ends_the_listener_is_given_up(tmp_path, end):
 @both_policies
 @pytest.mark.parametrize("kind", ["STREAM", "DGRAM"])
 async def test_one_that_is_dropped_leaves_no_descriptor(tmp_path, policy, kind):
-    """As any socket: with a warning, and the descriptor is closed."""
+    """As for any socket, there is a warning, and the descriptor is closed."""
     source = f"""
 import gc, warnings
 descriptors = []
@@ -346,7 +348,7 @@ async def test_a_block_closes_it(tmp_path):
 # Without a cluster, and the primary's own
 
 
-def test_in_a_process_that_is_no_worker_it_is_an_ordinary_socket():
+def test_outside_a_worker_it_is_an_ordinary_socket():
     with everycore.listen((LOCAL, 0), backlog=7) as sock:
         assert type(sock) is socket.socket
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

@@ -1,4 +1,4 @@
-"""`everycore.listen` at addresses: port 0, families, backlogs, paths, refusals, a primary that is silent."""
+"""`everycore.listen` at addresses: port 0, families, backlogs, paths, refusals, a silent primary."""
 
 import errno
 import socket
@@ -51,7 +51,7 @@ async def test_a_port_that_everybody_gave_up_is_another_one_the_next_time(tmp_pa
         await worker.do(
             "sock = everycore.listen(('127.0.0.1', 0)); port = sock.getsockname()[1]; sock.close()"
         )
-        # The kernel might choose the same one again; not while somebody has it.
+        # The kernel might choose the same port again, but not while it is in use.
         with socket.create_server((LOCAL, await worker.get("port"))):
             assert await worker.get("everycore.listen(('127.0.0.1', 0)).getsockname()[1] != port")
 
@@ -270,7 +270,7 @@ async def test_a_listen_while_the_worker_leaves_is_cancelled(tmp_path):
 
 
 async def test_a_silent_primary_is_given_up_after_timeout_and_nothing_is_left(tmp_path):
-    """This process is the primary; it is silent as long as this test does not let its loop run."""
+    """This process is the primary: it is silent until this test lets its loop run."""
     async with agents(tmp_path, 2) as (cluster, worker, other):
         await worker.get("0")
         ours, theirs = socket.socketpair()
@@ -294,7 +294,7 @@ thread.start()
             ours.sendall(b"!")
             assert wait_readable(ours.fileno(), 10)  # blocks, and with it the primary
             assert ours.recv(100) == b"TimeoutError"
-        port = await worker.serve()  # what came too late is not taken for the answer to this
+        port = await worker.serve()  # the late answer is not taken for the answer to this
         assert await other.serve() == port
         (listener,) = cluster.snapshot().listeners
         assert listener.workers == (worker.id, other.id)

@@ -1,4 +1,4 @@
-"""`listen(fd=)`, rule 1: a number is a descriptor of the primary; and arguments that cannot be meant."""
+"""`listen(fd=)`, rule 1: a number is a descriptor of the primary; and impossible arguments."""
 
 import contextlib
 import errno
@@ -46,12 +46,12 @@ async def test_a_unix_socket_of_the_primary(tmp_path):
             await worker.do("server = await asyncio.start_server(greet, sock=sock)")
             assert await worker.get("[sock.family.name, sock.getsockname()]") == ["AF_UNIX", path]
             await (await Client.connect(path)).close()
-    assert (tmp_path / "s").exists()  # not ours
+    assert (tmp_path / "s").exists()  # it is not everycore's file
 
 
 @contextlib.contextmanager
 def bad_descriptor(kind):
-    """A descriptor that cannot be listened on, and the errno that says why."""
+    """A descriptor that cannot listen, and the errno for it."""
     with contextlib.ExitStack() as stack:
         match kind:
             case "closed":
@@ -104,7 +104,7 @@ BAD = [
 
 @pytest.mark.parametrize("where", ["worker", "alone"])
 async def test_a_descriptor_that_cannot_be_listened_on_is_refused_with_the_reason(tmp_path, where):
-    """And nothing stays open for it: the kit would find it."""
+    """Nothing stays open for it either: the kit would find it."""
     async with agents(tmp_path, 1 if where == "worker" else 0) as (cluster, *workers):
         for kind in BAD:
             with bad_descriptor(kind) as (fd, number):

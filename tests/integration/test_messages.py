@@ -1,4 +1,4 @@
-"""Messages and requests between a primary and real workers, once a feature: order, limits, back-pressure.
+"""Messages and requests between a primary and real workers, each feature once: order, limits, back-pressure.
 
 Values, takers and errors in all their variety: `tests/primary/test_cluster_messages.py`, in memory.
 """
@@ -21,7 +21,7 @@ from tests.kit.workers import eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: For what a loop has a part in: reading and writing much. The rest runs on `run`'s own choice.
+#: For tests in which the loop matters: reading and writing much. The rest uses `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
 #: Sends back what it gets; "count N" counts up to N first.
@@ -141,7 +141,7 @@ class TestOrder:
             assert await within(worker.wait()) == ExitStatus(code=0)
 
     async def test_what_was_sent_before_main_ended_arrives(self, tmp_path):
-        """`run` flushes; even when main leaves by SystemExit, and sent more than the socket holds."""
+        """`run` flushes, even if main leaves by SystemExit and has sent more than the socket holds."""
         source = """
         async def main():
             me = everycore.current_worker()
@@ -163,7 +163,7 @@ class TestOrder:
 class TestBackPressure:
     @both_loops
     async def test_towards_a_worker_that_does_not_take_them(self, tmp_path):
-        """`send_nowait` refuses, `send` waits; when the worker goes on all arrive, in order."""
+        """`send_nowait` refuses, `send` waits; when the worker goes on, all arrive, in order."""
         source = """
         async def main():
             me = everycore.current_worker()
@@ -192,7 +192,7 @@ class TestBackPressure:
                         await turn()
                 waiting = asyncio.create_task(worker.send([sent, "waited"]))
                 sent += 1
-                # Full may be for a moment: the worker still reads as much as the window lets it.
+                # It may be full for a moment: the worker still reads as much as the window allows.
                 if not (await asyncio.wait([waiting], timeout=0.1))[0]:
                     break
                 assert sent < 10_000
@@ -222,7 +222,7 @@ class TestBackPressure:
         async with Cluster(settings) as cluster:
             worker = cluster.fork()
             await eventually((tmp_path / "full").exists, turn)
-            # The worker can still be told and heard: only its messages wait.
+            # Other messages still pass both ways: only the program's wait.
             got: list[int] = []
             async for message in worker.messages():
                 if message.message[0] == "sent":

@@ -1,4 +1,4 @@
-"""Services that were moved from other servers (examples/from_*): they start, serve and stop as they are."""
+"""Services moved from other servers (examples/from_*): they start, serve and stop unchanged."""
 
 import http.client
 import json
@@ -21,7 +21,7 @@ HEADERS = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
 
 @pytest.fixture
 def moved(start_command, tmp_path):
-    """Starts `everycore serve` in a copy of a project, at a free port."""
+    """Start `everycore serve` in a copy of a project, on a free port."""
 
     def start(project):
         folder = tmp_path / "project"

@@ -1,7 +1,7 @@
-"""Workers of another user: what they may have of the primary, and what not.
+"""Workers of another user: what the primary gives them, and what it refuses.
 
-The interpreter need not be one that another user may run. So the primary only says that it is another, at the
-moment of the fork; the worker, its requests and what becomes of them are real.
+Another user may be unable to run the interpreter. So the primary only claims to be another user at the
+moment of the fork; the worker, its requests and the answers are real.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ async def test_it_listens_on_what_is_named_and_on_nothing_else(tmp_path):
         error = await agent.fails("everycore.listen(('127.0.0.1', port))", port=other)
         assert error.errno == errno.EACCES
         assert f"127.0.0.1:{other}" in error.text
-        assert "`addresses` (--permit) does not name it" in error.text
+        assert "`addresses` (--permit) lacks this one" in error.text
         assert listening_sockets(other) == []
 
 
@@ -66,7 +66,7 @@ async def test_paths_and_descriptors(tmp_path):
 
 
 async def test_a_program_that_knows_nothing_of_us_can_not_go_round_it(tmp_path):
-    """Its `bind` sends the path as it has it, and the folder from which that counts."""
+    """Its `bind` sends the path as the program has it, and the folder to which it is relative."""
     named = tmp_path / "named.sock"
     async with foreigner(tmp_path, named) as agent:
         await agent.do(
@@ -94,7 +94,7 @@ async def test_a_worker_of_the_same_user_asks_for_anything(tmp_path):
     "addresses",
     [["localhost"], [("localhost", 80)], [""], [True], [("127.0.0.1", "80")], "127.0.0.1", [None]],
 )
-def test_what_is_no_address(addresses):
+def test_malformed_addresses(addresses):
     if addresses == ["localhost"]:
         assert Settings(addresses=addresses).addresses == ["localhost"]  # the path of a unix socket
         return

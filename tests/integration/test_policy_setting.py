@@ -1,4 +1,4 @@
-"""Which policy a cluster has: what was said where, and what wins."""
+"""Which policy a cluster has, and which setting takes precedence."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def no_variable(monkeypatch):
 
 
 async def policy_in_effect(folder, **options):
-    """As its listeners are really made."""
+    """The policy with which its listeners are really made."""
     async with agents(folder, **options) as (cluster, worker):
         await within(worker.serve())
         return cluster.snapshot().listeners[0].policy
@@ -115,7 +115,7 @@ class TestUnknown:
 
 
 class TestTrustedProxies:
-    """They need a policy by which the primary accepts, whichever is said first."""
+    """They need a policy by which the primary accepts, whichever is set first."""
 
     def test_not_under_shared(self, monkeypatch):
         with pytest.raises(ConfigurationError, match=r"trust_proxy_protocol: .* not shared"):

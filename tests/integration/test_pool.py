@@ -1,4 +1,4 @@
-"""A pool and its real workers, once a feature: kept alive, asked, scaled, stopped, and given up.
+"""A pool and its real workers, each feature once: kept alive, asked, scaled, stopped, and given up.
 
 Its decisions in all their variety: `tests/test_pool.py`, in memory.
 """

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def make_pool(tmp_path):
-    """A pool, not yet entered, whose workers run that source; while a file `broken` exists they can't."""
+    """A pool, not yet entered, whose workers run that source; a file `broken` keeps them from starting."""
 
     def make(count: int, source: str = ECHO, **options) -> Pool:
         text = f"if os.path.exists({str(tmp_path / 'broken')!r}): sys.exit(3)\n" + program(source)
@@ -39,7 +39,7 @@ def make_pool(tmp_path):
 
 
 def seats(pool: Pool) -> set[tuple[int, int]]:
-    """Slot and generation of those whom nobody has asked to leave."""
+    """Slot and generation of the workers that were not asked to leave."""
     return {(it.slot, it.generation) for it in pool.workers.values() if not it.exited_voluntarily}
 
 
@@ -124,14 +124,14 @@ async def test_settings_that_cannot_work_fail_it(make_pool):
 
 
 @pytest.mark.ci_only
-async def test_two_at_once_the_second_covers_all_who_wait(make_pool):
+async def test_of_two_at_once_the_second_covers_all_waiting_requests(make_pool):
     async with make_pool(1) as pool:
         await Diary(pool.cluster).until(Ready)
         await within(asyncio.gather(pool.reload(), pool.reload(), pool.reload()), 30)
         assert seats(pool) == {(0, 2)}
 
 
-async def test_who_waits_may_be_cancelled_and_the_reload_goes_on(make_pool):
+async def test_a_waiting_caller_may_be_cancelled_and_the_reload_goes_on(make_pool):
     async with make_pool(1) as pool:
         diary = Diary(pool.cluster)
         await diary.until(Ready)
@@ -226,7 +226,7 @@ async def test_a_pool_that_asks_is_reloaded_by_hang_up(make_pool):
         # Leaving the test fails if a handler is left.
 
 
-#: Logs to a file when it is told to, and says so.
+#: Logs to a file when it is told to, and reports that.
 LOGS = """
 import logging
 logging.basicConfig(filename="pool.log", format="%(message)s")

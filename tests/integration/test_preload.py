@@ -16,7 +16,7 @@ from tests.kit.workers import IDLE, Diary, program, within, worker_script
 
 pytestmark = pytest.mark.slow
 
-#: Makes in the mold what all workers would have in common, and says in each what it has of that.
+#: Makes in the mold what all workers would share, and reports in each worker what it has of that.
 PREPARED = """
 import multiprocessing, os, random, threading, uuid
 import everycore
@@ -64,7 +64,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def is_subreaper():
-    """Asks the kernel; restores nothing, for the answer is to be no."""
+    """Ask the kernel. Nothing is restored, since the answer should be no."""
 
     def ask() -> bool:
         found = ctypes.c_int()
@@ -76,7 +76,7 @@ def is_subreaper():
 
 @pytest.fixture
 def own_child():
-    """A child of this program's own, which the cluster is to leave alone."""
+    """A child of this program, which the cluster must leave alone."""
     reads = [sys.executable, "-c", "import sys; sys.stdin.read(); sys.exit(5)"]
     with subprocess.Popen(reads, stdin=subprocess.PIPE) as child:
         yield child

@@ -1,4 +1,4 @@
-"""A mold that says what none would: nobody is taken for a worker who is none, and nobody waits for ever."""
+"""A mold that lies: no process passes for a worker that it is not, and nothing waits for ever."""
 
 import signal
 import sys
@@ -25,7 +25,7 @@ def say(message):
 
 say(mold_wire.MoldIsPrepared(0.0))
 """
-#: What it says when it is asked for a worker, and what becomes of that worker.
+#: What it says when it is asked for a worker, and how that worker ends.
 CRIMES = {
     "garbage": ("sock.send(b'nonsense')", "unreadable message of a mold"),
     "prepared twice": ("say(mold_wire.MoldIsPrepared(0.0))", "a mold is prepared once"),
@@ -67,8 +67,8 @@ async def test_crimes(crime, tmp_path, monkeypatch):
         assert not cluster._runtime.molds.is_adopting
 
 
-async def test_a_worker_is_no_other_worker(tmp_path, monkeypatch):
-    """One that has kept the mold's socket says once more that it is there."""
+async def test_a_worker_cannot_pass_for_another(tmp_path, monkeypatch):
+    """A worker that has kept the mold's socket reports a second time that it is there."""
     source = """
     mold = os.getpid()
     signal.signal(signal.SIGUSR1, lambda *_: None)

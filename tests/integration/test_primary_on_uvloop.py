@@ -1,4 +1,4 @@
-"""A `Cluster` on uvloop: tests of a primary's many roads, once more.
+"""A `Cluster` on uvloop: tests of many paths of the primary, repeated.
 
 A loop of libuv keeps descriptors by number, has timers of whole milliseconds, and handles that do not tell
 when they are due. Most of this is left to continuous integration.

@@ -1,4 +1,4 @@
-"""With private parts of other libraries and without: servers go through the primary all the same."""
+"""With and without private parts of other libraries, servers go through the primary."""
 
 import pytest
 

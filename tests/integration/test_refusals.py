@@ -1,4 +1,4 @@
-"""A listen that no kernel would take is refused, whichever way it came, and leaves nothing in the primary."""
+"""A listen that no kernel would accept is refused, however it came, and leaves nothing in the primary."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Who may call what, and which command lines can be run again as a worker."""
+"""Which role may call what, and which command lines can be run again as a worker."""
 
 import asyncio
 import math
@@ -92,7 +92,7 @@ class TestRoles:
 
 
 class TestArguments:
-    """What a Cluster can't be made of is refused when it is made, naming the setting."""
+    """A Cluster refuses wrong arguments when it is made, and names the setting."""
 
     @pytest.mark.parametrize("name", ["grace", "hold_timeout", "recall_after", "orphan_grace"])
     @pytest.mark.parametrize("value", [-1, math.nan, math.inf, "1", True], ids=repr)
@@ -101,7 +101,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("name", ["grace", "hold_timeout", "orphan_grace"])
     def test_no_seconds(self, name):
-        """`recall_after=None` is what the policy has."""
+        """`recall_after=None` stands for the policy's default."""
         self.is_refused(name, None)
 
     def is_refused(self, name, value):
@@ -224,7 +224,7 @@ class TestCommandLines:
         assert running.wait() == 1
 
     def test_a_script_whose_name_looks_like_a_tool_s(self, start_command, tmp_path):
-        """Judged by what is run, not by variables such as PYTEST_CURRENT_TEST, which this process has."""
+        """The running program decides, not variables such as PYTEST_CURRENT_TEST, which this process has."""
         assert "PYTEST_CURRENT_TEST" in os.environ
         (tmp_path / "mypytest.py").write_text(self.SOURCE)
         running = start_command([sys.executable, "mypytest.py"])
@@ -296,7 +296,7 @@ class TestCommandLines:
 
     @pytest.mark.parametrize("closed_before", [False, True], ids=["at once", "after a cluster of the parent"])
     def test_a_process_forked_before_its_cluster_is_opened(self, start_program, closed_before):
-        """As a program does that makes itself a daemon."""
+        """A program that makes itself a daemon does so."""
         running = start_program(
             program(
                 f"""

@@ -1,4 +1,4 @@
-"""Round robin over belts: whose turn it is, and that no fault of a worker or the primary loses one."""
+"""Round robin over belts: turns, and that no fault of a worker or the primary loses a connection."""
 
 import asyncio
 import collections
@@ -52,7 +52,7 @@ async def test_kept_alive_connections_made_one_by_one_are_level(tmp_path):
             assert sorted(shares.values()) == [50] * 8
 
 
-#: A client of its own process, so that its work is not the primary's: keeps 400 connections, made in bursts.
+#: A client in a separate process, so that the primary does not do its work: keeps 400 connections.
 CROWD = """
 import collections, selectors, socket, sys
 
@@ -78,7 +78,7 @@ for size in sizes:
 
 
 async def test_bursts_are_answered_to_the_last(tmp_path, start_program):
-    """How level they are depends on who is late, and so on what else the machine does: `bench` measures it.
+    """How even they are depends on late workers, and so on the machine's other work: `bench` measures it.
 
     The exact bound, for prompt workers, is in tests/primary/listeners/test_distributor.py.
     """
@@ -115,7 +115,7 @@ async def test_a_client_that_never_speaks_holds_nobody_up(tmp_path):
     async with servers(tmp_path, 2) as (cluster, workers, address):
         async with closing([await Client.open(address) for _ in range(8)]) as clients:
             await acknowledged(cluster)
-            clients += await one_by_one(cluster, [address] * 12)  # more than anybody can be in arrears
+            clients += await one_by_one(cluster, [address] * 12)  # more than a worker can be in arrears
             assert {client.worker for client in clients[8:]} == {worker.id for worker in workers}
 
 
@@ -154,7 +154,7 @@ async def test_a_stopped_process_strands_nothing(tmp_path):
                 break
 
 
-async def test_with_everybody_blocked_connections_wait_for_the_first_who_is_free(tmp_path):
+async def test_with_all_blocked_connections_wait_for_the_first_free_worker(tmp_path):
     async with (
         servers(tmp_path, 2, recall_after=RECALL) as (_, (first, second), address),
         closing([]) as clients,
@@ -168,7 +168,7 @@ async def test_with_everybody_blocked_connections_wait_for_the_first_who_is_free
 
 @pytest.mark.race
 async def test_what_lies_with_a_blocked_worker_goes_to_one_that_is_free_later(tmp_path):
-    """As many connections as there is credit: when the other is free, nothing else moves the primary."""
+    """As many connections as there is credit: nothing but the other's freedom moves the primary."""
     async with (
         servers(tmp_path, 2, recall_after=RECALL) as (cluster, (first, second), address),
         closing([]) as clients,
@@ -179,7 +179,7 @@ async def test_what_lies_with_a_blocked_worker_goes_to_one_that_is_free_later(tm
                 clients += await asyncio.gather(*(Client.open(address) for _ in range(4)))
                 await until_on_belt(cluster, first, 2)
                 await until_on_belt(cluster, second, 2)
-                # Far beyond recall_after, with nobody to give anything to.
+                # Far beyond recall_after, without a worker that could take anything.
                 await asyncio.sleep(0.1)  # noqa: TID251 - the time that passes is the subject
             assert await greetings(clients) == [second.id] * 4
 
@@ -222,7 +222,7 @@ async def test_after_a_pick_up_the_connection_ends_with_the_worker_and_no_other(
 
 @pytest.mark.race
 async def test_while_clients_connect(tmp_path):
-    """Whoever connects is answered, or was picked up by one who died: nobody hangs, nobody is refused."""
+    """Every client is answered, or was picked up by a worker that died: none hangs or is refused."""
     async with servers(tmp_path, 4, recall_after=RECALL) as (cluster, workers, address):
         exits = cluster.events(Exited)
         answers: list[int | None] = []
@@ -372,7 +372,7 @@ async def test_when_the_primary_dies_nobody_serves_the_port_any_more(tmp_path, s
 
 
 def test_the_limits_are_as_they_were():
-    """The tests above that lower them put them back."""
+    """The tests above that lower them restore them."""
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 100
     with contextlib.suppress(PermissionError):
         assert os.geteuid() == os.getuid()

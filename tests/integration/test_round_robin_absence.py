@@ -1,4 +1,4 @@
-"""The policy `round_robin` with nobody there: refused or held, and the port kept for the replacement."""
+"""The policy `round_robin` without a worker: refused or held, and the port kept for the replacement."""
 
 import signal
 import socket
@@ -72,7 +72,7 @@ async def test_with_refuse_the_last_voluntary_departure_frees_the_port(tmp_path)
 
 
 @pytest.mark.parametrize("absence", ["refuse", "hold"])
-async def test_who_listens_and_is_not_ready_gets_nothing(tmp_path, absence):
+async def test_a_worker_that_listens_and_is_not_ready_gets_nothing(tmp_path, absence):
     async with agents(tmp_path, 1, when_no_worker=absence) as (cluster, only):
         diary = Diary(cluster)
         await only.do("me.hold_ready()")
@@ -91,7 +91,7 @@ async def test_who_listens_and_is_not_ready_gets_nothing(tmp_path, absence):
         assert len(diary.all(Ready)) == 1
 
 
-async def test_who_is_not_ready_is_passed_over(tmp_path):
+async def test_a_worker_that_is_not_ready_is_skipped(tmp_path):
     async with agents(tmp_path, 2) as (cluster, first, second), closing([]) as clients:
         port = await first.serve()
         await second.do("me.hold_ready()")

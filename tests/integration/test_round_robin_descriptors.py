@@ -1,4 +1,4 @@
-"""The policy `round_robin` where descriptors are short: primary and worker pause, and nobody is lost."""
+"""The policy `round_robin` without descriptors: primary and worker pause, and no connection is lost."""
 
 import asyncio
 import collections
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(45)]
 
 
 async def test_a_primary_without_descriptors_pauses_and_recovers(tmp_path):
-    """And it does not spin meanwhile. The backlog keeps the connections."""
+    """It does not spin meanwhile. Connections wait in the backlog."""
     async with servers(tmp_path, 1) as (_, _workers, address), closing([]) as clients:
         loop = asyncio.get_running_loop()
         socks = [socket.socket() for _ in range(3)]
@@ -80,7 +80,7 @@ async def test_a_worker_short_of_descriptors_leaves_connections_to_others_and_co
             clients += await connect_at_once(address, 8)
         shares = collections.Counter(client.worker for client in clients)
         assert shares[first.id] < 64
-        assert shares[first.id] + shares[second.id] == 120  # nobody was lost
+        assert shares[first.id] + shares[second.id] == 120  # none was lost
         await close_all(clients)
         clients.clear()
         while True:
@@ -136,7 +136,7 @@ threading.Thread(target=accept, daemon=True).start()
 
 
 async def test_too_many_descriptors_in_flight_are_waited_out(tmp_path):
-    """unix(7), ETOOMANYREFS: without privileges no more of them may be under way than RLIMIT_NOFILE."""
+    """unix(7), ETOOMANYREFS: without privileges at most RLIMIT_NOFILE descriptors may be in flight."""
     async with servers(tmp_path, 1, recall_after=RECALL) as (_, (only,), address), closing([]) as clients:
         ours, theirs = socket.socketpair()
         limit = max(open_fds()) + 40

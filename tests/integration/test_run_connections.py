@@ -1,4 +1,4 @@
-"""`everycore run`: whatever a program makes of a connection, a stop waits for it."""
+"""`everycore run`: a stop waits for a connection, whatever the program does with it."""
 
 import contextlib
 import os
@@ -103,7 +103,7 @@ def ask(client):
 
 
 def wait_for_end(pid):
-    """Until the process has ended."""
+    """Wait until the process has ended."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -77,7 +77,7 @@ def test_every_way_to_make_a_loop(start_command, tmp_path, way):
 @pytest.mark.slow
 @pytest.mark.parametrize("selector", ["PollSelector", "SelectSelector", "EpollSelector"])
 def test_a_shared_listener_in_a_loop_that_waits_in_something_else(start_command, tmp_path, selector):
-    """Only epoll has a row in which workers take turns; without one they all wake, and share all the same."""
+    """Only epoll has a queue in which workers take turns; without one they all wake, and still share."""
     source = (
         ANSWER
         + "import selectors\nasyncio.SelectorEventLoop(selectors.SELECTOR()).run_until_complete(main())"
@@ -91,8 +91,8 @@ def test_a_shared_listener_in_a_loop_that_waits_in_something_else(start_command,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["-W", "error"]], ids=["plain", "-W error"])
-def test_option_loop_gives_uvloop_to_who_leaves_the_choice(start_command, tmp_path, flags):
-    """A warning of what everycore does itself would be an error of the program's."""
+def test_option_loop_gives_uvloop_to_a_program_that_leaves_the_choice(start_command, tmp_path, flags):
+    """A warning about everycore's own actions would be an error in the program."""
     pytest.importorskip("uvloop")
     source = ANSWER.replace('b"%d\\n" % os.getpid()', "type(asyncio.get_running_loop()).__module__.encode()")
     running = run(

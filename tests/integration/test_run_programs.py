@@ -1,4 +1,4 @@
-"""`everycore run`: what listens in ways of its own goes on to work, or is refused in one sentence."""
+"""`everycore run`: unusual ways to listen still work, or are refused in one sentence."""
 
 import os
 import signal
@@ -304,7 +304,7 @@ def test_an_address_in_use_is_told_once_and_named(start_command, tmp_path, progr
 
 
 def opens_for_one_client(extra: str = "") -> str:
-    """A program that opens a port for each client, as FTP does; it says its process there, and then ends."""
+    """A program that opens a port for each client, as FTP does; it names its process there, and closes."""
     return f"""{HEAD}
 {extra}
 sock = socket.create_server(("127.0.0.1", int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""`everycore run`: servers of the standard library and of others, unchanged."""
+"""`everycore run`: servers of the standard library and of third parties, unchanged."""
 
 import pytest
 
@@ -158,7 +158,7 @@ while True:
 @pytest.mark.parametrize("policy", ["round_robin", "shared"])
 @pytest.mark.parametrize("server", PLAIN, ids=[name.replace(" ", "_") for name in PLAIN])
 def test_plain_sockets(start_command, tmp_path, server, policy):
-    # "children that accept" are no workers, and are killed with the program that does not wait for them.
+    # "children that accept" are not workers, and are killed with the program, which does not wait for them.
     running = run(start_command, tmp_path, HEAD + PLAIN[server], options=["--policy", policy, "--grace", "5"])
     host = "::1" if server == "IPv6" else "127.0.0.1"
     running.everybody_answers(running.port(), host=host)

@@ -1,4 +1,4 @@
-"""`everycore run`: a listening socket of a program's own behaves as it does alone."""
+"""`everycore run`: a program's own listening socket behaves as it does without a cluster."""
 
 import os
 import signal
@@ -290,7 +290,7 @@ def test_what_a_program_sees_is_what_it_sees_alone(start_command, tmp_path, scri
 
 @pytest.mark.slow
 def test_a_socket_is_described_without_asking_the_primary(start_command, tmp_path):
-    """Python describes each socket that nobody closed, also at the very end, when nobody answers any more."""
+    """Python describes each unclosed socket, even at the very end, when the primary answers no more."""
     source = """
         import os, socket, threading
         from everycore.worker.listening.link import Link
@@ -348,7 +348,7 @@ def test_datagrams_reach_every_worker(start_command, tmp_path):
 
 @pytest.mark.slow
 def test_the_file_of_a_unix_socket_survives_programs_that_remove_it(start_command, tmp_path):
-    # Each worker removes the file before it binds, as servers do, and one removes it as it ends. Nobody else
+    # Each worker removes the file before it binds, as servers do, and one removes it as it ends. No other
     # sees it gone.
     source = """
         import os, pathlib, socket

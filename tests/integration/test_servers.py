@@ -13,13 +13,13 @@ from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: Addresses are resolved and asked for by the same code on both loops: those tests run on `run`'s own choice.
+#: The same code resolves and requests addresses on both loops: those tests use `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
 LOCAL = "127.0.0.1"
 
 
-# What a server says of itself
+# What a server reports about itself
 
 
 @both_loops
@@ -238,7 +238,7 @@ async def test_a_server_that_never_started_keeps_its_port_from_others_until_it_i
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(address)
         await worker.do("server.close(); await server.wait_closed()")
-        await worker.get("everycore.listen(('127.0.0.1', 0)).close()")  # what was said before this was heard
+        await worker.get("everycore.listen(('127.0.0.1', 0)).close()")  # earlier messages were handled
         with socket.socket() as other:
             other.bind(address)
 

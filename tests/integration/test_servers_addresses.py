@@ -1,4 +1,4 @@
-"""Servers of asyncio in workers: hosts, families and ports, and the refusals of a lone process."""
+"""Servers of asyncio in workers: hosts, families and ports, and refusals as without a cluster."""
 
 import asyncio
 import errno
@@ -15,7 +15,7 @@ from tests.kit.workers import Diary
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: Addresses are resolved and asked for by the same code on both loops: those tests run on `run`'s own choice.
+#: The same code resolves and requests addresses on both loops: those tests use `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
 LOCAL = "127.0.0.1"
@@ -111,7 +111,7 @@ async def test_a_port_may_be_a_string_and_family_chooses(tmp_path):
         assert await worker.get("[sock.getsockname() for sock in server.sockets]") == [["0.0.0.0", port]]
 
 
-# Refusals: the OSError of a lone process, with the address in its text
+# Refusals: the OSError as without a cluster, with the address in its text
 
 
 async def test_a_port_of_another_process_is_in_use(tmp_path):
@@ -171,7 +171,7 @@ async def test_of_several_hosts_one_in_use_fails_all_and_keeps_none(tmp_path):
 
 
 async def test_of_several_hosts_one_that_this_machine_has_not_is_left_out(tmp_path):
-    """As asyncio does since 3.13: `localhost` may name ::1 where IPv6 is switched off."""
+    """As in asyncio since 3.13: `localhost` may name ::1 although IPv6 is switched off."""
     async with agents(tmp_path) as (_, worker):
         await worker.do("server = await asyncio.start_server(greet, ['192.0.2.1', '127.0.0.1'], 0)")
         ((host, port),) = await worker.get("[sock.getsockname() for sock in server.sockets]")
@@ -236,7 +236,7 @@ async def test_a_backlog_that_cannot_be_costs_nothing_but_the_call(tmp_path, arg
         await (await Client.connect(tuple(await worker.get("server.sockets[0].getsockname()")))).close()
 
 
-async def test_a_unix_path_that_is_no_text(tmp_path):
+async def test_a_unix_path_that_is_not_valid_text(tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff\xfe"
     async with agents(tmp_path, 2) as (cluster, first, second):
         diary = Diary(cluster)

@@ -11,13 +11,13 @@ from tests.kit.workers import within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: Addresses are resolved and asked for by the same code on both loops: those tests run on `run`'s own choice.
+#: The same code resolves and requests addresses on both loops: those tests use `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
 LOCAL = "127.0.0.1"
 
 
-# Programs with faults of their own
+# Faulty programs
 
 
 @both_loops
@@ -80,7 +80,7 @@ server = await asyncio.start_server(bad, "127.0.0.1", 0)
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    """Files of a key and a certificate for localhost, made here and now."""
+    """Files with a new key and certificate for localhost."""
     folder = tmp_path_factory.mktemp("tls")
     key, cert = str(folder / "key.pem"), str(folder / "cert.pem")
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"

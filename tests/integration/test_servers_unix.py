@@ -14,7 +14,7 @@ from tests.kit.workers import Diary, within
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: Addresses are resolved and asked for by the same code on both loops: those tests run on `run`'s own choice.
+#: The same code resolves and requests addresses on both loops: those tests use `run`'s own choice.
 both_loops = pytest.mark.usefixtures("loop_kind")
 
 
@@ -96,7 +96,7 @@ async def test_a_unix_path_that_cannot_be(tmp_path):
 
 @both_loops
 async def test_a_client_with_an_unreadable_name_is_served_as_any_other(tmp_path):
-    """Its address is no text, and must not stop the primary (nor the worker)."""
+    """Its address is not valid text, and must stop neither the primary nor the worker."""
     path = str(tmp_path / "s")
     name = os.fsencode(tmp_path) + b"/client-\xff\xfe"
     async with agents(tmp_path) as (_, worker):

@@ -1,4 +1,4 @@
-"""The policy `shared`: the workers accept by themselves, in turn; the rules of `listen` hold all the same."""
+"""The policy `shared`: the workers accept by themselves, in turn. The rules of `listen` hold too."""
 
 import asyncio
 import errno
@@ -34,7 +34,7 @@ LOCAL = "127.0.0.1"
 class TestBalance:
     @pytest.mark.limit(120)
     async def test_kept_connections_are_spread_evenly(self, tmp_path, loop):
-        """400 over 8: one by one, and in bursts; also where processors are short."""
+        """400 over 8, one by one and in bursts, even when processors are short."""
         async with shared_servers(tmp_path, loop, 8) as (_, workers, address):
             for at_once in (1, 16, 64):
                 async with closing([]) as clients:
@@ -52,7 +52,7 @@ class TestBalance:
             assert max(tally.values()) <= 13
 
     async def test_the_board_is_level_when_all_have_left(self, tmp_path, loop):
-        """Counted up and down the same, whatever way a connection ends."""
+        """The count is right however a connection ends."""
         async with shared_servers(tmp_path, loop, 2) as (cluster, workers, address):
             clients: list[Client] = []
             await keep(address, 40, clients)
@@ -207,7 +207,7 @@ for _ in range(20):
 
 
 class TestReadiness:
-    async def test_who_holds_ready_gets_nobody_until_it_says_so(self, tmp_path, loop):
+    async def test_a_worker_that_holds_ready_gets_no_connection_until_it_says_so(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 2) as (cluster, one, two):
             diary = Diary(cluster)
             port = await one.serve()
@@ -263,7 +263,7 @@ class TestReadiness:
 
     @one_loop
     async def test_refused_and_served_in_turns(self, tmp_path, loop):
-        """The listener is suspended and resumed under a worker that is still there, but not ready."""
+        """The listener is suspended and resumed while a worker is there, but not ready."""
         async with shared_servers(tmp_path, loop, 1) as (cluster, (one,), address):
             for _ in range(3):
                 two = type(one)(cluster.fork())
@@ -306,7 +306,7 @@ class TestLeaving:
                 mine = [client for client in clients if client.worker == one.id]
                 assert mine
                 one.worker.disconnect()
-                await one.do("await asyncio.sleep(0)")  # it has heard of it before
+                await one.do("await asyncio.sleep(0)")  # it has learned of it before
                 assert {await ask(address) for _ in range(10)} == {two.id}
                 for client in mine:
                     assert await client.echo("still") == "still"
@@ -316,7 +316,7 @@ class TestLeaving:
 
     @pytest.mark.ci_only
     async def test_under_load_everybody_is_answered(self, tmp_path, loop):
-        """A departure loses nobody, though its worker was in the row a moment ago."""
+        """A departure loses no connection, though the worker was in the queue a moment ago."""
         async with shared_servers(tmp_path, loop, 2) as (cluster, workers, address):
             over = False
             tally: Counter[int] = Counter()
@@ -337,7 +337,7 @@ class TestLeaving:
             assert len(tally) >= 4
 
     async def test_a_plain_program_that_leaves_gets_nobody_and_finishes(self, tmp_path):
-        """No loop of ours: threads, in a blocking `accept` on what the other goes on to serve."""
+        """Without everycore's loop: threads in a blocking `accept` on a listener that the other serves."""
         source = (
             """
 ID = everycore.current_worker().id

@@ -1,4 +1,4 @@
-"""The policy `shared` for programs that accept by themselves, and where descriptors are short."""
+"""The policy `shared` for programs that accept by themselves, and without descriptors."""
 
 import asyncio
 from collections import Counter
@@ -50,7 +50,7 @@ class TestPlainPrograms:
 
     @one_loop
     async def test_its_blocking_mode_is_its_own(self, tmp_path, loop):
-        """The file is shared, so O_NONBLOCK is; what one program asks for, another must not feel."""
+        """The file is shared, and so is O_NONBLOCK; one program's mode must not affect another."""
         async with shared_agents(tmp_path, loop, 3) as (_, blocking, timed_out, impatient):
             port = 0
             for worker in (blocking, timed_out, impatient):
@@ -65,7 +65,7 @@ class TestPlainPrograms:
             assert await impatient.get(modes) == [0.0, False]
             assert "BlockingIOError" in (await impatient.fails("listener.accept()")).classes
             assert "TimeoutError" in (await timed_out.fails("listener.accept()")).classes
-            # The blocking one waits, whatever the others have done, until somebody comes.
+            # The blocking one waits for a client, whatever the others have done.
             await blocking.do(
                 """
 taken = []
@@ -135,7 +135,7 @@ listener.close()
 
     @one_loop
     async def test_a_server_of_the_library(self, tmp_path, loop):
-        """`socketserver` selects, then accepts: who went elsewhere meanwhile does not stop it."""
+        """`socketserver` selects, then accepts: one that went elsewhere meanwhile does not stop it."""
         source = """
 class Hello(socketserver.BaseRequestHandler):
     def handle(self):
@@ -176,7 +176,7 @@ except OSError:
 
     @both_policies
     async def test_a_reserve_keeps_everybody_from_being_lost(self, tmp_path, policy, loop):
-        """What was handed over can only be lost: so a worker says that it is full while it has some left."""
+        """Connections handed over could be lost: so a worker says *full* while it has descriptors left."""
         async with agents(tmp_path, 2, policy=policy, loop=loop) as (_, one, two):
             await one.do(self.FEW)  # before it listens: a program sets its limit when it begins
             address = (LOCAL, await one.serve())
@@ -195,7 +195,7 @@ except OSError:
                     again |= set(await keep(address, 10, clients))
 
     async def test_others_answer_and_nobody_hangs(self, tmp_path, loop):
-        """A worker without descriptors is woken for somebody it cannot accept: others must hear of it."""
+        """A worker without descriptors is woken for a connection it cannot accept: others must be woken."""
         async with shared_servers(tmp_path, loop, 2) as (_, (one, two), address):
             await one.do(self.HOARD)
             answers = [await timed(address) for _ in range(10)]
@@ -221,7 +221,7 @@ except OSError:
             await client.close()
 
     async def test_it_does_not_take_its_last_descriptors(self, tmp_path, loop):
-        """With few left it stays out of the row, so that its program can still open a file."""
+        """With few left it stays out of the queue, so that its program can still open a file."""
         async with agents(tmp_path, 1, policy="shared", loop=loop) as (_, one):
             await one.do(self.FEW)
             address = (LOCAL, await one.serve())

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
 
 async def test_with_io_uring(tmp_path, monkeypatch):
-    """libuv may keep its registrations in a ring, behind our back."""
+    """libuv may keep its registrations in a ring, unnoticed."""
     monkeypatch.setenv("UV_USE_IO_URING", "1")
     async with servers(tmp_path, 3, policy="shared", loop="uvloop") as (cluster, workers, address):
         async with closing([]) as clients:
@@ -58,7 +58,7 @@ everycore.run(main(), loop=sys.argv[1])
 
 @both_loops
 async def test_without_proc(tmp_path, loop, start_command):
-    """A container may hide it."""
+    """A container may hide /proc."""
     if os.geteuid() != 0:
         pytest.fail("to hide /proc from a program this test must be root")
     script = tmp_path / "whole.py"
@@ -74,7 +74,7 @@ async def test_without_proc(tmp_path, loop, start_command):
 
 @both_loops
 async def test_a_fork_of_a_worker_leaves_its_listener_alone(tmp_path, loop):
-    """multiprocessing forks a worker: child and parent have one epoll, and the child closes what it has."""
+    """multiprocessing forks a worker: child and parent share one epoll, and the child closes its copies."""
     async with agents(tmp_path, 1, policy="shared", loop=loop) as (_, one):
         port = await one.serve()
         await one.do(

@@ -1,4 +1,4 @@
-"""A primary that has lived long has the memory and the descriptors that it had at first.
+"""A primary that has run for long has the memory and the descriptors that it had at first.
 
 Minutes: `make test ARGS='-m soak'`. EVERYCORE_TEST_SOAK=0.1 is a tenth of it.
 """
@@ -14,9 +14,9 @@ from tests.kit import scaled
 
 SHARE = float(os.environ.get("EVERYCORE_TEST_SOAK", "1"))
 FORKS, CONNECTIONS, CLIENTS = int(10_000 * SHARE), int(1_000_000 * SHARE), 4
-#: So many forks, and connections, before what follows is compared: caches are full then, and heaps in shape.
+#: The numbers of forks and connections before the comparison: by then caches are full, and heaps in shape.
 WARM = 20
-#: What a heap may differ by, in bytes and in objects, whatever was done.
+#: The allowed difference of a heap, in bytes and in objects.
 MOST_BYTES, MOST_OBJECTS = 3 * 2**20, 2_000
 
 #: Forks workers that join, become ready and end, as fast as it can, beside two that serve.

@@ -96,7 +96,7 @@ class TestPipe:
             assert await within(worker.stderr.read()) == b"to stderr\n"
 
     async def test_nobody_reads_and_nothing_is_left(self, tmp_path):
-        """The kit looks for descriptors; the worker blocks on its full pipe until it is killed."""
+        """The kit checks descriptors; the worker blocks on its full pipe until it is killed."""
         source = "os.write(2, b'.' * 1_000_000)"
         async with Cluster(Settings(exec=worker_script(tmp_path, source), stdio="pipe")) as cluster:
             workers = [cluster.fork() for _ in range(2)]
@@ -109,7 +109,7 @@ class TestPipe:
             for worker in cluster.workers.values():
                 worker.kill(SIGKILL)
 
-    async def test_writing_to_a_worker_that_is_gone_is_no_error_of_ours(self, tmp_path):
+    async def test_writing_to_a_worker_that_is_gone_raises_nothing_in_the_primary(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, "os._exit(0)"), stdio="pipe")) as cluster:
             worker = cluster.fork()
             assert worker.stdin
@@ -151,7 +151,7 @@ class TestFiles:
             assert (await within(anext(cluster.fork().messages()))).message == ["/dev/null"] * 3
 
     async def test_a_fifo_that_nobody_reads_is_an_exit_with_an_error(self, tmp_path):
-        """Whoever opens one for writing waits for a reader: the primary would."""
+        """Opening a FIFO for writing waits for a reader: the primary would wait."""
         os.mkfifo(tmp_path / "fifo")
         async with Cluster(Settings(exec="x.py", stdio=tmp_path / "fifo")) as cluster:
             status = await within(cluster.fork().wait())
@@ -180,8 +180,8 @@ class TestFiles:
     ["pipes", "", ["pipe"], ["pipe"] * 4, ["pipe", "pipe", "pipes"], 1.5, True, -1, -3, 2**31, "a/\0", b"/a"],
     ids=repr,
 )
-def test_what_is_no_stream_is_refused(wrong):
-    """Where it is given: a `Settings` that exists is valid. (-1 and -3 mean something to `subprocess`.)"""
+def test_anything_but_a_stream_is_refused(wrong):
+    """It is refused where it is given, so every `Settings` is valid. (`subprocess` uses -1 and -3.)"""
     with pytest.raises(ConfigurationError, match=r"^stdio: "):
         Settings(stdio=wrong)
 
@@ -199,7 +199,7 @@ def test_what_is_no_stream_is_refused(wrong):
     ],
     ids=str,
 )
-def test_what_is_no_umask_or_no_bool_is_refused(wrong):
+def test_a_malformed_umask_or_bool_is_refused(wrong):
     (name,) = wrong
     with pytest.raises(ConfigurationError, match=f"^{name}: "):
         Settings(**wrong)
@@ -246,6 +246,6 @@ class TestPassFds:
                 cluster.fork()
 
     @pytest.mark.parametrize("wrong", ["34", [True], [-1], ["3"], [1], 5])
-    def test_what_is_no_descriptor_or_has_its_own_setting(self, wrong):
+    def test_numbers_that_are_not_descriptors_or_have_their_own_setting(self, wrong):
         with pytest.raises(ConfigurationError, match="pass_fds"):
             Settings(pass_fds=wrong)

@@ -1,4 +1,4 @@
-"""Each client at its own worker: real workers, on both loops, over deaths, reloads and a proxy."""
+"""Each client goes to its own worker: real workers, on both loops, over deaths, reloads and a proxy."""
 
 import asyncio
 import signal
@@ -19,12 +19,12 @@ SOURCES = [f"127.0.0.{number}" for number in range(1, 11)]
 
 
 def own(source, slots):
-    """The slot of a client that comes from there."""
+    """The slot of a client with that address."""
     return best(socket.inet_aton(source), range(slots))
 
 
 async def ask(source, port):
-    """Who answers a client that comes from there."""
+    """The worker that answers a client with that address."""
     made = await within(asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0)))
     async with closing([Client(*made)]) as (client,):
         return await client.greeting()
@@ -80,7 +80,7 @@ async def test_a_reload_moves_nobody_to_another_slot(tmp_path):
         assert await slots() == [own(source, 3) for source in SOURCES]
 
 
-async def test_who_comes_by_a_unix_socket_is_served_in_turn(tmp_path):
+async def test_clients_on_a_unix_socket_are_served_in_turn(tmp_path):
     path = str(tmp_path / "sock")
     async with agents(tmp_path, 2, policy="sticky") as (cluster, one, two):
         for agent in (one, two):
@@ -110,7 +110,7 @@ async def test_behind_a_proxy_the_program_sees_the_client(tmp_path):
         writer.write(b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n")
         assert await within(reader.readline()) == b"192.0.2.7 4711 192.0.2.7\n"
         writer.close()
-        # Somebody else is asked for no header.
+        # Other clients need no header.
         made = await within(asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.9", 0)))
         assert (await within(made[0].readline())).startswith(b"127.0.0.9 ")
         made[1].close()

@@ -1,4 +1,4 @@
-"""The primary is stopped (SIGSTOP, a debugger): a worker's loop does not stand still with it."""
+"""The primary is stopped (SIGSTOP, a debugger): a worker's loop does not stop with it."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from tests.kit.workers import HEAD
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 
-#: A primary with one worker, which serves a client that has connected, and tells of its end.
+#: A primary with one worker, which serves a connected client, and reports its end.
 PROGRAM = (
     HEAD
     + """
@@ -72,7 +72,7 @@ def test_a_worker_that_is_told_to_leave_finishes_its_work_and_leaves(start_progr
         assert is_served(client)
     assert wait_gone([pid], timeout=10) == []
     program.signal(SIGCONT)
-    program.expect("exited 0 True")  # the primary heard what it had said before it was gone
+    program.expect("exited 0 True")  # the primary read its last messages
     assert program.wait() == 0
 
 

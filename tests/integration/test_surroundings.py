@@ -1,4 +1,4 @@
-"""What a service was started with and cannot choose: signals, standard streams, its terminal."""
+"""What a service inherits and cannot choose: signals, standard streams, its terminal."""
 
 import asyncio
 import errno
@@ -26,13 +26,13 @@ from tests.kit.workers import HEAD
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 
-#: Starts a command line as somebody else might: `python -c LAUNCH STATEMENT COMMAND...`.
+#: Starts a command line as another program might: `python -c LAUNCH STATEMENT COMMAND...`.
 LAUNCH = "import os, signal, sys; exec(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
 SIGCHLD_IGNORED = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
 NOTHING = {0: "/dev/null", 1: "/dev/null"}
 ALL_BLOCKED = "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"
 
-#: A primary that keeps two workers, by the public interface alone.
+#: A primary that keeps two workers, through the public interface alone.
 LIBRARY = (
     HEAD
     + ANSWER
@@ -80,7 +80,7 @@ class Started:
 
 @pytest.fixture(params=["serve", "run", "library"])
 def start(request, start_command, tmp_path) -> Callable[[str], Started]:
-    """Starts two workers by way of a launcher that executes `statement` first."""
+    """Start two workers through a launcher that executes `statement` first."""
     kind = request.param
     sources = {"serve": APP, "run": ANSWER + "\nasyncio.run(main())\n", "library": LIBRARY}
     (tmp_path / "main.py").write_text(sources[kind], encoding="utf-8")
@@ -98,7 +98,7 @@ def start(request, start_command, tmp_path) -> Callable[[str], Started]:
 
 
 def test_with_sigchld_ignored_a_worker_is_replaced_and_a_stop_ends(start):
-    """The kernel would reap workers by itself, and the primary never learn how they ended."""
+    """Otherwise the kernel would reap workers, and the primary never learn how they ended."""
     started = start(SIGCHLD_IGNORED)
     first, second = children(started.program.pid)
     os.kill(first, signal.SIGKILL)
@@ -111,15 +111,15 @@ def test_with_sigchld_ignored_a_worker_is_replaced_and_a_stop_ends(start):
 
 
 def test_with_all_signals_blocked_it_stops_when_it_is_told_to(start):
-    """A mask outlives exec: neither the primary nor a worker would hear SIGTERM."""
+    """A mask survives exec: neither the primary nor a worker would get SIGTERM."""
     started = start(ALL_BLOCKED)
     assert started.answer()
     assert started.program.finish() == 0
     assert "killed" not in started.program.stderr
 
 
-def test_closed_standard_streams_are_no_numbers_for_anything_else(start):
-    """uvloop aborts the process when it closes a descriptor of its own that got such a number."""
+def test_numbers_of_closed_standard_streams_are_not_used_for_anything_else(start):
+    """uvloop aborts the process when it closes its own descriptor with such a number."""
     started = start("os.close(0); os.close(1)")
     assert started.answer()
     for pid in (started.program.pid, *children(started.program.pid)):
@@ -129,7 +129,7 @@ def test_closed_standard_streams_are_no_numbers_for_anything_else(start):
 
 
 def test_a_worker_hears_what_its_primary_has_blocked(start_program):
-    """A primary may wait for its signals by sigwait(3). A worker's program is not to be deaf for that."""
+    """A primary may wait for its signals by sigwait(3). That must not make a worker's program deaf."""
     program = start_program(
         HEAD
         + """
@@ -155,7 +155,7 @@ else:
 
 
 def test_a_cluster_in_another_thread_bears_that_sigchld_is_ignored(start_program):
-    """Only the main thread can change that: an end is known, how it came is not."""
+    """Only the main thread can change that: the end of a worker is known, but not its status."""
     program = start_program(
         HEAD
         + """
@@ -179,7 +179,7 @@ else:
 
 
 class Log:
-    """A FIFO for a log, of which the test decides when it is read."""
+    """A FIFO for a log. The test decides when it is read."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -189,7 +189,7 @@ class Log:
         self._text = ""
 
     def fill(self) -> None:
-        """With lines of dots, to the last byte."""
+        """Fill it with lines of dots, to the last byte."""
         for part in (b"." * 511 + b"\n", b"."):
             try:
                 while True:
@@ -198,7 +198,7 @@ class Log:
                 continue
 
     def until(self, pattern: str) -> re.Match[str]:
-        """Reads up to what `pattern` finds; what was read beyond is for the next. The limit is the test's."""
+        """Read up to a match of `pattern`; the rest is kept for the next call. The test's limit applies."""
         os.set_blocking(self._fd, True)
         while not (match := re.search(pattern, self._text)):
             self._text = self._text.rpartition("\n")[2] + os.read(self._fd, 65536).decode()
@@ -251,7 +251,7 @@ def test_nobody_waits_for_a_reader_of_the_log(start_command, tmp_path, log, kind
 @pytest.mark.parametrize("kind", ["serve", "run"])
 @pytest.mark.parametrize("group", ["foreground", "background"])
 def test_a_terminal_that_stops_background_jobs_stops_no_worker(start_command, tmp_path, kind, group):
-    """`stty tostop`: workers lead groups of their own, and these are background jobs of the terminal."""
+    """`stty tostop`: workers lead their own groups, which are background jobs of the terminal."""
     source = APP if kind == "serve" else ANSWER + "\nasyncio.run(main())\n"
     source = "import os\nos.write(1, b'imported\\n')\n" + source
     (tmp_path / "main.py").write_text(source, encoding="utf-8")
@@ -309,7 +309,7 @@ def test_a_program_that_makes_its_listener_blocking_stops_no_primary(start_comma
 
 
 def test_why_no_worker_could_be_started_is_told_with_what_to_raise():
-    """EAGAIN of fork(2): the limit of processes. What `Pool.wait` raises says so."""
+    """EAGAIN of fork(2): the limit of processes. The error of `Pool.wait` says so."""
 
     class Exhausted(seam.Linux):
         @staticmethod

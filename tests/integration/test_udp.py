@@ -1,4 +1,4 @@
-"""Datagrams: a bound endpoint is the primary's, shared by the workers; all others are a worker's own."""
+"""Datagrams: a bound endpoint belongs to the primary, and workers share it; others are a worker's own."""
 
 import asyncio
 import errno
@@ -40,7 +40,7 @@ async def bind(local=None, **options):
 
 
 class Asker(asyncio.DatagramProtocol):
-    """A client with a socket of its own."""
+    """A client with its own socket."""
 
     transport: asyncio.DatagramTransport
 
@@ -52,7 +52,7 @@ class Asker(asyncio.DatagramProtocol):
         self.answers.put_nowait((int(worker), text))
 
     async def ask(self, address, text=b"?"):
-        """Who answered a datagram to `address`."""
+        """The worker that answered a datagram to `address`."""
         self.transport.sendto(text, tuple(address))
         worker, echo = await within(self.answers.get())
         assert echo == text
@@ -68,7 +68,7 @@ class Asker(asyncio.DatagramProtocol):
 
 @pytest.fixture
 def answering(tmp_path):
-    """Agents that know ANSWER."""
+    """Agents that have run ANSWER."""
 
     async def prepared(workers):
         for worker in workers:
@@ -78,7 +78,7 @@ def answering(tmp_path):
 
 
 async def only_when_the_other_stands_still(asker, address, workers):
-    """Whoever is free is reached: the socket is one, and the kernel gives a datagram to one reader."""
+    """A free worker is reached: there is one socket, and the kernel gives a datagram to one reader."""
     for worker in workers:
         others = [other for other in workers if other is not worker]
         assert len(others) == 1
@@ -328,7 +328,7 @@ class TestListen:
 
 
 class TestAWorkersOwn:
-    #: What makes an endpoint a client's, or its program's own.
+    #: What makes an endpoint a client's, or the program's own.
     OPTIONS = (
         "remote_addr=address",
         "family=socket.AF_INET",

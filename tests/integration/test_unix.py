@@ -1,4 +1,4 @@
-"""Unix sockets through the primary: names of every kind, what lies there already, and who tidies up."""
+"""Unix sockets through the primary: names of every kind, existing files, and cleaning up."""
 
 import asyncio
 import errno
@@ -30,7 +30,7 @@ SERVE = "server = await asyncio.start_unix_server(greet, path)"
 
 
 def exists(path):
-    """Whether there is a file of that name, whatever it is."""
+    """Whether there is a file of that name, of any kind."""
     return os.path.lexists(path)
 
 
@@ -213,7 +213,7 @@ class TestPermissions:
 
 
 class TestWhatLiesThere:
-    async def test_a_dead_socket_of_ours_is_replaced(self, tmp_path):
+    async def test_a_dead_socket_of_this_user_is_replaced(self, tmp_path):
         path = str(tmp_path / "socket")
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(path)
@@ -233,8 +233,8 @@ class TestWhatLiesThere:
                 assert await ask("socket") == one.id
 
     @pytest.mark.parametrize("backlog", [10, 0])
-    async def test_somebody_s_living_socket_is_left_alone(self, tmp_path, backlog):
-        """Also when its backlog is full, so that it cannot be connected to at once."""
+    async def test_a_live_socket_is_left_alone(self, tmp_path, backlog):
+        """Even if its backlog is full, so that a client cannot connect at once."""
         path = str(tmp_path / "socket")
         with socket.socket(socket.AF_UNIX) as alive, socket.socket(socket.AF_UNIX) as waiting:
             alive.bind(path)
@@ -246,7 +246,7 @@ class TestWhatLiesThere:
                 assert (await worker.fails(SERVE, path=path)).errno == errno.EADDRINUSE
             assert is_same(path, before)
 
-    async def test_somebody_s_living_socket_of_another_kind(self, tmp_path):
+    async def test_a_live_socket_of_another_kind(self, tmp_path):
         path = str(tmp_path / "socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as alive:
             alive.bind(path)
@@ -347,8 +347,8 @@ class TestTheEnd:
         assert path.read_text() == "another's"
 
     @each_once
-    async def test_who_is_not_ready_yet(self, tmp_path, policy, loop):
-        """A unix listener cannot be suspended as a port can, and must still come to serve."""
+    async def test_a_worker_that_is_not_ready_yet(self, tmp_path, policy, loop):
+        """A unix listener cannot be suspended as a port can, and must still serve in the end."""
         path = str(tmp_path / "socket")
         async with agents(tmp_path, 2, policy=policy, loop=loop, when_no_worker="hold") as (
             cluster,

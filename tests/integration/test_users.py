@@ -1,4 +1,4 @@
-"""Workers of another user, with real users: `--user` of the commands, and what such a worker is left with."""
+"""Workers of another user, with real users: `--user` of the commands, and what such a worker has left."""
 
 import errno
 import json
@@ -99,10 +99,10 @@ def port_of_root(least):
 
 @pytest.mark.parametrize("options", [[], ["--preload"]], ids=["fresh", "forked"])
 def test_what_a_worker_is_and_what_it_is_left_with(serve, options):
-    """Ports are bound by the primary; the worker has nothing of root but what was passed to it."""
+    """The primary binds the ports; the worker has nothing of root but what was passed to it."""
     program = serve("--bind", f"127.0.0.1:{port_of_root(700)}", *options, SECRET="of the service")
     shown = json.loads(wait_serving(program).get())
-    assert shown["importer"][0] == [UID] * 3  # nothing is imported by root either
+    assert shown["importer"][0] == [UID] * 3  # root imports nothing either
     assert (shown["importer"][1] != shown["pid"]) is bool(options)
     assert (shown["uid"], shown["gid"], shown["groups"]) == ([UID] * 3, [GID] * 3, [GID])
     assert shown["privileges"] == 0
@@ -116,7 +116,7 @@ def test_what_a_worker_is_and_what_it_is_left_with(serve, options):
 
 @needs_root
 def test_one_of_the_same_user_may_do_anything_and_the_primary_runs_nothing_of_it(start_command, tmp_path):
-    """What no program can change. The application is imported by the worker alone."""
+    """No program can change that. Only the worker imports the application."""
     (tmp_path / "main.py").write_text(f"{APP}\nopen('imports', 'a').write(f'{{os.getpid()}} ')\n")
     serve = [
         sys.executable,
@@ -187,13 +187,13 @@ def test_a_program_that_listens_elsewhere_is_told_which_option_permits_it(start_
     (place / "program.py").write_text(PROGRAM)
     run = [python, "-m", "everycore", "run", "--workers", "1", "--user", str(UID), "--permit", ":1"]
     program = start_command([*run, str(place / "program.py"), str(free_port())], env=env)
-    program.expect(r"`addresses` \(--permit\) does not name it", stream="stderr")
+    program.expect(r"`addresses` \(--permit\) lacks this one", stream="stderr")
     assert program.wait() == 3
     assert "PermissionError" in program.stderr
 
 
 def test_an_interpreter_that_the_user_cannot_reach_is_told_with_the_user(start_command, tmp_path):
-    """Often a link to one below /root, whose own path looks open to all."""
+    """Often it is a link to one below /root, whose own path looks accessible."""
     closed = tmp_path / "closed"
     closed.mkdir()
     (closed / "python").symlink_to(sys.executable)
@@ -210,5 +210,5 @@ def test_an_interpreter_that_the_user_cannot_reach_is_told_with_the_user(start_c
     (tmp_path / "primary.py").write_text(textwrap.dedent(source))
     program = start_command([sys.executable, str(tmp_path / "primary.py")])
     assert program.wait() == 0
-    assert f"uid {UID} may not execute it, or may not pass a folder" in program.stdout
+    assert f"uid {UID} may not execute it, or may not enter a folder" in program.stdout
     assert str(tmp_path / "python") in program.stdout

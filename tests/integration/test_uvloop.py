@@ -1,6 +1,6 @@
-"""Workers on uvloop: which loop it is, and what is not the same road as on asyncio.
+"""Workers on uvloop: which loop it is, and where the code differs from asyncio's.
 
-What holds on both loops is shown on both, by the fixture `loop_kind`.
+What holds on both loops is tested on both, by the fixture `loop_kind`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ LOCAL = "127.0.0.1"
 class TestWhichLoop:
     @pytest.fixture
     def new_loop(self):
-        """`new_event_loop` in this process, which is no worker; what it makes is closed."""
+        """`new_event_loop` in this process, outside a worker; what it makes is closed."""
         made = []
 
         def make(*kind):
@@ -89,7 +89,7 @@ class TestWhichLoop:
         with pytest.raises(ConfigurationError, match="auto, asyncio, uvloop"):
             everycore.new_event_loop("trio")  # type: ignore[arg-type]
 
-    def test_who_does_not_ask_for_it_does_not_import_it(self, start_program):
+    def test_without_the_option_it_is_not_imported(self, start_program):
         source = """
         import sys, everycore
         everycore.new_event_loop().close()
@@ -104,7 +104,7 @@ async def _running_loop():
 
 @pytest.mark.usefixtures("on_uvloop")
 class TestServer:
-    """What `asyncio.Server` of Python 3.13 has, `BeltServer` has on every Python."""
+    """`BeltServer` has on every Python what `asyncio.Server` has on Python 3.13."""
 
     @pytest.mark.parametrize("how", ["close_clients", "abort_clients"])
     async def test_close_clients_and_abort_clients(self, tmp_path, how):
@@ -248,7 +248,7 @@ class TestManyConnections:
                 clients += await asyncio.gather(*(Client.connect(address) for _ in range(16)))
             shares = Counter(client.worker for client in clients)
             assert set(shares) == {worker.id for worker in workers}
-            # 1.25 of the mean: one that is late, for want of a processor, is passed over.
+            # 1.25 of the mean: a worker that is late for want of a processor is skipped.
             assert max(shares.values()) <= 50, shares
 
     @pytest.mark.limit(60)
@@ -293,7 +293,7 @@ class TestManyConnections:
 
 @pytest.mark.usefixtures("loop_kind")
 class TestOpenedConnections:
-    """What the program itself has opened is its own affair: a departure waits for accepted ones alone."""
+    """A departure waits only for accepted connections, not for those that the program has opened."""
 
     DIAL = """
 opened = await asyncio.open_connection("127.0.0.1", port)
@@ -402,7 +402,7 @@ async def app(scope, receive, send):
 
 
 def _kinds_of_both(port: int) -> set[str]:
-    """What the workers' event loops are. One that is late is passed over: so until both have answered."""
+    """The kinds of the workers' event loops. A late worker is skipped: ask until both answer."""
     answers: dict[int, str] = {}
     while len(answers) < 2:
         answers.update([_get(port)])
@@ -410,7 +410,7 @@ def _kinds_of_both(port: int) -> set[str]:
 
 
 def _get(port: int) -> tuple[int, str]:
-    """Who answered, and what its event loop is."""
+    """The worker that answered, and the kind of its event loop."""
     connection = http.client.HTTPConnection(LOCAL, port, timeout=scaled(10))
     try:
         connection.request("GET", "/")

@@ -1,17 +1,17 @@
-"""What tests stand on: real programs, processes, a clock that only moves when told, limits in time.
+"""What tests stand on: real programs, processes, a clock that moves only when told, and time limits.
 
     from tests.kit import Program, VirtualClock, descendants, open_fds, scaled, turn, wait_gone, wait_readable
 
 Fixtures (tests/kit/plugin.py): `start_program(source_or_path, *args)` and `start_command(argv)` start a real
 program and leave nothing of it behind. An `async def` test needs no mark.
 
-What is asked for less often is imported from its module:
+What tests need less often is imported from its module:
 
-- real processes: `workers` (their programs; `Diary`, what a cluster told of them), `traffic` (workers that do
-  what a test says, and clients), `crowds` (many clients, both loops and policies), `running` and `serving`
+- real processes: `workers` (their programs; `Diary`, the events of a cluster), `traffic` (workers that do as
+  told, and clients), `crowds` (many clients, both loops and policies), `running` and `serving`
   (`everycore run` and `serve`), `http_clients` (load), `ends` (of a worker)
-- the kinds of events that a cluster has told, as a list that grows: `told`
-- log files that others write: `log_lines`
+- the kinds of the events of a cluster, as a list that grows: `told`
+- log files that other processes write: `log_lines`
 - the machine: `processes`, `listeners`, `ports`, `trouble` (no privileges, no descriptors)
 - fakes: `fake_processes` and `crimes` (workers byte for byte), `stage` (one listener), `channel_pairs` (both
   ends of a channel), `dispatch_world`, `dispatch_law`, `watched_lanes`, `sticky_world` and `seats` (the

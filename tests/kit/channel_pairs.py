@@ -1,4 +1,4 @@
-"""Two ends of a real channel in one loop, and what they heard."""
+"""Two ends of a real channel in one loop, and what each of them received."""
 
 import array
 import asyncio
@@ -15,7 +15,7 @@ from everycore.events import Message
 from everycore.system.descriptors import close_all
 from tests.kit import turn
 
-#: The loops everything here has to work on.
+#: The event loops on which everything here must work.
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop]
 try:
     import uvloop
@@ -23,7 +23,7 @@ except ImportError:
     pass
 else:
     LOOPS.append(uvloop.new_event_loop)
-    uvloop.new_event_loop().close()  # libuv keeps a pipe of its own from the first loop on
+    uvloop.new_event_loop().close()  # libuv keeps a pipe of its own from its first loop on
 
 MAX_MESSAGE = 1 << 20
 
@@ -34,7 +34,7 @@ def note(size: int = 10) -> bytes:
 
 
 async def until(condition: Callable[[], Any], turns: int = 100_000) -> None:
-    """Let the loop run until `condition` holds. Everything happens in this process: no time needs to pass."""
+    """Let the loop run until `condition` holds. Everything is in this process, so no time need pass."""
     for _ in range(turns):
         if condition():
             return
@@ -44,7 +44,7 @@ async def until(condition: Callable[[], Any], turns: int = 100_000) -> None:
 
 @dataclass(eq=False)
 class End:
-    """One channel and what came out of it."""
+    """One channel, and what it received."""
 
     sock: socket.socket
     is_primary: bool = True
@@ -116,7 +116,7 @@ class Pair:
 
 
 class Raw:
-    """One channel, and a bare socket that may say anything: `async with Raw() as (end, peer)`."""
+    """One channel, and a bare socket that may send anything: `async with Raw() as (end, peer)`."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -142,10 +142,10 @@ def Boxes(**options):
 
 
 async def take(stream, count):
-    """The next messages of a stream, so many."""
+    """The next `count` messages of a stream."""
     return [await anext(stream) for _ in range(count)]
 
 
 def values(messages):
-    """What those messages carried."""
+    """The values that those messages carried."""
     return [message.message for message in messages]

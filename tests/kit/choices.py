@@ -1,4 +1,4 @@
-"""Choices that hypothesis makes, for those who lie: a `tests.kit.liars.Source`."""
+"""Choices that hypothesis makes for the liars: a `tests.kit.liars.Source`."""
 
 from typing import Any
 

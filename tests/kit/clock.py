@@ -2,7 +2,7 @@
 
 
 class VirtualClock:
-    """`clock.now` is the time; `clock()` too, for code that takes a function such as `time.monotonic`."""
+    """`clock.now` is the time; so is `clock()`, for code that takes a function such as `time.monotonic`."""
 
     def __init__(self, start: float = 1000.0) -> None:
         self._now = start
@@ -15,7 +15,7 @@ class VirtualClock:
         return self._now
 
     def advance(self, seconds: float) -> float:
-        """Lets `seconds` pass and returns the new time. Time does not go back."""
+        """Let `seconds` pass, and return the new time. Time does not go back."""
         if seconds < 0:
             raise ValueError(f"time does not go back ({seconds} s)")
         self._now += seconds

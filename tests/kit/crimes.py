@@ -1,14 +1,14 @@
-"""What a hostile worker may send, as Python source: for one in this process, and for a real one.
+"""What a hostile worker may send, as Python source: for a worker in this process, and for a real one.
 
 A crime uses `send(data, fds=(), sock=raw)`, `raw` and `raw_link` (its channel and link), `frame`, `pack` and
 `note` (bytes of the channel), `belt()` (a listener and the worker's end of its belt), `twin(listener)` (the
-primary's end of that), `pipes(count)` and what else `NAMES` defines.
+primary's end of that belt), `pipes(count)` and the other names in `NAMES`.
 """
 
 from everycore.core.frames import NOTE, WIRE
 from everycore.core.wire import LINK_NUMBER, VERSION
 
-#: What the crimes stand on, besides `send`, `raw`, `raw_link`, `belt` and `twin`.
+#: What the crimes use, besides `send`, `raw`, `raw_link`, `belt` and `twin`.
 NAMES = f"""
 import array, msgspec, os, socket, struct
 
@@ -99,7 +99,7 @@ CRIMES = {
     "shuts down the primary's end": "l, b = belt(); twin(l).shutdown(socket.SHUT_RDWR)",
 }
 
-#: What a worker leaves behind as it dies: the primary reads it when the worker is gone, or on its way out.
+#: What a worker leaves behind as it dies. The primary reads it when the worker is gone, or is leaving.
 LEGACIES = {
     "garbage on its belt": "send(b'garbage', pipes(1), sock=b)",
     "no UTF-8 on its belt": "send(give_back(1, NOT_UTF8), pipes(1), sock=b)",

@@ -1,4 +1,4 @@
-"""Many clients: who answered how many of them.
+"""Many clients, and how many of them each worker answered.
 
 address = await serve_by([one, two], "slow", SLOW)    # SLOW defines the handler `slow`, in every worker
 tally = Counter(await burst(address, 100))
@@ -18,14 +18,14 @@ from everycore import Cluster
 from tests.kit import scaled, traffic
 from tests.kit.traffic import RECALL, Agent, Client, close_all
 
-#: Node's SCHED_RR and SCHED_NONE: what holds under both is shown under both.
+#: Node's SCHED_RR and SCHED_NONE: what holds under both policies is tested under both.
 both_policies = pytest.mark.parametrize("policy", ["round_robin", "shared"])
-#: What a worker's `everycore.run(main(), loop=)` may be.
+#: The values of `loop` for a worker's `everycore.run(main(), loop=)`.
 both_loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-#: For what the primary does, or a thread that accepts: the loop beside it has no part in that.
+#: For tests of the primary, or of a thread that accepts: the event loop plays no part there.
 one_loop = pytest.mark.parametrize("loop", ["asyncio"])
-#: For what depends on the policy and on the loop, each by itself: every value once. The other two pairs are
-#: for continuous integration.
+#: For tests that depend on the policy and on the loop separately: each value occurs once. Continuous
+#: integration runs the other two pairs.
 each_once = pytest.mark.parametrize(
     ("policy", "loop"),
     [
@@ -36,7 +36,7 @@ each_once = pytest.mark.parametrize(
     ],
 )
 
-#: The agents' `greet`, counted.
+#: The agents' `greet`, with a count.
 COUNTED = """
 served = 0
 
@@ -51,14 +51,14 @@ async def counted(reader, writer):
 def agents(
     folder: Path, count: int = 1, *, loop: str = "asyncio", recall_after: float = RECALL, **options: Any
 ) -> contextlib.AbstractAsyncContextManager[Any]:
-    """As `traffic.agents`, on the event loop of that kind; who blocks loses what lies on its belt."""
+    """As `traffic.agents`, on that kind of event loop. A worker that blocks loses what lies on its belt."""
     return traffic.agents(folder, count, loop=loop, recall_after=recall_after, **options)
 
 
 def servers(
     folder: Path, count: int, *, loop: str = "asyncio", recall_after: float = RECALL, **options: Any
 ) -> contextlib.AbstractAsyncContextManager[tuple[Cluster, list[Agent], tuple[str, int]]]:
-    """As `agents`, all of them already serving one port."""
+    """As `agents`, when all of them serve one port."""
     return traffic.servers(folder, count, loop=loop, recall_after=recall_after, **options)
 
 
@@ -77,7 +77,7 @@ def shared_servers(
 
 
 async def serve_by(workers: Sequence[Agent], handler: str, source: str) -> tuple[str, int]:
-    """One port, served by all of them with the handler of that name in `source`; the address."""
+    """Let all workers serve one port with the handler of that name in `source`. Returns the address."""
     port = 0
     for worker in workers:
         await worker.do(
@@ -91,7 +91,7 @@ async def serve_by(workers: Sequence[Agent], handler: str, source: str) -> tuple
 
 
 async def ask(address: Any, tally: Counter[int] | None = None) -> int:
-    """One connection: who answered it. `tally` has the answers so far."""
+    """Open one connection. Returns the worker that answered. `tally` counts the answers so far."""
     client = await Client.connect(address)
     await client.close()
     assert client.worker is not None
@@ -101,18 +101,18 @@ async def ask(address: Any, tally: Counter[int] | None = None) -> int:
 
 
 async def timed(address: Any) -> tuple[int, float]:
-    """Who answered one connection, and after how many seconds."""
+    """Open one connection. Returns the worker that answered, and after how many seconds."""
     start = time.monotonic()
     return await ask(address), time.monotonic() - start
 
 
 async def burst(address: Any, count: int, tally: Counter[int] | None = None) -> list[int]:
-    """`count` connections at once: who answered each."""
+    """Open `count` connections at once. Returns the worker that answered each."""
     return await asyncio.gather(*(ask(address, tally) for _ in range(count)))
 
 
 async def keep(address: Any, count: int, clients: list[Client], *, at_once: int = 1) -> list[int]:
-    """`count` connections, `at_once` at a time, that stay open in `clients`: who answered each."""
+    """Open `count` connections, `at_once` at a time, and keep them in `clients`. Returns who answered."""
     for start in range(0, count, at_once):
         size = min(at_once, count - start)
         clients += await asyncio.gather(*(Client.connect(address) for _ in range(size)))
@@ -120,10 +120,10 @@ async def keep(address: Any, count: int, clients: list[Client], *, at_once: int 
 
 
 async def until_all_answer(address: Any, workers: Iterable[int]) -> None:
-    """Connects until each of these has answered, and nobody else.
+    """Connect until each of these workers has answered. No other worker may answer.
 
-    A worker that a busy machine keeps from running is passed over for a while, under any policy: so no number
-    of connections is enough for certain.
+    Under any policy, a worker that a busy machine keeps from running is passed over for a while: no fixed
+    number of connections is certain to be enough.
     """
     wanted = set(workers)
     answered: set[int] = set()

@@ -1,4 +1,4 @@
-"""What may happen to a dispatcher, as a state machine of hypothesis: `make_world` says to which."""
+"""What may happen to a dispatcher, as a state machine of hypothesis. `make_world` chooses the dispatcher."""
 
 import contextlib
 
@@ -16,7 +16,7 @@ WORKERS = st.integers(1, 4)
 
 
 class Histories(RuleBasedStateMachine):
-    """Anything, in any order."""
+    """Any events, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, at_once=st.booleans())
     def finish(self, worker, at_once):
-        """The last one: whatever its credit it is given all who wait."""
+        """Let the last worker finish: it gets all that wait, whatever its credit."""
         if worker in self.world.workers and not self.world.workers[worker].rests:
             self.world.finish(worker, at_once=at_once)
 
@@ -131,7 +131,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, number=st.integers(-2, 40), count=st.integers(1, 3))
     def give_back_what_it_does_not_have(self, worker, number, count):
-        """Never given, acknowledged, given back before; all of a message, or a part of it."""
+        """It was never given, was acknowledged, or came back before; all of a message or a part of it."""
         lane = self.world.lanes.lane_of(worker)
         if lane is None or not set(range(number, number + count)) <= set(lane.pending):
             with self.refused():
@@ -149,7 +149,7 @@ class Histories(RuleBasedStateMachine):
         check(self.world)
 
     def teardown(self):
-        """Nothing waits for ever while somebody has credit and is not blocked."""
+        """No connection waits for ever while a worker has credit and is not blocked."""
         world = self.world
         world.accept_fails = False
         for worker, it in list(world.workers.items()):

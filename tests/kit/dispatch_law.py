@@ -1,4 +1,4 @@
-"""The law of dispatch, checked on a `World`: where each connection is, and that nobody waits in vain."""
+"""The law of dispatch, checked on a `World`: where each connection is, and that none waits in vain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from everycore.core.lanes import MOST_CREDIT, Pause
 if TYPE_CHECKING:
     from tests.kit.dispatch_world import Worker, World
 
-#: The dispatcher may look so much after a limit: see `lanes._TICK`.
+#: How long after a limit the dispatcher may check it: see `lanes._TICK`.
 TICK = 2e-6
 
 
@@ -52,7 +52,7 @@ def _check_account(world: World, worker: int, it: Worker) -> None:
 
 
 def check_waits(world: World) -> None:
-    """Nobody waits for what may be had now, and what may be had later is waited for."""
+    """No connection waits that a worker could have now, and every wait has an end."""
     look_at = world.dispatcher.orders.look_at
     assert look_at is None or look_at > world.now
     if look_at is not None and look_at - world.now < TICK:

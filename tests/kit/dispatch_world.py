@@ -1,8 +1,8 @@
 """A listener's backlog, belts, workers and time, all in memory, around the real dispatcher.
 
-`World` does what a driver does and no more: it takes what the dispatcher asks for out of the backlog, puts
-its messages on belts, reads belts back, and obeys the orders. It decides nothing; it only watches that what
-is decided keeps the law. Its workers read, acknowledge, give back, fill up, stand still and die.
+`World` does what a driver does and no more: it takes connections out of the backlog as the dispatcher asks,
+puts its messages on belts, reads belts back, and obeys the orders. It decides nothing, and checks that the
+decisions keep the law. Its workers read, acknowledge, give back, fill up, stand still and die.
 """
 
 from collections import deque
@@ -15,13 +15,13 @@ from everycore.core.lanes import MOST_CREDIT
 from tests.kit.dispatch_law import check, check_waits
 from tests.kit.watched_lanes import WatchedLanes, picture
 
-#: Seconds that accepting pauses after it failed, as in `system.accepting`.
+#: The pause in seconds after accepting has failed, as in `system.accepting`.
 ACCEPT_PAUSE = 0.1
 
 
 @dataclass
 class Message:
-    """What lies on a belt: a number for each connection; a probe has none."""
+    """A message on a belt: a number for each connection. A probe has none."""
 
     first: int
     connections: list[int]
@@ -42,16 +42,16 @@ class Worker:
     batch: int
     room: int | None = None
     belt: deque[Message] = field(default_factory=deque)
-    #: Number -> connection (None: a probe), taken off the belt and not yet acknowledged.
+    #: Number -> connection (None: a probe) that was taken off the belt and not yet acknowledged.
     taken: dict[int, int | None] = field(default_factory=dict)
     stands_still: bool = False
     is_full: bool = False
-    #: Whether its belt takes what it is sent; and until when it rests since it did not.
+    #: Whether its belt takes what it is sent, and until when the belt rests since it did not.
     belt_takes: bool = True
     belt_rests_until: float = 0.0
-    #: It leaves, and has been given all who came, or is being given them.
+    #: The worker leaves, and has been given all that came, or is being given them.
     finishes: bool = False
-    #: It is given no more, and still has what it has taken.
+    #: The worker is given no more, and still has what it has taken.
     rests: bool = False
 
 
@@ -62,19 +62,19 @@ class World:
         self.dispatcher = self.make_dispatcher()
         self.lanes = self.dispatcher.lanes
         self.now = 1000.0
-        #: Seconds that workers say a connection costs them; 0: they don't say.
+        #: The seconds that a connection costs, as workers report them; 0: they report nothing.
         self.cost = 0.0
         self.workers: dict[int, Worker] = {}
         self.last_connection = 0
         self.backlog: deque[int] = deque()
-        #: accept(2) fails from now on; it failed, and is not to be tried again before.
+        #: accept(2) fails from now on; it failed, and must not be tried again before.
         self.accept_fails = False
         self.accepts_at = 0.0
         self.listens = False
         self.accepted: set[int] = set()
         self.picked_up: set[int] = set()
-        self.lost: set[int] = set()  # picked up, or on their way to it, by a worker that died or closed
-        self.given: dict[int, int] = {}  # worker -> connections it got, recalled ones included
+        self.lost: set[int] = set()  # picked up, or about to be, by a worker that died or closed
+        self.given: dict[int, int] = {}  # worker -> the number of connections it got, with recalled ones
         #: The messages in the order in which they were put on belts: worker, connections.
         self.sent: list[tuple[int, list[int]]] = []
 
@@ -126,7 +126,7 @@ class World:
         self.sent.append((worker, connections))
 
     def obey(self) -> None:
-        """What the loop does without time passing."""
+        """Do what the loop does while no time passes."""
         while True:
             orders = self.dispatcher.orders
             if orders.turn_soon:
@@ -139,7 +139,7 @@ class World:
                 return
 
     def hear(self) -> None:
-        """Something came in."""
+        """Handle an input."""
         if self.dispatcher.needs_turn:
             self.turn()
         self.obey()
@@ -184,7 +184,7 @@ class World:
         self.obey()
 
     def join(self, worker: int, batch: int = 1, room: int | None = None) -> None:
-        """It asks to be served, or has room once more."""
+        """Let the worker ask to be served, or have room again."""
         it = self.workers.setdefault(worker, Worker(batch))
         it.batch, it.room, it.is_full, it.rests = batch, room, False, False
         finishing = self.dispatcher.finishing
@@ -197,16 +197,16 @@ class World:
         self.obey()
 
     def rest(self, worker: int) -> None:
-        """It is on its way out: what it has not read is taken back, what it has read is still its own."""
+        """Let the worker leave. What it has not read is taken back; what it has read stays its own."""
         self.read_back(worker)
         self.workers[worker].rests = True
         self.dispatcher.leave(worker)
         self.hear()
 
     def finish(self, worker: int, *, at_once: bool = False) -> None:
-        """It is asked to leave, and is the last one; `at_once`: it leaves without being asked."""
+        """Ask the last worker to leave; `at_once`: it leaves without being asked."""
         if self.workers[worker].finishes and self.dispatcher.finishing != worker:
-            return  # it has been given them already
+            return  # it has them already
         for other, it in self.workers.items():
             if other != worker and not it.rests:
                 self.rest(other)
@@ -223,7 +223,7 @@ class World:
         self.obey()
 
     def leave(self, worker: int) -> None:
-        """It dies, or closes: what it has not read is taken back."""
+        """Let the worker die or close: what it has not read is taken back."""
         self.read_back(worker)
         gone = self.workers.pop(worker)
         lost = {connection for connection in gone.taken.values() if connection is not None}
@@ -270,7 +270,7 @@ class World:
             self.hear()
 
     def work(self, worker: int) -> None:
-        """One turn of a loop that is well."""
+        """One turn of a healthy loop."""
         while self.read(worker):
             pass
         self.acknowledge(worker)
@@ -278,7 +278,7 @@ class World:
     # --- the end --------------------------------------------------------------------------------------
 
     def settle(self, *, steps: int = 400) -> None:
-        """Those who can, work; everything must be picked up."""
+        """Let the able workers work until everything is picked up."""
         for _ in range(steps):
             if not self._has_work():
                 return
@@ -303,7 +303,7 @@ class World:
 
 
 def world_of(count: int, batch: int = 1) -> World:
-    """A world with so many workers."""
+    """A world with `count` workers."""
     world = World()
     for worker in range(1, count + 1):
         world.join(worker, batch)
@@ -311,7 +311,7 @@ def world_of(count: int, batch: int = 1) -> World:
 
 
 def world_in_full_credit() -> World:
-    """One worker, which demand has given all the credit there is, and nothing under way."""
+    """One worker with all the credit that there is, grown by demand, and nothing under way."""
     world = world_of(1, batch=16)
     while world.lanes.lanes[1].credit < MOST_CREDIT:
         world.connect(50)

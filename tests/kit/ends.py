@@ -1,4 +1,4 @@
-"""A worker's end, as it was seen.
+"""A worker's end, as the primary sees it.
 
 end = End(cluster, worker)
 await within(worker.wait())
@@ -10,11 +10,11 @@ from tests.kit.processes import look
 
 
 class End:
-    """How one worker ends: what was to be seen at its `Disconnected` and its `Exited`."""
+    """How one worker ends: what is seen at its `Disconnected` and its `Exited`."""
 
     def __init__(self, cluster: Cluster, worker: Worker) -> None:
         self.worker = worker
-        #: (voluntary, state, is it in `workers`), and (voluntary, is its process gone, is it in `workers`).
+        #: (voluntary, state, still in `workers`), and (voluntary, process gone, still in `workers`).
         self.disconnected: list[tuple[bool, State, bool]] = []
         self.exited: list[tuple[bool, bool, bool]] = []
         self.statuses: list[ExitStatus] = []
@@ -33,7 +33,7 @@ class End:
         )
 
     def check(self, status: ExitStatus, *, voluntary: bool) -> None:
-        """Each event came once, the process was gone, and it ended so."""
+        """Check that each event came once, the process was gone, and it ended with this status."""
         assert self.disconnected == [(voluntary, State.DISCONNECTED, True)]
         assert self.exited == [(voluntary, True, False)]
         assert self.statuses == [status]

@@ -1,7 +1,7 @@
-"""Workers that speak the wire: `everycore.testing` without its manners, for what a real worker never does.
+"""Workers that speak the wire protocol: as in `everycore.testing`, but able to do what a real one never does.
 
-`with FakeProcesses() as processes:` every cluster that is entered has these. The test is each worker: it says
-what goes over channel and link, byte for byte, and in which order the kernel tells of it.
+`with FakeProcesses() as processes:` gives them to every cluster that is entered. The test plays each worker:
+it says what goes over channel and link, byte for byte, and in which order the kernel reports it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from everycore.testing.processes import FakeProcess, FakeSystem
 
 
 class RawWorker:
-    """One of them, from the worker's side."""
+    """One worker, seen from its own side."""
 
     def __init__(self, process: FakeProcess) -> None:
         self.process = process
@@ -29,15 +29,15 @@ class RawWorker:
 
     @property
     def signals(self) -> list[int]:
-        """Those that the primary has sent."""
+        """The signals that the primary has sent."""
         return [int(number) for number in self.process.signals]
 
     def say(self, message: Any) -> None:
-        """Send `message` on the channel; the primary reads it when its loop goes on."""
+        """Send `message` on the channel. The primary reads it when its loop goes on."""
         self.process.channel.send(encode_frame(wire.encode(message)))
 
     def join(self) -> None:
-        """Say what `import everycore` says."""
+        """Send what `import everycore` sends."""
         self.say(wire.Joined(self.pid))
 
     def say_note(self, message: Any) -> None:
@@ -60,7 +60,7 @@ class RawWorker:
         return wire.decode_link_reply(data[wire.LINK_NUMBER.size :]), owned
 
     def end(self, status: ExitStatus, *, keep_channel: bool = False) -> None:
-        """The process ends, and its pidfd becomes readable. `keep_channel`: a fork of it has that still."""
+        """End the process: its pidfd becomes readable. `keep_channel`: a fork of it keeps the channel."""
         self.process.end(status, keep_channel=keep_channel)
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class RawWorker:
 
 
 class FakeProcesses:
-    """All of them, in the order of their forks."""
+    """All fake workers, in the order of their forks."""
 
     def __init__(self) -> None:
         self.all: list[RawWorker] = []

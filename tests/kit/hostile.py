@@ -1,14 +1,15 @@
-"""Hostile workers that are real processes: what their programs begin with, and attackers of a listener.
+"""Hostile workers that are real processes: the head of their programs, and attackers of a listener.
 
-An attacker is a worker like the others of a cluster. It holds their listener and takes nobody: whoever lies
-on its belt is served by others. It builds its bytes by everycore's own modules, so it keeps up with these.
-One that gains "nothing" ends itself with status 0 when it has tried; another goes on until it is ended.
+An attacker is a worker like the others of a cluster. It holds their listener and accepts no connection: other
+workers serve what lies on its belt. It builds its bytes with everycore's own modules, so it keeps up with
+them. An attacker that gains "nothing" ends itself with status 0 when it has tried; another one goes on until
+it is ended.
 """
 
 from tests.kit.crimes import NAMES
 from tests.kit.workers import HEAD
 
-#: Keeps the numbers of its sockets and joins like any worker. `raw` is its channel, `frame(...)` a frame.
+#: Keeps the numbers of its sockets, and joins like any worker. `raw` is its channel, `frame(...)` a frame.
 HOSTILE = (
     """\
 import json, os, select
@@ -89,7 +90,7 @@ everycore.run(main())
 """
 )
 
-#: What it does, and what that comes to: "its channel" is lost, or it gains "nothing".
+#: What it does, and the result: "its channel" is lost, or it gains "nothing".
 ATTACKS = {
     "nonsense on the board": (
         """

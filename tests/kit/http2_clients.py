@@ -1,7 +1,7 @@
-"""A client of HTTP/2, frame by frame, which does after a GOAWAY what RFC 9113 6.8 has it do.
+"""An HTTP/2 client, frame by frame, which reacts to a GOAWAY as RFC 9113 6.8 prescribes.
 
-By hyperframe and hpack, which hypercorn brings. Neither httpx nor h2 would do: a GOAWAY is to them the end of
-the requests under way.
+It uses hyperframe and hpack, which hypercorn installs. Neither httpx nor h2 is suitable: for them a GOAWAY
+ends the requests under way.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from hyperframe.frame import (
 from tests.kit import scaled
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize()
-#: A stream's window, of a server that says nothing else: more than that can't be sent at once.
+#: A stream's window if the server names no other: no more than this can be sent at once.
 WINDOW = 2**16 - 1
 
 
@@ -32,7 +32,7 @@ class LostError(Exception):
 
 
 class Http2Connection:
-    """One connection, and its requests."""
+    """One connection and its requests."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -63,7 +63,7 @@ class Http2Connection:
     def begin(
         self, path: str = "/", body: bytes | None = None
     ) -> "asyncio.Future[tuple[dict[str, str], bytes]]":
-        """Send a request; the answer's head and body, or LostError."""
+        """Send a request. Returns the answer's head and body, or raises LostError."""
         stream, self._next = self._next, self._next + 2
         head = [(":method", "GET" if body is None else "POST"), (":path", path), (":scheme", "http")]
         data = self._encoder.encode([*head, (":authority", "x")])
@@ -82,7 +82,7 @@ class Http2Connection:
         return answer
 
     async def ask(self, path: str = "/", body: bytes | None = None) -> bytes:
-        """The body of the answer."""
+        """Send a request. Returns the body of the answer."""
         async with asyncio.timeout(scaled(30)):
             return (await self.begin(path, body))[1]
 
@@ -133,7 +133,7 @@ class Http2Connection:
 async def ask_often(
     port: int, over: asyncio.Event, answered: "asyncio.Queue[bytes]", *, tls: bool, at_once: int = 1
 ) -> int:
-    """Ask `at_once` requests at a time until `over`, on a new connection after each GOAWAY.
+    """Send `at_once` requests at a time until `over`, on a new connection after each GOAWAY.
 
     Returns the number of connections. Raises LostError.
     """

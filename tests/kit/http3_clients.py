@@ -1,4 +1,4 @@
-"""A client of HTTP/3, where aioquic is installed."""
+"""An HTTP/3 client, for machines with aioquic."""
 
 import asyncio
 import ssl
@@ -29,7 +29,7 @@ class _Client(QuicConnectionProtocol):
 
 
 async def ask_http3(port: int, path: str) -> bytes:
-    """One request on a connection of its own: the body of the answer."""
+    """Send one request on a new connection. Returns the body of the answer."""
     configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], verify_mode=ssl.CERT_NONE)
     async with (
         asyncio.timeout(scaled(30)),

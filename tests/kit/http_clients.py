@@ -1,7 +1,7 @@
-"""Clients of an HTTP server that is stopped under them, and what they lose.
+"""Clients of an HTTP server that stops while they use it, and what they lose.
 
-Each is a raw connection: a library would try a request again, or look whether the connection has ended before
-it sends. These send blindly, which is what a client does whose request crosses the end of its connection.
+Each client is a raw connection: a library would retry a request, or check whether the connection has ended
+before it sends. These clients send blindly, like any client whose request crosses the end of its connection.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from tests.kit import processes, scaled
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-#: One client: it sets the event when it has had its first answer.
+#: One client. It sets the event when it has had its first answer.
 Client = Callable[[asyncio.Event], Awaitable[None]]
-#: One request and its answer: who has answered. Raises OSError, EOFError or ValueError.
+#: One request and its answer. Returns who answered. Raises OSError, EOFError or ValueError.
 Ask = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bytes]]
-#: Who comes after the stop is refused, or comes before the listener has gone and is reset with it.
+#: A client that comes after the stop is refused, or comes before the listener has gone and is reset with it.
 LATE = (ConnectionRefusedError, ConnectionResetError)
 
 
@@ -35,22 +35,22 @@ class Tally:
     """What all clients of one test have seen."""
 
     answered: int = 0
-    #: Answers that said `Connection: close` to one who would have kept it.
+    #: Answers with `Connection: close` to a client that would have kept its connection.
     closed: int = 0
     #: Who answered how often.
     workers: Counter[bytes] = field(default_factory=Counter)
-    #: Requests without an answer, and WebSockets that ended without a close frame: why.
+    #: Requests without an answer, and WebSockets that ended without a close frame: the reasons.
     lost: list[str] = field(default_factory=list)
-    #: First requests of a connection, which may not have been accepted yet when the listener went.
+    #: First requests of connections that may not have been accepted yet when the listener went.
     unserved: list[str] = field(default_factory=list)
-    #: Who connected after the stop, and was neither served nor refused.
+    #: Clients that connected after the stop, and were neither served nor refused.
     reset: list[str] = field(default_factory=list)
     #: Close codes of WebSockets.
     codes: Counter[int] = field(default_factory=Counter)
 
 
 class Crowd:
-    """Clients that come and go until `end`; the signal to stop is told by `stopping`."""
+    """Clients that come and go until `end`. `stopping` tells them of the signal to stop."""
 
     def __init__(self, port: int, seed: int = 1) -> None:
         self.port = port
@@ -69,7 +69,7 @@ class Crowd:
         await self.end()
 
     def add(self, kind: Client, count: int) -> None:
-        """So many more of one kind."""
+        """Add `count` clients of one kind."""
         for _ in range(count):
             there = asyncio.Event()
             self._there.append(there)
@@ -82,13 +82,13 @@ class Crowd:
             there.set()
 
     async def all_there(self) -> None:
-        """Every one has had an answer."""
+        """Wait until each client has had an answer."""
         async with asyncio.timeout(scaled(30)):
             for there in self._there:
                 await there.wait()
 
     async def answered(self, count: int) -> None:
-        """So many more requests have been answered, or lost."""
+        """Wait until `count` more requests have been answered, or lost."""
         wanted = self.tally.answered + len(self.tally.lost) + count
         async with asyncio.timeout(scaled(30)):
             while self.tally.answered + len(self.tally.lost) < wanted:
@@ -96,29 +96,29 @@ class Crowd:
                 await self._news.wait()
 
     async def busiest_leaves(self) -> None:
-        """The worker that has answered most is asked to leave, and is waited for, while the clients go on."""
+        """Ask the worker with the most answers to leave, and wait for its end. The clients go on."""
         (busiest, _), *_ = self.tally.workers.most_common()
         await leaves(int(busiest))
 
     async def gone(self) -> None:
-        """Everybody has noticed that the server is gone, and left."""
+        """Wait until every client has noticed that the server is gone, and has left."""
         async with asyncio.timeout(scaled(60)):
             await asyncio.gather(*self._tasks)
 
     async def end(self) -> None:
-        """Let all go home after the request at hand."""
+        """Let every client leave after its present request."""
         self._over.set()
         await self.gone()
 
     async def think(self, seconds: float) -> None:
-        """Wait for so long, or until `end`: the client's time between two requests is the subject here."""
+        """Wait for `seconds`, or until `end`: the client's time between two requests is the subject here."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._over.wait(), seconds)
 
     # --- kinds of clients ---------------------------------------------------------------------------------
 
     def kept_alive(self, longest: float, request: bytes = REQUEST) -> Client:
-        """One connection, request after request, thinking up to `longest` seconds in between."""
+        """One connection with request after request, thinking up to `longest` seconds in between."""
 
         async def client(there: asyncio.Event) -> None:
             while not self._over.is_set():
@@ -143,7 +143,7 @@ class Crowd:
         request: bytes,
         there: asyncio.Event,
     ) -> bool:
-        """Ask until the server says that it closes the connection. False: it is over."""
+        """Ask until the server says that it closes the connection. Returns False when the test is over."""
         came_late = self.is_stopping
         asked = 0
         while not self._over.is_set():
@@ -165,13 +165,13 @@ class Crowd:
         return False
 
     def new_each_time(self, pause: float) -> Client:
-        """A connection for each request, as HTTP/1.0 has it; `pause` seconds between two."""
+        """A connection for each request, as in HTTP/1.0, with `pause` seconds between two."""
         return self.kept_alive(pause, b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
 
     def newcomers(self, rate: float, ask: Ask) -> Client:
-        """`rate` new connections a second, whatever becomes of the others, with one request each.
+        """Open `rate` new connections a second, each with one request, whatever becomes of the others.
 
-        They end when one is refused after the stop.
+        This ends when one is refused after the stop.
         """
 
         async def client(there: asyncio.Event) -> None:
@@ -191,7 +191,7 @@ class Crowd:
             refused.set()
 
     def conversation(self, requests: int, longest: float, ask: Ask) -> Client:
-        """Connections that ask so often, thinking up to `longest` seconds in between, and then end."""
+        """Connections with `requests` requests, thinking up to `longest` seconds in between."""
 
         async def client(there: asyncio.Event) -> None:
             while not self._over.is_set() and await self._talk(requests, longest, ask, there):
@@ -200,7 +200,7 @@ class Crowd:
         return client
 
     async def _talk(self, requests: int, longest: float, ask: Ask, there: asyncio.Event) -> bool:
-        """One connection. False: it was refused."""
+        """One connection. Returns False if it was refused."""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except LATE:
@@ -219,7 +219,7 @@ class Crowd:
         return True
 
     def websocket(self, *, again: bool = False) -> Client:
-        """A WebSocket that listens until it is closed, by whom and how is noted. `again`: and comes again."""
+        """A WebSocket that listens until it is closed, and notes how. `again`: it then connects again."""
 
         async def client(there: asyncio.Event) -> None:
             while not self._over.is_set():
@@ -258,7 +258,7 @@ class Crowd:
         self._news.set()
 
     def _lost(self, asked: int, error: Exception, *, came_late: bool) -> None:
-        """A connection has ended without the answer to its next request; `asked` were answered."""
+        """Note a connection that ended without the answer to its next request; `asked` were answered."""
         where = self.tally.lost if asked else self.tally.reset if came_late else self.tally.unserved
         where.append(f"request {asked + 1} of a connection: {error!r}")
 
@@ -268,13 +268,13 @@ class Crowd:
 
 
 async def leaves(worker: int) -> None:
-    """Ask the worker of this pid to leave, and wait until it has ended, while the clients go on."""
+    """Ask the worker with this pid to leave, and wait until it has ended. The clients go on."""
     os.kill(worker, signal.SIGTERM)
     assert await asyncio.to_thread(processes.wait_gone, [worker]) == []
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """Head and body of one answer with a Content-Length. Raises OSError, EOFError."""
+    """Read head and body of one answer with a Content-Length. Raises OSError, EOFError."""
     head = await reader.readuntil(b"\r\n\r\n")
     found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
     if not head.startswith(b"HTTP/1.1 200") or found is None:
@@ -283,13 +283,13 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 
 
 async def ask_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """One request in HTTP/1.0, which ends the connection."""
+    """Send one HTTP/1.0 request, which ends the connection."""
     writer.write(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
     return (await read_answer(reader))[1]
 
 
 async def ask_line(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """A line for a line."""
+    """Send a line, and read a line."""
     writer.write(b"hello\n")
     return (await reader.readuntil(b"\n")).strip()
 

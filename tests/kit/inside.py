@@ -1,4 +1,4 @@
-"""What a worker has behind its public face, for the few tests that look at it: `inside.connections.open`."""
+"""What a worker has behind its public face, for the few tests that examine it: `inside.connections.open`."""
 
-#: For the program of a worker: gives it the name `inside`, which is its `worker.session.Session`.
+#: For the program of a worker: binds the name `inside` to its `worker.session.Session`.
 INSIDE = "from everycore import current\n\ninside = current.session()\n"

@@ -1,7 +1,7 @@
-"""JSON Schema, as much of it as the schemas beside need: what is wrong with a value.
+"""A validator for the part of JSON Schema that the schemas beside this file need.
 
 schemas/kubernetes.json and schemas/compose.json are those of their projects (Apache License 2.0), without the
-descriptions. A keyword that is not known here is an error, so that nothing is passed over.
+descriptions. An unknown keyword is an error, so that nothing is skipped.
 """
 
 import json
@@ -25,13 +25,13 @@ _NOTES = {"$comment", "default", "format", "definitions", "$defs", "deprecated",
 
 
 def load(name: str) -> dict[str, Any]:
-    """A schema of the folder."""
+    """Load a schema of the folder."""
     found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return found
 
 
 def faults(value: Any, schema: Any, root: dict[str, Any], place: str = "") -> Iterator[str]:
-    """What is wrong with `value`, and where. root: the whole schema, which references begin at."""
+    """What is wrong with `value`, and where. root: the whole schema, at which references begin."""
     if isinstance(schema, bool):
         if not schema:
             yield f"{place}: is not known"

@@ -17,7 +17,7 @@ def _own_children() -> frozenset[int]:
         for thread in os.listdir("/proc/self/task"):
             with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
                 found.update(map(int, file.read().split()))
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread that ended meanwhile
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread that has just ended
         return frozenset(children(os.getpid()))
     return frozenset(found)
 
@@ -42,7 +42,7 @@ def _name(number: int) -> str:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The process before a test; `changes()` says in words what is different after it."""
+    """The process before a test. `changes()` says in words what is different after it."""
 
     fds: dict[int, str]
     children: frozenset[int]
@@ -67,7 +67,7 @@ class Surroundings:
     def changes(self) -> list[str]:
         after = Surroundings.now()
         if after.fds != self.fds or after.threads - self.threads:
-            gc.collect()  # a cycle may hold what nobody can reach any more
+            gc.collect()  # a cycle may hold what nothing can reach any more
             after = Surroundings.now()
         found = [
             f"descriptor {fd} is open: {what}" for fd, what in after.fds.items() if self.fds.get(fd) != what
@@ -89,7 +89,7 @@ class Surroundings:
         return found
 
     def restore(self) -> None:
-        """Undoes what would spoil the tests to come, as far as that can be done."""
+        """Undo what would spoil later tests, as far as possible."""
         for number, handler in self.handlers.items():
             if handler is not None and signal.getsignal(number) != handler:
                 signal.signal(number, handler)

@@ -27,12 +27,12 @@ from everycore.testing.processes import FakeProcess, FakeSystem
 from tests.kit import open_fds, pass_time
 from tests.kit.fake_processes import RawWorker
 
-#: All words that a worker has, and those that are the primary's.
+#: All messages of a worker, and those of the primary.
 WORDS: Final = (
     *get_args(wire.ToPrimary), *get_args(wire.LinkRequest), *get_args(wire.Upstream),
     *get_args(wire.ToWorker), wire.Handover, wire.Rest, wire.Note,
 )  # fmt: skip
-#: Where they are said.
+#: Where they are sent.
 PIPES: Final = ("channel", "link", "belt", "the primary's end")
 
 
@@ -43,14 +43,14 @@ class Source(Protocol):
         """A number in this range."""
 
     def value(self) -> Any:
-        """Anything that msgpack has."""
+        """Any value that msgpack can express."""
 
     def data(self) -> bytes:
         """Any bytes."""
 
 
 class Court:
-    """A cluster of fakes. `complaints`: what reached the handler of the loop's exceptions."""
+    """A cluster of fakes. `complaints`: the errors that reached the loop's exception handler."""
 
     liar: Worker
     process: FakeProcess
@@ -88,7 +88,7 @@ class Court:
     # --- what a liar does -------------------------------------------------------------------------------
 
     async def tell(self, source: Source) -> None:
-        """One lie, or one thing that is none, and what follows from it."""
+        """Tell one lie, or one truth, and handle what follows."""
         acts: Sequence[Callable[[Source], Any]] = (
             self._say, self._say, self._say, self._mangle, self._garbage, self._write_on_board,
             self._take, self._connect, self._shut, self._pass_time,
@@ -112,7 +112,7 @@ class Court:
         self._send(source, source.data())
 
     def _word(self, source: Source) -> bytes:
-        """A word with fields of the right number, mostly."""
+        """A message, mostly with the right number of fields."""
         kind = WORDS[source.number(0, len(WORDS) - 1)]
         count = len(kind.__struct_fields__) + (source.number(-1, 1) if source.number(0, 9) == 0 else 0)
         return msgspec.msgpack.encode([kind.__name__, *(source.value() for _ in range(count))])
@@ -215,7 +215,7 @@ class Court:
 
 
 async def _served(listener: Any) -> None:
-    """All who come, those of before too."""
+    """Check that every connection is served, earlier ones too."""
     loop = asyncio.get_running_loop()
     while True:
         conn, _ = await loop.sock_accept(listener)
@@ -232,7 +232,7 @@ def _is_belt(fd: int) -> bool:
 
 @contextlib.asynccontextmanager
 async def court(policy: str) -> AsyncIterator[Court]:
-    """For one history."""
+    """A court for one history."""
     processes: list[FakeProcess] = []
     token = seam.current.set(FakeSystem(processes.append))
     before = open_fds()
@@ -286,7 +286,7 @@ async def history(source: Source, policy: str, lies: Iterable[object], *, dies_a
 
 
 class _First:
-    """Takes the listener that it was granted on the channel."""
+    """Takes the listener that was granted to it on the channel."""
 
     def number(self, least: int, most: int) -> int:
         return most and 1

@@ -1,9 +1,10 @@
-"""Hard limits in time.
+"""Hard time limits.
 
-Two stages. At the limit a watchdog dumps every stack into the test's captured output and interrupts the main
-thread, blocked system call or not, with a real-time signal: that test fails, the run goes on. A test that
-even so does not end is ended `LAST_WORD` seconds later by faulthandler, which needs neither the main thread
-nor the interpreter lock: stacks on the real stderr, and the whole run exits with status 1.
+They have two stages. At the limit a watchdog writes every stack into the test's captured output and
+interrupts the main thread with a real-time signal, even in a blocking system call: that test fails, and the
+run goes on. If the test still does not end, faulthandler ends it `LAST_WORD` seconds later. faulthandler
+needs neither the main thread nor the interpreter lock. It writes the stacks to the real stderr, and the whole
+run exits with status 1.
 
 SIGALRM and the interval timers stay free for programs under test.
 """
@@ -28,16 +29,16 @@ _SLOWNESS = float(os.environ.get("EVERYCORE_TEST_SLOWNESS") or 1)
 
 
 def scaled(seconds: float) -> float:
-    """A limit in time as this machine needs it now.
+    """A time limit as this machine needs it now.
 
-    It is multiplied by the number of processes that want each processor, and by EVERYCORE_TEST_SLOWNESS
-    (default 1). On an idle machine a limit is what it says.
+    It is multiplied by the number of processes that compete for each processor, and by
+    EVERYCORE_TEST_SLOWNESS (default 1). On an idle machine the limit is exactly `seconds`.
     """
     return seconds * _SLOWNESS * _wanting_each_processor()
 
 
 def _wanting_each_processor() -> float:
-    """At least 1. Of the last minute, or now if that is more: load that has just begun is in no average."""
+    """At least 1. The last minute's load, or the present one if larger: an average lacks new load."""
     try:
         with open(_LOADAVG, encoding="ascii") as file:
             average, _, _, running, _ = file.read().split()
@@ -47,7 +48,7 @@ def _wanting_each_processor() -> float:
 
 
 class TimeLimit(threading.Timer):
-    """The watchdog's thread; the leak check knows it by its type."""
+    """The watchdog's thread. The leak check recognizes it by its type."""
 
 
 class Watchdog:
@@ -71,13 +72,13 @@ class Watchdog:
 
     @contextmanager
     def watch(self, test: str, seconds: float, describe: Callable[[], str]) -> Iterator[None]:
-        """Fails the block when it takes longer than `seconds`; `describe()` is printed with the stacks."""
+        """Fail the block if it takes longer than `seconds`. `describe()` is printed with the stacks."""
         self._running, self._seconds = test, seconds
         main = threading.get_ident()
 
         def bark() -> None:
             print(f"\n{test}: still running after {seconds:g} s", file=sys.stderr)
-            faulthandler.dump_traceback(2)  # not sys.stderr, which under capture may be no file
+            faulthandler.dump_traceback(2)  # not sys.stderr, which may not be a file under capture
             print(describe(), file=sys.stderr)
             if self._running == test:
                 signal.pthread_kill(main, INTERRUPT)

@@ -7,7 +7,7 @@ import struct
 
 
 def waiting(listener: socket.socket) -> int:
-    """How many connections are in its accept queue: `tcpi_unacked` of a listening TCP socket."""
+    """The number of connections in its accept queue: `tcpi_unacked` of a listening TCP socket."""
     (count,) = struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28), 24)
     return int(count)
 
@@ -15,10 +15,10 @@ def waiting(listener: socket.socket) -> int:
 def connected(
     listener: socket.socket, address: object, timeout: float, source: str | None = None
 ) -> socket.socket:
-    """A connection that is in the accept queue of `listener`, a socket of this process that nobody polls now.
+    """A connection in the accept queue of `listener`, a socket of this process that nothing polls now.
 
     `connect` returns when the client is connected. Its last segment may still be on its way to the listener,
-    where a kernel thread has to run for that; and overtaken there by the next one's.
+    since a kernel thread has to run for that; and the segment of the next client may overtake it.
     """
     before = waiting(listener)
     bound = None if source is None else (source, 0)

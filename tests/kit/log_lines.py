@@ -1,4 +1,4 @@
-"""Log files that other processes write: waits for a line, and for the end of their being written."""
+"""Log files that other processes write: waiting for a line, and until they are closed."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _LOOK = 0.01
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout: float = 15.0) -> None:
-    """Waits for what no descriptor tells of: looks again and again."""
+    """Wait until `condition()` is true, by checking again and again: no descriptor reports it."""
     deadline = time.monotonic() + scaled(timeout)
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
@@ -21,14 +21,14 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 15.0
 
 
 def wait_for_line(path: Path, pattern: str) -> None:
-    """Waits until `pattern` is found in the file."""
+    """Wait until `pattern` is found in the file."""
     wait_until(
         lambda: path.exists() and re.search(pattern, path.read_text(), re.MULTILINE), f"{pattern} in {path}"
     )
 
 
 def wait_until_left(path: Path, pids: Iterable[int]) -> None:
-    """Waits until none of these processes has the file open."""
+    """Wait until none of these processes has the file open."""
     inode = path.stat()
 
     def is_left() -> bool:
@@ -41,6 +41,6 @@ def _has_open(pid: int, inode: os.stat_result) -> bool:
     folder = f"/proc/{pid}/fd"
     try:
         found = [os.stat(f"{folder}/{fd}") for fd in os.listdir(folder)]
-    except OSError:  # it has ended, or has closed one of them at this moment
+    except OSError:  # it has ended, or has just closed one of them
         return os.path.exists(folder)
     return any(os.path.samestat(inode, one) for one in found)

@@ -1,4 +1,4 @@
-"""Runs `async def` tests, each in a fresh event loop, and holds them to structured endings."""
+"""Runs `async def` tests, each in a fresh event loop, and checks that they end cleanly."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,20 +8,20 @@ import pytest
 
 from everycore.testing import VirtualTimeLoop
 
-#: Seconds that a test may take in virtual time: one that waits for ever takes them at once.
+#: The seconds of virtual time that a test may take: one that waits for ever takes them at once.
 VIRTUAL_LIMIT = 3600.0
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 async def turn(times: int = 1) -> None:
-    """Lets all that is ready run, `times` over. Never a way to wait for another process."""
+    """Let everything that is ready run, `times` over. This never waits for another process."""
     for _ in range(times):
         await asyncio.sleep(0)  # noqa: TID251 - no time passes
 
 
 async def pass_time(seconds: float) -> None:
-    """Let `seconds` of virtual time pass, and all happen that is due meanwhile."""
+    """Let `seconds` of virtual time pass, with everything that is due meanwhile."""
     if not isinstance(asyncio.get_running_loop(), VirtualTimeLoop):
         raise RuntimeError("no time is to pass in this test: give it VirtualTimeLoop as its `loop_factory`")
     await asyncio.sleep(seconds)  # noqa: TID251 - nobody waits
@@ -30,7 +30,7 @@ async def pass_time(seconds: float) -> None:
 def run_test(
     function: Callable[..., Awaitable[None]], arguments: dict[str, Any], loop_factory: LoopFactory | None
 ) -> None:
-    """Runs one test; tasks it leaves pending and errors that reached only the loop make it fail."""
+    """Run one test. Pending tasks and errors that only the loop saw make it fail."""
     unhandled: list[dict[str, Any]] = []
 
     async def body() -> set[asyncio.Task[Any]]:
@@ -39,7 +39,7 @@ def run_test(
         before = asyncio.all_tasks(loop)
         async with asyncio.timeout(VIRTUAL_LIMIT if isinstance(loop, VirtualTimeLoop) else None):
             await function(**arguments)
-        # What the test cancelled or let go of in its last step may need a few turns to end.
+        # What the test cancelled or dropped in its last step may need a few turns to end.
         for _ in range(10):
             if not asyncio.all_tasks(loop) - before:
                 break

@@ -1,9 +1,9 @@
-"""How a program of the matrix is asked: a function for each protocol, which opens a connection of its own.
+"""How a program of the matrix is asked: one function for each protocol, which opens a new connection.
 
     answer = PROBES["http"](place, "127.0.0.7", slow=False)
 
-Programs answer `worker=PID client=HOST;`, however their protocol wraps it. A client's address is one of
-127.0.0.0/8, so that an answer for somebody else is told from one's own.
+Programs answer `worker=PID client=HOST;`, however their protocol wraps it. A client's address is in
+127.0.0.0/8, so that a test recognizes the answer to another client.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Answer:
-    """Which process has answered, and whom it takes for its client."""
+    """The process that has answered, and the client address that it was given."""
 
     pid: int
     client: str
@@ -43,14 +43,14 @@ Probe = Callable[[Place, str, bool], Answer]
 
 
 def read(data: bytes) -> Answer:
-    """What an answer says. Raises AssertionError for another one."""
+    """Parse an answer. Raises AssertionError for any other text."""
     found = _ANSWER.search(data)
     assert found, f"an answer that says nothing: {data[:500]!r}"
     return Answer(int(found[1]), found[2].decode())
 
 
 def dial(place: Place, client: str) -> socket.socket:
-    """A connection. Raises OSError."""
+    """Open a connection. Raises OSError."""
     if place.path:
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(scaled(20))
@@ -69,7 +69,7 @@ def dial(place: Place, client: str) -> socket.socket:
 
 
 def _talk(place: Place, client: str, request: bytes) -> bytes:
-    """All that comes until the program closes the connection."""
+    """Everything that comes until the program closes the connection."""
     with dial(place, client) as sock:
         sock.sendall(request)
         return b"".join(iter(lambda: sock.recv(65536), b""))
@@ -122,11 +122,11 @@ def websocket(place: Place, client: str, slow: bool) -> Answer:
 
 
 def socketio(place: Place, client: str, slow: bool) -> Answer:
-    """Socket.IO over WebSocket: its open packet, a connect to the default name space, an event's answer."""
+    """Socket.IO over WebSocket: the open packet, a connect to the default namespace, an event's answer."""
     from websockets.sync.client import connect
 
     address = f"ws://127.0.0.1:{place.port}/socket.io/?EIO=4&transport=websocket"
-    # Flask-SocketIO in threads answers the close frame at its next ping: nobody is to wait for that.
+    # Flask-SocketIO in threads answers the close frame at its next ping: do not wait for that.
     with connect(address, sock=dial(place, client), close_timeout=0.5) as connection:
         connection.recv(scaled(20))
         connection.send("40")
@@ -180,7 +180,7 @@ def smtp(place: Place, client: str, slow: bool) -> Answer:
 
 
 def ftp(place: Place, client: str, slow: bool) -> Answer:
-    """A list of files too, which comes by a port that is opened for it."""
+    """Also request a list of files, which comes over a port that is opened for it."""
     with ftplib.FTP(timeout=scaled(20), source_address=(client, 0)) as connection:
         connection.connect("127.0.0.1", place.port)
         connection.login()

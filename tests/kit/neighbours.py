@@ -1,6 +1,6 @@
-"""Programs beside a service: proxies, supervisors and the like, with the files of examples/deploy.
+"""Programs beside a service, such as proxies and supervisors, with the files of examples/deploy.
 
-The files name ports, folders and users of a server; `adapted` has a test's own in place of these.
+The files name ports, folders and users of a server. `adapted` replaces these by those of a test.
 """
 
 import http.client
@@ -27,7 +27,7 @@ EVERYCORE = f"{sys.executable} -P -m everycore"
 
 
 def found(program: str) -> str:
-    """The path of a program; skips the test without it."""
+    """The path of a program. Skips the test if the program is missing."""
     path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
         pytest.skip(f"{program} is not installed (make deps)")
@@ -35,7 +35,7 @@ def found(program: str) -> str:
 
 
 def adapted(name: str, replacements: Mapping[str, str]) -> str:
-    """The file `name` of examples/deploy; what is to be replaced has to stand there."""
+    """The file `name` of examples/deploy, adapted. Every text to be replaced must occur in it."""
     text = (DEPLOY / name).read_text(encoding="utf-8")
     for old, new in replacements.items():
         assert old in text, f"{name} has no {old!r}"
@@ -44,7 +44,7 @@ def adapted(name: str, replacements: Mapping[str, str]) -> str:
 
 
 def wait_listening(program: Program, port: int) -> None:
-    """Wait until `port` of this machine is served by whoever `program` has started."""
+    """Wait until a process that `program` has started serves `port` of this machine."""
 
     def is_there() -> bool:
         assert program.is_running, program.report()
@@ -58,7 +58,7 @@ def wait_listening(program: Program, port: int) -> None:
 
 
 def get(port: int, path: str = "/", headers: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Status and body of one request, on a connection of its own."""
+    """Status and body of one request, on a new connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=scaled(30))
     try:
         connection.request("GET", path, headers=dict(headers or {}))
@@ -68,15 +68,15 @@ def get(port: int, path: str = "/", headers: Mapping[str, str] | None = None) ->
         connection.close()
 
 
-#: Seconds until a customer who was not served asks again. Without this pause, two seconds of 502 were 4 096
-#: connections of the proxy's, and the machine had no more room for connections.
+#: Seconds until a customer that was not served asks again. Without this pause, two seconds of status 502 took
+#: 4 096 connections of the proxy, and the machine had no room for more.
 ASKS_AGAIN = 0.02
 
 
 class Customers:
     """Clients in threads that ask until the block is left; each keeps its connection.
 
-    A customer who was served asks again at once. `answers` counts by status, or by the name of the error.
+    A customer that was served asks again at once. `answers` counts by status, or by the name of the error.
     """
 
     def __init__(self, port: int, count: int = 4, path: str = "/") -> None:
@@ -98,7 +98,7 @@ class Customers:
             thread.join()
 
     def answered(self, more: int) -> None:
-        """Wait until so many more answers, or errors, have come."""
+        """Wait until `more` further answers, or errors, have come."""
         with self._news:
             wanted = self.answers.total() + more
             assert self._news.wait_for(lambda: self.answers.total() >= wanted, scaled(30)), self.answers
@@ -123,7 +123,7 @@ class Customers:
 
 
 def write(folder: Path, name: str, text: str) -> str:
-    """A file of the test's, and its path."""
+    """Write a file of the test's own. Returns its path."""
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return str(path)

@@ -1,4 +1,4 @@
-"""A pool whose workers are numbers: the supervisor's driver, for tests of its decisions."""
+"""A pool whose workers are numbers: a driver of the supervisor, for tests of its decisions."""
 
 import signal
 
@@ -59,7 +59,7 @@ class Pool:
         self.finished: Finish | None = None
         self.answers: dict[int, Reloaded | ReloadStopped] = {}
         self.requests = 0
-        #: The generation for which a new mold is made.
+        #: The generation for which a new mold is being made.
         self.prepares_for: int | None = None
 
     def tell(self, given: Input) -> list[Action]:
@@ -103,19 +103,19 @@ class Pool:
         return self.tell(WorkerExited(worker, status, was_refused=was_refused))
 
     def reload(self) -> int:
-        """Asks for a reload; the number of that request."""
+        """Request a reload. Returns the number of that request."""
         self.requests += 1
         self.tell(Reload(self.requests))
         return self.requests
 
     def renewed(self, failure: SlotFailure | None = None) -> list[Action]:
-        """The new mold is there, or cannot be had."""
+        """Report that the new mold is prepared, or cannot be made."""
         assert self.prepares_for is not None
         generation, self.prepares_for = self.prepares_for, None
         return self.tell(MoldRenewal(generation, failure))
 
     def let_time_pass(self, seconds: float) -> list[Action]:
-        """The timer fires as often as it is due within that time."""
+        """Let `seconds` pass: the timer fires as often as it is due."""
         until = self.now + seconds
         actions: list[Action] = []
         while self.timer is not None and self.timer <= until:
@@ -126,5 +126,5 @@ class Pool:
 
     @property
     def staying(self) -> dict[int, int]:
-        """Those whom nobody has asked to leave: id -> slot."""
+        """The workers that were not asked to leave: id -> slot."""
         return {worker: slot for worker, slot in self.live.items() if worker not in self.dismissed}

@@ -1,4 +1,4 @@
-"""What the observer is told of a service, made up."""
+"""Invented data about a service, as the observer gets them."""
 
 from typing import Any
 

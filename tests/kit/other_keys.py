@@ -1,6 +1,6 @@
-"""Keys of the files of other servers, written into everycore.toml: how the answer goes on."""
+"""Keys from the files of other servers, as if written into everycore.toml, and how each is answered."""
 
-#: A key, a value, and the answer behind "there is no such setting; ".
+#: A key, a value, and the answer after "there is no such setting; ".
 KEYS = """
 access_log_format | "%(h)s" | the key is 'access-logformat'
 accesslog | "-" | the key is 'access-logfile'

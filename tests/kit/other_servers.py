@@ -1,8 +1,8 @@
-"""Every option of other servers, typed to everycore: what becomes of it.
+"""Every option of other servers, typed to everycore, and what becomes of it.
 
-A line is what is typed; `ours`, a setting of our tree and its value; `engine`, an argument of the engine's;
-`says`, how the answer begins; `command`, the same of `everycore WORD`; `own`, a command of ours; `file`, it
-names the settings file; or `prints`, it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8,
+A line is what is typed. `ours`: a setting of everycore and its value. `engine`: an argument of the engine.
+`says`: how the answer begins. `command`: the same as `everycore WORD`. `own`: a command of everycore. `file`:
+it names the settings file. `prints`: it prints and ends. Versions: uvicorn 0.54, gunicorn 27.0, granian 2.8,
 hypercorn 0.18, waitress 3.0, PM2 7.0.
 """
 

@@ -1,7 +1,7 @@
-"""Another user for tests that are run by root, and a Python that this user can run too.
+"""Another user, for tests that root runs, and a Python that this user can run too.
 
-The interpreter of the tests may lie in a folder of root's. Then the system's own is taken, if it is of the
-same version, with the packages of the tests.
+The interpreter of the tests may be in a folder that only root can enter. Then the system's own is used, if it
+has the same version, with the packages of the tests.
 """
 
 import functools
@@ -18,13 +18,13 @@ import pytest
 
 from tests.kit.folders import SOURCE
 
-#: nobody and nogroup, which every Debian has under these numbers.
+#: nobody and nogroup, which have these numbers on every Debian.
 UID = GID = 65534
 
 
 @functools.cache
 def python_for_others() -> tuple[str, dict[str, str]]:
-    """The interpreter and its environment. Skips the test where there is none."""
+    """The interpreter and its environment. Skips the test if there is none."""
     if os.geteuid() != 0:
         pytest.skip("only root starts processes of another user")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -52,7 +52,7 @@ def python_for_others() -> tuple[str, dict[str, str]]:
 
 @contextmanager
 def folder_for_others() -> Iterator[Path]:
-    """A new folder of root's that everybody may enter, unlike those of pytest."""
+    """A new folder of root's that every user may enter, unlike those of pytest."""
     with tempfile.TemporaryDirectory(prefix="everycore-") as name:
         os.chmod(name, 0o755)
         yield Path(name)

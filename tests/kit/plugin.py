@@ -38,10 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.variants is None:  # told to xdist's processes as well
         is_whole = config.args == config.getini("testpaths")
         config.option.variants = "half" if is_whole else "all"
-    # A script's `make test &` starts us with SIGINT ignored, and so would every program be that we start.
+    # A script's `make test &` starts pytest with SIGINT ignored, and programs started here would inherit it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A test's time limit is the kit's: an example that meets a stall of a busy machine proves nothing.
+    # The kit sets a test's time limit: an example that is slow on a busy machine proves nothing.
     settings.register_profile("everycore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("everycore")
     capture = config.pluginmanager.getplugin("capturemanager")
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three a processor pair, for tests mostly wait; 0, in this process, where single files are asked for."""
+    """Three workers for each two processors, since tests mostly wait; 0, this process, for single files."""
     if config.args and all(os.path.isfile(arg.partition("::")[0]) for arg in config.args):
         return 0
     return max(2, (os.cpu_count() or 1) * 3 // 2)
@@ -84,7 +84,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def _guarded(item: pytest.Item) -> Iterator[None]:
-    """One phase of a test, in time or failed."""
+    """Run one phase of a test, which fails if it takes too long."""
     watchdog = item.config.stash[_watchdog]
     with watchdog.watch(item.nodeid, limit_of(item), lambda: process_tree(os.getpid())):
         return (yield)
@@ -103,7 +103,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Runs `async def` tests. One that takes a fixture `loop_factory` runs in the loop that makes."""
+    """Run `async def` tests. With a fixture `loop_factory`, a test runs in the loop that it makes."""
     if not inspect.iscoroutinefunction(inspect.unwrap(pyfuncitem.obj)):
         return None
     names = pyfuncitem._fixtureinfo.argnames
@@ -115,7 +115,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test that leaves something behind. Of a test that failed anyway it only tidies up."""
+    """Fail a test that leaves something behind. After a failed test this only tidies up."""
     before = Surroundings.now()
     yield
     changes = before.changes()
@@ -156,14 +156,14 @@ def _programs(request: pytest.FixtureRequest, nothing_leaks: None) -> Iterator[C
 
     yield keep
     failed = request.node.stash.get(_has_failed, False)
-    with ExitStack() as stack:  # the last started ends first, and one that fails to does not keep the others
+    with ExitStack() as stack:  # the last one ends first; one that fails to end does not keep the others
         for program in started:
             stack.callback(program.close, failed=failed)
 
 
 @pytest.fixture
 def start_program(_programs: Callable[[Program], Program], tmp_path: Path) -> StartProgram:
-    """Starts Python source (dedented) or a file with this interpreter, in the test's own folder."""
+    """Start Python source (dedented) or a file with this interpreter, in the test's own folder."""
 
     def start(source: str | Path, *args: str, **options: Any) -> Program:
         return _programs(Program.script(source, *args, folder=tmp_path, **options))
@@ -173,7 +173,7 @@ def start_program(_programs: Callable[[Program], Program], tmp_path: Path) -> St
 
 @pytest.fixture
 def start_command(_programs: Callable[[Program], Program], tmp_path: Path) -> StartCommand:
-    """Starts any command line, in the test's own folder."""
+    """Start any command line, in the test's own folder."""
 
     def start(
         argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, cwd: Path | str | None = None
@@ -185,8 +185,9 @@ def start_command(_programs: Callable[[Program], Program], tmp_path: Path) -> St
 
 @pytest.fixture
 def time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the primary allows a worker for its last steps is a limit in time as any other.
+    """Scale the primary's limit for a worker's last steps, like any other time limit.
 
-    On a busy machine a second is not enough for an interpreter to end, and the status is that of SIGKILL.
+    On a busy machine a second is not enough for an interpreter to end, and the status would be that of
+    SIGKILL.
     """
     monkeypatch.setattr(lifecycle, "KILL_MARGIN", scaled(lifecycle.KILL_MARGIN))

@@ -1,13 +1,13 @@
-"""Ports that are free, and where those begin that everybody may have."""
+"""Free ports, and the first port that an ordinary user may have."""
 
 import os
 import socket
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports in a row that are free, where the kernel gives none away by itself.
+    """The first of `count` free ports in a row, outside the range from which the kernel chooses.
 
-    What a debugger of each worker takes is `base + worker.id`.
+    A debugger of each worker takes `base + worker.id`.
     """
     for base in range(12_000 + os.getpid() % 1000 * 16, 32_000, 16):
         try:
@@ -27,6 +27,6 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def first_ordinary_port() -> int:
-    """Below it a port is privileged."""
+    """The first port that needs no privilege."""
     with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
         return int(file.read())

@@ -25,13 +25,13 @@ class Process:
 
 
 def look(pid: int) -> Process | None:
-    """One process, or None when it is gone."""
+    """One process; None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             text = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name is in brackets and may itself hold brackets and spaces.
+    # The name is in brackets and may itself contain brackets and spaces.
     name = text[text.index("(") + 1 : text.rindex(")")]
     state, parent, _group, session, *_ = text[text.rindex(")") + 2 :].split()
     return Process(pid, name, state, int(parent), int(session))
@@ -71,7 +71,7 @@ def until_closers_end() -> None:
 
 
 def open_fds(pid: int | None = None) -> dict[int, str]:
-    """Descriptor number -> what it is ("socket:[1234]", "/dev/null", ...) of a process, default this one."""
+    """Descriptor -> its file ("socket:[1234]", "/dev/null", ...) in a process, by default this one."""
     if pid is None:
         until_closers_end()
     folder = f"/proc/{pid or 'self'}/fd"
@@ -79,7 +79,7 @@ def open_fds(pid: int | None = None) -> dict[int, str]:
     for entry in os.listdir(folder):
         try:
             found[int(entry)] = os.readlink(f"{folder}/{entry}")
-        except FileNotFoundError:  # the descriptor that listed the folder
+        except FileNotFoundError:  # the descriptor with which the folder was listed
             continue
     return found
 
@@ -91,7 +91,7 @@ def resident(pid: int | None = None) -> int:
 
 
 def usable(handle: Any) -> bool:
-    """Whether this socket or file is open still."""
+    """Whether this socket or file is still open."""
     try:
         os.fstat(handle.fileno())
     except (OSError, ValueError):
@@ -108,7 +108,7 @@ def command_line(pid: int) -> str:
 
 
 def process_tree(*roots: int) -> str:
-    """A picture of the processes and all that descend from them, with state and command line."""
+    """The processes and all their descendants as text, with state and command line."""
     processes = {process.pid: process for process in everybody()}
     lines: list[str] = []
 
@@ -128,14 +128,14 @@ def process_tree(*roots: int) -> str:
 
 
 def wait_readable(fd: int, timeout: float) -> bool:
-    """Waits until `fd` can be read (or has ended); False when the time was over first."""
+    """Wait until `fd` can be read (or has ended). Returns False if the time was over first."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(scaled(timeout) * 1000))
 
 
 def wait_gone(pids: Iterable[int], timeout: float = 10.0) -> list[int]:
-    """Waits until every process has ended (a zombie has) and returns those still alive when time was over."""
+    """Wait until every process has ended (a zombie has). Returns those still alive when the time was over."""
     deadline = time.monotonic() + scaled(timeout)
     waiting: dict[int, int] = {}
     poller = select.poll()

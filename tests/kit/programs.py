@@ -1,4 +1,4 @@
-"""Real programs as processes, watched from outside: what they print, how they end, what they leave behind."""
+"""Real programs as processes, seen from outside: what they print, how they end, what they leave behind."""
 
 import os
 import re
@@ -18,13 +18,13 @@ from tests.kit.processes import descendants, everybody, look, process_tree, wait
 
 Stream = Literal["stdout", "stderr"]
 
-# A program under test does not inherit what the surroundings say to everycore.
+# A program under test does not inherit the settings of everycore in this environment.
 _FOREIGN = re.compile(
     r"_?EVERYCORE_(?!TEST_|WITHOUT)\w*|WEB_CONCURRENCY|PYTHON_CPU_COUNT|KUBERNETES_\w+|NOTIFY_SOCKET|LISTEN_\w+|PYTHON(ASYNCIODEBUG|DEVMODE|WARNINGS)"
 )
 _TOKEN = "EVERYCORE_TEST_PROGRAM"  # marks a program's processes wherever they go
 _PIPE_SIZE = 1 << 20
-GRACE = 5.0  # what outlives a program that ended by itself may take so long to follow it
+GRACE = 5.0  # how long processes may outlive a program that has ended by itself
 
 
 class ProgramFailure(AssertionError):
@@ -32,7 +32,7 @@ class ProgramFailure(AssertionError):
 
 
 class _Output:
-    """One output stream: all of it so far, and up to where `expect` has looked."""
+    """One output stream: all of it so far, and how far `expect` has read it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -52,7 +52,7 @@ class _Output:
             self.ended = not chunk
 
     def search(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Looks at whole lines not looked at before, and stops behind the one that matches."""
+        """Search whole lines that were not searched before, and stop behind the matching one."""
         while True:
             end = self.data.find(b"\n", self.looked)
             if end < 0 and not (self.ended and self.looked < len(self.data)):
@@ -69,10 +69,10 @@ class _Output:
 
 
 class Program:
-    """A process in a session of its own, stdin a pipe; use it in a `with` block.
+    """A process in a session of its own, with a pipe as stdin. Use it in a `with` block.
 
-    Leaving the block kills whatever is left of its process tree. Processes that outlive a program which has
-    ended by itself make the block fail, unless it fails already; then everything known is printed.
+    Leaving the block kills what is left of its process tree. If processes outlive a program that has ended by
+    itself, the block fails, unless it fails already. Then everything that is known is printed.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            pipesize=_PIPE_SIZE,  # a test that looks elsewhere must not stop the program
+            pipesize=_PIPE_SIZE,  # a test that reads elsewhere must not stop the program
         )
         self.pid = self._process.pid
         self._pidfd = os.pidfd_open(self.pid)
@@ -113,7 +113,7 @@ class Program:
         flags: Sequence[str] = (),
         cwd: Path | str | None = None,
     ) -> Self:
-        """Runs Python source (a str, written to a file in `folder`) or a file (a Path) as `python` does."""
+        """Run Python source (a str, written to a file in `folder`) or a file (a Path) as `python` does."""
         if isinstance(source, str):
             number = len(list(folder.glob("program*.py")))
             path = folder / f"program{number or ''}.py"
@@ -126,7 +126,7 @@ class Program:
 
     @property
     def stdout(self) -> str:
-        """All it has printed so far."""
+        """Everything that it has printed so far."""
         return self._outputs["stdout"].text()
 
     @property
@@ -134,12 +134,12 @@ class Program:
         return self._outputs["stderr"].text()
 
     def expect(self, pattern: str, timeout: float = 15.0, *, stream: Stream = "stdout") -> re.Match[str]:
-        """Waits for a line that `pattern` is found in, behind the one the last `expect` found."""
+        """Wait for a line in which `pattern` is found, behind the line that the last `expect` found."""
         compiled = re.compile(pattern)
         output = self._outputs[stream]
         deadline = time.monotonic() + scaled(timeout)
         while True:
-            # Everything the process wrote before it closed is read first, so the order of these matters.
+            # Everything that the process wrote before it closed is read first, so this order matters.
             output.read()
             if match := output.search(compiled):
                 return match
@@ -151,7 +151,7 @@ class Program:
                 )
 
     def write(self, text: str) -> None:
-        """Writes to its stdin."""
+        """Write to its stdin."""
         assert self._process.stdin
         self._process.stdin.write(text.encode())
         self._process.stdin.flush()
@@ -167,15 +167,15 @@ class Program:
         return self._process.poll() is None
 
     def signal(self, number: int = SIGTERM) -> None:
-        """Sends a signal to the process itself, not to its group."""
+        """Send a signal to the process itself, not to its group."""
         pidfd_send_signal(self._pidfd, number)
 
     def signal_group(self, number: int = SIGINT) -> None:
-        """As the terminal does for Ctrl-C."""
+        """Send a signal to its group, as the terminal does for Ctrl-C."""
         os.killpg(self.pid, number)
 
     def wait(self, timeout: float = 30.0) -> int:
-        """Waits for the end: the exit code, or minus the number of the signal that killed it."""
+        """Wait for the end. Returns the exit code, or minus the number of the signal that killed it."""
         deadline = time.monotonic() + scaled(timeout)
         while not self._has_ended():
             if not self._wait_output(deadline, self._pidfd):
@@ -186,12 +186,12 @@ class Program:
         return status
 
     def finish(self, number: int = SIGTERM, *, timeout: float = 30.0) -> int:
-        """A signal, then `wait`."""
+        """Send a signal, then `wait`."""
         self.signal(number)
         return self.wait(timeout)
 
     def processes(self) -> list[int]:
-        """Everything alive that comes from this program: descendants, its session, whoever has its token."""
+        """Every live process of this program: descendants, its session, and all that have its token."""
         found = dict.fromkeys([self.pid, *descendants(self.pid)])
         for process in everybody():
             if process.session == self.pid or self._has_token(process.pid):
@@ -200,11 +200,11 @@ class Program:
         return [pid for pid in found if (seen := look(pid)) and not seen.is_zombie]
 
     def descendants(self) -> list[int]:
-        """Pids of its children and theirs."""
+        """The pids of its children and theirs."""
         return descendants(self.pid)
 
     def report(self) -> str:
-        """Everything known, for a person."""
+        """Everything that is known, for a person."""
         left = [pid for pid in self.processes() if pid != self.pid and pid not in descendants(self.pid)]
         return "\n".join(
             [
@@ -230,7 +230,7 @@ class Program:
         self.close(failed=kind is not None)
 
     def close(self, *, failed: bool = False) -> None:
-        """Kills and forgets; idempotent. `failed`: the test has failed, print what is known."""
+        """Kill and forget; idempotent. `failed`: the test has failed, so print what is known."""
         if self._pidfd < 0:
             return
         if failed:
@@ -250,11 +250,11 @@ class Program:
             raise ProgramFailure(f"not even SIGKILL ended {stubborn}")
 
     def _survivors(self) -> list[int]:
-        """Who is still there some time after the program's own end."""
+        """The processes that are still alive some time after the program's own end."""
         return wait_gone(self.processes(), timeout=GRACE)
 
     def _kill_all(self) -> list[int]:
-        # A process may be forking while we look, so we look until nobody is left.
+        # A process may fork meanwhile, so repeat this until none is left.
         for _ in range(10):
             alive = self.processes()
             if not alive:
@@ -298,7 +298,7 @@ class Program:
             output.read()
 
     def _wait_output(self, deadline: float, *others: int) -> bool:
-        """Waits until there is something to read, on either stream so that neither can fill up."""
+        """Wait until either stream has something to read, so that neither can fill up."""
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             return False

@@ -1,6 +1,6 @@
-"""A real systemd, as process 1 of namespaces of its own: needs root, cgroups and no service manager.
+"""A real systemd as process 1 of its own namespaces. It needs root, cgroups and no other service manager.
 
-It shares the network and the files of this machine, with a /run of its own, and reads the units of a folder.
+It shares the network and the files of this machine, has its own /run, and reads the units of a folder.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests.kit.neighbours import found
 from tests.kit.processes import look
 
 SYSTEMD = "/lib/systemd/systemd"
-#: Moves this process into a control group of its own, which the new namespaces have for their root.
+#: Moves this process into a new control group, which is the root of the new namespaces.
 _ENTER = """
 mkdir "$1" && echo $$ >"$1/cgroup.procs" || exit 77
 exec unshare --cgroup -- unshare --pid --fork --mount --uts --ipc --kill-child bash -c "$2" boot "$3"
@@ -33,13 +33,13 @@ mount -t cgroup2 none /sys/fs/cgroup
 exec env -i container=other PATH="$PATH" {SYSTEMD} --system --unit=test.target --log-target=console \
     --show-status=no --default-standard-output=inherit
 """
-#: It writes into a FIFO when it has booted.
+#: systemd writes into a FIFO when it has booted.
 _TARGET = "[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\nRequires=up.service\nAfter=up.service\n"
 _UP = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo up >{fifo}'\n"
 
 
 class RealSystemd:
-    """Knows the `units`, by name. Skips the test where it can't be had."""
+    """A systemd that knows the `units`, by name. Skips the test if it cannot run."""
 
     def __init__(self, start_command: Any, folder: Path, units: Mapping[str, str]) -> None:
         if sys.platform != "linux" or os.geteuid() != 0 or not os.path.exists(SYSTEMD):
@@ -78,12 +78,12 @@ class RealSystemd:
 
     @property
     def pid(self) -> int:
-        """Of systemd itself, as this side counts."""
+        """The pid of systemd, as seen from outside its namespaces."""
         names = {pid: seen.name for pid in self._program.descendants() if (seen := look(pid)) is not None}
         return next(pid for pid, name in names.items() if name == "systemd")
 
     def ctl(self, *words: str) -> str:
-        """What systemctl says; it waits for jobs, as ever."""
+        """The output of systemctl, which waits for jobs as usual."""
         argv = [self._nsenter, "-t", str(self.pid), "-m", "-p", "-C", self._systemctl, "--no-pager", *words]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=scaled(60), check=False)
         return (done.stdout + done.stderr).strip()

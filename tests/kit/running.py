@@ -1,4 +1,4 @@
-"""Programs under `everycore run`, and what is heard of them.
+"""Programs under `everycore run`, and what they print.
 
 running = run(start_command, tmp_path, source)          # two workers
 port = running.port()
@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.kit import Program, scaled
 
-#: A server answers a line with the number of its process.
+#: A server that answers a line with the number of its process.
 ANSWER = """
 import asyncio, os, signal, socket, sys, threading
 
@@ -40,7 +40,7 @@ async def main():
 def command(
     *program: str, workers: int = 2, options: Sequence[str] = (), flags: Sequence[str] = ()
 ) -> list[str]:
-    """The command line of `everycore run`, by way of this interpreter."""
+    """The command line of `everycore run`, with this interpreter."""
     head = [sys.executable, *flags, "-m", "everycore", "run", "--workers", str(workers)]
     return [*head, *options, *program]
 
@@ -53,11 +53,11 @@ class Running:
     workers: int
 
     def listens(self) -> str:
-        """The next address that it listens on, as the log has it: without tcp://."""
+        """The next address on which it listens, as the log has it, without tcp://."""
         return self.program.expect(r"listens on (?:tcp|udp|unix):(?://)?(.+)", stream="stderr")[1]
 
     def port(self) -> int:
-        """The port of the next address that it listens on, once all workers are ready."""
+        """The port of the next address on which it listens, once all workers are ready."""
         address = self.listens()
         self.ready()
         return int(address.rpartition(":")[2])
@@ -66,7 +66,7 @@ class Running:
         self.program.expect(f"ready: all {self.workers} workers", stream="stderr")
 
     def everybody_answers(self, port: int | str, **how: Any) -> set[str]:
-        """Asks until every worker has answered; a server that leaves one out does not return from here."""
+        """Ask until every worker has answered. This does not return for a server that omits one."""
         seen: set[str] = set()
         while len(seen) < self.workers:
             seen.add(ask(port, **how))
@@ -83,7 +83,7 @@ def run(
     flags: Sequence[str] = (),
     env: Mapping[str, str | None] | None = None,
 ) -> Running:
-    """Starts `source` (dedented, a file in `folder`) under `everycore run`."""
+    """Start `source` (dedented, a file in `folder`) under `everycore run`."""
     path = folder / "server.py"
     path.write_text(textwrap.dedent(source), encoding="utf-8")
     argv = command("server.py", *args, workers=workers, options=options, flags=flags)
@@ -91,7 +91,7 @@ def run(
 
 
 def ask(port: int | str, *, tls: bool = False, host: str = "127.0.0.1", request: str = "hello") -> str:
-    """The answer to a line, over a connection of its own. `port`: a number, or the path of a unix socket."""
+    """The answer to a line, over a new connection. `port`: a number, or the path of a unix socket."""
     if isinstance(port, str):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(scaled(20))
@@ -126,7 +126,7 @@ def everybody_answers_http(running: Running, port: int) -> None:
 
 
 def make_certificate(folder: Path) -> str:
-    """A file with a key and a certificate for localhost, made here and now."""
+    """A file with a new key and a certificate for localhost."""
     path = str(folder / "localhost.pem")
     argv = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     files = ["-subj", "/CN=localhost", "-keyout", path, "-out", f"{path}.crt"]
@@ -140,7 +140,7 @@ def make_certificate(folder: Path) -> str:
 def alone(
     folder: Path, *program: str, flags: Sequence[str] = (), env: Mapping[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """What python does: exit status, stdout, stderr."""
+    """What python alone does: exit status, stdout, stderr."""
     result = subprocess.run(
         [sys.executable, *flags, *program],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""Where a worker sits, as a test says it."""
+"""A worker's seat that a test defines."""
 
 
 class FakeSeat:

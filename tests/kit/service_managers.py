@@ -1,4 +1,4 @@
-"""A service manager of a test's own: systemd, as far as it listens, keeps descriptors, and starts services.
+"""A fake service manager: systemd, as far as it listens, keeps descriptors and starts services.
 
 manager = FakeSystemd(tmp_path, room=4)
 program = manager.start(start_command, argv)      # its environment and descriptors are as systemd makes them
@@ -21,7 +21,7 @@ from typing import Any, Self
 from tests.kit.limits import scaled
 from tests.kit.programs import Program
 
-#: Runs in the new process until it becomes the service: sd_listen_fds(3) from the other side.
+#: Runs in the new process until that becomes the service: sd_listen_fds(3) from the other side.
 _BECOME = """
 import fcntl, os, socket, sys
 with socket.socket(socket.AF_UNIX) as sock:
@@ -53,11 +53,11 @@ class FakeSystemd:
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(folder / "notify"))
         self._notify.setblocking(False)
-        #: What it was told, one text a message.
+        #: What it was told, one text for each message.
         self.told: list[str] = []
-        #: What it keeps, by name.
+        #: The descriptors that it keeps, by name.
         self.stored: list[tuple[str, int]] = []
-        #: Descriptors that it had no room for.
+        #: The descriptors for which it had no room.
         self.refused = 0
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class FakeSystemd:
         return program
 
     def hear(self) -> None:
-        """Take note of what was said up to now."""
+        """Read the messages that have come so far."""
         while True:
             try:
                 data, fds, _, _ = socket.recv_fds(self._notify, 65536, 8)
@@ -117,7 +117,7 @@ class FakeSystemd:
             os.close(fd)
 
     def wait_told(self, line: str) -> None:
-        """Wait until a message with this line has come, behind those of the last call."""
+        """Wait until a message with this line has come, after those of the last call."""
         deadline = time.monotonic() + scaled(20)
         poller = select.poll()
         poller.register(self._notify, select.POLLIN)
@@ -134,7 +134,7 @@ class FakeSystemd:
 
 @contextlib.contextmanager
 def waiting_request(port: int | str, request: bytes) -> Any:
-    """A client that has connected and sent its request; yields what reads the answer to its end."""
+    """A client that has connected and sent its request. Yields a function that reads the answer."""
     sock = socket.socket(socket.AF_UNIX if isinstance(port, str) else socket.AF_INET)
     with sock:
         sock.settimeout(scaled(30))

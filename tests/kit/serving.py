@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tests.kit import Program, descendants, scaled
 from tests.kit.processes import command_line
 
-#: Says who answers; /address says who asks; /body waits for the body, and says so on stdout: in one write, so
-#: that lines of several processes do not mix.
+#: Names the process that answers. /address names the client; /body waits for the body and reports that on
+#: stdout, in one write, so that lines of several processes do not mix.
 APP = """
 import everycore, os
 
@@ -54,7 +54,7 @@ class Served:
             connection.close()
 
     def begin(self) -> socket.socket:
-        """Sends a request whose body is still to come, and waits until the application has begun on it."""
+        """Send a request whose body is still to come, and wait until the application has begun on it."""
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=scaled(20))
         sock.sendall(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
         self.program.expect("^begun")
@@ -72,14 +72,14 @@ def observer_pid(primary: int) -> int:
 
 
 def finish(sock: socket.socket) -> bytes:
-    """Sends the body after all and returns the response, up to the end of the connection."""
+    """Send the body after all. Returns the response, up to the end of the connection."""
     with sock:
         sock.sendall(b"ok")
         return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
 def command(*options: str, app: str = "main:app") -> list[str]:
-    # -P, as the installed command has it: the folder we are in is not on sys.path.
+    # -P, as for the installed command: the working directory is not on sys.path.
     return [sys.executable, "-P", "-m", "everycore", "serve", "--bind", "127.0.0.1:0", *options, app]
 
 
@@ -90,5 +90,5 @@ def wait_serving(program: Program) -> Served:
 
 
 def complaint(program: Program) -> list[str]:
-    """What it said about its end, without log lines."""
+    """What it printed about its end, without log lines."""
     return [line for line in program.stderr.splitlines() if not re.match(r"\d{4}-\d\d-\d\d ", line)]

@@ -1,6 +1,6 @@
-"""A listener with a real loop, real sockets and real belts, in one process; the workers are this file.
+"""A listener with a real loop, real sockets and real belts, in one process. This file plays the workers.
 
-Time stands still unless a test moves it: whether somebody is late or overdue is the test's decision.
+Time stands still unless a test moves it, so the test decides whether a worker is late or overdue.
 """
 
 import asyncio
@@ -30,19 +30,19 @@ clock = VirtualClock()
 
 
 class ClockLoop(asyncio.SelectorEventLoop):
-    """Its timers follow `clock`, which only tests move; descriptors wake it as ever."""
+    """Its timers follow `clock`, which only tests move. Descriptors wake it as usual."""
 
     def time(self) -> float:
         return clock.now
 
     async def pass_time(self, seconds: float) -> None:
-        """Lets time pass, and what was due run, and what follows from that."""
+        """Let `seconds` pass, run what was due, and handle what follows from that."""
         clock.advance(seconds)
         await turn(4)
 
 
 class FakeWorker:
-    """The worker's end of a belt, and everything a worker may do with it."""
+    """The worker's end of a belt, and everything that a worker may do with it."""
 
     def __init__(self, number, end):
         self.number = number
@@ -58,7 +58,7 @@ class FakeWorker:
         self.say(wire.Serve(batch, room))
 
     def take(self):
-        """One message off the belt: (first number, sockets, peers), or None."""
+        """Take one message off the belt: (first number, sockets, peers), or None."""
         try:
             message = packets.receive(self.end)
         except BlockingIOError:
@@ -75,7 +75,7 @@ class FakeWorker:
         return handover.first, socks, handover.peers
 
     def take_all(self):
-        """Everything on the belt, as client ports, in order."""
+        """Take everything off the belt. Returns client ports, in order."""
         ports = []
         while (message := self.take()) is not None:
             ports += [peer[1] for peer in message[2]]
@@ -97,7 +97,7 @@ class FakeWorker:
 
 
 class Client:
-    """A worker as the acceptor knows it: `host.Client`."""
+    """A worker as a listener knows it: a `subscriber.Client`."""
 
     def __init__(self, number, stage):
         self.id = number
@@ -119,7 +119,7 @@ class Client:
 
 
 class Stage:
-    """An acceptor, its workers and its clients."""
+    """A listener, its workers and its clients."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Stage:
             ("127.0.0.1", 0), family=socket.AF_INET, v6only=True, backlog=backlog
         )
         self.events = []
-        #: Worker -> where it sits: of `sticky`. A test may put one there before the worker comes.
+        #: Worker -> its seat, for `sticky`. A test may set one before the worker comes.
         self.seats = {}
         if distribution is not None:
             self.distribution = distribution(self.loop, self.socket)
@@ -172,13 +172,13 @@ class Stage:
         return worker
 
     async def settled(self):
-        """When the acceptor has read what was said: a turn of the loop polls, the next one acts."""
+        """Wait until the listener has read every message: one turn of the loop polls, the next one acts."""
         await turn(4)
 
     async def connect(self, count=1, source=None):
-        """`count` clients; returns their ports, in the order in which the kernel will have them accepted.
+        """Connect `count` clients. Returns their ports, in the order in which the kernel will return them.
 
-        `source`: the address that they come from.
+        `source`: the address from which they connect.
         """
         ports = []
         for _ in range(count):
@@ -217,7 +217,7 @@ async def stage(*workers, **options):
 
 @contextlib.contextmanager
 def short_belt(it, number, length):
-    """The belt of that worker holds so many messages, as if each were large."""
+    """Let the belt of that worker hold `length` messages, as if each were large."""
     subscriber = it.listener._subscribers[number]
     sent: list[bytes] = []
 
@@ -241,7 +241,7 @@ def short_belt(it, number, length):
 
 @contextlib.contextmanager
 def blocked_belt(it, number):
-    """Within, the belt of that worker is in the state of ETOOMANYREFS."""
+    """Within the block, the belt of that worker is in the state of ETOOMANYREFS."""
     subscriber = it.listener._subscribers[number]
 
     class Blocked:

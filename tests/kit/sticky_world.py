@@ -1,4 +1,4 @@
-"""A `World` under the policy `sticky`: its connections are of clients, and its workers sit in slots."""
+"""A `World` under the policy `sticky`: its connections belong to clients, and its workers sit in slots."""
 
 from everycore.core.lanes import RECALL_AFTER, Pause
 from everycore.core.sticky import MOST_WAITING, SPARE, StickyDispatcher, StickyLanes, best
@@ -6,12 +6,12 @@ from tests.kit.dispatch_law import TICK
 from tests.kit.dispatch_world import World
 from tests.kit.seats import FakeSeat
 
-#: Why a worker's clients go elsewhere.
+#: Why a worker's clients go to another worker.
 ABSENT = {Pause.FULL, Pause.FINISHING, Pause.STALLED}
 
 
 class StickyWorld(World):
-    """`client`: who connects next; None: somebody without an address."""
+    """`client`: the client that connects next; None: one without an address."""
 
     lanes: StickyLanes
     dispatcher: StickyDispatcher[int]
@@ -21,7 +21,7 @@ class StickyWorld(World):
         self.client: bytes | None = b"one"
         self.clients: dict[int, bytes | None] = {}
         self.seats: dict[int, FakeSeat] = {}
-        #: Worker -> its slot, where that is not the number less one.
+        #: Worker -> its slot, if that is not its number less one.
         self.slots: dict[int, int] = {}
         super().__init__()
 
@@ -39,7 +39,7 @@ class StickyWorld(World):
         super().join(worker, batch, room)
 
     def there(self) -> dict[int, int]:
-        """Slot -> the worker that is there for its clients: of two in one slot, the younger."""
+        """Slot -> the worker that serves its clients: of two in one slot, the younger."""
         found = {}
         for worker in sorted(self.lanes.lanes):
             if not self.lanes.lanes[worker].pauses & ABSENT:
@@ -59,12 +59,12 @@ class StickyWorld(World):
             assert self.load(there[best(client, there)]) > SPARE, "given to another than its own worker"
 
     def load(self, worker: int) -> int:
-        """Connections that are open there, handed over, or might wait for it."""
+        """The connections of a worker that are open or handed over, or might wait for it."""
         lane = self.lanes.lanes[worker]
         return max(self.seats[worker].open, 0) + lane.outstanding + len(self.dispatcher.arrivals.queue)
 
     def check_waits(self) -> None:
-        """Nobody waits for what may be had now, and what may be had later is waited for."""
+        """No connection waits that a worker could have now, and every wait has an end."""
         orders = self.dispatcher.orders
         assert orders.look_at is None or orders.look_at > self.now
         if orders.look_at is not None and orders.look_at - self.now < TICK:

@@ -1,8 +1,8 @@
-"""A channel whose peer sends anything, while the program at our end does what programs do.
+"""A channel whose peer sends anything, while the program at this end does what programs do.
 
-A conversation is a list of acts: the peer says a word, garbage, or a word with wrong bytes, with descriptors;
-our side sends, asks, takes and lets go. Whatever the peer says, nothing raises into the loop, no descriptor
-leaks, and the end is told once. The choices come from a `tests.kit.liars.Source`.
+A conversation is a list of acts. The peer sends a message, garbage, or a message with wrong bytes, with
+descriptors. This side sends, asks, takes and lets go. Whatever the peer sends, nothing raises into the loop,
+no descriptor leaks, and the end is reported once. The choices come from a `tests.kit.liars.Source`.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from tests.kit import open_fds, turn
 from tests.kit.channel_pairs import End, Raw, send_with
 from tests.kit.liars import Source
 
-#: All words that a channel has, for either end.
+#: All messages of a channel, for either end.
 WORDS: Final = (*get_args(wire.ToPrimary), *get_args(wire.ToWorker), wire.Note)
 
 
 class Conversation:
-    """One end, the socket of its peer, and what our program has under way."""
+    """One end, the socket of its peer, and what the program at this end has under way."""
 
     def __init__(self, end: End, peer: socket.socket) -> None:
         self.end = end
@@ -41,7 +41,7 @@ class Conversation:
         self._subscriptions: list[Any] = []
 
     async def act(self, source: Source) -> None:
-        """One thing, and what follows from it."""
+        """One act, and what follows from it."""
         acts: Sequence[Callable[[Source], Any]] = (
             self._say, self._say, self._say, self._mangle, self._garbage, self._read, self._send, self._ask,
             self._answer, self._take, self._listen, self._let_go, self._shut,
@@ -53,7 +53,7 @@ class Conversation:
     def _word(self, source: Source) -> bytes:
         kind = WORDS[source.number(0, len(WORDS) - 1)]
         fields = [source.value() for _ in kind.__struct_fields__]
-        if source.number(0, 1):  # numbers that are likely, and bodies that are values
+        if source.number(0, 1):  # likely numbers, and bodies that are values
             fields = [
                 source.number(0, 3) if not index else msgspec.msgpack.encode(1)
                 for index in range(len(fields))
@@ -65,7 +65,7 @@ class Conversation:
         claimed = count if source.number(0, 4) else source.number(0, 3)
         data = encode_frame(body, claimed, source.number(0, 1) and NOTE)
         data = data[: len(data) - source.number(0, 2)] if source.number(0, 7) == 0 else data
-        # Every choice is made by now: a source that has run dry raises, and nothing is open yet.
+        # Every choice is made by now: a source that has run dry raises before anything is open.
         fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(count)]
         try:
             if fds:
@@ -148,7 +148,7 @@ class Conversation:
     # --- the end ----------------------------------------------------------------------------------------
 
     async def finish(self) -> None:
-        """The peer goes, and everything that was under way ends."""
+        """Let the peer go, and everything that was under way end."""
         self.peer.close()
         await turn(3)
         losses = list(self.end.losses)

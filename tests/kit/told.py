@@ -1,4 +1,4 @@
-"""What a cluster tells, by the kinds of its events.
+"""The kinds of the events that a cluster emits.
 
 told = told_by(cluster)
 ...
@@ -7,12 +7,12 @@ assert told == LIFE
 
 from everycore import Cluster, Disconnected, Event, Exited, Forked, Online, Ready
 
-#: A worker's, from its spawn to its end, if it serves nobody.
+#: The events of a worker that serves no client, from its spawn to its end.
 LIFE = [Forked, Online, Ready, Disconnected, Exited]
 
 
 def told_by(cluster: Cluster) -> list[type[Event]]:
-    """Grows with each event from now on."""
+    """A list that grows with each event from now on."""
     told: list[type[Event]] = []
     cluster.on(Event, lambda event: told.append(type(event)))
     return told

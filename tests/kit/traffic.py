@@ -6,7 +6,7 @@ async with agents(tmp_path, 2) as (cluster, first, second):
     client = await Client.connect(("127.0.0.1", port))
     assert client.worker == first.id                 # `greet` says who it is
 
-The test's own process is the primary, so what the primary leaks is found by the kit.
+The test's own process is the primary, so the kit finds what the primary leaks.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from tests.kit.workers import eventually, within, worker_script
 
 #: Seconds: longer than any test.
 NEVER = 3600.0
-#: Seconds: a `recall_after` that is soon over.
+#: Seconds: a short `recall_after`.
 RECALL = 0.02
 
 #: Runs what it is sent, in one namespace, as a console with top-level `await` would.
@@ -86,7 +86,7 @@ AGENT = INSIDE + AGENT
 
 @dataclass
 class Raised(Exception):
-    """What a step raised in the worker."""
+    """The error that a step raised in the worker."""
 
     classes: list[str]
     errno: int | None
@@ -107,11 +107,11 @@ class Agent:
         self.id = worker.id
 
     async def do(self, code: str, *, handle: Any = None, **values: Any) -> None:
-        """Runs statements; names they bind stay. `handle` arrives as the name `handle`."""
+        """Run statements. Names that they bind stay. `handle` arrives under the name `handle`."""
         await self._perform("exec", code, values, handle)
 
     async def listens(self, code: str, **values: Any) -> None:
-        """As `do`, for statements that make one listener; the primary has heard that it is to be served."""
+        """As `do`, for statements that make one listener. Waits until the primary serves the worker there."""
         heard = asyncio.Event()
         subscription = self.worker.once(Listening, lambda event: heard.set())
         try:
@@ -125,7 +125,7 @@ class Agent:
         return await self._perform("eval", expression, values)
 
     async def fails(self, code: str, **values: Any) -> Raised:
-        """What these statements raise; it is a failure of the test if they don't."""
+        """The error that these statements raise. The test fails if they raise none."""
         try:
             await self._perform("exec", code, values)
         except Raised as error:
@@ -133,7 +133,7 @@ class Agent:
         raise AssertionError(f"this did not raise: {code}")
 
     async def serve(self, port: int = 0, host: str = "127.0.0.1") -> int:
-        """`server = start_server(greet, host, port)`; returns the port."""
+        """Run `server = start_server(greet, host, port)`. Returns the port."""
         await self.listens(
             "server = await asyncio.start_server(greet, host, port)\n"
             "port = server.sockets[0].getsockname()[1]",
@@ -151,9 +151,9 @@ class Agent:
 
     @contextlib.asynccontextmanager
     async def standing_still(self, then: str = "") -> AsyncIterator[Callable[[], None]]:
-        """Within the block the worker's loop is blocked.
+        """Block the worker's loop within the block.
 
-        Yields what ends it early; `then` follows in that very turn of the loop.
+        Yields a function that ends it early. `then` runs in that very turn of the loop.
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -179,12 +179,12 @@ async def agents(
     recall_after: float = NEVER,
     **options: Any,
 ) -> AsyncIterator[Any]:
-    """A cluster of this process with `count` agents; yields the cluster and them.
+    """A cluster of this process with `count` agents. Yields the cluster and the agents.
 
-    `loop`: the event loop of the agents; without it that of the fixture `loop_kind`, or else `run`'s choice.
+    `loop`: the event loop of the agents; by default that of the fixture `loop_kind`, or else `run`'s choice.
 
-    A worker that gets no CPU for a while on a busy machine is one that blocks: unless recalls are what a test
-    is about there are none, and it keeps what it was given.
+    A worker that gets no CPU for a while on a busy machine looks like one that blocks. So there are no
+    recalls, and it keeps what it was given, unless recalls are the subject of a test.
     """
     source = AGENT
     if loop is not None:
@@ -199,7 +199,7 @@ async def agents(
 async def servers(
     folder: Path, count: int, **options: Any
 ) -> AsyncIterator[tuple[Cluster, list[Agent], tuple[str, int]]]:
-    """As `agents`, all of them already serving one port; in the order in which they joined."""
+    """As `agents`, when all of them serve one port, in the order in which they joined."""
     async with agents(folder, count, **options) as (cluster, *workers):
         port = 0
         for worker in workers:
@@ -208,7 +208,7 @@ async def servers(
 
 
 class Client:
-    """A connection whose server says first who it is. `worker` is its id."""
+    """A connection whose server first says who it is. `worker` is its id."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -217,7 +217,7 @@ class Client:
 
     @classmethod
     async def open(cls, address: Any, *, tls: ssl.SSLContext | None = None) -> Self:
-        """Connected; nobody may have answered yet."""
+        """Connect. Perhaps no worker has answered yet."""
         if isinstance(address, (str, bytes)):
             address = os.fsdecode(address)
             made = asyncio.open_unix_connection(
@@ -231,7 +231,7 @@ class Client:
 
     @classmethod
     async def connect(cls, address: Any, *, tls: ssl.SSLContext | None = None) -> Self:
-        """Connected and greeted."""
+        """Connect, and read the greeting."""
         client = await cls.open(address, tls=tls)
         try:
             await client.greeting()
@@ -241,7 +241,7 @@ class Client:
         return client
 
     async def greeting(self) -> int:
-        """Who answered."""
+        """The worker that answered."""
         line = await within(self.reader.readline())
         assert line.endswith(b"\n"), f"the connection ended without an answer: {line!r}"
         self.worker = int(line)
@@ -252,7 +252,7 @@ class Client:
         return (await within(self.reader.readline())).decode().rstrip("\n")
 
     async def ended(self) -> bytes:
-        """What still came, when the server has ended the connection (or reset it)."""
+        """What still came when the server has ended the connection (or reset it)."""
         try:
             return await within(self.reader.read())
         except ConnectionError:
@@ -265,23 +265,23 @@ class Client:
 
 
 async def acknowledged(cluster: Cluster) -> None:
-    """When the workers have acknowledged all that they were given: then nobody is late, and turns are exact.
+    """Wait until the workers have acknowledged everything. Then none is late, and turns are exact.
 
-    No event says it (an ack is none), so this looks; the primary runs in this very loop.
+    No event reports it, so this checks again and again; the primary runs in this very loop.
     """
     await eventually(lambda: not any(worker.outstanding for worker in cluster.snapshot().workers), turn)
 
 
 async def none_open(workers: Iterable[Agent]) -> None:
-    """When every worker has noticed that its clients left."""
+    """Wait until every worker has noticed that its clients left."""
     for worker in workers:
         await within(worker.do("while inside.connections.open: await asyncio.sleep(0)"))
 
 
 async def until_on_belt(cluster: Cluster, worker: Any, number: int = 1) -> None:
-    """When at least `number` connections were handed to `worker` (any object with its id) and not picked up.
+    """Wait until at least `number` connections were handed to `worker` (any object with its id), unpicked.
 
-    How many depends on how soon they came one after the other: who has one too long is passed over.
+    How many there are depends on how quickly they came: a worker that keeps one too long is passed over.
     """
 
     def outstanding() -> int:
@@ -292,7 +292,7 @@ async def until_on_belt(cluster: Cluster, worker: Any, number: int = 1) -> None:
 
 
 async def one_by_one(cluster: Cluster, addresses: Iterable[Any]) -> list[Client]:
-    """A client to each address, the next one when the last one was acknowledged."""
+    """Connect a client to each address, each once the last one was acknowledged."""
     clients = []
     for address in addresses:
         clients.append(await Client.connect(address))
@@ -301,12 +301,12 @@ async def one_by_one(cluster: Cluster, addresses: Iterable[Any]) -> list[Client]
 
 
 async def greetings(clients: Iterable[Client]) -> list[int]:
-    """Who answered each."""
+    """The workers that answered them."""
     return [await client.greeting() for client in clients]
 
 
 async def connect_at_once(address: Any, count: int) -> list[Client]:
-    """So many clients at once; the answers are read when all were asked for."""
+    """Connect `count` clients at once. The answers are read when all have connected."""
     clients = list(await asyncio.gather(*(Client.open(address) for _ in range(count))))
     await greetings(clients)
     return clients
@@ -319,7 +319,7 @@ async def close_all(clients: Sequence[Client]) -> None:
 
 @contextlib.asynccontextmanager
 async def closing(clients: list[Client]) -> AsyncIterator[list[Client]]:
-    """Closes the clients in the list at the end, whichever are in it by then."""
+    """Close the clients that are in the list at the end."""
     try:
         yield clients
     finally:
@@ -327,14 +327,14 @@ async def closing(clients: list[Client]) -> AsyncIterator[list[Client]]:
 
 
 async def answers(address: Any, agent: Agent) -> None:
-    """It is that agent who answers a connection to `address`."""
+    """Check that this agent answers a connection to `address`."""
     client = await Client.connect(address)
     assert client.worker == agent.id
     await client.close()
 
 
 async def leaves(agent: Agent) -> None:
-    """It ends as asked, and well."""
+    """Let it leave, and check that it ends well."""
     agent.worker.disconnect()
     assert await within(agent.worker.wait()) == ExitStatus(code=0)
 

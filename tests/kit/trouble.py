@@ -11,9 +11,10 @@ from everycore.system import descriptors
 
 @contextlib.contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Within the block this process has no privileges (it keeps those to signal its children).
+    """Within the block this process has no privileges, except to signal its children.
 
-    The user is nobody else's: the kernel counts some things by user, descriptors in flight above all.
+    No other process runs as this user: the kernel counts some things by user, descriptors in flight above
+    all.
     """
     if os.geteuid() != 0:
         yield

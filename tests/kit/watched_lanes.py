@@ -1,11 +1,11 @@
-"""Lanes that watch what a dispatcher makes of them: whom it chooses, and how much it hands over."""
+"""Lanes that watch the dispatcher: whom it chooses, and how much it hands over."""
 
 from everycore.core.lanes import FIRST_CREDIT, MOST_CREDIT, Lane, Lanes, Pause
 from everycore.core.policies import MOST_ARREARS
 
 
 class WatchedLanes(Lanes):
-    """Lanes that watch what the dispatcher makes of them."""
+    """Lanes that watch what the dispatcher does with them."""
 
     asked_at = 0.0
 
@@ -53,7 +53,7 @@ class WatchedLanes(Lanes):
 
 
 def picture(lanes: Lanes) -> object:
-    """All there is to know about the lanes, to see whether something changed."""
+    """Everything about the lanes, to see whether something has changed."""
     each = [
         (
             worker,

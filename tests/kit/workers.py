@@ -1,4 +1,4 @@
-"""Real workers for a test that is itself the primary: their program, and what is heard of them.
+"""Real workers for a test that is itself the primary: their program, and what they say.
 
 script = worker_script(tmp_path, source)              # a program for workers, with HEAD before it
 async with Cluster(Settings(exec=script)) as cluster:
@@ -37,7 +37,7 @@ async def for_ever():
 
 """
 
-#: A worker that runs our loop and waits to be told to leave.
+#: A worker that runs everycore's loop and waits to be told to leave.
 IDLE = """
 async def main():
     await for_ever()
@@ -45,7 +45,7 @@ async def main():
 everycore.run(main())
 """
 
-#: A worker that listens on 127.0.0.1, port `PORT` of its environment (default: any), and echoes lines.
+#: A worker that listens on 127.0.0.1, on port `PORT` of its environment (default: any), and echoes lines.
 ECHO = """
 async def echo(reader, writer):
     async for line in reader:
@@ -100,13 +100,13 @@ def worker_script(folder: Path, source: str, name: str = "worker.py") -> Path:
 
 
 async def within(awaitable: Any, seconds: float = 10.0) -> Any:
-    """A wait with a limit of its own, far below the test's, so that a failure shows its line."""
+    """Wait with a limit of its own, far below the test's, so that a failure shows its line."""
     async with asyncio.timeout(scaled(seconds)):
         return await awaitable
 
 
 def events_of(cluster: Cluster | Pool, kind: type[E]) -> list[E]:
-    """The events of that kind from now on, as they come."""
+    """A list of the events of that kind from now on."""
     events: list[E] = []
     cluster.on(kind, events.append)
     return events
@@ -125,7 +125,7 @@ class Diary:
         self._changed.set()
 
     def names(self, worker: Worker | None) -> list[str]:
-        """The kinds of the events about `worker` (None: about none), in order."""
+        """The kinds of the events about `worker` (None: about no worker), in order."""
         return [type(event).__name__ for event in self.events if event.worker is worker]
 
     def all(self, kind: type[E], worker: Worker | None = None) -> list[E]:
@@ -136,7 +136,7 @@ class Diary:
         ]
 
     async def until(self, kind: type[E], worker: Worker | None = None, count: int = 1) -> E:
-        """The `count`-th event of `kind` (about `worker`), when it has come."""
+        """Wait for the `count`-th event of `kind` (about `worker`)."""
 
         async def wait() -> E:
             while len(found := self.all(kind, worker)) < count:
@@ -149,7 +149,7 @@ class Diary:
 
 
 class LogLines(logging.Handler):
-    """Records of logger `everycore`, to be waited for."""
+    """Records of the logger `everycore`, for tests that wait for one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class LogLines(logging.Handler):
         logging.getLogger("everycore").removeHandler(self)
 
     async def until(self, part: str, count: int = 1) -> None:
-        """When `count` lines with `part` in them were logged."""
+        """Wait until `count` lines with `part` in them were logged."""
 
         async def wait() -> None:
             while sum(part in line for line in self.lines) < count:
@@ -179,7 +179,7 @@ class LogLines(logging.Handler):
 
 
 async def eventually(changed: Callable[[], Any], wait: Callable[[], Any]) -> None:
-    """Until `changed()` is true; `wait()` returns an awaitable for the next time to look."""
+    """Wait until `changed()` is true. `wait()` returns an awaitable for the time of the next check."""
 
     async def look() -> None:
         while not changed():
@@ -189,19 +189,19 @@ async def eventually(changed: Callable[[], Any], wait: Callable[[], Any]) -> Non
 
 
 async def start(cluster: Cluster, diary: Diary, *, until: type[Event] = Online) -> Worker:
-    """A new worker, when that has come of it."""
+    """Fork a worker, and wait for its event of the kind `until`."""
     worker = cluster.fork()
     await diary.until(until, worker)
     return worker
 
 
 async def heard(worker: Worker) -> Any:
-    """The next thing that the worker says."""
+    """The next message of the worker."""
     return (await within(anext(worker.messages()))).message
 
 
 class EchoClient:
-    """One connection to a server that echoes lines, as ECHO is."""
+    """One connection to a server that echoes lines, as ECHO does."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -218,7 +218,7 @@ class EchoClient:
         assert await within(self.reader.readline()) == b"echo\n"
 
     async def ended(self) -> bool:
-        """Waits for the other side to end it."""
+        """Wait until the other side has ended it."""
         try:
             return await within(self.reader.read()) == b""
         except ConnectionResetError:

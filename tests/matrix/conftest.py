@@ -1,4 +1,4 @@
-"""Keeps what the matrix has found, in the process of pytest that hears of all tests."""
+"""Keeps the results of the matrix, in the pytest process that learns of all tests."""
 
 import json
 

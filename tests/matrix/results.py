@@ -1,6 +1,6 @@
-"""What the matrix has found: `results.json`, from which the page of servers is drawn.
+"""The results of the matrix: `results.json`, from which the page of servers is drawn.
 
-A test that passes puts in what it has seen, and one that fails leaves what was seen before. Invariant: the
+A test that passes stores what it has seen. One that fails leaves the earlier result. Invariant: the
 same findings give the same file.
 """
 
@@ -19,20 +19,20 @@ class Finding(NamedTuple):
 
     row: str
     policy: str
-    #: Of its package; "": the standard library.
+    #: The version of its package; "" for the standard library.
     version: str
     #: The properties that were seen (`table.PROPERTIES`).
     properties: list[str]
 
 
 def read(path: Path = PATH) -> dict[str, Any]:
-    """By the name of a row: the version that was tried, and by policy the properties that it had."""
+    """Row name -> the version that was tried, and the properties that it had under each policy."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
 def keep(findings: Iterable[Finding], path: Path = PATH) -> None:
-    """Add these, in the order of the table; what is not in it any more goes."""
+    """Add these, in the order of the table, and remove programs that are no longer in it."""
     before = read(path)
     for finding in findings:
         entry = before.get(finding.row, {"version": finding.version})

@@ -1,6 +1,6 @@
-"""The matrix: programs of others, each as its documentation writes it, started by `everycore run`.
+"""The matrix: third-party programs, each as in its own documentation, started by `everycore run`.
 
-One row says how a program is started, how it is asked, and what is known of it. The tests beside this
+One row says how a program is started, how it is asked, and what is known about it. The tests beside this
 file try each row under both policies, and write `results.json`; docs/make_servers.py draws the page of
 servers from that. The packages are pinned in the group `matrix` of pyproject.toml.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 POLICIES = ("round_robin", "shared")
 
-#: What is tried of each program, and how a page says it.
+#: The properties that are tried with each program, and how the page describes them.
 PROPERTIES = {
     "all": "each worker answers",
     "spread": "each worker has as many connections, made one by one, within a tenth on an idle machine",
@@ -30,25 +30,25 @@ class Row:
     """A program of the matrix."""
 
     name: str
-    #: The distribution that it is about; "python": the standard library.
+    #: The distribution; "python" for the standard library.
     package: str
     #: Behind `everycore run`: words with {port}, {path}, {pem} (a certificate and its key).
     command: str
     #: How it is asked: a name of `tests.kit.matrix_probes`.
     probe: str = "http"
-    #: What turns in a worker.
+    #: The event loop or threads in a worker.
     loop: str = "asyncio"
     is_tls: bool = False
     is_unix: bool = False
-    #: Variables that it needs.
+    #: Environment variables that it needs.
     env: Mapping[str, str] = field(default_factory=dict)
     #: Properties that it does not have, and why: "spread" or, for one policy alone, "shared spread".
     but: Mapping[str, str] = field(default_factory=dict)
-    #: What whoever runs it should know.
+    #: What its operator should know.
     note: str = ""
 
     def exception(self, what: str, policy: str) -> str | None:
-        """Why it does not have the property `what` under `policy`; None: it has."""
+        """Why it lacks the property `what` under `policy`; None if it has the property."""
         return self.but.get(what) or self.but.get(f"{policy} {what}")
 
 

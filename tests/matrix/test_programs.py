@@ -1,6 +1,6 @@
-"""Each program of the matrix, under both policies: what is promised of it holds, in one life.
+"""Each program of the matrix, under both policies: everything promised about it holds, in one run.
 
-Left out of the default run: `make matrix`, which makes an environment with the packages of others first.
+Not in the default run. `make matrix` first makes an environment with the third-party packages.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def pem(tmp_path_factory) -> str:
 
 @pytest.fixture
 def here() -> Iterator[SimpleNamespace]:
-    """Folders for a program. Their names are short: they hold the files of unix sockets."""
+    """Folders for a program. Their names are short, since they contain unix sockets."""
     with tempfile.TemporaryDirectory(prefix="m-") as folder:
         names = {name: str(Path(folder) / name) for name in ("cwd", "tmp", "run")}
         for name in names.values():
@@ -65,7 +65,7 @@ def start(start_command, here, pem):
 
 
 class Findings:
-    """What was found of the properties of a program: each fault, and then the next property."""
+    """The findings about a program's properties: after a fault, the next property is still tried."""
 
     def __init__(self, row: Row, policy: str) -> None:
         self._row, self._policy = row, policy
@@ -124,7 +124,7 @@ def test_has_what_is_promised(start, here, record_property, row, policy):
 
 @contextlib.contextmanager
 def taken_port(row: Row) -> Iterator[int]:
-    """A port on which somebody else is."""
+    """A port that another process uses."""
     kind = socket.SOCK_DGRAM if row.probe == "udp" else socket.SOCK_STREAM
     with socket.socket(type=kind) as other:
         other.bind(("127.0.0.1", 0))
@@ -134,7 +134,7 @@ def taken_port(row: Row) -> Iterator[int]:
 
 
 def exercise(life: Life, found: Findings) -> None:
-    """One life, up to its end by SIGTERM."""
+    """One run, up to its end by SIGTERM."""
     lossless = found.expects("lossless")
     with found.trying("all"):
         life.all_answer()
@@ -159,5 +159,5 @@ def exercise(life: Life, found: Findings) -> None:
 
 
 def version_of(package: str) -> str:
-    """What is installed of it; "": it is the standard library."""
+    """The installed version; "" for the standard library."""
     return "" if package == "python" else version(package)

@@ -1,4 +1,4 @@
-"""The table of the matrix and what it has found say the same. No program is started."""
+"""The table of the matrix agrees with its results. No program is started."""
 
 import tomllib
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_all_of_it_was_tried_with_the_versions_that_are_pinned():
         assert found[row.name].keys() == {"version", *POLICIES}, f"{row.name}; run: make matrix"
 
 
-# What judges must be able to say no
+# The checks themselves: each must be able to fail
 
 
 def test_an_exception_is_for_one_policy_or_both():

@@ -1,4 +1,4 @@
-"""A service with the application of examples/deploy, and what stands in front of it."""
+"""A service with the application of examples/deploy, behind other programs."""
 
 import sys
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.kit.serving import Served
 
 @pytest.fixture
 def shop(start_command) -> Callable[..., Served]:
-    """`shop(*options)`: `everycore serve`, ready, on a port that the next one can have again.
+    """`shop(*options)`: `everycore serve`, ready, on a port that the next one can use again.
 
     log: the file that its log goes to.
     """

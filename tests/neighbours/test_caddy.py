@@ -64,7 +64,7 @@ def test_of_a_primary_that_is_killed_the_requests_under_way_are_lost(shop, caddy
 
 @pytest.mark.ci_only
 def test_a_stop_and_a_start_lose_no_request(shop, caddy):
-    """Caddy tries again as long as it is refused."""
+    """Caddy retries as long as it is refused."""
     served = shop()
     with Customers(caddy(served.port), path="/slow/0.1") as customers:
         customers.answered(20)

@@ -1,4 +1,4 @@
-"""The files for containers: before their schemas, and what they start."""
+"""The files for containers: they fit their schemas, and what they start."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_what_compose_does_not_know_is_found(change):
 
 
 def test_the_parts_name_each_other():
-    """Labels, ports: what a schema does not see."""
+    """Labels and ports, which a schema does not check."""
     deployment, service = documents("kubernetes.yaml")
     template = deployment["spec"]["template"]
     (container,) = template["spec"]["containers"]
@@ -99,7 +99,7 @@ def test_process_1_of_the_image_is_everycore():
 @pytest.mark.ci_only
 @pytest.mark.limit(60)
 def test_a_life_as_process_1_on_a_root_that_cannot_be_written(start_command):
-    """As the image has it, without its image: namespaces, the whole file system read-only but for /tmp."""
+    """As in the image, but without it: in namespaces, with a read-only file system except for /tmp."""
     if os.geteuid() != 0:
         pytest.skip("namespaces of its own need root")
     port = free_port()

@@ -34,7 +34,7 @@ def haproxy(start_command, tmp_path):
 
 
 @pytest.mark.ci_only
-def test_the_proxy_protocol_says_who_asks(shop, haproxy):
+def test_the_proxy_protocol_names_the_client(shop, haproxy):
     served = shop(*TRUSTING)
     _, port = haproxy(served.port)
     forged = {"X-Forwarded-For": "6.6.6.6"}
@@ -44,7 +44,7 @@ def test_the_proxy_protocol_says_who_asks(shop, haproxy):
 
 @pytest.mark.ci_only
 def test_by_header(shop, haproxy):
-    """As X-Forwarded-For, without the PROXY protocol."""
+    """By X-Forwarded-For, without the PROXY protocol."""
     served = shop()
     _, port = haproxy(served.port, changes={" send-proxy-v2": ""})
     assert get(port, "/", {"X-Forwarded-For": "6.6.6.6"})[1] == "127.0.0.1 http /\n"
@@ -65,7 +65,7 @@ def test_a_reload_loses_no_request(shop, haproxy):
 
 @pytest.mark.ci_only
 def test_of_two_services_one_is_stopped(shop, haproxy):
-    """Who is refused is sent to the other one: no request is lost."""
+    """A refused connection goes to the other one: no request is lost."""
     first, second = shop(*TRUSTING), shop(*TRUSTING)
     with Customers(haproxy(first.port, second.port)[1], path="/slow/0.05") as customers:
         customers.answered(20)
@@ -80,7 +80,7 @@ def test_of_two_services_one_is_stopped(shop, haproxy):
 
 @pytest.mark.ci_only
 def test_it_takes_out_a_service_that_says_that_it_is_to_stop(shop, haproxy):
-    """`/ready` says no from the signal on, and `--stop-delay` serves who is sent there all the same."""
+    """`/ready` says no from the signal on; `--stop-delay` lets clients that still come be served."""
     pytest.importorskip("prometheus_client")
     health = free_port()
     first = shop(*TRUSTING, "--metrics", f"127.0.0.1:{health}", "--stop-delay", "600")
@@ -104,7 +104,7 @@ def test_it_takes_out_a_service_that_says_that_it_is_to_stop(shop, haproxy):
 
 @pytest.mark.ci_only
 def test_of_two_services_one_is_killed(shop, haproxy):
-    """What it had begun to answer is lost, no more: its customers go to the other one."""
+    """Only the answers that it had begun are lost: its customers go to the other one."""
     first, second = shop(*TRUSTING), shop(*TRUSTING)
     program, port = haproxy(first.port, second.port)
     with Customers(port) as customers:

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 def test_each_request_is_in_one_of_the_two_files(shop, tmp_path):
     logrotate = found("logrotate")
     folder = tmp_path / "log"
-    folder.mkdir(mode=0o755)  # one that others may write to is refused by logrotate
+    folder.mkdir(mode=0o755)  # logrotate refuses a folder that others may write to
     served = shop("--access-log", log=folder / "shop.log")
     get(served.port, "/before")
     wait_for_line(folder / "shop.log", "GET /before")

@@ -74,7 +74,7 @@ def test_a_reload_loses_no_request(shop, nginx, policy):
 @pytest.mark.ci_only
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_without_a_service_nginx_says_so(shop, nginx, number):
-    """Clients get 502 until the next service is there, and nobody gets half an answer."""
+    """Clients get 502 until the next service is there, and none gets half an answer."""
     served = shop()
     port = nginx(f"127.0.0.1:{served.port}")
     with Customers(port, path="/slow/0.3") as customers:

@@ -1,4 +1,4 @@
-"""What stops a service waits longer than the service may need, in each file of examples/deploy."""
+"""In each file of examples/deploy, the stop of a service waits longer than the service may need."""
 
 import json
 import re

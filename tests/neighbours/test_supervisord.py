@@ -1,4 +1,4 @@
-"""supervisord starts it, with the file of examples/deploy."""
+"""supervisord starts the service, with the file of examples/deploy."""
 
 import re
 import subprocess
@@ -37,7 +37,7 @@ def port():
 
 @pytest.fixture
 def supervisor(start_command, tmp_path, port):
-    """What supervisorctl says to words; the service runs."""
+    """Calls supervisorctl with these words. The service runs."""
     own = {
         INSTALLED: EVERYCORE, "/srv/shop/current": str(DEPLOY), "user=shop\n": "",
         "127.0.0.1:8000": f"127.0.0.1:{port}", "/var/log/supervisor": str(tmp_path),

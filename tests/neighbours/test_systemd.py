@@ -1,4 +1,4 @@
-"""The unit files, before systemd-analyze and under a systemd of the test's own."""
+"""The unit files, checked by systemd-analyze and run under the test's own systemd."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def may_be_read_by_others() -> bool:
 
 
 def unit(name: str, port: int, log: Path) -> str:
-    """The unit with this machine's command, and without what takes a user or a folder of a server's."""
+    """The unit with this machine's command, and without the lines that need a server's users and folders."""
     user = "nobody" if may_be_read_by_others() else "root"
     changes = {
         INSTALLED: EVERYCORE,
@@ -83,7 +83,7 @@ def test_a_life_under_systemd(systemd, port, tmp_path):
     assert re.search(r"\d+ of \d+ workers ready", systemd.ctl("status", "shop.service"))
     assert systemd.ctl("reload", "shop.service") == ""
     assert systemd.ctl("show", "-P", "MainPID", "shop.service") == first
-    # A restart: whoever connects meanwhile waits, and nobody's request is lost.
+    # A restart: clients that connect meanwhile wait, and no request is lost.
     with Customers(port) as customers:
         customers.answered(20)
         assert systemd.ctl("restart", "shop.service") == ""
@@ -92,7 +92,7 @@ def test_a_life_under_systemd(systemd, port, tmp_path):
     second = systemd.ctl("show", "-P", "MainPID", "shop.service")
     assert second != first
     assert get(port)[0] == 200
-    # A primary that is stopped, and then killed: systemd starts the next one, which serves who has come.
+    # A primary that is stopped, and then killed: systemd starts the next one, which serves waiting clients.
     systemd.ctl("kill", "--kill-whom=main", "--signal=STOP", "shop.service")
     with waiting_request(port, REQUEST) as answer:
         systemd.ctl("kill", "--kill-whom=main", "--signal=KILL", "shop.service")
@@ -103,7 +103,7 @@ def test_a_life_under_systemd(systemd, port, tmp_path):
     assert systemd.ctl("show", "-P", "NFileDescriptorStore", "shop.service") == "0"
     with pytest.raises(ConnectionRefusedError):
         get(port)
-    # Activation: the first who connects has it started, and a restart keeps those who come.
+    # Activation: the first client starts the service, and a restart keeps connections that come.
     assert systemd.ctl("start", "shop-activated.socket") == ""
     for action in ("status", "restart"):
         systemd.ctl(action, "shop-activated.service")

@@ -1,4 +1,4 @@
-"""What the observer answers, with a primary that a test plays."""
+"""What the observer answers. The test plays the primary."""
 
 import asyncio
 
@@ -125,7 +125,7 @@ async def test_other_requests(path, method, status):
     assert (found[2] == "") == (method == "HEAD")
 
 
-async def test_who_asks_at_the_same_time_is_told_the_same():
+async def test_simultaneous_clients_get_the_same_answer():
     primary = Primary()
     app = ObserverApp(primary, 1)
     answers = await asyncio.gather(*(get(app, "/ready") for _ in range(100)))
@@ -133,7 +133,7 @@ async def test_who_asks_at_the_same_time_is_told_the_same():
     assert len(primary.asked) == 1
 
 
-async def test_a_fault_of_ours_is_an_answer_too(caplog):
+async def test_a_fault_in_everycore_is_an_answer_too(caplog):
     primary = Primary()
     primary.status = None
     app = ObserverApp(primary, 1)

@@ -1,4 +1,4 @@
-"""From counts to metrics: every one of the catalogue, once, with its labels, as Prometheus reads it."""
+"""From counters to metrics: each one of the catalogue once, with its labels, as Prometheus reads it."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""The sums over workers, whatever becomes of them and of the observer."""
+"""The sums over workers, whatever happens to them and to the observer."""
 
 import os
 
@@ -10,7 +10,7 @@ from everycore.system.tally import ObserverTally, PrimaryTally, SlotState, Worke
 
 
 class Cluster:
-    """Workers that a test plays, on a real tally."""
+    """Workers played by a test, on a real tally."""
 
     def __init__(self):
         self.primary = PrimaryTally()
@@ -74,7 +74,7 @@ def test_another_observer_goes_on_with_the_sums(cluster):
         cluster.count(worker, value)
         gatherer.fold()
         cluster.end(worker)
-    assert total(cluster.observer()) == 7  # of the third, which nobody has folded before
+    assert total(cluster.observer()) == 7  # of the third, which was not folded before
     assert total(cluster.observer()) == 7
 
 

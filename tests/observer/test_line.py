@@ -1,4 +1,4 @@
-"""The line on which the observer asks: answers in order, none in time, and its end."""
+"""The observer's connection to the primary: answers in order, late answers, and its end."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ async def test_answers_come_in_order():
         assert ((await one).name, (await other).name) == ("one", "other")
 
 
-async def test_an_answer_that_comes_late_is_nobodys():
+async def test_a_late_answer_is_dropped():
     async with ends() as (line, primary):
         late = await asked(line)
         await pass_time(TIMEOUT + 0.1)
@@ -78,7 +78,7 @@ async def test_a_refusal_is_an_error():
 
 
 @pytest.mark.parametrize("last", [b"", b"nonsense\n", b"{}\n"])
-async def test_its_end_is_known_to_who_waits(last):
+async def test_waiting_callers_learn_of_its_end(last):
     async with ends() as (line, primary):
         task = await asked(line)
         primary.sendall(last)

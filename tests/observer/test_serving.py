@@ -1,4 +1,4 @@
-"""The server of the observer: what its clients may have of it, on a real socket of this process."""
+"""The server of the observer: what its clients may use, on a real socket of this process."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What systemd is told of a service: a pool without processes, and a socket of the test's."""
+"""What systemd is told about a service, with a pool without processes and a socket of the test."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ def workers():
 
 
 class Manager:
-    """systemd, as far as it listens."""
+    """systemd's end of the notification socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -97,7 +97,7 @@ async def test_a_reload_that_fails_is_over_too(workers, manager):
 
 
 async def test_a_reload_that_is_refused_has_begun_and_ended(workers, manager):
-    """`Type=notify-reload`: systemd has sent SIGHUP, and waits for both."""
+    """With `Type=notify-reload`, systemd has sent SIGHUP and waits for both."""
 
     def refuse() -> None:
         raise ConfigurationError("--grace", "must be 3")

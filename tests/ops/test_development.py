@@ -1,4 +1,4 @@
-"""What a reload does about the files that have changed."""
+"""What a reload does about changed files."""
 
 import importlib
 import os
@@ -11,7 +11,7 @@ from everycore.ops.development import forget_bytecode
 
 @pytest.fixture
 def imported(tmp_path, monkeypatch):
-    """The value in a module that each call imports anew, as a new worker does; it is saved in one second."""
+    """The value in a module that each call imports again, as a new worker does. It is saved in one second."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.setattr(sys, "pycache_prefix", None)

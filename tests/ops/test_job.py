@@ -40,7 +40,7 @@ def test_report_travels_as_a_message():
 
 
 def test_report_may_name_a_path_that_is_not_utf8():
-    """A traceback does: the message could not be sent, and nobody would learn why the worker failed."""
+    """A traceback may: otherwise the message could not be sent, and the failure would stay unexplained."""
     message = BootReport('File "/srv/caf\udce9/main.py", line 1', 3).message()
     values.encode_json(message)
     report = read_report(message)
@@ -55,7 +55,7 @@ def test_report_may_name_a_path_that_is_not_utf8():
         max_leaves=8,
     )
 )
-def test_other_messages_are_no_reports(message):
+def test_other_messages_are_not_taken_for_reports(message):
     assert read_report(message) is None
     assert read_report({"everycore.boot_failed": message}) is None or isinstance(message, list)
 

@@ -21,7 +21,7 @@ MOMENT = 1_700_000_000.25
 
 @pytest.fixture
 def zone(monkeypatch):
-    """The local time is that of a zone that is 5:30 before UTC."""
+    """The local time zone is 5:30 hours ahead of UTC."""
     monkeypatch.setenv("TZ", "XST-05:30")
     time.tzset()
     _second.cache_clear()
@@ -97,7 +97,7 @@ def test_the_fields_of_json():
         (Speaker("worker", 1, 0, 0), "worker 1", {"process": "worker", "worker": 1, "slot": 0}),
     ],
 )
-def test_who_says_it(speaker, label, fields):
+def test_a_record_names_its_process(speaker, label, fields):
     assert f" [{label}] INFO x" in formatter("text", speaker).format(record("x"))
     assert fields.items() <= as_json(record("x"), speaker).items()
 
@@ -167,7 +167,7 @@ def test_a_request_that_the_engine_answers_by_itself():
 
 
 @pytest.mark.parametrize("value", [b"/a", object(), {1}, "\udcff"], ids=["bytes", "object", "set", "no text"])
-def test_somebody_else_tells_of_a_request(value):
+def test_a_request_record_of_another_logger(value):
     found = as_json(record("%s %s %s %s %s", "a", value, "/", "1.1", value, name=REQUESTS))
     assert found["path"] == "/"
 

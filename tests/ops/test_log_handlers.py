@@ -1,4 +1,4 @@
-"""What our handlers do with a stream that cannot be written, and with a file that was moved away."""
+"""What everycore's handlers do with a stream that cannot be written, and a file that was moved away."""
 
 import contextlib
 import fcntl
@@ -36,7 +36,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def opened(path):
-    """Opens a log file; the paths are `path` unless told otherwise."""
+    """Open a log file, by default at `path`."""
     with contextlib.ExitStack() as stack:
 
         def open_it(where=path, **rest):
@@ -91,7 +91,7 @@ def test_a_watched_file_whose_folder_is_gone_is_told_once(opened, path, tmp_path
     for number in range(3):
         handler.handle(record(number))
     assert (tmp_path / "gone" / "log").read_text() == "0 items\n1 items\n2 items\n"
-    assert caplog.text.count("goes on as it is") == 1
+    assert caplog.text.count("so the old file stays in use") == 1
     path.parent.mkdir()
     handler.handle(record(3))
     assert path.read_text() == "3 items\n"
@@ -99,7 +99,7 @@ def test_a_watched_file_whose_folder_is_gone_is_told_once(opened, path, tmp_path
     path.parent.rmdir()
     for number in range(2):
         handler.handle(record(number))
-    assert caplog.text.count("goes on as it is") == 2
+    assert caplog.text.count("so the old file stays in use") == 2
 
 
 def test_one_that_cannot_be_opened_anew_goes_on(opened, path, tmp_path):
@@ -111,7 +111,7 @@ def test_one_that_cannot_be_opened_anew_goes_on(opened, path, tmp_path):
     assert (tmp_path / "gone" / "log").read_text() == "1 items\n"
 
 
-def test_whoever_reads_a_fifo_keeps_nobody_waiting(opened, tmp_path):
+def test_the_reader_of_a_fifo_keeps_no_process_waiting(opened, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(OSError, match="No such device"):
@@ -120,7 +120,7 @@ def test_whoever_reads_a_fifo_keeps_nobody_waiting(opened, tmp_path):
     try:
         size = fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
         handler = opened(pipe)
-        for number in range(size):  # more than there is room for
+        for number in range(size):  # more than the pipe holds
             handler.handle(record(number))
         assert os.read(reader, size).startswith(b"0 items\n1 items\n")
     finally:
@@ -162,8 +162,8 @@ def test_after_a_line_that_was_cut_off_the_next_one_begins_anew(opened, path, mo
     assert path.read_text() == "0 i\n1 items\n2 items\n"
 
 
-def test_whoever_closes_all_handlers_does_not_silence_it(opened, path):
-    """As `logging.config.dictConfig` does, which applications call."""
+def test_closing_all_handlers_does_not_silence_it(opened, path):
+    """Applications do so by `logging.config.dictConfig`."""
     handler = opened()
     handler.close()
     handler.handle(record(1))
@@ -179,8 +179,8 @@ def test_nothing_is_written_once_it_has_ended(opened, path):
     assert path.read_text() == ""
 
 
-def test_who_writes_there_by_itself_is_told_which_file_it_is(opened, path):
-    """faulthandler, for one: the stacks of a worker that is stuck."""
+def test_code_that_writes_there_by_itself_learns_which_file_it_is(opened, path):
+    """faulthandler does, for the stacks of a stuck worker."""
     handler = opened()
     told: list[int] = []
     handler.follow(told.append)

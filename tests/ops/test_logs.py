@@ -1,4 +1,4 @@
-"""Where the log goes, by which loggers, and what becomes of a file that is not there."""
+"""Where the log goes, by which loggers, and what happens if a file is missing."""
 
 import io
 import json
@@ -104,7 +104,9 @@ def test_a_folder_that_is_gone_is_told_by_the_primary_alone(path, kind, tmp_path
     logfiles.reopen()
     say("later")
     lines = (tmp_path / "gone" / "log").read_text().splitlines()
-    assert ["goes on as it is" in line for line in lines] == ([True, False] if kind == "primary" else [False])
+    assert ["so the old file stays in use" in line for line in lines] == (
+        [True, False] if kind == "primary" else [False]
+    )
 
 
 # Requests
@@ -156,14 +158,14 @@ def test_requests_on_stderr_beside_a_file(path):
     assert path.read_text() == ""
 
 
-def test_what_the_engine_says_of_a_request_of_ours_is_passed_over():
+def test_the_engines_own_line_about_a_request_is_left_out():
     stream = io.StringIO()
     logs.configure(WORKER, "info", access_log=logs.AccessLog(is_on=True), stream=stream)
     for _ in range(2):
         tell_once(3)
     of_engine = logging.getLogger(REQUESTS)
     assert len(of_engine.filters) == 1
-    of_engine.info('%s - "%s %s HTTP/%s" %d', "", "GET", "/", "1.1", 503)  # nobody else tells of that one
+    of_engine.info('%s - "%s %s HTTP/%s" %d', "", "GET", "/", "1.1", 503)  # nothing else logs that one
     token = request_id.set("abc")
     try:
         of_engine.info('%s - "%s %s HTTP/%s" %d', "", "GET", "/", "1.1", 200)

@@ -1,4 +1,4 @@
-"""`--socket-owner`: who is meant, and who may say so."""
+"""`--socket-owner`: which user it names, and who may use it."""
 
 import grp
 import os

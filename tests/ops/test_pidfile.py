@@ -1,4 +1,4 @@
-"""The pid file: written, removed, and left alone where it is somebody else's."""
+"""The pid file: written, removed, and left alone if it belongs to another process."""
 
 import os
 import subprocess
@@ -70,7 +70,7 @@ def test_our_own_number_is_that_of_an_earlier_run_in_a_container(path):
         assert path.read_text() == f"{os.getpid()}\n"
 
 
-def test_one_that_is_not_ours_any_more_is_not_removed(path):
+def test_one_that_another_process_has_replaced_is_not_removed(path):
     with pid_file(str(path)):
         path.write_text("1\n")
     assert path.read_text() == "1\n"
@@ -82,7 +82,7 @@ def test_a_place_where_none_can_be(tmp_path):
             pass
 
 
-def test_what_is_no_file_is_left_alone(path):
+def test_anything_but_a_file_is_left_alone(path):
     os.mkfifo(path)  # to read it would wait, and to write it would replace it
     with pytest.raises(ConfigurationError, match="it is not a regular file"):
         with pid_file(str(path)):

@@ -1,4 +1,4 @@
-"""What a service manager is asked to keep: a notifier of the real kind, and a socket of the test's."""
+"""What a service manager is asked to keep, with a real notifier and a socket of the test."""
 
 import os
 import socket
@@ -105,7 +105,7 @@ def workers():
 
 
 async def test_a_stored_socket_that_nobody_wants_is_given_up(workers, manager, tmp_path, monkeypatch):
-    """The configuration has changed: who connects there is not to wait for ever."""
+    """The configuration has changed: a client there must not wait for ever."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     monkeypatch.setenv("FDSTORE", "2")
     with socket.create_server(("127.0.0.1", 0)) as sock:

@@ -1,4 +1,4 @@
-"""Files as they are changed by editors, by git and by hand, and what is heard of them: with real files."""
+"""Files changed as editors, git and people do, and the changes that are reported. The files are real."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from tests.kit import scaled
 
 
 class Heard:
-    """The changes that have been told."""
+    """The changes that have been reported."""
 
     def __init__(self) -> None:
         self.paths: set[str] = set()
@@ -29,7 +29,7 @@ class Heard:
         self._told.set()
 
     async def until(self, *paths) -> None:
-        """Waits until changes of these have been told, and begins anew."""
+        """Wait until changes of these have been reported, and start over."""
         async with asyncio.timeout(scaled(20)):
             while not set(map(str, paths)) <= self.paths:
                 self._told.clear()
@@ -67,7 +67,7 @@ async def test_however_a_file_changes(src, heard):
         names = ("written", "saved", "touched", "moved", "there", "removed", "created")
         await heard.until(*(src / f"{name}.py" for name in names))
         (src / "pkg").mkdir()
-        (src / "pkg" / "a.py").touch()  # it may be there before anybody watches the folder
+        (src / "pkg" / "a.py").touch()  # it may exist before the folder is watched
         await heard.until(src / "pkg" / "a.py")
         (src / "pkg").rename(src / "other")
         await heard.until(src / "other" / "a.py")
@@ -107,7 +107,7 @@ async def test_a_file_elsewhere_is_watched_alone(src, tmp_path, heard):
 
 
 class Failing:
-    """As `watchfiles.watch`; the first times it raises these, and then it watches."""
+    """As `watchfiles.watch`, but the first calls raise these errors."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
@@ -139,7 +139,7 @@ async def test_without_the_kernel_files_are_looked_at(src, heard, monkeypatch, c
 
 
 @pytest.mark.slow
-async def test_a_name_that_is_no_text_ends_nothing(src, heard, caplog):
+async def test_a_name_that_is_not_valid_text_ends_nothing(src, heard, caplog):
     async with watching(WatchedFiles((str(src),)), heard):
         for number in range(2):
             (src / os.fsdecode(b"\xff%d" % number)).touch()

@@ -1,4 +1,4 @@
-"""What tests of the primary share: virtual time, and fake workers."""
+"""Fixtures of the tests of the primary: virtual time, and fake workers."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ def loop_factory() -> type[VirtualTimeLoop]:
 
 @pytest.fixture
 def workers() -> Iterator[FakeWorkers]:
-    """Workers that do nothing by themselves, so that they are never gone."""
+    """Workers that do nothing by themselves, so that they never end."""
     with FakeWorkers(life=None) as workers:
         yield workers
 

@@ -1,4 +1,4 @@
-"""Sockets and files that go with messages, without a process: who gets one, and what is refused.
+"""Sockets and files that go with messages, without a process: which taker gets one, and what is refused.
 
 With processes: `tests/integration/test_handles.py`.
 """
@@ -106,7 +106,7 @@ class TestRefused:
                     await writer.wait_closed()
 
     @pytest.mark.parametrize("handle", [1, True, "x", b"", [], object], ids=repr)
-    async def test_what_is_no_handle(self, polite, handle):
+    async def test_objects_that_are_not_handles(self, polite, handle):
         async with Cluster() as cluster:
             with pytest.raises(TypeError):
                 cluster.fork().send_nowait("x", handle)

@@ -1,6 +1,6 @@
-"""A worker that breaks the protocol loses its own channel, and nobody else loses anything: without a process.
+"""A worker that breaks the protocol loses its channel, and no other loses anything: without a process.
 
-What the hostile one says is what a real one could; the good one beside it goes on serving. With processes,
+The hostile worker sends what a real one could; the honest one beside it goes on serving. With processes,
 once for each pipe: `tests/integration/test_hostile.py`.
 """
 
@@ -27,13 +27,13 @@ from tests.kit.crimes import CRIMES, LEGACIES, NAMES
 from tests.kit.fake_processes import RawWorker
 
 POLICIES = ("round_robin", "shared")
-#: These have a part for the policy: all others are heard by the same code.
+#: These depend on the policy: the same code handles all others.
 BY_POLICY = [(crime, policy) for crime, source in CRIMES.items() for policy in POLICIES if "belt" in source]
 BY_NONE = [(crime, POLICIES[0]) for crime, source in CRIMES.items() if "belt" not in source]
 
 
 class Hostile:
-    """A worker whose words are its own, and what crimes find there."""
+    """A worker that sends arbitrary messages, and what crimes use."""
 
     def __init__(self, raw: RawWorker) -> None:
         self.raw = raw
@@ -52,13 +52,13 @@ class Hostile:
         self._fds: list[socket.socket] = []
 
     def send(self, data: bytes, fds: Any = (), sock: socket.socket | None = None) -> None:
-        """As of a process: the descriptors that go with it are closed when it is sent."""
+        """Send as a process would: the descriptors are closed when they are sent."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         (sock or self.process.channel).sendmsg([data], rights)
         close_all(fds)
 
     async def listen(self) -> None:
-        """Be granted a listener, and keep both ends of its belt."""
+        """Ask for a listener, and keep both ends of its belt."""
         request = wire.Listen(
             request=1,
             address=["127.0.0.1", 0],
@@ -81,7 +81,7 @@ class Hostile:
         exec(crime, self.names)
 
     def close(self) -> None:
-        """The end of its process closes these; it may have given some away."""
+        """Close what the end of its process would close; it may have given some away."""
         for sock in self._fds:
             sock.close()
         self.process.channel.close()
@@ -89,7 +89,7 @@ class Hostile:
 
 
 class Scene:
-    """A cluster with a good worker and a hostile one."""
+    """A cluster with an honest worker and a hostile one."""
 
     def __init__(self, cluster: Cluster, good: Worker, fake: FakeWorker, address: Any) -> None:
         self.cluster = cluster
@@ -101,7 +101,7 @@ class Scene:
         self._fake = fake
 
     async def serves(self) -> None:
-        """The good one answers, and takes a connection."""
+        """Check that the honest worker answers, and accepts a connection."""
         assert await self.good.request("still there?", timeout=1) == "still there?"
         assert self.good.state is State.LISTENING
 
@@ -185,7 +185,7 @@ async def test_one_that_announced_its_departure_and_then_misbehaves_is_not_given
 @pytest.mark.parametrize("keeps", [False, True], ids=["end of its channel", "its process alone"])
 @pytest.mark.parametrize("legacy", LEGACIES)
 async def test_what_it_leaves_where_the_primary_reads_keeps_nobody_from_ending(legacy, keeps, policy):
-    """`keeps`: a fork of it has channel, link and belt still."""
+    """`keeps`: a fork of it still has channel, link and belt."""
     async with scene(policy, listens=True) as on:
         on.hostile.commit(f"l, b = belt(); {LEGACIES[legacy]}")
         on.hostile.process.end(ExitStatus(code=9), keep_channel=keeps)
@@ -204,8 +204,8 @@ async def test_its_last_good_words_are_heard():
         assert [message.message async for message in messages] == ["one", "two"]
 
 
-async def test_a_value_that_is_none():
-    """The envelope is well; what is in it is found out by whoever takes it."""
+async def test_a_malformed_value():
+    """The frame is valid; the consumer finds out about its content."""
     async with scene("round_robin") as on:
         on.hostile.commit(f"send(pack({NOTE}, b'\\xc1'))")
         messages = on.bad.messages()
@@ -214,7 +214,7 @@ async def test_a_value_that_is_none():
         assert not on.bad.exited_voluntarily
 
 
-async def test_frames_split_anywhere_are_no_crime():
+async def test_frames_may_be_split_anywhere():
     async with scene("round_robin") as on:
         heard: list[Any] = []
         on.bad.on(Message, lambda message: heard.append(message.message))

@@ -72,7 +72,7 @@ class TestAsABlock:
         ],
     )
     async def test_one_that_does_not_leave_is_told(self, workers, caplog, holds, level, says):
-        """One that was to say when it is ready, and has not, has served nobody."""
+        """A worker that holds its readiness back has served no client."""
         caplog.set_level("INFO")
         async with Cluster() as cluster:
             worker = cluster.fork()
@@ -227,7 +227,7 @@ class TestLeaving:
                 await settle()
             await leaving
             assert len(cluster.workers) == 0
-            await cluster.disconnect()  # nobody there: at once
+            await cluster.disconnect()  # without workers: at once
             await cluster.wait()
 
     async def test_its_timeout_is_an_error_and_not_a_kill(self, workers):
@@ -256,7 +256,7 @@ class TestLeaving:
             assert (await anext(worker.messages())).message == "on my way"
         assert voluntary == [True]
 
-    async def test_a_signal_of_the_primary_is_no_request_to_leave(self, workers):
+    async def test_a_signal_of_the_primary_does_not_ask_to_leave(self, workers):
         async with Cluster() as cluster:
             worker = cluster.fork()
             worker.kill()

@@ -1,6 +1,6 @@
 """One worker's life as its primary sees it, without a process: events, states, ids, statuses, blocks.
 
-The same with processes, once a feature: `tests/integration/test_lifecycle.py`.
+With processes, each feature is tested once in `tests/integration/test_lifecycle.py`.
 """
 
 import asyncio
@@ -133,7 +133,7 @@ class TestEvents:
         assert "fails" in caplog.text
         assert "LookupError: on purpose" in caplog.text
 
-    async def test_a_coroutine_function_is_no_callback(self):
+    async def test_a_coroutine_function_is_refused_as_a_callback(self):
         async def wrong(event):
             pass
 
@@ -275,7 +275,7 @@ class TestExit:
             assert (status.code, status.signal, status.error) == (None, number, None)
         assert [(e.code, e.signal, e.voluntary) for e in exited] == [(None, number, False)]
 
-    async def test_a_failed_spawn_is_reported_to_who_waits_and_who_asks(self, workers):
+    async def test_a_failed_spawn_is_reported_by_wait_and_by_request(self, workers):
         async with Cluster() as cluster:
             before = open_fds()
             told: list[type[Event]] = []

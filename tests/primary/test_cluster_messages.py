@@ -215,7 +215,7 @@ class TestOrder:
 class TestBackPressure:
     @pytest.mark.parametrize("to_primary", [False, True], ids=["to the worker", "to the primary"])
     async def test_towards_one_that_does_not_take_them(self, workers, to_primary):
-        """`send_nowait` refuses, `send` waits; when the other side takes them all arrive, in order."""
+        """`send_nowait` refuses, `send` waits; when the other side takes them, all arrive, in order."""
         async with Cluster() as cluster:
             worker = cluster.fork()
             fake = workers[worker]
@@ -363,7 +363,7 @@ class TestRequests:
                 assert isinstance(caught.value, ConnectionError)
 
     @pytest.mark.parametrize("timeout", [-1, math.nan, math.inf, "1", True])
-    async def test_a_timeout_that_is_none(self, answering, timeout):
+    async def test_a_malformed_timeout(self, answering, timeout):
         async with Cluster() as cluster:
             with pytest.raises(ValueError, match="timeout"):
                 await cluster.fork().request("x", timeout=timeout)

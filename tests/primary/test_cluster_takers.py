@@ -1,4 +1,4 @@
-"""Who takes a message of a worker, without a process."""
+"""Which taker gets a worker's message, without a process."""
 
 from typing import Any
 
@@ -84,13 +84,13 @@ class TestTakers:
         assert "fails" in caplog.text
         assert "on purpose" in caplog.text
 
-    async def test_a_coroutine_function_is_no_taker(self, workers):
+    async def test_a_coroutine_function_is_refused_as_a_taker(self, workers):
         async def wrong(message):
             pass
 
         async with Cluster() as cluster:
             with pytest.raises(TypeError, match="coroutine function"):
-                cluster.on(Message, wrong)  # nobody is there yet
+                cluster.on(Message, wrong)  # there is no worker yet
             worker = cluster.fork()
             for on in (worker.on, worker.once, cluster.on, cluster.once):
                 with pytest.raises(TypeError, match="coroutine function"):

@@ -1,6 +1,6 @@
-"""Workers of another user, without a process: what they ask for on the link, and what becomes of it.
+"""Workers of another user, without a process: what they ask for on the link, and what they get.
 
-They have a listener, belts and a board with nobody but their like; what is bound is what the settings name.
+They share listeners, belts and a board with workers of their user alone. Only named addresses are bound.
 With real users: `tests/integration/test_users.py`.
 """
 
@@ -33,7 +33,7 @@ def listen(address, **more):
 
 
 class Place:
-    """A cluster of fakes; `await join(addresses)` makes a worker of another user, `join()` one of ours."""
+    """A cluster of fakes. `await join(addresses)` makes one of another user, `join()` one of this user."""
 
     def __init__(self, cluster, processes):
         self.cluster = cluster
@@ -94,7 +94,7 @@ async def test_it_has_what_is_named_and_nothing_else(policy, tmp_path):
             number, text = await it.refused(worker, listen(wanted))
             assert number == errno.EACCES
             assert (
-                "the worker has another user than the primary, and `addresses` (--permit) does not name it"
+                "the worker runs as another user than the primary, and `addresses` (--permit) lacks this one"
                 in text
             )
         number, _ = await it.refused(worker, listen(None, fd=0))
@@ -116,7 +116,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 async def test_what_is_checked_is_what_is_bound(lie, family, tmp_path):
-    """Of an IP socket the address counts, of a unix socket the name; and the settings' own is bound."""
+    """An IP socket counts by its address, a unix socket by its name. The settings' own address is bound."""
     path, port = os.fsencode(tmp_path / "named.sock"), free_port()
     async with place() as it:
         await it.ask(await it.join(), listen(["127.0.0.1", port]))
@@ -124,7 +124,7 @@ async def test_what_is_checked_is_what_is_bound(lie, family, tmp_path):
         with socket.socket(family) as given:
             answer = await it.ask(worker, wire.Bind(*LIES[lie](port, path)), [os.dup(given.fileno())])
         if family == socket.AF_INET:
-            assert (answer.errno, "does not name it" in answer.text) == (errno.EACCES, True)
+            assert (answer.errno, "lacks this one" in answer.text) == (errno.EACCES, True)
             assert it.addresses == [("127.0.0.1", port)]
         else:
             assert it.addresses == [("127.0.0.1", port), str(tmp_path / "named.sock")]
@@ -132,7 +132,7 @@ async def test_what_is_checked_is_what_is_bound(lie, family, tmp_path):
 
 
 async def test_the_socket_of_its_program_is_not_the_listener_and_lends_it_a_few_options():
-    """An open file that it has too could keep the primary waiting."""
+    """An open file that the worker has too could make the primary wait."""
     port = free_port()
     async with place() as it:
         worker = await it.join([("127.0.0.1", port)])
@@ -151,7 +151,7 @@ async def test_the_socket_of_its_program_is_not_the_listener_and_lends_it_a_few_
             assert not listener.socket.is_listening
             number = answer.listener
             assert await it.refused(worker, wire.Release(number)) == (
-                errno.EACCES, "the worker has another user than the primary, which has bound this itself",
+                errno.EACCES, "the worker runs as another user than the primary, which has bound this itself",
             )  # fmt: skip
             assert (await it.refused(worker, wire.StartListening(number, 2**40)))[0] == errno.EINVAL
             assert isinstance(await it.ask(worker, wire.StartListening(number, 10)), wire.Done)
@@ -168,7 +168,7 @@ async def test_options_are_those_of_a_short_list():
         assert await it.ask(worker, wire.GetOption(number, 1, 9, 4)) == wire.Option(one)
         for option in (36, 33, 25, 26, 50):  # SO_MARK, RCVBUFFORCE, BINDTODEVICE, ATTACH_FILTER, ATTACH_BPF
             for request in (wire.SetOption(number, 1, option, one), wire.GetOption(number, 1, option, 4)):
-                why = "the worker has another user than the primary, and this is not an option for it"
+                why = "the worker runs as another user than the primary, and may not use this socket option"
                 assert await it.refused(worker, request) == (errno.EPERM, why)
 
 
@@ -199,7 +199,7 @@ async def test_a_descriptor_of_the_primary_serves_one_user_too():
             worker = await it.join([named.fileno()])
             request = listen(None, fd=named.fileno())
             first = await it.ask(worker, request)
-            # Bound by the test itself: whoever is first has it.
+            # Bound by the test itself: the first one gets it.
             assert isinstance(first, wire.Granted)
             own = await it.join()
             number, text = await it.refused(own, listen(list(named.getsockname())))
@@ -253,7 +253,7 @@ async def test_a_dual_stack_socket_takes_no_port_that_is_not_named():
 
 @needs_root
 async def test_a_link_of_its_own_leads_nowhere(tmp_path):
-    """It has exchanged its folder for a link; neither is something bound there, nor removed later."""
+    """The worker has replaced its folder by a link: nothing is bound there, nor removed later."""
     folder, elsewhere = tmp_path / "its", tmp_path / "etc"
     elsewhere.mkdir()
     folder.symlink_to(elsewhere)
@@ -279,7 +279,7 @@ async def test_a_connection_is_handed_on_within_one_user_alone():
 
 @pytest.mark.parametrize("when_no_worker", ["refuse", "hold"])
 async def test_one_that_binds_and_dies_over_and_over_leaves_so_many_listeners_and_no_more(when_no_worker):
-    """They wait for its replacement; those that have waited longest go. (Addresses of loopback.)"""
+    """They wait for its replacement; those that have waited longest are closed. (Loopback addresses.)"""
     async with place(when_no_worker=when_no_worker) as it:
         for round_ in range(4):
             worker = await it.join()
@@ -296,7 +296,7 @@ async def test_one_that_binds_and_dies_over_and_over_leaves_so_many_listeners_an
 
 @pytest.mark.parametrize("start", [False, True])
 async def test_a_backlog_that_no_call_takes_does_not_stay(start):
-    """It would end the listener for all: when it is to listen again, nobody could make it."""
+    """Otherwise it would end the listener for all: it could not be made to listen again."""
     port = free_port()
     async with place() as it:
         worker = await it.join()
@@ -307,7 +307,7 @@ async def test_a_backlog_that_no_call_takes_does_not_stay(start):
         assert listener.socket.backlog == 10
 
 
-async def test_a_refusal_about_a_path_that_is_no_text_has_an_answer():
+async def test_a_refusal_about_a_path_that_is_not_valid_text_has_an_answer():
     async with place() as it:
         number, text = await it.refused(await it.join(), listen(b"/nowhere\xff/x"))
         assert (number, "/nowhere" in text) == (errno.ENOENT, True)

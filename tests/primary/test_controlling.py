@@ -1,4 +1,4 @@
-"""Where the control socket of a pool is made, and what becomes of a place that cannot be."""
+"""Where the control socket of a pool is made, and what happens if that is impossible."""
 
 import logging
 import os
@@ -15,14 +15,14 @@ from everycore.system import control_sockets
 
 @pytest.fixture
 def runtime(monkeypatch, tmp_path):
-    """The folder of this user's sockets, whoever that is."""
+    """The folder of this user's sockets, whichever user that is."""
     monkeypatch.setattr(control_sockets, "folder_of", lambda _environ, _uid: str(tmp_path / "everycore"))
     return tmp_path / "everycore"
 
 
 @pytest.fixture
 def taken(monkeypatch):
-    """The abstract name is somebody else's."""
+    """Another process has the abstract name."""
 
     def refuse(_uid, _pid):
         raise OSError(98, "Address already in use")
@@ -81,7 +81,7 @@ def test_a_path_of_a_program_is_whole(argument):
 
 
 @pytest.mark.parametrize("argument", [None, 1, b"x.sock", "", "a\0b"])
-def test_what_is_no_path_is_an_error(argument):
+def test_anything_but_a_path_is_an_error(argument):
     with pytest.raises(ConfigurationError, match="control: must be True, False or a path, not "):
         plan_of(argument)
 

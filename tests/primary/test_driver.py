@@ -1,4 +1,4 @@
-"""The order of a worker's life and death, without a process: the test says what the kernel tells first."""
+"""The order of a worker's life and death, without a process: the test decides the kernel's order."""
 
 import contextlib
 import errno
@@ -29,7 +29,7 @@ def loop_factory(request):
 
 
 class Stage:
-    """An open cluster, its workers' ends, and what it told: (kind of event, state of the worker)."""
+    """An open cluster, its workers' ends, and its events: (kind of event, state of the worker)."""
 
     def __init__(self, cluster: Cluster, processes: FakeProcesses) -> None:
         self.cluster = cluster
@@ -42,11 +42,11 @@ class Stage:
         self.told.append((type(event), event.worker.state))  # type: ignore[attr-defined]
 
     async def quiet(self) -> None:
-        """When the loop has nothing to do: what is ready from now on, epoll(7) reports in that order."""
+        """Wait until the loop is idle: from then on epoll(7) reports events in their order."""
         await turn(4)
 
     async def fork(self) -> tuple[Worker, RawWorker]:
-        """A worker that runs, and has said nothing."""
+        """A worker that runs, and has sent nothing."""
         worker = self.cluster.fork()
         await until(lambda: self.told)
         assert self.told == [(Forked, State.NONE)]
@@ -76,7 +76,7 @@ def listen(request: int = 1) -> wire.Listen:
 
 
 async def test_a_spawn_that_is_refused_is_an_exit_and_leaves_nothing():
-    """The kernel says no when the channel and the link are there already."""
+    """The kernel refuses when the channel and the link exist already."""
     async with stage() as on:
         on.processes.system.refusals.append(OSError(errno.EAGAIN, "no more processes"))
         worker = on.cluster.fork()

@@ -1,7 +1,7 @@
-"""Histories of a worker that lies at every step: it costs nobody else anything, and keeps nobody from ending.
+"""Histories of a worker that lies at every step: it costs no other anything, and every end comes about.
 
-Every word of the protocol on every pipe, with fields, bytes and descriptors of any kind; the board; ends that
-are shut down; time; clients. A fuzzer drives the same: `tools/fuzz.py`.
+Every message of the protocol on every pipe, with fields, bytes and descriptors of any kind; the board; ends
+that are shut down; time; clients. A fuzzer drives the same: `tools/fuzz.py`.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""A cluster that `everycore.run` shuts down at a signal starts nobody, whatever is forked meanwhile."""
+"""A cluster that `everycore.run` shuts down at a signal starts no worker, whatever is forked meanwhile."""
 
 import asyncio
 import errno
@@ -10,7 +10,7 @@ from tests.kit.workers import Diary, within
 
 
 async def test_what_is_forked_meanwhile_never_starts_and_has_left_of_its_own_accord():
-    """The README's program forks for every end that is not voluntary: it is not to do so for ever."""
+    """The README's program forks at every involuntary end: it must not do so for ever."""
     with FakeProcesses() as processes:
         async with Cluster(Settings(exec="program.py")) as cluster:
             diary = Diary(cluster)
@@ -32,7 +32,7 @@ async def test_what_is_forked_meanwhile_never_starts_and_has_left_of_its_own_acc
 
 
 async def test_it_waits_for_no_worker_that_was_forked_meanwhile():
-    """A program that forks again whatever has ended would never let it end."""
+    """Otherwise a program that forks again at every end would never let it end."""
     with FakeProcesses() as processes:
         async with Cluster(Settings(exec="program.py")) as cluster:
             forked = []
@@ -47,7 +47,7 @@ async def test_it_waits_for_no_worker_that_was_forked_meanwhile():
             assert len(processes.all) == 1
 
 
-async def test_a_disconnect_by_the_program_is_no_end():
+async def test_a_disconnect_by_the_program_does_not_end_it():
     """As in Node: workers can be forked afterwards."""
     with FakeProcesses() as processes:
         async with Cluster(Settings(exec="program.py")) as cluster:

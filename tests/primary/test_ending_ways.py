@@ -14,7 +14,7 @@ from tests.kit import pass_time
 
 
 def obey(delay: float = 0.0) -> None:
-    """Obey signals as a command does: its `main` is not cancelled when the last worker is gone."""
+    """Obey signals as a command does: `main` is not cancelled when the last worker is gone."""
     main = asyncio.current_task()
     assert main is not None
     hooks = {StopAction.TELL: lambda _: None}
@@ -34,7 +34,7 @@ async def test_a_signal(polite):
 
 
 async def test_a_signal_only_when_its_delay_is_over(polite):
-    """Until then newcomers are served: a worker that dies has its successor."""
+    """Until then new connections are served: a worker that dies is replaced."""
     obey(delay=10.0)
     async with Cluster() as cluster:
         cluster.on(Exited, lambda event: event.voluntary or cluster.fork())
@@ -91,7 +91,7 @@ async def test_a_pool_that_is_opened_after_the_signal_has_ended_at_once(workers)
         assert len(workers.all) == 1
 
 
-async def test_a_pool_whoever_stops_it(polite):
+async def test_a_pool_however_it_is_stopped(polite):
     async with Pool(2) as pool:
         await settle()
         pool.stop()
@@ -121,7 +121,7 @@ async def test_a_signal_reaches_workers_that_a_program_has_forked_beside_its_poo
 
 
 async def test_leaving_the_block(workers):
-    """Its workers are asked to leave, and a callback that forks hears that it is too late."""
+    """Its workers are asked to leave, and a callback that forks learns that it is too late."""
     async with Cluster() as cluster:
         cluster.fork()
         await settle()
@@ -137,7 +137,7 @@ async def test_leaving_the_block(workers):
     assert len(refusals) == len(workers.all) == 1
 
 
-async def test_a_disconnect_of_a_cluster_is_no_end(polite):
+async def test_a_disconnect_of_a_cluster_does_not_end_it(polite):
     async with Cluster() as cluster:
         cluster.fork()
         await settle()

@@ -1,4 +1,4 @@
-"""When a worker that is to leave is asked, by a switchboard and a worker that the test plays."""
+"""When a leaving worker is asked to leave. The test plays the switchboard and the worker."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ WORKER = 7
 
 
 class Played:
-    """Both of them: is somebody still to be given to the worker, and may it close somebody unread."""
+    """Both of them: are connections still to be given to the worker, and may it close some unread."""
 
     def __init__(self, *, is_given: bool = False, cuts_off: bool = False) -> None:
         self.is_given = is_given
@@ -28,7 +28,7 @@ class Played:
         return self.is_given
 
     def finish(self, worker: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def rest(self, worker: int, *, finishes: bool) -> None:
         self.is_given = False
@@ -41,7 +41,7 @@ async def test_a_worker_without_connections_is_asked_at_once():
     assert not played.farewell.lasts
 
 
-async def test_who_has_just_connected_has_a_moment_for_a_first_request():
+async def test_a_new_connection_has_a_moment_for_a_first_request():
     played = Played(cuts_off=True)
     played.farewell.begin(30.0)
     await pass_time(FIRST_REQUEST - 2 * LOOK)

@@ -1,4 +1,4 @@
-"""Idle connections on their way through the primary: who gets them, and what is none."""
+"""Idle connections on their way through the primary: which worker gets them, and what is refused."""
 
 import asyncio
 import os
@@ -112,7 +112,7 @@ async def test_it_comes_back_when_the_others_have_been_asked_to_leave_meanwhile(
         _, fd = place.connection()
         place.exchange.leaves(two)
         place.exchange.leaves(three)
-        place.exchange.hand_on(one, [fd])  # its word has crossed ours
+        place.exchange.hand_on(one, [fd])  # its message has crossed the primary's
         assert one.may is False  # and is told so before the connection is there again
         assert [len(member.taken) for member in place.members] == [1, 0, 0]
         place.close_taken()
@@ -120,7 +120,7 @@ async def test_it_comes_back_when_the_others_have_been_asked_to_leave_meanwhile(
 
 @pytest.mark.parametrize("slot", [0, 4])
 async def test_under_sticky_it_goes_where_the_clients_next_one_goes(slot):
-    """To the successor in the slot, however busy; where the slot goes, to the client's next choice."""
+    """To the successor in the slot, however busy; without one, to the client's next choice."""
     with ExitStack() as stack:
         place = Place(stack, policy="sticky")
         await place.leave()
@@ -135,7 +135,7 @@ async def test_under_sticky_it_goes_where_the_clients_next_one_goes(slot):
 
 
 async def test_nobody_hands_on_whose_clients_stand_behind_a_proxy():
-    """Whoever took the connection over would take the proxy for the client."""
+    """The worker that took the connection over would see the proxy as the client."""
     with ExitStack() as stack:
         place = Place(stack, trust_proxy_protocol=["127.0.0.1"])
         for member in place.members:
@@ -196,7 +196,7 @@ def datagram_fd(_):
 
 
 @pytest.mark.parametrize("make", [listener_fd, file_fd, datagram_fd])
-async def test_what_is_no_connection_is_a_violation(make):
+async def test_anything_but_a_connection_is_a_violation(make):
     with ExitStack() as stack:
         place = Place(stack)
         await place.leave()
@@ -206,7 +206,7 @@ async def test_what_is_no_connection_is_a_violation(make):
         assert fd not in open_fds()
 
 
-async def test_who_was_not_told_may_not():
+async def test_a_worker_that_was_not_told_may_not():
     with ExitStack() as stack:
         place = Place(stack)
         await place.leave()

@@ -1,4 +1,4 @@
-"""What a worker asks on its channel, and who has a turn meanwhile."""
+"""Requests of a worker on its channel, and the turns of others meanwhile."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ from tests.kit.fake_processes import FakeProcesses
 
 
 async def test_others_have_their_turn_between_requests_to_listen():
-    """Each costs a look at all that the worker holds."""
+    """Each request examines all listeners that the worker holds."""
     with FakeProcesses() as processes:
         async with Cluster(Settings(exec="program.py"), grace=1.0) as cluster:
             cluster.fork()

@@ -1,4 +1,4 @@
-"""`Pool(before_reload=)`: what a reload begins from may change, and may be refused."""
+"""`Pool(before_reload=)`: it may change what a reload begins with, or refuse the reload."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""A worker's requests on its link that wait for what another worker does."""
+"""A worker's requests on its link that wait for another worker."""
 
 import socket
 
@@ -20,7 +20,7 @@ def ask_for_any_port(worker):
 
 
 async def test_so_many_wait_for_what_another_does_and_no_more():
-    """Port 0 that another worker has bound, and does not listen on yet."""
+    """Another worker has bound port 0, and does not listen on it yet."""
     with FakeProcesses() as processes:
         async with Cluster(Settings(exec="program.py"), grace=1.0) as cluster:
             cluster.fork()

@@ -1,4 +1,4 @@
-"""A mold that says things without end."""
+"""A mold that sends messages without end."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""The observer as its primary keeps it: started, answered, started again, ended; played by the test."""
+"""The observer as its primary runs it: started, answered, restarted, ended. The test plays it."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from tests.kit import pass_time, turn
 
 
 class Observer:
-    """A process that never was, from its own side."""
+    """A fake process, from its own side."""
 
     def __init__(self, argv, env, pass_fds, credentials):
         self.job = msgspec.json.decode(argv[-1], type=ObserverJob)
@@ -37,7 +37,7 @@ class Observer:
         self.line.close()
 
     async def ask(self, *lines):
-        """What is answered to these lines."""
+        """The answers to these lines."""
         self.line.sendall(b"".join(line if isinstance(line, bytes) else _line(line) for line in lines))
         data = b""
         while data.count(b"\n") < len(lines):
@@ -52,7 +52,7 @@ def _line(op):
 
 
 class Observers:
-    """The operating system, as far as observers go."""
+    """The operating system, as far as observers are concerned."""
 
     def __init__(self):
         self.all = []
@@ -161,7 +161,7 @@ async def test_one_that_asks_nothing_hangs(workers, observers, tmp_path):
 
 
 @pytest.mark.parametrize("sent", [b"\xff\n", b"{}\n", b"x" * (1 << 17), b'{"v":9,"op":"status"}\n'])
-async def test_what_is_no_request_ends_its_line_alone(workers, observers, tmp_path, sent):
+async def test_a_malformed_request_ends_the_line_of_the_observer_alone(workers, observers, tmp_path, sent):
     async with observed(observers, tmp_path):
         with contextlib.suppress(BlockingIOError):
             observers.all[0].line.sendall(sent)
@@ -170,7 +170,7 @@ async def test_what_is_no_request_ends_its_line_alone(workers, observers, tmp_pa
             with contextlib.suppress(BlockingIOError, ConnectionError):
                 if not observers.all[0].line.recv(1 << 16):
                     break
-        await pass_time(SILENCE + 1)  # it has nobody to ask any more
+        await pass_time(SILENCE + 1)  # it has no primary to ask any more
         assert len(observers.all) == 2
 
 

@@ -1,4 +1,4 @@
-"""What a service does that is asked on its control socket: the operations, with workers that a test plays."""
+"""The operations of a service on its control socket, with workers played by a test."""
 
 import asyncio
 import contextlib
@@ -147,7 +147,7 @@ async def test_a_slot_that_has_failed_says_so(polite, tmp_path):
         assert [(slot.is_failed, slot.restarts) for slot in slots] == [(False, 0), (True, 2)]
 
 
-async def test_a_path_that_is_no_text_is_told(workers, tmp_path):
+async def test_a_path_that_is_not_valid_text_is_reported(workers, tmp_path):
     async with asked(tmp_path, 1) as it:
         await workers.all[0].listen(os.fsdecode(bytes(tmp_path) + b"/\xff.sock"))
         await settle()
@@ -247,7 +247,7 @@ async def test_scaling_that_fails(workers, tmp_path):
         for fake in workers.all[1:]:
             if fake.status is None:
                 fake.exit()
-        with pytest.raises(ControlError, match="others have scaled to 1 meanwhile"):
+        with pytest.raises(ControlError, match="another request has scaled to 1 meanwhile"):
             await overtaken
 
 
@@ -293,10 +293,10 @@ async def test_drained_and_killed_is_a_failure(workers, tmp_path):
 )
 async def test_a_worker_that_is_not_there(polite, tmp_path, request_):
     async with asked(tmp_path) as it:
-        assert "those there are: 1, 2" in await it.refuses(request_, "unknown_worker")
+        assert "the workers are: 1, 2" in await it.refuses(request_, "unknown_worker")
 
 
-async def test_a_worker_of_somebody_else_is_not_touched(polite, tmp_path):
+async def test_a_worker_that_the_program_forked_is_not_touched(polite, tmp_path):
     async with asked(tmp_path) as it:
         other = it.pool.cluster.fork()
         await settle()
@@ -324,7 +324,7 @@ async def test_stopped_once_all_are_gone(workers, tmp_path):
         await it.pool.wait()
 
 
-async def test_whoever_waits_while_the_pool_ends_is_told(workers, tmp_path):
+async def test_waiting_callers_learn_of_the_end_of_the_pool(workers, tmp_path):
     async with asked(tmp_path) as it:
         for fake in workers.all:
             fake.ready()
@@ -363,7 +363,7 @@ async def test_nobody_is_to_listen_on_the_control_socket(polite, tmp_path):
         assert caught.value.errno == errno.EBADF
 
 
-# Where there is none
+# Without a service
 
 
 async def test_a_pool_has_none_unless_it_is_asked(polite):

@@ -1,4 +1,4 @@
-"""What is told of one worker's requests."""
+"""Warnings about one worker's requests."""
 
 import logging
 
@@ -13,7 +13,7 @@ def test_each_sentence_once_and_not_without_end(caplog):
             told.tell(f"no {number}")
     lines = [record.getMessage() for record in caplog.records]
     assert lines[:MOST_TOLD] == [f"worker 7: no {number}" for number in range(MOST_TOLD)]
-    last = "worker 7: more than 16 of its requests were refused; no more of them are told"
+    last = "worker 7: more than 16 of its requests were refused; further ones are not logged"
     assert lines[MOST_TOLD:] == [last]
 
 

@@ -10,7 +10,7 @@ from everycore.primary import together
 
 
 class Member:
-    """A worker whose program has a handler of SIGUSR1, or has none."""
+    """A worker whose program has a handler of SIGUSR1, or lacks one."""
 
     def __init__(self, *heard):
         self.process = self

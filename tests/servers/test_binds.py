@@ -1,4 +1,4 @@
-"""The forms of `--bind`, and what is none of them."""
+"""The valid and the malformed values of `--bind`."""
 
 import pytest
 from hypothesis import given

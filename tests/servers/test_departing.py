@@ -1,4 +1,4 @@
-"""The way out of an engine, step by step: time passes when the test says so, and connections are names."""
+"""How an engine ends, step by step: the test moves the time, and connections are names."""
 
 import asyncio
 import logging
@@ -41,7 +41,7 @@ class FakeInside:
     def __init__(self, *connections):
         self.all = list(connections)
         self.running = []
-        #: Those that do not let themselves be closed.
+        #: Connections that cannot be closed.
         self.stuck = []
         self.listens = True
         self.kept_alive = []
@@ -127,7 +127,7 @@ class Scene:
     def __init__(self, *connections, inside=True, spread=None):
         self.exit = FakeExit()
         self.inside = FakeInside(*connections)
-        #: Among how many seconds the moment of an end was drawn.
+        #: The range, in seconds, from which the moment of an end was drawn.
         self.draws: list[float] = []
         self.draining = Draining(draw=self.draw)
         self.departing = Departing(
@@ -149,7 +149,7 @@ class Scene:
         await self.passes(LOOK)
 
     async def passes(self, seconds):
-        """Lets time pass, in steps as small as those of who looks, and what was due run."""
+        """Let time pass, in steps as small as those of the checks, and run what is due."""
         end = clock.now + seconds
         while clock.now < end:
             clock.advance_to(min(end, clock.now + LOOK + 1e-6))
@@ -160,7 +160,7 @@ class Scene:
         return self.task.done()
 
     async def over(self):
-        """Everything ends."""
+        """Let everything end."""
         self.inside.all.clear()
         self.inside.running.clear()
         await self.passes(2 * LOOK)

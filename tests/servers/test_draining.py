@@ -1,4 +1,4 @@
-"""What applications send, and what becomes of it while their worker leaves."""
+"""What becomes of the messages of applications while their worker leaves."""
 
 import asyncio
 
@@ -57,7 +57,7 @@ class Client:
         self.sent.append(message)
 
     async def send(self, *messages):
-        """The application sends these; what it is told of the last one."""
+        """Send these messages of the application. Returns the outcome of the last one."""
         result = None
         for message in messages:
             result = await self._do(lambda _receive, send, message=message: send(message))
@@ -222,7 +222,7 @@ class TestWebSockets:
         draining.begin(0.0)
         await passed()
         assert [message.get("code") for message in client.sent] == [None, 1012]
-        await client.send({"type": "websocket.close"})  # what it would do when it hears of the end
+        await client.send({"type": "websocket.close"})  # what it would do when it learns of the end
         assert len(client.sent) == 2
         assert isinstance(await client.send({"type": "websocket.send", "text": "x"}), EndedByLeavingError)
         await client.task
@@ -261,7 +261,7 @@ async def test_an_error_of_the_application_stays_one():
 
 
 async def passed():
-    """A timer of no time has fired, and what it leads to has run."""
+    """Wait until a timer of no time has fired, and its consequences have run."""
     fired = asyncio.Event()
     asyncio.get_running_loop().call_later(0.0, fired.set)
     await fired.wait()

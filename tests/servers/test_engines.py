@@ -1,4 +1,4 @@
-"""uvicorn as the engine: what its end waits for. Time is virtual, so that a wait for nothing shows."""
+"""uvicorn as the engine: what its end waits for. Time is virtual, so a wait for nothing shows."""
 
 import asyncio
 import socket
@@ -11,9 +11,9 @@ from everycore.servers.engines import Engine
 from everycore.testing import VirtualTimeLoop
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-#: Seconds after the begin: no multiple of what anybody looks at.
+#: Seconds after the begin: not a multiple of any check's interval.
 ASKED_AT = 1.234
-#: Where uvicorn does not let us see its connections, its own shutdown waits so long for them, in seconds.
+#: How long uvicorn's own shutdown waits for connections that everycore cannot see, in seconds.
 UVICORNS = 0.0 if capabilities().handover else 0.1
 
 
@@ -54,7 +54,7 @@ async def pass_until(moment):
 
 
 async def serve_to_the_end(visit=None):
-    """Returns how long the end took, in seconds, if `visit` goes on on a connection meanwhile."""
+    """Returns how long the end took, in seconds, while `visit` uses a connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.Event()
         engine = Engine(app, access_log=False, spread=None, options={})

@@ -17,7 +17,7 @@ NO_MORE_STREAMS = 2**31 - 1
 
 
 class FakeExit:
-    """A cluster that counts nothing: what is under way alone keeps the engine."""
+    """A cluster that counts nothing: only requests under way keep the engine."""
 
     is_alone = False
     spares_idle = True
@@ -42,7 +42,7 @@ class FakeExit:
 
 
 class Application:
-    """Answers at once; /wait when the test says so, /fail never, /read with the length of the body."""
+    """Answers at once; /wait when the test says so; /fail never; /read with the length of the body."""
 
     def __init__(self):
         self.begun = asyncio.Event()
@@ -73,7 +73,7 @@ class Application:
 
 @contextlib.asynccontextmanager
 async def engine(app, grace=20.0, **options):
-    """Its port and its exit; at the end it is asked to leave, and has left."""
+    """Its port and its exit. At the end it is asked to leave, and its end is awaited."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving, way_out = asyncio.Event(), FakeExit(grace)
         made = HypercornEngine(app, access_log=False, spread=None, options=options)
@@ -99,7 +99,7 @@ async def test_a_client_of_http2_is_told_when_it_is_idle_and_its_request_is_answ
             await idle.told.wait()
             assert idle.goaways[0] == NO_MORE_STREAMS
             assert busy.goaways == []
-            assert await idle.ask("/late") == b"/late"  # it had not heard of it yet
+            assert await idle.ask("/late") == b"/late"  # the client did not know of it yet
         app.may_answer.set()
         assert (await answer)[1] == b"/wait"
         if capabilities().goaway:
@@ -148,7 +148,7 @@ async def test_a_body_that_nobody_reads_does_not_end_the_connection(path, status
         await connection.close()
 
 
-async def test_headers_of_ours_go_before_those_of_hypercorn():
+async def test_headers_of_everycore_come_before_those_of_hypercorn():
     async with engine(Application(), headers=("Server: ours", "X-A: b:c"), date_header=False) as (port, _):
         connection = await Http2Connection.open(port)
         head, _ = await connection.begin()

@@ -1,4 +1,4 @@
-"""What `--engine hypercorn` makes of the options that uvicorn has too, and what it refuses."""
+"""How `--engine hypercorn` handles the options that uvicorn has too, and which ones it refuses."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_each_option_of_uvicorn_is_there_or_refused_with_a_reason():
 
 
 @pytest.mark.parametrize("name", ["http", "ws"])
-def test_what_is_left_to_the_engine_is_no_choice(name):
+def test_an_option_left_to_the_engine_has_no_choices(name):
     check_option("hypercorn", f"--{name}", name, "auto")
 
 

@@ -1,4 +1,4 @@
-"""ASGI or WSGI, told without a call."""
+"""ASGI or WSGI, recognized without a call."""
 
 import functools
 

@@ -13,7 +13,7 @@ from everycore.servers.loading import CannotBootError
 
 
 async def good(scope, receive, send):
-    """Keeps to the protocol, and notes what happens in its state."""
+    """Keeps to the protocol, and records what happens in its state."""
     if scope["type"] != "lifespan":
         await send(scope["state"])
         return
@@ -173,7 +173,7 @@ async def test_shutdown_without_startup_does_nothing():
 
 
 async def without(scope, receive, send):
-    """Knows no lifespan."""
+    """Does not support the lifespan protocol."""
     assert scope["type"] == "http"
     await send(scope["state"])
 

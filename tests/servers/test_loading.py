@@ -1,4 +1,4 @@
-"""MODULE:ATTRIBUTE: what is found, and what is said when it is not."""
+"""MODULE:ATTRIBUTE: what is found, and the error if it is not."""
 
 import sys
 
@@ -9,7 +9,7 @@ from everycore.servers.loading import CannotBootError, load_app, load_env_file
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Writes modules below a folder; what they bring into sys.modules and sys.path is taken out again."""
+    """Write modules below a folder. What they add to sys.modules and sys.path is removed again."""
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = set(sys.modules)
@@ -145,7 +145,7 @@ def test_cause_is_shown(folder):
 @pytest.mark.parametrize(
     ("content", "why"), [(b"A=\0", "embedded null byte"), (b"A=\xff", "it is not utf-8")]
 )
-def test_an_env_file_that_is_none(content, why, tmp_path):
+def test_a_malformed_env_file(content, why, tmp_path):
     (tmp_path / "x.env").write_bytes(content)
     with pytest.raises(CannotBootError) as caught:
         load_env_file(str(tmp_path / "x.env"))

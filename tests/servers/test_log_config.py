@@ -1,4 +1,4 @@
-"""What a file for logging.config finds of uvicorn's loggers, and what becomes of those of others."""
+"""What a file for logging.config does to uvicorn's loggers, and to others."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ def loggers_kept():
 
 @pytest.fixture
 def told(tmp_path):
-    """Configures logging by a file, and tells which lines it has then."""
+    """Configure logging by a file. Returns the lines that are logged then."""
 
     def configure(config, log=(), **job):
         path = tmp_path / "log.json"

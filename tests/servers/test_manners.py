@@ -1,4 +1,4 @@
-"""What an engine that is not uvicorn has done for it: with uvicorn's own answers beside ours."""
+"""What everycore does for an engine other than uvicorn, compared with uvicorn's own answers."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from everycore.servers.manners import Manners
 
-#: What nobody calls here.
+#: Never called here.
 NOBODY: Any = None
 
 CLIENTS = [("127.0.0.1", 1), ("::1", 1), ("10.1.2.3", 1), ("8.8.8.8", 1), None]
@@ -57,7 +57,7 @@ async def test_proxy_headers_are_believed_as_uvicorn_does(trusted, client):
                 assert ours == theirs
 
 
-async def test_whom_to_trust_where_nobody_says(monkeypatch):
+async def test_which_proxies_are_trusted_by_default(monkeypatch):
     asked = scope(("127.0.0.1", 1), "1.2.3.4")
     assert (await served(lambda app: Manners(app, {}), asked))["client"] == ("1.2.3.4", 0)
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")

@@ -1,4 +1,4 @@
-"""What is told of a request: once, when its answer has ended, with its id and how long it took."""
+"""What is logged about a request: once, when its answer has ended, with its id and its duration."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ def chunk(body=b"", *, more=False):
 
 
 class World:
-    """An engine, a client, and what is told."""
+    """An engine, a client, and what is logged."""
 
     def __init__(self, app):
         self.now = 100.0
@@ -147,7 +147,7 @@ async def test_the_application_has_the_id_in_its_headers_and_its_context(sent, f
 
 
 async def test_the_engine_begins_with_the_next_request_of_a_connection_in_the_context_of_none():
-    """It does so within the last message of an answer; until then all that it says is of this request."""
+    """It does so within the last message of an answer; until then all its records are about this request."""
     seen = []
 
     class Engine(World):
@@ -176,7 +176,7 @@ def test_no_two_ids_are_the_same():
     assert len(new_id()) == 32
 
 
-# WebSockets, and what is no request
+# WebSockets and lifespans
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ async def test_a_websocket_is_told_at_its_end(world, messages, receives, status,
     assert (told.status, told.is_complete, told.is_websocket) == (status, complete, True)
 
 
-async def test_a_lifespan_is_no_request(world):
+async def test_a_lifespan_does_not_count_as_a_request(world):
     it = world({"type": "lifespan.startup.complete"})
     await it.log({"type": "lifespan"}, it.receive, it.send)
     assert it.told == []

@@ -1,4 +1,4 @@
-"""Which of the TLS settings is wrong is said by its name, and nobody is asked for a password."""
+"""An error names the wrong TLS setting, and no one is asked for a password."""
 
 import subprocess
 from pathlib import Path
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def options(folder, values):
-    """Those of the engine; a value with a suffix is a file in the folder."""
+    """The options of the engine; a value with a suffix is a file in the folder."""
     return {f"ssl_{key}": str(folder / text) if "." in text else text for key, text in values.items()}
 
 

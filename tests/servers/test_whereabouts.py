@@ -1,4 +1,4 @@
-"""Where a task that does not run waits."""
+"""Where a suspended task waits."""
 
 import asyncio
 import contextlib

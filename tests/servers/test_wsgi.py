@@ -1,4 +1,4 @@
-"""A WSGI application behind a client that reads, leaves, or is cut off; its thread is free in the end."""
+"""A WSGI application and a client that reads, leaves, or is cut off. Its thread is free in the end."""
 
 import asyncio
 import io
@@ -52,7 +52,7 @@ class Client:
         self._grew.set()
 
     async def has_had(self, count):
-        """So many messages."""
+        """Wait until the client has had `count` messages."""
         while len(self.sent) < count:
             self._grew.clear()
             await self._grew.wait()
@@ -68,7 +68,7 @@ class Client:
 
 @pytest.fixture
 def request_of():
-    """A request of an application that has one thread, which must be free at the end."""
+    """A request of an application with one thread, which must be free at the end."""
     made = []
 
     def request_it(app, *messages):
@@ -81,7 +81,7 @@ def request_of():
 
 
 async def threads_have_ended():
-    """Also those of requests that were cancelled."""
+    """Wait for all threads, even those of cancelled requests."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.gather(*others, return_exceptions=True)
 

@@ -14,7 +14,7 @@ from everycore.system.activity import activity
 
 @pytest.fixture
 def started():
-    """Starts Python code in another process; its first line of output has been read."""
+    """Start Python code in another process. Returns after its first line of output."""
     processes = []
 
     def start(code: str) -> int:

@@ -1,4 +1,4 @@
-"""Other numbers of a file, and what epolls know of it."""
+"""Other descriptors of a file, and its epoll registrations."""
 
 import os
 import select
@@ -26,7 +26,7 @@ def test_an_epoll_that_watches_a_number_goes_on_with_the_file_that_is_put_there(
         epoll.register(number, select.EPOLLIN)
         [found] = aliases.registrations_of({number})
         assert (found.epoll, found.fd, found.events & select.EPOLLIN) == (epoll.fileno(), number, 1)
-        if is_foreign:  # a library in C has a mark of its own in the upper half, which comes back
+        if is_foreign:  # a C library marks the upper half, which comes back
             found = Registration(found.epoll, found.fd, found.events, (7 << 32) | number)
         aliases.unregister(found)
         os.dup2(near.fileno(), number)

@@ -1,4 +1,4 @@
-"""How many wait in the backlog of a listener."""
+"""The number of connections in the backlog of a listener."""
 
 import socket
 

@@ -28,7 +28,7 @@ def ends():
 
 @pytest.fixture
 def pipe():
-    """Two descriptors to send about."""
+    """Two descriptors to be sent."""
     reading, writing = os.pipe()
     yield reading, writing
     os.close(reading)
@@ -36,7 +36,7 @@ def pipe():
 
 
 def receive(sock):
-    """A message; its sender has not gone."""
+    """Receive a message, whose sender is still there."""
     message = packets.receive(sock)
     assert message is not None
     return message
@@ -89,7 +89,7 @@ class TestAMessage:
             primary.receive()
 
     def test_the_primary_never_waits_though_the_worker_s_end_does(self, ends):
-        """O_NONBLOCK is the open file's, which both hold: it is not relied upon."""
+        """O_NONBLOCK belongs to the open file, which both hold: the belt does not rely on it."""
         primary, worker, _ = ends
         worker.setblocking(True)
         with pytest.raises(BlockingIOError):
@@ -184,7 +184,7 @@ class TestReadingBack:
 
 class TestItsEnds:
     def test_the_primary_s_death_does_not_show_while_the_worker_holds_the_twin(self, ends):
-        """A program that selects on its belt would else spin on end-of-file."""
+        """Otherwise a program that selects on its belt would spin on end-of-file."""
         primary, worker, twin = ends
         primary.close()
         assert not wait_readable(worker.fileno(), 0)
@@ -238,7 +238,7 @@ class TestShortOfDescriptors:
         assert (data, len(fds), truncated) == (b"three", 2, True)
 
     def test_too_many_in_flight_is_an_error_and_sends_nothing(self, ends, pipe):
-        """ETOOMANYREFS (unix(7)): the limit is a user's, over all sockets."""
+        """ETOOMANYREFS (unix(7)): the limit counts all sockets of a user."""
         primary, worker, _ = ends
         primary.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         sent = 0
@@ -256,7 +256,7 @@ class TestShortOfDescriptors:
             close(receive(worker)[1])
 
 
-def test_foreign_ancillary_data_is_no_descriptor(ends):
-    """Credentials, timestamps: whatever else the kernel adds is left out."""
+def test_other_ancillary_data_is_not_taken_for_descriptors(ends):
+    """Credentials, timestamps and whatever else the kernel adds are left out."""
     rights = random.Random(1).randbytes(12)
     assert strange.descriptors_in([(socket.SOL_SOCKET, 2, rights), (socket.IPPROTO_IP, 1, rights)]) == []

@@ -1,4 +1,4 @@
-"""The board: sealed memory with one writer a field, and what workers conclude from it."""
+"""The board: sealed memory with one writer for each field, and what workers conclude from it."""
 
 import errno
 import fcntl
@@ -34,7 +34,7 @@ def primary():
 
 @pytest.fixture
 def worker(primary):
-    """Makes workers' views of it, each with a row of its own."""
+    """Makes workers' views of the board, each with its own row."""
     made = []
 
     def make(row=None):
@@ -47,7 +47,7 @@ def worker(primary):
 
 
 def in_another_process(fd, code):
-    """Runs `code` with the descriptor `fd` as `fd`, and returns what it printed."""
+    """Run `code` with the descriptor `fd` as `fd`. Returns what it printed."""
     done = subprocess.run(
         [sys.executable, "-c", f"import errno, fcntl, mmap, os\nfd = {fd}\n{code}"],
         pass_fds=[fd],
@@ -61,7 +61,7 @@ def in_another_process(fd, code):
 class TestSeals:
     @pytest.mark.parametrize("size", [0, 4096, SIZE - 1, SIZE + 1, 2 * SIZE])
     def test_no_process_can_change_its_size(self, primary, size):
-        """A shorter file would kill the primary by SIGBUS at its next look."""
+        """A shorter file would kill the primary by SIGBUS at its next access."""
         code = f"""
 try:
     os.ftruncate(fd, {size})
@@ -262,7 +262,7 @@ class TestCost:
 class TestWhoYields:
     @pytest.fixture
     def crowd(self, worker):
-        """Serving workers that hold so many connections each; those in `busy` do not wait."""
+        """Serving workers with so many connections each; those in `busy` do not wait for events."""
 
         def make(*held, busy=()):
             views = [worker() for _ in held]
@@ -275,7 +275,7 @@ class TestWhoYields:
 
         return make
 
-    def test_who_has_more_than_the_mean_and_the_margin(self, crowd):
+    def test_a_worker_above_the_mean_and_the_margin_yields(self, crowd):
         views = crowd(5, 3, 2, 2)  # the mean is 3
         assert [view.should_yield(1.0) for view in views] == [True, False, False, False]
         assert [view.should_yield(2.0) for view in views] == [False] * 4
@@ -283,7 +283,7 @@ class TestWhoYields:
     def test_not_if_those_with_less_are_at_work(self, crowd):
         assert not crowd(9, 1, 1, busy=(1, 2))[0].should_yield(1.0)
 
-    def test_not_if_those_who_wait_have_as_much(self, crowd):
+    def test_not_if_the_waiting_workers_have_as_much(self, crowd):
         assert not crowd(9, 8, 1, busy=(2,))[0].should_yield(1.0)
 
     @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ class TestWhoYields:
     def test_alone_never(self, crowd):
         assert not crowd(100)[0].should_yield(1.0)
 
-    def test_those_who_do_not_serve_do_not_count(self, crowd):
+    def test_workers_that_do_not_serve_do_not_count(self, crowd):
         views = crowd(6, 2, 2)
         assert views[0].should_yield(1.0)
         for view in views[1:]:
@@ -314,7 +314,7 @@ class TestWhoYields:
         assert not views[0].should_yield(1.0)
 
     def test_nonsense_on_the_board_harms_nobody(self, primary, crowd):
-        """Values are hints: any process of the cluster may have written anything."""
+        """Values are hints: any process of the cluster may write anything."""
         view, other = crowd(3, 1)
         for value in (-1, 0, (1 << 63) - 1, -(1 << 63)):
             for at in range(len(primary._cells)):
@@ -333,14 +333,14 @@ class TestWhoYields:
             assert primary.allot() == 1
 
     def test_a_worker_s_own_numbers_are_its_own(self, primary, worker):
-        """Whatever another has written there is gone with the next connection."""
+        """The next connection overwrites what another process has written there."""
         view = worker()
         view.opened()
         primary._cells[ROW + OPEN] = primary._cells[ROW + ACCEPTED] = (1 << 63) - 1
         view.opened()
         assert (primary.open(1), primary.accepted(1)) == (2, 2)
 
-    def test_who_claims_what_cannot_be_does_not_count(self, primary, crowd):
+    def test_a_worker_with_impossible_numbers_does_not_count(self, primary, crowd):
         views = crowd(6, 2, 2)
         assert views[0].should_yield(1.0)
         for nonsense in (-5, 1 << 40):

@@ -1,4 +1,4 @@
-"""Who a client is, by its address."""
+"""The identity of a client, by its address."""
 
 import pytest
 

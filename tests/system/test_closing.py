@@ -24,7 +24,7 @@ def barred(listener):
 
 
 def begin(listener, sockets):
-    """A client on its way."""
+    """Begin a handshake."""
     client = socket.socket(listener.family)
     sockets.append(client)
     client.setblocking(False)
@@ -59,7 +59,7 @@ def test_those_in_the_queue_are_still_accepted_and_may_speak(listener, sockets):
             assert accepted.recv(10) == b"hello"
 
 
-def test_one_that_is_no_more_barred_is_a_listener_again(barred):
+def test_one_that_is_no_longer_barred_is_a_listener_again(barred):
     closing.unbar(barred)
     with socket.create_connection(barred.getsockname()[:2], timeout=scaled(10)):
         barred.accept()[0].close()
@@ -79,7 +79,7 @@ def test_a_handshake_under_way_is_counted(listener, sockets):
     if not closing.bar(client):
         pytest.skip("a socket filter takes CAP_NET_ADMIN")
     closing.unbar(client)
-    deaf = struct.pack("=HBBI", 0x06, 0, 0, 0)  # drops whatever the listener answers
+    deaf = struct.pack("=HBBI", 0x06, 0, 0, 0)  # drops every answer of the listener
     closing.attach(client, deaf)
     client.setblocking(False)
     client.connect_ex(listener.getsockname())

@@ -1,4 +1,4 @@
-"""Where control sockets are, who is there, and what is removed."""
+"""Where control sockets are, which process is there, and what is removed."""
 
 import contextlib
 import os
@@ -89,7 +89,7 @@ def test_a_folder_that_others_see_into_is_closed(folder, closing):
     assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
 
 
-def test_a_folder_of_somebody_elses_is_not_used(folder, monkeypatch):
+def test_a_folder_of_another_user_is_not_used(folder, monkeypatch):
     os.mkdir(folder, 0o700)
     uid = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
@@ -98,7 +98,7 @@ def test_a_folder_of_somebody_elses_is_not_used(folder, monkeypatch):
     assert os.listdir(folder) == []
 
 
-def test_a_link_is_no_folder(folder, tmp_path):
+def test_a_link_does_not_count_as_a_folder(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     os.symlink(tmp_path / "elsewhere", folder)
     with pytest.raises(PermissionError):
@@ -149,7 +149,7 @@ def test_a_long_path(tmp_path, closing):
     connect_to(closing(listen_in(str(folder / "y"), "name", 5)).address, 1.0).close()
 
 
-def test_what_is_no_socket_is_left_alone(tmp_path):
+def test_anything_but_a_socket_is_left_alone(tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")
     with pytest.raises(OSError):
@@ -168,7 +168,7 @@ def test_an_abstract_name_is_found_and_genuine(closing):
 
 
 def test_a_name_that_another_process_has_taken_is_not_asked(closing):
-    """It says pid 1, and whoever listens there is this process."""
+    """The name says pid 1, but this process listens there."""
     squatter = closing(listen_abstract(os.geteuid(), 1))
     assert squatter.address in list(candidates(None))
     with pytest.raises(PermissionError, match="has taken that name"):
@@ -176,17 +176,17 @@ def test_a_name_that_another_process_has_taken_is_not_asked(closing):
 
 
 def test_a_client_is_not_taken_for_one_that_listens(closing):
-    """Whoever is connected to an abstract name has it too, in /proc/net/unix."""
+    """In /proc/net/unix, connected sockets have the abstract name too."""
     listener = closing(listen_abstract(os.geteuid(), os.getpid()))
     with connect_to(listener.address, 1.0), listener.sock.accept()[0]:
         assert list(candidates(None)).count(listener.address) == 1
 
 
-# Who is there
+# Which process is there
 
 
 @pytest.mark.parametrize(("uid", "may"), [(7, True), (0, True), (8, False)])
-def test_who_may_steer(uid, may, monkeypatch):
+def test_which_peers_may_steer(uid, may, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 7)
     assert may_steer(PeerCredentials(1, uid)) is may
 
@@ -203,12 +203,12 @@ def test_who_may_steer(uid, may, monkeypatch):
         (7, PeerCredentials(5, 0), ControlAddress("\0x/5", 5), False),
     ],
 )
-def test_who_is_genuine(own, peer, address, genuine, monkeypatch):
+def test_which_peers_are_genuine(own, peer, address, genuine, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: own)
     assert is_genuine(peer, address) is genuine
 
 
-def test_root_asks_a_service_of_the_one_who_owns_its_file(tmp_path, monkeypatch):
+def test_root_asks_a_service_that_runs_as_the_owner_of_its_file(tmp_path, monkeypatch):
     path = tmp_path / "x"
     path.touch()
     owner = path.stat().st_uid

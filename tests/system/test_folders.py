@@ -1,4 +1,4 @@
-"""Folders reached step by step: what a link of another user leads to is not reached."""
+"""Folders opened step by step: links of other users are not followed."""
 
 import errno
 import os
@@ -61,7 +61,7 @@ def test_the_root():
         ("loop", errno.ELOOP),
     ],
 )
-def test_what_is_no_folder(tree, path, number):
+def test_paths_that_are_not_folders(tree, path, number):
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         reached(f"{tree}/{path}")
     assert caught.value.errno == number

@@ -18,7 +18,7 @@ def blocked():
 
 @pytest.fixture(autouse=True)
 def surroundings():
-    """No test leaves another mask, or another handler, than it found."""
+    """No test may leave another signal mask or handler behind."""
     mask, handler = blocked(), signal.getsignal(USED)
     yield
     signal.signal(USED, handler)

@@ -1,4 +1,4 @@
-"""The garbage collector rests while a process of our own starts, and is on again for what it runs."""
+"""The garbage collector is off while one of everycore's processes starts, and on for what it runs."""
 
 import gc
 import sys

@@ -1,4 +1,4 @@
-"""Limits that a process inherits, in processes of their own."""
+"""Limits that a process inherits, in separate processes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A process ends with the one that started it, whatever it is, and whatever user it has become."""
+"""A process ends with the one that started it, whatever it runs, and as whatever user."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from everycore.system.leash import Leash
 from tests.kit import open_fds, wait_gone
 
-#: Starts `python -c CHILD` on a leash. It says `pid` when that is tied, whatever it has come to by then.
+#: Starts `python -c CHILD` on a leash. It prints `pid` when the leash is tied, wherever the child is.
 PARENT = """
 import os, signal, subprocess, sys
 from everycore.system.leash import Leash
@@ -72,7 +72,7 @@ def test_its_children_end_with_it_if_it_leads_a_group(start_program):
 
 
 def test_another_signal_goes_to_the_process_alone(start_program):
-    """It may finish its work; its children are its own affair."""
+    """It may finish its work, and is responsible for its children."""
     child = """if True:
         import os, signal
         signal.signal(signal.SIGIO, lambda *_: os.write(1, b'told %d\\n' % os.getpid()))

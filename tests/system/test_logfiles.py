@@ -1,4 +1,4 @@
-"""Log files that were moved away, opened anew."""
+"""Log files that were moved away, and are reopened."""
 
 import contextlib
 import gzip
@@ -21,7 +21,7 @@ def logger():
 
 @pytest.fixture
 def add(logger):
-    """Adds a handler to it, for the time of the test."""
+    """Add a handler to it for the duration of the test."""
     added = []
 
     def add_it(handler):
@@ -108,10 +108,10 @@ def test_one_that_cannot_be_opened_goes_on_and_says_so(logger, add, path, caplog
     logfiles.reopen()
     logger.warning("after")
     assert old.read_text() == "after\n"
-    assert f"the log file {str(path)!r} goes on as it is: [Errno 2]" in caplog.text
+    assert f"cannot reopen the log file {str(path)!r}, so the old file stays in use: [Errno 2]" in caplog.text
 
 
-def test_one_that_cannot_be_opened_is_no_reason_to_leave_the_others(logger, add, path, tmp_path):
+def test_one_that_cannot_be_opened_does_not_stop_the_others(logger, add, path, tmp_path):
     other = tmp_path / "other"
     broken = add(logging.FileHandler(path))
     add(logging.FileHandler(other))
@@ -123,8 +123,8 @@ def test_one_that_cannot_be_opened_is_no_reason_to_leave_the_others(logger, add,
     broken.stream = None  # so that its close does not complain
 
 
-def test_what_is_no_regular_file_is_left(logger, add, path):
-    """A FIFO that nobody reads would keep us waiting."""
+def test_anything_but_a_regular_file_is_left(logger, add, path):
+    """Opening a FIFO without a reader would wait."""
     handler = add(logging.FileHandler(path))
     stream = handler.stream
     path.unlink()
@@ -140,7 +140,7 @@ def test_one_that_has_not_been_opened_yet_stays_so(logger, add, path):
 
 
 class Packed(logging.FileHandler):
-    """Opens its file in a way of its own."""
+    """A handler that opens its file in its own way."""
 
     def _open(self):
         return gzip.open(self.baseFilename, "at")

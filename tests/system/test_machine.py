@@ -1,4 +1,4 @@
-"""CPU and memory bounds, on made-up cgroup trees."""
+"""CPU and memory bounds, on invented cgroup trees."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ MIB = 2**20
 
 @pytest.fixture
 def cgroups(tmp_path):
-    """Writes /proc/self/cgroup and the files below /sys/fs/cgroup; returns both as keyword arguments."""
+    """Write /proc/self/cgroup and the files below /sys/fs/cgroup. Returns both as keyword arguments."""
 
     def write(membership: str, files: dict[str, str]) -> dict:
         paths = {"membership": tmp_path / "cgroup", "root": tmp_path / "sys"}
@@ -61,7 +61,7 @@ def test_root_binds_in_a_cgroup_namespace(cgroups):
     assert cpus(cgroups("0::/\n", {"cpu.max": "300000 100000"})) == 3
 
 
-def test_sibling_group_is_not_ours(cgroups):
+def test_the_limit_of_a_sibling_group_does_not_count(cgroups):
     assert cpus(cgroups("0::/ours\n", {"other/cpu.max": "100000 100000"})) == 8
 
 
@@ -98,14 +98,14 @@ def test_v2_beside_v1(cgroups):
 
 
 @pytest.mark.parametrize("membership", ["", "nonsense", "::", "0::", "a:b", "\n\n"])
-def test_odd_membership_is_no_limit(cgroups, membership):
+def test_odd_membership_means_no_limit(cgroups, membership):
     assert cpus(cgroups(membership, {})) == 8
 
 
 @pytest.mark.parametrize(
     "text", ["", "max", "100000", "100000 0", "-1 100000", "x y", "0 100000", "1e5 100000"]
 )
-def test_odd_quota_is_no_limit(cgroups, text):
+def test_odd_quota_means_no_limit(cgroups, text):
     assert cpus(cgroups("0::/app\n", {"app/cpu.max": text})) == 8
 
 

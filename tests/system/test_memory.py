@@ -1,4 +1,4 @@
-"""The memory of a process: its resident bytes, or its share of what it shares."""
+"""The memory of a process: its resident bytes, or its proportional share."""
 
 import os
 

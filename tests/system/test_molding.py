@@ -126,7 +126,7 @@ def test_threads_are_found():
 
 
 def test_more_descriptors_than_belong_there_are_the_receiver_s_to_close():
-    """The kernel would close them in the receiver's name, and that may wait."""
+    """Otherwise the kernel would close them on the receiver's behalf, and that may wait."""
     ours, theirs = molding.make_signed_pair()
     with ours, theirs:
         reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""NOTIFY_SOCKET, as systemd has it: a datagram socket of the test's."""
+"""NOTIFY_SOCKET, as with systemd: a datagram socket of the test."""
 
 import os
 import socket
@@ -54,7 +54,7 @@ def test_the_watchdog_is_of_this_process(manager, more, seconds):
     to = notifier(environ, 7)
     assert to is not None
     assert to.watchdog == seconds
-    assert environ == {"PATH": "/bin"}  # workers are not to speak for us
+    assert environ == {"PATH": "/bin"}  # workers must not notify for the primary
     to.close()
 
 
@@ -65,7 +65,7 @@ def test_without_a_unix_socket_nobody_is_told(address):
     assert environ == {"PATH": "/bin"}
 
 
-def test_nobody_there_is_no_error(tmp_path):
+def test_an_empty_backlog_is_not_an_error(tmp_path):
     to = notifier(environment(tmp_path / "nobody"), 7)
     assert to is not None
     assert to.tell("READY=1")

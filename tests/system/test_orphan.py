@@ -1,4 +1,4 @@
-"""A worker whose primary is gone, where things are short."""
+"""A worker whose primary is gone, when resources are short."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""A stream that never waits: what is written at once, kept, dropped, and told."""
+"""A stream that never waits: what is written at once, kept, dropped, and reported."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ ROOM = 1000
 
 
 def fill(fd: int) -> None:
-    """Until not one byte fits; `fd` is left as it was: a writer waits."""
+    """Fill the pipe until not one byte fits. `fd` stays blocking: a writer would wait."""
     os.set_blocking(fd, False)
     try:
         for size in (4096, 1):
@@ -29,7 +29,7 @@ def fill(fd: int) -> None:
 
 
 def drained(out: Outlet, fd: int) -> bytes:
-    """All of it, by a reader that reads on: a pipe of one page has room again when it is empty."""
+    """Read everything: a pipe of one page has room again when it is empty."""
     found = everything(fd)
     while out.waits:
         out.push()
@@ -58,7 +58,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture(params=["opened anew", "RWF_NOWAIT", "poll"])
 def way(request, monkeypatch):
-    """How a pipe is written: without /proc it can't be opened anew, and old kernels have no RWF_NOWAIT."""
+    """How a pipe is written: without /proc it can't be reopened, and old kernels have no RWF_NOWAIT."""
 
     def refused(*_: object) -> int:
         raise PermissionError(13, "as for another user's pipe")
@@ -102,7 +102,7 @@ def test_what_is_too_much_is_dropped_counted_and_told(out, pipe):
     everything(reader)
     lines = drained(out, reader).splitlines()
     assert lines[:100] == [b"line %4d" % number for number in range(100)]
-    assert lines[100:] == [b"everycore: 200 lines are missing here: nobody has read this log in time"]
+    assert lines[100:] == [b"everycore: 200 lines are missing here: the reader of this log was too slow"]
     out.write("go on\n")
     assert everything(reader) == b"go on\n"
     assert out.dropped == 0
@@ -136,8 +136,8 @@ def test_a_file_takes_a_line_of_any_length(tmp_path):
     assert (tmp_path / "log").stat().st_size == 101
 
 
-def test_the_mode_of_the_shared_file_is_nobodys_affair(out, pipe):
-    """Neither set by us nor relied upon: others have the same open file."""
+def test_the_mode_of_the_shared_file_does_not_matter(out, pipe):
+    """everycore neither sets it nor relies on it: others have the same open file."""
     assert os.get_blocking(pipe[1])
     fill(pipe[1])
     out.write("kept\n")
@@ -149,7 +149,7 @@ def test_without_a_reader_writing_fails_as_ever(out, pipe):
     fill(writer)
     out.write("kept\n")
     spare = os.dup(writer)
-    os.dup2(spare, reader)  # nobody has the reading end any more; the fixture has a number to close
+    os.dup2(spare, reader)  # the reading end is gone; the fixture has a number to close
     os.close(spare)
     with pytest.raises(BrokenPipeError):
         out.write("more\n")
@@ -169,7 +169,7 @@ def test_a_socket():
             out.push()
 
 
-def test_a_file_is_shared_with_others_who_write_to_it(tmp_path):
+def test_a_file_is_shared_with_its_other_writers(tmp_path):
     with open(tmp_path / "log", "w+b", buffering=0) as file, Outlet(file.fileno()) as out:
         file.write(b"before\n")
         out.write("ours\n")
@@ -184,7 +184,7 @@ def test_text_that_cannot_be_encoded(pipe):
     assert everything(pipe[0]) == b"caf\\xe9 \\udce9\n"
 
 
-def test_at_the_end_whoever_reads_has_a_last_chance(pipe):
+def test_at_the_end_the_reader_has_a_last_chance(pipe):
     reader, writer = pipe
     out = Outlet(writer)
     fill(writer)

@@ -1,4 +1,4 @@
-"""What a process gives up for good, as the kernel shows it (proc(5))."""
+"""What a process gives up for good, as the kernel reports it (proc(5))."""
 
 import builtins
 import errno

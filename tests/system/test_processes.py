@@ -1,4 +1,4 @@
-"""Starting processes; and reaping as PID 1 does: a subreaper (prctl(2)) inherits orphans in the same way."""
+"""Starting processes, and reaping as PID 1 does: a subreaper (prctl(2)) inherits orphans in the same way."""
 
 import errno
 import os
@@ -48,12 +48,12 @@ SUBREAPER = """
 def test_strangers_are_reaped_and_nobody_elses_children(start_program):
     program = start_program(SUBREAPER)
     assert program.wait() == 0
-    # Whoever stands first in the kernel's list: ours is never touched, and the orphan is gone in the end.
+    # Whichever comes first in the kernel's list, the child is never touched, and the orphan is reaped.
     assert program.stdout.splitlines()[1:] == ["ours: 7", "then: True", "nobody left"]
 
 
 def test_a_process_that_cannot_be_watched_is_not_left_behind(monkeypatch):
-    """Nobody would ever signal it, or learn of its end."""
+    """Otherwise nothing would ever signal it, or learn of its end."""
 
     def pidfd_open(pid):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -75,7 +75,7 @@ def test_a_process_that_cannot_be_watched_is_not_left_behind(monkeypatch):
 
 
 def test_of_a_child_that_somebody_else_has_reaped_the_end_is_known_and_no_more():
-    """`os.wait()` in another part of the program, or SIGCHLD ignored, where the kernel does so."""
+    """`os.wait()` in another part of the program may reap it, or the kernel if SIGCHLD is ignored."""
     spawned = processes.spawn(
         [sys.executable, "-c", ""],
         env={},
@@ -95,7 +95,7 @@ def test_of_a_child_that_somebody_else_has_reaped_the_end_is_known_and_no_more()
     assert "status unknown" in str(status)
 
 
-#: Leads a group, in which it has a child; says the child's number; ends as it is told to.
+#: Leads a group, in which it has a child; prints the child's pid; ends as it is told to.
 LEADER = """
 import os, signal, sys
 reader, writer = os.pipe()
@@ -109,7 +109,7 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_of_a_killed_leader_the_whole_group_ends(is_killed):
-    """One that ended by itself has seen to its children: they may be meant to stay."""
+    """A process that ended by itself may have meant its children to stay."""
     spawned = processes.spawn(
         [sys.executable, "-c", LEADER],
         env={},

@@ -1,4 +1,4 @@
-"""Who listens where nobody saw it, as the kernel tells."""
+"""Listeners that everycore has not seen, as the kernel reports them."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def test_a_unix_listener_is_found_and_one_of_multiprocessing_is_not(tmp_path):
 
 
 def test_a_name_that_breaks_the_table_hides_nobody(tmp_path):
-    """Whoever is in the network namespace may bind one."""
+    """Any process in the network namespace may bind one."""
     with socket.socket(socket.AF_UNIX) as strange, socket.socket(socket.AF_UNIX) as sock:
         strange.bind(str(tmp_path / "a\nb c d zz f g h"))
         strange.listen()

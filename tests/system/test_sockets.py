@@ -1,4 +1,4 @@
-"""What the primary listens on: binding, pausing, adopting; errors as a lone process would see them."""
+"""The primary's sockets: binding, pausing, adopting; errors as without a cluster."""
 
 import errno
 import os
@@ -39,14 +39,14 @@ def is_refused(listener):
 
 
 def fails(number):
-    """The block raises an OSError with that number and everything a person wants to know."""
+    """The block raises an OSError with that errno and everything that a person wants to know."""
     return pytest.raises(OSError, check=lambda error: error.errno == number)
 
 
 class TestBind:
     @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, LOCAL), (socket.AF_INET6, "::1")])
     def test_a_free_port_is_pinned(self, family, host):
-        """Else it would be lost at the first pause: the kernel keeps only what was bound by number."""
+        """Otherwise it would be lost at the first pause: the kernel keeps only ports bound by number."""
         with bind((host, 0), family=family, kind=socket.SOCK_STREAM) as sock:
             port = sock.getsockname()[1]
             assert port > 0
@@ -129,7 +129,7 @@ class TestPausing:
                 other.bind(listener.real)
         assert listener.sock.getsockname() == listener.real
 
-    def test_who_waited_in_the_backlog_is_reset(self, listener):
+    def test_connections_in_the_backlog_are_reset(self, listener):
         listener.listen()
         with socket.create_connection(listener.real) as client:
             listener.suspend()
@@ -139,7 +139,7 @@ class TestPausing:
         with pytest.raises(BlockingIOError):
             listener.sock.accept()
 
-    def test_an_adopted_one_is_not_ours_to_silence(self):
+    def test_an_adopted_one_must_not_be_silenced(self):
         with socket.create_server((LOCAL, 0)) as given:
             made = StreamListener.adopted(given.fileno(), backlog=16, internal=())
             made.listen()
@@ -184,7 +184,7 @@ class TestUnix:
                 with socket.socket(socket.AF_UNIX) as client:
                     client.connect(f"/proc/self/fd/{folder_fd}/{os.path.basename(path)}")
                 os.close(folder_fd)
-        # Dead now, and ours: replaced.
+        # Dead now, and this user's: replaced.
         before = os.lstat(path)
         bind_unix(path, kind=kind).close()
         assert os.lstat(path).st_ctime_ns > before.st_ctime_ns

@@ -1,4 +1,4 @@
-"""What /proc tells of a process."""
+"""What /proc says about a process."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Descriptors that came from somebody else are closed, and nobody waits for that."""
+"""Descriptors from other processes are closed, and nothing waits for that."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from everycore.system.strange import MOST_THREADS, close_emptied, close_strange,
 from tests.kit import open_fds
 from tests.kit.processes import until_closers_end
 
-#: close(2) that waits does so for ten minutes.
+#: A close(2) that waits takes ten minutes.
 pytestmark = pytest.mark.limit(10)
 
 
@@ -33,7 +33,7 @@ class Lingering:
         return ours.detach()
 
     def let_go(self):
-        """Nobody waits any more for what is not read."""
+        """End every wait for unread data."""
         for other in self._others:
             other.close()
 
@@ -47,13 +47,13 @@ class Lingering:
 
 @pytest.fixture
 def lingering():
-    """Makes connections with SO_LINGER, and with something that nobody reads: their numbers."""
+    """Makes connections with SO_LINGER and unread data. Returns their descriptors."""
     with Lingering() as makes:
         yield makes
 
 
 def give(sock, *fds, data=b"x"):
-    """Send the descriptors, and keep no number of them."""
+    """Send the descriptors, and keep none of them."""
     socket.send_fds(sock, [data], fds)
     for fd in fds:
         os.close(fd)
@@ -72,7 +72,7 @@ def test_whatever_it_is_it_is_closed():
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET], ids=["stream", "packets"])
 def test_what_nobody_has_read_when_a_socket_is_closed(lingering, kind):
-    """Behind a message without bytes too, which reads like the end."""
+    """The same holds behind a message without bytes, which reads like the end."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     with theirs:
         if kind == socket.SOCK_SEQPACKET:
@@ -91,7 +91,7 @@ def test_what_lies_on_a_belt_when_it_is_closed(lingering, end):
 
 
 def test_more_descriptors_than_belong_there(lingering):
-    """What there is no room for is closed by the kernel, while the receiver waits."""
+    """The kernel closes descriptors without room, while the receiver waits."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         give(theirs, *(lingering() for _ in range(2)), *(os.dup(0) for _ in range(251)))
@@ -102,7 +102,7 @@ def test_more_descriptors_than_belong_there(lingering):
 
 
 def test_what_lies_in_a_socket_that_came(lingering):
-    """It may have another reader, so it is not read empty; a thread waits for it."""
+    """It may have another reader, so it is not read empty, and a thread waits for it."""
     before = open_fds()
     ours, theirs = socket.socketpair()
     with theirs:

@@ -1,4 +1,4 @@
-"""The memory in which workers leave their metrics: whole whenever a writer is killed, given out once."""
+"""The memory in which workers leave their metrics: whole whenever a writer is killed, and allotted once."""
 
 import os
 

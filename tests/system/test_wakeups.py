@@ -13,7 +13,7 @@ from everycore.system.wakeups import Baton, ExclusiveRegistration, is_readable, 
 from tests.kit import scaled, wait_readable
 from tests.kit.processes import look
 
-#: Four processes that wait for one listener of the test's; each says its number when it has accepted one.
+#: Four processes that wait for one listener of the test; each prints its number when it has accepted.
 WAITERS = """
 import os, select, socket, sys
 from everycore.system.wakeups import ExclusiveRegistration, take_baton
@@ -93,7 +93,7 @@ class TestFourWaiters:
 
     @staticmethod
     def until_all_wait(pids):
-        """Sleeping is waiting in epoll: they do nothing else that sleeps."""
+        """A sleeping process waits in epoll: these do nothing else that sleeps."""
         while any((seen := look(pid)) is None or seen.state != "S" for pid in pids):
             os.sched_yield()
 
@@ -119,8 +119,8 @@ class TestFourWaiters:
         assert order == [0, 1, 2, 3] * 2
 
     @pytest.mark.slow
-    def test_whoever_does_not_wait_is_passed_over(self, waiters, listener):
-        """Stopped ones swallow at most the one wake-up for which they still stand in line."""
+    def test_a_worker_that_does_not_wait_is_skipped(self, waiters, listener):
+        """A stopped worker swallows at most the one wake-up for which it is still in the queue."""
         program, pids = waiters
         self.until_all_wait(pids)
         os.kill(pids[0], signal.SIGSTOP)

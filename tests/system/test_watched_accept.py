@@ -1,4 +1,4 @@
-"""accept(2) on a file that others have too: it never waits, whatever they do with the mode."""
+"""accept(2) on a file that others have too: it never waits, whatever mode they set."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ def test_nobody_there_is_no_wait_although_somebody_has_made_the_file_blocking(li
 
 
 def test_nor_is_it_if_another_process_takes_the_one_that_was_seen(listener, watch, monkeypatch):
-    """The mode is set again after the look."""
+    """The mode is set again after the check."""
     with listener.dup() as copy:
         copy.setblocking(True)
         monkeypatch.setattr(watched_accept, "is_readable", lambda _: True)
@@ -55,7 +55,7 @@ def test_nor_is_it_if_another_process_takes_the_one_that_was_seen(listener, watc
 
 
 def test_a_call_that_waits_all_the_same_is_interrupted(listener, watch, monkeypatch):
-    """Another process sets the mode in the very moment before the call."""
+    """Another process sets the mode in the moment right before the call."""
 
     def made_blocking(sock: socket.socket) -> tuple[int, object]:
         os.set_blocking(sock.fileno(), True)

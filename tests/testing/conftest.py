@@ -1,4 +1,4 @@
-"""What tests of the fakes share."""
+"""Fixtures of the tests of the fakes."""
 
 import pytest
 

@@ -82,7 +82,7 @@ def test_the_end_waits_for_threads_and_takes_no_time():
     async def main() -> None:
         executor = ThreadPoolExecutor()
         asyncio.get_running_loop().set_default_executor(executor)
-        executor.submit(may_end.wait)  # not by the loop, which does not know of it
+        executor.submit(may_end.wait)  # not through the loop, which does not know of it
         threading.Timer(0.01, may_end.set).start()
 
     run(main())
@@ -135,7 +135,7 @@ def test_a_timeout_of_the_program_is_its_own():
 
 def test_the_limit_is_a_number_of_seconds():
     async def main() -> None:
-        """Never begun."""
+        """This never begins."""
 
     coroutine = main()
     with pytest.raises(ConfigurationError, match="limit"):

@@ -1,4 +1,4 @@
-"""Fake workers, as a user's tests meet them: by way of `Cluster` and `Pool` alone."""
+"""Fake workers as a user's tests see them: through `Cluster` and `Pool` alone."""
 
 import asyncio
 import errno
@@ -142,7 +142,7 @@ class TestByTheTest:
             assert fake.cwd == "/"
             assert (workers[first].env["B"], fake.env["A"], "B" in fake.env) == ("2", "1", False)
             assert (fake.env["EVERYCORE_WORKER_ID"], fake.env["EVERYCORE_SLOT"]) == ("2", "1")
-            assert "_EVERYCORE_WORKER" not in fake.env  # which is the primary's affair
+            assert "_EVERYCORE_WORKER" not in fake.env  # which is internal to the primary
             assert repr(fake) == f"<FakeWorker 2 slot=1 pid={fake.pid} alive>"
             for each in workers.all:
                 each.exit()
@@ -156,7 +156,7 @@ class TestByTheTest:
             assert await waiting is workers[worker]
             workers[worker].exit()
 
-    async def test_one_of_another_place_is_nobodys(self, workers):
+    async def test_a_worker_forked_elsewhere_has_no_fake(self, workers):
         async with Cluster() as cluster:
             workers.refuse(OSError(errno.EAGAIN, "no more processes"))
             with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""Signals to a worker, without its primary: the main thread hears each once, and none comes too late."""
+"""Signals to a worker, without its primary: the main thread handles each once, and in time."""
 
 from signal import SIGINT, SIGTERM
 
@@ -114,7 +114,7 @@ threading.Event().wait()
 
 @NUMBERS
 def test_what_its_primary_has_blocked_is_heard(start_program, number):
-    """A mask outlives exec."""
+    """A signal mask survives exec."""
     source = """
 signal.pthread_sigmask(signal.SIG_BLOCK, {NUMBER})
 signals.install(ignores_interrupt=False, blocked=(NUMBER,))
@@ -127,7 +127,7 @@ threading.Event().wait()
 
 @NUMBERS
 def test_what_is_held_back_until_the_program_begins_stays_so(start_program, number):
-    """As `everycore run` does: SystemExit in the middle of our imports would be told of on stderr."""
+    """As `everycore run` does: a SystemExit during everycore's imports would show on stderr."""
     source = """
 signal.pthread_sigmask(signal.SIG_BLOCK, {NUMBER})
 signals.install(ignores_interrupt=False, blocked=(signal.SIGUSR1,))
@@ -168,7 +168,7 @@ run(main)
 
 @pytest.mark.parametrize(("is_at_work", "waits"), [(False, True), (True, False)])
 def test_a_loops_last_turns_are_not_taken_from_its_second_after_the_grace(start_program, is_at_work, waits):
-    """Who has needed all of the grace has a second until it is killed, and needs it to clean up."""
+    """A worker that has used all of its grace has one second until it is killed, and needs it to clean up."""
     source = """
 import everycore.worker.signals as module
 slept = []
@@ -219,7 +219,7 @@ def test_an_idle_loop_that_is_asked_to_leave_is_not_waited_for(start_program):
 
 
 def test_a_signal_from_outside_that_meets_a_task_is_not_waited_for(start_program):
-    """The fixed time is for who has sent the signal itself, at its end."""
+    """The fixed time is for a process that signals itself at its end."""
     source = """
 import everycore.worker.signals as module
 slept = []
@@ -242,7 +242,7 @@ except SystemExit:
 
 
 def test_a_signal_that_meets_code_which_drops_exceptions_is_sent_again_at_once(start_program):
-    """Such as the callbacks by which uvloop's loops say whether they are idle."""
+    """Such code is in the callbacks by which uvloop's loops report whether they are idle."""
     source = """
 import everycore.worker.signals as module
 module.AGAIN = 600.0
@@ -260,7 +260,7 @@ until(lambda: False)
 
 
 def test_what_a_loop_was_just_given_is_counted_before_it_ends(start_program):
-    """It stands still for a moment, and then takes a connection, which ends when somebody has seen it."""
+    """It stands still for a moment, then takes a connection, which ends when it was seen."""
     arrange = """
     given = []
     def is_at_work():
@@ -281,7 +281,7 @@ def test_what_a_loop_was_just_given_is_counted_before_it_ends(start_program):
 
 
 def test_a_main_thread_that_waits_for_others_is_ended(start_program):
-    """No thread can be started any more then, from Python 3.12 on."""
+    """From Python 3.12 on, no thread can be started at that time."""
     source = """
 answer.set()
 def stay():

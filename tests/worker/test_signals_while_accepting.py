@@ -1,6 +1,6 @@
-"""A program that is asked to leave by a signal while its loop is just taking a connection."""
+"""A program that a signal asks to leave while its loop is taking a connection."""
 
-#: The helper thread's first look finds nothing open; then a connection is, until it was looked at some times.
+#: The helper thread's first check finds no open connection; later ones do, for a while.
 WORKER = """
 import asyncio, os, signal
 from everycore.worker.signals import WorkerSignals
@@ -33,7 +33,7 @@ asyncio.run(main())
 
 
 def test_its_end_is_not_lost_in_a_callback_of_c(start_program):
-    """ctypes prints what a callback raises, and goes on: so the program is told once more, elsewhere."""
+    """ctypes prints what a callback raises, and goes on, so the program is signalled again elsewhere."""
     source = """
 import ctypes, os, signal
 from everycore import held_signals
@@ -58,7 +58,7 @@ signal.pause()
     assert running.stderr == ""
 
 
-def test_it_serves_whom_it_has_taken_before_it_ends(start_program):
+def test_it_serves_the_connection_it_has_taken_before_it_ends(start_program):
     running = start_program(WORKER)
     running.expect("^served$")
     assert running.wait() == 0

@@ -126,7 +126,7 @@ def read_request(line: bytes) -> Request:
         if head.v is None or head.op is None:
             raise ControlError("bad_request", "a request has the fields 'v' and 'op'")
         if isinstance(head.op, str) and head.op not in _OPS:
-            problem = f"there is no operation {_short(head.op)!r}; those there are: {', '.join(_OPS)}"
+            problem = f"there is no operation {_short(head.op)!r}; the operations are: {', '.join(_OPS)}"
             raise ControlError("bad_request", problem)
         request: Request = _request.decode(line)
         return request

@@ -271,10 +271,7 @@ class Lanes:
         )
 
     def starved(self, now: float) -> bool:
-        """Credit ran out while the backlog was not empty: raise it, unless a lane is late.
-
-        Returns whether any lane may take more now.
-        """
+        """Raise the credit, which ran out, unless a lane is late. Returns whether any lane may take more."""
         if self.is_costly:
             return False
         limit = now - self._late_limit

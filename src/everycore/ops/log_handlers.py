@@ -112,7 +112,11 @@ class LogFile(QuietHandler, OwnLogFile):
         except OSError as error:
             if not self._is_told:  # the next line tries again
                 self._is_told = True
-                log.warning("the log file %r goes on as it is: %s", self.baseFilename, error)
+                log.warning(
+                    "cannot reopen the log file %r, so the old file stays in use: %s",
+                    self.baseFilename,
+                    error,
+                )
         else:
             self._is_told = False
 

@@ -1,1 +1,1 @@
-"""The primary's side: the public face and the drivers that act on what `core` decides."""
+"""The primary's side: the public face, and the drivers that carry out what `core` decides."""

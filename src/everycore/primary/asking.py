@@ -1,7 +1,8 @@
-"""Requests between a primary and its workers, whichever of them: `Pool.answer` and `Pool.request`.
+"""Requests between a primary and its workers, in either direction: `Pool.answer` and `Pool.request`.
 
-A request goes to the ready worker that has the fewest of these requests open; of equals, to the one that was
-asked longest ago. It is never sent twice: a worker that is lost with a request may have done what it asks.
+A request goes to the ready worker with the fewest open requests of this kind. Among equals it goes to the
+worker that was asked longest ago. It is never sent twice: a worker that is lost with a request may have done
+what it asks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Asking:
     """The requests of one cluster."""
 
     def __init__(self, cluster: Cluster, end: asyncio.Future[None]) -> None:
-        """`end` is done when the pool has ended: then nobody answers any more."""
+        """`end` is done when the pool has ended. After that no worker answers."""
         self._cluster = cluster
         self._end = end
         self._open: Counter[int] = Counter()
@@ -39,12 +40,12 @@ class Asking:
         end.add_done_callback(lambda _: self._ready.set())
 
     def forked(self, worker: Worker) -> None:
-        """A worker was forked: its requests are answered too."""
+        """Answer the requests of a worker that was just forked, too."""
         if self._handler is not None:
             self._answering[worker.id] = worker.answer(self._handler)
 
     def answer(self, handler: Handler) -> Subscription:
-        """Let `handler` answer the requests of every worker, those to come included."""
+        """Let `handler` answer the requests of every worker, including those forked later."""
         check_handler(handler)
         if self._handler is not None:
             raise RuntimeError("the workers' requests are answered already: cancel that subscription first")
@@ -74,7 +75,7 @@ class Asking:
                 continue
             try:
                 reply = worker.request(message, handle, timeout=left, keep_open=keep_open)
-            except ChannelClosed:  # nothing was sent: it has gone this very moment
+            except ChannelClosed:  # the worker has just gone, and nothing was sent
                 self._ready.clear()
                 continue
             return await self._counted(worker.id, reply)
@@ -99,7 +100,7 @@ class Asking:
         return min(ready, key=lambda worker: (self._open[worker.id], self._asked.get(worker.id, 0)))
 
     def _check_end(self) -> None:
-        """Raise what ended the pool, if it has ended."""
+        """Raise the error that ended the pool, if it has ended."""
         if self._end.done():
             self._end.result()
             raise ClusterClosed("the pool has ended: no worker is left to ask")

@@ -1,7 +1,7 @@
-"""How a worker's process begins: as a fresh interpreter, at once, or by its mold, in a while.
+"""How a worker's process begins: at once as a fresh interpreter, or a little later from its mold.
 
-Invariant: what is refused leaves nothing behind, and becomes the worker's exit; a setting that can't work is
-raised where the request says so.
+Invariant: a process that the kernel refuses leaves nothing behind, and the refusal becomes the worker's exit.
+A setting that cannot work is raised if the request says so.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from everycore.primary.runtime import Runtime
 
 
 class Beginner(Awaiting, Protocol):
-    """The worker that begins: its driver."""
+    """The driver of the worker that begins."""
 
     identity: WorkerIdentity
     user: int
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """A worker that has begun. is_awaited: its driver is told when its process is there, or will never be.
+    """A worker that has begun. is_awaited: the driver is told later that its process exists, or never will.
 
-    child: None, with the `error`, for one that was refused.
+    child: None, with the `error`, for a worker that was refused.
     """
 
     process: WorkerProcess
@@ -40,7 +40,7 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 def begin(runtime: Runtime, request: spawner.SpawnRequest, worker: Beginner) -> Begun:
-    """Begin. Raises ConfigurationError for a setting that can't work, if the request says so."""
+    """Begin. Raises ConfigurationError for a setting that cannot work, if the request says so."""
     loop, system = runtime.loop, runtime.system
     leads = runtime.terms.new_group
     try:
@@ -49,7 +49,7 @@ def begin(runtime: Runtime, request: spawner.SpawnRequest, worker: Beginner) -> 
         if not runtime.molds.wants(request.settings):
             child = spawner.spawn(birth, system)
             return Begun(WorkerProcess(loop, system, child.process, leads_group=leads), child)
-        from everycore.primary.mold import mold_command  # late: for who has molds
+        from everycore.primary.mold import mold_command  # imported late: only for clusters with molds
 
         try:
             mold_command(birth.argv)

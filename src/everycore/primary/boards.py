@@ -1,6 +1,6 @@
-"""The boards of one cluster: one for the workers of each user, for each of them can write all over it.
+"""The boards of one cluster: one for the workers of each user, since they can write anywhere on it.
 
-Invariant: a board is there from the first worker of its user until the cluster ends.
+Invariant: a board exists from the first worker of its user until the cluster ends.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from everycore.system.board import LoopTimes, PrimaryBoard
 
 
 class Boards:
-    """A board for each user: this process's own from the start, others when they are first asked for."""
+    """A board for each user: this process's own from the start, the others on first use."""
 
     def __init__(self) -> None:
         self._by_user = {os.geteuid(): PrimaryBoard()}
 
     def fd_of(self, user: int) -> int:
-        """The memory file that the workers of that uid inherit. Raises OSError if there can't be one."""
+        """The memory file that the workers of that uid inherit. Raises OSError if it cannot be made."""
         return self._of(user).fd
 
     def _of(self, user: int) -> PrimaryBoard:
@@ -28,14 +28,14 @@ class Boards:
         return self._by_user[user]
 
     def allot(self, user: int) -> int:
-        """A row for a worker of `user`; 0 if there is none."""
+        """Allot a row to a worker of `user`. Returns 0 if there is none."""
         try:
             return self._of(user).allot()
-        except OSError:  # `fd_of` says it, where it becomes the end of the worker
+        except OSError:  # `fd_of` raises it again, and there it ends the worker
             return 0
 
     def release(self, user: int, row: int) -> None:
-        """The worker of `row` is gone."""
+        """Free `row`: its worker is gone."""
         if row:
             self._by_user[user].release(row)
 
@@ -60,10 +60,10 @@ class Boards:
         return self._by_user[user].requests(row) if row else 0
 
     def descriptors(self) -> Iterator[int]:
-        """The numbers of the memory files."""
+        """The descriptors of the memory files."""
         for board in self._by_user.values():
             yield board.fd
 
     def close(self) -> None:
-        """Unmap them all, and close their files."""
+        """Unmap all boards, and close their files."""
         take_all([board.close for board in self._by_user.values()], "the boards")

@@ -1,4 +1,4 @@
-"""The workers of one cluster: by number and slot, and what is subscribed to at each of them.
+"""The workers of one cluster by id and slot, and the subscriptions at each of them.
 
 Invariant: a worker is in the book from its fork until just before its `Exited` is delivered.
 """
@@ -19,7 +19,7 @@ from everycore.worker_face import Worker
 
 
 class ClusterMember(Protocol):
-    """What the book knows of a worker: its driver."""
+    """What the book needs of a worker: its driver has it."""
 
     identity: WorkerIdentity
     face: Worker
@@ -28,23 +28,23 @@ class ClusterMember(Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the streams of a dead worker were read to their end, or closed."""
+        """Whether the streams of a dead worker are read to their end, or closed."""
 
     def tell(self, message: wire.ReopenLogs) -> None:
         """Send a message on the channel."""
 
     def close(self) -> None:
-        """After the end: let go of the streams that nobody read to their end."""
+        """After the end: close the streams that were not read to their end."""
 
     def abandon(self) -> None:
-        """In a forked child: close our copies, and say nothing."""
+        """In a forked child: close the child's copies, and send nothing."""
 
     def descriptors(self) -> Iterable[int]:
-        """The numbers that belong to the worker."""
+        """The descriptors that belong to the worker."""
 
 
 class Workers(Mapping[int, Worker]):
-    """Worker id -> `Worker`, live; iterated as a copy, so that workers may come and go meanwhile."""
+    """Maps ids to live workers. Iteration uses a copy, so that workers may come and go meanwhile."""
 
     def __init__(self, members: Mapping[int, ClusterMember]) -> None:
         self._members = members
@@ -59,11 +59,11 @@ class Workers(Mapping[int, Worker]):
         return len(self._members)
 
     def values(self) -> ValuesView[Worker]:
-        """The workers that live now; a copy."""
+        """The workers that are alive now; a copy."""
         return self._copy().values()
 
     def items(self) -> ItemsView[int, Worker]:
-        """Ids and workers that live now; a copy."""
+        """The ids and workers that are alive now; a copy."""
         return self._copy().items()
 
     def _copy(self) -> dict[int, Worker]:
@@ -74,7 +74,7 @@ class Workers(Mapping[int, Worker]):
 
 
 class Book:
-    """The live workers of one cluster, and the dead whose streams are still read."""
+    """The live workers of one cluster, and the dead ones whose streams are still read."""
 
     def __init__(self) -> None:
         self._members: dict[int, ClusterMember] = {}
@@ -82,7 +82,7 @@ class Book:
         self._subscribers: list[_Subscriber] = []
         self._is_empty = asyncio.Event()
         self._is_empty.set()
-        #: Of the worker that was forked last; 0: none was.
+        #: The id of the latest worker; 0 before the first fork.
         self.last_id = 0
         self.workers = Workers(self._members)
 
@@ -90,12 +90,12 @@ class Book:
         return iter(tuple(self._members.values()))
 
     def free_slot(self) -> int:
-        """The lowest slot that no worker has."""
+        """The lowest slot without a worker."""
         taken = {member.identity.slot for member in self}
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
 
     def add(self, member: ClusterMember) -> None:
-        """A worker was forked."""
+        """Add a worker that was forked."""
         self.last_id = member.identity.id
         self._members[member.identity.id] = member
         self._is_empty.clear()
@@ -103,13 +103,13 @@ class Book:
             subscriber.add(member)
 
     def remove(self, member: ClusterMember) -> None:
-        """A worker is dead. Its streams may be read to their end for a while."""
+        """Remove a dead worker. Its streams may still be read to their end."""
         del self._members[member.identity.id]
         for subscriber in self._subscribers:
             subscriber.forget(member)
         self._ended = [ended for ended in (*self._ended, member) if not ended.is_closed]
         if not self._members:
-            # After the `Exited`, which is told next: whoever waits finds every event in its queue.
+            # After `Exited`, which is emitted next: a waiting task then finds every event in its queue.
             asyncio.get_running_loop().call_soon(self._check_empty)
 
     def _check_empty(self) -> None:
@@ -117,9 +117,9 @@ class Book:
             self._is_empty.set()
 
     async def broadcast(self, message: Any) -> int:
-        """Send `message` to every connected worker; returns how many there were.
+        """Send `message` to every connected worker. Returns how many it was sent to.
 
-        Raises: TypeError, OverflowError, ValueError for what can't be sent.
+        Raises: TypeError, OverflowError, ValueError for a message that cannot be sent.
         """
         workers = [member.face for member in self if member.face.is_connected()]
         results = await asyncio.gather(*(worker.send(message) for worker in workers), return_exceptions=True)
@@ -129,11 +129,11 @@ class Book:
         return sum(result is None for result in results)
 
     async def wait(self) -> None:
-        """Wait until there is no worker."""
+        """Wait until the cluster has no worker."""
         await self._is_empty.wait()
 
     def on_message(self, callback: Callable[[Any], object]) -> Subscription:
-        """Call `callback` with every worker's messages, those to come included."""
+        """Call `callback` with every worker's messages, including workers forked later."""
         subscriber = _Subscriber(callback)
         for member in self:
             subscriber.add(member)
@@ -146,12 +146,12 @@ class Book:
             self._subscribers.remove(subscriber)
 
     def ended(self) -> list[ClusterMember]:
-        """The dead whose streams were not yet read to their end."""
+        """The dead workers whose streams are not yet read to their end."""
         return self._ended
 
 
 class _Subscriber:
-    """One `on_message`: a subscription at each worker."""
+    """One call of `on_message`: it has a subscription at each worker."""
 
     def __init__(self, callback: Callable[[Any], object]) -> None:
         self._callback = callback

@@ -1,8 +1,8 @@
 """`Cluster`: a primary's workers and listeners.
 
-The public face; it forks when told to, and never by itself (that is `everycore.Pool`). Invariant: after the
-`async with` block no process, task, descriptor or socket file of it is left, however the block was left.
-It installs no signal handler; SIGCHLD, if it is ignored, gets its default back.
+This is the public face. It forks when it is told to, and never by itself (`everycore.Pool` does). Invariant:
+after the `async with` block, however it was left, none of the cluster's processes, tasks, descriptors or
+socket files remains. A cluster installs no signal handler. If SIGCHLD is ignored, it restores the default.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ class Cluster:
     """A primary's workers and listeners, within `async with`.
 
     settings: how workers are started; see `setup_primary`.
-    policy: who gets the next connection; goes before `EVERYCORE_POLICY`.
-    grace: seconds that a worker has to finish its work when it is asked to leave; then it is killed.
+    policy: how connections are distributed; takes precedence over `EVERYCORE_POLICY`.
+    grace: seconds that a worker has to finish its work when it is asked to leave. Then it is killed.
     when_no_worker: "refuse" new connections while no worker is ready, or "hold" them in the backlog for up to
         `hold_timeout` seconds.
-    recall_after: seconds after which a connection that a worker did not pick up is given to another; None:
-        0.02, and 2 under `sticky`.
-    trust_proxy_protocol: addresses and networks of proxies, "unix" for those on unix sockets, "*" for
-        everybody: each of their connections begins with a header of the PROXY protocol, which names the
-        client. Not under the policy "shared".
-    orphan_grace: seconds that workers have to finish when this process dies; 0: they are killed with it.
+    recall_after: seconds after which a connection that a worker did not pick up goes to another one. None
+        stands for 0.02, or 2 under `sticky`.
+    trust_proxy_protocol: addresses and networks of proxies, "unix" for proxies on unix sockets, or "*" for
+        all peers. Each of their connections begins with a header of the PROXY protocol, which names the
+        client. Not available under the policy "shared".
+    orphan_grace: seconds that workers have to finish when this process dies. With 0 they are killed at once.
     max_message: the largest message, in bytes.
-    shutdown_timeout: seconds that a worker's program has at least, once its work is done or its grace over,
-        for its own shutdown: what `main` does after `wait_shutdown()`, and while it is cancelled.
+    shutdown_timeout: seconds that a worker's program has at least for its own shutdown, once its work is done
+        or its grace is over: for what `main` does after `wait_shutdown()`, and while it is cancelled.
     raise_nofile: raise the soft limit of descriptors (RLIMIT_NOFILE) to the hard one, here and in workers.
 
     Raises: RoleError in a worker, UnsupportedPlatform, ConfigurationError.
@@ -111,7 +111,7 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
-            raise ClusterClosed("a Cluster is entered once; make another")
+            raise ClusterClosed("a Cluster can be entered only once; make a new one")
         loop = asyncio.get_running_loop()
         fill_standard_streams()
         inherited.learn_of_children()
@@ -125,7 +125,7 @@ class Cluster:
         self._ending.runtime = self._runtime
         self._state = "open"
         role.open_clusters += 1
-        # It can't be unregistered, hence the weak reference: a closed cluster has nothing to close.
+        # The hook can't be unregistered, hence the weak reference: a closed cluster has nothing to close.
         os.register_at_fork(after_in_child=partial(_abandon, weakref.ref(self)))
         if (shutdown := current_shutdown()) is not None:
             shutdown.add(self)
@@ -134,7 +134,7 @@ class Cluster:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._state == "closed":  # in a fork: the cluster is the parent's
+        if self._state == "closed":  # in a fork: the cluster belongs to the parent
             return
         self._state = "closing"
         try:
@@ -151,7 +151,7 @@ class Cluster:
             self._close()
 
     def _close(self) -> None:
-        if self._state != "closed":  # in a fork that leaves the block, it is closed already, and not counted
+        if self._state != "closed":  # a fork that leaves the block has closed it already, and is not counted
             role.open_clusters -= 1
         self._state = "closed"
         self._runtime.close()
@@ -162,12 +162,12 @@ class Cluster:
 
     @property
     def workers(self) -> Workers:
-        """The live workers by id. An entry leaves just before its `Exited` is delivered."""
+        """The live workers by id. An entry is removed just before its `Exited` is delivered."""
         return self._book.workers
 
     @property
     def policy(self) -> str:
-        """Who gets the next connection; fixed by the first fork."""
+        """How connections are distributed. The first fork fixes it."""
         return self._distribution.policy
 
     @property
@@ -189,31 +189,31 @@ class Cluster:
         await self._ending.run()
 
     def setup_primary(self, **changes: Unpack[SettingsFields]) -> None:
-        """Change how later workers are started; what is not named stays. Each call emits `SetUp`.
+        """Change how later workers are started. Fields that are not named stay. Each call emits `SetUp`.
 
-        The arguments are the fields of `Settings`. `policy` is fixed by the first fork.
+        The arguments are the fields of `Settings`. The first fork fixes `policy`.
 
-        Raises: ConfigurationError; TypeError for a name that is no field.
+        Raises: ConfigurationError; TypeError for a name that is not a field.
         """
         settings = self._settings.merged(changes)
         if "policy" in changes:
             chosen = choose_policy(settings.policy, os.environ)
             if self._book.last_id and chosen != self._distribution.policy:
-                raise ConfigurationError("policy", "is fixed by the first fork")
+                raise ConfigurationError("policy", "cannot change after the first fork")
             self._distribution.check_policy(chosen)
             self._distribution.policy = chosen
         self._settings = settings
-        with contextlib.suppress(RuntimeError):  # before any loop runs nobody can be listening
+        with contextlib.suppress(RuntimeError):  # before a loop runs, nothing can have subscribed
             asyncio.get_running_loop().call_soon(partial(self._log.emit, SetUp, settings=settings))
 
     def fork(self, env: Mapping[str, str | None] | None = None) -> Worker:
-        """Start a worker; returns at once. `env` is added to its environment; None removes a variable.
+        """Start a worker and return at once. `env` is added to its environment; None removes a variable.
 
-        If the process can't be started, `Forked`, `Disconnected` and `Exited(error=...)` follow. So they do
-        once `everycore.run` shuts the cluster down at a signal, or its `Pool` is stopped; the exit is then
-        voluntary.
+        If the process cannot be started, `Forked`, `Disconnected` and `Exited(error=...)` follow. The same
+        events follow once `everycore.run` shuts the cluster down at a signal, or its `Pool` is stopped; that
+        exit is voluntary.
 
-        Raises: ClusterClosed; ConfigurationError for settings that can't work; RoleError in a worker.
+        Raises: ClusterClosed; ConfigurationError for settings that cannot work; RoleError in a worker.
         """
         return self._fork(env)
 
@@ -237,27 +237,26 @@ class Cluster:
         return start_worker(self._runtime, request, withholds=self._ending.has_begun)
 
     async def broadcast(self, message: Any) -> int:
-        """Send `message` to every connected worker; returns how many there were.
+        """Send `message` to every connected worker. Returns how many it was sent to.
 
-        Raises: TypeError, OverflowError, ValueError for what can't be sent.
+        Raises: TypeError, OverflowError, ValueError for a message that cannot be sent.
         """
         return await self._book.broadcast(message)
 
     async def disconnect(self, timeout: float | None = None) -> None:
         """Ask every worker to leave, and wait until all are gone. Workers can be forked again afterwards.
 
-        Raises: TimeoutError after `timeout` seconds; workers are killed when their grace is over, not by
-        this.
+        Raises: TimeoutError after `timeout` seconds. It kills no worker; the end of a worker's grace does.
         """
         if self._distribution.when_no_worker == "refuse":
-            self._ending.shut_listeners()  # else a cluster that goes on has those wait who come meanwhile
+            self._ending.shut_listeners()  # else a cluster that goes on would make new clients wait
         for worker in self.workers.values():
             worker.disconnect()
         async with asyncio.timeout(timeout):
             await self.wait()
 
     async def wait(self) -> None:
-        """Wait until there is no worker."""
+        """Wait until the cluster has no worker."""
         if self._state != "new":
             await self._book.wait()
 
@@ -266,12 +265,12 @@ class Cluster:
     def on(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
         """Call the plain function `callback` with each event of `kind`, or with every worker's messages."""
         if kind is Message:
-            check_plain(callback)  # here, for there may be no worker yet to say it
+            check_plain(callback)  # checked here, since there may be no worker yet to check it
             return self._book.on_message(callback)
         return self._log.listeners.on(kind, callback)
 
     def once(self, kind: type[E], callback: Callable[[E], object]) -> Subscription:
-        """As `on`, for the next one alone."""
+        """As `on`, but only for the next event."""
         if kind is Message:
             return once(self._book.on_message, callback)
         return self._log.listeners.once(kind, callback)
@@ -287,7 +286,7 @@ class Cluster:
         return self._log.listeners.events(*kinds)
 
     def snapshot(self) -> Snapshot:
-        """The cluster at this moment."""
+        """The state of the cluster at this moment."""
         return Snapshot(
             workers=tuple(worker.snapshot() for worker in self.workers.values()),
             listeners=self._runtime.switchboard.snapshot() if self._state != "new" else (),
@@ -296,9 +295,9 @@ class Cluster:
 
 
 def _abandon(reference: weakref.ref[Cluster]) -> None:
-    """In a forked child (multiprocessing): the cluster is the parent's."""
+    """In a forked child (multiprocessing): leave the cluster to the parent."""
     cluster = reference()
-    if processes.is_starting:  # it becomes a worker at once, and has what is passed to it
+    if processes.is_starting:  # the child becomes a worker at once, with the descriptors passed to it
         return
     if cluster is not None and cluster._state != "closed":
         cluster._state = "closed"

@@ -1,7 +1,7 @@
-"""The control socket of a pool, from before its first worker to after its last.
+"""The control socket of a pool, open from before its first worker until after its last.
 
-Invariant: without a plan nothing is made. A place that nobody has named may be missing, read-only or taken:
-that is one line for debugging, never an error. One that somebody has named has to work.
+Invariant: without a plan there is no socket. A default place may be missing, read-only or taken: that is
+logged at DEBUG level, and is never an error. A place that the user has named has to work.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _REASONS: Final = {
 
 
 class ControlPlan(msgspec.Struct, frozen=True):
-    """What a service is called, and where it may be asked. path: None is the usual place.
+    """A service's name, and where it may be asked. path: None stands for the default place.
 
-    setting: what names the path. by_signal: it is stopped as by SIGTERM, with all that the command does then.
-    stacks_file: where workers print their stacks now; None: to their stderr. listens: False: there is no
-    socket, for only the observer asks.
+    setting: the name of the setting that gives the path. by_signal: `stop` acts like SIGTERM, with all that
+    the command does then. stacks_file: where workers print their stacks now; None stands for their stderr.
+    listens: False for no socket, because only the observer asks.
     """
 
     name: str
@@ -68,18 +68,18 @@ def plan_of(control: bool | str | os.PathLike[str]) -> ControlPlan | None:
 
 
 class ControlPost:
-    """The control socket of one pool, or none, and its observer, or none."""
+    """The control socket and the observer of one pool. Either may be absent."""
 
     def __init__(self, plan: ControlPlan | None) -> None:
         self.plan = plan
         self._listener: control_sockets.ControlListener | None = None
         self._server: ControlServer | None = None
         self._kept: set[int] = set()
-        #: Who answers for metrics and health; None: nobody.
+        #: Answers for metrics and health; None without an observer.
         self.observer: ObserverPost | None = None
 
     async def enter(self, cluster: Cluster) -> None:
-        """Enter the cluster, with the socket made before. Raises ConfigurationError for its path."""
+        """Make the socket, then enter the cluster. Raises ConfigurationError for the socket's path."""
         self.open()
         try:
             if self.observer is not None:
@@ -92,26 +92,26 @@ class ControlPost:
             raise
 
     async def leave(self, keeper: Keeper) -> None:
-        """Close the keeper, and then the socket: whoever waits is answered by how that ended."""
+        """Close the keeper, and then the socket: waiting clients are told how the service ended."""
         try:
             await keeper.close()
         finally:
             await self.close()
 
     def open(self) -> None:
-        """Make the socket. Nobody is answered yet. Raises ConfigurationError for a path that cannot be."""
+        """Make the socket, without answering yet. Raises ConfigurationError for a path that cannot work."""
         if self.plan is not None and self.plan.listens:
             self._listener = _listen(self.plan)
 
     def begin(self, cluster: Cluster, keeper: Keeper, shutdown: Shutdown | None) -> None:
-        """Answer from now on. shutdown: what stops the whole service at a signal.
+        """Answer from now on. shutdown: stops the whole service, as a signal does.
 
-        To be called once the first workers are started: they boot while this imports what it needs.
+        Call this once the first workers are started: they boot while this imports what it needs.
         """
         if self.plan is None or (self._listener is None and self.observer is None):
             return
         try:
-            from everycore.aio.control import ControlServer  # late: without a socket nobody needs it
+            from everycore.aio.control import ControlServer  # imported late: only for pools with a socket
             from everycore.core.control import ServiceName
             from everycore.primary.steering import Steering
         except (OSError, ImportError) as error:  # no descriptor is left to read them
@@ -135,7 +135,7 @@ class ControlPost:
         log.debug("control socket: %s", self._listener.address)
 
     async def close(self) -> None:
-        """Answer nobody any more, and remove the socket."""
+        """Stop answering, and remove the socket."""
         listener, self._listener = self._listener, None
         if listener is not None:
             self._kept.discard(listener.sock.fileno())
@@ -170,7 +170,7 @@ def _listen(plan: ControlPlan) -> control_sockets.ControlListener | None:
 
 
 def _text(name: str) -> str:
-    """A path that is not UTF-8 may be in it."""
+    """Return `name` as UTF-8: it may contain a path that is not."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -185,5 +185,5 @@ def _version() -> str:
         from importlib.metadata import version  # late: 35 modules, which nobody else needs
 
         return version("everycore")
-    except Exception:  # no metadata in a zip, no descriptor left
+    except Exception:  # no metadata in a zip, or no descriptor left
         return "unknown"

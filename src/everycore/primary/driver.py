@@ -1,7 +1,7 @@
 """Drives one worker: its process, and the connection to it.
 
-Translates what happens into inputs of `core.lifecycle`, and does what that says, in order. Invariant: once
-the worker is dead nothing of it is left: no process, descriptor, timer or task.
+It translates what happens into inputs of `core.lifecycle`, and carries out the actions in order. Invariant:
+once the worker is dead, none of its processes, descriptors, timers or tasks is left.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
 
-#: After so many seconds a worker that does not start any more has left: a program that forks whenever one
-#: has left does not spin meanwhile.
+#: Seconds after which a worker that does not start any more counts as gone. A program that forks whenever a
+#: worker is gone does not spin meanwhile.
 WITHHELD: Final = 0.1
 
 Told: TypeAlias = wire.ReopenLogs | wire.MayHandOn | wire.TakeOver
 
 
 class WorkerDriver:
-    """One worker, from its spawn to its `Exited`. `face` is the worker as users see it."""
+    """One worker, from its spawn to its `Exited`. `face` is the worker that users see."""
 
     def __init__(self, runtime: Runtime, identity: WorkerIdentity, request: spawner.SpawnRequest) -> None:
         self._runtime = runtime
@@ -79,22 +79,22 @@ class WorkerDriver:
 
     @property
     def listeners(self) -> Emitter:
-        """Those of this worker's events."""
+        """The listeners of this worker's events."""
         return self._log.listeners
 
     # --- birth --------------------------------------------------------------------------------------------
 
     def spawn(self) -> None:
-        """Start the process. A refusal of the kernel becomes the worker's exit.
+        """Start the process. If the kernel refuses, the refusal becomes the worker's exit.
 
-        Raises ConfigurationError for a setting that can't work, if the request says so.
+        Raises ConfigurationError for a setting that cannot work, if the request says so.
         """
         begun = begin(self._runtime, self._request, self)
         self.process = begun.process
         self._connect(begun.child)
         if not begun.is_awaited:
-            # `Forked` comes after `fork()` has returned, and before all that the worker says; a spawn that
-            # failed is over right behind it.
+            # `Forked` comes after `fork()` has returned, and before everything that the worker sends. The
+            # exit of a spawn that failed follows immediately.
             self._loop.call_soon(self._announce, begun.error)
 
     def on_born(self, spawned: Spawned) -> None:
@@ -108,7 +108,7 @@ class WorkerDriver:
         self._announce(error)
 
     def withhold(self) -> None:
-        """Start no process: the cluster ends. The worker has left as soon as it would have been there."""
+        """Start no process, because the cluster ends. The worker leaves at once."""
         self._connect(None)
         self._happen(LifeInput.DISCONNECT, grace=self.grace)
         error = OSError(errno.ECANCELED, "the cluster is shutting down")
@@ -129,11 +129,11 @@ class WorkerDriver:
     # --- what happens -------------------------------------------------------------------------------------
 
     def on_joined(self) -> None:
-        """The worker says that it is there."""
+        """Note that the worker has joined."""
         self._happen(LifeInput.JOINED)
 
     def on_lost(self, error: Exception | None) -> None:
-        """The worker's channel has ended; `error`: it was given up for that."""
+        """Note that the worker's channel has ended. `error`: why the primary gave it up, if it did."""
         if error is not None:
             self._happen(LifeInput.BROKE_PROTOCOL)
         self._happen(LifeInput.CHANNEL_LOST, shutdown=self._runtime.terms.shutdown_timeout)
@@ -162,8 +162,8 @@ class WorkerDriver:
 
     def _ask(self) -> None:
         if not self._ipc.is_attached:
-            # No loop of ours reads the channel yet: a program of threads and plain sockets is asked by a
-            # signal. The signal goes first. A loop that is about to attach might read the message at once,
+            # No loop of everycore reads the channel yet. A signal asks a program of threads and plain
+            # sockets. The signal goes first: a loop that is about to attach might read the message at once,
             # leave, and remove its handlers before the signal comes.
             self.process.signal(signal.SIGTERM)
         deadline = self.life.deadline
@@ -187,7 +187,7 @@ class WorkerDriver:
     def _emit_exited(self) -> None:
         status = self._status
         assert status is not None
-        # Only now: requests that were open fail with the way the worker ended.
+        # Only now: open requests fail with the status with which the worker ended.
         self.mailbox.peer_status = status
         steps: list[Callable[[], object]] = [
             self.mailbox.close,
@@ -218,11 +218,11 @@ class WorkerDriver:
 
     @property
     def may_serve(self) -> bool:
-        """Whether it may get listeners: nobody has asked it to leave."""
+        """Whether the worker may get listeners: it has not been asked to leave."""
         return self.life.may_serve
 
     def on_serving(self, listener: Serving) -> None:
-        """The worker is served by a listener."""
+        """Note that a listener serves the worker."""
         self._happen(LifeInput.LISTENED)
         self._log.emit(
             events.Listening,
@@ -241,19 +241,19 @@ class WorkerDriver:
     # --- what listeners and the link tell -----------------------------------------------------------------
 
     def on_finished(self) -> None:
-        """A listener has given the worker all who had come."""
+        """Note that a listener has given the worker every connection that had come."""
         self._farewell.on_finished()
 
     def on_violation(self, error: ProtocolError) -> None:
-        """The worker broke the protocol of a belt or the link: it loses its channel."""
+        """Take the channel from the worker, which broke the protocol of a belt or the link."""
         self._ipc.break_off(error)
 
     def on_report(self, body: bytes) -> None:
-        """A message that does not wait for the channel."""
+        """Deliver a message that does not wait for the channel."""
         self.mailbox.deliver(wire.Note(body), ())
 
     def on_leave(self) -> None:
-        """The worker says that it leaves: now, so it need not be asked any more."""
+        """Note that the worker leaves now by itself, so it need not be asked."""
         self._farewell.is_spared = True
         self._happen(LifeInput.LEAVE, grace=self.grace)
         self._farewell.cancel()
@@ -261,51 +261,51 @@ class WorkerDriver:
     # --- orders -------------------------------------------------------------------------------------------
 
     def disconnect(self, grace: float) -> None:
-        """Ask the worker to finish within `grace` seconds and leave; killed a moment after that."""
+        """Ask the worker to finish within `grace` seconds and leave. A moment after that it is killed."""
         grace = self.readiness.grace(grace)
         self.grace = min(self.grace, grace)
         self._happen(LifeInput.DISCONNECT, grace=grace)
         self.process.withdraw()
-        if self._farewell.lasts:  # maybe in less time than the first time
+        if self._farewell.lasts:  # perhaps with less time than at first
             self._ask_to_leave()
 
     def account(self) -> tuple[int, int]:
-        """Connections handed to the worker so far, and those it has not acknowledged."""
+        """The connections handed to the worker so far, and those that it has not acknowledged."""
         handed_over, outstanding = self._switchboard.account(self.identity.id)
-        # Where workers may accept by themselves, only the board knows how much.
+        # If workers may accept by themselves, only the board has the count.
         is_shared = self._switchboard.settings.policy == "shared"
         shared = self._runtime.boards.accepted(self.user, self.identity.row) if is_shared else 0
-        # Not the sum: a loop of ours that is handed connections counts them on the board too.
+        # Not the sum: a loop of everycore that is handed connections counts them on the board too.
         return max(handed_over, shared), outstanding
 
     @property
     def is_closed(self) -> bool:
-        """Whether the streams of a dead worker were read to their end, or closed."""
+        """Whether the streams of a dead worker are read to their end, or closed."""
         return self.process.is_closed
 
     def close(self) -> None:
-        """After the end: let go of the streams that nobody read to their end."""
+        """After the end: close the streams that were not read to their end."""
         self.process.close()
 
     def abandon(self) -> None:
-        """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
+        """In a forked child: close the child's copies, send nothing, and leave the parent's loop alone."""
         self.process.abandon()
         self._ipc.abandon()
 
     def descriptors(self) -> list[int]:
-        """The numbers that belong to this worker's channel, link and process."""
+        """The descriptors of this worker's channel, link and process."""
         return [self.process.fileno(), *self._ipc.filenos()]
 
 
 def _cuts_off(worker: WorkerDriver) -> bool:
-    """Whether it may close connections unread when it is asked: a program that is asked by a signal may."""
+    """Whether the worker may close connections unread when it is asked: a program asked by a signal may."""
     return worker.seat.open > 0 and not worker._ipc.is_attached
 
 
 def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: bool) -> Worker:
     """Give a new worker its id, its slot and its row of the board, and spawn it.
 
-    withholds: the cluster ends, so no process is started. What is raised leaves nothing behind.
+    withholds: start no process, because the cluster ends. If this raises, it leaves nothing behind.
     """
     book, boards = runtime.book, runtime.boards
     settings = runtime.molds.adapt(request.settings)
@@ -330,12 +330,12 @@ def start_worker(runtime: Runtime, request: spawner.SpawnRequest, *, withholds: 
 
 
 def _tell_overdue(worker: int, *, is_starting: bool) -> None:
-    if is_starting:  # it has served nobody
+    if is_starting:  # it has served no client yet
         log.info("worker %d was still starting: killed", worker)
     else:
         log.warning("worker %d did not leave in time: killed", worker)
 
 
 def driver_of(worker: Worker) -> WorkerDriver:
-    """What stands behind `worker`, for those on the primary's side who need more of it than its users."""
+    """The driver behind `worker`, for the primary's own modules."""
     return cast("WorkerDriver", worker._driver)

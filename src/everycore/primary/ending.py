@@ -1,7 +1,7 @@
 """How a cluster ends: announced, then begun for good, then over; or at once, by killing.
 
-Invariant: once it has begun, no process is started any more, and every listener serves those who have come
-and refuses newcomers.
+Invariant: once the end has begun, no process is started, and every listener serves the connections that have
+come and refuses new ones.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from everycore.primary.runtime import Runtime
 
 
 class Ending:
-    """The end of one cluster. `runtime` is there once the cluster is open."""
+    """The end of one cluster. `runtime` is set once the cluster is open."""
 
     def __init__(self, book: Book) -> None:
         self._book = book
         self.runtime: Runtime | None = None
-        #: Snapshots say that it is being stopped.
+        #: Whether snapshots say that the cluster is being stopped.
         self.is_announced = False
-        #: For good: what is forked from now on does not start.
+        #: Whether the end has begun, for good: workers that are forked from now on do not start.
         self.has_begun = False
 
     def shut_listeners(self) -> None:
-        """All workers are to leave. First the listeners go: everybody who has come is served."""
+        """Shut the listeners before all workers leave: connections that have come are served."""
         if self.runtime is not None:
             self.runtime.switchboard.shut()
 
     def close_idle(self) -> None:
-        """Workers that are asked to leave from now on close connections whose client asks for nothing."""
+        """From now on, let workers that are asked to leave close idle connections."""
         if self.runtime is not None:
             self.runtime.spares_idle = False
 
     def hasten(self, grace: float) -> None:
-        """Begin, with `grace` seconds for workers that are there. Those that leave already are killed."""
+        """Begin, with `grace` seconds for live workers. Workers that are leaving already are killed."""
         self.close_idle()
         self.begin()
         for worker in self._book.workers.values():
@@ -48,9 +48,9 @@ class Ending:
                 worker._driver.disconnect(grace)
 
     def begin(self) -> None:
-        """The listeners go, and `fork` starts no process any more.
+        """Shut the listeners, and let `fork` start no process any more.
 
-        A program that replaces workers which die would never come to its end.
+        Otherwise a program that replaces workers as they die would never come to its end.
         """
         self.is_announced = self.has_begun = True
         self._close_molds()
@@ -61,9 +61,9 @@ class Ending:
             self.runtime.molds.close()
 
     async def run(self) -> None:
-        """Begin, ask every worker to leave, and wait for those of this moment.
+        """Begin, ask every worker to leave, and wait for the workers of this moment.
 
-        A program may go on to fork some that never start.
+        A program may go on to fork workers that never start.
         """
         self.begin()
         workers = tuple(self._book.workers.values())
@@ -72,7 +72,7 @@ class Ending:
         await asyncio.gather(*(worker.wait() for worker in workers))
 
     async def kill_all(self) -> None:
-        """SIGKILL everybody and wait.
+        """Send SIGKILL to every worker, and wait.
 
         A kill takes milliseconds, so not even a cancellation cuts this short.
         """

@@ -1,7 +1,7 @@
-"""Numbers and dates the events of one cluster, and tells them.
+"""Numbers and dates the events of one cluster, and emits them.
 
-Invariant: `seq` counts up from 1 without a gap, in the order in which events are made. An event about a
-worker is told to that worker's own listeners first, then to the cluster's, as in Node.
+Invariant: `seq` counts up from 1 without a gap, in the order in which events are made. The listeners of a
+worker get an event about it before those of the cluster, as in Node.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from everycore.worker_face import Worker
 
 
 class EventLog:
-    """The events of one cluster. `listeners` get all of them, but messages."""
+    """The events of one cluster. `listeners` get all of them except messages."""
 
     def __init__(self) -> None:
         self.listeners = Emitter()
-        #: The date, in seconds since the epoch.
+        #: Returns the date, in seconds since the epoch.
         self.now: Callable[[], float] = time.time
         self._seq = 0
 
     def next(self) -> tuple[int, float]:
-        """The number and the date of the event that is made now."""
+        """The number and the date of the event that is being made."""
         self._seq += 1
         return self._seq, self.now()
 
     def emit(self, event_type: Callable[..., Event], /, **fields: Any) -> None:
-        """Tell of something that concerns no single worker."""
+        """Emit an event that concerns no single worker."""
         seq, at = self.next()
         self.listeners.emit(event_type(seq=seq, at=at, **fields))
 
     def emit_about(self, worker: Worker, event_type: Callable[..., WorkerEvent], /, **fields: Any) -> None:
-        """Tell of something that happened to `worker`."""
+        """Emit an event about `worker`."""
         seq, at = self.next()
         event = event_type(seq=seq, at=at, worker=worker, **fields)
         worker._driver.listeners.emit(event)
@@ -43,7 +43,7 @@ class EventLog:
 
 
 class WorkerLog:
-    """The events about one worker, within its cluster's. `listeners` are those of this worker alone."""
+    """The events about one worker, as a part of its cluster's. `listeners` are those of this worker alone."""
 
     def __init__(self, log: EventLog, worker: Worker) -> None:
         self.listeners = Emitter()
@@ -51,13 +51,13 @@ class WorkerLog:
         self._worker = worker
 
     def emit(self, event_type: Callable[..., WorkerEvent], /, **fields: Any) -> None:
-        """Tell of something that happened to the worker."""
+        """Emit an event about the worker."""
         seq, at = self._log.next()
         event = event_type(seq=seq, at=at, worker=self._worker, **fields)
         self.listeners.emit(event)
         self._log.listeners.emit(event)
 
     def message(self, value: Any, handle: Any) -> Message:
-        """A message of the worker. It is not told here: messages have listeners of their own."""
+        """Make the event of a message from the worker. This emits nothing: messages have own listeners."""
         seq, at = self._log.next()
         return Message(seq=seq, at=at, worker=self._worker, message=value, handle=handle)

@@ -1,9 +1,9 @@
-"""When a worker that is to leave is asked to: at once, or when it has served those who had come before.
+"""When a worker is asked to leave: at once, or once it has got the connections that had come before.
 
-The last ready worker of a listener is given those first, for a part of its grace: it needs the rest to serve
-them. A program that is asked by a signal closes a connection whose first request it has not read (uvicorn,
-aiohttp, hypercorn): its clients have a moment for that. Invariant: while a farewell lasts the worker is
-`finishing` on some listener, or has connections that it may have read nothing of.
+The last ready worker of a listener first gets those connections, for a part of its grace: it needs the rest
+to serve them. A program that is asked by a signal closes a connection whose first request it has not read
+(uvicorn, aiohttp, hypercorn do), so its clients have a moment to send one. Invariant: while a farewell lasts,
+the worker is `finishing` on some listener, or has connections of which it may have read nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Final
 from everycore.aio.deadline import Deadline
 from everycore.primary.listeners.switchboard import Switchboard
 
-#: The part of a worker's grace for which it is given those who had come before it was asked to leave.
+#: The part of a worker's grace in which it gets the connections that came before it was asked to leave.
 FINISH_SHARE: Final = 0.5
-#: Seconds in which who has connected sends a first request, and the worker reads it; and how often to look
-#: whether it has connections at all.
+#: Seconds that a client has to send its first request, and the worker to read it; and seconds between two
+#: checks whether the worker has connections at all.
 FIRST_REQUEST: Final = 0.25
 LOOK: Final = 0.01
 
 
 class Farewell:
-    """The farewell of one worker; `ask` asks it to leave.
+    """The farewell of one worker. `ask` asks it to leave.
 
-    cuts_off: whether it has connections, and may close them unread when it is asked.
+    cuts_off: tells whether it has connections, and may close them unread when it is asked.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class Farewell:
         self._ends_by = math.inf
         self._reading = Deadline(loop, self._look)
         self._reads_by = math.inf
-        #: The worker leaves by itself: it is not to be asked, nor kept for the sake of those who had come.
+        #: Whether the worker leaves by itself: it is neither asked, nor kept for connections that had come.
         self.is_spared = False
 
     def leave_rotation(self, *, finishes: bool) -> None:
-        """The worker is to be given no more, but for what is left for it if it `finishes` its work."""
+        """Give the worker no more connections, except those that are left for it if it `finishes`."""
         self._deadline.set(None)
         self._reading.set(None)
         if finishes and not self.is_spared:
@@ -60,7 +60,7 @@ class Farewell:
             self._switchboard.rest(self._worker, finishes=finishes)
 
     def begin(self, grace: float) -> None:
-        """Ask the worker, within a part of its `grace`. Again: maybe in less time than the first time."""
+        """Ask the worker within a part of its `grace`. A later call can only shorten that time."""
         now = self._loop.time()
         self._ends_by = min(self._ends_by, now + grace * FINISH_SHARE)
         if self._switchboard.is_finishing(self._worker):
@@ -75,7 +75,7 @@ class Farewell:
         return self._deadline.due is not None or self._reading.due is not None
 
     def on_finished(self) -> None:
-        """A listener has given the worker all who had come."""
+        """Note that a listener has given the worker every connection that had come."""
         if self._deadline.due is not None and not self._switchboard.is_finishing(self._worker):
             self._end()
 
@@ -84,7 +84,7 @@ class Farewell:
         self._let_read()
 
     def _let_read(self) -> None:
-        """Nobody comes any more. Ask the worker when it has read what the last ones want."""
+        """No connection comes any more: ask the worker once it has read the latest requests."""
         self._reads_by = min(self._reads_by, self._loop.time() + FIRST_REQUEST, self._ends_by)
         self._look()
 
@@ -96,7 +96,7 @@ class Farewell:
             self._ask()
 
     def cancel(self) -> bool:
-        """The worker leaves without being asked. Returns whether it was still to be asked."""
+        """Let the worker leave without being asked. Returns whether it was still to be asked."""
         if not self.lasts:
             return False
         self._break_off()

@@ -1,9 +1,9 @@
 """Idle connections on their way from a worker that leaves to one that stays.
 
-Act on what `core.handons` decides. Invariant: a descriptor that comes here is passed on or closed in this
-very call; and what reaches another worker is a connection of a listener that it holds.
+This carries out what `core.handons` decides. Invariant: a descriptor that comes here is passed on or closed
+in the same call. Another worker gets only connections of a listener that it holds.
 
-Both policies use this way, by the channels: it is rare, and a belt has accounts that this is none of.
+Both policies hand on over the channels: it is rare, and does not belong in the accounts of a belt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger("everycore.primary")
 
 
 class HandOnMember(Protocol):
-    """What this knows of a worker: its driver."""
+    """What the exchange needs of a worker: its driver has it."""
 
     @property
     def id(self) -> int:
@@ -38,18 +38,18 @@ class HandOnMember(Protocol):
 
     @property
     def seat(self) -> Seat:
-        """Where it sits."""
+        """The worker's seat."""
 
     @property
     def user(self) -> int:
         """The uid that it runs as."""
 
     def tell(self, message: wire.MayHandOn | wire.TakeOver, fds: Sequence[int] = ()) -> None:
-        """Send a message on its channel, which owns the descriptors from here on."""
+        """Send a message on its channel, which owns the descriptors from now on."""
 
 
 class Exchange:
-    """The workers of one cluster that hand on and take over."""
+    """The workers of one cluster that hand on connections or take them over."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, switchboard: Switchboard) -> None:
         self._loop = loop
@@ -57,7 +57,7 @@ class Exchange:
         self._book = HandOnBook()
         self._members: dict[int, HandOnMember] = {}
         self._is_telling = False
-        #: Whoever takes a connection over would believe that its client is the proxy.
+        #: Behind a proxy, the worker that takes a connection over would see the proxy as its client.
         self._book.may_never = bool(switchboard.settings.trust_proxy_protocol)
 
     def can(self, member: HandOnMember, most: int) -> None:
@@ -80,7 +80,7 @@ class Exchange:
 
     def _update(self, what: Callable[..., None], *args: int) -> None:
         what(*args)
-        # In a later turn: where all workers are asked to leave one after the other, none of them stays.
+        # In a later turn: if all workers are asked to leave one after the other, none of them stays.
         if not self._is_telling:
             self._is_telling = True
             self._loop.call_soon(self._tell)
@@ -91,7 +91,7 @@ class Exchange:
             self._members[worker].tell(wire.MayHandOn(may))
 
     def hand_on(self, member: HandOnMember, fds: Sequence[int]) -> None:
-        """`member` hands a connection on. Raises ProtocolError, having closed it, unless that is right."""
+        """Let `member` hand a connection on. Raises ProtocolError, having closed it, for anything else."""
         try:
             if len(fds) != 1:
                 raise ProtocolError(f"HandOn came with {len(fds)} descriptors")
@@ -100,7 +100,7 @@ class Exchange:
         except BaseException:
             close_strange(fds)
             raise
-        self._tell()  # a worker that is chosen because nobody else is left knows that it can't hand on
+        self._tell()  # a worker chosen because no other is left must know that it can't hand on
         taker = None
         if found is not None:
             holders, client = found
@@ -112,7 +112,9 @@ class Exchange:
             taker = self._book.choose(member.id, holders, self._count, pick)
         if taker is None:
             if found is not None:
-                log.debug("a connection of worker %d was closed: nobody is left to take it over", member.id)
+                log.debug(
+                    "a connection of worker %d was closed: no worker is left to take it over", member.id
+                )
             close_strange(fds)
             return
         self._members[taker].tell(wire.TakeOver(), fds)
@@ -121,7 +123,7 @@ class Exchange:
         return self._members[worker].seat.open
 
     def _pick(self, slot: int, client: bytes | None, workers: Sequence[int]) -> int | None:
-        """Where the client's next connection goes as well: the slot of the giver, or that of its address."""
+        """The slot that gets the client's next connection too: the giver's, or that of its address."""
         there = {self._members[worker].seat.slot: worker for worker in sorted(workers)}
         if slot in there or client is None:
             return there.get(slot)
@@ -130,24 +132,24 @@ class Exchange:
         return there[best(client, there)]
 
     def _look_at(self, fd: int, user: int) -> tuple[list[int], bytes | None] | None:
-        """The workers of `user` that hold its listener, and the client; None if that has gone.
+        """The workers of `user` that hold the connection's listener, and the client; None if it has ended.
 
-        Nobody, for one that came by another address: it can only go back. Raises ProtocolError for what is
-        not a connection.
+        No worker holds the listener of a connection that came to another address: it can only go back. Raises
+        ProtocolError for anything but a connection.
         """
         try:
             sock = socket.socket(fileno=fd)
         except OSError as exc:
-            raise ProtocolError(f"it handed on what is no socket: {exc}") from exc
+            raise ProtocolError(f"it handed on a descriptor that is not a socket: {exc}") from exc
         try:
             if sock.type != socket.SOCK_STREAM or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                raise ProtocolError("it handed on what is no connection")
+                raise ProtocolError("it handed on a socket that is not a connection")
             here = sock.getsockname()
             client = client_of(sock.getpeername())
         except OSError as exc:
             if exc.errno in (errno.ENOTCONN, errno.EINVAL):
                 return None
-            raise ProtocolError(f"it handed on what is no connection: {exc}") from exc
+            raise ProtocolError(f"it handed on a socket that is not a connection: {exc}") from exc
         finally:
             family = int(sock.family)
             sock.detach()
@@ -156,7 +158,7 @@ class Exchange:
 
 
 def _accepts(listener: socket.socket, family: int, here: Any) -> bool:
-    """Whether connections of `listener` have `here` as their own end."""
+    """Whether connections of `listener` have `here` as their local address."""
     if listener.fileno() < 0 or listener.type != socket.SOCK_STREAM or listener.family != family:
         return False
     bound = listener.getsockname()

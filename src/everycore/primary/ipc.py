@@ -1,8 +1,8 @@
-"""What the primary and one worker say to each other: by the channel and the link.
+"""What the primary and one worker say to each other over the channel and the link.
 
-Pass each message on to the part of the primary that it concerns. Invariant: what a worker said on its link is
-heard before what it said on its channel after it; a descriptor that came with a message is taken by somebody
-or closed.
+Each message is passed on to the part of the primary that it concerns. Invariant: a message on the link is
+handled before every later message on the channel. A descriptor that came with a message is taken over or
+closed.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from everycore.system.strange import close_strange
 
 log = logging.getLogger("everycore.primary")
 
-#: Requests to listen of one worker that wait for their answers, and how many of them are answered before the
-#: loop turns: each costs a look at all the listeners that the worker holds.
+#: The most requests to listen of one worker that wait, and how many are answered before the loop turns. Each
+#: answer examines all listeners that the worker holds.
 MOST_ASKED: Final = 256
 ANSWERS_A_TURN: Final = 8
-#: What a descriptor has no place with.
+#: Messages that must come without descriptors.
 _WITHOUT_DESCRIPTORS: Final = (wire.Joined, wire.Attached, wire.Drained, wire.CanHandOn, wire.Listen)
 
 
 class IpcClient(LinkClient, HandOnMember, Protocol):
-    """The worker at the other end: its driver."""
+    """The driver of the worker at the other end."""
 
     def on_joined(self) -> None:
-        """It says that it is there."""
+        """Note that the worker has joined."""
 
     def on_lost(self, error: Exception | None) -> None:
-        """Its channel has ended; `error`: it was given up for that."""
+        """Note that its channel has ended. `error`: why the primary gave it up, if it did."""
 
 
 class Ipc:
@@ -61,14 +61,14 @@ class Ipc:
         self._client = client
         self._loop: asyncio.AbstractEventLoop = runtime.loop
         self._exchange = runtime.exchange
-        #: Requests to listen that came on the channel, and that are not answered yet.
+        #: Requests to listen from the channel that are not answered yet.
         self._asked: deque[wire.Listen] = deque()
         self._is_answering = False
-        #: A loop of ours reads the worker's channel.
+        #: Whether a loop of everycore reads the worker's channel.
         self.is_attached = False
-        #: For a worker whose loop does not read the channel yet, and may never do: none piles up there.
+        #: The message for a worker whose loop does not read the channel yet, and may never: only one waits.
         self._waiting: wire.ReopenLogs | None = None
-        #: The channel or the process has ended.
+        #: Whether the channel or the process has ended.
         self.is_ending = False
         self._link_server: LinkServer | None = None
         if child is not None:
@@ -94,26 +94,26 @@ class Ipc:
         )
 
     def open(self) -> None:
-        """Hear from now on."""
+        """Read from now on."""
         self._channel.resume_reading()
         if self._link_server is not None:
             self._link_server.open()
 
     def close(self) -> None:
-        """Hear and say no more."""
+        """Stop reading and sending."""
         self._asked.clear()
         if self._link_server is not None:
             self._link_server.close()
         self._channel.close()
 
     def abandon(self) -> None:
-        """In a forked child: close our copies. The loop is the parent's, and not touched."""
+        """In a forked child: close the child's copies, and leave the parent's loop alone."""
         if self._link_server is not None:
             self._link_server.abandon()
         self._channel.abandon()
 
     def filenos(self) -> list[int]:
-        """The numbers of the link, if there is one, and of the channel."""
+        """The descriptors of the link, if there is one, and of the channel."""
         return [end.fileno() for end in (self._link_server, self._channel) if end is not None]
 
     def tell(
@@ -121,7 +121,7 @@ class Ipc:
         message: wire.Disconnect | wire.ReopenLogs | wire.MayHandOn | wire.TakeOver,
         fds: Sequence[int] = (),
     ) -> None:
-        """Send a message on the channel, which owns the descriptors from here on."""
+        """Send a message on the channel, which owns the descriptors from now on."""
         if isinstance(message, wire.ReopenLogs) and not self.is_attached:
             self._waiting = message
         else:
@@ -130,7 +130,7 @@ class Ipc:
     # --- what the worker says -----------------------------------------------------------------------------
 
     def _on_message(self, message: Any, fds: tuple[int, ...]) -> None:
-        """One frame of the channel. An error raised here costs the worker its channel."""
+        """Handle one frame of the channel. An error raised here costs the worker its channel."""
         if fds and isinstance(message, _WITHOUT_DESCRIPTORS):
             close_strange(fds)
             raise ProtocolError(f"{type(message).__name__} came with {len(fds)} descriptors")
@@ -151,7 +151,7 @@ class Ipc:
             case wire.HandOn():
                 self._exchange.hand_on(self._client, fds)
             case wire.Drained():
-                pass  # the end of the channel follows, and says it all
+                pass  # the end of the channel follows, and is enough
 
     def _ask(self, request: wire.Listen) -> None:
         if len(self._asked) >= MOST_ASKED:
@@ -170,14 +170,14 @@ class Ipc:
     def _listen(self, request: wire.Listen) -> None:
         assert self._link_server is not None
         self._link_server.answer_pending()
-        # A worker that leaves gets no answer: the end of its departure ends its wait.
+        # A worker that leaves gets no answer: its wait ends when it departs.
         if self._client.may_serve and not self.is_ending:
             self._channel.post(*self._link_server.answer_listen(request))
 
     # --- the end ------------------------------------------------------------------------------------------
 
     def break_off(self, error: ProtocolError) -> None:
-        """The worker broke a protocol: it loses its channel."""
+        """Take the channel from the worker, which broke a protocol."""
         if not self._channel.is_closed:
             self._channel.close()
             self._on_lost(error)
@@ -190,9 +190,9 @@ class Ipc:
         self._client.on_lost(error)
 
     def read_to_the_end(self) -> None:
-        """The process has ended: hear what it said before."""
+        """Read what the worker had sent before its process ended."""
         self._hear_last_words()
-        # In the state that the worker had when it said this: it may just have joined.
+        # In the state that the worker had when it sent this: it may just have joined.
         if not self._channel.is_closed:
             self._channel.read_to_end()
 

@@ -1,8 +1,8 @@
-"""The driver of `core.supervisor`: keeps the workers of one cluster as that decides.
+"""The driver of `core.supervisor`: keeps the workers of one cluster as the supervisor decides.
 
-Tell the supervisor what happens in a `Cluster`, and perform what it orders. Invariant: one input at a time,
-its actions performed in order before the next is looked at, whoever told it (an event, a timer, or a callback
-that scales while we fork); every `reload` comes to an end with the pool.
+It tells the supervisor what happens in a `Cluster`, and carries out its orders. Invariant: inputs are handled
+one at a time. The actions of one input are performed in order before the next input, whatever its source (an
+event, a timer, or a callback that scales during a fork). Every `reload` ends with the pool at the latest.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from everycore.worker_face import Worker
 
 log = logging.getLogger("everycore.primary")
 
-#: Why a reload did not come to its end, where no worker is to blame.
+#: Why a reload did not end, if no worker is to blame.
 POOL_ENDS: Final = "the pool was told to stop before all workers were replaced"
 
 
@@ -64,7 +64,7 @@ class Keeper:
         #: Called when a reload is refused.
         self.on_refused: Callable[[], object] = lambda: None
         self._inputs = InTurn[orders.Input](self._decide)
-        #: Lets the supervisor decide about an input, and does what it says.
+        #: Lets the supervisor decide about an input, and performs its actions.
         self._tell = self._inputs.tell
         self._workers: dict[int, Worker] = {}
         self._stalls = StallWatch(cluster, self._workers, stall_limits or StallLimits())
@@ -78,7 +78,7 @@ class Keeper:
         self._follower = self._loop.create_task(self._follow(cluster.events(Ready, Exited)))
 
     async def close(self) -> None:
-        """The cluster has closed its events: wait until those left are told."""
+        """Wait for the remaining events, after the cluster has closed its event stream."""
         await self._follower
         self._deadline.set(None)
         self._stalls.close()
@@ -86,20 +86,20 @@ class Keeper:
         self._end_all_reloads()
 
     def complete(self, snapshot: Snapshot) -> Snapshot:
-        """The same, with what a pool knows."""
+        """`snapshot` with what only a pool knows."""
         return msgspec.structs.replace(snapshot, reload=self._reload, failed_slots=self.failed_slots)
 
     @property
     def failed_slots(self) -> tuple[int, ...]:
-        """Those of which too many workers have ended too soon."""
+        """The slots in which too many workers have ended too soon."""
         return self._supervisor.failed_slots
 
     def address_in_use(self, worker: int) -> str | None:
-        """The sentence about the address that a worker was told to be in use; None: there was none."""
+        """The sentence about the address in use that this worker was told of; None without one."""
         return self._words.address_in_use(worker)
 
     def owns(self, worker: int) -> bool:
-        """Whether it is one of those that are kept: whoever has the cluster may fork others."""
+        """Whether this keeps the worker. The program may have forked others from the same cluster."""
         return worker in self._workers
 
     # Operations
@@ -110,7 +110,7 @@ class Keeper:
         return self._supervisor.wanted
 
     def scale(self, count: int) -> None:
-        """Keep so many workers from now on."""
+        """Keep `count` workers from now on."""
         self._tell(orders.ScaleTo(count))
 
     def change_terms(
@@ -124,9 +124,10 @@ class Keeper:
         recycling: RecyclingLimits | None = None,
         workers: int | None = None,
     ) -> None:
-        """Other numbers, for workers that are started from now on. `workers`: None is so many as before.
+        """Use other numbers for workers that are started from now on. `workers`: None leaves their number.
 
-        To be called while a reload is ordered: it begins before more workers are started, which would be old.
+        Call this while a reload is ordered: the reload begins before additional workers start, which would be
+        old.
         """
         runtime = self._cluster._runtime
         runtime.terms = msgspec.structs.replace(runtime.terms, grace=grace, shutdown_timeout=shutdown_timeout)
@@ -142,27 +143,27 @@ class Keeper:
         self._tell(orders.Drain(worker))
 
     def stop(self) -> None:
-        """Ask all workers to leave, and replace none. Nothing is forked any more, by nobody."""
+        """Ask all workers to leave, and replace none. From now on no worker can be forked."""
         self._cluster._begin_shut_down()
         self._tell(orders.Stop())
 
     def reopen_logs(self, *, tells_programs: bool = True) -> None:
-        """Let every worker open its log files anew. tells_programs: by SIGUSR1 too, where it is heard."""
+        """Let every worker reopen its log files. tells_programs: programs get SIGUSR1 too."""
         together.reopen_logs(self._cluster._book, tells_programs=tells_programs)
 
     def pause(self) -> None:
-        """Stop the processes of all workers, until `resume`."""
+        """Stop the processes of all workers until `resume`."""
         together.pause(self._cluster._book)
 
     def resume(self) -> None:
-        """Continue them."""
+        """Let them continue."""
         together.resume(self._cluster._book)
         self._stalls.begin_anew()
 
     def order_reload(self) -> asyncio.Future[int]:
-        """Replace all workers. The future has their generation or raises ReloadFailed; nobody has to wait."""
+        """Replace all workers. The future gets their generation or ReloadFailed; it need not be awaited."""
         future: asyncio.Future[int] = self._loop.create_future()
-        # What failed is in the log: a failure that nobody waits for is not told a second time.
+        # The log has the failure: asyncio need not report that the future was not awaited.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         if self.end.done():
             future.set_exception(ReloadFailed(None, POOL_ENDS))
@@ -178,7 +179,7 @@ class Keeper:
         return future
 
     def _refusal(self) -> ConfigurationError | None:
-        """What is wrong with the settings that a reload is to begin from."""
+        """What is wrong with the settings from which a reload would begin; None if nothing is."""
         try:
             if self._before_reload is not None:
                 self._before_reload()
@@ -193,7 +194,7 @@ class Keeper:
             for action in self._supervisor.handle(given, self._loop.time()):
                 self._perform(action)
         except Exception as error:
-            # A bug, or the cluster was closed by another hand: either way the pool is over.
+            # A bug, or other code has closed the cluster: in either case the pool has ended.
             settle(self.end, error)
             self._end_all_reloads()
             self._inputs.clear()
@@ -217,7 +218,7 @@ class Keeper:
     def _perform(self, action: orders.Action) -> None:
         match action:
             case orders.Fork(slot, generation):
-                # A pool that has run is not over for a setting that cannot work now: it is tried again.
+                # A pool that has run does not end for a setting that cannot work now: it tries again.
                 raises = generation == 0 and not self._supervisor.was_ever_ready
                 worker = self._cluster._fork(slot=slot, generation=generation, raises=raises)
                 self._workers[worker.id] = worker
@@ -283,7 +284,7 @@ class Keeper:
             settle(self._reloads.pop(request), error or generation)
 
     def _end_all_reloads(self) -> None:
-        """The pool has ended, in whatever way."""
+        """Fail the reloads: the pool has ended, for whatever reason."""
         for future in self._reloads.values():
             settle(future, ReloadFailed(None, POOL_ENDS))
         self._reloads.clear()

@@ -1,8 +1,7 @@
-"""Answers one worker's link: its listeners, the sockets of its program's own making, and its own leaving.
+"""Answers one worker's link: requests about listeners, about the program's own sockets, and its departure.
 
-A worker waits for the answers, so whatever it said on the link is heard before what it said on its channel
-after it. Invariant: the descriptors that came with a request are closed here unless the switchboard took
-them.
+A worker waits for the answers. So a message on the link is handled before every later message on the channel.
+Invariant: descriptors that came with a request are closed here unless the switchboard took them over.
 """
 
 from __future__ import annotations
@@ -33,49 +32,51 @@ from everycore.system.given import copy_options
 from everycore.system.sockets import off_the_wire
 from everycore.system.strange import close_emptied, close_strange
 
-#: Requests answered at once, before one on the channel.
+#: The most requests that are answered at once, before one on the channel.
 _BUDGET: Final = 16
-#: How long a worker that is to leave may wait for an answer that it does not get, in seconds.
+#: How long a leaving worker may wait for an answer that does not come, in seconds.
 UNTOLD: Final = 1.0
-#: Requests of one worker that are answered later. It has one on its way for a thread that has not given up.
+#: The most requests of one worker that are answered later. A worker has one request under way for each thread
+#: that still waits.
 MOST_POSTPONED: Final = 64
-#: The largest socket option that travels, in bytes.
+#: The largest socket option that is transferred, in bytes.
 _LARGEST_OPTION: Final = 1024
-#: What a request can be refused for: the kernel says no, or it holds what no C function takes, such as a
-#: number that is too large, or a path where a host belongs.
+#: Errors that a refusal can report: the kernel says no, or a value does not fit the C function, such as a
+#: number that is too large, or a path in place of a host.
 REFUSABLE: Final = (OSError, OverflowError, ValueError, TypeError, IndexError)
 
-_NOT_LISTED: Final = "the worker has another user than the primary, and this is not an option for it"
-_NOT_ITS_OWN: Final = "the worker has another user than the primary, which has bound this itself"
+_NOT_LISTED: Final = "the worker runs as another user than the primary, and may not use this socket option"
+_NOT_ITS_OWN: Final = "the worker runs as another user than the primary, which has bound this itself"
 
 #: A reply, and the descriptors that go with it.
 Reply = tuple[Any, tuple[int, ...]]
 
 
 class LinkClient(Client, Protocol):
-    """The worker at the other end: its driver."""
+    """The driver of the worker at the other end."""
 
     process: WorkerProcess
 
     @property
     def may_serve(self) -> bool:
-        """Whether it may get listeners: nobody has asked it to leave."""
+        """Whether the worker may get listeners: it has not been asked to leave."""
 
     @property
     def readiness(self) -> WorkerReadiness:
-        """Whether it is ready, and what makes it so."""
+        """Whether the worker is ready, and what makes it so."""
 
     def on_report(self, body: bytes) -> None:
-        """It says why it failed."""
+        """Deliver the worker's report of why it failed."""
 
     def on_leave(self) -> None:
-        """It says that it leaves."""
+        """Note that the worker leaves by itself."""
 
 
 class LinkServer:
     """The primary's end of one link.
 
-    permits: what the worker may listen on, if it has another user than we have; None: whatever we may.
+    permits: what the worker may listen on, if it runs as another user than the primary. None: no limit of its
+    own.
     """
 
     def __init__(
@@ -91,12 +92,12 @@ class LinkServer:
         self._client = client
         self._switchboard = switchboard
         self._permits = permits
-        #: Requests that are answered later.
+        #: The number of requests that are answered later.
         self._postponed = 0
         self._told = Told(client.id)
-        #: The worker's channel or process has ended: what is still said here are last words.
+        #: The worker's channel or process has ended: only its last messages are read here.
         self._is_ending = False
-        #: The number of the last request that was granted, and the listener.
+        #: The number of the latest request that was granted, and its listener.
         self._last_grant: tuple[bytes, int] | None = None
 
     # --- the link -----------------------------------------------------------------------------------------
@@ -107,35 +108,35 @@ class LinkServer:
             self._loop.add_reader(self._link, self._answer_next)
 
     def answer_pending(self) -> None:
-        """Answer what was said here, before what was said on the channel after it."""
+        """Answer what was asked here, before what came on the channel after it."""
         for _ in range(_BUDGET):
             if not self._answer_next():
                 return
 
     def answer_last(self) -> None:
-        """It may have said that it leaves, or why it failed, without waiting for an answer."""
+        """Read the last messages: the worker may have said that it leaves, or why it failed."""
         self._is_ending = True
         self.answer_pending()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop answering."""
         if self._link is not None:
             self._loop.remove_reader(self._link)
             close_emptied(self._link)
             self._link = None
 
     def abandon(self) -> None:
-        """In a forked child: close our copy. The loop is the parent's, and not touched."""
+        """In a forked child: close the child's copy, and leave the parent's loop alone."""
         if self._link is not None:
             close_now(self._link)
             self._link = None
 
     def fileno(self) -> int:
-        """The number of the link, or -1."""
+        """The descriptor of the link, or -1."""
         return -1 if self._link is None else self._link.fileno()
 
     def _answer_next(self) -> bool:
-        """Answer one request, if there is one."""
+        """Answer one request, if there is one. Returns whether another one may be answered."""
         link = self._link
         if link is None:
             return False
@@ -170,9 +171,9 @@ class LinkServer:
             close_strange(fds)
 
     def _postpone(self, number: bytes, request: Any, fds: list[int], until: float) -> bool:
-        """Answer it when more is known, or at that time. Returns whether it may ask for more."""
+        """Answer when more is known, or at `until`. Returns whether the worker may ask for more."""
         if not self._client.may_serve:
-            # What it would hear is what has ended another one, and was told by that.
+            # The answer would be the error that has ended another worker, which has reported it.
             self._loop.call_later(UNTOLD, self._client.process.signal, signal.SIGKILL)
             return True
         if self._postponed >= MOST_POSTPONED:
@@ -180,7 +181,7 @@ class LinkServer:
             return False
         try:
             kept = list(map(duplicate, fds))
-        except OSError as exc:  # this process has no number left
+        except OSError as exc:  # this process has no descriptor left
             return self._reply(number, _refusal(0, exc), ())
         self._postponed += 1
 
@@ -198,17 +199,17 @@ class LinkServer:
         return True
 
     def _reply(self, number: bytes, reply: Any, out: tuple[int, ...]) -> bool:
-        """Send an answer. Returns whether it may ask for more."""
+        """Send an answer. Returns whether the worker may ask for more."""
         if isinstance(reply, wire.Granted):
             self._last_grant = number, reply.listener
         try:
             if self._link is not None and not self._is_ending:
                 packets.send(self._link, number + wire.encode(reply), out)
-        except BlockingIOError:  # it waits for one answer at a time; so many of them lie there unread
+        except BlockingIOError:  # the worker should read one answer at a time; these lie there unread
             self._client.on_violation(ProtocolError("it does not read the answers on its link"))
             return False
         except OSError as exc:
-            if exc.errno not in ENDS:  # one that has ended needs none
+            if exc.errno not in ENDS:  # a worker that has ended needs no answer
                 self._told.tell(f"no reply on its link: {exc.strerror}")
         finally:
             close_all(out)
@@ -223,12 +224,12 @@ class LinkServer:
     def _answer(
         self, request: Any, fds: list[int], *, is_truncated: bool = False, is_last: bool = False
     ) -> Reply:
-        """`fds` came with the request: what is left of them is closed. Raises NotYet, unless it `is_last`."""
+        """`fds` came with the request; the rest of them is closed. Raises NotYet, unless it `is_last`."""
         client, switchboard = self._client, self._switchboard
         try:
             match request:
                 case wire.Listen() | wire.Bind():
-                    if is_truncated:  # this process has no number left for the socket that came with it
+                    if is_truncated:  # this process had no descriptor left for the socket that came along
                         raise os_error(errno.EMFILE)
                     grant = self._grant(request, fds, is_last=is_last)
                     return grant.message, grant.fds
@@ -257,7 +258,7 @@ class LinkServer:
         return wire.Done(), ()
 
     def answer_listen(self, request: wire.Listen) -> Reply:
-        """The answer to a request that came on the channel."""
+        """Answer a request that came on the channel."""
         try:
             grant = self._listen(request)
         except REFUSABLE as exc:
@@ -279,26 +280,26 @@ class LinkServer:
         return self._switchboard.listen(self._client, request, makes_ready=not self._client.readiness.is_held)
 
     def _bind(self, request: wire.Bind, fds: list[int], *, is_last: bool) -> Grant:
-        """Bind the socket that came with `request`. Raises OSError, or ProtocolError without exactly one."""
+        """Bind the socket that came with `request`. Raises OSError; ProtocolError without exactly one."""
         if len(fds) != 1:
             raise ProtocolError(f"Bind came with {len(fds)} descriptors")
-        fd = duplicate(fds[0])  # it may have to be asked for again
+        fd = duplicate(fds[0])  # the request may have to be answered again
         try:
             given = socket.socket(fileno=fd)
         except OSError as exc:
             os.close(fd)
-            raise ProtocolError(f"Bind came with something else than a socket: {exc}") from exc
+            raise ProtocolError(f"Bind came with a descriptor that is not a socket: {exc}") from exc
         if self._permits is None:
             return self._switchboard.bind(self._client, request, given, is_last=is_last)
         with given:
             return self._bind_own(request, given, self._permits)
 
     def _bind_own(self, request: wire.Bind, given: socket.socket, permits: Permits) -> Grant:
-        """Bind one of our own instead. The open file of `given` is the worker's too, which could move it."""
+        """Bind a socket of the primary's instead: the worker shares the open file of `given`."""
         try:
             listen = permitted(as_listen(request, given), permits)
         except OSError as exc:
-            self._told.tell(str(exc.strerror))  # the program gets a bare errno, as from bind(2)
+            self._told.tell(str(exc.strerror))  # the program only gets an errno, as from bind(2)
             raise
         grant = self._switchboard.listen(self._client, listen, makes_ready=False, is_program=True)
         copy_options(given, self._switchboard.listener_of(self._client.id, grant.message.listener), INHERITED)
@@ -318,9 +319,9 @@ class LinkServer:
 
 
 def _refusal(request: int, exc: BaseException) -> wire.Refused:
-    """The answer to request number `request`, which one of `REFUSABLE` has ended."""
+    """The answer to request number `request`, which failed with one of `REFUSABLE`."""
     number, text = errno.EINVAL, str(exc)
     if isinstance(exc, OSError):
         number, text = exc.errno or number, exc.strerror or text
-    # The worker may have asked for a path that is no text.
+    # The worker may have asked for a path that is not valid text.
     return wire.Refused(request, number, text.encode(errors="backslashreplace").decode())

@@ -1,6 +1,6 @@
-"""What a service has counted, put together for the observer.
+"""The counters of a service, collected for the observer.
 
-As in `primary.surveying` no worker is asked. Invariant: it only reads, in O(workers x listeners).
+No worker is asked, as in `primary.surveying`. Invariant: this only reads, in O(workers x listeners).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def measure(status: ServiceStatus, cluster: Cluster, history: History) -> ServiceMetrics:
-    """The counts that go with the status."""
+    """The counters that go with the status."""
     runtime = cluster._runtime
     listeners = tuple(runtime.switchboard._book)
     known = {worker.id for worker in status.workers}

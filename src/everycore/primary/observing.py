@@ -1,13 +1,14 @@
-"""The observer of a service, as its primary keeps it: a process that answers metrics and health by HTTP.
+"""The observer of a service, as its primary runs it: a process that serves metrics and health over HTTP.
 
-The primary binds its addresses before the first worker is started, starts it, answers what it asks on a
-socket pair, and starts it again when it ends. Invariant: nothing of the service waits for it. What it sends
-is bounded and read by `aio.control`; one that says nothing for `SILENCE` seconds is killed; a dead one costs
-a timer. It may look, and order nothing.
+The primary binds the observer's addresses before the first worker starts. It then starts the observer,
+answers its questions on a socket pair, and starts it again when it ends. Invariant: nothing in the service
+waits for the observer. `aio.control` reads its messages, within bounds. An observer that is silent for
+`SILENCE` seconds is killed; a dead one costs a timer. It may look, and cannot give orders.
 
-It holds the sockets as well as the primary does, so that who connects while it is started again waits in the
-backlog. It ignores signals that stop a service: a supervisor that sends TERM to all processes at once would
-else end it before the service says that it stops. It ends with the primary, or when that tells it to.
+The observer shares its sockets with the primary, so that clients wait in the backlog while it is started
+again. It ignores the signals that stop a service: a supervisor that sends TERM to all processes at once would
+otherwise end it before the service reports that it stops. It ends with the primary, or when the primary kills
+it.
 """
 
 from __future__ import annotations
@@ -48,27 +49,27 @@ from everycore.system.tally import PrimaryTally
 
 log = logging.getLogger("everycore.primary")
 
-#: An observer that has asked nothing for so many seconds hangs. It asks at least every third of that.
+#: Seconds without a question after which the observer counts as hung. It asks at least three times as often.
 SILENCE: Final = 30.0
 _BACKLOG: Final = 128
-#: Seconds between two beats of a worker's loop, where nobody watches for stalls.
+#: Seconds between two beats of a worker's loop, if nothing watches for stalls.
 _BEAT: Final = 1.0
 #: Seconds that a killed observer has to be gone.
 _LAST_CHANCE: Final = 5.0
 
 
 class ObserverAddress(msgspec.Struct, frozen=True):
-    """Where to listen: as `socket.bind` takes it."""
+    """An address to listen on, as `socket.bind` takes it."""
 
     family: int
     address: Any
 
 
 class ObserverPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How an observer is started. setting: what names its addresses.
+    """How an observer is started. setting: the name of the setting that gives its addresses.
 
-    command: its command line, but for its `ObserverJob`. env: its whole environment. uid, gid: whom it
-    becomes; None: it stays.
+    command: its command line, without its `ObserverJob`. env: its whole environment. uid, gid: the user that
+    it becomes; None leaves it unchanged.
     """
 
     setting: str
@@ -81,7 +82,7 @@ class ObserverPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObserverPost:
-    """The observer of one pool. system: what starts it and tells its end."""
+    """The observer of one pool. system: starts the process and reports its end."""
 
     def __init__(self, plan: ObserverPlan, system: System | None = None) -> None:
         self._plan = plan
@@ -104,7 +105,7 @@ class ObserverPost:
     # --- before the first worker --------------------------------------------------------------------------
 
     def open(self, cluster: Cluster) -> None:
-        """Listen, and let the cluster count what is asked for. Raises ConfigurationError for an address."""
+        """Listen, and let the cluster count what is needed. Raises ConfigurationError for an address."""
         cluster._distribution.waits = WaitHistogram()
         cluster._terms = msgspec.structs.replace(cluster._terms, least_beat=_BEAT)
         lacking: OSError | None = None
@@ -121,12 +122,12 @@ class ObserverPost:
             raise
 
     def entered(self, cluster: Cluster) -> None:
-        """Let its workers leave their own metrics."""
+        """Let the cluster's workers leave their own metrics."""
         runtime = cluster._runtime
         try:
             self._tally = runtime.tally = PrimaryTally()
         except OSError as error:
-            log.warning("the workers' own metrics are not gathered: %s", error)
+            log.warning("cannot collect the workers' own metrics: %s", error)
             return
         runtime.kept.add(self._tally.fd)
         runtime.terms = msgspec.structs.replace(runtime.terms, tally=self._tally.fd)
@@ -148,7 +149,7 @@ class ObserverPost:
     # --- the process --------------------------------------------------------------------------------------
 
     def begin(self, cluster: Cluster, steering: Steering) -> None:
-        """Start it."""
+        """Start the observer."""
         self._cluster = cluster
         self._desk = _LookingDesk(steering, self._on_asked)
         self._loop = asyncio.get_running_loop()
@@ -214,7 +215,7 @@ class ObserverPost:
         self._end(f"ended: {status}")
 
     def _end(self, how: str) -> None:
-        """It is gone, or never was: start it again, later each time."""
+        """Start the observer again after its end, later each time."""
         self._silence.set(None)
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
@@ -238,7 +239,7 @@ class ObserverPost:
     # --- the end ------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """The service has ended: so does its observer."""
+        """End the observer with its service."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -256,7 +257,7 @@ class ObserverPost:
 
 
 class _LookingDesk:
-    """What the observer may ask: everything that changes nothing."""
+    """What the observer may ask: requests that change nothing."""
 
     def __init__(self, steering: Steering, on_asked: Callable[[], object]) -> None:
         self._steering = steering
@@ -266,20 +267,20 @@ class _LookingDesk:
         self._on_asked()
         if isinstance(request, control.AskHello | control.AskStatus | control.AskMetrics):
             return await self._steering.answer(request, tell)
-        raise ControlError("forbidden", "an observer looks, and orders nothing")
+        raise ControlError("forbidden", "an observer may look, but not give orders")
 
     def follow(self, tell: Callable[[ControlEvent], None]) -> Subscription:
         return self._steering.follow(tell)
 
     def end(self) -> None:
-        """It ends with its process."""
+        """Do nothing: the connection ends with the process."""
 
 
 def _is_lacking(error: OSError) -> bool:
-    """Whether this machine has no such address: a name may have others."""
+    """Whether this machine lacks the address: a host name may have others."""
     return error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def observer_addresses(found: Iterable[tuple[Any, ...]]) -> tuple[ObserverAddress, ...]:
-    """Of what `socket.getaddrinfo` has found."""
+    """The addresses that `socket.getaddrinfo` has found."""
     return tuple(dict.fromkeys(ObserverAddress(int(one[0]), one[4]) for one in found))

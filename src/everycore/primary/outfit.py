@@ -1,7 +1,7 @@
-"""Everything that a worker is started with, held open until it has it.
+"""Everything that a worker is started with, held open until the worker has it.
 
 A fresh interpreter gets it by exec, a worker from a mold by a message. Invariant: what is lent to the worker
-is closed here exactly once, however the birth ends; our ends are the caller's.
+is closed here exactly once, however the start ends. The primary's ends belong to the caller.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from everycore.system.processes import Credentials, Spawned
 from everycore.system.seam import System
 from everycore.ticket import Ticket
 
-#: Our ends of a worker's standard streams, where these are pipes.
+#: The primary's ends of a worker's standard streams that are pipes.
 Pipes = tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]
 
 _NO_PIPES: Final[Pipes] = (None, None, None)
 
 
 class Outfit:
-    """What one worker is started with. `channel` and `link` are our ends.
+    """What one worker is started with. `channel` and `link` are the primary's ends.
 
-    argv: the program. env: without the ticket. cwd: None is where we are. stdio: as `subprocess` takes them.
+    argv: the program. env: without the ticket. cwd: None stands for the primary's. stdio: as `subprocess`
+    takes them.
     """
 
     def __init__(self, settings_argv: Sequence[str], credentials: Credentials) -> None:
@@ -74,14 +75,14 @@ class Outfit:
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """The worker's channel, its link and the board; and the tally, where it has a slot there."""
+        """The worker's channel, its link and the board; also the tally, if the worker has a slot there."""
         fds = self._their_channel.fileno(), self._their_link.fileno(), self.board
         return fds if self.tally < 0 else (*fds, self.tally)
 
     def stream(self, item: Any) -> Any:
-        """What `subprocess` wants for one of the three standard streams, as the settings have it.
+        """What `subprocess` takes for one of the three standard streams, as the settings have it.
 
-        Raises OSError: a FIFO that nobody reads is ENXIO, for we can't wait.
+        Raises OSError. A FIFO without a reader is ENXIO, since the primary can't wait.
         """
         match item:
             case "inherit" | None:
@@ -102,7 +103,7 @@ class Outfit:
         return fd
 
     def open_streams(self) -> list[int]:
-        """Descriptors for the three standard streams: a message names nothing else."""
+        """Open descriptors for the three standard streams: a message can carry nothing else."""
         if self._streams:
             return self._streams
         fds = self._streams
@@ -127,7 +128,7 @@ class Outfit:
         return fds
 
     def spawn(self, system: System) -> Spawned:
-        """Start a fresh interpreter. Raises OSError; then nothing is left of it but this."""
+        """Start a fresh interpreter. If this raises OSError, only this object is left of it."""
         spawned = system.spawn(
             self.argv,
             env={**self.env, role.VARIABLE: msgspec.json.encode(self.ticket).decode()},
@@ -144,32 +145,32 @@ class Outfit:
         return msgspec.structs.replace(spawned, pipes=self.pipes)
 
     def close(self) -> None:
-        """The worker has what is lent to it, or never will; our ends are in use."""
+        """Close what was lent: the worker has it, or never will. The primary's ends are in use."""
         self._ours.pop_all()
         self._lent.close()
 
     def fail(self) -> None:
-        """There will be no such worker; its driver has our ends of channel and link."""
+        """Close what was lent and the pipes: the worker failed. Its driver has the channel and the link."""
         for pipe in self.pipes:
             if pipe is not None:
                 pipe.close()
         self.close()
 
     def abandon(self) -> None:
-        """There is no such worker, and nobody uses our ends."""
+        """Close everything: there is no worker, and nothing uses the primary's ends."""
         self._lent.close()
         self._ours.close()
 
 
 class Awaiting(Protocol):
-    """Whoever waits for a worker: its driver."""
+    """Waits for a worker's process: the driver does."""
 
     @property
     def id(self) -> int:
         """The worker's number."""
 
     def on_born(self, spawned: Spawned) -> None:
-        """The worker's process is there."""
+        """Note that the worker's process exists."""
 
     def on_unborn(self, error: OSError) -> None:
-        """There is none, and none will be."""
+        """Note that the worker's process will never exist."""

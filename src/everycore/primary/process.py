@@ -1,6 +1,7 @@
-"""One worker's process: its number, its signals, its end and its standard streams.
+"""One worker's process: its pid, its signals, its end and its standard streams.
 
-Invariant: it is reaped exactly once, and its pidfd is closed then; a signal never reaches another process.
+Invariant: the process is reaped exactly once, and its pidfd is closed then. A signal never reaches another
+process.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from everycore.system.seam import System
 
 
 class WorkerProcess:
-    """The process of a worker; without `spawned` it never started, or is not there yet.
+    """The process of a worker. Without `spawned` it never started, or does not exist yet.
 
-    withdraw: says that a worker which is not there yet is not wanted any more.
+    withdraw: cancels a worker whose process does not exist yet.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class WorkerProcess:
         leads_group: bool = False,
         withdraw: Callable[[], object] | None = None,
     ) -> None:
-        #: While the process is to come; and the signals that it is to get then.
+        #: Set while the process does not exist yet; below, the signals that it will get once it does.
         self._withdraw = withdraw
         self._signals: list[int] = []
         self._loop = loop
@@ -48,7 +49,7 @@ class WorkerProcess:
             self.born(spawned)
 
     def born(self, spawned: Spawned) -> None:
-        """The process is there."""
+        """Note that the process exists."""
         self._withdraw = None
         self.pid, self._pidfd, self._leash = spawned.pid, spawned.pidfd, spawned.leash
         stdin, stdout, stderr = spawned.pipes
@@ -59,16 +60,16 @@ class WorkerProcess:
             self.signal(number)
 
     def withdraw(self) -> None:
-        """Where the process is not there yet, it is not wanted any more."""
+        """Cancel the process, if it does not exist yet."""
         if self._withdraw is not None:
             self._withdraw()
 
     def unborn(self) -> None:
-        """The process will never be there."""
+        """Note that the process will never exist."""
         self._withdraw = None
 
     def watch(self, on_exit: Callable[[ExitStatus], None]) -> None:
-        """Reap the process when it ends, and call `on_exit` then."""
+        """Reap the process when it ends, and then call `on_exit`."""
         self._on_exit = on_exit
         self._loop.add_reader(self._pidfd, self._on_readable)
 
@@ -85,7 +86,7 @@ class WorkerProcess:
         close_all(fds)
 
     def signal(self, number: int) -> bool:
-        """Signal the process; False if it is gone. One that is not there yet gets it when it is."""
+        """Signal the process; False if it is gone. One that does not exist yet gets the signal later."""
         if self._withdraw is not None:
             self._signals.append(number)
             if number in (signal.SIGTERM, signal.SIGKILL):
@@ -94,7 +95,7 @@ class WorkerProcess:
         return self._pidfd >= 0 and self._system.send_signal(self._pidfd, number)
 
     def signal_group(self, number: int) -> None:
-        """Signal the process, and the whole process group if it leads one."""
+        """Signal the process and, if it leads a process group, the whole group."""
         if self._withdraw is not None:
             self.signal(number)
         elif self._pidfd >= 0:
@@ -105,39 +106,39 @@ class WorkerProcess:
         return self.pid is not None and self._pidfd >= 0 and self._system.hears(self.pid, number)
 
     def activity(self) -> Activity | None:
-        """What the process has done and waited for; None where there is nothing to see."""
+        """What the process has done and waited for; None if nothing can be seen."""
         return None if self.pid is None or self._pidfd < 0 else self._system.activity(self.pid)
 
     def memory(self, limit: int) -> int | None:
-        """Its bytes, exactly where they are above `limit`; None where nothing is told."""
+        """The memory of the process in bytes, exact above `limit`; None if it cannot be read."""
         is_there = self.pid is not None and self._pidfd >= 0
         return self._system.memory(self.pid, limit) if is_there and self.pid is not None else None
 
     @property
     def _group(self) -> int:
-        """The process group that it leads; 0: none."""
+        """The process group that the process leads; 0 if none."""
         return self.pid if self._leads_group and self.pid is not None else 0
 
     def abort_stdin(self) -> None:
-        """After the end: nobody reads what is written any more."""
+        """After the end: drop what was written, since nothing reads it any more."""
         if self.stdin is not None:
             self.stdin.abort()
 
     @property
     def is_closed(self) -> bool:
-        """Whether the streams of a dead worker were read to their end, or closed."""
+        """Whether the streams of a dead worker are read to their end, or closed."""
         return all(pipe is None or pipe.at_eof() for pipe in (self.stdout, self.stderr))
 
     def close(self) -> None:
-        """After the end: let go of the streams that nobody read to their end."""
+        """After the end: close the streams that were not read to their end."""
         for pipe in (self.stdout, self.stderr):
             if pipe is not None:
                 pipe.close()
 
     def abandon(self) -> None:
-        """In a forked child: close our copy. The loop is the parent's, and not touched."""
+        """In a forked child: close the child's copies, and leave the parent's loop alone."""
         self._close_fds()
 
     def fileno(self) -> int:
-        """The number of the pidfd, or -1."""
+        """The descriptor of the pidfd, or -1."""
         return self._pidfd

@@ -1,6 +1,6 @@
-"""Whether a worker is ready: once a listener serves it or, if it holds that back, once it says so.
+"""Whether a worker is ready: once a listener serves it or, if it holds readiness back, once it says so.
 
-Invariant: `on_ready` is called as it becomes ready, and never for a worker that may serve no more.
+Invariant: `on_ready` is called when the worker becomes ready, and never for one that may no longer serve.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 from everycore.core.lifecycle import Life
 
-#: Seconds for a worker to leave that is going to say when it is ready, and has not.
+#: Seconds to leave for a worker that holds its readiness back and has not announced it.
 BOOT_GRACE: Final = 1.0
 
 
@@ -21,29 +21,29 @@ class WorkerReadiness:
         self._life = life
         self._on_ready = on_ready
         self.is_ready = False
-        #: It is going to say when it is ready: listening does not make it so.
+        #: Whether the worker will say when it is ready: listening does not make it so.
         self.is_held = False
 
     def hold(self) -> None:
-        """It is going to say when it is ready."""
+        """Note that the worker will say when it is ready."""
         self.is_held = not self.is_ready
 
     def announce(self) -> None:
-        """It says that it is ready."""
+        """Note that the worker says that it is ready."""
         self.is_held = False
         self._become()
 
     def listens(self) -> None:
-        """It is served by a listener."""
+        """Note that a listener serves the worker."""
         if not self.is_held:
             self._become()
 
     def grace(self, seconds: float) -> float:
-        """What it has of `seconds` to leave. One that is still to say that it is ready has no work."""
+        """How many of `seconds` the worker gets to leave. One that holds its readiness back has no work."""
         return min(seconds, BOOT_GRACE) if self.is_held else seconds
 
     def end(self) -> None:
-        """It is given no more connections."""
+        """Note that the worker gets no more connections."""
         self.is_ready = False
 
     def _become(self) -> None:

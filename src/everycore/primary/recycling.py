@@ -1,6 +1,6 @@
-"""Looks at what the workers of a pool have done so far: the driver of the limits of `core.recycling`.
+"""Checks what the workers of a pool have done so far: the driver of the limits of `core.recycling`.
 
-Invariant: there is a timer only as long as there is a limit, and a worker that is ready.
+Invariant: a timer runs only while there is a limit and a ready worker.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from everycore.primary.driver import driver_of
 from everycore.system import chance
 from everycore.worker_face import Worker
 
-#: How often the workers are looked at, and their memory, in seconds.
+#: How often workers are checked, and how often their memory is, in seconds.
 STEP: Final = 1.0
 MEMORY_STEP: Final = 10.0
 
 
 class _Known(msgspec.Struct):
-    """A ready worker that has reached no limit. looked: when its memory was looked at."""
+    """A ready worker that has reached no limit. looked: when its memory was last checked."""
 
     aging: Aging
     since: float
@@ -41,7 +41,7 @@ class AgeWatch:
         limits: RecyclingLimits,
         reached: Callable[[int, str], object],
     ) -> None:
-        #: Of workers that become ready from now on.
+        #: The limits of workers that become ready from now on.
         self.limits = limits
         self._cluster = cluster
         self._workers = workers
@@ -51,7 +51,7 @@ class AgeWatch:
         self._known: dict[int, _Known] = {}
 
     def ready(self, worker: int) -> None:
-        """The worker is given connections from now on."""
+        """Note that the worker gets connections from now on."""
         if self.limits.is_on:
             now = self._loop.time()
             self._known[worker] = _Known(Aging(self.limits.of_worker(chance.fraction())), now, now)
@@ -59,7 +59,7 @@ class AgeWatch:
                 self._deadline.set_in(STEP)
 
     def close(self) -> None:
-        """The pool has ended."""
+        """Stop checking: the pool has ended."""
         self._deadline.set(None)
 
     def _look(self) -> None:

@@ -1,6 +1,7 @@
-"""What an open cluster runs on: made when its block is entered, closed when it is left.
+"""What an open cluster runs on: made when its block is entered, closed when the block is left.
 
-Its drivers share it. Invariant: nothing in it outlives `close`, or `abandon` in a forked child.
+The drivers of the cluster share it. Invariant: nothing in it outlives `close`, or `abandon` in a forked
+child.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Runtime:
-    """The loop, the listeners, the board and the book of one cluster."""
+    """The loop, the listeners, the boards and the book of one cluster."""
 
     def __init__(
         self,
@@ -47,20 +48,20 @@ class Runtime:
         self.boards = Boards()
         self.molds = Molds(loop, system, lambda: self.terms, settings, self._knows)
         self.exchange = Exchange(loop, self.switchboard)
-        #: Workers that are asked to leave spare clients that ask for nothing; see `wire.Disconnect`.
+        #: Whether workers that are asked to leave spare idle clients; see `wire.Disconnect`.
         self.spares_idle = True
-        #: Where workers leave their own metrics; None: nobody wants them.
+        #: Where workers leave their own metrics; None without an observer.
         self.tally: PrimaryTally | None = None
-        #: Descriptors of this process that are nobody's to listen on, beside those of workers and listeners.
+        #: Other descriptors of this process on which workers must not listen.
         self.kept: set[int] = set()
-        #: Processes beside workers and molds whose ends somebody waits for.
+        #: Processes other than workers and molds that are reaped elsewhere.
         self.helpers: set[int] = set()
 
     def _knows(self, pid: int) -> bool:
         return any(member.process.pid == pid for member in self.book)
 
     def descriptors(self) -> Iterator[int]:
-        """The numbers that are ours: nobody is to listen on these."""
+        """The descriptors of everycore itself, on which workers must not listen."""
         yield from self.boards.descriptors()
         yield from self.kept
         yield from self.molds.descriptors()
@@ -69,11 +70,11 @@ class Runtime:
             yield from member.descriptors()
 
     def allot_tally(self, worker: int) -> int:
-        """A slot for the metrics of that worker; 0: it has none."""
+        """Allot a slot for the metrics of that worker. Returns 0 if there is none."""
         return 0 if self.tally is None else self.tally.allot(worker)
 
     def leave_tally(self, slot: int, worker: int) -> None:
-        """That worker is gone."""
+        """Note that the worker is gone."""
         if self.tally is not None:
             self.tally.leave(slot, worker)
 
@@ -84,7 +85,7 @@ class Runtime:
         take_all([*steps, self.log.listeners.close], "the end of the cluster")
 
     def abandon(self) -> None:
-        """In a forked child: close our copies, or ports and channels outlive the primary."""
+        """In a forked child: close the child's copies, else ports and channels outlive the primary."""
         steps: list[Callable[[], object]] = [
             self.molds.abandon,
             self.switchboard.abandon,

@@ -1,4 +1,4 @@
-"""Where a worker sits: its slot, and its row of the board."""
+"""A worker's seat: its slot, and its row of the board."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BoardSeat:
 
     @property
     def open(self) -> int:
-        """Connections that the worker has now, as it says itself."""
+        """The connections that the worker has now, by its own count."""
         return self._boards.open(self._user, self._row)
 
     @property

@@ -1,7 +1,7 @@
 """From settings to a running process.
 
-The command line, environment, standard streams, identity and descriptors of one worker. Invariant: after a
-failed spawn nothing of it is left. Decides nothing about when.
+This puts together the command line, environment, standard streams, identity and descriptors of one worker.
+Invariant: a failed spawn leaves nothing behind. When to spawn is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from everycore.system.seam import System
 from everycore.system.sockets import absolute_path, on_the_wire
 from everycore.ticket import Ticket
 
-#: For programs that do not import us: which worker it is, by id, by slot, by generation.
+#: For programs that do not import everycore: the worker's id, its slot and its generation.
 WORKER_ID_VARIABLE: Final = "EVERYCORE_WORKER_ID"
 SLOT_VARIABLE: Final = "EVERYCORE_SLOT"
 GENERATION_VARIABLE: Final = "EVERYCORE_GENERATION"
 
 
 class SpawnTerms(msgspec.Struct, frozen=True):
-    """What every worker of a cluster is told. Times in seconds; `beat` as in the `Ticket`.
+    """What every worker of a cluster is told. Times are in seconds; `beat` as in the `Ticket`.
 
-    least_beat: what `beat` is where nobody watches for stalls. tally: the memory file for the workers' own
-    metrics; -1: there is none.
+    least_beat: the `beat` if nothing watches for stalls. tally: the memory file for the workers' own metrics;
+    -1 without one.
     """
 
     grace: float
@@ -54,8 +54,8 @@ class SpawnTerms(msgspec.Struct, frozen=True):
 class SpawnRequest(msgspec.Struct, frozen=True):
     """What is asked of one fork.
 
-    env: what is added to the worker's environment; None removes a variable. slot: None: the lowest free one.
-    raises: a setting that can't work is raised; else it becomes the worker's exit.
+    env: additions to the worker's environment; None removes a variable. slot: None stands for the lowest free
+    one. raises: raise for a setting that cannot work; else it becomes the worker's exit.
     """
 
     settings: Settings
@@ -66,9 +66,9 @@ class SpawnRequest(msgspec.Struct, frozen=True):
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A worker and our ends of its pipes. process: None for one that its mold has not made yet.
+    """A worker and the primary's ends of its pipes. process: None until its mold has made it.
 
-    `permits`: what it may listen on, if it has another user than we have; None: whatever we may.
+    `permits`: what it may listen on, if it runs as another user than the primary. None: no limit of its own.
     """
 
     process: processes.Spawned | None
@@ -87,10 +87,10 @@ def command_line(settings: Settings, system: System) -> list[str]:
 
 
 def user_of(settings: Settings) -> int:
-    """The uid that a worker will have; this process's where the settings name no user that there is."""
+    """The uid that a worker will have; this process's if the settings name no existing user."""
     try:
         uid = None if settings.uid is None else processes.user_number(settings.uid)
-    except ConfigurationError:  # `spawn` will say it
+    except ConfigurationError:  # `spawn` will raise it
         uid = None
     return os.geteuid() if uid is None else uid
 
@@ -115,9 +115,9 @@ def spawn_fresh(birth: Outfit, system: System) -> processes.Spawned:
 def conceive(
     request: SpawnRequest, identity: WorkerIdentity, terms: SpawnTerms, board_fd: int, system: System
 ) -> Outfit:
-    """All that a worker is to be started with.
+    """Everything that a worker is to be started with.
 
-    Raises ConfigurationError for settings that can't work, OSError if the kernel refuses.
+    Raises ConfigurationError for settings that cannot work, OSError if the kernel refuses.
     """
     settings = request.settings
     argv = command_line(settings, system)
@@ -149,7 +149,7 @@ def conceive(
 
 
 def credentials_of(settings: Settings) -> tuple[processes.Credentials, dict[str, str]]:
-    """Whom workers become, and the variables that go with it. Raises ConfigurationError."""
+    """The user that workers become, and the variables that go with it. Raises ConfigurationError."""
     credentials, user_env = processes.resolve_credentials(
         settings.uid, settings.gid, settings.groups, settings.umask
     )
@@ -159,19 +159,19 @@ def credentials_of(settings: Settings) -> tuple[processes.Credentials, dict[str,
 
 
 def folder_of(settings: Settings) -> str | os.PathLike[str] | None:
-    """Where workers start; None: where we are."""
+    """The folder in which workers start; None stands for the primary's."""
     return settings.cwd if settings.cwd is not None else role.start_directory
 
 
 @contextlib.contextmanager
 def _explained(uid: int | None) -> Iterator[None]:
-    """Say of whom the kernel speaks, where a worker of another user is refused. None: it is not."""
+    """Name the user in the error if a worker of another user is refused. None: the user is the same."""
     try:
         yield
     except PermissionError as error:
         if uid is None or error.errno != errno.EACCES:
             raise
-        why = "may not execute it, or may not pass a folder on the way to what it links to"
+        why = "may not execute it, or may not enter a folder on the path to what it links to"
         raise PermissionError(error.errno, f"{error.strerror}: uid {uid} {why}", error.filename) from None
 
 
@@ -230,7 +230,7 @@ def _named(fd: int) -> tuple[int, int]:
 def environment(
     settings: Settings, user_env: Mapping[str, str], fork_env: Mapping[str, str | None] | None = None
 ) -> dict[str, str]:
-    """This process's, then the user's, then the settings', then the fork's; None removes."""
+    """This process's environment, then the user's, the settings' and the fork's. None removes a variable."""
     result: dict[str, str] = dict(os.environ)
     for layer in (user_env, settings.env, fork_env or {}):
         for name, value in layer.items():
@@ -247,7 +247,7 @@ def worker_environment(
     fork_env: Mapping[str, str | None] | None,
     ticket: Ticket,
 ) -> dict[str, str]:
-    """The `environment` of one worker, with what says which one it is."""
+    """The `environment` of one worker, with the variables that identify it."""
     return environment(settings, user_env, fork_env) | {
         WORKER_ID_VARIABLE: str(ticket.id),
         SLOT_VARIABLE: str(ticket.slot),

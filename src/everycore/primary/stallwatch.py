@@ -1,7 +1,7 @@
 """Watches the workers of a pool for progress: the driver of `core.stalls`.
 
-Look at the board, at what was handed over and at /proc, and do what the decisions say. Invariant: there is a
-timer only as long as somebody is watched.
+It reads the board, the hand-overs and /proc, and carries out the decisions. Invariant: a timer runs only
+while a worker is watched.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("everycore.primary")
 
 
 class StallWatch:
-    """`workers`: those of the pool, by id. They are watched from when they are ready."""
+    """`workers`: those of the pool, by id. They are watched once they are ready."""
 
     def __init__(self, cluster: Cluster, workers: Mapping[int, Worker], limits: StallLimits) -> None:
         self._cluster = cluster
@@ -37,13 +37,13 @@ class StallWatch:
         self._stalls = Stalls(limits)
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._loop, self._look)
-        #: Those that were aborted -> seconds for which they had been stuck.
+        #: Aborted workers -> the seconds for which each was stuck.
         self._ended: dict[int, float] = {}
         self._shares = LoopShares()
         self.change(limits)
 
     def change(self, limits: StallLimits) -> None:
-        """Other limits, for workers that are started from now on."""
+        """Use other limits for workers that are started from now on."""
         self._stalls.limits = limits
         terms = self._cluster._runtime.terms
         self._cluster._runtime.terms = msgspec.structs.replace(
@@ -51,23 +51,23 @@ class StallWatch:
         )
 
     def ready(self, worker: int) -> None:
-        """The worker is given connections from now on."""
+        """Note that the worker gets connections from now on."""
         self._stalls.watch(worker, self._loop.time())
         if self._deadline.due is None:
             self._set()
 
     def begin_anew(self) -> None:
-        """All workers were stopped, and go on."""
+        """Start the watch anew: all workers were stopped, and continue."""
         self._stalls.begin_anew(self._loop.time())
 
     def exited(self, worker: int) -> str | None:
-        """The worker has ended; returns why, if that was by us."""
+        """Note that the worker has ended. Returns why, if it was aborted here."""
         self._shares.forget(worker)
         seconds = self._ended.pop(worker, None)
         return None if seconds is None else f"stuck for {seconds:.1f} s, aborted"
 
     def busy(self, worker: int) -> float | None:
-        """The share of the last seconds for which the loop of a worker was busy; None: that is not known."""
+        """The share of the last seconds in which the worker's loop was busy; None if it is unknown."""
         busy = self._busy(worker)
         return None if busy is None else self._shares.share(worker, busy, time.monotonic())
 
@@ -85,7 +85,7 @@ class StallWatch:
         return times.busy + max(time.monotonic() - times.beat - beat, 0.0)
 
     def close(self) -> None:
-        """The pool has ended."""
+        """Stop watching: the pool has ended."""
         self._deadline.set(None)
 
     def _set(self) -> None:
@@ -124,7 +124,7 @@ class StallWatch:
                 self._workers[number].kill(signal.SIGKILL)
             case stalls.Recovered(number, seconds):
                 self._ended.pop(number, None)
-                log.warning("worker %d goes on, after %.1f s", number, seconds)
+                log.warning("worker %d makes progress again, after %.1f s", number, seconds)
 
     def _dump(self, symptoms: Symptoms, what_follows: str) -> None:
         worker = self._workers[symptoms.worker]

@@ -1,7 +1,7 @@
-"""What a service does that is steered from outside: the operations behind the control socket.
+"""How a service is steered from outside: the operations behind the control socket.
 
-Each is one of the keeper's; here is what the asking client waits for, and what it is told. Invariant: no
-request decides about a worker by itself, and none changes what signals and `Pool` do.
+Each operation belongs to the keeper. This module knows what the asking client waits for, and what it is told.
+Invariant: no request decides about a worker by itself, and none changes what signals and `Pool` do.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ from everycore.worker_face import Worker
 log = logging.getLogger("everycore.primary")
 
 T = TypeVar("T")
-#: Seconds that a worker has to print its stacks before the next one is asked, and all have.
+#: Seconds that a worker has to print its stacks before the next one is asked, and that all of them have.
 _BETWEEN_STACKS: Final = 0.05
 _ALL_STACKS: Final = 2.0
-#: Fields of an event that stand in others of a `ControlEvent`, or are nobody's to see.
+#: Fields of an event that a `ControlEvent` has elsewhere, or that clients must not see.
 _KNOWN: Final = frozenset({"seq", "at", "worker", "generation", "voluntary", "family", "kind", "fd"})
 
 
 class Steering:
-    """A service, for those who ask on its control socket."""
+    """A service, for the clients of its control socket."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Steering:
     # --- what happens -------------------------------------------------------------------------------------
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, SetUp | Message):  # the environment of workers is in the first
+        if isinstance(event, SetUp | Message):  # `SetUp` contains the environment of workers
             return
         was_ready = False
         match event:
@@ -116,14 +116,14 @@ class Steering:
         return Subscription(lambda: self._followers.remove(tell))
 
     def end(self) -> None:
-        """The service ends: whoever waits is answered."""
+        """Answer the waiting clients: the service ends."""
         self._subscription.cancel()
         settle(self._end, None)
 
     # --- what is asked ------------------------------------------------------------------------------------
 
     async def answer(self, request: control.Request, tell: Callable[[ControlEvent], None]) -> object:
-        """Do it, and return the result. Raises ControlError."""
+        """Carry out `request` and return the result. Raises ControlError."""
         match request:
             case control.AskHello():
                 return self._name
@@ -202,7 +202,7 @@ class Steering:
         return control.DrainResult(worker=number, status=str(status))
 
     async def _stop_all(self) -> object:
-        if self._keeper.end.done():  # it has ended by itself, this very moment
+        if self._keeper.end.done():  # the pool has just ended by itself
             return None
         log.info("control: stopping")
         self._stop()
@@ -216,11 +216,11 @@ class Steering:
         if number is not None and not found:
             there = ", ".join(str(worker.id) for worker in workers) or "none"
             shown = number if abs(number) < 10**18 else "of that number"
-            raise ControlError("unknown_worker", f"there is no worker {shown}; those there are: {there}")
+            raise ControlError("unknown_worker", f"there is no worker {shown}; the workers are: {there}")
         return found
 
     async def _stacks(self, number: int | None) -> object:
-        """One worker after the other: at the same time they would mix in one line."""
+        """Ask one worker after the other: their outputs would mix otherwise."""
         workers = self._chosen(number)
         pause = min(_BETWEEN_STACKS, _ALL_STACKS / max(len(workers), 1))
         found: list[control.StacksOf] = []
@@ -233,7 +233,7 @@ class Steering:
     def _stacks_of(self, worker: Worker) -> control.StacksOf:
         process = driver_of(worker).process
         if process.pid is None or not process.hears(STACKS):
-            problem = "it boots or ends, or its program has taken that signal"
+            problem = "it is starting or ending, or its program handles that signal"
             return control.StacksOf(worker=worker.id, pid=process.pid, problem=problem)
         log.info("control: worker %d (pid %d) prints its stacks", worker.id, process.pid)
         printed_to = self._stacks_file() or stderr_of(process.pid)
@@ -247,7 +247,7 @@ class Steering:
             raise ControlError("stopping", "the service is being stopped")
 
     async def _until(self, what: Awaitable[T]) -> T:
-        """Its result; a ControlError if the service ends before. Being cancelled cancels nothing else."""
+        """The result of `what`; a ControlError if the service ends first. A cancellation stops here."""
         future = asyncio.ensure_future(what)
         waiting: set[asyncio.Future[Any]] = {future, self._end}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -257,7 +257,7 @@ class Steering:
 
 
 class _Scaling:
-    """Waits until the workers are as many as somebody has asked for."""
+    """Waits until the pool has the number of workers that a client has asked for."""
 
     def __init__(self, cluster: Cluster, keeper: Keeper, wanted: int, done: asyncio.Future[None]) -> None:
         self._cluster = cluster
@@ -265,12 +265,15 @@ class _Scaling:
         self._wanted = wanted
         self._first = cluster._book.last_id + 1
         self.done = done
-        done.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait any more
+        done.add_done_callback(lambda done: done.cancelled() or done.exception())  # the client may have gone
 
     def look(self, event: Event | None, *, was_ready: bool) -> None:
-        """Something has happened."""
+        """Check the workers after `event`."""
         if self._keeper.size != self._wanted:
-            settle(self.done, ControlError("failed", f"others have scaled to {self._keeper.size} meanwhile"))
+            settle(
+                self.done,
+                ControlError("failed", f"another request has scaled to {self._keeper.size} meanwhile"),
+            )
             return
         if isinstance(event, Exited) and event.worker.id >= self._first and not was_ready:
             problem = f"worker {event.worker.id} ended before it was ready: {event.status}"
@@ -289,15 +292,15 @@ class _Scaling:
             settle(self.done, ControlError("failed", f"{problem}, where workers end too often"))
 
     def be_late(self, limit: float) -> None:
-        """That takes too long."""
+        """Fail: the scaling takes too long."""
         workers = [worker for worker in self._cluster.workers.values() if self._keeper.owns(worker.id)]
         ready = sum(worker.is_ready for worker in workers if worker.slot < self._wanted)
         problem = f"{ready} of {self._wanted} workers are ready after {limit:g} s"
-        settle(self.done, ControlError("failed", f"{problem}; the service goes on trying"))
+        settle(self.done, ControlError("failed", f"{problem}; the service keeps trying"))
 
 
 def _told(event: Event) -> ControlEvent:
-    """An event, as a line has it."""
+    """The event as the control protocol has it."""
     fields: dict[str, Any] = {"event": _snake(type(event).__name__), "seq": event.seq, "at": event.at}
     worker: Worker | None = getattr(event, "worker", None)
     if isinstance(event, WorkerEvent) and worker is not None:
@@ -312,7 +315,7 @@ def _told(event: Event) -> ControlEvent:
     else:
         rest = [getattr(event, name) for name in event.__struct_fields__ if name not in _KNOWN]
         fields["text"] = "; ".join(_text(value) for value in rest if value is not None) or None
-    if fields["text"] is not None:  # a path need not be text
+    if fields["text"] is not None:  # a path need not be valid text
         fields["text"] = fields["text"].encode("utf-8", "backslashreplace").decode()
     return msgspec.convert(fields, ControlEvent)
 

@@ -1,7 +1,7 @@
-"""How a service is at this moment, put together for whoever asks on its control socket.
+"""The state of a service at this moment, collected for the clients of its control socket.
 
-Invariant: it asks no worker, so that a blocked one keeps nobody waiting; what a worker says of itself is on
-the board.
+Invariant: this asks no worker, so a blocked worker delays no answer. What a worker says of itself is on the
+board.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _slots(
 
 
 def shown_address(address: Address) -> str:
-    """As people write it; an abstract name with @."""
+    """An address as people write it; an abstract name begins with @."""
     if isinstance(address, tuple | list):
         return in_a_line(as_url(address, "tcp").removeprefix("tcp://"))
     return in_a_line(f"unix:{os.fsdecode(address)}".replace("\0", "@"))

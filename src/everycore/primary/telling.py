@@ -1,6 +1,6 @@
-"""What is told of the requests of one worker, so that no worker fills the log.
+"""Warnings about the requests of one worker, limited so that no worker fills the log.
 
-Invariant: each sentence is told once, and not more than `MOST_TOLD` of them.
+Invariant: each sentence is logged once, and at most `MOST_TOLD` of them are.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from everycore.errors import in_a_line
 
 log = logging.getLogger("everycore.primary")
 
-#: Different sentences about the requests of one worker.
+#: The most different sentences about the requests of one worker.
 MOST_TOLD: Final = 16
 
 
 class Told:
-    """What was told of the worker of that number."""
+    """The sentences that were logged about the worker of that number."""
 
     def __init__(self, worker: int) -> None:
         self._worker = worker
@@ -30,5 +30,5 @@ class Told:
             return
         self._sentences.add(sentence)
         if len(self._sentences) > MOST_TOLD:
-            sentence = f"more than {MOST_TOLD} of its requests were refused; no more of them are told"
+            sentence = f"more than {MOST_TOLD} of its requests were refused; further ones are not logged"
         log.warning("worker %d: %s", self._worker, sentence)

@@ -13,7 +13,7 @@ from everycore.primary.process import WorkerProcess
 
 
 class SignalledMember(Protocol):
-    """A worker, as this module needs it: its driver."""
+    """What this module needs of a worker: its driver has it."""
 
     process: WorkerProcess
 
@@ -22,10 +22,11 @@ class SignalledMember(Protocol):
 
 
 def reopen_logs(members: Iterable[SignalledMember], *, tells_programs: bool = True) -> None:
-    """Let every worker open its log files anew.
+    """Let every worker reopen its log files.
 
-    A worker with a loop of ours does so. With `tells_programs` a program that has a handler of SIGUSR1 gets
-    that signal too, as a lone process would; one without a handler would be ended by it.
+    A worker with a loop of everycore does so at once. With `tells_programs`, a program with a handler of
+    SIGUSR1 gets that signal too, as it would without a cluster. The signal would end a program without a
+    handler.
     """
     for member in members:
         member.tell(wire.ReopenLogs())
@@ -34,12 +35,12 @@ def reopen_logs(members: Iterable[SignalledMember], *, tells_programs: bool = Tr
 
 
 def pause(members: Iterable[SignalledMember]) -> None:
-    """Stop every worker, with its process group if it leads one."""
+    """Stop every worker and, if it leads one, its process group."""
     _signal(members, signal.SIGSTOP)
 
 
 def resume(members: Iterable[SignalledMember]) -> None:
-    """Continue every worker. Does nothing to one that runs."""
+    """Let every worker continue. Does nothing to one that runs."""
     _signal(members, signal.SIGCONT)
 
 

@@ -1,4 +1,4 @@
-"""What the supervisor of a pool has decided, in words: for the log, and for errors."""
+"""The decisions of a pool's supervisor in words, for the log and for errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from everycore.system.sockets import describe
 
 
 class SupervisionWords:
-    """The words about one pool, as its supervisor stands now."""
+    """The words about one pool, in the present state of its supervisor."""
 
     def __init__(self, supervisor: Supervisor, postponed: Callable[[], Postponed]) -> None:
         self._supervisor = supervisor
@@ -34,7 +34,7 @@ class SupervisionWords:
             return self._describe_mold(failure)
         if failure.status is not None and isinstance(failure.status.error, MoldFailed):
             return failure.status.error.report
-        if failure.overdue and self._supervisor.rollout.is_awaited:  # how long it had, depends on the changes
+        if failure.overdue and self._supervisor.rollout.is_awaited:  # how long it had depends on the changes
             killed = "" if failure.status is None else ", and was killed"
             return f"worker {failure.worker} was not ready in time{killed}"
         if failure.status is None:
@@ -51,30 +51,30 @@ class SupervisionWords:
         return str(failure.status.error)
 
     def address_in_use(self, worker: int) -> str | None:
-        """The sentence about the address that a worker was told to be in use; None: there was none."""
+        """The sentence about the address in use that this worker was told of; None without one."""
         key = self._postponed().in_use.get(worker)
         return None if key is None else f"{describe(key.address, key.family)} is in use by another process"
 
     def what_follows(self, *, serves: bool) -> str:
-        """After a reload that has failed. `serves`: a worker is ready."""
+        """What follows a reload that has failed. `serves`: a worker is ready."""
         if not self._supervisor.rollout.is_awaited:
-            return "workers that were replaced stay new, the others go on as they are"
-        return f"{'the last good code goes on serving; ' * serves}waiting for changes"
+            return "replaced workers stay new, the others keep running"
+        return f"{'the last good code keeps serving; ' * serves}waiting for changes"
 
     def replaced(self, action: orders.Replace, why: str | None = None) -> str:
-        """A worker has ended, and what becomes of its slot. `why`: its end was ours, for that reason."""
+        """Say that a worker has ended, and what becomes of its slot. `why`: why the primary ended it."""
         how = self._limit_text() if action.overdue else why or str(action.status)
         what = f"its slot is filled again in {action.delay:.1f} s"
         if action.delay == 0:
-            what = "its successor boots already"
+            what = "its successor is already starting"
         elif self._supervisor.rollout.failure is not None:
-            what += f", from what is there now (reload {self._supervisor.rollout.generation} failed)"
+            what += f", with the code that is there now (reload {self._supervisor.rollout.generation} failed)"
         return f"worker {action.worker} (slot {action.slot}) ended: {how}; {what}"
 
     def told(
         self, action: orders.SlotFailed | orders.SlotWorks | orders.RecyclingFailed | orders.FailPool
     ) -> tuple[int, str]:
-        """The level and the text of a line in the log."""
+        """The level and the text of a log line."""
         match action:
             case orders.SlotFailed(ends, end):
                 how = self._limit_text() if end.overdue else str(end.status)
@@ -85,7 +85,7 @@ class SupervisionWords:
                     f" {limit:g} s, and told when it works"
                 )
             case orders.SlotWorks(slot, worker, ends):
-                return logging.INFO, f"slot {slot} works again, by worker {worker}, after {ends} ends"
+                return logging.INFO, f"slot {slot} works again with worker {worker}, after {ends} ends"
             case orders.FailPool(failure):
                 return logging.DEBUG, f"giving up: {self.describe(failure)}"
             case orders.RecyclingFailed(worker, failure, delay):
@@ -103,6 +103,6 @@ class SupervisionWords:
 
 
 def joined(report: str, follows: str) -> str:
-    """What has happened and what follows, in one line; a traceback stands below."""
+    """What has happened and what follows, in one line. A traceback goes below it."""
     first, newline, _ = report.partition("\n")
     return f"{follows}:\n{report}" if newline else f"{first}; {follows}"

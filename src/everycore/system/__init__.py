@@ -1,1 +1,1 @@
-"""One small file per kernel facility, each callable without an event loop."""
+"""One small module for each kernel facility. Each can be called without an event loop."""

@@ -1,4 +1,4 @@
-"""What an error of accept(2) means for a listener, in the primary and in a worker alike."""
+"""What an error of accept(2) means for a listener, in the primary and in the workers alike."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import Final
 class Trouble(enum.Enum):
     """Why accept(2) returned no connection."""
 
-    #: The error is that connection's own, and came with it: the next one may be well.
+    #: The error belongs to one connection and arrived with it. The next connection may be sound.
     CONNECTION = enum.auto()
-    #: The socket does not listen, or no more.
+    #: The socket does not listen, or no longer does.
     LISTENER = enum.auto()
-    #: No descriptors, no memory, or something unknown: look again after a pause. The backlog keeps who waits.
+    #: No descriptor or memory is left, or the error is unknown. Try again after a pause: connections wait in
+    #: the backlog meanwhile.
     PAUSE = enum.auto()
 
 
-#: accept(2), "Error handling": Linux passes pending network errors of the new socket on as the call's own.
+#: accept(2), "Error handling": Linux reports pending network errors of the new socket as errors of the call.
 _OF_THE_CONNECTION: Final = frozenset(
     {errno.ECONNABORTED, errno.ENETDOWN, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET}
     | {errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH}
 )
 _OF_THE_LISTENER: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
-#: Seconds of a pause.
+#: The length of a pause, in seconds.
 PAUSE: Final = 0.1
 
 
 def trouble_of(error: OSError) -> Trouble:
-    """What `error`, raised by an accept that does not wait, means. Not for EAGAIN and EINTR."""
+    """Classify `error`, raised by a non-blocking accept. EAGAIN and EINTR are not errors in this sense."""
     if error.errno in _OF_THE_CONNECTION:
         return Trouble.CONNECTION
     return Trouble.LISTENER if error.errno in _OF_THE_LISTENER else Trouble.PAUSE

@@ -1,10 +1,10 @@
 """What a process has done and waited for, as the kernel counts it (proc(5)).
 
-Facts: `/proc/PID/task/TID/schedstat` has three numbers: nanoseconds that the thread ran, nanoseconds that it
-was runnable and waited for a processor, and how often it ran. `/proc/PID/schedstat` is that of the main
-thread alone. They are readable for everybody, unless /proc is mounted with `hidepid`; a kernel without
-CONFIG_SCHED_INFO, and gVisor, have none. Of a process that is stopped, the state of the main thread is T; of
-one that a tracer has stopped, t.
+Facts: `/proc/PID/task/TID/schedstat` has three numbers: the nanoseconds that the thread ran, the nanoseconds
+that it was runnable and waited for a processor, and how often it ran. `/proc/PID/schedstat` covers the main
+thread alone. Every user can read these files, unless /proc is mounted with `hidepid`. A kernel without
+CONFIG_SCHED_INFO does not have them, and neither does gVisor. The main thread of a stopped process is in
+state T; a thread that a tracer has stopped is in state t.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import msgspec
 from everycore.system.statuses import status_of
 
 _NANO: Final = 1e-9
-#: Threads of a process that are looked at: a worker can have more than the primary has time for.
+#: The most threads of a process that are examined: a worker can have more than the primary has time for.
 MOST_THREADS: Final = 1024
 
 
 class Activity(msgspec.Struct, frozen=True):
-    """One process at one moment. Times are seconds, from its start on.
+    """One process at one moment. All times are in seconds since the process started.
 
-    cpu: for which its threads ran. waited: thread -> for which it was runnable, and no processor was free.
-    is_stopped: by SIGSTOP and the like. is_traced: a debugger or strace has it (ptrace(2)).
+    cpu: the processor time of its threads. waited: for each thread, how long it was runnable while no
+    processor was free. is_stopped: the process is stopped, by SIGSTOP for instance. is_traced: a debugger or
+    strace is attached (ptrace(2)).
     """
 
     cpu: float = 0.0
@@ -36,7 +37,7 @@ class Activity(msgspec.Struct, frozen=True):
 
 
 def activity(pid: int) -> Activity | None:
-    """Look at a process; None where there is nothing to see: it is gone, or there is no /proc."""
+    """Examine a process. Returns None if the process is gone or /proc is not mounted."""
     status = status_of(pid)
     try:
         with os.scandir(f"/proc/{pid}/task") as entries:
@@ -48,7 +49,7 @@ def activity(pid: int) -> Activity | None:
         try:
             with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as file:
                 ran, waits = file.read().split()[:2]
-        except (OSError, ValueError):  # it has just ended; or this kernel does not count
+        except (OSError, ValueError):  # the thread has just ended, or this kernel does not count
             continue
         cpu += int(ran) * _NANO
         waited[int(thread)] = int(waits) * _NANO

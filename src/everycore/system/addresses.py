@@ -1,7 +1,4 @@
-"""Addresses as people write them.
-
-From what `getsockname()` gives to text.
-"""
+"""Addresses as people write them, made from what `getsockname()` returns."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from everycore.model import Address
 
 
 def as_url(address: Address, scheme: str = "http") -> str:
-    """`http://127.0.0.1:8000`, `http://[::1]:8000`, `unix:/run/app.sock`."""
+    """Return a URL: `http://127.0.0.1:8000`, `http://[::1]:8000`, `unix:/run/app.sock`."""
     if isinstance(address, tuple | list):
         host, port = address[0], address[1]
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -1,8 +1,8 @@
-"""What else in this process stands for an open file: other numbers, and registrations in its epolls.
+"""What else stands for an open file in this process: other descriptors, and registrations in epoll instances.
 
-For a file that is to be replaced by another one under its numbers (dup2(2)): the kernel drops what an epoll
-knows of the old file with its last number, wherever that is, and knows nothing of the new one. Invariant:
-where /proc does not tell, nothing is found.
+This is needed when another file is to take over a file's descriptors (dup2(2)). An epoll registration ends
+with the last descriptor of the old file, in whatever process that is, and does not carry over to the new
+file. Invariant: without /proc, nothing is found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOW: Final = 0xFFFFFFFF
 
 
 class Registration(NamedTuple):
-    """That an epoll of this process watches a number, for which events, and what it says then."""
+    """One registration: an epoll of this process watches `fd` for `events` and reports `data`."""
 
     epoll: int
     fd: int
@@ -31,13 +31,13 @@ class Registration(NamedTuple):
 
 
 def numbers_of(fd: int) -> set[int]:
-    """All numbers of this process that stand for the same socket as `fd`."""
+    """All descriptors of this process that stand for the same socket as `fd`."""
     file = socket_file(fd)
     return {fd} | {number for number in open_numbers() if file is not None and socket_file(number) == file}
 
 
 def registrations_of(fds: set[int]) -> list[Registration]:
-    """The registrations of these numbers."""
+    """The registrations of these descriptors."""
     return [
         found
         for epoll in open_numbers()
@@ -48,13 +48,13 @@ def registrations_of(fds: set[int]) -> list[Registration]:
 
 
 def unregister(registration: Registration) -> None:
-    """Take it back, while its number still stands for the file."""
+    """Remove a registration, while its descriptor still stands for the old file."""
     with contextlib.suppress(OSError), _borrowed(registration.epoll) as epoll:
         epoll.unregister(registration.fd)
 
 
 def register_again(registration: Registration) -> None:
-    """Have the epoll watch what the number stands for now."""
+    """Register the file that the descriptor stands for now."""
     with contextlib.suppress(OSError):
         if registration.data == registration.fd:
             with _borrowed(registration.epoll) as epoll:
@@ -64,8 +64,8 @@ def register_again(registration: Registration) -> None:
 
 
 def _register_raw(registration: Registration) -> None:
-    """With the data that a library in C has given, which Python's own epoll does not know."""
-    import ctypes  # late: hardly any program needs it
+    """Register with the data of a C library, which Python's own epoll cannot express."""
+    import ctypes  # imported late: hardly any program needs it
     import sys
 
     class RawEvent(ctypes.Structure):

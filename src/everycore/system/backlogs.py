@@ -1,7 +1,7 @@
 """How many connections wait in the backlog of a listener (tcp(7), TCP_INFO).
 
-Facts: of a socket that listens, `tcpi_unacked` is the length of its accept queue (net/ipv4/tcp.c,
-tcp_get_info). Nothing like it is told of a unix socket without netlink.
+Facts: for a listening socket, `tcpi_unacked` is the length of its accept queue (net/ipv4/tcp.c,
+tcp_get_info). For a unix socket the kernel tells this by netlink alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _UNACKED: Final = struct.Struct("24xI")
 
 
 def waiting_at(sock: socket.socket) -> int | None:
-    """Connections that wait to be accepted; None: that is not told."""
+    """The number of connections that wait to be accepted; None if the kernel does not tell."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
         return None
     try:

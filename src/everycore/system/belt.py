@@ -1,11 +1,11 @@
 """The belt: the SEQPACKET pair that carries connections of one listener to one worker.
 
-HOT: every connection passes `Belt.send` and `Belt.receive` once. What a message is: `system.packets`.
+HOT: every connection passes `Belt.send` and `Belt.receive` once. `system.packets` defines a message.
 
-Invariant: a connection in a message belongs to exactly one of the two processes, whoever's `recvmsg` got
-the message. The primary keeps a duplicate of the worker's end, so that it can read back what was not picked
-up; the worker keeps one of the primary's end, so that the belt never shows end-of-file to a program that
-selects on it.
+Invariant: a connection in a message belongs to exactly one of the two processes, the one whose `recvmsg` got
+the message. The primary keeps a duplicate of the worker's end, so that it can read back what the worker did
+not pick up. The worker keeps a duplicate of the primary's end, so that a program that selects on the belt
+never sees end-of-file.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from everycore.system.descriptors import close_now
 from everycore.system.packets import MOST_DESCRIPTORS, Packet
 from everycore.system.strange import close_emptied, close_shared
 
-#: Connections in one message at most.
+#: The most connections in one message.
 MOST_BATCH: Final = MOST_DESCRIPTORS
-#: Seconds between two attempts to say what must not be lost, and for which it is attempted.
+#: Seconds between two attempts to send a message that must not be lost, and the seconds after which the
+#: sender gives up.
 _AGAIN: Final = 0.005
 PATIENCE: Final = 1.0
-#: A belt that takes something again when its messages were read.
+#: The errors of a belt that accepts messages again once some of them have been read.
 _FULL: Final = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
-    """The primary's end and the worker's."""
+    """Return the primary's end and the worker's."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     return ours, theirs
 
 
 class Belt:
-    """The primary's end, with the duplicate of the worker's."""
+    """The primary's end of a belt, with the duplicate of the worker's end."""
 
     __slots__ = ("ours", "theirs")
 
@@ -51,20 +52,20 @@ class Belt:
         packets.send(self.ours, message, fds)
 
     def receive(self) -> Packet | None:
-        """The worker's next message, as `packets.receive`."""
+        """Return the worker's next message, as `packets.receive` does."""
         return packets.receive(self.ours)
 
     def read_back(self) -> Packet | None:
-        """The oldest message that the worker has not read, as `packets.receive`."""
+        """Take back the oldest message that the worker has not read, as `packets.receive` does."""
         return packets.receive(self.theirs)
 
     def close(self) -> None:
-        """Close both, and what the worker has said; it may still read what lies on its end."""
-        close_shared(self.theirs)  # first: without ours it would look as if something lay there
+        """Close both ends, with what the worker has sent. The worker may still read what lies on its end."""
+        close_shared(self.theirs)  # first: after our end, the belt would look readable
         close_emptied(self.ours)
 
     def abandon(self) -> None:
-        """In a forked child: close our copies of both."""
+        """In a forked child: close the child's copies of both ends."""
         close_now(self.ours)
         close_now(self.theirs)
 
@@ -72,9 +73,9 @@ class Belt:
 def tell_primary_reliably(
     sock: socket.socket, message: bytes, fds: Sequence[int] = (), *, patience: float = PATIENCE
 ) -> bool:
-    """As `tell_primary`, trying again for `patience` seconds. It hardly ever has to.
+    """As `tell_primary`, but try again for `patience` seconds. A second attempt is rarely needed.
 
-    For what must not be lost.
+    This is for messages that must not be lost.
     """
     deadline = time.monotonic() + patience
     while problem := _attempt(sock, message, fds):
@@ -85,9 +86,9 @@ def tell_primary_reliably(
 
 
 def tell_primary(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> bool:
-    """The worker tells the primary. HOT: an acknowledgement a batch.
+    """Send a message from the worker to the primary. HOT: one acknowledgement for each batch.
 
-    False if the belt is full or gone (the primary then finds out by itself).
+    Returns False if the belt is full or gone. The primary notices either by itself.
     """
     try:
         packets.send(sock, message, fds)
@@ -97,7 +98,7 @@ def tell_primary(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -
 
 
 def _attempt(sock: socket.socket, message: bytes, fds: Sequence[int]) -> int:
-    """What kept the message from being sent: an errno, or 0."""
+    """Try once. Returns 0, or the errno that kept the message from being sent."""
     try:
         packets.send(sock, message, fds)
     except OSError as exc:

@@ -1,14 +1,15 @@
 """The board: a shared page with a row of numbers for each worker.
 
-Let every process see how loaded the others are, also while they are blocked, for the price of a memory store.
-Invariant: one writer a field, which keeps the number itself and never reads it here. Values are hints:
-never an index, never a divisor. Every worker can write all over the board. So a reader leaves out what cannot
-be: a broken worker misleads others within bounds, and stops nobody. A board is for workers of one user.
+On the board every process sees how loaded the others are, even while they are blocked, for the cost of a
+memory store. Invariant: each field has one writer, which keeps the number itself and never reads it here.
+Values are hints: never an index, never a divisor. Every worker can write anywhere on the board, so a reader
+discards impossible values: a broken worker misleads others within bounds, and stops none of them. All workers
+with one board run as the same user.
 
-Facts: an aligned 8-byte store through `memoryview.cast("q")` is seen whole by other processes;
-`struct.pack_into` is not, it zeroes the target first (readers saw 0 in 3 to 17 % of reads, measured). The
-memory file is sealed against shrinking and growing before the first worker gets it: a worker's `ftruncate`
-would otherwise kill the primary by SIGBUS.
+Facts: other processes see an aligned 8-byte store through `memoryview.cast("q")` whole. They do not see
+`struct.pack_into` whole: it zeroes the target first (readers saw 0 in 3 to 17 % of reads, measured). The
+memory file is sealed against shrinking and growing before the first worker gets it: otherwise a worker's
+`ftruncate` would kill the primary by SIGBUS.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Final, NamedTuple
 from everycore.system.descriptors import duplicate
 from everycore.system.preemption import BusyTime
 
-#: Fields of a row, as offsets of 8 bytes; a row is one cache line.
+#: Fields of a row, as offsets in units of 8 bytes. A row is one cache line.
 OPEN: Final = 0
 ACCEPTED: Final = 1
 SERVING: Final = 2
@@ -33,7 +34,7 @@ REQUESTS: Final = 5
 BUSY: Final = 6
 LATE: Final = 7
 ROW: Final = 8
-#: Rows: the first one is the primary's, and says how many are in use at most.
+#: The number of rows. Row 0 is the primary's: it holds an upper bound of the rows in use.
 CAPACITY: Final = 1024
 SIZE: Final = CAPACITY * ROW * 8
 _HIGH_WATER: Final = 0
@@ -45,14 +46,14 @@ _MOST_OPEN: Final = 1 << 24
 _MOST_ACCEPTED: Final = 1 << 62
 _now: Final = time.monotonic
 _MICRO: Final = 1e-6
-#: Of a time that a loop was busy, or late, in microseconds, as far as it is believed: thirty years.
+#: The longest busy or late time of a loop that is believed, in microseconds: thirty years.
 _MOST_TIME: Final = 10**15
 
 
 class LoopTimes(NamedTuple):
     """How an event loop fares, in seconds since the worker began.
 
-    busy: for which it was busy. late: by which its beats came late, added up. beat: when the last one came,
+    busy: how long the loop was busy. late: the sum of the delays of its beats. beat: when the last beat came,
     by time.monotonic().
     """
 
@@ -75,25 +76,26 @@ class Next(enum.Enum):
 
 
 class Board:
-    """A process's view of it."""
+    """A process's view of the board."""
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, SIZE)
         self._cells = memoryview(self._map).cast("q")
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap the board."""
         self._cells.release()
         self._map.close()
 
 
 class PrimaryBoard(Board):
-    """The board as the primary has it: it allots the rows. `fd` is what workers inherit."""
+    """The board of the primary, which allots the rows. Workers inherit the descriptor `fd`."""
 
     def __init__(self) -> None:
         fd = os.memfd_create("everycore-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            # Never the number of a standard stream that this process lacks: in a worker that belongs there.
+            # # Never the number of a standard stream that this process lacks: a worker would get it as that
+            # stream.
             self.fd = duplicate(fd)
         finally:
             os.close(fd)
@@ -110,7 +112,7 @@ class PrimaryBoard(Board):
         self._high_water = 0
 
     def allot(self) -> int:
-        """The lowest free row, zeroed; 0, the primary's own, which no worker may use, if there is none."""
+        """Allot the lowest free row, zeroed. Returns 0, the primary's own row, if no row is free."""
         if not self._free:
             return 0
         row = min(self._free)
@@ -121,35 +123,35 @@ class PrimaryBoard(Board):
         return row
 
     def release(self, row: int) -> None:
-        """The worker of `row` is gone."""
+        """Free `row`: its worker is gone."""
         if row:
             self._clear(row)
             self._free.add(row)
 
     def accepted(self, row: int) -> int:
-        """Connections that the worker of `row` accepted by itself."""
+        """The number of connections that the worker of `row` has accepted by itself."""
         return self._read(row, ACCEPTED, _MOST_ACCEPTED)
 
     def open(self, row: int) -> int:
-        """Connections that the worker of `row` has now, of those that its event loops accepted."""
+        """The number of open connections of the worker of `row` that its event loops accepted."""
         return self._read(row, OPEN, _MOST_OPEN)
 
     def _read(self, row: int, field: int, most: int) -> int:
         return min(max(self._cells[row * ROW + field], 0), most) if row else 0
 
     def beat(self, row: int) -> int:
-        """Another number each time that the event loop of `row` has turned lately; 0: nobody counts that."""
+        """A number that changes whenever the event loop of `row` turns; 0 if its turns are not counted."""
         return self._cells[row * ROW + BEAT] if row else 0
 
     def loop_times(self, row: int) -> LoopTimes | None:
-        """How the event loop of `row` fares; None: nobody counts that."""
+        """How the event loop of `row` fares; None if its turns are not counted."""
         if not self.beat(row):
             return None
         busy, late, beat = (self._read(row, field, _MOST_TIME) * _MICRO for field in (BUSY, LATE, BEAT))
         return LoopTimes(busy, late, beat)
 
     def requests(self, row: int) -> int:
-        """Requests that the application of `row` was given, where somebody counts them."""
+        """The number of requests that the application of `row` was given, where they are counted."""
         return self._read(row, REQUESTS, _MOST_ACCEPTED)
 
     def _clear(self, row: int) -> None:
@@ -157,14 +159,14 @@ class PrimaryBoard(Board):
             self._cells[row * ROW + field] = 0
 
     def close(self) -> None:
-        """Unmap it, and close the memory file."""
+        """Unmap the board and close the memory file."""
         super().close()
         fd, self.fd = self.fd, -1
         os.close(fd)
 
 
 class WorkerBoard(Board):
-    """The board as a worker has it: it writes its own row and reads the others."""
+    """The board of a worker, which writes its own row and reads the others."""
 
     def __init__(self, fd: int, row: int) -> None:
         super().__init__(fd)
@@ -179,12 +181,12 @@ class WorkerBoard(Board):
         self._is_measured = True
 
     def close(self) -> None:
-        """Unmap it. What is noted later, by a loop in a forked child, goes nowhere."""
+        """Unmap the board. Later notes, by a loop in a forked child, are dropped."""
         self._at = None
         super().close()
 
     def opened(self) -> None:
-        """A connection was accepted."""
+        """Note that a connection was accepted."""
         if self._at is not None:
             turns = self._turns
             self.cost += (turns.seconds - self.cost) * _WEIGHT
@@ -231,13 +233,13 @@ class WorkerBoard(Board):
         return self._open
 
     def serving(self, serves: bool) -> None:
-        """This worker takes part in one more shared listener, or one less."""
+        """Note that this worker takes part in one more shared listener, or in one fewer."""
         self._serves = max(self._serves + (1 if serves else -1), 0)
         if self._at is not None:
             self._cells[self._at + SERVING] = self._serves
 
     def idle(self, is_idle: bool, since: float | None = None) -> None:
-        """The loop is about to wait for events, or has some (`since` that time.monotonic(); None: now)."""
+        """Note that the loop is about to wait, or that it woke at `since` (time.monotonic(); None: now)."""
         if self._at is None:
             return
         self._cells[self._at + IDLE] = is_idle
@@ -254,19 +256,19 @@ class WorkerBoard(Board):
             self._cells[self._at + IDLE] = True
 
     def requested(self) -> None:
-        """The application was given a request."""
+        """Note that the application was given a request."""
         if self._at is not None:
             self._requests += 1
             self._cells[self._at + REQUESTS] = self._requests
 
     def beat(self) -> None:
-        """The event loop turns."""
+        """Note that the event loop turns."""
         if self._at is not None:
             self._beat = max(self._beat + 1, int(_now() / _MICRO))
             self._cells[self._at + BEAT] = self._beat
 
     def fared(self, busy: float, late: float) -> None:
-        """The event loop was busy for so many seconds more, and so late for this beat."""
+        """Add to how long the event loop was busy, and how late it was for this beat, in seconds."""
         if self._at is not None:
             self._loop_busy += busy
             self._loop_late += late
@@ -274,7 +276,7 @@ class WorkerBoard(Board):
             self._cells[self._at + LATE] = int(self._loop_late / _MICRO)
 
     def end_beats(self) -> None:
-        """Nobody counts the turns of the loop from now on."""
+        """Note that the turns of the loop are no longer counted."""
         if self._at is not None:
             self._cells[self._at + BEAT] = 0
 

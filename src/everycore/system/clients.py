@@ -1,8 +1,9 @@
-"""Who a client is, by its address: what the policy `sticky` goes by.
+"""A client's identity by its address, for the policy `sticky`.
 
-An IPv4 address, also one that is written as IPv6 (`::ffff:192.0.2.1`: the same client by a dual-stack
-listener); of an IPv6 address the first 64 bits, since a host has many in its network and changes them (RFC
-8981), but all 128 of a link-local one, for all of a link begin alike. Who comes by a unix socket has none.
+The identity is an IPv4 address; `::ffff:192.0.2.1`, from a dual-stack listener, counts as that IPv4 address.
+It is the first 64 bits of an IPv6 address, since a host has many addresses in its network and changes them
+(RFC 8981). It is all 128 bits of a link-local address, since all addresses of a link begin alike. A client on
+a unix socket has no identity.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Any, Final
 _MAPPED: Final = b"\0" * 10 + b"\xff\xff"
 _LINK_LOCAL: Final = b"\xfe\x80"
 _NETWORK: Final = 8
-#: Hosts that are remembered.
+#: The number of hosts that are remembered.
 _REMEMBERED: Final = 8192
 
 
 def client_of(peer: Any) -> bytes | None:
-    """The client behind the address of a peer, as `accept` returns it or as it goes on the wire.
+    """The identity of the client at `peer`, an address as `accept` returns it or as it goes on the wire.
 
-    None: it has no address.
+    None if the peer has no address.
     """
     return _client_of_host(peer[0]) if isinstance(peer, (tuple, list)) else None
 

@@ -1,13 +1,14 @@
-"""Closing a TCP listener without resetting anybody who has connected.
+"""Closing a TCP listener without resetting any client that has connected.
 
 close(2) and shutdown(2) of a listener reset the connections in its accept queue and the handshakes under way.
 An empty queue can be closed without loss, but a client may connect between the last accept(2), which found
 nothing, and the close: 6 of 159 000 did (measured, 5 000 connects a second on loopback). A socket filter
-shuts that window: it drops every SYN, so no handshake begins, and those under way can end before the queue
-is emptied (0 of 36 000). A client whose SYN was dropped sends it again after a second, and is refused then.
+closes that window. It drops every SYN, so that no handshake begins, and handshakes under way can end before
+the queue is emptied (0 of 36 000 lost). A client whose SYN was dropped sends it again after a second, and is
+refused then.
 
-The filter stays on the open file, so it is only for a listener that nobody else holds. It takes CAP_NET_ADMIN
-in the network namespace of the socket (Linux 6.18; the classic manual page does not say so).
+The filter stays on the open file, so it is only for a listener that no other process holds. It takes
+CAP_NET_ADMIN in the network namespace of the socket (Linux 6.18; the manual page does not say so).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Final
 #: asm-generic/socket.h; the socket module does not have them.
 _SO_ATTACH_FILTER: Final = 26
 _SO_DETACH_FILTER: Final = 27
-#: Classic BPF (linux/filter.h), on data that begin with the TCP header: no packet with SYN and without ACK.
+#: Classic BPF (linux/filter.h), on data that begin with the TCP header: drop packets with SYN and without
+#: ACK.
 _DROP_SYN: Final = (
     (0x30, 0, 0, 13),  # A = the flags
     (0x54, 0, 0, 0x12),  # A &= SYN | ACK
@@ -41,12 +43,12 @@ _SYN_RECV: Final = 1 << 3
 _HEADER: Final = struct.Struct("=IHHII")
 _REQUEST: Final = struct.Struct("=BBBBI")
 _PORTS: Final = struct.Struct("!HH")
-#: The rest of inet_diag_sockid: two addresses, an interface and a cookie. Zero: any.
+#: The rest of inet_diag_sockid: two addresses, an interface and a cookie. Zero stands for any.
 _ANY: Final = bytes(16 + 16 + 4 + 8)
 
 
 def bar(sock: socket.socket) -> bool:
-    """Let no new handshake begin. False where the kernel does not allow it: we have no CAP_NET_ADMIN."""
+    """Let no new handshake begin. Returns False if the kernel refuses, for want of CAP_NET_ADMIN."""
     try:
         attach(sock, b"".join(_STEP.pack(*step) for step in _DROP_SYN))
     except OSError:
@@ -55,26 +57,26 @@ def bar(sock: socket.socket) -> bool:
 
 
 def attach(sock: socket.socket, code: bytes) -> None:
-    """Attach a filter, a program of classic BPF. Raises OSError: EPERM without CAP_NET_ADMIN."""
+    """Attach a filter, a program in classic BPF. Raises OSError: EPERM without CAP_NET_ADMIN."""
     buffer = array.array("B", code)  # not ctypes: Debian's libffi opens a file that stays open
     program = struct.pack("@HP", len(code) // _STEP.size, buffer.buffer_info()[0])
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def unbar(sock: socket.socket) -> None:
-    """Undo `bar`. Takes no privilege."""
+    """Undo `bar`. This needs no privilege."""
     sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 def count_handshakes(sock: socket.socket) -> int:
-    """Handshakes that have begun on the port of `sock` and have not ended, as far as sock_diag(7) shows them.
+    """Count the handshakes on the port of `sock` that have begun and not ended, as sock_diag(7) shows them.
 
-    Those that SYN cookies stand for are invisible. A dump takes 14 to 75 ms (measured).
+    Handshakes that SYN cookies stand for are invisible. A dump takes 14 to 75 ms (measured).
 
-    Raises: OSError if the kernel has no sock_diag.
+    Raises: OSError if the kernel lacks sock_diag.
     """
     port = sock.getsockname()[1]
-    families = {socket.AF_INET, sock.family}  # a handshake by IPv4 may belong to a socket of IPv6
+    families = {socket.AF_INET, sock.family}  # a handshake over IPv4 may belong to an IPv6 socket
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking:
         return sum(_count(asking, family, port) for family in families)
 

@@ -1,12 +1,12 @@
-"""Where control sockets are, and who is at the other end.
+"""Where control sockets are, and which process is at the other end.
 
-A primary makes one in the folder of its user, `$XDG_RUNTIME_DIR/everycore` or, for root, `/run/everycore`; as
-an abstract name where there is no such folder. Invariant: a file that somebody answers at is never removed;
-one that is there has its final name only once it listens, so that it is not taken for a dead one.
+A primary makes one in its user's folder: `$XDG_RUNTIME_DIR/everycore` or, for root, `/run/everycore`. Without
+such a folder it takes an abstract name. Invariant: a file at which a process answers is never removed. A file
+gets its final name only once its socket listens, so that no sweep takes it for a dead one.
 
-Facts: an abstract name belongs to the network namespace, which several containers may share, and anybody may
-take it: so the pid namespace and the user are in it, and who connects looks at SO_PEERCRED. Those are the
-credentials of the process that called listen(2) or connect(2), at that time (unix(7)).
+Facts: an abstract name belongs to the network namespace, which several containers may share, and any process
+may take it. So the name contains the pid namespace and the user, and the connecting side checks SO_PEERCRED.
+These are the credentials of the process that called listen(2) or connect(2), at that time (unix(7)).
 """
 
 from __future__ import annotations
@@ -28,29 +28,30 @@ from everycore.system.sockets import bind_unix, file_identity, remove_stale, sho
 OF_ROOT: Final = "/run/everycore"
 _SUFFIX: Final = ".sock"
 _ABSTRACT: Final = "everycore"
-#: Connections that wait to be accepted.
+#: The number of connections that may wait to be accepted.
 _BACKLOG: Final = 128
-#: Of a file's name, the service's part at most: the whole has to fit behind /proc/self/fd/N.
+#: The longest part of a file's name that comes from the service's name: the whole must fit behind
+#: /proc/self/fd/N.
 _MOST_NAME: Final = 60
 _CREDENTIALS: Final = struct.Struct("iII")
 
 
 class PeerCredentials(msgspec.Struct, frozen=True):
-    """Who is at the other end of a unix socket."""
+    """The process at the other end of a unix socket."""
 
     pid: int
     uid: int
 
 
 class ControlAddress(msgspec.Struct, frozen=True):
-    """Where a service may be asked. pid: that of an abstract name; who answers there has to be it."""
+    """Where a service may be asked. pid: for an abstract name, the process that has to answer there."""
 
     name: str
     pid: int | None = None
 
     @property
     def is_abstract(self) -> bool:
-        """Whether there is no file."""
+        """Whether the address is an abstract name, without a file."""
         return self.name.startswith("\0")
 
     def __str__(self) -> str:
@@ -58,7 +59,7 @@ class ControlAddress(msgspec.Struct, frozen=True):
 
 
 class ControlListener:
-    """A control socket that listens, and its file."""
+    """A listening control socket and its file."""
 
     def __init__(self, sock: socket.socket, address: ControlAddress) -> None:
         self.sock = sock
@@ -66,18 +67,18 @@ class ControlListener:
         self._identity = None if address.is_abstract else file_identity(address.name)
 
     def close(self) -> None:
-        """Close it, and remove its file."""
+        """Close the socket and remove its file."""
         if self._identity is not None:
             unlink_if_same(self.address.name, self._identity)
         self.sock.close()
 
     def abandon(self) -> None:
-        """In a forked child: close our copy alone."""
+        """In a forked child: close the child's copy alone."""
         self.sock.close()
 
 
 def folder_of(environ: Mapping[str, str], uid: int) -> str | None:
-    """Where the control sockets of that user are; None: there is no such place."""
+    """The folder of the control sockets of user `uid`; None if there is no place for one."""
     if uid == 0:
         return OF_ROOT
     base = environ.get("XDG_RUNTIME_DIR", "")
@@ -85,7 +86,7 @@ def folder_of(environ: Mapping[str, str], uid: int) -> str | None:
 
 
 def listen_at(path: str) -> ControlListener:
-    """Listen at a path that somebody has named. Raises OSError."""
+    """Listen at a path that the user has named. Raises OSError."""
     sock = bind_unix(path, mode=0o600)
     try:
         return _listening(sock, ControlAddress(path))
@@ -96,14 +97,14 @@ def listen_at(path: str) -> ControlListener:
 
 
 def listen_in(folder: str, name: str, pid: int) -> ControlListener:
-    """Listen in the folder, as a file that has the name and the pid. Raises OSError."""
+    """Listen in `folder`, as a file whose name contains `name` and `pid`. Raises OSError."""
     _make_private(folder)
     _sweep(folder)
     word = "".join(char if char.isascii() and (char.isalnum() or char in "-_") else "_" for char in name)
     path = _free(folder, word[:_MOST_NAME] or "_", pid)
     fresh = os.path.join(folder, f".{pid}{_SUFFIX}")
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(fresh)  # of a process with this number that was killed in this moment
+        os.unlink(fresh)  # left by a process with this pid that was killed just here
     sock = bind_unix(fresh, mode=0o600)
     try:
         sock.listen(_BACKLOG)
@@ -117,20 +118,20 @@ def listen_in(folder: str, name: str, pid: int) -> ControlListener:
 
 
 def _sweep(folder: str) -> None:
-    """Remove the files of services that were killed: one that is killed and started again leaves many."""
+    """Remove the files of services that were killed: repeated kills and restarts would leave many."""
     for address in _files(folder):
         pid = address.name.removesuffix(_SUFFIX).rpartition(".")[2]
         if pid.isascii() and pid.isdigit() and len(pid) < 10:
             try:
                 os.kill(int(pid), 0)
             except ProcessLookupError:
-                remove_dead(address)  # it may live in another pid namespace
+                remove_dead(address)  # the process may live in another pid namespace
             except OSError:
                 continue
 
 
 def _free(folder: str, word: str, pid: int) -> str:
-    """A name that no other service of this process has."""
+    """A path that no other service of this process has."""
     for number in itertools.count(1):
         path = os.path.join(folder, f"{word}{f'-{number}' * (number > 1)}.{pid}{_SUFFIX}")
         remove_stale(os.fsencode(path), socket.SOCK_STREAM)
@@ -140,7 +141,7 @@ def _free(folder: str, word: str, pid: int) -> str:
 
 
 def listen_abstract(uid: int, pid: int) -> ControlListener:
-    """Listen at the abstract name of that process. Raises OSError."""
+    """Listen at the abstract name of process `pid`. Raises OSError."""
     address = ControlAddress(f"\0{_ABSTRACT}/{_pid_namespace()}/{uid}/{pid}", pid)
     return _listening(bind_unix(address.name), address)
 
@@ -156,12 +157,12 @@ def _listening(sock: socket.socket, address: ControlAddress) -> ControlListener:
 
 
 def _make_private(folder: str) -> None:
-    """The folder is there, is ours, and is nobody else's to look into. Raises OSError."""
+    """Ensure that the folder exists, belongs to this user, and is closed to others. Raises OSError."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise PermissionError(f"{folder!r} is not a folder of uid {os.geteuid()}")
+        raise PermissionError(f"{folder!r} is not a folder that belongs to uid {os.geteuid()}")
     if stat.S_IMODE(found.st_mode) != 0o700:
         os.chmod(folder, 0o700)
 
@@ -177,7 +178,7 @@ def _pid_namespace() -> int:
 
 
 def credentials(sock: socket.socket) -> PeerCredentials:
-    """Who is at the other end (SO_PEERCRED). Raises OSError."""
+    """The process at the other end (SO_PEERCRED). Raises OSError."""
     pid, uid, _ = _CREDENTIALS.unpack(
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     )
@@ -185,26 +186,26 @@ def credentials(sock: socket.socket) -> PeerCredentials:
 
 
 def may_steer(peer: PeerCredentials) -> bool:
-    """Whether a primary of this user does what that process asks."""
+    """Whether a primary of this user obeys that process."""
     return peer.uid in (0, os.geteuid())
 
 
 def is_genuine(peer: PeerCredentials, address: ControlAddress) -> bool:
-    """Whether whoever listens there is a service of this user, or of root."""
+    """Whether the process that listens there is a service of this user, or of root."""
     if address.is_abstract:
         return peer.uid == os.geteuid() and peer.pid == address.pid
     if peer.uid in (0, os.geteuid()):
         return True
-    try:  # root goes anywhere: there, the one who listens has to be the one who owns the file
+    try:  # root may look anywhere: the listening process must own the file then
         return os.geteuid() == 0 and os.lstat(address.name).st_uid == peer.uid
     except OSError:
         return False
 
 
 def connect_to(address: ControlAddress, timeout: float) -> socket.socket:
-    """A connection to whoever listens there, with that timeout in seconds.
+    """Connect to the service that listens there, with `timeout` in seconds.
 
-    Raises OSError; ConnectionRefusedError if nobody does, and PermissionError for a stranger.
+    Raises OSError: ConnectionRefusedError if no process listens, PermissionError if it is another user's.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -246,7 +247,7 @@ def _abstract_names() -> Iterator[ControlAddress]:
 
 
 def remove_dead(address: ControlAddress) -> None:
-    """Nobody answers there any more: remove the file, unless another one has come since."""
+    """Remove the file of a service that no longer answers, unless another one has come since."""
     with contextlib.suppress(OSError):
         identity = file_identity(address.name)
         if os.lstat(address.name).st_uid != os.geteuid():

@@ -1,4 +1,4 @@
-"""Waiting for the end of a child without taking note of it."""
+"""Waiting for the end of a child without reaping it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import select
 
 
 def wait_for_end(pid: int, seconds: float) -> bool:
-    """Whether the child `pid`, which nobody has waited for, ends within `seconds`.
+    """Whether the child `pid`, which nothing has waited for yet, ends within `seconds`.
 
-    It stays to be waited for.
+    The child is not reaped.
     """
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:  # gone, or no descriptor is left to wait by
+    except OSError:  # gone, or no descriptor is left for the pidfd
         return False
     try:
         poller = select.poll()

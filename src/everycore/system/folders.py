@@ -1,8 +1,9 @@
-"""Reaching a folder that another user may change meanwhile: by descriptors, step by step.
+"""Opening a folder that another user may change meanwhile: by descriptors, step by step.
 
-For a primary of root that binds a path for workers of another user: with a symbolic link in a folder of
-theirs they could have it bind, and remove, anywhere. Invariant: a link is followed only if root or this
-process's own user has made it; every step is taken from the folder that the step before it has opened.
+A primary that runs as root and binds a path for workers of another user needs this. A symbolic link in one of
+their folders could otherwise make it bind, and remove, a file anywhere. Invariant: a link is followed only if
+root or this process's own user has made it, and each step starts from the folder that the previous step has
+opened.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Final
 from everycore.kernel import os_error
 
 _FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-#: As many links as the kernel follows (path_resolution(7)).
+#: The number of links that the kernel follows at most (path_resolution(7)).
 _MOST_LINKS: Final = 40
 
 
 def open_folder(path: bytes) -> int:
-    """A descriptor (O_PATH) of the folder `path`, which begins at the root; it is the caller's to close.
+    """Open the folder `path`, which begins at the root, with O_PATH. The caller closes the descriptor.
 
     Raises OSError as open(2) does; ELOOP for a link of another user.
     """

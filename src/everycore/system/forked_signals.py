@@ -1,9 +1,9 @@
 """The signal handlers that everycore has installed in this process, and that a fork of it must not keep.
 
-A fork inherits Python's handlers, and, before Python 3.12, the descriptor to which the parent's event loop
-lets signals be written. A SIGTERM to the child would not end it, and would stop the parent. multiprocessing
-ends its children by SIGTERM, and may do so the moment after the fork: these signals are blocked until the
-child has its own handlers.
+A fork inherits Python's handlers. Before Python 3.12 it also inherits the descriptor to which the parent's
+event loop lets signals be written. A SIGTERM to the child would not end it, and would stop the parent.
+multiprocessing ends its children by SIGTERM, perhaps right after the fork, so these signals are blocked until
+the child has its own handlers.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from everycore.system import inherited
 
 _DEFAULTS: Final[dict[int, Any]] = {signal.SIGINT: signal.default_int_handler}
 _ours: dict[int, Any] = {}
-#: Signal masks to be restored, by the thread that forks.
+#: The signal mask to be restored, for each thread that forks.
 _masks: dict[int, set[signal.Signals | int]] = {}
 
 
 def own(number: int) -> None:
-    """The handler that this signal has now is everycore's, or that of a loop which everycore has asked."""
+    """Record that the current handler of this signal is everycore's, or that of a loop which it asked."""
     _ours[number] = signal.getsignal(number)
 
 
 def handle(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
-    """Let `handler` handle this signal. To be called in the main thread."""
+    """Let `handler` handle this signal. Must be called in the main thread."""
     signal.signal(number, handler)
     own(number)
 
 
 def handle_unused(number: int, handler: Callable[[int, FrameType | None], object]) -> bool:
-    """Let `handler` handle this signal, also where it was blocked from outside, if nobody else does.
+    """Let `handler` handle this signal, even one that was blocked at the start, unless it is in use.
 
-    Returns whether it does: not where the signal has a handler or is ignored, nor in another thread than the
-    main one.
+    Returns whether it does. It does not if the signal has a handler or is ignored, nor outside the main
+    thread.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(number) is not signal.SIG_DFL:
@@ -68,7 +68,7 @@ def _in_child() -> None:
         for number in mine:
             signal.signal(number, _DEFAULTS.get(number, signal.SIG_DFL))
     except ValueError:
-        pass  # not the main thread of the main interpreter, so no handler runs in it either
+        pass  # outside the main thread of the main interpreter no handler runs anyway
     _after_fork()
     _masks.clear()
 

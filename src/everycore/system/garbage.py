@@ -1,8 +1,8 @@
-"""Python's garbage collector, which rests while one of our own processes starts.
+"""Python's garbage collector, switched off while one of everycore's own processes starts.
 
-What a start imports is not garbage, and looking through it again and again takes a tenth of the start (374 ms
-of processor time for a worker of `serve`, 333 without, measured). A program of a user's is left alone: it
-finds the collector as it was.
+What a start imports is not garbage, and examining it again and again takes a tenth of the start (374 ms of
+processor time for a worker of `serve`, 333 ms without, measured). A user's program is left alone: it finds
+the collector as it was.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _rests = False
 
 
 def rest() -> None:
-    """Collect nothing until `collect_again`."""
+    """Switch the collector off until `collect_again`."""
     global _rests
     _rests = gc.isenabled()
     gc.disable()
 
 
 def collect_again() -> None:
-    """The start is over. Does nothing if `rest` was not called, or the collector was off already."""
+    """Switch the collector on again. Does nothing if `rest` did not switch it off."""
     global _rests
     if _rests:
         _rests = False

@@ -1,11 +1,11 @@
 """Binding a socket that a worker's program has made (`everycore run`).
 
-Bind the very socket that came over the link, so that whatever options the program set on it hold, and say
-what a lone process would have been told. Invariant: the errors are the kernel's own, without a sentence of
-ours; after a failure no file is left behind.
+The very socket that came over the link is bound, so that every option that the program has set on it holds.
+The program is told what a process without a cluster would be told. Invariant: errors are the kernel's own,
+without words of everycore's; a failure leaves no file behind.
 
-Programs remove the file of a unix socket before they bind (asyncio does) and when they end, each for itself;
-here the file is everybody's. So it has a second, hidden name, from which it is linked again.
+Programs remove the file of a unix socket before they bind (asyncio does) and when they end. Here the workers
+share one file. So it has a second, hidden name, from which it is linked again.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def bind_given(
     mode: int | None = None,
     place: tuple[bytes | None, bytes | None] = (None, None),
 ) -> BoundSocket:
-    """Bind `sock`, and take it over. Raises OSError as bind(2) does; `sock` is then still the caller's.
+    """Bind `sock` and own it. Raises OSError as bind(2) does; `sock` then still belongs to the caller.
 
-    `place`: a folder, and the path of a unix socket from there on, as the kernel is to have it.
+    `place`: a folder, and the path of a unix socket relative to it, as the kernel is to have it.
     """
     path = address if sock.family == socket.AF_UNIX else None
     if path is not None:
@@ -50,7 +50,7 @@ def bind_given(
 
 
 def is_v6only(sock: socket.socket) -> bool:
-    """Whether an IPv6 socket keeps to itself; an IPv4 one always does."""
+    """Whether this socket takes only one IP version. An IPv4 socket always does."""
     return sock.family != socket.AF_INET6 or bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
 
@@ -59,7 +59,7 @@ def _bind_unix(
 ) -> None:
     with contextlib.ExitStack() as stack:
         if folder is not None and name is not None and os.path.join(folder, name) != name:
-            # The primary has one thread, so nobody else can see where it is meanwhile.
+            # The primary has one thread, so no other code sees its working directory meanwhile.
             here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, here)
             stack.callback(os.fchdir, here)
@@ -71,9 +71,9 @@ def _bind_unix(
 
 
 def _bind_ip(sock: socket.socket, address: Any) -> None:
-    """Bind. A free port is chosen first and then bound by number, or else it could not be kept in a pause.
+    """Bind. A free port is chosen first and then bound by number: otherwise a pause could not keep it.
 
-    (See `sockets._pin_port`; here there is one socket only.)
+    (See `sockets._pin_port`; here there is only one socket.)
     """
     if address[1] != 0:
         sock.bind(address)
@@ -94,16 +94,16 @@ def _bind_ip(sock: socket.socket, address: Any) -> None:
 
 
 def copy_options(given: socket.socket, own: socket.socket, options: Collection[tuple[int, int]]) -> None:
-    """Set those of `options` on `own` that a program has set on `given`: plain numbers."""
+    """Copy those of `options`, plain numbers, that a program has set on `given` to `own`."""
     for level, option in options:
-        with contextlib.suppress(OSError):  # of another protocol
+        with contextlib.suppress(OSError):  # an option of another protocol
             value = given.getsockopt(level, option)
             if value != own.getsockopt(level, option):
                 own.setsockopt(level, option, value)
 
 
 class GivenListener(StreamListener):
-    """A listener from a program; the file of a unix socket is put back when a program has removed it."""
+    """A listener from a program. The file of a unix socket is put back when a program has removed it."""
 
     def __init__(
         self,
@@ -117,12 +117,12 @@ class GivenListener(StreamListener):
         super().__init__(sock, backlog=backlog, path=path, mode=mode, user=user)
         self.watch = Watch()
         self._spare: bytes | None = None
-        #: A program has removed the file, and it was put back.
+        #: #: Whether a program has removed the file, and it was put back.
         self._was_removed = False
         self._keep_spare()
 
     def restore_name(self) -> None:
-        """Put the file back if it is not there."""
+        """Put the file back if it is missing."""
         if self._spare is not None and self.path is not None and not os.path.lexists(self.path):
             with contextlib.suppress(OSError):
                 os.link(self._spare, self.path, follow_symlinks=False)
@@ -134,30 +134,30 @@ class GivenListener(StreamListener):
         self._keep_spare()
 
     def suspend(self) -> None:
-        """As `StreamListener.suspend`: the file stays, its socket is dead."""
+        """As `StreamListener.suspend`: the file stays, and its socket is dead."""
         self.restore_name()
         super().suspend()
         if self.family == socket.AF_UNIX and not self.is_listening:
             self._drop_spare()
 
     def bar(self) -> bool:
-        """As `BoundSocket.bar`: it can't be had, for programs may have kept the socket that they made."""
+        """As `BoundSocket.bar`. Always False: programs may have kept the socket that they made."""
         return False
 
     def keep_file(self) -> None:
-        """Leave the file to whoever has the socket from now on; not one that its program had removed."""
+        """Leave the file to the socket's next owner, unless the program had removed it."""
         self._drop_spare()
         if not self._was_removed:
             super().keep_file()
 
     def close(self) -> None:
-        """Give the address up, and remove the file, as `BoundSocket.close`."""
+        """Give the address up and remove the file, as `BoundSocket.close` does."""
         super().close()
         self._drop_spare()
 
     def _leave_file(self) -> None:
-        self.restore_name()  # the program has removed it at its end
-        self._spare = None  # the next one may remove it before it binds: see `restore`
+        self.restore_name()  # the program removes it at its end
+        self._spare = None  # kept: the next program may remove the file before it binds (see `restore`)
         super()._leave_file()
 
     def _keep_spare(self) -> None:
@@ -169,7 +169,7 @@ class GivenListener(StreamListener):
         try:
             os.link(self.path, spare, follow_symlinks=False)
         except OSError:
-            return  # a file system without hard links: the file is then what programs make of it
+            return  # the file system has no hard links: nothing puts back a file that a program removes
         self._spare = spare
 
     def _drop_spare(self) -> None:
@@ -180,10 +180,10 @@ class GivenListener(StreamListener):
 
 
 def restore(path: str | bytes, file: tuple[int, int], name: str | bytes) -> None:
-    """Put the unix socket `file` back at `path`, if nothing is there and it has a second name in that folder.
+    """Put the unix socket `file` back at `path`, if the path is free and the folder has a second name of it.
 
-    name: where it was bound. For a socket that a primary has left to the next one, whose program has removed
-    the file before it binds.
+    name: where it was bound. This is for a socket that a primary has left to the next one, and whose program
+    has removed the file before it binds.
     """
     folder, base = os.path.split(os.fsencode(path))
     if base != os.path.basename(os.fsencode(name)) or os.path.lexists(path):
@@ -200,9 +200,9 @@ def restore(path: str | bytes, file: tuple[int, int], name: str | bytes) -> None
 
 
 def _remove_spares_of_the_dead(folder: bytes, own: int) -> None:
-    """A primary that was killed leaves the second name of its socket behind. `own`: the inode of ours.
+    """Remove the second names that killed primaries have left. `own`: the inode of this socket.
 
-    It is ours where the service manager has kept the socket, which is no stale one then.
+    A name with that inode belongs to this socket, which the service manager has kept and which is not stale.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(folder or b"."):

@@ -1,14 +1,15 @@
-"""A process dies with the one that started it, from its first instruction on, whatever user it becomes.
+"""A leash ends a process when the process that started it ends, from its first instruction on, as any user.
 
-The leash is a pipe whose writing end is the primary's alone. The reading end goes with the child, and is told
-to send it a signal when the writing end closes, which the kernel does when the primary ends, however that
-comes about. The child need not know of it, and no code runs in it between fork and exec.
+The leash is a pipe whose writing end only the primary has. The reading end goes to the child, and is set to
+send the child a signal when the writing end closes. The kernel closes it when the primary ends, for whatever
+reason. The child need not know of the leash, and no code runs in it between fork and exec.
 
 Facts (fcntl(2), F_SETOWN, F_SETSIG, O_ASYNC; fs/pipe.c, fs/fcntl.c): owner, signal and O_ASYNC belong to the
 open file, which primary and child share across the fork, so the primary can set them from outside once it
-knows the pid. The owner is that process, not its number. What counts is who set the owner (sigio_perm): a
-primary of root reaches a child that has given up root. PR_SET_PDEATHSIG, which the child asks for when it
-imports everycore, comes later, and a change of user clears it (prctl(2)).
+knows the pid. The owner is that process, not its number. The credentials that count are those of the process
+that set the owner (sigio_perm): a primary that runs as root reaches a child that has given up root.
+PR_SET_PDEATHSIG, which the child requests when it imports everycore, comes later, and a change of user clears
+it (prctl(2)).
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ _F_SETSIG: Final = 10  # asm-generic/fcntl.h; Python has no name for it
 
 
 class Leash:
-    """Both ends; the child is started between `Leash()` and `tie()`."""
+    """Both ends of a leash. The child is started between `Leash()` and `tie()`."""
 
     def __init__(self) -> None:
-        #: The child's end, to be passed to it.
+        #: #: The child's end, to be passed to it.
         self.theirs, self._ours = os.pipe2(os.O_CLOEXEC)
 
     def tie(self, pid: int, signal: int, *, group: bool) -> int:
-        """Let `signal` end process `pid`, or the process group that it leads, when we end.
+        """Let `signal` end process `pid`, or the process group that it leads, when this process ends.
 
-        Returns the end to be kept for as long as the process lives. The other one is the child's from now on.
-        Raises OSError, if there is no such process any more.
+        Returns the end that must stay open for as long as the child lives. The other end is the child's from
+        now on. Raises OSError if there is no such process.
         """
         fcntl.fcntl(self.theirs, fcntl.F_SETOWN, -pid if group else pid)
         fcntl.fcntl(self.theirs, _F_SETSIG, signal)
@@ -43,7 +44,7 @@ class Leash:
         return ours
 
     def close(self) -> None:
-        """Let go of what is left of it: nothing, once it is tied."""
+        """Close the ends that are still here. Does nothing once the leash is tied."""
         fds = [fd for fd in (self.theirs, self._ours) if fd >= 0]
         self.theirs = self._ours = -1
         close_all(fds)

@@ -1,4 +1,4 @@
-"""The sockets that the primary holds for its workers: those that listen, and those that receive datagrams."""
+"""The sockets that the primary holds for its workers: listeners, and sockets that receive datagrams."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from everycore.system.watched_accept import Watch
 
 
 class SocketKeeper(Protocol):
-    """Whoever keeps a duplicate of our sockets for the next primary: a service manager."""
+    """Keeps duplicates of sockets for the next primary: a service manager does."""
 
     def keep(self, sock: BoundSocket) -> bool:
-        """`sock` listens. Returns whether a duplicate is kept; again: the same answer."""
+        """Note that `sock` listens. Returns whether a duplicate is kept; a second call answers the same."""
 
     def let_go(self, sock: BoundSocket) -> bool:
-        """`sock` is about to be closed here. Returns whether its duplicate lives on."""
+        """Note that `sock` is about to be closed here. Returns whether its duplicate lives on."""
 
 
 class BoundSocket:
-    """A socket of ours that has an address: a listener's, or one for datagrams.
+    """A socket of the primary that has an address: a listener, or a datagram socket.
 
-    `real` is what `getsockname()` says (for a unix socket: the path asked for). `owned`: nobody outside the
-    cluster has it too. user: another one, in whose reach its path is; see `sockets.bind_unix`.
+    `real` is what `getsockname()` returns (for a unix socket, the path asked for). `owned`: no process
+    outside the cluster has the socket too. `user`: another user who can change the folder of its path; see
+    `sockets.bind_unix`.
     """
 
     kind: ClassVar[socket.SocketKind]
@@ -51,13 +52,14 @@ class BoundSocket:
         self.what = sockets.describe(self.real, self.family)
         self.is_listening = False
         self._file = self._made_file()
-        #: What is to accept in place of accept(2). None: the open file is ours alone, and stays non-blocking.
+        #: Accepts in place of accept(2). None if the open file belongs to the cluster alone, and stays
+        #: non-blocking.
         self.watch: Watch | None = None
         self.keeper: SocketKeeper | None = None
 
     @property
     def file(self) -> tuple[int, int] | None:
-        """Device and inode of the file that a unix socket has made; None: there is none of ours."""
+        """Device and inode of the file that this unix socket has made; None without such a file."""
         return self._file
 
     @classmethod
@@ -79,7 +81,7 @@ class BoundSocket:
 
     @classmethod
     def adopted(cls, fd: int, *, backlog: int, internal: Collection[int]) -> Self:
-        """Take over a duplicate of `fd`. It is not ours to silence: `suspend` would stop its owner too.
+        """Take over a duplicate of `fd`. The cluster may not silence it: `suspend` would stop its owner too.
 
         Raises OSError.
         """
@@ -90,7 +92,7 @@ class BoundSocket:
         return made
 
     def listen(self) -> None:
-        """Receive what comes to the address (again). Raises OSError, complete with the address."""
+        """Receive what comes to the address, for the first time or again. The OSError names the address."""
         raise NotImplementedError
 
     def suspend(self) -> None:
@@ -98,24 +100,24 @@ class BoundSocket:
         raise NotImplementedError
 
     def bar(self) -> bool:
-        """Let no handshake begin any more, until it listens again. False if that can't be had."""
+        """Let no handshake begin until this listens again. Returns False if that is not possible."""
         return False
 
     def turn_away(self) -> None:
-        """If this kind of socket can: refuse newcomers from now on, and keep those who wait."""
+        """Refuse new connections from now on and keep those that wait, if this kind of socket can."""
 
     def keep_file(self) -> None:
-        """Leave the file to whoever has the socket from now on."""
+        """Leave the file to the socket's next owner."""
         self._file = None
 
     def abandon(self) -> None:
-        """In a forked child: close our copy. The address and its file are the parent's."""
+        """In a forked child: close the child's copy. The address and its file stay with the parent."""
         self._file = None
         close_now(self.sock)
         self._end_watch()
 
     def close(self) -> None:
-        """Give the address up, and remove the file that we made, unless the next primary is to have both."""
+        """Give the address up and remove the file that this made, unless the next primary gets both."""
         self.is_listening = False
         if self.keeper is not None and self.keeper.let_go(self):
             self._leave_file()
@@ -126,16 +128,16 @@ class BoundSocket:
             self._file = None
 
     def _leave_file(self) -> None:
-        """The next primary listens there."""
+        """Keep the file, at which the next primary listens."""
         self._file = None
 
     def _keep(self) -> None:
-        """It listens: have it kept, if somebody keeps it. Others have it too from then on."""
+        """Have the listening socket kept, if there is a keeper. It is then no longer owned alone."""
         if self.keeper is not None and self.keeper.keep(self):
             self.owned = False
 
     def _made_file(self) -> tuple[int, int] | None:
-        """Which file a unix socket has made; None for an abstract name, and for IP."""
+        """Which file a unix socket has made; None for an abstract name and for IP."""
         if self.path is None or os.fsencode(self.path)[:1] in (b"\0", b""):
             return None
         return sockets.file_identity(self.path, is_guarded=self.user is not None)
@@ -146,7 +148,7 @@ class BoundSocket:
 
 
 class StreamListener(BoundSocket):
-    """A stream socket that listens, refuses for a while, and listens again."""
+    """A stream socket that can listen, refuse for a while, and listen again."""
 
     kind = socket.SOCK_STREAM
 
@@ -160,7 +162,7 @@ class StreamListener(BoundSocket):
         user: int | None = None,
     ) -> None:
         super().__init__(sock, backlog=backlog, path=path, mode=mode, user=user)
-        self._reuses = 0  # SO_REUSEADDR is to be set again
+        self._reuses = 0  # whether SO_REUSEADDR must be set again
         self._is_barred = False
 
     @classmethod
@@ -171,7 +173,7 @@ class StreamListener(BoundSocket):
         return made
 
     def listen(self) -> None:
-        """Accept connections (again)."""
+        """Accept connections, for the first time or again."""
         if self.is_listening:
             return
         if self.sock.fileno() < 0:
@@ -188,39 +190,39 @@ class StreamListener(BoundSocket):
         self._keep()
 
     def suspend(self) -> None:
-        """Refuse new connections, and keep the address."""
+        """Refuse new connections and keep the address."""
         if not self.is_listening or not self.owned:
             return
         self.is_listening = False
         if self.family == socket.AF_UNIX:
-            self.sock.close()  # its file stays: connecting to it is refused, and `listen` finds it stale
+            self.sock.close()  # the file stays: connecting to it is refused, and `listen` finds it stale
         else:
-            # While it does not listen, any socket could take the port that has SO_REUSEADDR as well.
+            # While this does not listen, any socket with SO_REUSEADDR could take the port.
             self._reuses = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             sockets.suspend(self.sock)
 
     def bar(self) -> bool:
-        """As `BoundSocket.bar`: of a TCP listener that nobody else has, for the filter is everybody's."""
+        """As `BoundSocket.bar`, for a TCP listener that nobody else holds: they would share the filter."""
         if self.owned and self.is_listening and self.family != socket.AF_UNIX and not self._is_barred:
             self._is_barred = closing.bar(self.sock)
         return self._is_barred
 
     def turn_away(self) -> None:
-        """As `BoundSocket.turn_away`: a unix listener can. With TCP it would reset those who wait."""
+        """As `BoundSocket.turn_away`, for a unix listener. On TCP it would reset waiting connections."""
         if self.owned and self.is_listening and self.family == socket.AF_UNIX:
             self.sock.shutdown(socket.SHUT_RD)
 
 
 class DatagramSocket(BoundSocket):
-    """A bound datagram socket: it has no listen(2), and cannot refuse."""
+    """A bound datagram socket. It has no listen(2) and cannot refuse."""
 
     kind = socket.SOCK_DGRAM
 
     def listen(self) -> None:
-        """A bound datagram socket receives."""
+        """A bound datagram socket receives; this only records it."""
         self.is_listening = True
         self._keep()
 
     def suspend(self) -> None:
-        """Datagrams wait in the socket's buffer, or are dropped by the kernel when that is full."""
+        """Do nothing. Datagrams wait in the socket's buffer; the kernel drops them when it is full."""

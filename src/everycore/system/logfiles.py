@@ -1,7 +1,7 @@
-"""Log files, opened anew by their name: whoever rotates logs moves a file away, and says so (logrotate(8)).
+"""Log files, reopened by name: log rotation moves a file away and then asks for this (logrotate(8)).
 
-A log file is a handler of `logging` that writes to a file by its name: `logging.FileHandler` and its kinds,
-of any logger, also behind a `MemoryHandler`. Those of everycore itself are of the kind `OwnLogFile`.
+A log file is a handler of `logging` that writes to a file by its name: a `logging.FileHandler` or a subclass,
+of any logger, even behind a `MemoryHandler`. everycore's own log files are `OwnLogFile`s.
 """
 
 from __future__ import annotations
@@ -19,32 +19,36 @@ log = logging.getLogger("everycore.system")
 
 
 class OwnLogFile(logging.FileHandler):
-    """A log file that knows by itself how it is opened anew."""
+    """A log file that knows how to reopen itself."""
 
-    #: Another process, which has the same file, tells that it cannot be opened anew.
+    #: #: Another process has the same file and reports when it cannot be reopened.
     is_told_elsewhere = False
 
     def reopen(self) -> None:
-        """Open it anew, if it was moved away. Raises OSError; it goes on as it is then."""
+        """Reopen the file if it was moved away. After an OSError it goes on with the file that it has."""
         raise NotImplementedError
 
 
 def reopen() -> None:
-    """Open anew every log file of this process that is not what its name leads to any more.
+    """Reopen every log file of this process whose name no longer leads to it.
 
-    One that cannot be opened goes on with the file that it has, and a warning says so. A new file
-    is added to, whatever the mode of the handler: it is that of all workers.
+    A log file that cannot be reopened goes on with the file that it has, and a warning says so. A new file is
+    appended to, whatever the handler's mode, since all workers share it.
     """
     for handler in tuple(_file_handlers()):
         try:
             _reopen(handler)
-        except (OSError, ValueError, LookupError) as error:  # closed by somebody; an unknown encoding
+        except (OSError, ValueError, LookupError) as error:  # closed meanwhile; an unknown encoding
             if not (isinstance(handler, OwnLogFile) and handler.is_told_elsewhere and _is_everybodys(error)):
-                log.warning("the log file %r goes on as it is: %s", handler.baseFilename, error)
+                log.warning(
+                    "cannot reopen the log file %r, so the old file stays in use: %s",
+                    handler.baseFilename,
+                    error,
+                )
 
 
 def _is_everybodys(error: Exception) -> bool:
-    """Whether every process finds the same."""
+    """Whether every process meets the same error."""
     return isinstance(error, OSError) and error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -73,12 +77,12 @@ def _reopen(handler: logging.FileHandler) -> None:
 
 
 def _plain(stream: io.TextIOWrapper | None) -> io.TextIOWrapper | None:
-    """None for one that its first record is to open, and for what a handler opens in a way of its own."""
+    """None for a handler that opens at its first record, and for one that opens its file in its own way."""
     return stream if isinstance(getattr(stream, "buffer", None), io.BufferedWriter) else None
 
 
 def has_moved(fd: int, path: str) -> bool:
-    """Whether `path` leads to another file than `fd`. A pipe or a device has none that is newer."""
+    """Whether `path` leads to another file than `fd`. A pipe or a device has no newer file."""
     try:
         there = os.stat(path)
     except FileNotFoundError:

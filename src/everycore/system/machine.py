@@ -1,15 +1,17 @@
-"""What this machine gives us: CPUs, memory, and whether it is a Linux at all.
+"""What this machine offers: CPUs, memory, and whether it is Linux at all.
 
-Turn affinity, cgroup quotas and limits into numbers, each with the reason why it is not higher. Invariant:
-reads only; a file that is missing or odd means "no limit from here", never an error. A container without a
-quota, a kernel without cgroups and a restricted /proc are all ordinary.
+Affinity, cgroup quotas and limits become numbers here, each with the reason why it is not higher. Invariant:
+this only reads, and a file that is missing or odd means "no limit from here", never an error. A container
+without a quota, a kernel without cgroups and a restricted /proc are all ordinary.
 
 Facts (cgroups(7), Documentation/admin-guide/cgroup-v2.rst):
+
 * /proc/self/cgroup has a line `hierarchy:controllers:path` for each hierarchy; v2's is `0::path`.
-* A limit binds the whole subtree, so that of every ancestor counts, not only our own group's.
+* A limit binds the whole subtree, so the limit of every ancestor counts, not only that of the process's own
+  group.
 * v1 in a container without a cgroup namespace: the path is the host's, while the container's own group is
-  what is mounted at the root. Asking "every ancestor that exists" covers this too.
-* A path that leaves our cgroup namespace begins with `/..`: of such a group we can only see the root.
+  mounted at the root. Trying every ancestor that exists covers this too.
+* A path that leaves the cgroup namespace begins with `/..`: only the root of such a group is visible.
 """
 
 from __future__ import annotations
@@ -31,26 +33,26 @@ MEMBERSHIP: Final = "/proc/self/cgroup"
 CGROUPS: Final = "/sys/fs/cgroup"
 #: As CPython 3.13 has it: a number, or "default" for none.
 CPU_VARIABLE: Final = "PYTHON_CPU_COUNT"
-#: What a worker is taken to need at least when the number of workers is ours to choose.
+#: The memory that a worker is assumed to need when everycore chooses the number of workers.
 WORKER_MEMORY: Final = 96 * 1024 * 1024
-#: v1 writes "no limit" as the largest page-aligned number of 63 bits; nothing near it is a limit.
+#: v1 writes "no limit" as the largest page-aligned number of 63 bits. No number near it is a limit.
 _NO_LIMIT: Final = 1 << 62
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """A number of workers or CPUs, and what it comes from, to be read by people."""
+    """A number of workers or CPUs, and the reason for it, in words."""
 
     count: int
     reason: str
 
 
 def is_linux() -> bool:
-    """Whether a cluster can run here."""
+    """Whether a cluster can run on this system."""
     return sys.platform == "linux"
 
 
 def require_linux(feature: str) -> None:
-    """Raise `UnsupportedPlatform` unless this is a Linux."""
+    """Raise `UnsupportedPlatform` unless this system is Linux."""
     if not is_linux():
         raise UnsupportedPlatform(feature, sys.platform)
 
@@ -58,16 +60,16 @@ def require_linux(feature: str) -> None:
 def cpu_count() -> int:
     """How many CPUs this process may use: the smaller of its affinity and the CPU quota of its cgroups.
 
-    The quotas of all ancestors of the cgroups count too. A quota of 1.5 CPUs counts as 2.
-    `PYTHON_CPU_COUNT` overrides both.
+    The quotas of all ancestors of the cgroups count too. A quota of 1.5 CPUs counts as 2. `PYTHON_CPU_COUNT`
+    overrides both.
 
-    Raises: ConfigurationError if that variable is no number.
+    Raises: ConfigurationError if that variable is not a number.
     """
     return cpu_bound().count
 
 
 def memory_limit(*, membership: Path = MEMBERSHIP, root: Path = CGROUPS) -> int | None:
-    """The smallest memory limit of our cgroups in bytes; None if there is none."""
+    """The smallest memory limit of this process's cgroups, in bytes; None without a limit."""
     limits = [
         *_numbers(_groups("", membership, root), "memory.max"),
         *_numbers(_groups("memory", membership, root), "memory.limit_in_bytes"),
@@ -82,7 +84,7 @@ def cpu_bound(
     membership: Path = MEMBERSHIP,
     root: Path = CGROUPS,
 ) -> Bound:
-    """`cpu_count()` with its reason. The arguments are for tests."""
+    """`cpu_count()` with its reason. Tests pass the arguments."""
     chosen = environ.get(CPU_VARIABLE, "")
     if chosen and chosen != "default":
         return Bound(_chosen_count(chosen), CPU_VARIABLE)
@@ -94,7 +96,7 @@ def cpu_bound(
 
 
 def worker_bound(cpus: Bound, memory: int | None) -> Bound:
-    """How many workers "auto" is: one a CPU, but no more than the memory limit has room for."""
+    """The number of workers for "auto": one for each CPU, unless the memory limit has room for fewer."""
     if memory is None or memory // WORKER_MEMORY >= cpus.count:
         return cpus
     room = max(memory // WORKER_MEMORY, 1)
@@ -156,7 +158,7 @@ def _numbers(groups: Iterator[str], name: str) -> Iterator[int]:
 
 
 def _number(text: str) -> int:
-    """A whole number; -1, which no limit is, for anything else (such as "max")."""
+    """A whole number; -1, which is never a limit, for any other text (such as "max")."""
     return int(text) if text.isascii() and text.isdigit() else -1
 
 

@@ -1,8 +1,9 @@
-"""How much memory a process has, as its share counts (proc(5)).
+"""How much memory a process has, counted by its share of each page (proc(5)).
 
-Facts: `/proc/PID/statm` has the resident pages, and costs microseconds. What processes share is counted there
-for each of them. The proportional share (PSS) divides it, and is never more; `/proc/PID/smaps_rollup` walks
-all pages for it, which takes milliseconds a gigabyte, and needs the right to trace the process (ptrace(2)).
+Facts: `/proc/PID/statm` has the resident pages, and costs microseconds. It counts a shared page fully for
+each process. The proportional share (PSS) divides such pages, and is never larger. `/proc/PID/smaps_rollup`
+walks all pages for it, which takes milliseconds for each gigabyte and requires permission to trace the
+process (ptrace(2)).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from everycore.system.resident import resident_bytes
 
 
 def memory(pid: int, limit: int) -> int | None:
-    """The bytes of a process: the resident ones up to `limit`, above it the proportional share if told.
+    """The memory of a process in bytes: resident up to `limit`, above it the proportional share if readable.
 
-    None: it is gone, or there is no /proc.
+    None if the process is gone or /proc is not mounted.
     """
     resident = resident_bytes(pid)
     if resident is None or resident <= limit:
@@ -25,7 +26,7 @@ def memory(pid: int, limit: int) -> int | None:
 
 
 def proportional_bytes(pid: int) -> int | None:
-    """The proportional share of a process (PSS); None: it is gone, or that is not told to this user."""
+    """The proportional share of a process (PSS); None if it is gone or this user may not read it."""
     with (
         contextlib.suppress(OSError, ValueError),
         open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file,

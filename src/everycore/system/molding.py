@@ -1,10 +1,10 @@
 """The kernel's part in making workers by fork: adoption, messages with their sender, and the fork itself.
 
 A mold forks a middle process, which forks the worker and ends. The kernel gives the orphan to the nearest
-ancestor that is a *subreaper* (prctl(2), PR_SET_CHILD_SUBREAPER): the primary, which is one while it waits
-for a worker and at no other time. So pidfd, waitid(2) and PR_SET_PDEATHSIG work as for a child that it has
-started, and orphans of a worker's own go to process 1 as ever. Invariant: a worker runs nothing of its
-program before it is the primary's child.
+ancestor that is a *subreaper* (prctl(2), PR_SET_CHILD_SUBREAPER). That is the primary, which is a subreaper
+only while it waits for a worker. So pidfd, waitid(2) and PR_SET_PDEATHSIG work as for a child that the
+primary has started, and orphans of a worker's own go to process 1 as usual. Invariant: a worker runs nothing
+of its program before it is the primary's child.
 
 Facts (kernel/exit.c): a parent's end gives its children away before its pidfd becomes readable, so whoever
 polls that finds the new parent; end-of-file of a pipe comes earlier. A fork by clone(2) with CLONE_PARENT
@@ -37,7 +37,8 @@ _PR_GET_CHILD_SUBREAPER: Final = 37
 _UCRED: Final = struct.Struct("3i")
 _CREDENTIALS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_CREDENTIALS))
 _INT: Final = array.array("i").itemsize
-#: A worker is not the child of the primary that it was made for: EX_TEMPFAIL of sysexits.h.
+#: The exit status of a worker that is not the child of the primary that it was made for: EX_TEMPFAIL of
+#: sysexits.h.
 _NOT_ADOPTED: Final = 75
 #: The middle process ends with that where the worker was killed before it had spoken.
 _KILLED: Final = 76
@@ -49,9 +50,9 @@ SignedPacket = tuple[bytes, list[int], int, int]
 
 
 def adopt_orphans(*, on: bool) -> bool:
-    """Be a subreaper, or no more. Returns whether this process was one before.
+    """Become a subreaper, or stop being one. Returns whether this process was one before.
 
-    Raises OSError where the kernel or a sandbox refuses; ImportError where there is no ctypes.
+    Raises OSError if the kernel or a sandbox refuses, and ImportError without ctypes.
     """
     import ctypes
 
@@ -67,7 +68,7 @@ def adopt_orphans(*, on: bool) -> bool:
 
 
 def make_signed_pair() -> tuple[socket.socket, socket.socket]:
-    """The primary's end, on which each message names its sender, and the mold's."""
+    """Return the primary's end, on which each message names its sender, and the mold's end."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     ours.setblocking(False)
@@ -75,13 +76,13 @@ def make_signed_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send_with(sock: socket.socket, message: bytes, fds: Sequence[int]) -> None:
-    """Send one message. Raises OSError: EAGAIN (full), EMSGSIZE, EPIPE (nobody reads), ETOOMANYREFS."""
+    """Send one message. Raises OSError: EAGAIN (full), EMSGSIZE, EPIPE (no reader), ETOOMANYREFS."""
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
     sock.sendmsg((message,), (rights,) if fds else ())
 
 
 def receive_signed(sock: socket.socket, longest: int) -> SignedPacket | None:
-    """The next message; None at end-of-file. Raises BlockingIOError when there is none."""
+    """Return the next message; None at end-of-file. Raises BlockingIOError if there is none yet."""
     data, ancillary, _, _ = sock.recvmsg(
         longest, socket.CMSG_SPACE(_UCRED.size) + ROOM, socket.MSG_CMSG_CLOEXEC
     )
@@ -96,14 +97,14 @@ def receive_signed(sock: socket.socket, longest: int) -> SignedPacket | None:
 
 
 def receive_with(sock: socket.socket, longest: int, most: int) -> tuple[bytes, list[int]] | None:
-    """The next message, and its descriptors, `most` of them; None at end-of-file. Waits for it."""
+    """Wait for the next message. Returns it with up to `most` descriptors; None at end-of-file."""
     data, ancillary, _, _ = sock.recvmsg(longest, socket.CMSG_SPACE(most * _INT), socket.MSG_CMSG_CLOEXEC)
     fds = descriptors_in(ancillary)
     return None if not data and not fds else (data, fds)
 
 
 def is_child(pid: int) -> bool:
-    """Whether that process is a child of this one, ended or not. It is not reaped by this."""
+    """Whether that process is a child of this one, ended or not. This does not reap it."""
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except (ChildProcessError, OverflowError):
@@ -130,7 +131,7 @@ def fork_for(primary: int, say_there: Callable[[], object]) -> str | None:
         os.close(done)
         _orphan(primary, say_there)
         say_there()
-    except BaseException:  # also: the primary is gone, or does not want it any more
+    except BaseException:  # also if the primary is gone, or no longer wants the worker
         os._exit(_NOT_ADOPTED)
     os.close(held)
     return None
@@ -163,7 +164,7 @@ def _orphan(primary: int, say_there: Callable[[], object]) -> None:
 
 
 def _see_it_made(middle: int, done: int, held: int) -> str:
-    """Wait until the worker has spoken, or is gone: both close the pipe."""
+    """Wait until the worker has reported, or is gone. Either closes the pipe."""
     os.close(held)
     _, status = os.waitpid(middle, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -185,10 +186,10 @@ def _fork() -> int:
 
 
 def lone_after_fork() -> list[tuple[int, str]]:
-    """Fork a child that ends at once; return the threads that this process has after it but the main one.
+    """Fork a child that ends at once. Returns the threads that this process still has, without the main one.
 
-    Each as its number and the name that the kernel has. A library that is prepared for forks (OpenBLAS)
-    ends its own threads before one.
+    Each is its number and its name in the kernel. A library that is prepared for forks (OpenBLAS) ends its
+    own threads before one.
     """
     pid = _fork()
     if pid == 0:
@@ -206,9 +207,9 @@ def lone_after_fork() -> list[tuple[int, str]]:
 
 
 def connected_peers(known: Sequence[int]) -> list[str]:
-    """What this process is connected to, and where it listens, for people to read.
+    """Describe, in words, what this process is connected to and where it listens.
 
-    By descriptors other than those `known`.
+    Descriptors in `known` are left out.
     """
     found = []
     for fd in sorted(open_numbers()):
@@ -229,9 +230,9 @@ def connected_peers(known: Sequence[int]) -> list[str]:
 
 
 def place_descriptors(received: Sequence[int], targets: Sequence[int], fixed: int) -> list[int]:
-    """Let the descriptors behind the first `fixed` have the numbers `targets`; returns those of the first.
+    """Move the descriptors behind the first `fixed` to the numbers `targets`. Returns the first ones, moved.
 
-    A number in `targets` that is open is closed by that. The new ones are inherited by what is executed.
+    A number in `targets` that is open is closed by this. A program that is executed inherits the targets.
     """
     least = max(targets, default=0) + 1
     moved = [_moved(fd, least) for fd in received]

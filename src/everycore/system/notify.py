@@ -1,8 +1,8 @@
 """What a service manager is told: NOTIFY_SOCKET, a datagram of lines NAME=VALUE (sd_notify(3)).
 
-Invariant: never blocks and never raises; what the other end does not take now is sent with what is said next.
-A descriptor that goes with a message is duplicated at the call. The variables are taken out of this process's
-environment: they are its own, and not its workers'.
+Invariant: nothing here blocks or raises. A message that the other end does not take now is sent with the next
+one. A descriptor that goes with a message is duplicated at the call. The variables are removed from this
+process's environment: they are meant for it, not for its workers.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ SOCKET: Final = "NOTIFY_SOCKET"
 WATCHDOG: Final = "WATCHDOG_USEC"
 WATCHDOG_PROCESS: Final = "WATCHDOG_PID"
 STORE: Final = "FDSTORE"
-#: Messages that wait for a manager which takes none.
+#: The number of messages that may wait for a manager which takes none.
 _MOST_UNSENT: Final = 16
-#: The most descriptors that systemd's store is said to have room for.
+#: The most descriptors that systemd's store is believed to have room for.
 _MOST_STORED: Final = 9999
 
 
 class Notifier:
-    """Speaks to the socket of that name.
+    """Speaks to the socket at that address.
 
-    watchdog: the manager wants to hear from us within so many seconds each; 0: it does not.
-    room: so many descriptors it keeps for the next process of the service (`FileDescriptorStoreMax=`).
+    watchdog: the manager expects a message at least every so many seconds; 0 if it expects none. room: how
+    many descriptors the manager keeps for the service's next process (`FileDescriptorStoreMax=`).
     """
 
     def __init__(self, address: str, watchdog: float = 0.0, room: int = 0) -> None:
         self.watchdog = watchdog
         self.room = room
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        #: Messages, each with a descriptor or none.
+        #: The messages that wait, each with its descriptor or None.
         self._unsent: list[tuple[str, int | None]] = []
         self._socket = socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         )
 
     def tell(self, *lines: str, fd: int | None = None) -> bool:
-        """Say these lines in one message, behind what was not heard before. False: nobody takes it now.
+        """Send these lines as one message, after those that still wait. Returns False if they must wait.
 
-        fd: a descriptor that goes with it. Raises OSError if that can't be duplicated.
+        fd: a descriptor to go with the message. Raises OSError if it cannot be duplicated.
         """
         self._unsent.append(("\n".join(lines), None if fd is None else duplicate(fd)))
         self._drop_oldest()
@@ -58,7 +58,7 @@ class Notifier:
         return True
 
     def _drop_oldest(self) -> None:
-        """Of too many that wait: words only, for a descriptor is sent once."""
+        """Drop the oldest messages if too many wait. One with a descriptor stays: it is sent only once."""
         words = [message for message in self._unsent if message[1] is None]
         for message in words[:-_MOST_UNSENT]:
             self._unsent.remove(message)
@@ -70,19 +70,19 @@ class Notifier:
             self._socket.sendmsg([data], with_it, socket.MSG_NOSIGNAL, self._address)
         except BlockingIOError:
             return False
-        except OSError:  # nobody is there any more, who would hear it later
+        except OSError:  # no process is there to receive it later either
             return True
         return True
 
     def close(self) -> None:
-        """Close the socket. What was not heard is not said any more."""
+        """Close the socket. Messages that wait are dropped."""
         close_all(fd for _, fd in self._unsent if fd is not None)
         self._unsent.clear()
         self._socket.close()
 
 
 def notifier(environ: MutableMapping[str, str], pid: int) -> Notifier | None:
-    """The notifier of process `pid`, by its environment; None where no manager asks, or by no unix socket."""
+    """The notifier of process `pid`, from its environment; None without a manager or a unix socket."""
     address, watchdog = environ.pop(SOCKET, ""), environ.pop(WATCHDOG, "")
     process, room = environ.pop(WATCHDOG_PROCESS, ""), environ.pop(STORE, "")
     if not address.startswith(("/", "@")) or len(address) < 2:

@@ -1,10 +1,11 @@
 """A worker that outlives its primary for a while (`orphan_grace`).
 
-It may finish, whatever its program is (our loop, another one, threads, none), and is ended when the time is
-over, even if the main thread is blocked, as long as Python runs there now and then.
+The worker may finish its work, whatever its program uses (everycore's event loop, another loop, threads or
+none). When the time is over it is ended, even if the main thread is blocked, as long as Python gets to run
+there now and then.
 
-The kernel sends SIGIO when the primary is gone (`system.leash`). A loop of ours learns the same from the
-channel, and departs by itself; every other program is asked as the primary asks it, by SIGTERM.
+The kernel sends SIGIO when the primary is gone (`system.leash`). A loop of everycore learns the same from the
+channel, and leaves by itself. Every other program is asked as the primary would ask it, by SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,32 +19,32 @@ from typing import Final
 from everycore.held_signals import start_helper
 from everycore.system import forked_signals, inherited
 
-#: A loop that departs has so long, after the grace, to end by itself. Seconds.
+#: How long a leaving loop has after the grace to end by itself, in seconds.
 LAST_STEPS: Final = 2.0
-#: Within less than this, a loop that is busy cannot be told from one that is blocked. Seconds.
+#: In less time than this, a busy loop cannot be told from a blocked one. In seconds.
 LEAST: Final = 1.0
 
-# As it was before gevent replaced it.
+# The original, from before gevent replaced it.
 _sleep: Final = time.sleep
 
 
 class Orphan:
-    """What this process does about the end of its primary. `grace` in seconds."""
+    """How this process reacts to the end of its primary. `grace` is in seconds."""
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._has_helper = False
-        #: A loop of ours reads the channel.
+        #: Whether a loop of everycore reads the channel.
         self.is_read = False
-        #: That loop has learned that the primary is gone.
+        #: Whether that loop has learned that the primary is gone.
         self.is_leaving = False
 
     def install(self) -> None:
-        """Be prepared. A worker that has not come as far as this dies by SIGIO: it serves nobody yet."""
+        """Install the handler. A worker that has not come this far dies by SIGIO: it serves no one yet."""
         forked_signals.handle_unused(signal.SIGIO, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal has come."""
+        """Handle SIGIO."""
         if not self._has_helper:
             self._has_helper = True
             if not start_helper(self._see_off):

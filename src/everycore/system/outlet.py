@@ -1,15 +1,15 @@
-"""A text stream that never waits for whoever reads it.
+"""A text stream that never waits for its reader.
 
-What can be written at once is written, the rest is kept in a bounded buffer (of one line, however long it
-is), and what has no room there is dropped; the drops are counted, and told in the stream itself once somebody
-reads again. No system call here waits, whatever other processes do with the same open file; what was kept is
-written whole and in order.
+It writes what can be written at once, and keeps the rest in a bounded buffer (which takes at least one line,
+however long). What does not fit is dropped. The drops are counted, and reported in the stream itself once the
+reader reads again. No system call here waits, whatever other processes do with the same open file. What was
+kept is written whole and in order.
 
 O_NONBLOCK belongs to the open file, which a log shares with other processes: it can be neither set here nor
-relied upon. So a pipe and a terminal are opened anew (proc(5), /proc/self/fd), which makes an open file of
-our own, and a socket is written with MSG_DONTWAIT. Where a pipe cannot be opened anew (no /proc; another
-user's pipe, as of a container whose process is not root), it is asked first whether it has room. A write that
-a file system keeps waiting is a disk's affair, and is not covered.
+relied upon. So a pipe and a terminal are reopened (proc(5), /proc/self/fd), which makes an open file of
+everycore's own, and a socket is written with MSG_DONTWAIT. If a pipe cannot be reopened (without /proc, or if
+it belongs to another user, as in a container whose process is not root), it is polled for room first. A write
+for which a file system waits is up to the disk, and is not covered.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from typing import Final
 from everycore.held_signals import held
 from everycore.system.descriptors import duplicate
 
-#: Bytes that wait at most.
+#: The most bytes that wait.
 ROOM: Final = 256 * 1024
-#: pipe(7): so many bytes are written at once or not at all, and a pipe that poll(2) shows has room for them.
+#: pipe(7): writes of up to this size happen whole or not at all, and a pipe that poll(2) reports has room for
+#: one.
 _PIPE_BUF: Final = select.PIPE_BUF
 
 Writer = Callable[[bytes], int]
 
 
 def told_of_dropped(count: int) -> str:
-    """What a log says of so many lines that were dropped."""
-    return f"{count} lines are missing here: nobody has read this log in time"
+    """The log's report of so many dropped lines."""
+    return f"{count} lines are missing here: the reader of this log was too slow"
 
 
 class Outlet(io.TextIOBase):
@@ -53,10 +54,11 @@ class Outlet(io.TextIOBase):
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
-        #: The line that waits was written in part; the last line was, and its rest is dropped (a full disk).
+        #: The line that waits was written in part; the last line was written in part and its rest dropped (a
+        #: full disk).
         self._is_begun = self._is_torn = False
         self._lock = threading.RLock()
-        #: The line that says how many were dropped, with its end.
+        #: Makes the line that reports how many lines were dropped, with its newline.
         self.line_of_dropped: Callable[[int], str] = lambda count: f"everycore: {told_of_dropped(count)}\n"
         self._fd, self._write = _open(fd)
         self._is_terminal = os.isatty(self._fd)
@@ -69,16 +71,16 @@ class Outlet(io.TextIOBase):
 
     @property
     def waits(self) -> bool:
-        """Whether something is kept that could not be written yet."""
+        """Whether some text could not be written yet."""
         return bool(self._waiting)
 
     @property
     def dropped(self) -> int:
-        """Lines dropped since this was told last."""
+        """The number of lines dropped since the last report."""
         return self._dropped
 
     def fileno(self) -> int:
-        """The number of the duplicate: it becomes writable when there is room."""
+        """The descriptor of the duplicate, which becomes writable when there is room."""
         return self._fd
 
     def isatty(self) -> bool:
@@ -90,7 +92,7 @@ class Outlet(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Write, keep or drop `text`. Raises OSError if nobody can read it any more (EPIPE, EIO)."""
+        """Write, keep or drop `text`. Raises OSError if the reader is gone for good (EPIPE, EIO)."""
         data = text.encode(self._encoding, "backslashreplace")
         with self._lock:
             if self._waiting and self._size + len(data) > self._room:
@@ -105,7 +107,7 @@ class Outlet(io.TextIOBase):
         return len(text)
 
     def push(self) -> bool:
-        """Write what is kept, as far as there is room; whether nothing is left. Raises OSError as `write`."""
+        """Write what is kept, as far as there is room. Returns whether all is written. Raises as `write`."""
         with self._lock:
             while self._waiting:
                 data = self._waiting[0]
@@ -143,10 +145,10 @@ class Outlet(io.TextIOBase):
             return self._write(data)
 
     def _on_waiting(self) -> None:
-        """Something waits: whoever has an event loop calls `push` when `fileno()` is writable."""
+        """Called when text waits. A subclass with an event loop calls `push` when `fileno()` is writable."""
 
     def finish(self, patience: float) -> None:
-        """Give whoever reads a last chance of `patience` seconds, and close."""
+        """Wait up to `patience` seconds for the reader, then close."""
         deadline = time.monotonic() + patience
         poller = select.poll()
         with contextlib.suppress(OSError):
@@ -156,7 +158,7 @@ class Outlet(io.TextIOBase):
         self.close()
 
     def close(self) -> None:
-        """Close the duplicate. What is kept is dropped."""
+        """Close the duplicate. Text that is kept is dropped."""
         fd, self._fd = getattr(self, "_fd", -1), -1
         if fd >= 0:
             self._waiting.clear()
@@ -164,7 +166,7 @@ class Outlet(io.TextIOBase):
         super().close()
 
     def _forked(self) -> None:
-        """In a forked child: what is kept is the parent's to write, and a thread of its may have the lock."""
+        """In a forked child: the parent writes what is kept, and one of its threads may hold the lock."""
         self._lock = threading.RLock()
         self._waiting.clear()
         self._size = self._dropped = 0
@@ -185,7 +187,7 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def _open(fd: int) -> tuple[int, Writer]:
-    """A descriptor of our own for what is behind `fd`, and how it is written without waiting."""
+    """Return a descriptor of everycore's own for that file, and a function that writes without waiting."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISSOCK(mode):
         own = duplicate(fd)
@@ -197,7 +199,7 @@ def _open(fd: int) -> tuple[int, Writer]:
             return anew, lambda data: os.write(anew, data)
         own = duplicate(fd)
         return own, lambda data: _write_if_room(own, data)
-    own = duplicate(fd)  # not opened anew: it shares the position with others who write to this file
+    own = duplicate(fd)  # not reopened: it shares the position with the other writers of this file
     return own, lambda data: os.write(own, data)
 
 
@@ -210,10 +212,10 @@ def _send(fd: int, data: bytes) -> int:
 
 
 def _write_if_room(fd: int, data: bytes) -> int:
-    """Write to a pipe that others write to as well. Raises BlockingIOError.
+    """Write to a pipe that other processes write to as well. Raises BlockingIOError.
 
-    By pwritev2(2) with RWF_NOWAIT, which pipes know since Linux 6.4. Before, between poll(2) and write(2)
-    another process may fill it up; that once the next line waits for a reader.
+    This uses pwritev2(2) with RWF_NOWAIT, which pipes support since Linux 6.4. On an older kernel another
+    process may fill the pipe between poll(2) and write(2), and then this write waits for the reader.
     """
     part = data[:_PIPE_BUF]
     try:

@@ -1,12 +1,12 @@
-"""Messages with descriptors over a unix SEQPACKET pair: what the belt and the link are made of.
+"""Messages with descriptors over a unix SEQPACKET pair, for the belt and the link.
 
-One call per kernel operation. HOT: every connection passes `send` and `receive` once; hence the bare `socket`
-calls and the precomputed sizes.
+One call for each kernel operation. HOT: every connection passes `send` and `receive` once; hence the bare
+`socket` calls and the precomputed sizes.
 
-Kernel facts relied upon: a SEQPACKET message is read whole by one reader (unix(7)); the queue of a connected
-pair is bounded by SO_SNDBUF alone, not by max_dgram_qlen; O_NONBLOCK belongs to the open file and is thus
-shared by its duplicates, so MSG_DONTWAIT is passed instead of relying on it. A program of `everycore run` may
-have given SIGPIPE its default back.
+Kernel facts relied upon: one reader reads a SEQPACKET message whole (unix(7)). The queue of a connected pair
+is bounded by SO_SNDBUF alone, not by max_dgram_qlen. O_NONBLOCK belongs to the open file and is thus shared
+by its duplicates, so every call passes MSG_DONTWAIT. A program under `everycore run` may have restored the
+default of SIGPIPE, so every call passes MSG_NOSIGNAL.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import Final
 
 from everycore.system.strange import ROOM, descriptors_in
 
-#: Descriptors in one message at most, of those who keep to the protocol: connections in a batch. There is
-#: room for all that a message may carry: the kernel would close the others, and the caller wait for that.
+#: The most descriptors in one message of a peer that keeps to the protocol: the connections of a batch. The
+#: buffer has room for all that a message may carry: otherwise the kernel would close the rest, and the caller
+#: would wait for that.
 MOST_DESCRIPTORS: Final = 16
-#: A message is a number, a name and up to 16 peers; a unix peer's path may have 108 bytes each.
+#: A message is a number, a name and up to 16 peers; the path of a unix peer may have 108 bytes.
 _LONGEST: Final = 8192
-# Plain ints: the enums' operators cost more than the checks.
+# Plain ints: the operators of enums cost more than the checks.
 _SEND: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _RECEIVE: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _TRUNCATED: Final = int(socket.MSG_CTRUNC)
@@ -33,7 +34,7 @@ Packet = tuple[bytes, list[int], bool]
 
 
 def send(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
-    """Send one message. Raises BlockingIOError (full), OSError (ETOOMANYREFS; EPIPE: nobody reads)."""
+    """Send one message. Raises BlockingIOError (full) or OSError (ETOOMANYREFS; EPIPE: no reader)."""
     if fds:
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
         sock.sendmsg((message,), (rights,), _SEND)
@@ -42,7 +43,7 @@ def send(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> None:
 
 
 def receive(sock: socket.socket, flags: int = _RECEIVE) -> Packet | None:
-    """The next message; None at end-of-file. Raises BlockingIOError when there is none."""
+    """Return the next message; None at end-of-file. Raises BlockingIOError if there is none yet."""
     data, ancillary, message_flags, _ = sock.recvmsg(_LONGEST, ROOM, flags)
     if not data and not ancillary:
         return None

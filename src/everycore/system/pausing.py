@@ -1,4 +1,4 @@
-"""This process stops itself, as Ctrl-Z in a terminal stops one without a handler, until SIGCONT."""
+"""This process stops itself until SIGCONT, as Ctrl-Z in a terminal stops a process without a handler."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import signal
 
 
 def can_stop() -> bool:
-    """False for process 1 of a container: the kernel ignores what would stop it (pid_namespaces(7))."""
+    """Whether this process can stop. Process 1 of a container can't (pid_namespaces(7))."""
     return os.getpid() != 1
 
 
 def stop() -> None:
-    """Stop, and return when somebody has sent SIGCONT. In the main thread only.
+    """Stop, and return after SIGCONT. Must be called in the main thread.
 
-    By SIGTSTP where a shell with job control has started us, for that shell is told by which signal. The
-    kernel drops it where nobody is there who could continue us (setpgid(2), orphaned process groups), as
-    under a supervisor; whoever has sent SIGTSTP to us there means it, and SIGSTOP is never dropped.
+    If a shell with job control has started this process, it stops by SIGTSTP, since the shell learns by which
+    signal. The kernel drops SIGTSTP if no process could continue this one (setpgid(2), orphaned process
+    groups), as under a supervisor. A SIGTSTP that was sent there is meant to stop this process all the same,
+    and SIGSTOP is never dropped.
     """
     if not _has_shell():
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -29,7 +30,7 @@ def stop() -> None:
 
 
 def _has_shell() -> bool:
-    """Whether our parent is of another process group of our session: then this group is not orphaned."""
+    """Whether the parent is in another process group of this session: then this group is not orphaned."""
     parent = os.getppid()
     try:
         return parent > 0 and os.getsid(parent) == os.getsid(0) and os.getpgid(parent) != os.getpgrp()

@@ -1,8 +1,8 @@
-"""Files that are read to their end, or tried: opening one never waits for somebody else.
+"""Opening files without ever waiting for another process.
 
-Open a file that a user has named, or say why one cannot be written. Invariant: what is no file (a folder, a
-FIFO without a writer, a socket, a disk) is an OSError, at once. A device of characters is taken: `/dev/null`
-is an empty file.
+These functions open a file that a user has named, or say why it cannot be written. Invariant: what is not a
+file (a folder, a FIFO without a writer, a socket, a disk) raises OSError at once. A character device is
+accepted: `/dev/null` is an empty file.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import os
 import stat
 from typing import BinaryIO, Final
 
-#: To append to a file, and to make it. O_NONBLOCK: a FIFO that nobody reads is an error (ENXIO), and not
-#: waited for.
+#: Flags to append to a file, and to create it. O_NONBLOCK: opening a FIFO without a reader fails (ENXIO)
+#: instead of waiting.
 APPENDING: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 def open_plain(path: str) -> BinaryIO:
-    """The file at `path`, opened to be read. Raises OSError."""
+    """Open the file at `path` for reading. Raises OSError."""
     try:
-        # O_NONBLOCK: a FIFO would wait for a writer. It changes nothing about a file.
+        # O_NONBLOCK: opening a FIFO would wait for a writer. For a file the flag changes nothing.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except ValueError:  # there is a NUL in it
+    except ValueError:  # the path contains a NUL
         raise OSError(errno.EINVAL, "no file has such a name", path) from None
     try:
         mode = os.fstat(fd).st_mode
@@ -38,7 +38,7 @@ def open_plain(path: str) -> BinaryIO:
 
 
 def open_for(owner: tuple[int, int] | None, path: str, flags: int) -> int:
-    """As open(2). A file that this makes belongs to `owner` (uid, gid), if that is given. Raises OSError."""
+    """As open(2). A file that this creates gets `owner` (uid, gid), if one is given. Raises OSError."""
     if owner is not None:
         with contextlib.suppress(FileExistsError):
             fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
@@ -52,12 +52,12 @@ def open_for(owner: tuple[int, int] | None, path: str, flags: int) -> int:
 
 
 def reason_of(error: OSError) -> str:
-    """Why a file cannot be read or written, for the end of a sentence."""
+    """Why a file cannot be read or written, as the end of a sentence."""
     return (error.strerror or str(error)).lower()
 
 
 def why_not_written(path: str) -> str | None:
-    """Why this process cannot write the file, or into the folder, at `path`; None: it can. Raises OSError."""
+    """Why this process cannot write to the file or folder at `path`; None if it can. Raises OSError."""
     needed = os.W_OK | os.X_OK if os.path.isdir(path) else os.W_OK
     if os.access(path, needed):
         return None

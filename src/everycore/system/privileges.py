@@ -1,9 +1,9 @@
-"""What a process gives up for good when it becomes another user, besides the user.
+"""What else a process gives up for good when it becomes another user.
 
-Called in the child between fork and exec, when it has its new user. Facts (capabilities(7), prctl(2)): a root
-that becomes another user loses its capabilities by that; another user who had CAP_SETUID keeps them, and
-exec passes the ambient ones on. `no_new_privs` is for good and is inherited: no program that is set-uid or
-has file capabilities gives any of it back, so the bounding set does not matter.
+This runs in the child between fork and exec, when it has its new user. Facts (capabilities(7), prctl(2)):
+root loses its capabilities when it becomes another user. Another user with CAP_SETUID keeps them, and exec
+passes the ambient ones on. `no_new_privs` is permanent and is inherited: no program that is set-uid or has
+file capabilities restores a privilege, so the bounding set does not matter.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from everycore.kernel import os_error
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
-#: _LINUX_CAPABILITY_VERSION_3, and this process; then two times effective, permitted, inheritable: none.
+#: _LINUX_CAPABILITY_VERSION_3 and pid 0, this process. Below: no effective, permitted or inheritable
+#: capability, twice.
 _CAPABILITY_HEADER: Final = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)
 _NO_CAPABILITIES: Final = bytes(24)
 
 
 def giving_up() -> Callable[[], None]:
-    """A function for the child; it raises OSError if the kernel refuses.
+    """Return a function for the child. It raises OSError if the kernel refuses.
 
-    Raises OSError (ENOSYS) where there is no ctypes: such a worker would not be confined.
+    Raises OSError (ENOSYS) without ctypes: the worker would not be confined.
     """
     try:
         import ctypes

@@ -1,8 +1,9 @@
 """Starting a worker and learning of its end.
 
-Spawn by `subprocess.Popen`, watch by pidfd, reap by waitid(2). Invariant: every process started here is
-reaped exactly once, here. The same code on every Python version: asyncio's own child watcher adds a thread a
-child on 3.11, and a primary has no threads (but for one that watches files in development).
+A worker is spawned by `subprocess.Popen`, watched by a pidfd and reaped by waitid(2). Invariant: every
+process that is started here is reaped exactly once, here. The code is the same on every Python version:
+asyncio's own child watcher adds a thread for each child on 3.11, and a primary has no threads, except one
+that watches files in development.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """Whom a process should become. None: stay.
+    """The user that a process should become. None: unchanged.
 
-    is_confined: it gets no privileges back (`system.privileges`), and no controlling terminal, into which it
-    could type (ioctl_tty(2), TIOCSTI).
+    is_confined: the process regains no privileges (`system.privileges`), and has no controlling terminal,
+    into which it could type (ioctl_tty(2), TIOCSTI).
     """
 
     uid: int | None = None
@@ -47,9 +48,9 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class Spawned(msgspec.Struct, frozen=True):
-    """A process of ours: its pid, a pidfd that becomes readable when it ends, and our ends of its pipes.
+    """A started process: its pid, a pidfd that becomes readable when it ends, and the ends of its pipes.
 
-    leash: our end of its `Leash`, to be closed when the process has ended; -1: it has none.
+    leash: the end of its `Leash` to be closed when the process has ended; -1 without one.
     """
 
     pid: int
@@ -70,9 +71,10 @@ def spawn(
     leash: Leash | None = None,
     orphan_signal: int = signal.SIGKILL,
 ) -> Spawned:
-    """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind.
+    """Start `argv`. Raises OSError if it cannot be started, and then leaves nothing behind.
 
-    With a `leash`, it gets `orphan_signal` when this process ends. SIGKILL goes to its group, if `new_group`.
+    With a `leash`, the process gets `orphan_signal` when this process ends. With `new_group`, SIGKILL goes to
+    its whole group.
     """
     process = _started(
         argv,
@@ -91,25 +93,25 @@ def spawn(
         pidfd = os.pidfd_open(process.pid)
         if leash is not None:
             kept = leash.tie(process.pid, orphan_signal, group=new_group and orphan_signal == signal.SIGKILL)
-    except BaseException:  # no descriptor left: nobody would ever learn of its end
+    except BaseException:  # no descriptor left: nothing would notice the end of this process
         close_all(fd for fd in (pidfd,) if fd >= 0)
         process.kill()
         process.wait()
         _close_pipes(process)
         raise
-    # We reap it ourselves; a Popen that believes it runs would warn, and might reap it first.
+    # This module reaps the process. A Popen that believes it runs would warn, and might reap it first.
     process.returncode = 0
     return Spawned(process.pid, pidfd, (process.stdin, process.stdout, process.stderr), kept)
 
 
-#: A child is being started, and may run Python until it is another program: no fork of this one.
+#: A child is being started and may run Python until it executes another program: this process must not fork.
 is_starting = False
 
 
 def _started(argv: Sequence[str], credentials: Credentials, **options: Any) -> subprocess.Popen[bytes]:
-    """The process. Raises OSError if it cannot be started."""
+    """Start the process. Raises OSError if it cannot be started."""
     global is_starting
-    if credentials.is_confined:  # there is one thread, so nothing is locked in the child
+    if credentials.is_confined:  # this process has one thread, so no lock is held in the child
         options |= {"preexec_fn": giving_up(), "start_new_session": True, "process_group": None}
     is_starting = True
     try:
@@ -128,20 +130,21 @@ def _started(argv: Sequence[str], credentials: Credentials, **options: Any) -> s
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
-    """Close our ends."""
+    """Close this side's ends."""
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
 
 
 def reap(pidfd: int, *, group: int = 0) -> ExitStatus | None:
-    """How the process ended (waitid(2), P_PIDFD); None while it runs.
+    """Return how the process ended (waitid(2), P_PIDFD); None while it runs.
 
-    group: the process group that it led, if it did. If it was killed, so is what is left of the group: it had
-    no chance to see to its children. That is before it is reaped: until then nobody else has the number.
+    group: the process group that the process led, if any. If the process was killed, the rest of the group is
+    killed too, since the process could not end its children. This happens before it is reaped: until then no
+    other process gets its number.
 
-    If somebody else has reaped it (`os.wait()` in a program, or the kernel where SIGCHLD is ignored), the
-    status has a ChildProcessError for its `error`.
+    If the process was reaped elsewhere (`os.wait()` in a program, or by the kernel where SIGCHLD is ignored),
+    the `error` of the status is a ChildProcessError.
     """
     try:
         if group:
@@ -159,22 +162,23 @@ def reap(pidfd: int, *, group: int = 0) -> ExitStatus | None:
 def _end_group_of_killed(pidfd: int, group: int) -> None:
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if result is not None and result.si_code != os.CLD_EXITED:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left, or others' processes
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # none left, or another user's
             os.killpg(group, signal.SIGKILL)
 
 
 def end_child(pid: int) -> None:
-    """Kill a child of ours, and reap it."""
+    """Kill a child of this process, and reap it."""
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 
 def reap_strangers(ours: Collection[int]) -> bool:
-    """As PID 1: reap what was left to us by processes that ended before their children.
+    """As PID 1: reap the orphans that the kernel has given to this process.
 
-    `ours` are the pids that somebody else waits for. Returns False if one of these stood in the way, so that
-    there may be more behind it: call again when it was reaped. (WNOWAIT: look first, whose it is.)
+    `ours` are the pids that are reaped elsewhere. Returns False if one of these has ended and is in the way,
+    so that orphans may be hidden behind it: call again once it is reaped. (WNOWAIT shows whose turn it is
+    first.)
     """
     while True:
         try:
@@ -189,10 +193,10 @@ def reap_strangers(ours: Collection[int]) -> bool:
 
 
 def send_signal(pidfd: int, number: int, *, group: int = 0) -> bool:
-    """Signal the process, never another that got its pid; False if it is gone.
+    """Signal the process, never another one that got its pid. Returns False if it is gone.
 
-    group: the process group that it leads gets the signal too; nobody else has that number before the process
-    is reaped.
+    group: the process group that the process leads gets the signal too. No other process has that number
+    before the process is reaped.
     """
     try:
         signal.pidfd_send_signal(pidfd, number)
@@ -209,11 +213,10 @@ def hears(pid: int, number: int) -> bool:
 
 
 def die_with_parent(parent: int) -> bool:
-    """Be killed when the parent's spawning thread ends (prctl(2), PR_SET_PDEATHSIG); False: it is gone
-    already.
+    """Be killed when the parent's spawning thread ends (prctl(2), PR_SET_PDEATHSIG).
 
-    A second means beside the `Leash`: a change of uid clears it, and where there is no ctypes, or a sandbox
-    forbids the call, it is done without.
+    Returns False if the parent is gone already. This is a second means beside the `Leash`: a change of uid
+    clears it, and without ctypes, or in a sandbox that forbids the call, it is left out.
     """
     with contextlib.suppress(ImportError, OSError):
         import ctypes
@@ -223,7 +226,7 @@ def die_with_parent(parent: int) -> bool:
 
 
 def become_likelier_victim(by: int = 100) -> None:
-    """Raise our oom_score_adj, so that the kernel, out of memory, takes a worker and not the primary."""
+    """Raise this process's oom_score_adj, so that the kernel kills a worker before it kills the primary."""
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -232,20 +235,20 @@ def become_likelier_victim(by: int = 100) -> None:
         finally:
             os.close(fd)
     except (OSError, ValueError):
-        return  # a hardening, not a promise
+        return  # this only hardens, and promises nothing
 
 
 # --- the command line of a worker -------------------------------------------------------------------------
 
-#: Programs that are not there to be run a second time, by what the interpreter was told to run.
+#: Programs that must not be run a second time, named by what the interpreter was told to run.
 _NO_SECOND_RUN: Final = ("pytest", "py.test", "pdb", "ipykernel_launcher", "ipykernel", "unittest", "doctest")
 
 
 def own_command(exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
-    """This process's command line again, as Node's `cluster.fork` does it.
+    """Return this process's command line, to be run again as Node's `cluster.fork` does.
 
-    Raises ConfigurationError where there is nothing to run again (REPL, standard input, Jupyter, pytest, pdb,
-    a child of multiprocessing): never judged by environment variables.
+    Raises ConfigurationError if nothing can be run again (REPL, standard input, Jupyter, pytest, pdb, a child
+    of multiprocessing). Environment variables never decide this.
     """
     flags, rest = _split_interpreter_flags(sys.orig_argv)
     problem = _why_not(rest)
@@ -272,17 +275,17 @@ def interpreter_flags() -> list[str]:
 
 
 def program_words() -> list[str]:
-    """What this interpreter was told to run: a script or `-m MODULE` or `-c CODE`, and its arguments."""
+    """What this interpreter was told to run: a script, `-m MODULE` or `-c CODE`, and its arguments."""
     return _split_interpreter_flags(sys.orig_argv)[1]
 
 
 def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Of a Python's command line the interpreter's flags, and the program with its arguments."""
+    """Split a Python command line into the interpreter's flags and the program with its arguments."""
     return _split_interpreter_flags(argv)
 
 
 def _split_interpreter_flags(orig_argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands between the interpreter and the program, and the rest."""
+    """Split the words behind the interpreter into its flags and the rest."""
     words = list(orig_argv[1:])
     flags: list[str] = []
     while words and words[0].startswith("-") and words[0] != "-":
@@ -291,7 +294,7 @@ def _split_interpreter_flags(orig_argv: Sequence[str]) -> tuple[list[str], list[
             break
         if not word.startswith("--") and word[1] not in "WX":
             for at, letter in enumerate(word[1:], start=1):
-                if letter in "cm":  # a cluster such as -Sc or -Im, or -mmodule
+                if letter in "cm":  # letters in one word, such as -Sc or -Im, or -mmodule
                     head = word[:at]
                     if len(head) > 1:
                         flags.append(head)
@@ -325,7 +328,7 @@ def _why_not(rest: Sequence[str]) -> str | None:
 
 
 def _is_of_multiprocessing(rest: Sequence[str]) -> bool:
-    """A spawned child shows by its command line from the start; a forked one is known to multiprocessing."""
+    """A spawned child shows by its command line from the start; multiprocessing knows a forked one."""
     if "--multiprocessing-fork" in rest:
         return True
     if rest[0] == "-c" and len(rest) > 1 and re.search(r"multiprocessing.*(spawn_main|forkserver)", rest[1]):
@@ -335,7 +338,7 @@ def _is_of_multiprocessing(rest: Sequence[str]) -> bool:
 
 
 def script_command(script: str, exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
-    """Run the Python script `script` with this program's arguments, unless others are given."""
+    """The command that runs the Python script `script`, by default with this program's own arguments."""
     own_args = sys.argv[1:] if args is None else args
     return [sys.executable, *(interpreter_flags() if exec_argv is None else exec_argv), script, *own_args]
 
@@ -346,7 +349,10 @@ def script_command(script: str, exec_argv: Sequence[str] | None, args: Sequence[
 def resolve_credentials(
     uid: int | str | None, gid: int | str | None, groups: Sequence[int | str] | None, umask: int | None
 ) -> tuple[Credentials, dict[str, str]]:
-    """Numbers for names, the user's own groups as initgroups(3) would set them, and HOME, USER, LOGNAME."""
+    """Resolve names to numbers; returns them with HOME, USER and LOGNAME.
+
+    By default the user's own groups apply, as initgroups(3) would set them.
+    """
     env: dict[str, str] = {}
     number = user_number(uid) if uid is not None else None
     group = _group("gid", gid) if gid is not None else None
@@ -354,9 +360,9 @@ def resolve_credentials(
     if number is not None:
         try:
             entry = pwd.getpwuid(number)
-        except KeyError:  # a container's random uid has no entry: it keeps no groups of its own
+        except KeyError:  # a container's random uid has no entry, and no groups
             if group is None and number != os.geteuid():
-                problem = f"user {number} is not in the database of users, so its group must be named"
+                problem = f"user {number} is not in the user database, so its group must be given"
                 raise ConfigurationError("gid", problem) from None
             members = () if members is None else members
         else:
@@ -367,7 +373,7 @@ def resolve_credentials(
 
 
 def user_number(name: int | str) -> int:
-    """The uid of a user. Raises ConfigurationError if there is none of that name."""
+    """The uid of a user. Raises ConfigurationError if no user has that name."""
     if isinstance(name, int):
         return name
     try:

@@ -1,6 +1,6 @@
-"""What a process of ours has and where it writes, as /proc tells (proc(5)).
+"""How much a process has of memory and processor time, and where it writes, as /proc tells (proc(5)).
 
-Invariant: reads only; where nothing is told, the answer is None.
+Invariant: this only reads. A function returns None if /proc does not tell.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: int) -> int | None:
-    """The memory that a process has, in bytes, shared pages included (RSS)."""
+    """The memory of a process in bytes, shared pages included (RSS)."""
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * _PAGE
@@ -24,7 +24,7 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """The processor time that a process has had, in seconds, with that of its threads that have ended."""
+    """The processor time of a process in seconds, including that of its ended threads."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

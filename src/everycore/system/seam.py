@@ -1,8 +1,8 @@
 """What a primary asks of the operating system about its workers, as one small interface.
 
-Let something else stand in its place: `everycore.testing` does. Invariant: who drives workers starts, signals
-and reaps them, and learns the date, through a `System` alone; how long things take it is told by its event
-loop.
+Another implementation may take its place: `everycore.testing` has one. Invariant: the code that drives
+workers starts, signals and reaps them, and learns the date, through a `System` alone. Its event loop tells it
+how long things take.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from everycore.system.processes import Credentials, Spawned
 
 
 class System(Protocol):
-    """An operating system, as far as workers go."""
+    """An operating system, as far as workers are concerned."""
 
     has_molds: bool
     """Whether workers can be forked from a mold."""
@@ -44,35 +44,37 @@ class System(Protocol):
         leash: Leash | None = None,
         orphan_signal: int = signal.SIGKILL,
     ) -> Spawned:
-        """Start `argv`. Raises OSError if it cannot be started; then nothing is left behind.
+        """Start `argv`. Raises OSError if it cannot be started, and then leaves nothing behind.
 
-        cwd: None is where this process is. leash: what sends it `orphan_signal` when this process ends.
+        cwd: None stands for this process's working directory. leash: sends the process `orphan_signal` when
+        this process ends.
         """
 
     def reap(self, pidfd: int, *, group: int = 0) -> ExitStatus | None:
-        """Return how the process ended; None while it runs. Once: afterwards there is no such process.
+        """Return how the process ended; None while it runs. After that the process no longer exists.
 
-        group: the process group that it led: if it was killed, what is left of that is killed too.
+        group: the process group that the process led. If the process was killed, the rest of the group is
+        killed too.
         """
 
     def send_signal(self, pidfd: int, number: int, *, group: int = 0) -> bool:
-        """Signal the process; False if it is gone. group: the process group that it leads gets it too."""
+        """Signal the process, and `group`, the process group that it leads. Returns False if it is gone."""
 
     def hears(self, pid: int, number: int) -> bool:
-        """Whether a process that was not reaped yet has a handler for that signal."""
+        """Whether a process that is not reaped yet has a handler for that signal."""
 
     def activity(self, pid: int) -> Activity | None:
-        """Look at what a process has done and waited for; None where there is nothing to see."""
+        """Examine what a process has done and waited for. Returns None if nothing can be seen."""
 
     def memory(self, pid: int, limit: int) -> int | None:
-        """Return the bytes of a process, exactly where they are above `limit`; None where nothing is told."""
+        """Return the bytes of a process, exact above `limit`; None if they cannot be read."""
 
     def now(self) -> float:
-        """Return the date, in seconds since the epoch, as `time.time` does."""
+        """Return the date in seconds since the epoch, as `time.time` does."""
 
 
 class Linux:
-    """The real one."""
+    """The real operating system."""
 
     has_molds = True
     own_command = staticmethod(processes.own_command)

@@ -1,7 +1,7 @@
-"""Listeners that a process has opened where nobody saw it: by C, or in a process of its own.
+"""Listeners that a process has opened unseen by everycore: in C, or in a process of its own.
 
-Ask the kernel (proc(5)): which sockets a process has open, and which of those listen. Invariant: where /proc
-says nothing, because it is not mounted or the process is another user's, nothing is found.
+The kernel is asked (proc(5)) which sockets a process has open, and which of them listen. Invariant: nothing
+is found if /proc is not mounted or the process belongs to another user.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Final
 from everycore.model import Address
 
 _SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
-#: Descriptors, threads and processes of a worker that are looked at.
+#: The most descriptors, threads and processes of a worker that are examined.
 MOST_LOOKED_AT: Final = 8192
-#: State and flag of sockets that listen (include/net/tcp_states.h, include/uapi/linux/net.h).
+#: State and flag of listening sockets (include/net/tcp_states.h, include/uapi/linux/net.h).
 _LISTEN: Final = "0A"
 _ACCEPTS: Final = 0x10000
 #: The function of the kernel in which waitpid(2) waits.
 _WAITS: Final = "do_wait"
 #: Before an address of IPv4 on a socket of IPv6.
 _MAPPED: Final = "::ffff:"
-#: As `worker.intercept.addresses` has it: sockets of multiprocessing's own.
+#: The sockets of multiprocessing itself, as in `worker.intercept.addresses`.
 _PLUMBING: Final = "/pymp-"
 
 
 def listeners_of(pid: int, others: frozenset[int] = frozenset()) -> list[Address]:
-    """The addresses on which the process listens, for itself. `others`: inodes of sockets not to be told."""
+    """The addresses on which the process itself listens. `others`: inodes of sockets to be left out."""
     inodes = sockets_of(pid) - others
     return [address for inode, address in _listening(pid) if inode in inodes] if inodes else []
 
@@ -50,13 +50,13 @@ def sockets_of(pid: int) -> frozenset[int]:
 
 
 def _some_of(folder: str) -> list[str]:
-    """The names in a folder of /proc: a process can have more than there is time for. Raises OSError."""
+    """Some names in a folder of /proc: a process can have more than there is time for. Raises OSError."""
     with os.scandir(folder) as entries:
         return [entry.name for entry in itertools.islice(entries, MOST_LOOKED_AT)]
 
 
 def descendants_of(pid: int) -> list[int]:
-    """Its children, their children, and so on; none where the kernel does not tell (CONFIG_PROC_CHILDREN)."""
+    """Its children, their children, and so on; empty if the kernel lacks CONFIG_PROC_CHILDREN."""
     found: list[int] = []
     todo = [pid]
     while todo and len(found) < MOST_LOOKED_AT:
@@ -85,9 +85,9 @@ def command_line(pid: int) -> list[str]:
 
 
 def is_shareable(address: Address) -> bool:
-    """Whether processes of this user may listen on a TCP address beside those that do (SO_REUSEPORT).
+    """Whether processes of this user may listen on a TCP address beside the current listener (SO_REUSEPORT).
 
-    Tried: the kernel lets nobody ask for an option of another process's socket. Nothing is listened on.
+    This tries to bind, and does not listen: the kernel does not tell the options of another process's socket.
     """
     if not isinstance(address, tuple):
         return False
@@ -111,14 +111,14 @@ def _children_of(pid: int) -> list[int]:
 
 
 def _listening(pid: int) -> Iterator[tuple[int, Address]]:
-    """Inode and address of all that listens where the process is (its network namespace)."""
+    """Inode and address of every listener in the process's network namespace."""
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/net/{table}") as file:
             next(file, None)
             for line in file:
                 words = line.split()
                 if words[3] != _LISTEN:
-                    break  # those that listen come first
+                    break  # the table begins with the listening sockets
                 yield int(words[9]), _address(words[1], family)
     for inode, name in unix_listeners(pid):
         if name.startswith("/") and _PLUMBING not in name:
@@ -126,15 +126,15 @@ def _listening(pid: int) -> Iterator[tuple[int, Address]]:
 
 
 def unix_listeners(pid: int) -> Iterator[tuple[int, str]]:
-    """Inode and name of all unix sockets that listen where the process is; an abstract name begins with @."""
+    """Inode and name of all unix listeners in the process's namespace; an abstract name begins with @."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/net/unix", errors="surrogateescape") as file:
         yield from listeners_in(file)
 
 
 def listeners_in(table: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Inode and name of those that listen, of the lines of /proc/net/unix.
+    """Inode and name of the listening sockets among the lines of /proc/net/unix.
 
-    A name may hold anything, the end of a line too: what is no line of the kernel's is passed over.
+    A name may contain anything, even a newline: a line that the kernel did not begin is skipped.
     """
     for line in table:
         words = line.split(maxsplit=7)
@@ -147,7 +147,7 @@ def listeners_in(table: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _address(text: str, family: int) -> Address:
-    """`0100007F:1F90` as the kernel writes it: words of 32 bits in the machine's own order."""
+    """Parse `0100007F:1F90`, the kernel's form: words of 32 bits in the machine's own byte order."""
     host, port = text.split(":")
     words = [bytes.fromhex(host[start : start + 8]) for start in range(0, len(host), 8)]
     packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)

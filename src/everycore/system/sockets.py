@@ -1,7 +1,7 @@
 """Making the sockets that the primary listens on.
 
-Bind, listen, suspend, and adopt a descriptor; say in an `OSError` what a lone process would see, with the
-real address in the text. Invariant: a failure leaves no socket and no file behind.
+Functions to bind, listen, suspend, and adopt a descriptor. An `OSError` says what a process without a cluster
+would see, with the real address in the text. Invariant: a failure leaves no socket and no file behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from everycore.kernel import LONGEST_PATH, os_error
 from everycore.system.descriptors import duplicate, is_socket
 from everycore.system.folders import open_folder
 
-#: Families and kinds that can be listened on through the primary.
+#: Families and kinds that the primary can listen on.
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 KINDS: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 _LARGEST_INT: Final = 2**31 - 1
@@ -28,7 +28,7 @@ _LARGEST_INT: Final = 2**31 - 1
 def describe(address: Any, family: int = 0) -> str:
     """An address as an operator writes it.
 
-    `127.0.0.1:80`, `[::1]:80`, a path, `@name` for an abstract one.
+    `127.0.0.1:80`, `[::1]:80`, a path, or `@name` for an abstract name.
     """
     if isinstance(address, tuple):
         host, port = address[0], address[1]
@@ -39,7 +39,7 @@ def describe(address: Any, family: int = 0) -> str:
 
 
 def on_the_wire(address: Any) -> Any:
-    """An address as it can travel: a path need not be text (os.fsencode), and `wire` has no tuples."""
+    """An address as `wire` carries it: a list instead of a tuple, and bytes for a path that is not ASCII."""
     if isinstance(address, tuple):
         return list(address)
     if isinstance(address, str) and (not address.isascii() or address.startswith("\0")):
@@ -48,7 +48,7 @@ def on_the_wire(address: Any) -> Any:
 
 
 def off_the_wire(address: Any) -> Any:
-    """As the socket module gives it: what is no abstract name is a str."""
+    """An address as the socket module returns it: all but abstract names become str."""
     if isinstance(address, list):
         return tuple(address)
     if isinstance(address, bytes) and address[:1] not in (b"", b"\0"):
@@ -76,14 +76,14 @@ def is_accepted_from(listener: socket.socket, fd: int) -> bool:
 
 
 def checked_backlog(backlog: Any) -> int:
-    """`backlog` if `socket.listen` would take it; raises what that raises (TypeError, OverflowError)."""
+    """`backlog` if `socket.listen` would take it. Raises as that does (TypeError, OverflowError)."""
     if (number := operator.index(backlog)) > _LARGEST_INT:
         raise OverflowError("signed integer is greater than maximum")
     return max(number, 0)
 
 
 def listen_error(number: int, what: str, why: str = "") -> OSError:
-    """The `OSError` subclass for `number`, with the kernel's words, the address, and a reason beside."""
+    """The `OSError` subclass for `number`, with the kernel's words, the address, and an extra reason."""
     return OSError(number, f"cannot listen on {what}: {os.strerror(number)}{why and f' ({why})'}")
 
 
@@ -96,7 +96,7 @@ def bind(
     mode: int | None = None,
     user: int | None = None,
 ) -> socket.socket:
-    """A bound socket, not yet listening. Raises OSError, complete with the address."""
+    """A bound socket that does not listen yet. Raises OSError; its text names the address."""
     what = describe(address, family)
     if family == socket.AF_UNIX:
         return bind_unix(address, kind=kind, mode=mode, user=user)
@@ -112,7 +112,7 @@ def bind(
 
 
 def _bind_ip(address: Any, family: int, kind: int, *, v6only: bool) -> socket.socket:
-    # Named, not left at 0: asyncio turns Nagle's algorithm off only on what says that it is TCP.
+    # Named, not left at 0: asyncio turns Nagle's algorithm off only for a socket that says it is TCP.
     sock = socket.socket(family, kind, socket.IPPROTO_TCP if kind == socket.SOCK_STREAM else 0)
     try:
         if kind == socket.SOCK_STREAM:
@@ -128,11 +128,11 @@ def _bind_ip(address: Any, family: int, kind: int, *, v6only: bool) -> socket.so
 
 
 def _pin_port(sock: socket.socket, address: Any, family: int, *, v6only: bool) -> socket.socket:
-    """Bind the port that the kernel chose once more, by number, on a socket of its own.
+    """Bind the port that the kernel chose once more, by number, on a new socket.
 
-    `suspend` would free a port that was chosen by the kernel (SOCK_BINDPORT_LOCK is set by an explicit bind
-    alone). Both sockets have SO_REUSEADDR and neither listens, so the kernel allows the second bind, and
-    the port is never free in between.
+    `suspend` would free a port that the kernel chose (only an explicit bind sets SOCK_BINDPORT_LOCK). Both
+    sockets have SO_REUSEADDR and neither listens, so the kernel allows the second bind, and the port is never
+    free in between.
     """
     with sock:
         port = sock.getsockname()[1]
@@ -140,9 +140,9 @@ def _pin_port(sock: socket.socket, address: Any, family: int, *, v6only: bool) -
 
 
 def start_listening(sock: socket.socket, backlog: int, what: str) -> None:
-    """listen(2).
+    """Call listen(2).
 
-    Two bound sockets may share a port with SO_REUSEADDR; the second `listen` is the conflict.
+    Two bound sockets may share a port with SO_REUSEADDR; the second `listen` then fails.
     """
     try:
         sock.listen(backlog)
@@ -170,7 +170,7 @@ def host_to_resolve(host: Any) -> Any:
 
 
 def absolute_path(path: str | bytes | os.PathLike[str]) -> str:
-    """`path` as the primary can use it, whose working directory may be another; abstract names stay."""
+    """`path` for the primary, whose working directory may differ. Abstract names stay as they are."""
     name = os.fsdecode(path)
     return name if name.startswith("\0") else os.path.abspath(name)
 
@@ -180,9 +180,9 @@ def bind_unix(
 ) -> socket.socket:
     """A socket bound to `path` (absolute, or abstract with a leading NUL).
 
-    A stale file is removed only if lstat says it is a socket of ours and connect is refused. `mode` is set
-    before the name appears to anybody, by the umask. user: another one, in whose reach it is (`reached`), and
-    whom a stale file may have been given to.
+    A stale file is removed only if lstat says that it is a socket of this user and connect is refused. `mode`
+    is set by the umask before the name becomes visible. user: another user who can change the folder
+    (`reached`), and to whom a stale file may belong.
     """
     what = describe(path)
     raw = os.fsencode(path)
@@ -200,7 +200,7 @@ def bind_unix(
 
 @contextlib.contextmanager
 def reached(path: str | bytes, *, is_guarded: bool) -> Iterator[bytes]:
-    """A name of `path`. is_guarded: by way of its folder, where no link of another user leads elsewhere."""
+    """A name of `path`. is_guarded: through its folder, where no link of another user leads elsewhere."""
     raw = os.fsencode(path)
     with contextlib.ExitStack() as stack:
         if is_guarded:
@@ -222,7 +222,7 @@ def _bound_unix(name: bytes, kind: int) -> socket.socket:
 
 
 def _bound_at(path: bytes, kind: int, mode: int | None) -> socket.socket:
-    """Bind, with the permissions `mode`."""
+    """Bind with the permissions `mode`."""
     with contextlib.ExitStack() as stack:
         name = short_name(stack, path)
         use_mode(stack, mode)
@@ -230,9 +230,9 @@ def _bound_at(path: bytes, kind: int, mode: int | None) -> socket.socket:
 
 
 def short_name(stack: contextlib.ExitStack, path: bytes) -> bytes:
-    """A name of the same file that sockaddr_un has room for, within `stack`.
+    """A name of the same file that fits into sockaddr_un, valid within `stack`.
 
-    A path too long for it is reached through its folder (/proc/self/fd/N/name).
+    A path that is too long is reached through its folder (/proc/self/fd/N/name).
     """
     if len(path) < LONGEST_PATH:
         return path
@@ -246,14 +246,14 @@ def short_name(stack: contextlib.ExitStack, path: bytes) -> bytes:
 
 
 def use_mode(stack: contextlib.ExitStack, mode: int | None) -> None:
-    """Let new files have the permissions `mode`, within `stack`."""
+    """Give new files the permissions `mode`, within `stack`."""
     if mode is not None:
-        # The primary has one thread, so nobody else can see this umask.
+        # The primary has one thread, so no other code sees this umask.
         stack.callback(os.umask, os.umask(0o777 & ~mode))
 
 
 def remove_stale(path: bytes, kind: int, *, user: int | None = None) -> None:
-    """Unlink `path` if it is a dead socket of ours, or of `user`; leave anything else to fail at bind."""
+    """Unlink `path` if it is a dead socket of this user or of `user`; let bind fail on anything else."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -269,7 +269,7 @@ def remove_stale(path: bytes, kind: int, *, user: int | None = None) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         except OSError:
-            return  # a full backlog (EAGAIN), another kind (EPROTOTYPE): somebody lives there
+            return  # a full backlog (EAGAIN) or another kind (EPROTOTYPE): the socket is alive
 
 
 def unlink_if_same(path: str | bytes, inode: tuple[int, int], *, is_guarded: bool = False) -> None:
@@ -281,7 +281,7 @@ def unlink_if_same(path: str | bytes, inode: tuple[int, int], *, is_guarded: boo
 
 
 def change_mode(path: str | bytes, inode: tuple[int, int], mode: int) -> None:
-    """Give the file of a unix listener the permissions `mode`, if it is that file and ours."""
+    """Give the file of a unix listener the permissions `mode`, if it still is that file."""
     with contextlib.suppress(OSError), reached(path, is_guarded=True) as name:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -303,9 +303,9 @@ def file_identity(path: str | bytes, *, is_guarded: bool = False) -> tuple[int, 
 
 
 def adopt(fd: int, *, kind: int, internal: Collection[int]) -> socket.socket:
-    """A duplicate of descriptor `fd` of this process, which must be a bound, unconnected socket of `kind`.
+    """Duplicate descriptor `fd` of this process, which must be a bound, unconnected socket of `kind`.
 
-    Raises OSError: EBADF closed, ENOTSOCK no socket, EPROTOTYPE of another kind, EISCONN connected,
+    Raises OSError: EBADF closed, ENOTSOCK not a socket, EPROTOTYPE of another kind, EISCONN connected,
     EDESTADDRREQ unbound (as listen(2) names it), EBADF one of everycore's own.
     """
     what = f"descriptor {fd}"
@@ -347,6 +347,6 @@ def _is_connected(sock: socket.socket) -> bool:
 
 
 def is_bound(sock: socket.socket) -> bool:
-    """Whether it has an address; of IP, a port."""
+    """Whether the socket has an address; for IP, a port."""
     name = sock.getsockname()
     return bool(name[1]) if isinstance(name, tuple) else bool(name)

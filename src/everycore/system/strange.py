@@ -1,16 +1,16 @@
-"""Descriptors that another process has sent, closed without waiting for what that process has made of them.
+"""Closing descriptors that another process has sent, without waiting for anything that process has done.
 
-close(2) of the last number of an open file may wait: for a connection with SO_LINGER until its peer has read
-everything, whatever its mode. What was sent over a unix socket and not read is closed with that socket
-(unix(7)), and so is what the ancillary buffer of a recvmsg(2) has no room for: by the kernel, in the middle
-of that call. (Measured: each of the three waits for as long as SO_LINGER says.) Invariant: nothing of that
-kind is left to the kernel here.
+close(2) of the last descriptor of an open file may wait. A connection with SO_LINGER waits until its peer has
+read everything, whatever its mode. Descriptors that were sent over a unix socket and not read are closed with
+that socket (unix(7)). Descriptors that do not fit into the ancillary buffer of a recvmsg(2) are closed too,
+by the kernel, in the middle of that call. (Measured: each of the three waits for as long as SO_LINGER says.)
+Invariant: nothing of that kind is left to the kernel here.
 
 * SO_LINGER is switched off before a connection is closed.
-* A socket over which descriptors come is read empty before it is closed, once nobody can send to it any more.
-* A unix socket that came may have such descriptors in its own queue, and may be read by others too. If
-  something lies there, a thread closes it, so that nobody but that thread waits. So it is with the end of a
-  belt that a worker goes on reading.
+* A socket over which descriptors come is read empty before it is closed, once no process can send to it.
+* A unix socket that came may have such descriptors in its own queue, and other processes may read it. If its
+  queue is not empty, a thread closes it, so that only that thread waits. The same holds for the end of a belt
+  that a worker goes on reading.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _CREDENTIALS: Final = socket.CMSG_SPACE(3 * _INT)
 _RIGHTS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
 #: A `struct linger` that is off.
 _NO_LINGER: Final = bytes(8)
-#: Classic BPF (linux/filter.h): return 0, the bytes to keep.
+#: Classic BPF (linux/filter.h): return 0, the number of bytes to keep.
 _DROP_ALL: Final = struct.pack("=HBBI", 0x06, 0, 0, 0)
 _CHUNK: Final = 64 * 1024
-#: More than the buffer of a socket holds.
+#: More messages than the buffer of a socket holds.
 _MOST_MESSAGES: Final = 1 << 16
-#: Threads that close, at a time. Each of them may wait for as long as an attacker likes.
+#: The most threads that close at a time. Each may wait for as long as an attacker likes.
 MOST_THREADS: Final = 16
 
 
 def descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors that `recvmsg` returned beside the data. They are the caller's to close."""
+    """The descriptors that `recvmsg` returned beside the data. The caller closes them."""
     fds = array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == _RIGHTS:
@@ -57,7 +57,7 @@ def descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
 
 
 def close_strange(fds: Iterable[int]) -> None:
-    """Close descriptors that came from another process. A number that is already closed is skipped."""
+    """Close descriptors that came from another process. One that is already closed is skipped."""
     for fd in fds:
         if _may_wait(fd):
             _aside.close(fd)
@@ -66,9 +66,9 @@ def close_strange(fds: Iterable[int]) -> None:
 
 
 def close_emptied(sock: socket.socket) -> None:
-    """Close our end of a unix socket over which a peer may send descriptors, and what of them lies there."""
+    """Close this end of a unix socket, with the descriptors that a peer has sent and nothing has read."""
     with contextlib.suppress(OSError):
-        # A packet may be without bytes, and reads like the end; but every packet has credentials.
+        # A packet without bytes reads like the end; but every packet has credentials.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, sock.type != socket.SOCK_STREAM)
         refuse_more(sock)
         for _ in range(_MOST_MESSAGES):
@@ -82,9 +82,9 @@ def close_emptied(sock: socket.socket) -> None:
 
 
 def close_shared(sock: socket.socket) -> None:
-    """Close our number of a unix socket that another process may go on reading, as if nothing had happened.
+    """Close this descriptor of a unix socket that another process may go on reading undisturbed.
 
-    What others send there from now on is dropped, if we may say so (CAP_NET_ADMIN).
+    What others send there from now on is dropped, if this process may say so (CAP_NET_ADMIN).
     """
     with contextlib.suppress(OSError):
         attach(sock, _DROP_ALL)
@@ -96,7 +96,7 @@ def close_shared(sock: socket.socket) -> None:
 
 
 def refuse_more(sock: socket.socket) -> None:
-    """Let nobody send to this unix socket any more (EPIPE). What lies there can still be read."""
+    """Let no process send to this unix socket any more (EPIPE). What lies there can still be read."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RD)
 
@@ -116,7 +116,7 @@ def _may_wait(fd: int) -> bool:
 
 
 class _Aside:
-    """Closes in threads of its own, of which there is none while there is nothing to close."""
+    """Closes in threads of its own. While there is nothing to close, it has none."""
 
     _waiting: deque[int]
     _threads: int
@@ -132,15 +132,15 @@ class _Aside:
         self._lock = threading.Lock()
 
     def close(self, fd: int) -> None:
-        """Close it soon."""
+        """Close `fd` soon."""
         self._waiting.append(fd)
         with self._lock:
             if self._threads >= MOST_THREADS:
-                return  # one of them does it when it has waited
+                return  # one of them closes it when its own wait is over
             self._threads += 1
         try:
             threading.Thread(target=self._work, name="everycore-close", daemon=True).start()
-        except RuntimeError:  # no thread can be had
+        except RuntimeError:  # no thread can be started
             self._work()
 
     def _work(self) -> None:

@@ -1,13 +1,13 @@
-"""The tally: shared memory in which each worker leaves its own metrics, and the observer the sum of the dead.
+"""The tally: shared memory in which each worker leaves its metrics, and the observer the sum of dead workers.
 
-A part for the archive, then a slot for each worker: a page that says whose it is, and two halves that are
-written in turn. Invariant: whatever moment a writer is killed at, the other half is whole; a slot is given to
-another worker only once the observer has folded what is in it into the archive. Payloads are opaque here.
+It has a part for the archive, then a slot for each worker. A slot is a page that names its worker, and two
+halves that are written in turn. Invariant: whenever a writer is killed, the other half is whole. A slot goes
+to another worker only once the observer has folded its content into the archive. Payloads are opaque here.
 
-Facts: the memory file is sealed against shrinking and growing, so that nobody's access ends in SIGBUS; it is
-sparse, and a page that nobody has written costs nothing. MADV_REMOVE gives pages back (madvise(2)). A program
-may close any descriptor, and its number may become another file: so a worker writes by its mapping, never by
-a descriptor. Every worker of that user could write on all of it, as on the board.
+Facts: the memory file is sealed against shrinking and growing, so that no access ends in SIGBUS. It is
+sparse: a page that was never written costs nothing. MADV_REMOVE gives pages back (madvise(2)). A program may
+close any descriptor, and its number may become another file, so a worker writes through its mapping, never
+through a descriptor. Every worker of that user could write anywhere in it, as on the board.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from typing import Final
 from everycore.system.descriptors import duplicate
 
 _PAGE: Final = 4096
-#: Bytes of a worker's slot, and of the archive's part. Both are multiples of any size of a page.
+#: The bytes of a worker's slot, and of the archive's part. Both are multiples of every page size.
 SLOT: Final = 4 * 2**20
 ARCHIVE: Final = 64 * 2**20
-#: Slots, from 1 on: 0 stands for none.
+#: The number of slots, which count from 1: 0 stands for none.
 CAPACITY: Final = 1024
 SIZE: Final = ARCHIVE + CAPACITY * SLOT
-#: Of a slot: its state, and the id of its worker.
+#: The head of a slot: its state, and the id of its worker.
 _OWNER: Final = struct.Struct("=QQ")
-#: Of a half: the number of the writing (0: none), the length, and the checksum of both and of what follows.
+#: The head of a half: the number of the write (0: none), the length, and the checksum of both and of the
+#: payload.
 _HEAD: Final = struct.Struct("=QII")
 
 
 class SlotState(enum.IntEnum):
-    """What becomes of a slot, in this order."""
+    """The states of a slot, in the order in which it passes them."""
 
     FREE = 0
     TAKEN = 1
@@ -46,7 +47,7 @@ class SlotState(enum.IntEnum):
 
 
 class Halves:
-    """What is written in turn into two halves of a mapping; `most` bytes at a time."""
+    """Two halves of a mapping that are written in turn, with `most` bytes each at most."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
@@ -55,7 +56,7 @@ class Halves:
         self._number = max(self._head(half)[0] for half in (0, 1))
 
     def write(self, payload: bytes) -> None:
-        """Replace the older half; `payload` has at most `most` bytes."""
+        """Replace the older half. `payload` has at most `most` bytes."""
         self._number += 1
         at = self._at(self._number % 2)
         self._memory[at + _HEAD.size : at + _HEAD.size + len(payload)] = payload
@@ -63,7 +64,7 @@ class Halves:
         self._memory[at : at + _HEAD.size] = _HEAD.pack(self._number, len(payload), check)
 
     def read(self) -> bytes | None:
-        """What was written last, and is whole; None: nothing is."""
+        """Return the latest payload that is whole; None if there is none."""
         for half in sorted((0, 1), key=lambda half: self._head(half)[0], reverse=True):
             number, length, check = self._head(half)
             if number and length <= self.most:
@@ -74,7 +75,7 @@ class Halves:
         return None
 
     def clear(self) -> None:
-        """Forget what was written, and give the pages back."""
+        """Forget both payloads, and give the pages back."""
         for half in (0, 1):
             self._memory[self._at(half) : self._at(half) + _HEAD.size] = bytes(_HEAD.size)
         self._memory.madvise(mmap.MADV_REMOVE, _PAGE, len(self._memory) - _PAGE)
@@ -92,7 +93,7 @@ def _place(slot: int) -> int:
 
 
 class PrimaryTally:
-    """The tally as the primary has it: it gives slots out. `fd` is what workers and observers inherit.
+    """The tally of the primary, which gives slots out. Workers and observers inherit the descriptor `fd`.
 
     Raises OSError.
     """
@@ -115,7 +116,7 @@ class PrimaryTally:
         self._left: set[int] = set()
 
     def allot(self, worker: int) -> int:
-        """A slot for that worker; 0: there is none, for nobody folds those that were left."""
+        """Give `worker` a slot. Returns 0 if none is free: the observer folds none."""
         self._left = {slot for slot in self._left if self._state(slot) != SlotState.FOLDED}
         slot = 1
         while slot in self._taken or slot in self._left:
@@ -127,14 +128,14 @@ class PrimaryTally:
         return slot
 
     def leave(self, slot: int, worker: int) -> None:
-        """The worker is gone."""
+        """Note that the worker of `slot` is gone."""
         if slot:
             self._taken.discard(slot)
             self._left.add(slot)
             self._say(slot, SlotState.LEFT, worker)
 
     def _say(self, slot: int, state: SlotState, worker: int) -> None:
-        with contextlib.suppress(OSError):  # no memory: then nothing of that worker is there
+        with contextlib.suppress(OSError):  # no memory: then the observer finds nothing of that worker
             os.pwrite(self.fd, _OWNER.pack(state, worker), _place(slot))
 
     def _state(self, slot: int) -> int:
@@ -159,20 +160,20 @@ class WorkerTally:
 
     @property
     def most(self) -> int:
-        """Bytes that it takes."""
+        """The most bytes of a payload."""
         return self._halves.most
 
     def write(self, payload: bytes) -> None:
-        """Leave that for the observer, in place of what was left before."""
+        """Leave `payload` for the observer, in place of the previous one."""
         self._halves.write(payload)
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap the slot."""
         self._memory.close()
 
 
 class ObserverTally:
-    """The tally as the observer has it: it reads what workers leave, and keeps the archive."""
+    """The tally of the observer, which reads what workers leave, and keeps the archive."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -181,40 +182,40 @@ class ObserverTally:
 
     @property
     def most(self) -> int:
-        """Bytes that the archive takes."""
+        """The most bytes that the archive takes."""
         return self._archive.most
 
     def owners(self) -> dict[int, tuple[SlotState, int]]:
-        """Slot -> its state and its worker, of those that have one."""
+        """Map each slot that has a worker to its state and that worker."""
         found = {}
         for slot in range(1, CAPACITY + 1):
             state, worker = _OWNER.unpack(os.pread(self._fd, _OWNER.size, _place(slot)))
-            if state == SlotState.FREE:  # the lowest free one is given out: none above was ever taken
+            if state == SlotState.FREE:  # the lowest free slot goes first: none above was ever taken
                 break
             if state in (SlotState.TAKEN, SlotState.LEFT):
                 found[slot] = SlotState(state), worker
         return found
 
     def read(self, slot: int) -> bytes | None:
-        """What the worker of that slot has left; None: nothing, or nothing whole."""
+        """What the worker of that slot has left; None if nothing is whole."""
         with mmap.mmap(self._fd, SLOT, offset=_place(slot), prot=mmap.PROT_READ) as memory:
             return Halves(memory).read()
 
     def archive(self) -> bytes | None:
-        """What was kept last."""
+        """What `keep` stored last; None if nothing is whole."""
         return self._archive.read()
 
     def keep(self, payload: bytes) -> None:
-        """Keep that in place of what was kept before; at most `most` bytes."""
+        """Keep `payload` in place of the previous one; at most `most` bytes."""
         self._archive.write(payload)
 
     def let_go(self, slot: int, worker: int) -> None:
-        """What was in the slot is in the archive: it may be given to another worker."""
+        """Free the slot, whose content is in the archive, for another worker."""
         with mmap.mmap(self._fd, SLOT, offset=_place(slot)) as memory:
             with contextlib.suppress(OSError):
                 Halves(memory).clear()
             memory[: _OWNER.size] = _OWNER.pack(SlotState.FOLDED, worker)
 
     def close(self) -> None:
-        """Unmap it. The descriptor is the caller's."""
+        """Unmap the tally. The descriptor belongs to the caller."""
         self._memory.close()

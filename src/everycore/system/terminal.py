@@ -6,7 +6,7 @@ import os
 
 
 def has_terminal() -> bool:
-    """False without one, and once it was hung up: /dev/tty cannot be opened then (ENXIO)."""
+    """Whether /dev/tty can be opened. It cannot (ENXIO) without a terminal, and after a hang-up."""
     try:
         fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

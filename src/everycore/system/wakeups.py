@@ -1,16 +1,16 @@
 """Being woken one at a time: EPOLLEXCLUSIVE, its queue, and the baton that repairs a swallowed wake-up.
 
-The two kernel facilities that make a shared listener fair.
+These two kernel facilities make a shared listener fair.
 
-Facts (epoll_ctl(2), fs/eventpoll.c): of those registered with EPOLLEXCLUSIVE the kernel wakes the *first in
-the queue* that sits in epoll_wait, always the same one; a worker that is busy does not swallow the wake-up.
-EPOLL_CTL_DEL and ADD move an entry to the end of the queue, so idle workers take turns, and ADD looks at the
-level, so nothing is missed meanwhile. EXCLUSIVE can be given with ADD only, never with MOD. A worker that
-was woken and dies, stops or blocks before it accepts has swallowed the wake-up: the connection waits for
-the next one. Hence the baton, a pipe in every worker's epoll: who gets what lies in it looks at the listener
-again.
+Facts (epoll_ctl(2), fs/eventpoll.c): among the epoll instances registered with EPOLLEXCLUSIVE, the kernel
+wakes the *first in the queue* that sits in epoll_wait, always the same one. A busy worker does not swallow
+the wake-up. EPOLL_CTL_DEL and ADD move an entry to the end of the queue, so idle workers take turns, and ADD
+checks the level, so nothing is missed meanwhile. EXCLUSIVE can be given with ADD only, never with MOD. A
+worker that was woken and dies, stops or blocks before it accepts has swallowed the wake-up: the connection
+waits for the next one. Hence the baton, a pipe in every worker's epoll: the worker that reads the token from
+it checks the listener again.
 
-Why a pipe, and not an eventfd: O_NONBLOCK belongs to the open file, and a pipe can be opened anew (proc(5),
+Why a pipe, and not an eventfd: O_NONBLOCK belongs to the open file, and a pipe can be reopened (proc(5),
 /proc/self/fd; fifo(7), O_RDWR). So each process has an open file of its own, and none can make another wait.
 """
 
@@ -26,16 +26,16 @@ from typing import Final
 from everycore.system.descriptors import duplicate
 
 _EXCLUSIVE: Final = select.EPOLLIN | select.EPOLLEXCLUSIVE
-#: What lies in the pipe: what an eventfd takes and gives, too.
+#: What is written to the pipe. An eventfd takes and gives the same.
 _TOKEN: Final = (1).to_bytes(8, sys.byteorder)
 
 
 class ExclusiveRegistration:
     """One descriptor's registration in an event loop's epoll, exclusive and movable.
 
-    The loop has added the descriptor in its own way; this replaces the registration behind its back,
-    through a duplicate of the loop's epoll descriptor (the same epoll instance). The loop's tables stay as
-    they are.
+    The loop has added the descriptor in its own way. This replaces the registration without the loop's
+    knowledge, through a duplicate of the loop's epoll descriptor (the same epoll instance). The loop's tables
+    stay as they are.
     """
 
     def __init__(self, epoll_fd: int, fd: int) -> None:
@@ -46,13 +46,13 @@ class ExclusiveRegistration:
         self._epoll.register(fd, _EXCLUSIVE)
 
     def disarm(self) -> None:
-        """Be woken no more until `rearm`."""
+        """Stop receiving wake-ups until `rearm`."""
         if self.is_armed:
             self.is_armed = False
             self._unregister()
 
     def rearm(self) -> None:
-        """Go to the end of the queue, or come back to it; woken at once if there is something."""
+        """Join the queue at its end, or move there. Wakes at once if the descriptor is readable."""
         if self.is_armed:
             self._unregister()
         self.is_armed = True
@@ -62,39 +62,39 @@ class ExclusiveRegistration:
         try:
             self._epoll.unregister(self._fd)
         except (FileNotFoundError, OSError):
-            return  # the loop removed it meanwhile
+            return  # the loop has removed it meanwhile
 
     def close(self) -> None:
-        """Let go of the epoll; the registration is the loop's to remove."""
+        """Close the epoll's duplicate. The loop removes the registration."""
         self._epoll.close()
 
 
 class Baton:
-    """The primary's end: passed on when a wake-up may have been swallowed."""
+    """The primary's end of the baton, which is passed on when a wake-up may have been swallowed."""
 
     def __init__(self) -> None:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.fd = _opened_anew(reading)
-        except OSError:  # no /proc: all have the same open file, and its mode
+        except OSError:  # without /proc: all processes share one open file, and its mode
             self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         finally:
             os.close(reading)
             os.close(writing)
 
     def open(self) -> int:
-        """A descriptor for a worker, which closes it. Raises OSError."""
+        """Return a descriptor for a worker, which closes it. Raises OSError."""
         try:
             return _opened_anew(self.fd)
         except FileNotFoundError:
             return duplicate(self.fd)
 
     def pass_on(self) -> None:
-        """Wake one worker to look."""
+        """Wake one worker to check the listener."""
         pass_baton(self.fd)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the baton."""
         os.close(self.fd)
 
 
@@ -103,14 +103,14 @@ def _opened_anew(fd: int) -> int:
 
 
 def pass_baton(fd: int) -> None:
-    """Wake the first in the baton's queue; it takes the place of one that is still under way."""
+    """Wake the first worker in the baton's queue. This replaces a baton that is still under way."""
     take_baton(fd)
-    with contextlib.suppress(BlockingIOError):  # somebody has put in all it holds: it wakes as it is
+    with contextlib.suppress(BlockingIOError):  # a process has filled the pipe: it wakes a worker anyway
         os.write(fd, _TOKEN)
 
 
 def take_baton(fd: int) -> bool:
-    """Whether there was one."""
+    """Take the baton. Returns whether there was one."""
     try:
         return bool(os.read(fd, len(_TOKEN)))
     except BlockingIOError:
@@ -118,12 +118,12 @@ def take_baton(fd: int) -> bool:
 
 
 def is_readable(fd: int) -> bool:
-    """Whether `fd` has something, now: for a listener, a connection in its accept queue (poll(2))."""
+    """Whether `fd` is readable now; a listener is if its accept queue has a connection (poll(2))."""
     return bool(readable((fd,)))
 
 
 def readable(fds: Iterable[int]) -> list[int]:
-    """Those of `fds` that have something now, or whose other end is closed (poll(2))."""
+    """Those of `fds` that are readable now, or whose other end is closed (poll(2))."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)

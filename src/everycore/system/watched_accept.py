@@ -1,13 +1,13 @@
-"""accept(2) that does not wait, on a file that somebody else can change.
+"""accept(2) that does not wait, on a file that another process can change.
 
-It takes a connection from a listener whose open file other processes have too, a program's socket or one of
-systemd's, and returns at once, or, at the very worst, within a second.
+It takes a connection from a listener whose open file other processes have too, such as a program's socket or
+one of systemd's. It returns at once or, at the very worst, within a second.
 
-O_NONBLOCK belongs to the open file, and accept4(2) has no MSG_DONTWAIT: whoever has a duplicate can make the
-call wait. So three things stand against it. Nothing is accepted unless poll(2) shows somebody: the mode does
-not matter then. The mode is set anew before each call: it matters if another process accepts from the same
-file in between. And an interval timer interrupts a call that waits all the same, because another process set
-the mode in that very moment.
+O_NONBLOCK belongs to the open file, and accept4(2) has no MSG_DONTWAIT: every process with a duplicate can
+make the call wait. Three measures prevent that. Nothing is accepted unless poll(2) reports a connection: then
+the mode does not matter. The mode is set anew before each call: it matters if another process accepts from
+the same file in between. And an interval timer interrupts a call that waits all the same, because another
+process has changed the mode in that very moment.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from everycore.kernel import os_error
 from everycore.system import forked_signals
 from everycore.system.wakeups import is_readable
 
-#: Seconds between two looks at a call that is under way.
+#: Seconds between two checks of a call that is under way.
 TICK: Final = 0.5
 
-#: When the call under way began (time.monotonic); 0: there is none.
+#: When the call under way began (time.monotonic); 0 without one.
 _began = 0.0
 _watchers = 0
 
 
 def watched_accept(sock: socket.socket) -> tuple[int, Any]:
-    """One connection: its descriptor and the peer's address. Raises OSError as accept(2) does, EAGAIN too."""
+    """Accept one connection: its descriptor and the peer's address. Raises as accept(2), EAGAIN too."""
     global _began
     if not is_readable(sock.fileno()):
         raise os_error(errno.EAGAIN)
@@ -47,13 +47,13 @@ def watched_accept(sock: socket.socket) -> tuple[int, Any]:
 
 
 def _tick(_number: int, _frame: FrameType | None) -> None:
-    # Never right behind the call, when it may have returned a descriptor that nobody would close then.
+    # Never right after the call, when it may have returned a descriptor that nothing would close.
     if _began and time.monotonic() - _began >= TICK:
         raise os_error(errno.EINTR)
 
 
 class Watch:
-    """Accepts for one listener whose open file others have. From its first call on a tick looks after it."""
+    """Accepts for one listener whose open file other processes have. The tick starts with the first call."""
 
     def __init__(self) -> None:
         self._is_on = False
@@ -66,14 +66,14 @@ class Watch:
         return watched_accept(sock)
 
     def close(self) -> None:
-        """The end of the listener."""
+        """Stop the tick for this listener."""
         if self._is_on:
             self._is_on = False
             _remove_watcher()
 
 
 def _add_watcher() -> None:
-    """Start ticking, if SIGALRM is free and this is the main thread."""
+    """Start the tick, if SIGALRM is free and this is the main thread."""
     global _watchers
     _watchers += 1
     is_free = signal.getitimer(signal.ITIMER_REAL)[0] == 0
@@ -82,7 +82,7 @@ def _add_watcher() -> None:
 
 
 def _remove_watcher() -> None:
-    """With the last one, SIGALRM has its default back."""
+    """With the last listener, restore the default of SIGALRM."""
     global _watchers
     _watchers -= 1
     is_main = threading.current_thread() is threading.main_thread()

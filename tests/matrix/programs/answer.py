@@ -1,4 +1,4 @@
-"""What each program here answers: which process it is, and who asks. A slow answer takes a second."""
+"""The answer of each program here: its process, and its client. A slow answer takes a second."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ def who(client: object) -> str:
 
 
 def slow(client: object) -> str:
-    os.write(1, b"slow\n")  # in one write, for several processes have one stdout
+    os.write(1, b"slow\n")  # in one write, since several processes share stdout
     time.sleep(1)
     return who(client)
 

@@ -1,4 +1,4 @@
-"""What tests of listeners share: their time stands still."""
+"""Fixtures of the tests of listeners: their time stands still."""
 
 import pytest
 

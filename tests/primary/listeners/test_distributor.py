@@ -25,10 +25,10 @@ async def test_a_connection_belongs_to_the_worker_alone_once_it_is_on_the_belt()
         assert it.clients[0].recv(10) == b"hello"
         conn.close()
         it.workers[1].taken.clear()
-        assert it.clients[0].recv(10) == b""  # nobody else held it open
+        assert it.clients[0].recv(10) == b""  # no other process held it open
 
 
-async def test_a_burst_is_one_message_for_who_takes_batches_and_many_for_who_does_not():
+async def test_a_burst_is_one_message_with_batches_and_many_without():
     async with stage() as it:
         await it.worker(1, batch=16)
         await it.worker(2, batch=1)
@@ -43,7 +43,7 @@ async def test_a_burst_is_one_message_for_who_takes_batches_and_many_for_who_doe
 
 @pytest.mark.parametrize("size", [1, 16, 64])
 async def test_bursts_over_prompt_workers_are_level(size):
-    """400 over 8: 50 each. (The figure of the issue, without what a busy machine adds to it.)"""
+    """400 over 8: 50 each, without the noise of a busy machine."""
     async with stage(*range(1, 9), backlog=512) as it:
         shares: collections.Counter[int] = collections.Counter()
         asked = 0
@@ -73,7 +73,7 @@ async def test_without_credit_connections_stay_in_the_kernels_backlog():
 
 
 async def test_a_listener_without_takers_is_not_polled():
-    """A readable listener that nobody can be given would wake the loop for ever."""
+    """A readable listener whose connections no worker can have would wake the loop for ever."""
     async with stage(1) as it:
         await it.connect(5)
         while it.distribution.accepted < 5:
@@ -195,7 +195,7 @@ async def test_close_on_the_belt_gives_back_what_lies_there():
 
 
 async def test_the_last_words_of_a_dead_worker_are_heard_first():
-    """It acknowledged, then closed, then died: nothing of it is taken for lost, or given twice."""
+    """It acknowledged, then closed, then died: no connection counts as lost, or is given twice."""
     async with stage(1, 2) as it:
         ports = await it.connect(2)
         it.workers[1].take_all()

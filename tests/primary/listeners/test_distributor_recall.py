@@ -1,4 +1,4 @@
-"""What lies too long on a belt is taken back."""
+"""The primary takes back what lies too long on a belt."""
 
 from everycore.core.lanes import RECALL_AFTER
 from tests.kit.stage import stage
@@ -47,7 +47,7 @@ async def test_nothing_is_recalled_while_nobody_else_has_room():
 
 
 async def test_what_could_not_be_recalled_is_recalled_when_somebody_has_room():
-    """All credit out, the backlog empty, everybody overdue; then one acknowledges, no more."""
+    """All credit is out, the backlog is empty, all are overdue; then one worker acknowledges."""
     async with stage(1, 2) as it:
         ports = await it.connect(4)
         for _ in range(4):

@@ -16,7 +16,7 @@ from tests.kit.stage import Stage, blocked_belt, fail_to_accept, stage
 @pytest.mark.parametrize(
     "numbers",
     [(errno.EMFILE, errno.ENFILE, errno.ENOBUFS), (errno.EPERM, errno.EPERM, errno.EIO)],
-    ids=["known", "unknown"],  # EPERM: what a seccomp filter answers
+    ids=["known", "unknown"],  # EPERM: the error of a seccomp filter
 )
 async def test_an_error_that_may_last_is_one_pause_and_one_line(monkeypatch, caplog, numbers):
     async with stage(1) as it:
@@ -54,7 +54,7 @@ async def test_a_connection_that_failed_already_is_skipped():
 
 
 async def test_a_worker_that_fills_up_while_its_belt_rests_is_given_nothing_when_that_is_over():
-    """It has told its `Full`, and does not repeat it: what it is sent it gives back, over and over."""
+    """It has sent `Full` once, and gives back every later connection."""
     async with stage(1) as it:
         with blocked_belt(it, 1):
             ports = await it.connect()
@@ -96,7 +96,7 @@ async def test_a_belt_that_takes_no_more_is_tried_again_and_nothing_is_lost():
 
 
 async def test_closing_closes_everything():
-    """Also what is taken back from one worker: it is not handed to another on the way."""
+    """The same holds for what is taken back from one worker: it is not handed to another meanwhile."""
     it = Stage(when_no_worker="hold")
     it.listener.start()
     await it.worker(1)

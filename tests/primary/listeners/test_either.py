@@ -1,4 +1,4 @@
-"""Policy `shared` for programs: some workers take turns at the listener, to others the primary hands over."""
+"""Policy `shared` for programs: some workers take turns at the listener, others are handed connections."""
 
 import asyncio
 
@@ -70,7 +70,7 @@ async def test_a_worker_that_takes_turns_says_nothing_of_connections():
 
 
 @pytest.mark.parametrize("shares", [False, True])
-async def test_a_stop_lets_those_be_served_who_have_come(shares):
+async def test_a_stop_lets_connections_that_have_come_be_served(shares):
     async with stage(distribution=either) as it:
         only = await it.worker(1, batch=0)
         only.say(wire.Serve(1, shares=shares))
@@ -97,6 +97,6 @@ async def test_a_worker_that_leaves_after_a_stop_has_nobody_accepted_any_more():
             await it.worker(number, batch=1)
         it.distribution.shut(lambda: None)
         await it.settled()
-        it.socket.sock.close()  # as that of a unix socket is, once everybody is served
+        it.socket.sock.close()  # as for a unix socket, once every connection is served
         it.listener.rest(1, finishes=False)
         assert it.listener.subscribers == [1, 2]

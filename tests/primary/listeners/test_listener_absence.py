@@ -74,7 +74,7 @@ async def test_a_worker_that_holds_and_is_not_ready_gets_nothing():
 async def test_a_worker_that_has_not_asked_to_be_served_gets_nothing_yet():
     async with stage() as it:
         await it.worker(1, batch=0)
-        ports = await it.connect(2)  # it is ready, so the kernel takes them in
+        ports = await it.connect(2)  # it is ready, so the kernel accepts them
         assert it.distribution.accepted == 0
         it.workers[1].serve(16)
         await it.settled()
@@ -94,7 +94,7 @@ async def test_only_bound_means_refused_until_start():
         it.close()
 
 
-async def test_a_port_that_was_taken_is_tried_again_once_a_second_whoever_comes_meanwhile(monkeypatch):
+async def test_a_port_that_was_taken_is_tried_again_once_a_second_even_if_workers_come(monkeypatch):
     async with stage(1) as it:
         it.listener.remove(1)
         tried = 0

@@ -1,4 +1,4 @@
-"""The last worker of a listener is given all who have come, before it leaves."""
+"""The last worker of a listener gets every connection that has come, before it leaves."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from tests.kit import turn
 from tests.kit.stage import short_belt, stage
 
 
-async def test_the_last_one_that_leaves_has_all_who_came_so_far_and_nobody_after_them():
+async def test_the_last_one_that_leaves_gets_the_connections_so_far_and_no_later_ones():
     async with stage(1) as it:
         ports = await it.connect(10)  # two on its belt, as its credit is, the others in the backlog
         it.listener.rest(1, finishes=True)
@@ -28,7 +28,7 @@ async def test_the_last_one_that_leaves_has_all_who_came_so_far_and_nobody_after
 
 @pytest.mark.parametrize("when_no_worker", ["refuse", "hold"])
 @pytest.mark.parametrize("batch", [1, 16])
-async def test_the_last_one_that_is_asked_to_leave_is_given_in_portions_all_who_came(batch, when_no_worker):
+async def test_the_last_one_that_is_asked_to_leave_gets_all_connections_in_portions(batch, when_no_worker):
     async with stage(when_no_worker=when_no_worker) as it:
         worker = await it.worker(1, batch=batch)
         with short_belt(it, 1, 2):
@@ -72,12 +72,12 @@ async def test_the_last_one_is_given_them_as_descriptors_come_free(monkeypatch, 
         assert got + it.workers[1].take_all() == ports
 
 
-async def test_one_that_has_all_who_came_at_once_is_finished_at_once():
+async def test_one_that_gets_every_connection_at_once_is_finished_at_once():
     async with stage(1) as it:
         ports = await it.connect(40)
         it.listener.finish(1)
         assert it.listener.finishing is None
-        assert ("finished", 1) not in it.events  # nobody had to wait for it
+        assert ("finished", 1) not in it.events  # no one had to wait for it
         assert it.workers[1].take_all() == ports
         assert not it.socket.is_listening
 

@@ -1,4 +1,4 @@
-"""A listener outlives the workers that held it, where connections are to wait for the next one."""
+"""A listener outlives its workers if connections are to wait for the next one."""
 
 import socket
 from typing import Any
@@ -22,7 +22,7 @@ def addresses(cluster) -> list[Any]:
 
 
 async def test_one_that_closes_its_server_and_dies_leaves_the_port_to_its_replacement(workers):
-    """As a program does that fails within `async with server`."""
+    """A program that fails within `async with server` does this."""
     async with Pool(1) as pool:
         first = await workers.forked()
         served = await first.listen(ANY_PORT)

@@ -1,4 +1,4 @@
-"""All workers are to leave: the listener goes first, and everybody who has come is served."""
+"""All workers are to leave: the listener goes first, and connections that have come are served."""
 
 import asyncio
 import errno
@@ -28,7 +28,7 @@ def unprivileged(monkeypatch):
 
 
 async def serve_all(it, *numbers):
-    """These workers read and acknowledge until nothing comes; returns the ports they got."""
+    """Let these workers read and acknowledge until nothing comes. Returns the ports that they got."""
     got: list[int] = []
     while True:
         before = len(got)
@@ -40,7 +40,7 @@ async def serve_all(it, *numbers):
             return got
 
 
-async def test_it_stops_listening_at_once_and_those_who_came_are_shared_by_all():
+async def test_it_stops_listening_at_once_and_all_share_the_connections_that_came():
     async with stage(1, 2) as it:
         ports = await it.connect(30)
         it.listener.shut()
@@ -113,7 +113,7 @@ async def test_a_worker_that_dies_leaves_its_share_to_the_others():
         assert it.events[-1] == ("finished", 2)
 
 
-async def test_when_the_time_for_it_is_over_the_last_one_has_who_is_left():
+async def test_when_the_time_for_it_is_over_the_last_one_gets_the_rest():
     async with stage(1, 2) as it:
         ports = await it.connect(30)
         it.listener.shut()
@@ -149,7 +149,7 @@ async def test_without_descriptors_it_goes_on_when_some_are_free(monkeypatch):
 
 
 async def test_a_listener_of_others_too_is_left_alone():
-    """As one of systemd's: who waits there is served by whoever comes next."""
+    """As for one of systemd's: its connections wait for its next server."""
     async with stage(1) as it:
         it.socket.owned = False
         ports = await it.connect(10)
@@ -180,7 +180,7 @@ class TestBarred:
         monkeypatch.setattr(closing, "unbar", lambda sock: self.barred.append(False))
         monkeypatch.setattr(closing, "count_handshakes", lambda sock: self.under_way)
 
-    async def test_it_waits_a_moment_and_serves_who_was_on_the_way(self):
+    async def test_it_waits_a_moment_and_serves_the_client_on_its_way(self):
         async with stage(1) as it:
             it.listener.shut()
             it.listener.finish(1)
@@ -218,7 +218,7 @@ class TestBarred:
 
 
 class Shared:
-    """A listener that its workers share, with so many of them."""
+    """A listener shared by `count` workers."""
 
     def __init__(self, loop, address, family, count):
         self.events = []

@@ -49,7 +49,7 @@ async def test_descriptors_that_do_not_belong_are_closed(word):
         os.close(writing)
         await it.settled()
         assert any(event[0] == "violated" for event in it.events)
-        assert os.read(reading, 1) == b""  # nobody has the other end any more
+        assert os.read(reading, 1) == b""  # every copy of the other end is closed
         os.close(reading)
 
 
@@ -89,9 +89,9 @@ async def test_what_a_worker_writes_on_the_primarys_end_of_its_belt_is_not_belie
                 it.workers[1].say(wire.Full())
         await it.settled()
         assert [event[:2] for event in it.events if event[0] == "violated"] == [("violated", 1)]
-        assert os.read(reading, 1) == b""  # nobody has the other end any more
+        assert os.read(reading, 1) == b""  # every copy of the other end is closed
         os.close(reading)
-        assert it.workers[2].take_all() == [ports[0]]  # what really lay there is not lost
+        assert it.workers[2].take_all() == [ports[0]]  # the connection that really lay there is not lost
 
 
 @pytest.mark.parametrize("lie", ["acknowledged", "given back, as something else"])
@@ -143,7 +143,7 @@ async def test_the_primarys_end_shut_down_by_a_worker_is_a_violation_and_nothing
 
 
 async def has(it, number, state):
-    """Worker `number` was given connections 1 and 2: it has acknowledged both, given 1 back, or has left."""
+    """Worker `number` got connections 1 and 2: it has acknowledged both, given 1 back, or has left."""
     await it.connect(3)  # two for it, one for the other
     worker = it.workers[number]
     first, socks, peers = worker.take()
@@ -163,7 +163,7 @@ async def has(it, number, state):
 @pytest.mark.parametrize("number", [-1, 0, 1, 5, 2**63])
 @pytest.mark.parametrize("state", ["never given", "acknowledged", "given back", "left"])
 async def test_what_a_worker_does_not_have_it_cannot_give_back(state, number, way):
-    """Else any descriptor would reach other workers as a connection, and with any address for its peer."""
+    """Otherwise any descriptor could reach other workers as a connection, with any peer address."""
     async with stage(1, 2) as it:
         if state != "never given":
             await has(it, 1, state)
@@ -201,7 +201,7 @@ async def test_what_it_had_not_given_to_its_program_it_may_give_back_after_it_wa
         assert it.distribution.account(1) == (1, 0)
 
 
-async def test_an_ack_twice_or_of_what_was_recalled_is_none():
+async def test_a_second_ack_and_one_for_a_recalled_connection_do_not_count():
     async with stage(1, 2) as it:
         await it.connect(2)
         it.workers[1].take_all()

@@ -1,4 +1,4 @@
-"""Sockets that a service manager has passed: real ones, in this process; the manager is a list."""
+"""Sockets that a service manager has passed: the sockets are real, the manager is a list."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 
 class FakeStore:
-    """Keeps what it is given, and remembers what was said."""
+    """Keeps what it is given, and remembers the calls."""
 
     def __init__(self) -> None:
         self.kept: list[BoundSocket] = []
@@ -49,7 +49,7 @@ def opened() -> Iterator[ExitStack]:
 
 
 def passed(sock: socket.socket, name: str) -> tuple[PassedSockets, FakeStore]:
-    """`sock` as it comes from the manager, under a number of its own."""
+    """`sock` as the manager passes it, under a new descriptor."""
     found = PassedSockets({duplicate(sock.fileno()): name})
     store = FakeStore()
     found.store = store
@@ -68,7 +68,7 @@ def take(
     return found.take(key, make, **{"v6only": False, "backlog": 5, "mode": None, **more})
 
 
-def test_a_stored_listener_is_taken_over_with_those_who_wait(opened):
+def test_a_stored_listener_is_taken_over_with_its_waiting_connections(opened):
     sock = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
     client = opened.enter_context(socket.create_connection(sock.getsockname()))
     found, store = passed(sock, str(StoredName(1)))
@@ -83,7 +83,7 @@ def test_a_stored_listener_is_taken_over_with_those_who_wait(opened):
     accepted, peer = taken.sock.accept()
     accepted.close()
     assert peer == client.getsockname()
-    taken.suspend()  # the manager has it too, and the next primary may want it
+    taken.suspend()  # the manager has it too, and keeps it for the next primary
     assert taken.is_listening
     taken.close()
 
@@ -101,7 +101,7 @@ def test_another_address_is_bound_anew(opened, address):
 
 @pytest.mark.parametrize("reuses", [0, 1])
 def test_one_that_is_in_the_way_is_given_up_at_once(opened, reuses):
-    """It has listened on one address, and is to listen on all: the manager has the old one still."""
+    """It has listened on one address, and is to listen on all. The manager still has the old socket."""
     sock = opened.enter_context(socket.socket())
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuses)
     sock.bind(("127.0.0.1", 0))
@@ -140,7 +140,7 @@ def test_what_systemd_has_opened_stays_its_own(opened):
         os.close(fd)
 
 
-def test_what_is_no_bound_socket_is_left_alone(opened, tmp_path):
+def test_descriptors_other_than_bound_sockets_are_left_alone(opened, tmp_path):
     file = opened.enter_context((tmp_path / "file").open("w"))
     unbound = opened.enter_context(socket.socket())
     closed = os.dup(0)
@@ -173,7 +173,7 @@ def test_a_unix_socket_keeps_its_file(opened, tmp_path, make):
 
 @pytest.mark.parametrize("other", ["", "another"])
 def test_a_program_that_removes_the_file_before_it_binds(opened, tmp_path, other):
-    """It is put back from the name that the last primary has left; not where something else is by now."""
+    """It is put back from the name that the last primary has left, unless the path is in use by now."""
     path = str(tmp_path / "s")
     sock = opened.enter_context(socket.socket(UNIX))
     sock.bind(path)

@@ -1,4 +1,4 @@
-"""Answers that wait until it is known what another worker makes of its own. Time stands still."""
+"""Answers that wait for the outcome of another worker's request. Time stands still."""
 
 import asyncio
 import errno
@@ -16,7 +16,7 @@ KEY = ListenKey(("127.0.0.1", 80), socket.AF_INET, socket.SOCK_STREAM)
 
 
 def waits(postponed: Postponed, key: ListenKey, worker: int) -> bool:
-    """Whether the worker is not answered yet where nobody has that address."""
+    """Whether the answer to the worker is postponed, when no worker has that address."""
     try:
         postponed.check(BindNew(key), key, worker)
     except NotYet:
@@ -25,7 +25,7 @@ def waits(postponed: Postponed, key: ListenKey, worker: int) -> bool:
 
 
 class Asker:
-    """Asks, and remembers whether it was for the last time."""
+    """Repeats its request, and remembers whether it was for the last time."""
 
     def __init__(self, postponed: Postponed) -> None:
         self.asked: list[bool] = []
@@ -36,7 +36,7 @@ async def pass_time(seconds: float) -> None:
     await asyncio.get_running_loop().pass_time(seconds)  # type: ignore[attr-defined]
 
 
-async def test_who_waits_asks_again_when_something_has_changed():
+async def test_a_waiting_request_is_repeated_when_something_has_changed():
     postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     asker = Asker(postponed)
     postponed.look()
@@ -48,7 +48,7 @@ async def test_who_waits_asks_again_when_something_has_changed():
     assert asker.asked == [False]
 
 
-async def test_who_waits_asks_for_the_last_time_when_it_has_waited_enough():
+async def test_a_waiting_request_is_repeated_for_the_last_time_after_its_wait():
     postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     asker = Asker(postponed)
     await pass_time(IN_USE)
@@ -94,7 +94,7 @@ async def test_what_a_worker_has_ended_by_is_told_the_others_a_moment_later():
     assert not waits(postponed, KEY, 2)
 
 
-async def test_who_connects_to_what_only_others_serve_finds_nobody():
+async def test_a_program_that_connects_to_what_only_others_serve_is_refused():
     async with stage(1) as it:
         postponed = Postponed(it.loop, [it.listener], PassedSockets())
         address = it.socket.real

@@ -29,7 +29,7 @@ async def test_the_header_is_taken_off_and_names_the_peer():
 
 
 async def test_it_may_come_in_pieces_and_wakes_nobody_in_between(monkeypatch):
-    """What has come of it is read once: left there, it would keep the loop awake."""
+    """Each part is read once: left there, it would keep the loop awake."""
     reads = []
 
     def counted(data):
@@ -48,7 +48,7 @@ async def test_it_may_come_in_pieces_and_wakes_nobody_in_between(monkeypatch):
         assert it.workers[1].take()[2] == [["192.0.2.7", 4711]]
 
 
-async def test_who_sends_none_holds_nobody_and_is_closed(caplog):
+async def test_a_proxy_that_sends_none_holds_up_no_other_and_is_closed(caplog):
     async with stage(1, proxies=HERE) as it:
         await it.connect(3)
         others = await it.connect(2, "127.0.0.9")
@@ -58,11 +58,11 @@ async def test_who_sends_none_holds_nobody_and_is_closed(caplog):
         assert [client.recv(1) for client in it.clients[:3]] == [b"", b"", b""]
         (record,) = caplog.records  # not one for each
         assert "127.0.0.1" in record.getMessage()
-        assert "none has come in 5 s" in record.getMessage()
+        assert "it did not come within 5 s" in record.getMessage()
         assert it.distribution.accepted == 2
 
 
-async def test_what_is_no_header_is_closed_and_told(caplog):
+async def test_a_malformed_header_closes_the_connection_and_is_logged(caplog):
     async with stage(1, proxies=HERE) as it:
         await it.connect()
         it.clients[0].sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -73,7 +73,7 @@ async def test_what_is_no_header_is_closed_and_told(caplog):
         assert "there is none" in caplog.text
 
 
-async def test_a_check_that_connects_and_goes_is_no_news(caplog):
+async def test_a_check_that_connects_and_goes_is_not_logged(caplog):
     async with stage(1, proxies=HERE) as it:
         await it.connect()
         it.clients[0].close()
@@ -99,7 +99,7 @@ async def test_with_too_many_the_oldest_goes():
         assert found == [4711] * MOST_WAITING
 
 
-async def test_who_is_not_trusted_is_not_looked_at():
+async def test_an_untrusted_peer_is_not_examined():
     async with stage(1, proxies=["10.0.0.0/8"]) as it:
         await it.connect()
         it.clients[0].sendall(HEADER)
@@ -130,7 +130,7 @@ async def test_the_end_closes_those_that_wait():
     assert open_fds() == before
 
 
-async def test_a_stop_waits_for_the_header_of_who_had_come(monkeypatch):
+async def test_a_stop_waits_for_the_headers_of_connections_that_had_come(monkeypatch):
     monkeypatch.setattr(closing, "bar", lambda sock: False)  # as without CAP_NET_ADMIN
     async with stage(1, proxies=HERE) as it:
         await it.connect()

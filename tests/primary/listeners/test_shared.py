@@ -1,4 +1,4 @@
-"""What workers have of a listener, by policy."""
+"""What a worker gets of a listener under each policy."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Each client at its own worker: real loop, real sockets, real belts."""
+"""Each client goes to its own worker: real loop, real sockets, real belts."""
 
 import socket
 
@@ -7,7 +7,7 @@ from tests.kit.stage import stage
 
 
 def own(source, slots=3):
-    """The worker of a client that comes from there."""
+    """The worker of a client with that address."""
     return best(socket.inet_aton(source), range(slots)) + 1
 
 
@@ -45,7 +45,7 @@ async def test_a_worker_that_blocks_holds_nobody_but_its_own_and_not_for_long():
         assert sorted(found) == sorted(held)
 
 
-async def test_who_is_given_back_waits_for_the_own_worker_again():
+async def test_a_returned_connection_waits_for_its_own_worker_again():
     mine = next(source for source in SOURCES if own(source, 2) == 1)
     async with stage(1, 2, policy="sticky") as it:
         (port,) = await it.connect(1, mine)

@@ -1,4 +1,4 @@
-"""A worker's half of handing connections on: what it says, and what comes."""
+"""A worker's half of handing connections on: what it sends, and what it gets."""
 
 import socket
 

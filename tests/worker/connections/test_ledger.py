@@ -1,4 +1,4 @@
-"""What a worker counts as a connection, and until when; the kernel has the files, the board is this file."""
+"""What a worker counts as a connection, and until when. The files are real; this file plays the board."""
 
 import asyncio
 import os
@@ -50,13 +50,13 @@ def pair():
 
 
 def counted(ledger, limit):
-    """A connection of a server, as a transport of asyncio has it, and its peer."""
+    """A connection of a server, as a transport of asyncio holds it, and its peer."""
     near, far = socket.socketpair()
     return CountedSocket(near.family, near.type, 0, near.detach(), ledger, limit), far
 
 
 class Connection:
-    """One whose end nobody sees but the test."""
+    """A connection whose end only the test sees."""
 
     def __init__(self):
         self.ends: list[str] = []
@@ -88,7 +88,7 @@ class TestEntries:
         assert ledger.connections_of(limit) == [mine]
         assert ledger.connections_of(other) == [its]
 
-    def test_who_waits_for_the_end_of_one_or_of_all_is_told(self, ledger, limit):
+    def test_waiters_for_the_end_of_one_or_of_all_are_told(self, ledger, limit):
         told: list[str] = []
         first, second = ledger.opened(limit, Connection()), ledger.opened(limit, Connection())
         ledger.when_none(lambda: told.append("none"))
@@ -209,7 +209,7 @@ def wrap_again(near: socket.socket) -> tuple[Any, Any]:
 
 
 def move(near: socket.socket) -> tuple[Any, Any]:
-    """Its number becomes another's."""
+    """Its descriptor comes to stand for another file."""
     number = os.dup(near.fileno())
     with open(os.devnull) as other:
         os.dup2(other.fileno(), near.fileno())
@@ -263,7 +263,7 @@ class TestFiles:
         assert ledger.open == 1
         copy.close()
 
-    def test_what_is_no_socket_and_what_is_closed_is_no_connection(self, ledger):
+    def test_files_and_closed_descriptors_do_not_count_as_connections(self, ledger):
         with open(os.devnull) as file:
             ledger.watch_file(file.fileno())
         ledger.watch_file(-1)
@@ -306,7 +306,7 @@ class TestFiles:
             assert ledger.open == 0
             name = listener.getsockname()
             client.connect(name if unix else ("127.0.0.1", name[1]))
-            assert ledger.open == 0  # the client is no connection of the listener
+            assert ledger.open == 0  # the client does not count as a connection of the listener
             conn, _ = listener.accept()
             assert ledger.open == 1
             number = conn.detach()

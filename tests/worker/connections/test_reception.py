@@ -1,6 +1,6 @@
-"""What a worker takes off its belt, when, and what it says of it; the primary's end is this file.
+"""What a worker takes off its belt, when, and what it reports. This file plays the primary.
 
-Time stands still unless a handler takes some: what a connection costs is the test's decision.
+Time stands still unless a handler takes some: the test decides what a connection costs.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Program:
     def give(self, fd, peer):
         os.close(fd)
         self.given.append(peer)
-        # As a program does: not when it is given the connection, but when it has read the request.
+        # As in a real program: not when it is given the connection, but when it has read the request.
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, clock.advance, self.cost)
 
@@ -85,7 +85,7 @@ def put(belt, first, count):
 
 
 def words(belt):
-    """What the worker has said."""
+    """The messages that the worker has sent."""
     heard: list[Any] = []
     while True:
         try:
@@ -152,7 +152,7 @@ async def test_batches_are_read_on_a_message_a_turn(monkeypatch):
 
 
 def acks(belt):
-    """What the worker has acknowledged, and the cost it told, to a microsecond or two."""
+    """What the worker has acknowledged, and the cost that it reported, to a microsecond or two."""
     return [(word.last, pytest.approx(word.cost, abs=2)) for word in words(belt)]
 
 
@@ -177,18 +177,18 @@ async def test_those_taken_meanwhile_share_the_time(monkeypatch):
         assert acks(belt) == [(3, 300), (6, 600)]
 
 
-# The belt is full, as it gets when the primary is stopped
+# The belt is full, as happens while the primary is stopped
 
 
 def fill(sock):
-    """No more is said of this socket than its belt takes."""
+    """Fill this socket's belt until it takes no more."""
     while sock.tell_primary(wire.Full()):
         pass
 
 
 @pytest.mark.parametrize("policy", ["round_robin", "shared"])
 def test_the_end_of_a_listener_is_said_when_the_belt_has_room_again(monkeypatch, policy):
-    """Or the primary would go on putting connections where nobody takes them."""
+    """Otherwise the primary would go on putting connections on a belt that has no reader."""
     ours, theirs = make_pair()
     belt = Belt(ours, theirs)
     fds = [os.dup(theirs.fileno()), os.dup(ours.fileno())]
@@ -207,7 +207,7 @@ def test_the_end_of_a_listener_is_said_when_the_belt_has_room_again(monkeypatch,
 
 
 async def test_an_acknowledgement_is_said_when_the_belt_has_room_again(monkeypatch):
-    """Or the primary would take this worker for one that is late, for good."""
+    """Otherwise the primary would count this worker as late for good."""
     async with belt_of_a_worker(monkeypatch) as (belt, reader, program):
         fill(reader._sock)
         put(belt, 1, 1)

@@ -1,4 +1,4 @@
-"""How many a worker takes of a shared listener, and when; the other workers are what the board says."""
+"""How many connections a worker takes from a shared listener, and when. The board plays the others."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ WAITING = 3 * MOST_AT_ONCE
 
 
 class Board:
-    """What this worker knows of itself and the others."""
+    """What this worker knows about itself and the others."""
 
     cost = 0.0
     others_wait = False
@@ -50,7 +50,7 @@ class Board:
 
 
 class Stage:
-    """A listener with connections in its backlog, and the worker that takes them."""
+    """A listener with connections in its backlog, and a worker that accepts them."""
 
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=WAITING)
@@ -84,27 +84,27 @@ class Stage:
         pass
 
     def connect(self):
-        """One more in the backlog."""
+        """Add one connection to the backlog."""
         self.ends.append(connected(self.listener, self.listener.getsockname(), scaled(10)))
 
     def rest(self):
-        """The primary tells this worker to take nobody."""
+        """Let the primary tell this worker to accept nothing."""
         self.ends[0].send(wire.encode(wire.Rest()))
 
     def waits(self):
-        """Whether somebody does."""
+        """Whether a connection waits."""
         return is_readable(self.listener.fileno())
 
     def take_by_another(self):
-        """Another worker accepts the next one."""
+        """Let another worker accept the next connection."""
         self.listener.accept()[0].close()
 
     async def connected(self, count=WAITING):
-        """So many of them in the backlog, and the worker begins."""
+        """Put `count` connections into the backlog, and let the worker begin."""
         for _ in range(count):
             self.connect()
         self.reader.begin()
-        await turn()  # whoever counts turns does so before what happens in them
+        await turn()  # the count of a turn comes before its events
 
     def close(self):
         self.sock.close()
@@ -122,7 +122,7 @@ async def stage():
 
 
 async def by_turns(it, turns):
-    """How many it took in each of the next turns."""
+    """How many connections it took in each of the next turns."""
     taken = []
     for _ in range(turns):
         before = it.taken
@@ -169,7 +169,7 @@ async def test_none_that_comes_in_the_same_turn_as_the_word_to_rest_nor_any_late
     async with stage() as it:
         it.board.others_wait = True
         await it.connected(0)
-        await turn()  # it waits in the row
+        await turn()  # it waits in the queue
         it.rest()
         it.connect()
         assert await by_turns(it, 3) == [0] * 3
@@ -193,7 +193,7 @@ async def test_none_once_the_program_has_closed_the_socket():
 
 
 class TestWhoHoldsTooMany:
-    """It looks again in each turn, and time stands still unless the test says otherwise."""
+    """It checks again in each turn, and time stands still unless the test moves it."""
 
     @pytest.fixture
     def clock(self, monkeypatch):
@@ -245,8 +245,8 @@ class TestWhoHoldsTooMany:
             it.take_by_another()
             assert sum(await by_turns(it, 5)) == 0
 
-    async def test_takes_it_when_there_is_no_other_to_wake(self, clock):
-        """The baton comes back to it: nobody else was waiting for one."""
+    async def test_takes_it_if_no_other_can_be_woken(self, clock):
+        """The baton comes back to it: no other worker was waiting."""
         async with self.stage(clock) as it:
             await it.connected(1)
             assert sum(await by_turns(it, 5)) == 1

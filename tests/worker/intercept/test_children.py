@@ -1,4 +1,4 @@
-"""What is said of processes that a program starts to listen in."""
+"""What the log says about processes that a program starts in order to listen."""
 
 import os
 import sys

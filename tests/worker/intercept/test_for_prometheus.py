@@ -1,4 +1,4 @@
-"""What a worker's own metrics become on the tally."""
+"""How a worker's own metrics are written to the tally."""
 
 import os
 
@@ -13,7 +13,7 @@ from everycore.worker.intercept.for_prometheus import Teller
 
 
 class Asks:
-    """A collector of a program's own, which asks a database."""
+    """A program's own collector, which queries a database."""
 
     asked = 0
 
@@ -82,7 +82,7 @@ def test_a_metric_that_fails_is_left_out(told):
     assert list(read()) == ["width"]
 
 
-def test_a_fault_of_ours_is_told_once(told, caplog, monkeypatch):
+def test_a_fault_in_everycore_is_reported_once(told, caplog, monkeypatch):
     _, read = told
     monkeypatch.setattr(prometheus_internals, "collected", lambda _: 1 / 0)
     assert read() is None

@@ -1,4 +1,4 @@
-"""The beats of a worker's loop on the board: as long as it turns, and what it is there for goes on."""
+"""The beats of a worker's loop on the board: as long as it turns, and its main work goes on."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""The worker's end of the link: which reply is whose, when one request comes in the middle of another."""
+"""The worker's end of the link: which reply belongs to which of two nested requests."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from everycore.worker.listening.link import NUMBER, Link
 
 
 class Primary:
-    """The other end: what has been asked, and the replies that the test gives."""
+    """The other end: the requests that came, and the replies that the test sends."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -48,7 +48,7 @@ def ask(link: Link) -> bytes:
 
 
 class InterruptedForGoodError(Exception):
-    """What a signal handler raises."""
+    """An error that a signal handler raises."""
 
 
 @pytest.mark.usefixtures("on_signal")
@@ -71,7 +71,7 @@ def test_a_signal_handler_asks_in_the_middle_of_a_request(ends):
 
 
 @pytest.mark.usefixtures("on_signal")
-def test_one_that_was_interrupted_for_good_is_in_nobodys_way(ends):
+def test_a_request_that_was_interrupted_for_good_blocks_no_other(ends):
     link, primary = ends
 
     def give_up(*_: object) -> None:
@@ -95,7 +95,7 @@ def test_one_that_was_interrupted_for_good_is_in_nobodys_way(ends):
 
 
 def test_a_lock_that_was_not_let_go_does_not_stop_its_own_thread(ends):
-    """An exception may come between taking the lock and the block that lets it go."""
+    """An exception may come between taking the lock and the block that releases it."""
     link, primary = ends
     link._lock.acquire()
     primary.reply(1, b"answer")

@@ -1,4 +1,4 @@
-"""The addresses of one server: those that this machine has, all of them or none."""
+"""The addresses of one server: all that this machine has, or none."""
 
 import errno
 import socket

@@ -1,7 +1,7 @@
-"""The socket of a listener: tells when somebody waits in its backlog, and takes connections out of it.
+"""The socket of a listener: reports when its backlog has connections, and takes them out.
 
-HOT: `accept` runs once or more a connection, so it makes no socket object. Invariant: no descriptor stays
-here, and after a failure that lasts the dispatcher knows when to try again.
+HOT: `accept` runs at least once for each connection, so it makes no socket object. Invariant: no descriptor
+stays here, and after a failure that lasts the dispatcher knows when to try again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ log = logging.getLogger("everycore.primary")
 
 
 class Acceptor:
-    """Accepts the connections of one listener. `watches`: the loop calls `on_readable` when there is one.
+    """Accepts the connections of one listener. `watches`: the loop calls `on_readable` when one waits.
 
-    preambles: the connections whose PROXY header has not come; None: no proxy is believed.
+    preambles: the connections whose PROXY header has not come yet. None: no proxy is trusted.
     """
 
     __slots__ = ("_dispatcher", "_listener", "_loop", "_on_readable", "_preambles", "watches")
@@ -53,7 +53,7 @@ class Acceptor:
         self.watches = False
 
     def watch(self, watches: bool) -> None:
-        """Call `on_readable` from now on when somebody waits, or do not."""
+        """From now on, call `on_readable` when a connection waits, or stop doing so."""
         self.watches = watches
         if watches:
             self._loop.add_reader(self._listener.sock, self._on_readable)
@@ -61,7 +61,7 @@ class Acceptor:
             self._loop.remove_reader(self._listener.sock)
 
     def shut(self) -> None:
-        """Nobody who comes from now on is served. A listener that others have too is left alone."""
+        """Serve no later connection. If other processes have the listener too, leave it alone."""
         if self._listener.owned:
             self._listener.turn_away()
             self._dispatcher.arrivals.shut()
@@ -69,9 +69,9 @@ class Acceptor:
             self._dispatcher.arrivals.cease()
 
     def accept(self) -> Accepted | NoConnection:
-        """One connection; its descriptor belongs to the caller."""
+        """Accept one connection. Its descriptor belongs to the caller."""
         sock, watch = self._listener.sock, self._listener.watch
-        # Connections that have failed already, or wait for a header: no more at a time than of others.
+        # Also for connections that have failed already, or wait for a header: `BURST` at a time.
         for _ in range(BURST):
             try:
                 fd, peer = accept(sock) if watch is None else watch.accept(sock)
@@ -86,7 +86,7 @@ class Acceptor:
                     self._suspend_if_shutting()
                     return NoConnection.CLOSED
                 what = self._listener.what
-                log.warning("accept on %s: %s; the backlog keeps connections", what, exc.strerror)
+                log.warning("accept on %s: %s; connections wait in the backlog", what, exc.strerror)
                 self._dispatcher.resume_accepting_at(self._loop.time() + PAUSE)
                 return NoConnection.TROUBLE
             if type(peer) is not tuple:
@@ -112,6 +112,6 @@ class Acceptor:
             close_strange((fd,))
 
     def _suspend_if_shutting(self) -> None:
-        """Nobody waits: here, so that nobody comes in between and is reset."""
+        """Suspend the listener now that none waits: a connection that came in between would be reset."""
         if self._dispatcher.arrivals.is_shutting:
             self._listener.suspend()

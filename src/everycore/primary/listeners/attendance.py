@@ -1,8 +1,8 @@
-"""Whether a listener listens, as the last or the first of its ready workers goes or comes.
+"""Whether a listener listens, as its ready workers come and go.
 
-With nobody ready it refuses newcomers, or holds them for a while, as `NoWorkerBehaviour` says. Invariant:
-connections flow exactly while the listener is to listen, a worker is ready, its doors are open, and nobody
-else has taken the port.
+Without a ready worker it refuses new connections, or holds them for a while, as `NoWorkerBehaviour` says.
+Invariant: connections flow exactly while the listener is to listen, a worker is ready, its doors are open,
+and no other process has taken the port.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from everycore.system.listeners import BoundSocket
 
 log = logging.getLogger("everycore.primary")
 
-#: Seconds between two attempts to listen again after somebody took the port meanwhile.
+#: Seconds between two attempts to listen again after another process took the port meanwhile.
 RELISTEN_PAUSE: Final = 1.0
 
 NoWorker = Literal["refuse", "hold"]
 
 
 class NoWorkerBehaviour(msgspec.Struct, frozen=True):
-    """What to do with new connections while no worker is ready; `hold_timeout` in seconds."""
+    """What to do with new connections while no worker is ready. `hold_timeout` is in seconds."""
 
     when_no_worker: NoWorker = "refuse"
     hold_timeout: float = 30.0
 
 
 class Attendance:
-    """The attendance of one listener. `subscribers`: its workers; whoever changes them calls `look`."""
+    """The attendance of one listener. `subscribers`: its workers. Call `look` after changing them."""
 
     def __init__(
         self,
@@ -52,31 +52,31 @@ class Attendance:
         self._doors = doors
         self._subscribers = subscribers
         self._no_worker = no_worker
-        #: Whether the listener is to listen: not while its address is only bound, nor once it is closed.
+        #: Whether the listener is to listen. False while its address is only bound, and once it is closed.
         self.counts = False
         self._hold = Deadline(loop, self._refuse)
-        #: Until it is tried again to listen, after somebody took the port.
+        #: When to try to listen again, after another process took the port.
         self._again = Deadline(loop, self.look)
 
     @property
     def somebody_is_ready(self) -> bool:
-        """Whether a worker is there that may be given connections."""
+        """Whether some worker may be given connections."""
         return any(subscriber.ready for subscriber in self._subscribers.values())
 
     def begin(self) -> None:
-        """It listens."""
+        """Note that the listener listens."""
         self.counts = True
         if self._subscribers:
             self.look()
 
     def end(self) -> None:
-        """The listener is about to be closed."""
+        """Prepare for the close of the listener."""
         self.counts = False
         self._hold.set(None)
         self._again.set(None)
 
     def look(self) -> None:
-        """Refuse, hold or listen again, as the last or the first ready worker goes or comes."""
+        """Refuse, hold or listen again, depending on whether a worker is ready."""
         self._again.set(None)
         if not self.counts:
             return

@@ -1,6 +1,6 @@
 """Keeping new clients from a TCP listener until the handshakes under way have ended.
 
-What is closed after that has nobody on the way to it: see `system.closing`.
+After that no client is on its way to the listener, and it can be closed: see `system.closing`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from everycore.aio.deadline import Deadline
 from everycore.system import closing
 from everycore.system.listeners import BoundSocket
 
-#: Seconds until a handshake under way has ended: on loopback, and elsewhere. SYN cookies are not counted.
+#: Seconds after which a handshake has ended, on loopback and elsewhere. Handshakes with SYN cookies are not
+#: counted.
 LEAST: Final = 0.005
 LEAST_ELSEWHERE: Final = 0.1
-#: After so many seconds a client sends its SYN again, so nothing that was under way still is.
+#: Seconds after which a client sends its SYN again: handshakes that were under way have ended by then.
 MOST: Final = 1.0
 
 
 class Barring:
-    """Calls `then` when nobody is on the way to `listener`, which is barred."""
+    """Calls `then` when no client is on its way to `listener`, which is barred."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, listener: BoundSocket, then: Callable[[], None]
@@ -31,7 +32,7 @@ class Barring:
         self._listener = listener
         self._then = then
         self._ends_by = loop.time() + MOST
-        #: The last look found no handshake.
+        #: Whether the last check found no handshake.
         self._was_clear = False
         self._looking = Deadline(loop, self._look)
         self._looking.set_in(LEAST if _is_loopback(listener) else LEAST_ELSEWHERE)
@@ -52,7 +53,7 @@ class Barring:
 def _count(sock: socket.socket) -> int:
     try:
         return closing.count_handshakes(sock)
-    except OSError:  # no sock_diag in this kernel: the least time has to do
+    except OSError:  # this kernel has no sock_diag: the least time must do
         return 0
 
 

@@ -1,4 +1,4 @@
-"""How the connections of a listener reach the workers that hold it: what a listener asks of a policy.
+"""How the connections of a listener reach its workers: the interface between a listener and a policy.
 
 `Distributor` accepts and hands over, `SharedDistribution` lets the workers accept. (Node has the same split:
 `RoundRobinHandle` and `SharedHandle`, each with `add` and `remove`.)
@@ -12,12 +12,13 @@ from typing import Any, Final, Protocol
 from everycore.core.dispatch import Dispatcher
 from everycore.primary.listeners.subscriber import Accepted, Subscriber
 
-#: Messages read from a belt that nobody reads any more: more than it holds, unless somebody goes on writing.
+#: The most messages that are read from an abandoned belt: more than it holds, unless a process goes on
+#: writing.
 LAST_WORDS: Final = 4096
 
 
 class Distribution(Protocol):
-    """The connections of one listener."""
+    """Distributes the connections of one listener."""
 
     @property
     def policy(self) -> str:
@@ -25,66 +26,67 @@ class Distribution(Protocol):
 
     @property
     def dispatcher(self) -> Dispatcher[Accepted] | None:
-        """Who decides what the primary hands over; None: the workers accept by themselves."""
+        """Decides what the primary hands over; None if the workers accept by themselves."""
 
     @property
     def accepted(self) -> int:
-        """Connections accepted here."""
+        """The number of connections accepted here."""
 
     @property
     def queued(self) -> int:
-        """Connections accepted and waiting here for a worker."""
+        """The number of connections accepted here that wait for a worker."""
 
     @property
     def finishing(self) -> int | None:
-        """The last ready worker, while it is given those who had come before it was asked to leave."""
+        """The last ready worker, while it gets the connections that came before it was asked to leave."""
 
     def shared(self) -> tuple[int, ...]:
-        """Descriptors that a worker gets beside its belt; they are the caller's. Raises OSError."""
+        """The descriptors that a worker gets beside its belt. The caller owns them. Raises OSError."""
 
     def account(self, worker: int) -> tuple[int, int]:
-        """Connections given to `worker` so far, and those it has not acknowledged."""
+        """The connections given to `worker` so far, and those that it has not acknowledged."""
 
     def oldest(self, worker: int) -> float | None:
-        """When the oldest that `worker` has not acknowledged was given to it; None: there is none."""
+        """When the oldest unacknowledged connection was given to `worker`; None without one."""
 
     def set_flowing(self, flows: bool) -> None:
-        """Whether the listener listens and a worker is ready."""
+        """Set whether the listener listens and a worker is ready."""
 
     def refuse(self, *, is_held: bool) -> bool:
-        """No worker is ready, and nobody is to wait. `is_held`: workers that are not ready hold the listener.
+        """Refuse waiting connections: no worker is ready. `is_held`: unready workers hold the listener.
 
         Returns whether the listener may stop listening.
         """
 
     def shut(self, then: Callable[[], None]) -> None:
-        """Nobody who comes from now on is served, and all who have come are: the listener stops listening.
+        """Stop listening: serve the connections that have come, and no later ones.
 
-        `then` is called when all of those have been picked up, maybe at once. A listener that others have too
-        is left alone: those who have come wait there for whoever serves it next. Ends by `set_flowing`.
+        `then` is called when all of them have been picked up, perhaps at once. If other processes have the
+        listener too, it is left alone, and connections wait there for its next server. `set_flowing` ends
+        this.
         """
 
     def serve(self, subscriber: Subscriber) -> None:
-        """`subscriber` is ready. Once it has asked to be served (`batch`), it may be given connections."""
+        """Serve `subscriber`, which is ready. It gets connections once it has asked for them (`batch`)."""
 
     def withdraw(self, subscriber: Subscriber) -> None:
-        """`subscriber` is to get no more, or `is_leaving`: take back what it has not picked up."""
+        """Give `subscriber` no more, or let it go if it `is_leaving`. Take back what it has not picked up."""
 
     def finish(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> bool:
-        """Give `subscriber`, the last ready one, all who have come; without `then`, as many as it takes now.
+        """Give `subscriber`, the last ready worker, every connection that has come.
 
-        Returns False if it could not take all yet: it is `finishing`, and `then` is called at the end, unless
-        it is withdrawn before.
+        Without `then` it gets as many as it takes now. Returns False if it could not take all yet: it is then
+        `finishing`, and `then` is called at the end, unless it is withdrawn before.
         """
 
     def take(self, subscriber: Subscriber, message: Any, fds: list[int]) -> None:
-        """What `subscriber` says about connections. Raises ProtocolError; owns the descriptors. HOT."""
+        """Handle a message of `subscriber` about connections; owns `fds`. Raises ProtocolError. HOT."""
 
     def on_belt_read(self) -> None:
-        """All that a worker said was taken."""
+        """Note that all messages of a worker were handled."""
 
     def close(self) -> None:
-        """Stop the flow. Connections that wait here are closed, and so are those that come back later."""
+        """Stop the flow, and close the connections that wait here. Later returns are closed too."""
 
     def abandon(self) -> None:
-        """In a forked child: close our copies. The loop is the parent's, and not touched."""
+        """In a forked child: close the child's copies, and leave the parent's loop alone."""

@@ -1,10 +1,10 @@
 """The primary accepts, and puts connections on belts, as the dispatcher says.
 
-Send, read back, and obey; all that is decided is decided in `core.dispatch`, and the `Acceptor` accepts. HOT:
-`_turn`, `_send` and `take` run once or more a connection, so they take the shortest road (one `sendmsg` a
-worker and turn, `os.close` of the copies) and touch no event, no log and no task.
+This module sends, reads back and obeys. `core.dispatch` makes every decision, and the `Acceptor` accepts.
+HOT: `_turn`, `_send` and `take` run at least once for each connection. So they do the least possible (one
+`sendmsg` for each worker and turn, `os.close` for the copies), and make no event, log line or task.
 
-Invariant: every descriptor that was accepted is closed here or lies in the dispatcher's queue; a descriptor
+Invariant: every accepted descriptor is closed here or is in the dispatcher's queue. A descriptor that was
 read from a belt is on no belt any more.
 """
 
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("everycore.primary")
 
-#: A belt that never takes anything again: the worker, which has a duplicate of our end, has shut it down.
+#: Errors of a belt that never takes anything again: the worker, which has a duplicate of the primary's end,
+#: has shut it down.
 BROKEN: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
-#: The shortest wait that an event loop can do, in seconds; asked for less, uvloop would spin.
+#: The shortest wait of an event loop, in seconds. With a shorter one uvloop would spin.
 FINEST: Final = 0.001
 
 
@@ -56,22 +57,22 @@ class Distributor:
         self._preambles = _preambles(loop, listener, proxies, self._on_preamble) if proxies else None
         self._acceptor = Acceptor(loop, listener, dispatcher, self._on_readable, self._preambles)
         self._accept = self._acceptor.accept
-        #: Those that asked to be served: who has a lane, or may still speak of what it was given.
+        #: Workers that asked to be served: each has a lane, or may still report on connections it was given.
         self._served: dict[int, Subscriber] = {}
         self._then: Callable[[], None] | None = None
-        #: What to call when everybody who had come before the listener shut was picked up.
+        #: Called when every connection that came before the listener shut was picked up.
         self._on_shut: Callable[[], None] | None = None
         self._looking = Deadline(loop, self._look, least=FINEST)
         self._is_closed = False
 
     @property
     def accepted(self) -> int:
-        """Connections accepted here."""
+        """The number of connections accepted here."""
         return self.dispatcher.arrivals.accepted
 
     @property
     def queued(self) -> int:
-        """Connections accepted and waiting here for a worker."""
+        """The number of connections accepted here that wait for a worker."""
         return len(self.dispatcher.arrivals.queue)
 
     @property
@@ -80,16 +81,16 @@ class Distributor:
         return self.dispatcher.finishing
 
     def shared(self) -> tuple[int, ...]:
-        """Nothing: a belt is all a worker needs."""
+        """Nothing: a belt is all that a worker needs."""
         return ()
 
     def account(self, worker: int) -> tuple[int, int]:
-        """Connections handed to `worker` so far, and those it has not acknowledged."""
+        """The connections handed to `worker` so far, and those that it has not acknowledged."""
         lane = self.dispatcher.lanes.lane_of(worker)
         return (0, 0) if lane is None else (lane.total, lane.outstanding)
 
     def oldest(self, worker: int) -> float | None:
-        """As `Distribution.oldest`; what was taken back counts until the worker is heard of again."""
+        """As `Distribution.oldest`. A connection taken back counts until the worker reports again."""
         lane = self.dispatcher.lanes.lane_of(worker)
         return None if lane is None else lane.oldest()
 
@@ -101,7 +102,7 @@ class Distributor:
         self._drop_queue()
 
     def abandon(self) -> None:
-        """As `Distribution.abandon`; connections that wait here are the parent's as well."""
+        """As `Distribution.abandon`. Connections that wait here belong to the parent too."""
         self._is_closed = True
         if self._preambles is not None:
             self._preambles.abandon()
@@ -118,7 +119,7 @@ class Distributor:
         self._obey()
 
     def refuse(self, *, is_held: bool) -> bool:
-        """As `Distribution.refuse`: connections that wait here are closed."""
+        """As `Distribution.refuse`. Connections that wait here are closed."""
         self._drop_queue()
         return True
 
@@ -156,7 +157,7 @@ class Distributor:
             self._served.pop(worker, None)
             lost = self.dispatcher.forget(worker)
             if lost and log.isEnabledFor(logging.DEBUG):
-                log.debug("worker %d left with %d connections un-acknowledged", worker, lost)
+                log.debug("worker %d left with %d unacknowledged connections", worker, lost)
         self._turn()
 
     def finish(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> bool:
@@ -174,16 +175,16 @@ class Distributor:
     # --- connections go out -------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        self._hand_over(woken=True)  # it is watched neither when closed nor while somebody is finishing
+        self._hand_over(woken=True)  # not watched while the listener is closed, or a worker is finishing
 
     def _on_preamble(self, connection: Accepted | None) -> None:
-        """It has come with the address of its client; None: one has gone without."""
+        """Handle a connection that has the address of its client now; None: one has ended without it."""
         if connection is not None:
             self.dispatcher.arrivals.come(connection)
         self._turn()
 
     def _turn(self) -> None:
-        """Hand over what waits, as long as somebody may have it."""
+        """Hand over the connections that wait, as long as a worker may have them."""
         if self._is_closed:
             self._drop_queue()
             return
@@ -215,7 +216,7 @@ class Distributor:
             self._loop.call_soon(self._turn)
 
     def _send(self, worker: int, first: int, share: list[Accepted]) -> bool:
-        """Put one message on the belt, and close our copies. False: it took nothing."""
+        """Put one message on the belt, and close the copies here. Returns False if the belt took nothing."""
         subscriber = self._served[worker]
         fds = [fd for fd, _ in share]
         try:
@@ -238,7 +239,7 @@ class Distributor:
             return
         match message:
             case wire.GiveBack(number, peer):
-                # Without a descriptor: we are out of them, and the kernel dropped it.
+                # No descriptor came along if this process had none left: the kernel has dropped it.
                 try:
                     self.dispatcher.came_back(worker, number, 1, [(fd, peer) for fd in fds])
                 except ProtocolError:
@@ -261,7 +262,7 @@ class Distributor:
     # --- connections come back ----------------------------------------------------------------------------
 
     def _read_back(self, subscriber: Subscriber) -> None:
-        """Queue again what its worker has not read."""
+        """Queue again what the worker has not read."""
         error: ProtocolError | None = None
         for _ in range(LAST_WORDS):
             message = None
@@ -282,7 +283,7 @@ class Distributor:
             self._read_back(self._served[worker])
             probe = self.dispatcher.recalled(worker, now)
             if probe is not None and not self._send(worker, probe, []):
-                # Full of what is not there any more: it will be free the next time.
+                # The belt is full of messages that were taken back. It will have room the next time.
                 self.dispatcher.came_back(worker, probe, 1, [])
         if self.dispatcher.needs_turn:
             self._turn()

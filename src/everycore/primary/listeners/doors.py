@@ -1,8 +1,8 @@
-"""Whether a listener serves newcomers, and how that ends when all workers are to leave.
+"""Whether a listener serves new connections, and how that ends when all workers are to leave.
 
-Everybody who has come is served; who comes later is refused. The listener goes first, then the workers: no
-worker is asked to leave while somebody waits whom it could serve. Invariant: a worker in `leavers` is told of
-the end exactly once, or is forgotten.
+Connections that have come are served, and later ones are refused. The listener goes first, then the workers:
+no worker is asked to leave while a connection waits that it could serve. Invariant: a worker in `leavers` is
+told of the end exactly once, or is forgotten.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from everycore.system.listeners import BoundSocket
 
 
 class _State(enum.Enum):
-    OPEN = "newcomers are served, by whoever is ready"
-    CLOSING = "those who have come are served, and others are refused as soon as can be"
-    CLOSED = "newcomers are refused"
+    OPEN = "new connections are served by any ready worker"
+    CLOSING = "connections that have come are served, and new ones are refused as soon as possible"
+    CLOSED = "new connections are refused"
 
 
 class Doors:
@@ -39,21 +39,21 @@ class Doors:
         self._on_closed = on_closed
         self._state = _State.OPEN
         self._barring: Barring | None = None
-        #: Workers that are to be asked to leave once everybody who had come was picked up.
+        #: Workers to be asked to leave once every connection that had come was picked up.
         self.leavers: set[int] = set()
 
     @property
     def are_open(self) -> bool:
-        """Whether newcomers are served."""
+        """Whether new connections are served."""
         return self._state is _State.OPEN
 
     @property
     def are_closing(self) -> bool:
-        """Whether those who have come are still being served: workers that are to leave wait as `leavers`."""
+        """Whether connections that have come are still being served, while workers wait as `leavers`."""
         return self._state is _State.CLOSING
 
     def close(self, *, is_somebody_ready: bool) -> None:
-        """All workers are to leave."""
+        """Begin to close: all workers are to leave."""
         if not self.are_open:
             return
         self._state = _State.CLOSING
@@ -66,14 +66,14 @@ class Doors:
             close()
 
     def _end(self) -> None:
-        """Everybody who had come was picked up."""
+        """Finish closing: every connection that had come was picked up."""
         if self.are_closing:
             self._state = _State.CLOSED
             leavers, self.leavers = self.leavers, set()
             self._on_closed(leavers)
 
     def open(self) -> None:
-        """A worker has come that is not to leave."""
+        """Open again for a worker that is not to leave."""
         self.cancel()
         self._end()
         self._state = _State.OPEN

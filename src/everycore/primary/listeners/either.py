@@ -1,10 +1,10 @@
-"""Policy `shared` for a program that knows nothing of it: some workers accept, some are handed to.
+"""Policy `shared` for unmodified programs: some workers accept by themselves, others are handed connections.
 
-A loop of ours takes one connection and goes to the end of the queue of those that wait. What waits in poll,
-select or accept knows no queue: the kernel wakes all of them, or always the same one, and `accept` finds that
-another was faster, which the program alone would never see. So such a program has a belt under its socket, as
-under `round_robin`. Which of both it is, a worker says with its first `Serve`. Invariant: a subscriber
-belongs to one of the two distributions, from that on for good.
+An event loop of everycore accepts one connection and goes to the end of the queue of waiting workers. A
+program that waits in poll, select or accept has no such queue: the kernel wakes all of its kind, or always
+the same one, and `accept` finds that another was faster, which the program would never see without a cluster.
+So such a program has a belt under its socket, as under `round_robin`. A worker says with its first `Serve`
+which kind it is. Invariant: from then on a subscriber belongs to one of the two distributions, for good.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EitherDistribution:
 
     @property
     def dispatcher(self) -> Dispatcher[Accepted]:
-        """As `Distribution.dispatcher`: of those that are handed to."""
+        """As `Distribution.dispatcher`, for the workers that are handed connections."""
         return self._distributor.dispatcher
 
     @property
@@ -115,7 +115,7 @@ class EitherDistribution:
         self._let_flow()
 
     def _let_flow(self) -> None:
-        """Nobody is accepted here whom only those could have that accept by themselves."""
+        """Let the primary accept only while a worker could get the connections from it."""
         flows = self._flows and bool(self._handed)
         if flows != self._distributor.dispatcher.arrivals.flows:
             self._distributor.set_flowing(flows)
@@ -127,5 +127,5 @@ class EitherDistribution:
 
     def shut(self, then: Callable[[], None]) -> None:
         """As `Distribution.shut`."""
-        self._flows = False  # whoever leaves now begins nothing anew: the socket may be closed already
+        self._flows = False  # a worker that leaves now starts nothing new: the socket may be closed already
         (self._distributor if self._handed else self._shared).shut(then)

@@ -1,4 +1,4 @@
-"""Makes listeners: binds or adopts their socket, and has the policy choose how they give connections out."""
+"""Makes listeners: binds or adopts their sockets, and chooses their distribution by the policy."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PROXIES: Final = "trust_proxy_protocol"
 
 
 class DistributionSettings(msgspec.Struct):
-    """How connections are given out: the part of a cluster's settings that concerns listeners.
+    """How connections are distributed: the part of a cluster's settings that concerns listeners.
 
-    recall_after: None: as long as the policy takes for right. trust_proxy_protocol: the proxies that are
-    believed, under a policy by which the primary accepts. passed: the sockets that a service manager has
-    passed to this process. waits: what is told how long connections wait for their pick-up; None: nothing is.
+    recall_after: None stands for the policy's own default. trust_proxy_protocol: the proxies that are
+    trusted, under a policy by which the primary accepts. passed: the sockets that a service manager has
+    passed to this process. waits: records how long connections wait for their pick-up; None records nothing.
 
-    `policy` may still change until the first fork. Raises ConfigurationError.
+    `policy` may change until the first fork. Raises ConfigurationError.
     """
 
     policy: str = "round_robin"
@@ -59,7 +59,7 @@ class DistributionSettings(msgspec.Struct):
         self.check_policy(self.policy)
 
     def check_policy(self, policy: str) -> None:
-        """Raise ConfigurationError for a policy that can't be had with the other settings."""
+        """Raise ConfigurationError for a policy that the other settings rule out."""
         if self.trust_proxy_protocol and policy == "shared":
             problem = "needs a policy by which the primary accepts: round_robin or sticky, not shared"
             raise ConfigurationError(PROXIES, problem)
@@ -68,8 +68,7 @@ class DistributionSettings(msgspec.Struct):
 class ListenerFactory:
     """Makes the listeners of one cluster.
 
-    internal: the numbers of descriptors that are not to be listened on.
-    on_closed: as `Listener` has it.
+    internal: the descriptors on which workers must not listen. on_closed: as in `Listener`.
     """
 
     def __init__(
@@ -90,9 +89,9 @@ class ListenerFactory:
             self._proxies = Proxies(settings.trust_proxy_protocol)
 
     def bound(self, key: ListenKey, request: wire.Listen, *, user: int | None) -> BoundSocket:
-        """The socket for the address or the descriptor that was asked for. Raises OSError, complete.
+        """The socket for the requested address or descriptor. Raises OSError; its text names the address.
 
-        user: as `BoundSocket` has it.
+        user: as in `BoundSocket`.
         """
         made: type[BoundSocket] = StreamListener if key.kind == socket.SOCK_STREAM else DatagramSocket
         backlog = checked_backlog(request.backlog)
@@ -113,7 +112,7 @@ class ListenerFactory:
         return passed.keep(key, sock)
 
     def make(self, listing: Listing, sock: BoundSocket, *, is_program: bool) -> Listener:
-        """The listener `listing`, on `sock`. is_program: for a program that knows nothing of a cluster."""
+        """The listener `listing`, on `sock`. is_program: an unmodified program asked for it."""
         no_worker = NoWorkerBehaviour(self._settings.when_no_worker, self._settings.hold_timeout)
         distribution = self._distribution(listing.key, sock, is_program=is_program)
         if distribution.dispatcher is not None:
@@ -123,8 +122,8 @@ class ListenerFactory:
     def _distribution(self, key: ListenKey, sock: BoundSocket, *, is_program: bool) -> Distribution:
         """Datagrams are always shared, as in Node: there is no connection to hand over.
 
-        Under `sticky` who comes by a unix socket has no address to go by, unless a proxy says one: these are
-        given out in turn.
+        A client on a unix socket has no address for `sticky`, unless a proxy names one: such connections are
+        distributed in turn.
         """
         policy, recall_after = self._settings.policy, self._settings.recall_after
         if key.kind != socket.SOCK_STREAM or (policy == "shared" and not is_program):

@@ -1,7 +1,8 @@
-"""Listeners whose last worker has closed them, where connections are to wait for workers.
+"""Listeners that their last worker has closed, where connections are to wait for workers.
 
-Such a worker wants its listener no more, or it is about to end: a program that fails closes its servers
-first. Nobody can know yet. So the listener waits for a worker, until its closer has lived on for a while.
+That worker either does not want its listener any more, or is about to end: a program that fails closes its
+servers first. The primary can't know yet. So the listener waits for a worker until the one that closed it has
+lived on for a while.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from everycore.primary.listeners.listener import Listener
 
 log = logging.getLogger("everycore.primary")
 
-#: Listeners that no worker holds, at most: one that closes and dies over and over leaves no more behind.
+#: The most listeners without a worker: a worker that closes and dies over and over leaves no more behind.
 MOST_KEPT: Final = 256
-#: Seconds between two lines about listeners that are given up.
+#: Seconds between two log lines about listeners that are given up.
 SILENCE: Final = 10.0
 
 
@@ -30,36 +31,40 @@ class Leftovers:
         self._loop = loop
         self._seconds = seconds
         self._close = close
-        #: Number of a listener -> who closed it last, as long as that worker lives.
+        #: Number of a listener -> the worker that closed it last, as long as that worker lives.
         self._closers: dict[int, int] = {}
-        #: When a listener that is given up may be told again.
+        #: When the next listener that is given up may be logged.
         self._silent_until = 0.0
 
     def add(self, listener: Listener, worker: int) -> None:
-        """`worker` has closed it, as the last one."""
+        """Keep a listener that `worker`, its last one, has closed."""
         self._closers[listener.listing.id] = worker
         self._loop.call_later(self._seconds, self._end, listener, worker)
 
     def taken(self, listener: Listener) -> None:
-        """A worker holds it."""
+        """Note that a worker holds the listener again."""
         self._closers.pop(listener.listing.id, None)
 
     def gone(self, worker: int) -> None:
-        """`worker` was about to end: what it had closed waits for another one."""
+        """Note that `worker` has ended: the listeners that it had closed wait for another worker."""
         for number in [number for number, closer in self._closers.items() if closer == worker]:
             del self._closers[number]
 
     def beyond_most(self, listeners: Iterable[Listener]) -> list[Listener]:
-        """Of the listeners that wait for a worker, those that are too many: they have waited longest."""
+        """The listeners without a worker that exceed the limit: those that have waited longest."""
         kept = [listener for listener in listeners if not listener.subscribers]
         beyond = kept[: max(len(kept) - MOST_KEPT, 0)]
         if beyond and self._loop.time() >= self._silent_until:
             self._silent_until = self._loop.time() + SILENCE
-            log.warning("%s is given up: %d others wait for a worker", beyond[0].socket.what, MOST_KEPT)
+            log.warning(
+                "closing %s, which has no worker: %d other listeners wait for one",
+                beyond[0].socket.what,
+                MOST_KEPT,
+            )
         return beyond
 
     def clear(self) -> None:
-        """All listeners are closed."""
+        """Forget all: every listener is closed."""
         self._closers.clear()
 
     def _end(self, listener: Listener, worker: int) -> None:

@@ -1,8 +1,8 @@
 """A listener in the primary and the workers that hold it.
 
-Read the belts, and let ready workers come and go. The `Distribution` decides how connections reach the
-workers; `Attendance` and `Doors` decide whether the listener listens. Invariant: a subscriber has a belt, and
-a reader on it, exactly while it is in `_subscribers`. The listener knows the worker as a `Client`.
+It reads the belts, and lets ready workers come and go. The `Distribution` decides how connections reach the
+workers; `Attendance` and `Doors` decide whether the listener listens. Invariant: a subscriber has a belt,
+with a reader, exactly while it is in `_subscribers`. The listener knows the worker as a `Client`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UPSTREAM_BUDGET: Final = 64
 
 
 class Listener:
-    """One listener and its subscribers. `on_closed` is told which worker says that it closed the listener."""
+    """One listener and its subscribers. `on_closed` is told which worker has closed the listener."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Listener:
         self._attendance = Attendance(loop, socket, distribution, self._doors, self._subscribers, no_worker)
 
     def descriptors(self) -> Iterator[int]:
-        """The numbers of the listener and the belts."""
+        """The descriptors of the listener and the belts."""
         yield self.socket.sock.fileno()
         for subscriber in self._subscribers.values():
             yield subscriber.belt.ours.fileno()
@@ -61,17 +61,17 @@ class Listener:
     # --- subscribers ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Listen. Raises OSError, complete with the address."""
+        """Listen. Raises OSError; its text names the address."""
         self.socket.listen()
         self._attendance.begin()
 
     @property
     def has_listened(self) -> bool:
-        """Whether it listens, or is kept for a worker that shall: it is not only bound."""
+        """Whether it listens, or is kept for a worker that will: it is more than bound."""
         return self._attendance.counts
 
     def is_at(self, address: Any) -> bool:
-        """Whether who connects to `address`, [host, port] or a path as it travels, may come to this one."""
+        """Whether a connection to `address`, in the form of the wire, may come to this listener."""
         real = self.socket.real
         if not isinstance(address, (list, tuple)) or not isinstance(real, tuple):
             return self.socket.kind == socket.SOCK_STREAM and bool(real == address)
@@ -90,15 +90,15 @@ class Listener:
 
     @property
     def finishing(self) -> int | None:
-        """The last ready worker, while it is given those who had come before it was asked to leave."""
+        """The last ready worker, while it gets the connections that came before it was asked to leave."""
         return self.distribution.finishing
 
     def is_finishing(self, worker: int) -> bool:
-        """Whether `worker`, which is to leave, may still be given those who had come before it was asked."""
+        """Whether `worker`, which is to leave, may still get connections that came before it was asked."""
         return worker in self._doors.leavers or self.finishing == worker
 
     def add(self, client: Client, belt: Belt, *, ready: bool) -> None:
-        """The worker holds this listener from now on; it says on the belt when it wants to be served."""
+        """Let a worker hold this listener. It says on the belt when it wants to be served."""
         self._doors.open()
         subscriber = self._subscribers[client.id] = Subscriber(client, belt, ready)
         if not ready:
@@ -107,7 +107,7 @@ class Listener:
         self._attendance.look()
 
     def set_ready(self, worker: int) -> None:
-        """`worker` may be given connections."""
+        """Note that `worker` may be given connections."""
         subscriber = self._subscribers.get(worker)
         if subscriber is None or subscriber.ready:
             return
@@ -121,10 +121,10 @@ class Listener:
         self.distribution.serve(subscriber)
 
     def rest(self, worker: int, *, finishes: bool) -> None:
-        """`worker` gets no more; what it has not picked up is taken back. It still holds the listener.
+        """Give `worker` no more, and take back what it has not picked up. It still holds the listener.
 
-        Unless it finishes its work and nobody else is ready: then it is to serve those who have come so far,
-        as many as its belt takes at once.
+        If it `finishes` its work and no other worker is ready, it instead gets the connections that have
+        come, as many as its belt takes at once.
         """
         self._doors.leavers.discard(worker)
         subscriber = self._subscribers.get(worker)
@@ -138,9 +138,10 @@ class Listener:
         self._attendance.look()
 
     def finish(self, worker: int) -> None:
-        """`worker` is to be asked to leave: as `rest`, but it is given all who have come, in portions.
+        """Prepare to ask `worker` to leave: as `rest`, but it gets all connections that have come.
 
-        While it is given them it `is_finishing` and is not to be asked yet; `Client.on_finished` ends that.
+        It gets them in portions. Meanwhile it `is_finishing` and must not be asked yet. `Client.on_finished`
+        tells when that ends.
         """
         subscriber = self._subscribers.get(worker)
         if subscriber is None or not subscriber.ready or self.is_finishing(worker):
@@ -154,19 +155,19 @@ class Listener:
             self._attendance.look()
 
     def _on_finished(self, subscriber: Subscriber) -> None:
-        """It has all who had come, or can take no more."""
+        """Note that it has every connection that had come, or can take no more."""
         subscriber.ready = False
         self._attendance.look()
         subscriber.client.on_finished()
 
     def _relieve_finishing(self) -> None:
-        """Another one serves those who have come."""
+        """Let another worker serve the connections that have come."""
         if (worker := self.finishing) is not None:
             self.rest(worker, finishes=False)
             self._subscribers[worker].client.on_finished()
 
     def remove(self, worker: int) -> None:
-        """`worker` is gone, or has closed: first hear what it still said, then take back what it left."""
+        """Remove `worker`, which is gone or has closed: read its last messages, then take back the rest."""
         subscriber = self._subscribers.get(worker)
         if subscriber is None or subscriber.is_leaving:
             return
@@ -186,7 +187,7 @@ class Listener:
         take_all(steps, f"worker {worker} on {self.socket.what}")
 
     def close(self) -> None:
-        """Give everything up."""
+        """Close the listener and its belts."""
         self._doors.cancel()
         self._attendance.end()
         steps: list[Callable[[], object]] = [self.distribution.close]
@@ -194,7 +195,7 @@ class Listener:
         take_all([*steps, self.socket.close], f"the end of {self.socket.what}")
 
     def abandon(self) -> None:
-        """In a forked child: close our copies, and say nothing. The loop is the parent's, and not touched."""
+        """In a forked child: close the child's copies, send nothing, and leave the parent's loop alone."""
         self._attendance.counts = False
         steps: list[Callable[[], object]] = [
             subscriber.belt.abandon for subscriber in self._subscribers.values()
@@ -203,16 +204,16 @@ class Listener:
         take_all(steps, f"a fork, {self.socket.what}")
 
     def shut(self) -> None:
-        """All workers are to leave: serve everybody who has come, and refuse who comes later.
+        """Serve the connections that have come, and refuse later ones: all workers are to leave.
 
-        Workers that are to be asked to leave `finish` until everybody was picked up. Ends when another worker
-        comes to hold the listener.
+        Workers that are to be asked to leave `finish` until every connection was picked up. This ends when
+        another worker comes to hold the listener.
         """
         if self._attendance.counts:
             self._doors.close(is_somebody_ready=self._attendance.somebody_is_ready)
 
     def _on_doors_closed(self, leavers: set[int]) -> None:
-        """Everybody who had come was picked up."""
+        """Let the workers leave: every connection that had come was picked up."""
         for worker in leavers:
             self.rest(worker, finishes=True)
             self._subscribers[worker].client.on_finished()
@@ -221,11 +222,11 @@ class Listener:
     # --- what workers say ---------------------------------------------------------------------------------
 
     def belt_of(self, worker: int) -> int:
-        """The number on which `worker`, which holds this listener, is heard."""
+        """The descriptor on which `worker`, which holds this listener, is heard."""
         return self._subscribers[worker].belt.ours.fileno()
 
     def read_belt(self, worker: int) -> None:
-        """Take note of what `worker` said on its belt up to now, before something it says elsewhere."""
+        """Handle the messages of `worker` on its belt, before what it says elsewhere."""
         self._on_upstream(worker)
 
     def _on_upstream(self, worker: int) -> None:
@@ -249,7 +250,7 @@ class Listener:
             if said is None:
                 return
             self._take(worker, subscriber, *said)
-            if worker not in self._subscribers:  # it closed
+            if worker not in self._subscribers:  # it has closed
                 return
 
     def _take(self, worker: int, subscriber: Subscriber, message: Any, fds: list[int]) -> None:
@@ -263,12 +264,12 @@ class Listener:
 
     def _asked(self, subscriber: Subscriber, message: wire.Serve) -> None:
         if not 1 <= message.batch <= MOST_BATCH:
-            raise ProtocolError(f"asked for {message.batch} connections a message")
+            raise ProtocolError(f"it asked for {message.batch} connections in each message")
         if message.room is not None and message.room < 1:
-            raise ProtocolError(f"asked to be served, with room for {message.room} connections")
+            raise ProtocolError(f"it asked to be served, with room for {message.room} connections")
         is_first, subscriber.batch, subscriber.room = not subscriber.batch, message.batch, message.room
         if is_first:
             subscriber.shares = message.shares
-            subscriber.client.on_serving(self)  # which may make it ready, and so serve it
+            subscriber.client.on_serving(self)  # this may make it ready, and so serve it
         if subscriber.ready:
             self._serve(subscriber)

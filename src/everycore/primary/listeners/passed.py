@@ -1,8 +1,9 @@
 """The sockets that a service manager has passed to this primary, until a worker asks for them.
 
-A request to listen where one of them is bound gets that socket: binding anew would fail, or lose who waits in
-its backlog. `core.passed` decides which one answers. Invariant: a stored socket is taken once, and is ours
-from then on; one that the manager has opened stays the manager's, and we have duplicates.
+A request to listen where one of them is bound gets that socket: binding anew would fail, or lose the
+connections in its backlog. `core.passed` decides which socket answers. Invariant: a stored socket is taken
+once, and belongs to this primary from then on. A socket that the manager has opened stays the manager's, and
+the primary has duplicates.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ log = logging.getLogger("everycore.primary")
 
 
 class Store(SocketKeeper, Protocol):
-    """A keeper that can be told what was its own from before."""
+    """A keeper that also knows the sockets it has kept since an earlier primary."""
 
     def has(self, sock: BoundSocket) -> None:
-        """It keeps `sock` already: an earlier primary has given it away."""
+        """Note that `sock` is kept already: an earlier primary had handed it over."""
 
     def forget(self, name: StoredName) -> None:
-        """Nobody needs the socket of that name any more."""
+        """Drop the socket of that name: it is no longer needed."""
 
 
 class PassedSockets:
-    """What was passed, and the store that keeps our listeners for the next primary (None: nobody does).
+    """What was passed, and the store that keeps listeners for the next primary (None without one).
 
-    numbers: the descriptors and their names. One that is no bound socket is left alone.
+    numbers: the descriptors and their names. Descriptors other than bound sockets are left alone.
     """
 
     def __init__(self, numbers: Mapping[int, str] | None = None) -> None:
@@ -46,7 +47,7 @@ class PassedSockets:
 
     @property
     def unclaimed(self) -> int:
-        """How many stored sockets nobody has asked for yet."""
+        """The number of stored sockets that no worker has asked for yet."""
         return sum(passed.stored is not None for passed in self._passed)
 
     def take(
@@ -59,9 +60,9 @@ class PassedSockets:
         mode: int | None,
         user: int | None = None,
     ) -> BoundSocket | None:
-        """The socket that was passed for `key`, as a `make`; None: there is none. Raises OSError.
+        """Take the socket that was passed for `key`, as a `make`; None without one. Raises OSError.
 
-        mode: the permissions of a unix socket's file. user: as `BoundSocket` has it.
+        mode: the permissions of a unix socket's file. user: as in `BoundSocket`.
         """
         likely = [one for one in self._passed if one.kind == key.kind and key.fd is None]
         for passed in likely:
@@ -79,9 +80,10 @@ class PassedSockets:
         return None
 
     def keep(self, key: ListenKey, sock: BoundSocket) -> BoundSocket:
-        """Have `sock`, which we have bound for `key`, kept for the next primary once it listens.
+        """Have `sock`, which was bound for `key`, kept for the next primary once it listens.
 
-        Not where the kernel has chosen the port: the next one would not know which port to ask for.
+        A socket whose port the kernel has chosen is not kept: the next primary would not know which port to
+        ask for.
         """
         if not key.any_port:
             sock.keeper = self.store
@@ -110,13 +112,13 @@ class PassedSockets:
             taken.keeper = self.store
             taken.owned = False
             self.store.has(taken)
-        log.info("%s is taken over from the last primary of this service", taken.what)
+        log.info("took over %s from the previous primary of this service", taken.what)
         return taken
 
     def give_up(self) -> None:
-        """Nobody has asked for what is left of the stored ones: close them, so that nobody waits there."""
+        """Close the stored sockets that no worker has asked for, so that no client waits there."""
         for passed in tuple(self._passed):
-            self._drop(passed, "nobody listens there")
+            self._drop(passed, "no worker listens there")
 
     def _clear_the_way(self, wanted: Wanted) -> None:
         for passed in tuple(self._passed):
@@ -125,23 +127,23 @@ class PassedSockets:
                 self._drop(passed, f"it is in the way of {what}")
 
     def _drop(self, passed: Passed, why: str) -> None:
-        """Close a stored one. The manager closes its own when it hears of that."""
+        """Close a stored socket. The manager closes its duplicate when it is told."""
         if passed.stored is None:
             return
         self._passed.remove(passed)
         with contextlib.suppress(OSError), socket.socket(fileno=passed.fd) as sock:
             if passed.kind == socket.SOCK_STREAM and passed.family != socket.AF_UNIX:
-                # At once, whoever has it too; what is bound and does not listen leaves the port to others.
+                # At once, even if others have it too; a socket that does not listen frees the port.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sockets.suspend(sock)
         if self.store is not None:
             self.store.forget(passed.stored)
         what = sockets.describe(passed.address, passed.family)
-        log.info("%s, which the last primary of this service had, is given up: %s", what, why)
+        log.info("closing %s of the previous primary of this service: %s", what, why)
 
 
 def _seen(fd: int, name: str) -> Passed | None:
-    """What the descriptor is; None if it is no bound socket."""
+    """What the descriptor is; None if it is not a bound socket."""
     try:
         if not is_socket(fd):
             return None
@@ -149,7 +151,7 @@ def _seen(fd: int, name: str) -> Passed | None:
             if not sockets.is_bound(sock):
                 return None
             stored = read_name(name)
-            if stored is not None:  # no program that we start is to have it
+            if stored is not None:  # no program that is started here may inherit it
                 os.set_inheritable(fd, False)
             return Passed(fd, sock.family, sock.type, sock.getsockname(), is_v6only(sock), stored)
     except (OSError, ValueError, OverflowError):
@@ -157,7 +159,7 @@ def _seen(fd: int, name: str) -> Passed | None:
 
 
 def _wanted(key: ListenKey, *, v6only: bool) -> Wanted | None:
-    """What was asked for; None for a name that has no address, which binding will say."""
+    """The address that was asked for; None for a name without one, which binding will report."""
     if key.family == socket.AF_UNIX:
         return Wanted(key.family, key.kind, key.address, v6only, _file_at(key.address))
     address = _resolved(key.address, key.family, key.kind)
@@ -165,7 +167,7 @@ def _wanted(key: ListenKey, *, v6only: bool) -> Wanted | None:
 
 
 def _resolved(address: Any, family: int, kind: int) -> Any:
-    """The address that bind(2) would have taken: the first one that the name has."""
+    """The address that bind(2) would have used: the first one of the name."""
     if not isinstance(address, tuple) or len(address) < 2:
         return None
     host, port, *rest = address

@@ -1,13 +1,13 @@
-"""Requests to bind that are answered a moment later, once it is known what another worker makes of its own.
+"""Requests to bind that are answered a little later, when it is known how another worker's request turns out.
 
-All workers run the same program, at about the same time. What one of them is told tells the others what they
-should be told, once it is seen what it does about that:
+All workers run the same program, at about the same time. So the reaction of one worker to its answer tells
+what to answer the others:
 
-* a port that nobody chose, bound and not yet listened on, may be a server's, which all are to share, or one
-  for a helper, of which each worker needs its own;
-* an address in use, said to all at once, would be reported as often as there are workers.
+* A port that the kernel chose, bound and not yet listened on, may be a server's, which all workers are to
+  share, or a helper's, of which each worker needs its own.
+* An address in use, reported to all workers at once, would be in the log as often as there are workers.
 
-Invariant: nobody waits for longer than `NotYet` says.
+Invariant: no request waits longer than `NotYet` says.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from everycore.system.given import GivenListener, bind_given, is_v6only
 from everycore.system.listeners import BoundSocket, DatagramSocket
 from everycore.system.sockets import off_the_wire
 
-#: How long it waits whether another worker listens on a port 0, and whether one that was told that its
-#: address is in use goes on, in seconds.
+#: How long to wait until another worker listens on its port 0, and until a worker that was told that its
+#: address is in use goes on or ends. In seconds.
 PORT_ZERO: Final = 2.0
 IN_USE: Final = 10.0
-#: How long after the end of a worker the others are told what it was told: they may be to leave for that.
+#: How long after the end of a worker the others get the same answer, in seconds: that end may make them
+#: leave.
 AFTER_AN_END: Final = 0.25
-#: What so many workers were told is remembered for the report of their ends.
+#: The number of workers whose answer is remembered for the report of their ends.
 _MOST_REMEMBERED: Final = 64
-#: Addresses of which it is remembered who was told that they are in use.
+#: The number of addresses in use for which the worker that was told is remembered.
 _MOST_TOLD: Final = 256
 
 
 class NotYet(Exception):
-    """The request is to be repeated by way of `Postponed`, for the last time after so many seconds."""
+    """The request is to be repeated through `Postponed`, for the last time after `patience` seconds."""
 
     def __init__(self, patience: float = 0.0) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class NotYet(Exception):
 
 
 class Postponed:
-    """The requests of one cluster that wait, and what of its `listeners` is answered for that."""
+    """The requests of one cluster that wait, and what is known of its `listeners` to answer them."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, listeners: Iterable[Listener], passed: PassedSockets
@@ -57,13 +58,13 @@ class Postponed:
         self._listeners = listeners
         self._passed = passed
         self._waiting: dict[Callable[[bool], None], asyncio.TimerHandle] = {}
-        #: An address in use, and the worker that was told so, as long as it has not gone on.
+        #: An address in use -> the worker that was told so, until it goes on.
         self._told: dict[ListenKey, int] = {}
-        #: What a worker was told last to be in use.
+        #: Worker -> the latest address that it was told is in use.
         self.in_use: dict[int, ListenKey] = {}
 
     def add(self, again: Callable[[bool], None], until: float) -> None:
-        """Call `again`, once: with False when something has changed, with True at that time of the loop."""
+        """Call `again` once: with False when something has changed, with True at loop time `until`."""
         self._waiting[again] = self._loop.call_at(until, self._end, again)
 
     def _end(self, again: Callable[[bool], None]) -> None:
@@ -71,7 +72,7 @@ class Postponed:
             again(True)
 
     def look(self) -> None:
-        """Something has changed: those that wait ask again, once what is under way is finished."""
+        """Let the waiting requests be tried again, once the current call is finished."""
         waiting, self._waiting = self._waiting, {}
         for again, timer in waiting.items():
             timer.cancel()
@@ -80,15 +81,15 @@ class Postponed:
     # --- addresses in use ---------------------------------------------------------------------------------
 
     def check(self, answer: ShareExisting[Listener] | BindNew, key: ListenKey, worker: int) -> None:
-        """Raises NotYet if it depends on another worker what `worker` is to be answered."""
+        """Raise NotYet if the answer to `worker` depends on another worker."""
         if not isinstance(answer, BindNew):
             if key.any_port and not answer.listener.has_listened:
                 raise NotYet(PORT_ZERO)
-        elif self._told.get(key, worker) != worker:  # which may be about to end
+        elif self._told.get(key, worker) != worker:  # the other worker may be about to end
             raise NotYet(IN_USE)
 
     def bound(self, worker: int, key: ListenKey, given: socket.socket, request: wire.Bind) -> BoundSocket:
-        """Bind the program's own socket, as `bind_given`; in its place, the one that was passed for `key`."""
+        """Bind the program's own socket, as `bind_given` does, or take the one that was passed for `key`."""
         made = GivenListener if key.kind == socket.SOCK_STREAM else DatagramSocket
         taken = self._passed.take(key, made, v6only=is_v6only(given), backlog=128, mode=request.mode)
         if taken is not None:
@@ -103,11 +104,11 @@ class Postponed:
             raise
 
     def was_told(self, address: Any) -> bool:
-        """Whether a worker was told that `address`, as it travels, is in use, and did not get over it."""
+        """Whether a worker was told that `address`, in the form of the wire, is in use, and did not go on."""
         return any(key.address == off_the_wire(address) for key in self.in_use.values())
 
     def tell(self, key: ListenKey, worker: int) -> None:
-        """`worker` is told that `key` is in use."""
+        """Note that `worker` is told that `key` is in use."""
         self._told.pop(key, None)
         self._told[key] = worker
         if len(self._told) > _MOST_TOLD:
@@ -117,12 +118,12 @@ class Postponed:
             del self.in_use[old]
 
     def has_gone_on(self, worker: int) -> None:
-        """It listens on another address: others may be told."""
+        """Note that the worker listens on another address: the others may be told."""
         self.in_use.clear()
         self._forget(worker)
 
     def has_ended(self, worker: int) -> None:
-        """So has its program, maybe for what it was told."""
+        """Note that the worker has ended, perhaps because of its answer."""
         self._loop.call_later(AFTER_AN_END, self._forget, worker)
 
     def _forget(self, worker: int) -> None:
@@ -130,7 +131,7 @@ class Postponed:
         self.look()
 
     def close(self) -> None:
-        """The cluster ends: nobody waits any more."""
+        """End all waits: the cluster ends."""
         waiting, self._waiting = self._waiting, {}
         for again, timer in waiting.items():
             timer.cancel()
@@ -139,10 +140,10 @@ class Postponed:
     # --- addresses of others ------------------------------------------------------------------------------
 
     def check_connect(self, worker: int, address: Any, *, others: bool = False) -> None:
-        """Raises OSError (ECONNREFUSED) if others serve `address` and `worker` does not: alone, nobody would.
+        """Raise OSError (ECONNREFUSED) if other workers serve `address` and `worker` does not.
 
-        A program asks so whether a port is free, before it listens there. others: raises it if another worker
-        serves there, whether `worker` does or not.
+        A program connects to find out whether a port is free, before it listens there. Without a cluster no
+        process would answer. others: raise if another worker serves there, even if `worker` does too.
         """
         for listener in self._listeners:
             if listener.is_at(address) and (

@@ -1,10 +1,10 @@
-"""The connections of proxies whose PROXY header has not come yet, and whom the headers name.
+"""The connections of proxies whose PROXY header has not come yet, and the clients that the headers name.
 
-Take the header off each connection before anybody picks a worker for it: no program has to know of it, and
-what `accept()` returns is the client's address. Invariants: a connection that is here is a descriptor of this
-process, and no longer than `PATIENCE` seconds; nothing is read beyond the header; nothing blocks.
+The header is taken off each connection before a worker is chosen for it. No program needs to know of it:
+`accept()` returns the client's address. Invariants: a connection that is here is a descriptor of this
+process, for at most `PATIENCE` seconds; nothing beyond the header is read; nothing blocks.
 
-Read by peeking, and taken off as far as it belongs to the header. (A part that was left there would keep the
+The header is read by peeking, and what belongs to it is then taken off. (A part left there would keep the
 descriptor readable, and the loop awake.)
 """
 
@@ -23,17 +23,17 @@ from everycore.system.sockets import describe
 
 log = logging.getLogger("everycore.primary")
 
-#: Seconds that a proxy has for its header: it sends that with its first segment.
+#: Seconds in which the header must come: a proxy sends it with its first segment.
 PATIENCE: Final = 5.0
-#: Connections that wait for their headers; one more, and the one that waits longest is closed.
+#: The most connections that wait for their headers. One more closes the one that has waited longest.
 MOST_WAITING: Final = 256
-#: Seconds between two lines about connections that were closed for their header.
+#: Seconds between two log lines about connections that were closed for their header.
 SILENCE: Final = 10.0
 _PEEK: Final = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
 
 class _Waiting:
-    """One of them, and what has come of its header."""
+    """One waiting connection, and what has come of its header."""
 
     __slots__ = ("come", "deadline", "peer", "sock")
 
@@ -47,7 +47,7 @@ class _Waiting:
 class Preambles:
     """The headers of one listener.
 
-    on_come: takes each connection that had to wait for its header, or None: one less waits.
+    on_come: takes each connection that had to wait for its header; None when one has ended without it.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Preambles:
         self._silent_until = 0.0
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of waiting connections."""
         return len(self._waiting)
 
     def of(self, fd: int, peer: Any) -> Accepted | None:
-        """An accepted connection with the address of its client; None: later, or never. Owns `fd`."""
+        """An accepted connection with its client's address; None: later, or never. Owns `fd`."""
         if not self._proxies.has(peer):
             return fd, peer
         family = self._listener.family
@@ -86,9 +86,9 @@ class Preambles:
         return fd, found
 
     def _read(self, waiting: _Waiting) -> Any:
-        """The peer that the header names, or the proxy itself; None: the header has not come yet.
+        """The peer that the header names, or the proxy itself; None if the header has not come yet.
 
-        Raises ValueError for what is none; OSError.
+        Raises ValueError for data that is not a header; OSError.
         """
         while True:
             try:
@@ -105,21 +105,21 @@ class Preambles:
             waiting.come += data
 
     def _as_accepted(self, peer: tuple[Any, ...]) -> tuple[Any, ...]:
-        """As a listener of both families calls a client of IPv4."""
+        """The name of an IPv4 client as a dual-stack listener reports it."""
         if self._listener.family == socket.AF_INET6 and ":" not in peer[0]:
             return f"::ffff:{peer[0]}", peer[1], 0, 0
         return peer
 
     @staticmethod
     def _take(waiting: _Waiting, size: int) -> None:
-        """Take off what has been seen to be there."""
+        """Take off data that was peeked before."""
         waiting.sock.recv(size, socket.MSG_DONTWAIT)
 
     def _wait(self, waiting: _Waiting) -> None:
         if len(self._waiting) >= MOST_WAITING:
             oldest = next(iter(self._waiting.values()))
             self._forget(oldest)
-            self._give_up(oldest, ValueError(f"{MOST_WAITING} others wait for theirs"))
+            self._give_up(oldest, ValueError(f"{MOST_WAITING} other connections wait for theirs"))
         fd = waiting.sock.fileno()
         self._waiting[fd] = waiting
         waiting.deadline = self._loop.call_later(PATIENCE, self._on_late, waiting)
@@ -143,7 +143,7 @@ class Preambles:
             self._on_come((waiting.sock.detach(), found))
 
     def _on_late(self, waiting: _Waiting) -> None:
-        self._end(waiting, ValueError(f"none has come in {PATIENCE:g} s"))
+        self._end(waiting, ValueError(f"it did not come within {PATIENCE:g} s"))
 
     def _end(self, waiting: _Waiting, error: Exception) -> None:
         self._forget(waiting)
@@ -151,7 +151,7 @@ class Preambles:
         self._on_come(None)
 
     def _give_up(self, waiting: _Waiting, error: Exception) -> None:
-        """Close it. One that has gone by itself, as the checks of load balancers do, is no news."""
+        """Close a connection. If it ended by itself, as load balancers' checks do, log nothing."""
         waiting.sock.close()
         now = self._loop.time()
         if isinstance(error, OSError) or now < self._silent_until:
@@ -159,20 +159,20 @@ class Preambles:
         self._silent_until = now + SILENCE
         whom = describe(tuple(waiting.peer)) if isinstance(waiting.peer, (tuple, list)) else "a unix socket"
         log.warning(
-            "%s: a connection of the proxy %s was closed for its PROXY header: %s",
+            "%s: a connection of the proxy %s was closed because of its PROXY header: %s",
             self._listener.what,
             whom,
             error,
         )
 
     def drop(self) -> None:
-        """Close those that wait."""
+        """Close the waiting connections."""
         for waiting in list(self._waiting.values()):
             self._forget(waiting)
             waiting.sock.close()
 
     def abandon(self) -> None:
-        """In a forked child: close our copies. The loop is the parent's, and not touched."""
+        """In a forked child: close the child's copies, and leave the parent's loop alone."""
         waiting, self._waiting = self._waiting, {}
         for one in waiting.values():
             one.sock.close()

@@ -1,9 +1,9 @@
-"""The workers accept: the listener, or the datagram socket, is shared.
+"""The workers accept: they share the listener, or the datagram socket.
 
-Give every worker the descriptor itself, tell those that accept without a loop of ours when they may, and
-watch that no connection waits because the worker that was woken for it died, stopped or blocked. Invariants:
-a connection lies in the accept queue for at most two looks while some worker could take it; a `Rest` lies on
-the belt of a worker exactly while it is not ready. Nothing is accepted here.
+Every worker gets the descriptor itself. A worker that accepts without a loop of everycore is told when it
+may. The primary watches that no connection waits because the worker that was woken for it has died, stopped
+or blocked. Invariants: a connection stays in the accept queue for at most two checks while some worker could
+take it; a `Rest` lies on the belt of a worker exactly while that is not ready. Nothing is accepted here.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from everycore.system.listeners import BoundSocket
 from everycore.system.strange import close_strange
 from everycore.system.wakeups import Baton, is_readable
 
-#: Seconds between two looks at the accept queue. Found non-empty twice running, the baton is passed on.
+#: Seconds between two checks of the accept queue. If two checks in a row find connections, the baton is
+#: passed on.
 LOOK: Final = 0.05
-#: The same, of a listener that is to stop listening as soon as nobody waits there.
+#: The same, for a listener that is to stop listening once no connection waits there.
 LOOK_SHUTTING: Final = 0.005
 _REST: Final = wire.encode(wire.Rest())
 
@@ -35,7 +36,7 @@ class SharedDistribution:
     """The workers accept the connections of a listener themselves: a `Distribution`."""
 
     policy = "shared"
-    #: Nothing goes through here; the board has the workers' own counts.
+    #: No connection passes through here. The board has the workers' own counts.
     accepted = queued = 0
     finishing = dispatcher = None
 
@@ -45,12 +46,12 @@ class SharedDistribution:
         self._baton = Baton() if listener.kind == socket.SOCK_STREAM else None
         self._looking = Deadline(loop, self._look)
         self._waited = False
-        #: What to call when everybody who had come before the listener shut was taken.
+        #: Called when every connection that came before the listener shut was taken.
         self._on_shut: Callable[[], None] | None = None
         self._shutting = Deadline(loop, self._see_if_empty)
 
     def shared(self) -> tuple[int, ...]:
-        """The listener, and the baton."""
+        """Duplicates of the listener and of the baton."""
         listener = duplicate(self._listener.sock.fileno())
         if self._baton is None:
             return (listener,)
@@ -65,7 +66,7 @@ class SharedDistribution:
         return (0, 0)
 
     def oldest(self, worker: int) -> float | None:
-        """As `Distribution.oldest`: nobody is given any."""
+        """As `Distribution.oldest`: the primary gives no worker a connection."""
         return None
 
     def close(self) -> None:
@@ -83,14 +84,15 @@ class SharedDistribution:
     # --- subscribers ------------------------------------------------------------------------------------
 
     def serve(self, subscriber: Subscriber) -> None:
-        """As `Distribution.serve`: it polls the listener by itself, once there is no `Rest` on its belt.
+        """As `Distribution.serve`. The worker polls the listener once there is no `Rest` on its belt.
 
-        Leaves nothing on the belt. The worker, which has a copy of our end, may have put more there.
+        This leaves nothing on the belt. The worker, which has a copy of the primary's end, may have put more
+        there.
         """
         for _ in range(LAST_WORDS):
             try:
                 message = subscriber.belt.read_back()
-            except OSError:  # nothing, or no more: it may not have had room for the `Rest`
+            except OSError:  # nothing, or no more: the belt may not have had room for the `Rest`
                 return
             if message is None:
                 return
@@ -103,20 +105,20 @@ class SharedDistribution:
     def withdraw(self, subscriber: Subscriber) -> None:
         """As `Distribution.withdraw`."""
         if not subscriber.is_leaving:
-            # An error: there is no memory for buffers: it goes on until its sockets are closed.
+            # An error means no memory for buffers: the worker goes on until its sockets are closed.
             with contextlib.suppress(OSError):
                 subscriber.belt.send(_REST, ())
-        # It may just have been woken.
+        # The worker may just have been woken.
         if self._baton is not None:
             self._baton.pass_on()
 
     def finish(self, subscriber: Subscriber, then: Callable[[], None] | None = None) -> bool:
-        """As `Distribution.finish`: it takes by itself those who have come."""
+        """As `Distribution.finish`. The worker takes the connections that have come by itself."""
         self.withdraw(subscriber)
         return True
 
     def take(self, subscriber: Subscriber, message: Any, fds: list[int]) -> None:
-        """As `Distribution.take`: there is nothing to say."""
+        """As `Distribution.take`. No message is allowed here."""
         close_strange(fds)
         raise ProtocolError(f"{type(message).__name__} on the belt of a shared listener")
 
@@ -137,18 +139,18 @@ class SharedDistribution:
     def refuse(self, *, is_held: bool) -> bool:
         """As `Distribution.refuse`.
 
-        A unix listener is suspended by closing it, and its subscribers would keep it alive: then it could not
-        be bound again. With those that are not ready there, connections wait for them in the backlog.
+        Suspending a unix listener closes it. If workers hold it, they would keep it alive, and it could not
+        be bound again. So with unready workers, connections wait for them in the backlog.
         """
         return self._listener.family != socket.AF_UNIX or not is_held
 
     def shut(self, then: Callable[[], None]) -> None:
-        """As `Distribution.shut`: the workers take those who have come."""
+        """As `Distribution.shut`. The workers take the connections that have come."""
         self._on_shut = then
         self._see_if_empty()
 
     def _see_if_empty(self) -> None:
-        """Close the listener when nobody waits there: whoever is in its queue then is reset."""
+        """Close the listener once no connection waits: the kernel resets the ones in its queue."""
         listener = self._listener
         if listener.owned and listener.kind == socket.SOCK_STREAM and listener.is_listening:
             if is_readable(listener.sock.fileno()):

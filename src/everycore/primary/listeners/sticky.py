@@ -1,7 +1,7 @@
 """The primary accepts, and each client has its own worker.
 
-As `Distributor`, which does all the work; `core.sticky` decides. Invariant: the dispatcher knows the seat of
-every worker that it may hand something to.
+`Distributor` does all the work, and `core.sticky` decides. Invariant: the dispatcher knows the seat of every
+worker that may get a connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from everycore.system.listeners import BoundSocket
 
 
 class StickyDistributor(Distributor):
-    """The connections of one listener by their clients' addresses: a `Distribution`."""
+    """Distributes the connections of one listener by their clients' addresses: a `Distribution`."""
 
     policy = "sticky"
     dispatcher: StickyDispatcher[Accepted]

@@ -22,19 +22,19 @@ log = logging.getLogger("everycore.primary")
 
 
 class Serving(Protocol):
-    """What a worker is told of the listener that serves it."""
+    """What a worker's driver learns of the listener that serves it."""
 
     @property
     def socket(self) -> BoundSocket:
-        """What it listens on."""
+        """The socket that it listens on."""
 
     @property
     def listing(self) -> Listing:
-        """What the book of listeners knows it by."""
+        """Its entry in the book of listeners."""
 
 
 class Client(Protocol):
-    """What a listener knows of a worker that holds it."""
+    """What a listener needs of a worker that holds it: the driver has it."""
 
     @property
     def id(self) -> int:
@@ -42,28 +42,28 @@ class Client(Protocol):
 
     @property
     def seat(self) -> Seat:
-        """Where it sits."""
+        """The worker's seat."""
 
     @property
     def user(self) -> int:
-        """The uid that it runs as. It shares listeners with workers of the same one."""
+        """The uid that the worker runs as. It shares listeners with workers of the same user."""
 
     def on_serving(self, listener: Serving) -> None:
-        """The worker is served by `listener`."""
+        """Note that `listener` serves the worker."""
 
     def on_finished(self) -> None:
-        """A listener of the worker is not `finishing` it any more: see `Listener.finish`."""
+        """Note that a listener of the worker has stopped `finishing` it: see `Listener.finish`."""
 
     def on_violation(self, error: ProtocolError) -> None:
-        """The worker broke the protocol of its belt."""
+        """Note that the worker broke the protocol of its belt."""
 
 
-#: A descriptor and the peer's address as it goes on the wire.
+#: A descriptor, and the peer's address in the form of the wire.
 Accepted: TypeAlias = tuple[int, Any]
 
 
 class ReadBack(NamedTuple):
-    """A message that the worker had not read: numbers, and connections, some of which may be lost."""
+    """A message that the worker had not read: its numbers and connections. Some of these may be lost."""
 
     first: int
     size: int
@@ -82,17 +82,17 @@ class Subscriber(msgspec.Struct):
     batch: int = 0
     room: int | None = None
     shares: bool = False
-    #: It is being removed: its `Close` among its last words is no news, and would remove it a second time.
+    #: Whether it is being removed. A `Close` among its last messages would otherwise remove it again.
     is_leaving: bool = False
 
     def accuse(self, loop: asyncio.AbstractEventLoop, error: ProtocolError) -> None:
-        """Report that it broke the protocol, once what is under way is finished."""
+        """Report that the worker broke the protocol, once the current call is finished."""
         loop.call_soon(self.client.on_violation, error)
 
     def next_message(self) -> tuple[Any, list[int]] | None:
-        """What it says next on its belt, with the descriptors of a `GiveBack`; None: nothing. HOT.
+        """The worker's next message, with the descriptors of a `GiveBack`; None if there is none. HOT.
 
-        Raises ProtocolError, all descriptors closed, if that is not of the protocol or the belt is broken.
+        Raises ProtocolError, having closed all descriptors, for any other message and for a broken belt.
         """
         try:
             message = self.belt.receive()
@@ -100,7 +100,7 @@ class Subscriber(msgspec.Struct):
             return None
         except OSError as exc:
             raise ProtocolError(f"its belt is broken: {exc}") from exc
-        if message is None:  # we hold a duplicate of its end, so only a shutdown(2) by the worker ends it
+        if message is None:  # the primary has a duplicate of its end: only a shutdown(2) ends it
             raise ProtocolError("it has shut down its belt")
         data, fds, is_truncated = message
         try:
@@ -115,10 +115,11 @@ class Subscriber(msgspec.Struct):
         return message, fds
 
     def read_back(self) -> ReadBack | None:
-        """Take from the belt the oldest message that the worker has not read; None: there is none.
+        """Take the oldest message that the worker has not read from the belt; None if there is none.
 
-        Each message goes to exactly one reader. The worker holds a duplicate of our end: what lies there may
-        be of its own making. Raises ProtocolError, all descriptors closed, if it is not a `Handover`.
+        Each message goes to exactly one reader. The worker holds a duplicate of the primary's end, and may
+        have written the message itself. Raises ProtocolError, having closed all descriptors, if it is not a
+        `Handover`.
         """
         try:
             message = self.belt.read_back()

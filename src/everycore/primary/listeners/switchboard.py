@@ -1,7 +1,7 @@
 """Answers every `listen`: finds or binds the listener, and connects the worker to it by a belt.
 
-Act on what `core.listeners` decides; own all listeners of one cluster. Invariant: a listener is in the book
-exactly until it is closed.
+It acts on the decisions of `core.listeners`, and owns all listeners of one cluster. Invariant: a listener is
+in the book until it is closed, and no longer.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ log = logging.getLogger("everycore.primary")
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """A `Granted` and the descriptors that go with it, which belong to whoever takes this."""
+    """A `Granted` and its descriptors, which belong to the caller that gets this."""
 
     message: wire.Granted
     fds: tuple[int, ...]
 
 
 class Switchboard:
-    """All listeners of one cluster. `internal`: the numbers of descriptors that are not to be listened on."""
+    """All listeners of one cluster. `internal`: the descriptors on which workers must not listen."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class Switchboard:
     def listen(
         self, client: Client, request: wire.Listen, *, makes_ready: bool, is_program: bool = False
     ) -> Grant:
-        """Give `client` the listener it asks for. Raises OSError with the errno and text for it.
+        """Give `client` the listener that it asks for. Raises OSError with the errno and text for it.
 
-        `makes_ready`: listening makes this worker ready. It counts as such from the grant on, not from its
-        first message on the belt: who connects the moment `start_server` has returned must not be refused.
+        `makes_ready`: listening makes this worker ready. It counts as ready from the grant on, before its
+        first message on the belt: a client that connects as `start_server` returns must not be refused.
         """
         self.read_belts(client.id)
         key = _key_of(request, client.user)
@@ -101,7 +101,7 @@ class Switchboard:
             raise
 
     def start(self, worker: int, request: wire.StartListening, *, makes_ready: bool) -> None:
-        """Listen on what was only bound.
+        """Listen on a listener that is only bound.
 
         Raises OSError; ENOENT for a listener that `worker` does not hold.
         """
@@ -116,7 +116,7 @@ class Switchboard:
         self.postponed.has_gone_on(worker)
 
     def bind(self, client: Client, request: wire.Bind, given: socket.socket, *, is_last: bool) -> Grant:
-        """Have a program's socket bound; owns it. Raises the kernel's OSError, NotYet unless it `is_last`."""
+        """Bind a program's socket; owns it. Raises the kernel's OSError; NotYet unless it `is_last`."""
         self.read_belts(client.id)
         key = ListenKey(off_the_wire(request.address), given.family, given.type, user=client.user)
         v6only = is_v6only(given)
@@ -143,13 +143,13 @@ class Switchboard:
             raise
 
     def decline(self, worker: int, number: int) -> None:
-        """`worker` did not wait for the listener that it was granted."""
+        """Take back the listener that `worker` was granted and did not wait for."""
         listener = self._book.get(number)
         if listener is not None and listener.holds(worker):
             self._on_closed(listener, worker)
 
     def take_back(self, worker: int, number: int) -> int:
-        """Give the listener up, and return its descriptor. Raises OSError: EADDRINUSE if others hold it."""
+        """Give the listener up. Returns its descriptor. Raises OSError: EADDRINUSE if others hold it."""
         listener = self._held(worker, number)
         if listener.subscribers != [worker]:
             raise os_error(errno.EADDRINUSE)
@@ -159,7 +159,7 @@ class Switchboard:
         return fd
 
     def listener_of(self, worker: int, number: int) -> socket.socket:
-        """The listener itself. Raises OSError: ENOENT if `worker` does not hold it."""
+        """The listener's socket. Raises OSError: ENOENT if `worker` does not hold it."""
         return self._held(worker, number).socket.sock
 
     def _held(self, worker: int, number: int) -> Listener:
@@ -179,7 +179,7 @@ class Switchboard:
         return listener
 
     def _connect(self, client: Client, listener: Listener, request: int, *, starts: bool) -> Grant:
-        """Raises OSError, having done nothing, when descriptors run out."""
+        """Connect the worker by a belt. Raises OSError, having done nothing, if descriptors run out."""
         belt, fds = _make_belt(listener)
         self._leftovers.taken(listener)
         if starts:
@@ -188,24 +188,24 @@ class Switchboard:
         return Grant(_granted(listener, request), fds)
 
     def holders_of(self, user: int, is_it: Callable[[socket.socket], bool]) -> list[int]:
-        """The workers of `user` that hold the first listener of theirs of which `is_it` is true."""
+        """The workers of `user` that hold its first listener for which `is_it` is true."""
         theirs = (listener for listener in self._book if listener.listing.key.user == user)
         return next((listener.subscribers for listener in theirs if is_it(listener.socket.sock)), [])
 
     # --- workers come and go ------------------------------------------------------------------------------
 
     def set_ready(self, worker: int) -> None:
-        """`worker` may be given connections of all it holds and will hold."""
+        """Note that `worker` may be given connections of every listener that it holds or will hold."""
         self._ready.add(worker)
         steps = (partial(listener.set_ready, worker) for listener in self._book.held_by(worker))
         take_all(steps, f"worker {worker}")
 
     def rest(self, worker: int, *, finishes: bool) -> None:
-        """`worker` gets no more connections: it is on its way out, and finishes its work, or is gone."""
+        """Give `worker` no more connections: it leaves and `finishes` its work, or is gone."""
         self._leave_rotation(worker, lambda listener: listener.rest(worker, finishes=finishes))
 
     def finish(self, worker: int) -> None:
-        """As `rest`, of a worker that is to be asked to leave: once it no longer `is_finishing`."""
+        """As `rest`, for a worker that is to be asked to leave once it no longer `is_finishing`."""
         self._leave_rotation(worker, lambda listener: listener.finish(worker))
 
     def _leave_rotation(self, worker: int, step: Callable[[Listener], object]) -> None:
@@ -214,17 +214,17 @@ class Switchboard:
         take_all((partial(step, listener) for listener in self._book.held_by(worker)), f"worker {worker}")
 
     def is_finishing(self, worker: int) -> bool:
-        """Whether it is still being given those who had come; `Client.on_finished` is told of the end."""
+        """Whether it still gets connections that had come. `Client.on_finished` tells when that ends."""
         return any(listener.is_finishing(worker) for listener in self._book.held_by(worker))
 
     def shut(self) -> None:
-        """All workers are to leave: see `Listener.shut`."""
+        """Shut every listener, since all workers are to leave: see `Listener.shut`."""
         take_all((listener.shut for listener in self._book), "the stop of all workers")
 
     def remove(self, worker: int, *, voluntary: bool) -> None:
-        """`worker` is gone. Its listeners go with their last subscriber, unless it died: they stay then.
+        """Remove `worker`, which is gone. A listener goes with its last subscriber, unless that died.
 
-        A replacement finds the same port again, and nobody can take it meanwhile.
+        If it died, its replacement finds the same port again, and no other process can take it meanwhile.
         """
         self._ready.discard(worker)
         self._resting.discard(worker)
@@ -234,11 +234,11 @@ class Switchboard:
         take_all(
             (partial(self._disconnect, worker, listener, keep=keep) for listener in held), f"worker {worker}"
         )
-        # Also of what its program had closed, and then removed.
+        # Also for listeners that its program had closed before it removed their files.
         take_all((partial(_restore_name, listener) for listener in self._book), f"worker {worker}")
 
     def _on_closed(self, listener: Listener, worker: int) -> None:
-        # A draining worker closes its servers too: that is its departure, not the end of the listener.
+        # A draining worker closes its servers too: it leaves, and the listener stays.
         draining = worker in self._resting
         is_bound_only = isinstance(listener.socket, GivenListener) and not listener.has_listened
         keep = draining or not (is_bound_only or isinstance(listener.socket, DatagramSocket))
@@ -251,13 +251,13 @@ class Switchboard:
         if not listener.subscribers and not keep:
             self._close_address(listener)
         else:
-            _restore_name(listener)  # its program may have removed what it took for its own file
+            _restore_name(listener)  # the program may have removed it as its own file
             for given_up in self._leftovers.beyond_most(self._book):
                 self._close_address(given_up)
 
     def _close_address(self, listener: Listener) -> None:
         if isinstance(listener.socket, GivenListener):
-            listener.socket.keep_file()  # its program removes the file of a unix socket, or leaves it
+            listener.socket.keep_file()  # its program removes or leaves the file of a unix socket
         self._close(listener)
 
     def _close(self, listener: Listener) -> None:
@@ -270,7 +270,7 @@ class Switchboard:
             self._close(listener)
 
     def read_belts(self, worker: int) -> None:
-        """A `Close` that the worker put on a belt before this request comes before it."""
+        """Handle a `Close` that the worker put on a belt before the present request."""
         for listener in _with_news(self._book.held_by(worker), worker):
             listener.read_belt(worker)
 
@@ -281,37 +281,37 @@ class Switchboard:
         take_all((partial(self._close, listener) for listener in self._book), "the end of the cluster")
 
     def abandon(self) -> None:
-        """In a forked child: close our copies of all."""
+        """In a forked child: close the child's copies of all."""
         take_all((listener.abandon for listener in self._book), "a fork")
 
     def descriptors(self) -> Iterator[int]:
-        """The numbers of listeners and belts that we opened."""
+        """The descriptors of listeners and belts that the primary has opened."""
         for listener in self._book:
             yield from listener.descriptors()
 
     def account(self, worker: int) -> tuple[int, int]:
-        """Connections handed to `worker` so far, and those it has not acknowledged."""
+        """The connections handed to `worker` so far, and those that it has not acknowledged."""
         accounts = [listener.distribution.account(worker) for listener in self._book.held_by(worker)]
         return sum(given for given, _ in accounts), sum(outstanding for _, outstanding in accounts)
 
     def oldest(self, worker: int) -> float | None:
-        """When the oldest that `worker` has not acknowledged was given to it; None: there is none."""
+        """When the oldest unacknowledged connection was given to `worker`; None without one."""
         given = [listener.distribution.oldest(worker) for listener in self._book.held_by(worker)]
         return min((at for at in given if at is not None), default=None)
 
     def snapshot(self) -> tuple[ListenerSnapshot, ...]:
-        """Every listener now."""
+        """The present state of every listener."""
         return tuple(_snapshot_of(listener) for listener in self._book)
 
 
 def _with_news(held: list[Listener], worker: int) -> list[Listener]:
-    """Those of the listeners that `worker` holds on whose belts it has said something: it may hold many."""
+    """The listeners on whose belts `worker` has said something: it may hold many."""
     belts = {listener.belt_of(worker): listener for listener in held}
     return [belts[belt] for belt in readable(belts)]
 
 
 def _other(user: int) -> int | None:
-    """`user`, if that is not who we are."""
+    """`user`; None if it is this process's own."""
     return None if user == os.geteuid() else user
 
 
@@ -339,7 +339,7 @@ def _restore_name(listener: Listener) -> None:
 
 
 def _make_belt(listener: Listener) -> tuple[Belt, tuple[int, ...]]:
-    """A belt, and the descriptors that a worker gets of it and of `listener`: all of them or none."""
+    """A belt, and a worker's descriptors of it and of `listener`: all of them or none."""
     with contextlib.ExitStack() as undo:
         ours, theirs = make_pair()
         belt = Belt(ours, theirs)
