@@ -78,7 +78,7 @@ class NativeReader(SharedReader):
                 self._look_around()
                 self._registrations.accept_by_loop(self._native.fileno, self._is_for_libuv)
                 self._connections.add(self)
-                self._turns_of.watch(self._look)
+                self._turns_of.watch(self._look, self._close_native)
         super()._enter()
 
     def _is_for_libuv(self) -> bool:
@@ -159,11 +159,15 @@ class NativeReader(SharedReader):
     def _end(self) -> None:
         super()._end()
         if self._native is not None:
-            self._sock.copies.remove(self._native.fileno)
-            self._native.close()
-            self._is_ended = True
+            self._close_native()
             self._turns_of.resume()
             self._look()
+
+    def _close_native(self) -> None:
+        if self._native is not None and not self._is_ended:
+            self._is_ended = True
+            self._sock.copies.remove(self._native.fileno)
+            self._native.close()
 
     # --- as a group of the ledger -------------------------------------------------------------------------
 
@@ -184,7 +188,7 @@ class NativeReader(SharedReader):
             self._look_for_trouble()
         if count == self._said == self._told:
             if self._is_ended and not count:
-                self._turns_of.unwatch(self._look)
+                self._turns_of.unwatch(self._look, self._close_native)
                 self._connections.remove(self)
             return
         if count != self._said:

@@ -40,6 +40,7 @@ class Turns:
         self._loop = loop
         self._board = board
         self._looks: list[Callable[[], None]] = []
+        self._closers: list[Callable[[], None]] = []
         self._is_paused = self._is_closed = False
         #: Connections until `step` is to be called. Whoever accepts one counts down.
         self.left = self._step = 1
@@ -51,13 +52,15 @@ class Turns:
         self._resuming: asyncio.TimerHandle | None = None
         self._stamps = uvloop_internals.stamps_of(loop, self._note)
 
-    def watch(self, look: Callable[[], None]) -> None:
-        """Call `look` in each turn that is told, before the loop waits."""
+    def watch(self, look: Callable[[], None], close: Callable[[], None]) -> None:
+        """Call `look` in each turn that is told, before the loop waits, and `close` before the loop's own."""
         self._looks.append(look)
+        self._closers.append(close)
 
-    def unwatch(self, look: Callable[[], None]) -> None:
-        """Call it no more."""
+    def unwatch(self, look: Callable[[], None], close: Callable[[], None]) -> None:
+        """Call them no more."""
         self._looks.remove(look)
+        self._closers.remove(close)
 
     def _note(self, waits: bool, since: float | None = None) -> None:
         if waits:
@@ -106,4 +109,6 @@ class Turns:
         self.resume()
         if self._stamps is not None and not self._is_closed:
             self._is_closed = True
+            for close in tuple(self._closers):
+                close()
             self._stamps.close()
