@@ -114,7 +114,8 @@ class SharedReader:
 
     __slots__ = (
         "_backoff", "_board", "_connections", "_descriptor_limit", "_is_over", "_limit", "_loop", "_now",
-        "_pace", "_patience", "_readiness", "_registrations", "_rest", "_shortage", "_sock", "_take", "_turns",
+        "_pace", "_patience", "_readiness", "_registrations", "_rest", "_shortage", "_sock", "_take",
+        "_turns",
     )  # fmt: skip
 
     def __init__(
@@ -236,10 +237,7 @@ class SharedReader:
         return board.next(MOST_EXCESS, pace.slack)
 
     def _leave_or_queue(self, where: Next) -> None:
-        """Go to the end of the queue if the next connection is to go to another worker, or leave the queue.
-
-        At the head of the queue this worker is woken next: then two system calls are saved.
-        """
+        """Go to the end of the queue, leave it, or stay at its head, which saves two system calls."""
         listener = self._registrations.listener
         assert listener is not None
         self._is_over = where is Next.NOT_MINE
