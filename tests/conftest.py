@@ -12,7 +12,7 @@ pytest_plugins = ["tests.kit.plugin", "pytester"]
 @pytest.fixture
 def loggers_as_before():
     """For a test that configures the log in this process: all tests share the loggers."""
-    found = [logging.getLogger(name) for name in logs.LOGGERS]
+    found = [logging.getLogger(name) for name in (*logs.LOGGERS, "uvicorn.error")]
     before = [(it, it.level, it.propagate, it.handlers[:], it.filters[:]) for it in found]
     yield
     logs.close_files()

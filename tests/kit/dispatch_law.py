@@ -66,7 +66,7 @@ def check_waits(world: World) -> None:
         assert is_stuck or (it.room is not None and lane.outstanding >= it.room)
     elif waiting and (open_lanes := world.lanes.open_to(world.now)):
         # When credit ran out it has grown, for the next turn: that of an acknowledgement.
-        assert world.lanes.pick(open_lanes).pending, (
+        assert world.lanes.policy.pick(open_lanes).pending, (
             "somebody waits, and a worker that has nothing to do could have it"
         )
     if world.now < world.accepts_at and world.listens:

@@ -7,21 +7,15 @@ from everycore.core.policies import MOST_ARREARS
 class WatchedLanes(Lanes):
     """Lanes that watch what the dispatcher does with them."""
 
-    asked_at = 0.0
-
     def open_to(self, now: float) -> list[Lane]:
-        self.asked_at = now
         before = picture(self)
         found = super().open_to(now)
         assert picture(self) == before, "open_to changed something"
         return found
 
-    def pick(self, candidates: list[Lane]) -> Lane:
-        lane = super().pick(candidates)
-        self._check_choice(lane, self.asked_at)
-        return lane
-
     def hand(self, lane: Lane, now: float) -> bool:
+        if Pause.FINISHING not in lane.pauses:
+            self._check_choice(lane, now)
         may_have_more = super().hand(lane, now)
         assert lane.credit <= MOST_CREDIT
         assert lane.outstanding <= lane.credit or Pause.FINISHING in lane.pauses

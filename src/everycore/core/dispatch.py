@@ -240,7 +240,7 @@ class Dispatcher(Generic[C]):
         """Share out the connections that wait, as long as a worker has credit."""
         was_starving, self._starving = self._starving, False
         arrivals, lanes = self.arrivals, self.lanes
-        pick, hand, candidates = lanes.pick, lanes.hand, lanes.open_to(now)
+        pick, hand, candidates = lanes.policy.pick, lanes.hand, lanes.open_to(now)
         queue, may_accept = arrivals.queue, arrivals.flows and self._alarm.accept_at is None
         shares: dict[Lane, list[C]] = {}
         for taken in range(BURST):
@@ -262,7 +262,7 @@ class Dispatcher(Generic[C]):
                 connection = accepted
             else:
                 break
-            lane = pick(candidates)
+            lane = pick(candidates) if len(candidates) > 1 else candidates[0]
             if not hand(lane, now):
                 candidates.remove(lane)
             if lane in shares:

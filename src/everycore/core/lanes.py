@@ -243,24 +243,15 @@ class Lanes:
                 candidates.append(lane)
         return late if all_late else candidates
 
-    def pick(self, candidates: list[Lane]) -> Lane:
-        """Return the lane for the next connection. Changes nothing. HOT: called for each connection."""
-        return self.policy.pick(candidates) if len(candidates) > 1 else candidates[0]
-
     def hand(self, lane: Lane, now: float) -> bool:
-        """Commit a choice: `lane` is being handed a connection. Returns whether it may be handed another one.
-
-        HOT: called for each connection.
-        """
+        """Hand `lane` a connection. Returns whether it may be handed another one. HOT: once a connection."""
         number = lane.next_number
         lane.next_number = number + 1
         pending = lane.pending
         pending[number] = now
         lane.total += 1
-        given, most_given = lane.given, self._most_given
-        if given < most_given - MOST_ARREARS:  # noqa: PLR1730 - `max` costs a call
-            given = most_given - MOST_ARREARS
-        lane.given = given = given + 1
+        most_given = self._most_given
+        lane.given = given = max(lane.given, most_given - MOST_ARREARS) + 1
         if given > most_given:
             self._most_given = given
         count = len(pending)

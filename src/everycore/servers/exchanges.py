@@ -23,6 +23,7 @@ SERVICE_RESTART: Final = 1012
 #: The end of an event in a stream (the HTML standard, server-sent events): a blank line.
 _EVENT_ENDS: Final = (b"\n\n", b"\r\r", b"\r\n\r\n")
 _LONGEST_END: Final = max(map(len, _EVENT_ENDS))
+_EVENT_STREAM: Final = b"text/event-stream"
 _CLOSE: Final = (b"connection", b"close")
 
 
@@ -88,17 +89,17 @@ class RequestBody:
 
 
 class HttpExchange:
-    """A request and its answer."""
+    """A request and its answer. HOT: made for each request, so most have nothing but the class's values."""
 
-    __slots__ = ("_body", "_closes", "_raw", "_scope", "_stream", "_worker")
+    #: The answer, if it is an event stream.
+    stream: EventStream | None = None
+    _body: RequestBody | None = None
+    _closes = False
 
     def __init__(self, worker: ExchangeOwner, scope: Scope, send: Send) -> None:
         self._worker = worker
         self._scope = scope
         self._raw = send
-        self._closes = False
-        self._body: RequestBody | None = None
-        self._stream: EventStream | None = None
 
     def watch_body(self, receive: Receive) -> Receive:
         """Watch what the application reads. Returns the `receive` to give it."""
@@ -109,10 +110,10 @@ class HttpExchange:
         """As the engine's `send`. HOT."""
         if self._worker.is_on:
             return self._send_last(message)
-        if self._stream is not None:
-            return self._stream.send(message)
+        if self.stream is not None:
+            return self.stream.send(message)
         if message["type"] == "http.response.start" and _is_event_stream(message):
-            self._stream = EventStream(self._worker, self._raw)
+            self.stream = EventStream(self._worker, self._raw)
         return self._raw(message)
 
     async def _send_last(self, message: Any) -> None:
@@ -123,10 +124,10 @@ class HttpExchange:
                 self._closes = True
             await self._raw(message)
             if _is_event_stream(message):
-                self._stream = EventStream(self._worker, self._raw)
+                self.stream = EventStream(self._worker, self._raw)
             return
-        if self._stream is not None:
-            await self._stream.send(message)
+        if self.stream is not None:
+            await self.stream.send(message)
         elif kind == "http.response.body" and not message.get("more_body", False):
             await self._send_end(message)
             self._worker.answered()
@@ -147,12 +148,12 @@ class HttpExchange:
 
     def explains(self, error: BaseException) -> bool:
         """Whether `error` is the application's reaction to the end of its exchange."""
-        return self._stream is not None and self._stream.is_ended and is_caused_by(error, EndedByLeavingError)
+        return self.stream is not None and self.stream.is_ended and is_caused_by(error, EndedByLeavingError)
 
     def finish(self) -> None:
         """The application has returned."""
-        if self._stream is not None:
-            self._worker.ended(self._stream)
+        if self.stream is not None:
+            self._worker.ended(self.stream)
 
 
 class EventStream:
@@ -258,7 +259,7 @@ class WebSocketExchange:
 def _is_event_stream(message: Any) -> bool:
     for name, value in message.get("headers", ()):
         if name == b"content-type":
-            return bytes(value[:17]).lower() == b"text/event-stream"
+            return len(value) >= len(_EVENT_STREAM) and bytes(value[:17]).lower() == _EVENT_STREAM
     return False
 
 

@@ -218,7 +218,7 @@ class WorkerBoard(Board):
         for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
             # Most connections end here, at the first other worker: it is at work, or holds as many.
             if at != at_mine and cells[at + IDLE] and cells[at + OPEN] < enough and cells[at + SERVING]:
-                return self.next(margin + slack)
+                return self.next(margin, slack)
         return Next.MINE_TOO
 
     def closed(self, count: int = 1) -> None:
@@ -280,11 +280,12 @@ class WorkerBoard(Board):
         if self._at is not None:
             self._cells[self._at + BEAT] = 0
 
-    def next(self, margin: float) -> Next:
+    def next(self, margin: float, slack: int = 0) -> Next:
         """To which worker the next connection is to go. HOT: looks at each row, for each connection.
 
         This worker holds too many if it holds over `margin` more than the serving workers on average, and one
-        that waits for events holds fewer than that average, so that it can take it.
+        that waits for events holds fewer than that average, so that it can take it. slack: by how many others
+        may hold fewer, and the next connection be for this worker too.
         """
         if self._at is None:
             return Next.ANOTHER
@@ -297,10 +298,10 @@ class WorkerBoard(Board):
                     fewest = held
         if fewest < 0:
             return Next.ONLY_MINE
-        if fewest >= mine:
+        if fewest + slack >= mine:
             return Next.MINE_TOO
         mean = total / count
-        return Next.NOT_MINE if mine > mean + margin and fewest < mean else Next.ANOTHER
+        return Next.NOT_MINE if mine > mean + margin + slack and fewest < mean else Next.ANOTHER
 
     def should_yield(self, margin: float) -> bool:
         """Whether this worker holds too many."""

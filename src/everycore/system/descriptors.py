@@ -6,6 +6,7 @@ Invariant: the owner of a descriptor from here closes it exactly once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -172,3 +173,13 @@ def close_sent(handle: Any) -> None:
         os.close(handle.detach())
     else:
         handle.close()
+
+
+def empty_out(fds: Iterable[int], like: int) -> None:
+    """Close those of `fds` that are the same file as `like`, and keep their numbers in use, for nothing."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            if os.path.sameopenfile(fd, like):
+                nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                os.dup2(nothing, fd, inheritable=False)
+                os.close(nothing)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from everycore.core import wire
+from everycore.core import pace, wire
+from everycore.core.pace import SLACK
 from everycore.system.belt import make_pair
 from everycore.system.board import IDLE, OPEN, ROW, PrimaryBoard, WorkerBoard
 from everycore.system.wakeups import is_readable
@@ -24,9 +25,9 @@ uvloop = pytest.importorskip("uvloop")
 uvloop.new_event_loop().close()  # libuv keeps descriptors of its own from the first loop on
 
 from everycore.foreign import uvloop_internals  # noqa: E402
-from everycore.worker.connections import turns  # noqa: E402
+from everycore.worker.connections import native_reader, turns  # noqa: E402
 from everycore.worker.connections.native_reader import NativeReader  # noqa: E402
-from everycore.worker.connections.turns import SLACK, TOLD, UNTOLD, Turns  # noqa: E402
+from everycore.worker.connections.turns import TOLD, UNTOLD, Turns  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not uvloop_internals.accepts_natively(), reason="this uvloop is not known, or EVERYCORE_WITHOUT says so"
@@ -272,7 +273,7 @@ class TestEachIsLookedAtFirst:
             lowest = os.dup(0)
             os.close(lowest)
             it.reader._descriptor_limit = lowest + HEADROOM - 1
-            it.told.left = 1
+            it.told.pace.left = 1
             assert [await it.took(by_hand=True) for _ in range(3)] == [False, True, True]
             it.reader._descriptor_limit = lowest + 10 * HEADROOM
             assert [await it.took(by_hand=True) for _ in range(3)] == [True, False, False]
@@ -327,6 +328,13 @@ async def test_they_can_be_ended():
 class TestHotTurns:
     """Turns are told in a sample while one connection after another comes, each of them cheap."""
 
+    @pytest.fixture(autouse=True)
+    def fast_and_cheap(self, monkeypatch):
+        """However busy this machine is."""
+        monkeypatch.setattr(pace, "FAST", scaled(60))
+        for module in (pace, native_reader):
+            monkeypatch.setattr(module, "COSTLY", scaled(60))
+
     async def test_a_sample_has_to_do_and_the_board_says_meanwhile_that_the_loop_waits(self, monkeypatch):
         monkeypatch.setattr(turns, "LONGEST_PAUSE", scaled(60))
         async with stage() as it:
@@ -348,19 +356,18 @@ class TestHotTurns:
                 it.board.accepted(1, 1.0)
                 if not stay:
                     it.board.closed()
-                it.told.left -= 1
-                if not it.told.left:
+                it.told.pace.left -= 1
+                if not it.told.pace.left:
                     it.told.step(UNTOLD)
 
         async with stage() as it:
             come(it, 1 + TOLD, stay=False)
-            assert it.told.slack == SLACK
+            assert it.told.pace.slack == SLACK
             come(it, UNTOLD, stay=True)
-            assert it.told.slack == 0
+            assert it.told.pace.slack == 0
 
     async def test_the_pause_ends_by_itself(self):
         async with stage() as it:
-            it.told._since = float("inf")
             for _ in range(TOLD + 2):
                 it.connect().close()
             await it.until_open(0)

@@ -33,8 +33,9 @@ class Board:
     cost = 0.0
     others_wait = False
     holds_too_many = False
+    held = 0
 
-    def next(self, margin):
+    def next(self, margin, slack):
         if self.holds_too_many:
             return Next.NOT_MINE
         return Next.ANOTHER if self.others_wait else Next.ONLY_MINE

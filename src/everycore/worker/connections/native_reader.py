@@ -54,6 +54,7 @@ class NativeReader(SharedReader):
         self.server = self._limit
         self._factory = factory
         self._turns_of = turns
+        self._pace = turns.pace
         #: Of the caller of `create_server`: uvloop runs the protocols in it.
         self._context = contextvars.copy_context()
         self._native: NativeServer | None = None
@@ -78,7 +79,7 @@ class NativeReader(SharedReader):
                 self._look_around()
                 self._registrations.accept_by_loop(self._native.fileno, self._is_for_libuv)
                 self._connections.add(self)
-                self._turns_of.watch(self._look)
+                self._turns_of.watch(self._look, self._close_native)
         super()._enter()
 
     def _is_for_libuv(self) -> bool:
@@ -92,12 +93,12 @@ class NativeReader(SharedReader):
             if not hasattr(protocol, "connection_made"):
                 raise TypeError(f"the protocol factory returned {protocol!r}, which is not a protocol")
             count = self._counter.value + 1  # uvloop has not counted it yet
-            turns = self._turns_of
-            where = self._board.accepted(count - self._said, MOST_EXCESS, turns.slack)
+            pace = self._pace
+            where = self._board.accepted(count - self._said, MOST_EXCESS, pace.slack)
             self._said = count
             self._quiet = 0
-            turns.left -= 1
-            if turns.left <= 0:
+            pace.left -= 1
+            if pace.left <= 0:
                 self._look_around()
             if where is not Next.MINE_TOO or self._board.cost > COSTLY:
                 self._leave(where)
@@ -137,11 +138,14 @@ class NativeReader(SharedReader):
         if listener is not None and listener.is_armed and not self._has_headroom:
             listener.rearm()
 
+    def _next(self) -> Next:
+        self._pace.left -= 1
+        if self._pace.left <= 0:
+            self._look_around()
+        return self._board.next(MOST_EXCESS, self._pace.slack)
+
     def _on_readable(self) -> None:
         super()._on_readable()
-        self._turns_of.left -= 1
-        if self._turns_of.left <= 0:
-            self._look_around()
         listener = self._registrations.listener
         if listener is not None and listener.is_armed:
             self._is_in_trouble = False
@@ -159,11 +163,15 @@ class NativeReader(SharedReader):
     def _end(self) -> None:
         super()._end()
         if self._native is not None:
-            self._sock.copies.remove(self._native.fileno)
-            self._native.close()
-            self._is_ended = True
+            self._close_native()
             self._turns_of.resume()
             self._look()
+
+    def _close_native(self) -> None:
+        if self._native is not None and not self._is_ended:
+            self._is_ended = True
+            self._sock.copies.remove(self._native.fileno)
+            self._native.close()
 
     # --- as a group of the ledger -------------------------------------------------------------------------
 
@@ -184,7 +192,7 @@ class NativeReader(SharedReader):
             self._look_for_trouble()
         if count == self._said == self._told:
             if self._is_ended and not count:
-                self._turns_of.unwatch(self._look)
+                self._turns_of.unwatch(self._look, self._close_native)
                 self._connections.remove(self)
             return
         if count != self._said:

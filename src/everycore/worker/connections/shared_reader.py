@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from everycore.core import wire
 from everycore.core.lanes import COSTLY
+from everycore.core.pace import Pace
 from everycore.core.patience import Patience
 from everycore.foreign.socket_internals import accept
 from everycore.system import belt
@@ -99,12 +100,22 @@ class Taker:
         return int(fd)
 
 
+def wake_another(sock: SharedSocket) -> None:
+    """Pass on a wake-up that came in the very turn in which this worker left the queue.
+
+    To take the connection would bring the worker back to the end of the queue, though it is to take none.
+    """
+    if is_readable(sock.fileno()):
+        pass_baton(sock.baton)
+
+
 class SharedReader:
     """Takes connections from a shared listener, in turn with the other workers."""
 
     __slots__ = (
         "_backoff", "_board", "_connections", "_descriptor_limit", "_is_over", "_limit", "_loop", "_now",
-        "_patience", "_readiness", "_registrations", "_rest", "_shortage", "_sock", "_take", "_turns",
+        "_pace", "_patience", "_readiness", "_registrations", "_rest", "_shortage", "_sock", "_take",
+        "_turns",
     )  # fmt: skip
 
     def __init__(
@@ -135,6 +146,7 @@ class SharedReader:
         self._rest: RestWatch | None = None
         self._backoff: asyncio.TimerHandle | None = None
         self._patience = Patience()
+        self._pace = Pace()
         #: Whether this worker held too many connections when it last took one.
         self._is_over = False
 
@@ -177,7 +189,7 @@ class SharedReader:
 
     def _on_readable(self) -> None:
         if self._registrations.are_disarmed:
-            self._wake_another()
+            wake_another(self._sock)
             return
         if self._is_over and self._hands_on():
             return
@@ -193,10 +205,11 @@ class SharedReader:
             # The handler may take long, and a connection accepted before it has begun would wait behind it.
             self._registrations.listener.disarm()
             self._loop.call_soon(self._after, self._turns - 1)
-        elif (where := self._board.next(MOST_EXCESS)) is Next.ONLY_MINE:
+        elif (where := self._next()) is Next.ONLY_MINE or (where is Next.MINE_TOO and self._pace.slack):
             # All the other workers are busy, so none of them could take the next connection sooner, and the
-            # queue is empty. Taking a few more at once saves turns of the loop: measured with two workers, it
-            # gives 1.10 times the throughput of a plain shared listener; taking one more gives 1.04.
+            # queue is empty; or cheap connections come fast, and nobody waits for long. Taking a few more at
+            # once saves turns of the loop: measured with two workers, it gives 1.10 times the throughput of a
+            # plain shared listener; taking one more gives 1.04.
             for _ in range(MOST_AT_ONCE - 1):
                 if self._take() < 0 or self._registrations.listener is None:  # none waits, or it was closed
                     break
@@ -214,13 +227,17 @@ class SharedReader:
         if registration.is_armed or self._registrations.are_disarmed:
             return  # the worker is back in the queue, or was told to take no connections
         if not self._limit.is_full:
-            self._leave_or_queue(self._board.next(MOST_EXCESS))
+            self._leave_or_queue(self._next())
+
+    def _next(self) -> Next:
+        pace, board = self._pace, self._board
+        pace.left -= 1
+        if pace.left <= 0:
+            pace.follow(self._now(), board.held, board.cost)
+        return board.next(MOST_EXCESS, pace.slack)
 
     def _leave_or_queue(self, where: Next) -> None:
-        """Go to the end of the queue if the next connection is to go to another worker, or leave the queue.
-
-        At the head of the queue this worker is woken next: then two system calls are saved.
-        """
+        """Go to the end of the queue, leave it, or stay at its head, which saves two system calls."""
         listener = self._registrations.listener
         assert listener is not None
         self._is_over = where is Next.NOT_MINE
@@ -239,14 +256,6 @@ class SharedReader:
             self._registrations.baton.rearm()
             pass_baton(self._sock.baton)
         return True
-
-    def _wake_another(self) -> None:
-        """Pass on a wake-up that came in the very turn in which this worker left the queue.
-
-        To take the connection would bring the worker back to the end of the queue, though it is to take none.
-        """
-        if is_readable(self._sock.fileno()):
-            pass_baton(self._sock.baton)
 
     def _leave_to_others(self, *, waits: bool) -> None:
         """Leave the next connections to other workers. `waits`: one is waiting in the accept queue."""

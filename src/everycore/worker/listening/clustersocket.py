@@ -23,7 +23,7 @@ from everycore.core import wire
 from everycore.foreign.socket_internals import accept, keep_native_accept
 from everycore.kernel import os_error
 from everycore.system import belt, packets, sockets
-from everycore.system.descriptors import close_now, duplicate
+from everycore.system.descriptors import close_now, duplicate, empty_out
 
 #: A wait that stands for "no limit", in seconds; poll(2) can't express much more.
 VERY_LONG = 2_000_000.0
@@ -63,10 +63,7 @@ def _ready(sockets: Iterable[socket.socket], seconds: float) -> list[tuple[int, 
 
 
 class ClusterSocket(socket.socket):
-    """A listening socket of the cluster.
-
-    `accept()` takes the next connection that the primary gave this worker.
-    """
+    """A listening socket: `accept()` takes the next connection that the primary gave this worker."""
 
     __slots__ = ("_twin", "_when_closed", "grant")
 
@@ -389,12 +386,7 @@ class SharedSocket(ClusterSocket):
 
     def abandon(self) -> None:
         """As `ClusterSocket.abandon`. The loop's copies keep their numbers: the loop may close them."""
-        for copy in self.copies:
-            with contextlib.suppress(OSError):
-                if os.path.sameopenfile(copy, self.fileno()):
-                    nothing = os.open(os.devnull, os.O_RDONLY)
-                    os.dup2(nothing, copy, inheritable=False)
-                    os.close(nothing)
+        empty_out(self.copies, self.fileno())
         super().abandon()
 
     def _close_parts(self) -> None:
