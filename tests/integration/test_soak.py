@@ -19,10 +19,12 @@ WARM = 20
 #: The allowed difference of a heap, in bytes and in objects.
 MOST_BYTES, MOST_OBJECTS = 3 * 2**20, 2_000
 
-#: Forks workers that join, become ready and end, as fast as it can, beside two that serve.
+#: Forks workers that join and end, some at once, as fast as it can, beside two that serve.
 PRIMARY = """
 import asyncio, gc, os, sys
 import everycore
+
+AT_ONCE = 10
 
 async def echo(reader, writer):
     writer.write(await reader.read(100))
@@ -50,12 +52,12 @@ async def main(forks, warm, preload):
             print("port", event.address[1], flush=True)
             break
         loop = asyncio.get_running_loop()
-        for number in range(1, forks + 1):
-            worker = cluster.fork(env={"COME_AND_GO": "1"})
-            await worker.wait()
-            if number == forks // warm:
-                note("warm")
-        note("forked")
+        for part in ("warm", "forked"):
+            for _ in range((forks if part == "forked" else forks // warm) // AT_ONCE):
+                workers = [cluster.fork(env={"COME_AND_GO": "1"}) for _ in range(AT_ONCE)]
+                for worker in workers:
+                    await worker.wait()
+            note(part)
         # Clients come now, in the test: a line of it says how far they are.
         for _ in range(2):
             what = await loop.run_in_executor(None, sys.stdin.readline)

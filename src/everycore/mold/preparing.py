@@ -94,6 +94,9 @@ def shared_by_fork(known: Sequence[int]) -> list[str]:
     found = molding.connected_peers(known)
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None:
-        loops = [one for one in gc.get_objects() if isinstance(one, asyncio.AbstractEventLoop)]
+        objects = gc.get_objects()
+        # By their types first: there are a hundred thousand objects, of some thousand types.
+        kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, asyncio.AbstractEventLoop)}
+        loops = [one for one in objects if type(one) in kinds] if kinds else []
         found += [f"an event loop ({type(loop).__name__})" for loop in loops if not loop.is_closed()]
     return found
