@@ -18,7 +18,7 @@ from everycore.cli.options import Values, worker_count
 from everycore.config.common import CommonSettings
 from everycore.errors import ConfigurationError
 from everycore.ops import interpreter
-from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind, parse_bind
+from everycore.servers.binds import Bind, TcpBind, UnixBind, parse_bind
 from everycore.settings import Settings
 from everycore.system.plain_files import why_not_written
 
@@ -63,10 +63,10 @@ def check_metrics(values: Values, folder: str | None, binds: Sequence[Bind] = ()
 
 def metrics_bind(text: str) -> Bind:
     """The address that `--metrics` names. Raises ConfigurationError."""
-    bind = parse_bind(text, METRICS)
-    if isinstance(bind, FdBind) or (isinstance(bind, TcpBind) and not text.endswith(str(bind.port))):
+    has_place = text.startswith("unix:") or text.rpartition(":")[2].isdigit()
+    if not has_place or text.startswith("fd:"):
         raise ConfigurationError(METRICS, f"must be {_FORMS}, not {text!r}")
-    return bind
+    return parse_bind(text, METRICS)
 
 
 def observer_plan(
