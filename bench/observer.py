@@ -25,8 +25,6 @@ _NONE, _CONTROL, _ALL = "nothing", "control", "control, metrics"
 _COLUMNS = (
     Column("rate", "conn/s", ratio=True),
     Column("primary", "primary us/conn", ".1f", ratio=True),
-    Column("status", "status ms", ".1f"),
-    Column("slowest", "slowest ms", ".1f"),
     Column("scrapes", "scrapes"),
     Column("failed", "failed"),
 )
@@ -62,24 +60,34 @@ def _seen(options: Options) -> str:
         def measure(name: str) -> dict[str, float]:
             server = servers[name]
             scraper = Scraper(path) if name == _ALL else None
-            asker = Asker(server.primary) if name == _ALL else None
             before, _ = server.cpu()
             rate, failed = apache_bench(server.port, count, CONCURRENCY)
             after, _ = server.cpu()
             return {
                 "rate": rate,
                 "primary": (after - before) * 1e6 / count,
-                **({} if asker is None else asker.stop()),
                 "scrapes": 0.0 if scraper is None else scraper.stop(),
                 "failed": failed,
             }
 
         samples = interleave(list(servers), rounds, measure, label="observer")
-        blocked = _while_blocked(servers[_ALL])
+        asked = f"{_under_load(servers[_ALL], count)}{_while_blocked(servers[_ALL])}"
     title = (
         f"observer: ab -c {CONCURRENCY} -n {count}, {WORKERS} workers, scraped each second, {rounds} rounds"
     )
-    return f"{table(title, samples, _COLUMNS, baseline=_NONE)}\n{blocked}"
+    return f"{table(title, samples, _COLUMNS, baseline=_NONE)}\n{asked}"
+
+
+def _under_load(server: Server, count: int) -> str:
+    """The status while connections come as fast as they are served."""
+    asker = Asker(server.primary)
+    rate, _ = apache_bench(server.port, count, CONCURRENCY)
+    return f"at {rate:.0f} conn/s: {_told(asker)}"
+
+
+def _told(asker: "Asker") -> str:
+    found = asker.stop()
+    return f"status {found['status']:.1f} ms, slowest {found['slowest']:.1f} ms\n"
 
 
 def _while_blocked(server: Server) -> str:
@@ -92,11 +100,7 @@ def _while_blocked(server: Server) -> str:
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
         asker = Asker(server.primary)
         time.sleep(5)
-        found = asker.stop()
-    return (
-        f"all workers stopped, {WAITING} clients wait: status {found['status']:.1f} ms,"
-        f" slowest {found['slowest']:.1f} ms\n"
-    )
+        return f"all workers stopped, {WAITING} clients wait: {_told(asker)}"
 
 
 def _command(more: list[str]) -> list[str]:

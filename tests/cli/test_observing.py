@@ -148,6 +148,12 @@ def test_what_is_wrong_is_one_sentence(words, says, capsys, tmp_path):
 
 
 @pure
+def test_granians_switch_takes_the_application_for_an_address(capsys):
+    assert main(["serve", "--metrics", "main:app"]) == 2
+    assert capsys.readouterr().err.startswith("everycore: --metrics: must be HOST:PORT, [V6]:PORT, PORT or")
+
+
+@pure
 def test_a_host_that_there_is_not(monkeypatch, capsys, tmp_path):
     def getaddrinfo(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")

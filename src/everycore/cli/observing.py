@@ -18,7 +18,7 @@ from everycore.cli.options import Values, worker_count
 from everycore.config.common import CommonSettings
 from everycore.errors import ConfigurationError
 from everycore.ops import interpreter
-from everycore.servers.binds import Bind, FdBind, TcpBind, UnixBind, parse_bind
+from everycore.servers.binds import Bind, TcpBind, UnixBind, parse_bind
 from everycore.settings import Settings
 from everycore.system.plain_files import why_not_written
 
@@ -46,7 +46,7 @@ def check_metrics(values: Values, folder: str | None, binds: Sequence[Bind] = ()
     for module, package in _NEEDS:
         if importlib.util.find_spec(module) is None:
             raise ConfigurationError(METRICS, f"needs {package}: pip install 'everycore[metrics]'")
-    bind = _bind(text)
+    bind = metrics_bind(text)
     if bind in binds and not (isinstance(bind, TcpBind) and bind.port == 0):
         raise ConfigurationError(METRICS, f"names {bind}, which is the application's own address")
     if isinstance(bind, UnixBind):
@@ -61,11 +61,12 @@ def check_metrics(values: Values, folder: str | None, binds: Sequence[Bind] = ()
         raise ConfigurationError(_MIN_READY, problem)
 
 
-def _bind(text: str) -> Bind:
-    bind = parse_bind(text, METRICS)
-    if isinstance(bind, FdBind) or (isinstance(bind, TcpBind) and not text.endswith(str(bind.port))):
+def metrics_bind(text: str) -> Bind:
+    """The address that `--metrics` names. Raises ConfigurationError."""
+    has_place = text.startswith("unix:") or text.rpartition(":")[2].isdigit()
+    if not has_place or text.startswith("fd:"):
         raise ConfigurationError(METRICS, f"must be {_FORMS}, not {text!r}")
-    return bind
+    return parse_bind(text, METRICS)
 
 
 def observer_plan(
@@ -78,7 +79,7 @@ def observer_plan(
     from everycore.core.measures import ObserverJob  # late: a service without an observer does not need it
     from everycore.primary.observing import ObserverAddress, ObserverPlan, observer_addresses
 
-    bind = _bind(settings.metrics or "")
+    bind = metrics_bind(settings.metrics or "")
     if isinstance(bind, UnixBind):
         path = os.path.abspath(os.path.join(folder or "", bind.path))
         addresses: tuple[Any, ...] = (ObserverAddress(socket.AF_UNIX, path),)

@@ -27,7 +27,7 @@ from everycore.cli.files import (
     unread_variables,
     why_not_there,
 )
-from everycore.cli.observing import check_metrics
+from everycore.cli.observing import check_metrics, metrics_bind
 from everycore.cli.options import (
     CONTEXT,
     FOLDER_IS_GONE,
@@ -236,6 +236,8 @@ def _datagrams(settings: ServeSettings, values: Values) -> Sequence[Bind]:
 
 def _app(settings: ServeSettings, values: Values) -> str:
     if settings.app is None:
+        if settings.metrics is not None:
+            metrics_bind(settings.metrics)  # a switch elsewhere (granian): it has taken the application
         raise ConfigurationError("APP", "is missing: name the application, as in everycore serve main:app")
     source = values.found["app"].source
     return check_app(settings.app, "argument" if source == "APP" else source, factory=settings.factory)
