@@ -30,6 +30,7 @@ from everycore.system.addresses import as_url
 from everycore.system.sightings import (
     command_line,
     descendants_of,
+    is_at,
     is_shareable,
     listeners_of,
     sockets_of,
@@ -108,6 +109,7 @@ class _Program(Service):
     # Listeners outside everycore
 
     def _on_forked(self, event: Forked) -> None:
+        self._pool.cluster._runtime.switchboard.postponed.is_elsewhere = self._is_elsewhere
         self._launches[event.worker.id] = Launch()
         self._look_in(_FIRST_LOOK, event.worker, time.monotonic())
 
@@ -149,6 +151,21 @@ class _Program(Service):
         known = sockets_of(os.getpid()) | sockets_of(worker)
         found = [address for pid in descendants_of(worker) for address in listeners_of(pid, known)]
         return [address for address in found if is_shareable(address)]
+
+    def _is_elsewhere(self, number: int, address: object) -> bool:
+        """Whether another worker listens there by itself, and this one does not: alone, it would find nobody.
+
+        So a server that listens in C or Rust asks whether its port is free, before it binds.
+        """
+        known = sockets_of(os.getpid())
+
+        def listens(worker: Worker) -> bool:
+            pid = worker.pid
+            return pid is not None and any(is_at(found, address) for found in listeners_of(pid, known))
+
+        workers = dict(self._pool.workers)
+        asks = workers.pop(number, None)
+        return any(map(listens, workers.values())) and (asks is None or not listens(asks))
 
     # Processes that listen in a program's place
 

@@ -62,6 +62,8 @@ class Postponed:
         self._told: dict[ListenKey, int] = {}
         #: Worker -> the latest address that it was told is in use.
         self.in_use: dict[int, ListenKey] = {}
+        #: Whether another worker than this one listens at an address by itself, where nobody here sees it.
+        self.is_elsewhere: Callable[[int, Any], bool] = lambda _worker, _address: False
 
     def add(self, again: Callable[[bool], None], until: float) -> None:
         """Call `again` once: with False when something has changed, with True at loop time `until`."""
@@ -150,3 +152,5 @@ class Postponed:
                 set(listener.subscribers) - {worker} if others else not listener.holds(worker)
             ):
                 raise os_error(errno.ECONNREFUSED)
+        if not others and self.is_elsewhere(worker, address):
+            raise os_error(errno.ECONNREFUSED)
