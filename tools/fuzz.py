@@ -39,6 +39,7 @@ with instrumented():
     from everycore.config.setting import PREFIX, fields_of
     from everycore.config.tree import RunSettings, ServeSettings
     from everycore.core import control, frames, mold_wire, permits, proxies, request_ids, values, wire
+    from everycore.core.lines import LineBuffer
     from everycore.errors import ConfigurationError, ControlError, ProtocolError
     from everycore.ops.settings_file import parsed
     from everycore.primary.other_user import permitted
@@ -153,7 +154,7 @@ def _proxy(data: bytes) -> None:
 
 def _requests(data: bytes) -> None:
     """What a client of the control socket sends, in chunks."""
-    lines = control.LineBuffer()
+    lines = LineBuffer()
     with contextlib.suppress(ControlError):
         for start in range(0, len(data), 7):
             lines.feed(data[start : start + 7])

@@ -42,6 +42,7 @@ from everycore.core.control import (
     StacksResult,
     WorkerStatus,
 )
+from everycore.core.lines import LineBuffer
 from everycore.errors import ControlError
 from everycore.system.control_sockets import (
     ControlAddress,
@@ -203,7 +204,7 @@ class RunningService:
         self._sock = sock
         self._address = address
         self._timeout = timeout
-        self._lines = protocol.LineBuffer(_MOST_LINE)
+        self._lines = LineBuffer(_MOST_LINE)
         self._peer = credentials(sock).pid
         #: Which service it is.
         self.name: ServiceName

@@ -8,7 +8,7 @@ import pytest
 from everycore.config.common import CommonSettings
 from everycore.config.setting import fields_of
 from everycore.core import control
-from everycore.core.control import AskStacks, AskStatus, LineBuffer, OrderDrain, OrderScale
+from everycore.core.control import AskStacks, AskStatus, OrderDrain, OrderScale
 from everycore.errors import ControlError
 from tests.kit.mutations import control_request
 
@@ -36,9 +36,9 @@ def test_a_request_is_read(sent, request_):
 @pytest.mark.parametrize(
     ("sent", "kind", "text"),
     [
-        (b"", "bad_request", "this is no request"),
-        (b"status", "bad_request", "this is no request"),
-        (b"[]", "bad_request", "this is no request"),
+        (b"", "bad_request", "this is not a request"),
+        (b"status", "bad_request", "this is not a request"),
+        (b"[]", "bad_request", "this is not a request"),
         (b"{}", "bad_request", "has the fields 'v' and 'op'"),
         (b'{"op": "status"}', "bad_request", "has the fields 'v' and 'op'"),
         (
@@ -57,9 +57,9 @@ def test_a_request_is_read(sent, request_):
         (b'{"v": "1", "op": "status"}', "bad_request", "v"),
         (b'{"v": true, "op": "status"}', "bad_request", "v"),
         (b'{"v": 1' + b"0" * 18 + b', "op": "status"}', "version", "not a large number"),
-        (b"[" * 60_000, "bad_request", "this is no request"),
-        (b'{"v": 1, "op": "status", "x": ' + b"[" * 60_000, "bad_request", "this is no request"),
-        (b'{"v": 1, "op": "st\xff"}', "bad_request", "this is no request"),
+        (b"[" * 60_000, "bad_request", "this is not a request"),
+        (b'{"v": 1, "op": "status", "x": ' + b"[" * 60_000, "bad_request", "this is not a request"),
+        (b'{"v": 1, "op": "st\xff"}', "bad_request", "this is not a request"),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -89,34 +89,6 @@ def test_whatever_comes_is_a_request_or_a_refusal(count):
     assert read > count / 20
     assert refused > count / 20
     assert {json.loads(line)["error"]["kind"] for line in lines} == {"bad_request", "version"}
-
-
-# Lines
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_lines_are_cut_wherever_the_pieces_end(size):
-    lines, found = LineBuffer(10), []
-    data = b"one\n\ntwo\nthree"
-    for at in range(0, len(data), size):
-        lines.feed(data[at : at + size])
-        while (line := lines.line()) is not None:
-            found.append(line)
-    assert found == [b"one", b"", b"two"]
-    lines.feed(b"\n")
-    assert lines.line() == b"three"
-
-
-@pytest.mark.parametrize("end", [b"", b"\n"])
-@pytest.mark.parametrize(("size", "is_long"), [(10, False), (11, True)])
-def test_a_line_has_an_end_within_its_limit(size, end, is_long):
-    lines = LineBuffer(10)
-    lines.feed(b"x" * size + end)
-    if is_long:
-        with pytest.raises(ControlError, match="longer than 10 bytes"):
-            lines.line()
-    else:
-        lines.line()
 
 
 # Answers

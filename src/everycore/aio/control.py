@@ -25,13 +25,13 @@ from everycore.core.control import (
     MOST_CLIENTS,
     MOST_UNREAD,
     ControlEvent,
-    LineBuffer,
     Request,
     event_line,
     read_request,
     refusal_line,
     reply_line,
 )
+from everycore.core.lines import LineBuffer
 from everycore.errors import ControlError
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.control_sockets import ControlListener, credentials, may_steer

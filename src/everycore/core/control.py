@@ -132,38 +132,12 @@ def read_request(line: bytes) -> Request:
         return request
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         problem = str(error) if isinstance(error, msgspec.MsgspecError) else "it cannot be read"
-        raise ControlError("bad_request", f"this is no request: {_short(problem)}") from None
+        raise ControlError("bad_request", f"this is not a request: {_short(problem)}") from None
 
 
 def _short(what: object) -> str:
     text = str(what) if not isinstance(what, int) or abs(what) < 10**18 else "a large number"
     return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}..."
-
-
-class LineBuffer:
-    """Cuts what a client sends into lines."""
-
-    def __init__(self, most: int = MOST_REQUEST) -> None:
-        self._most = most
-        self._data = bytearray()
-        self._searched = 0
-
-    def feed(self, data: bytes) -> None:
-        """More has come."""
-        self._data += data
-
-    def line(self) -> bytes | None:
-        """The next whole line, without its end; None: there is none. Raises ControlError for a long one."""
-        end = self._data.find(b"\n", self._searched)
-        if (end if end >= 0 else len(self._data)) > self._most:
-            raise ControlError("bad_request", f"a request is longer than {self._most} bytes")
-        if end < 0:
-            self._searched = len(self._data)
-            return None
-        found = bytes(self._data[:end])
-        del self._data[: end + 1]
-        self._searched = 0
-        return found
 
 
 # --- what is told -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ board.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from everycore.core.control import (
@@ -21,7 +22,7 @@ from everycore.core.control import (
 from everycore.core.history import History, SlotHistory
 from everycore.core.lanes import Pause
 from everycore.errors import in_a_line
-from everycore.model import Address, WorkerSnapshot
+from everycore.model import Address, ListenerSnapshot, WorkerSnapshot
 from everycore.primary.cluster import Cluster
 from everycore.primary.keeper import Keeper
 from everycore.system.addresses import as_url
@@ -52,11 +53,6 @@ def survey(
     total = sum(worker.handed_over for worker in kept)
     listeners = tuple(cluster._runtime.switchboard._book)
     full = _full(listeners)
-    waiting = {
-        shown_address(one.socket.real): waiting_at(one.socket.sock)
-        for one in listeners
-        if one.socket.is_listening
-    }
     return ServiceStatus(
         name=name.name,
         kind=name.kind,
@@ -81,16 +77,7 @@ def survey(
             for worker in kept
         ),
         slots=tuple(_slots(kept, keeper.size, history, snapshot.failed_slots)),
-        listeners=tuple(
-            ListenerStatus(
-                address=shown_address(listener.address),
-                policy=listener.policy,
-                accepted=listener.accepted,
-                queued=listener.queued,
-                waiting=waiting.get(shown_address(listener.address)),
-            )
-            for listener in snapshot.listeners
-        ),
+        listeners=_listeners(snapshot.listeners, listeners),
         molds=tuple(
             MoldStatus(pid=pid, state=state, workers=made, rss=resident_bytes(pid))
             for pid, state, made in cluster._runtime.molds.states()
@@ -104,6 +91,26 @@ def _state(
     if is_stopping or keeper.size == 0:
         return "stopping"
     return "running" if history.was_ready else "starting"
+
+
+def _listeners(
+    snapshots: Iterable[ListenerSnapshot], listeners: tuple[Listener, ...]
+) -> tuple[ListenerStatus, ...]:
+    waiting = {
+        shown_address(one.socket.real): waiting_at(one.socket.sock)
+        for one in listeners
+        if one.socket.is_listening
+    }
+    return tuple(
+        ListenerStatus(
+            address=shown_address(listener.address),
+            policy=listener.policy,
+            accepted=listener.accepted,
+            queued=listener.queued,
+            waiting=waiting.get(shown_address(listener.address)),
+        )
+        for listener in snapshots
+    )
 
 
 def _full(listeners: tuple[Listener, ...]) -> frozenset[int]:
