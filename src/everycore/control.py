@@ -18,7 +18,6 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import msgspec
@@ -219,9 +218,7 @@ class RunningService:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # --- questions ----------------------------------------------------------------------------------------
