@@ -9,7 +9,6 @@ thread's own clock costs up to 2.5 us (measured), so it is read only for a while
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Final
 
@@ -21,6 +20,8 @@ _ALERT: Final = 8
 
 
 def _switches() -> int:
+    import resource  # late: a primary imports this module, and never measures
+
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
