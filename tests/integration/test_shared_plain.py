@@ -226,7 +226,7 @@ except OSError:
             await one.do(self.FEW)
             address = (LOCAL, await one.serve())
             await one.do(self.HOARD)
-            for _ in range(40):
+            for _ in range(36):
                 await one.do("os.close(hoard.pop())")
             opened = [await Client.open(address) for _ in range(60)]
             async with closing(opened):

@@ -4,6 +4,7 @@ import asyncio
 import signal
 
 import pytest
+from msgspec.structs import replace
 
 from everycore import (
     Cluster,
@@ -16,6 +17,8 @@ from everycore import (
     Ready,
     State,
 )
+from everycore.core.lifecycle import KILL_MARGIN
+from everycore.primary.readiness import BOOT_GRACE
 from everycore.testing import FakeWorker, settle
 from tests.kit import pass_time
 
@@ -82,6 +85,32 @@ class TestAsABlock:
             await settle()
             await worker.disconnect().wait()
         assert (level, says) in [(record.levelname, record.message) for record in caplog.records]
+
+    @pytest.mark.parametrize("has_launcher", [True, False])
+    async def test_one_that_has_not_joined(self, workers, caplog, has_launcher):
+        """Under `serve` and `run` it serves nobody yet. Another program may be at work all the same."""
+        caplog.set_level("INFO")
+        async with Cluster(grace=50) as cluster:
+            cluster._runtime.terms = replace(cluster._runtime.terms, has_launcher=has_launcher)
+            loop = asyncio.get_running_loop()
+            worker, begun = cluster.fork(), loop.time()
+            await settle()
+            await worker.disconnect().wait()
+            assert loop.time() - begun == pytest.approx(
+                BOOT_GRACE + KILL_MARGIN if has_launcher else 50 + KILL_MARGIN
+            )
+        assert ("worker 1 was still starting: killed" in caplog.messages) == has_launcher
+
+    @pytest.mark.parametrize("has_launcher", [True, False])
+    async def test_one_that_has_joined_has_its_grace(self, workers, has_launcher):
+        async with Cluster(grace=50) as cluster:
+            cluster._runtime.terms = replace(cluster._runtime.terms, has_launcher=has_launcher)
+            loop = asyncio.get_running_loop()
+            worker, begun = cluster.fork(), loop.time()
+            workers[worker].online()
+            await settle()
+            await worker.disconnect().wait()
+            assert loop.time() - begun == pytest.approx(50 + KILL_MARGIN)
 
     async def test_one_that_is_gone_already(self, workers):
         async with Cluster() as cluster:

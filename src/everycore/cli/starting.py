@@ -122,6 +122,7 @@ def start(plan: Plan, read: Callable[[], Plan], run: Callable[[Pool], Outcome], 
                 **_recycling(plan),
                 **rest,
             )
+            pool.cluster._terms = msgspec.structs.replace(pool.cluster._terms, has_launcher=True)
             pool.cluster._distribution.passed = PassedSockets(passed_descriptors(os.environ, os.getpid()))
             pool._control.plan = _control_plan(plan, rereading)
             pool._control.observer = _observer(plan)

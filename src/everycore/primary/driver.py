@@ -60,7 +60,7 @@ class WorkerDriver:
         self.user = spawner.user_of(request.settings)
         self.seat = BoardSeat(identity.slot, runtime.boards, self.user, identity.row)
         self.life = Life()
-        self.readiness = WorkerReadiness(self.life, self._on_ready)
+        self.readiness = WorkerReadiness(self.life, self._on_ready, is_launching=runtime.terms.has_launcher)
         self.face = Worker(self)
         self.process: WorkerProcess = WorkerProcess(runtime.loop, runtime.system)
         self.exited: asyncio.Future[ExitStatus] = runtime.loop.create_future()
@@ -130,6 +130,7 @@ class WorkerDriver:
 
     def on_joined(self) -> None:
         """Note that the worker has joined."""
+        self.readiness.is_launching = False
         self._happen(LifeInput.JOINED)
 
     def on_lost(self, error: Exception | None) -> None:
@@ -149,7 +150,7 @@ class WorkerDriver:
 
     def _on_deadline(self) -> None:
         if self.life.state is not State.DEAD:
-            _tell_overdue(self.id, is_starting=self.readiness.is_held)
+            _tell_overdue(self.id, is_starting=self.readiness.is_starting)
         self._happen(LifeInput.OVERDUE)
 
     # --- what is to be done -------------------------------------------------------------------------------

@@ -17,12 +17,19 @@ BOOT_GRACE: Final = 1.0
 class WorkerReadiness:
     """The readiness of one worker, as the primary knows it."""
 
-    def __init__(self, life: Life, on_ready: Callable[[], None]) -> None:
+    def __init__(self, life: Life, on_ready: Callable[[], None], *, is_launching: bool = False) -> None:
         self._life = life
         self._on_ready = on_ready
         self.is_ready = False
         #: Whether the worker will say when it is ready: listening does not make it so.
         self.is_held = False
+        #: Whether the worker's launcher has not joined yet, so that the worker has not begun its program.
+        self.is_launching = is_launching
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the worker is known to have served no client yet."""
+        return self.is_held or self.is_launching
 
     def hold(self) -> None:
         """Note that the worker will say when it is ready."""
@@ -39,8 +46,8 @@ class WorkerReadiness:
             self._become()
 
     def grace(self, seconds: float) -> float:
-        """How many of `seconds` the worker gets to leave. One that holds its readiness back has no work."""
-        return min(seconds, BOOT_GRACE) if self.is_held else seconds
+        """How many of `seconds` the worker gets to leave. One that is still starting has no work."""
+        return min(seconds, BOOT_GRACE) if self.is_starting else seconds
 
     def end(self) -> None:
         """Note that the worker gets no more connections."""

@@ -38,7 +38,8 @@ class SpawnTerms(msgspec.Struct, frozen=True):
     """What every worker of a cluster is told. Times are in seconds; `beat` as in the `Ticket`.
 
     least_beat: the `beat` if nothing watches for stalls. tally: the memory file for the workers' own metrics;
-    -1 without one.
+    -1 without one. has_launcher: each worker begins with everycore's own launcher, and serves nobody before
+    that has joined.
     """
 
     grace: float
@@ -49,6 +50,7 @@ class SpawnTerms(msgspec.Struct, frozen=True):
     beat: float = 0.0
     least_beat: float = 0.0
     tally: int = -1
+    has_launcher: bool = False
 
 
 class SpawnRequest(msgspec.Struct, frozen=True):

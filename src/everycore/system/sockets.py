@@ -162,11 +162,13 @@ def suspend(sock: socket.socket) -> None:
 
 
 def host_to_resolve(host: Any) -> Any:
-    """Return `host` for `socket.getaddrinfo`: for text in ASCII its bytes, which need no codec for IDNA.
+    """Return `host` for `socket.getaddrinfo`: for a number its bytes, which need no codec for IDNA.
 
-    That codec takes 3 ms to import, with the tables of Unicode.
+    That codec takes 3 ms to import, with the tables of Unicode. A name stays a text: a program may have put a
+    resolver of its own in place of `getaddrinfo`.
     """
-    return host.encode("ascii") if isinstance(host, str) and host.isascii() else host
+    is_number = isinstance(host, str) and host.isascii() and (":" in host or host.replace(".", "").isdigit())
+    return host.encode("ascii") if is_number else host
 
 
 def absolute_path(path: str | bytes | os.PathLike[str]) -> str:

@@ -273,10 +273,19 @@ class TestEachIsLookedAtFirst:
             lowest = os.dup(0)
             os.close(lowest)
             it.reader._descriptor_limit = lowest + HEADROOM - 1
-            it.told.pace.left = 1
-            assert [await it.took(by_hand=True) for _ in range(3)] == [False, True, True]
+            assert [await it.took(by_hand=True) for _ in range(3)] == [True, True, True]
             it.reader._descriptor_limit = lowest + 10 * HEADROOM
             assert [await it.took(by_hand=True) for _ in range(3)] == [True, False, False]
+
+    async def test_while_the_program_has_lowered_its_limit(self, monkeypatch):
+        async with stage() as it:
+            await it.until_open(0)
+            lowest = os.dup(0)
+            os.close(lowest)
+            monkeypatch.setattr(native_reader, "descriptor_limit", lambda: lowest + HEADROOM - 1)
+            assert [await it.took(by_hand=True) for _ in range(2)] == [True, True]
+            monkeypatch.undo()
+            assert [await it.took(by_hand=True) for _ in range(2)] == [True, False]
 
     async def test_while_the_listener_does_not_listen(self, caplog):
         """The primary refuses for a while. libuv would try to accept in each turn, for ever."""

@@ -13,9 +13,10 @@ import pytest
 
 from everycore.core import wire
 from everycore.system.belt import Belt, make_pair, tell_primary_reliably
+from everycore.worker.connections import reception
 from everycore.worker.connections.ledger import Ledger
 from everycore.worker.connections.limits import ConnectionLimit
-from everycore.worker.connections.reception import LOOK_AGAIN, BeltReader, Receptions
+from everycore.worker.connections.reception import LOOK_AGAIN, BeltReader, Receptions, free_descriptors
 from everycore.worker.listening.clustersocket import ClusterSocket
 from tests.kit import VirtualClock, turn
 
@@ -46,7 +47,7 @@ clock = VirtualClock()
 
 
 @contextlib.asynccontextmanager
-async def belt_of_a_worker(monkeypatch, descriptor_limit=1_000_000):
+async def belt_of_a_worker(monkeypatch, descriptor_limit=1_000_000, batch=16):
     """The primary's end of a belt, what reads it at the worker's end, and who is given the connections."""
     monkeypatch.setattr("everycore.worker.connections.reception.time.monotonic", lambda: clock.now)
     monkeypatch.setattr("everycore.system.preemption._switches", lambda: 0)
@@ -67,7 +68,7 @@ async def belt_of_a_worker(monkeypatch, descriptor_limit=1_000_000):
         loop, sock, program, ConnectionLimit(), receptions=Receptions(), descriptor_limit=descriptor_limit
     )
     reader.begin()
-    assert words(belt) == [wire.Serve(16)]
+    assert words(belt) == [wire.Serve(batch)]
     try:
         yield belt, reader, program
     finally:
@@ -121,6 +122,69 @@ async def test_one_that_runs_short_of_descriptors_says_so_to_the_primary_and_in_
         put(belt, 2, 1)
         reader.on_readable()
         assert caplog.text.count("file descriptors run short (the limit is ") == 1
+
+
+async def test_while_descriptors_are_short_the_belt_is_left_to_the_primary(monkeypatch):
+    async with belt_of_a_worker(monkeypatch) as (belt, reader, program):
+        monkeypatch.setattr(reception, "free_descriptors", lambda fd, limit: limit)
+        reader._loop.add_reader(reader._sock.fileno(), reader.on_readable)
+        reader._descriptor_limit = 0
+        put(belt, 1, 1)
+        await turn(program.turns + 2)
+        assert words(belt) == [wire.Full(), wire.Acked(1, 0)]
+        put(belt, 2, 3)
+        await turn(3)
+        assert len(program.given) == 1
+        reader._look_again()
+        assert words(belt) == []
+        reader._descriptor_limit = 3
+        reader._look_again()
+        assert words(belt) == [wire.Serve(16, 3)]
+        await turn(2)
+        assert len(program.given) == 4
+        reader._descriptor_limit = 16
+        reader._look_again()
+        assert wire.Serve(16) in words(belt)
+
+
+async def test_one_that_ran_short_once_counts_its_descriptors_before_it_does_so_again(monkeypatch):
+    """Its lowest free numbers are low ones by then, however many are in use."""
+    async with belt_of_a_worker(monkeypatch) as (belt, reader, program):
+        free = iter([0, 8, 4, 0])
+        monkeypatch.setattr(reception, "free_descriptors", lambda *_: next(free))
+        reader._look_at_descriptors()
+        reader._look_again()
+        reader.limit.open = 3
+        put(belt, 1, 1)
+        reader.on_readable()
+        await turn(program.turns + 1)
+        reader.limit.open = 4
+        put(belt, 2, 1)
+        reader.on_readable()
+        await turn(program.turns + 1)
+        reader.limit.open = 6
+        words(belt)
+        put(belt, 3, 1)
+        reader.on_readable()
+        assert words(belt) == [wire.Full()]
+
+
+@pytest.mark.parametrize(("limit", "batch"), [(1024, 16), (64, 16), (60, 15), (8, 2), (2, 1)])
+async def test_a_message_fits_into_the_descriptors_that_are_kept_in_reserve(monkeypatch, limit, batch):
+    monkeypatch.setattr("resource.getrlimit", lambda _: (limit, limit))
+    async with belt_of_a_worker(monkeypatch, batch=batch):
+        pass
+
+
+def test_descriptors_are_counted_whatever_their_numbers(monkeypatch):
+    before = free_descriptors(0, 1000)
+    copies = [os.dup(0) for _ in range(8)]
+    os.close(copies.pop(0))
+    assert free_descriptors(0, 1000) == before - 7
+    monkeypatch.setattr(reception, "open_numbers", list)
+    assert free_descriptors(0, 1000) == 1000 - (copies[0] - 1)
+    for fd in copies:
+        os.close(fd)
 
 
 async def test_what_was_not_read_can_be_taken_back(monkeypatch):

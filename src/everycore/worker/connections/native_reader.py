@@ -28,7 +28,7 @@ from everycore.foreign.uvloop_internals import NativeServer
 from everycore.system.board import Next
 from everycore.system.wakeups import is_readable
 from everycore.worker.connections.counted import end_transport
-from everycore.worker.connections.reception import HEADROOM, tell_failed
+from everycore.worker.connections.reception import HEADROOM, descriptor_limit, tell_failed
 from everycore.worker.connections.shared_reader import MOST_EXCESS, SharedReader
 
 if TYPE_CHECKING:
@@ -123,6 +123,10 @@ class NativeReader(SharedReader):
 
     def _look_around(self) -> None:
         """Look at what changes slowly, after so many connections that it can't have changed much."""
+        self._turns_of.step(max(self._look_at_descriptors() // MOST_EACH, 1))
+
+    def _look_at_descriptors(self) -> int:
+        """Return how many descriptors are free. While they are few, connections are accepted in Python."""
         free = 0
         if self._sock.fileno() >= 0:
             try:
@@ -131,12 +135,12 @@ class NativeReader(SharedReader):
                 pass
             else:
                 os.close(lowest_free)
-                free = self._descriptor_limit - lowest_free
-        self._has_headroom = free >= HEADROOM
-        self._turns_of.step(max(free // MOST_EACH, 1))
+                free = min(self._descriptor_limit, descriptor_limit()) - lowest_free
+        had_headroom, self._has_headroom = self._has_headroom, free >= HEADROOM
         listener = self._registrations.listener
-        if listener is not None and listener.is_armed and not self._has_headroom:
+        if had_headroom and not self._has_headroom and listener is not None and listener.is_armed:
             listener.rearm()
+        return free
 
     def _next(self) -> Next:
         self._pace.left -= 1
@@ -187,6 +191,9 @@ class NativeReader(SharedReader):
     def _look(self) -> None:
         """The loop is about to wait: say how many connections are open. HOT: called in every turn."""
         count = self._counter.value
+        if not self._is_ended:
+            # The program may have opened files in this turn, for no connection.
+            self._look_at_descriptors()
         self._quiet += 1
         if self._quiet >= QUIET:
             self._look_for_trouble()

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 from everycore.core import wire
 from everycore.core.lanes import MOST_CREDIT
 from everycore.system import belt, packets, sockets
+from everycore.system.descriptors import open_numbers
 from everycore.system.preemption import LONG, Preemptions
 from everycore.worker.connections.limits import ConnectionLimit
 from everycore.worker.listening.clustersocket import ClusterSocket
@@ -62,9 +63,9 @@ class BeltReader:
     """Takes the connections of one `ClusterSocket` off its belt."""
 
     __slots__ = (
-        "__weakref__", "_descriptor_limit", "_giver", "_is_short", "_loop", "_preemptions", "_receptions",
-        "_rest", "_shortage", "_sock", "_taken", "_told", "_unacked", "_unsaid", "_waits", "_was_single",
-        "limit",
+        "__weakref__", "_batch", "_ceiling", "_descriptor_limit", "_giver", "_loop", "_preemptions",
+        "_receptions", "_rest", "_shortage", "_sock", "_spare", "_taken", "_told", "_unacked", "_unsaid",
+        "_waits", "_was_single", "limit",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +85,9 @@ class BeltReader:
         self._giver = giver
         self.limit = limit
         self._waits: asyncio.TimerHandle | None = None
-        self._is_short = False
+        #: How many descriptors were free when they were last counted, and how many connections must be open
+        #: to count them again.
+        self._spare = self._ceiling = sys.maxsize
         self._shortage = Shortage()
         #: The room that the primary was told of: 0 if there is none, None if it is unlimited.
         self._told: int | None = None
@@ -96,6 +99,8 @@ class BeltReader:
         self._preemptions = Preemptions()
         #: The number of connections taken so far.
         self._taken = 0
+        #: The most connections in one message: never more than the descriptors kept in reserve.
+        self._batch = min(belt.MOST_BATCH, max(reserve(), 1))
         #: (number, descriptor, peer) of the connections in the current message that the program has not been
         #: given yet, in reverse order.
         self._rest: list[tuple[int, int, Any]] = []
@@ -105,7 +110,7 @@ class BeltReader:
         self._receptions.add(self)
         self._sock.when_closed(self._give_back)
         self.limit.watch(on_full=self._tell, on_room=self._tell)
-        self._sock.tell_primary(wire.Serve(belt.MOST_BATCH))
+        self._sock.tell_primary(wire.Serve(self._batch))
         self._tell()
 
     def on_readable(self) -> None:
@@ -149,8 +154,8 @@ class BeltReader:
             if not limit.drop(fd, peer):
                 give(fd, peer)
         lost = len(handover.peers) - len(fds)
-        if truncated or lost or (fds and fds[-1] >= self._descriptor_limit):
-            self._run_short(lost)
+        if truncated or lost or (fds and fds[-1] >= self._descriptor_limit) or limit.open >= self._ceiling:
+            self._look_at_descriptors(lost)
         if limit.room is not None or self._told is not None:
             self._tell()
         last = handover.first + max(len(handover.peers), 1) - 1
@@ -205,29 +210,40 @@ class BeltReader:
 
     def _tell(self) -> None:
         """Tell the primary that this worker is full, or how much room it has, unless it knows already."""
-        room = 0 if self._is_short else self.limit.room
+        room = self.limit.room
+        if self._spare < MOST_CREDIT:
+            room = max(self._spare, 0) if room is None else min(max(self._spare, 0), room)
         if room is not None and room >= MOST_CREDIT:
             room = None  # the primary never gives that many at once
         if room == self._told or self._sock.grant is None:
             return
-        if self._sock.tell_primary(wire.Full() if room == 0 else wire.Serve(belt.MOST_BATCH, room)):
+        if self._sock.tell_primary(wire.Full() if room == 0 else wire.Serve(self._batch, room)):
             self._told = room
         else:
             self._look_again_later()
 
-    def _run_short(self, lost: int) -> None:
+    def _look_at_descriptors(self, lost: int = 0) -> None:
         """Take no more while descriptors are short.
 
         Beyond the limit the kernel drops connections silently.
         """
         if lost > 0:
-            self._loop.call_exception_handler(
-                {"message": f"out of file descriptors: {lost} connections were lost", "socket": self._sock}
-            )
-        self._is_short = True
-        self._shortage.tell(self._loop.time())
+            log.error("out of file descriptors: connections lost: %d", lost)
+        was_short, self._spare = self._spare <= 0, self._free()
+        # Numbers above the limit may be in use from now on, so that the next ones tell nothing.
+        self._ceiling = self.limit.open + max(self._spare // 2, 1)
+        if self._spare <= 0 and not was_short and self._sock.grant is not None:
+            # What lies on the belt would be read over the limit. The primary takes it back.
+            self._loop.remove_reader(self._sock.fileno())
+            self._shortage.tell(self._loop.time())
+        elif self._spare > 0 and was_short:
+            self._loop.add_reader(self._sock.fileno(), self.on_readable)
         self._tell()
-        self._look_again_later()
+        if self._spare < MOST_CREDIT:
+            self._look_again_later()
+
+    def _free(self) -> int:
+        return free_descriptors(self._sock.fileno(), self._descriptor_limit)
 
     def _look_again_later(self) -> None:
         if self._waits is None:
@@ -237,13 +253,12 @@ class BeltReader:
         self._waits = None
         if self._sock.grant is None:
             return
-        if self._is_short:
-            self._is_short = not has_descriptors(self._sock.fileno(), self._descriptor_limit)
-        self._tell()
+        if self._spare < MOST_CREDIT:
+            self._look_at_descriptors()
+        else:
+            self._tell()
         if self._unsaid is not None:
             self._acknowledge(self._unsaid)
-        if self._is_short:
-            self._look_again_later()
 
 
 class Shortage:
@@ -286,19 +301,28 @@ def tell_failed(loop: asyncio.AbstractEventLoop, exc: BaseException) -> None:
     )
 
 
-def has_descriptors(fd: int, limit: int) -> bool:
-    """Whether the lowest free descriptor number is below `limit`; `fd` is any open one."""
+def free_descriptors(fd: int, limit: int) -> int:
+    """How many more descriptors this process may open before it has `limit`; `fd` is any open one.
+
+    The lowest free number says little once connections have ended: it is low, however many are open.
+    """
+    if numbers := open_numbers():
+        return limit - (len(numbers) - 1)  # one of them was for the look
     try:
         lowest_free = os.dup(fd)
     except OSError:
-        return False
+        return 0
     os.close(lowest_free)
-    return lowest_free < limit
+    return limit - lowest_free
 
 
 def descriptor_limit() -> int:
     """The descriptor number at which this process stops taking connections."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY:
-        return sys.maxsize
-    return soft - min(RESERVE, soft // 4)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft - reserve()
+
+
+def reserve() -> int:
+    """How many descriptors are left when this process stops taking connections."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return RESERVE if soft == resource.RLIM_INFINITY else min(RESERVE, soft // 4)

@@ -30,7 +30,7 @@ from everycore.system import belt
 from everycore.system.accepting import PAUSE, Trouble, trouble_of
 from everycore.system.board import Next
 from everycore.system.wakeups import is_readable, pass_baton, take_baton
-from everycore.worker.connections.reception import Giver, Shortage, descriptor_limit, has_descriptors
+from everycore.worker.connections.reception import Giver, Shortage, descriptor_limit, free_descriptors
 from everycore.worker.connections.registrations import Registrations, selector_of
 from everycore.worker.connections.resting import RestWatch
 
@@ -344,7 +344,7 @@ class SharedReader:
             return
         if not self._registrations.are_disarmed:
             self._registrations.listener.rearm()
-        elif has_descriptors(self._sock.fileno(), self._descriptor_limit):
+        elif free_descriptors(self._sock.fileno(), self._descriptor_limit) > 0:
             self._registrations.rearm()
         else:
             self._stay_out(PAUSE)
