@@ -97,10 +97,20 @@ while True:
 """
 
 
+ASKS_FIRST = """
+import socket, sys
+
+with socket.socket() as probe:
+    if probe.connect_ex(("localhost", int(sys.argv[1]))) == 0:
+        sys.exit("somebody is there")
+"""
+
+
 @pytest.mark.slow
 def test_one_that_listens_in_c_is_ready_replaced_and_reloaded(start_command, tmp_path):
+    """It asks first whether its port is free: a replacement does so while the other worker serves there."""
     port = free_port()
-    running = run(start_command, tmp_path, UNSEEN, str(port))
+    running = run(start_command, tmp_path, ASKS_FIRST + UNSEEN, str(port))
     assert running.program.expect(r"listens on tcp://127.0.0.1:(\d+) by itself", stream="stderr")[1] == str(
         port
     )

@@ -10,6 +10,7 @@ from everycore.system import sightings
 from everycore.system.sightings import (
     command_line,
     descendants_of,
+    is_at,
     is_shareable,
     listeners_of,
     sockets_of,
@@ -82,6 +83,23 @@ def test_whether_others_may_listen_there_too(host):
 
 def test_a_process_that_is_not_there_has_none():
     assert listeners_of(1 << 22) == descendants_of(1 << 22) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "expected"),
+    [
+        (("127.0.0.1", 80), ("127.0.0.1", 80), True),
+        (("0.0.0.0", 80), ("127.0.0.1", 80), True),
+        (("::", 80), ("127.0.0.1", 80), True),
+        (("::1", 80), ("::1", 80, 0, 0), True),
+        (("127.0.0.2", 80), ("127.0.0.1", 80), False),
+        (("127.0.0.1", 81), ("127.0.0.1", 80), False),
+        ("/run/socket", ("127.0.0.1", 80), False),
+        (("127.0.0.1", 80), "/run/socket", False),
+    ],
+)
+def test_whom_a_connection_may_reach(found, asked, expected):
+    assert is_at(found, asked) is expected
 
 
 def test_one_that_waits_for_its_child_and_its_command_line(start_program):

@@ -31,6 +31,7 @@ from everycore.system.sightings import (
     command_line,
     descendants_of,
     is_shareable,
+    listeners_at,
     listeners_of,
     sockets_of,
     waits_for_process,
@@ -108,6 +109,7 @@ class _Program(Service):
     # Listeners outside everycore
 
     def _on_forked(self, event: Forked) -> None:
+        self._pool.cluster._runtime.switchboard.postponed.is_elsewhere = self._is_elsewhere
         self._launches[event.worker.id] = Launch()
         self._look_in(_FIRST_LOOK, event.worker, time.monotonic())
 
@@ -149,6 +151,18 @@ class _Program(Service):
         known = sockets_of(os.getpid()) | sockets_of(worker)
         found = [address for pid in descendants_of(worker) for address in listeners_of(pid, known)]
         return [address for address in found if is_shareable(address)]
+
+    def _is_elsewhere(self, number: int, address: object) -> bool:
+        """Whether another worker listens there by itself and this one does not: alone, it would find nobody.
+
+        A server that listens in C or Rust asks in this way whether its port is free, before it binds.
+        """
+        inodes = listeners_at(address) - sockets_of(os.getpid())
+        if not inodes:
+            return False
+        workers = [worker for worker in self._pool.workers.values() if worker.state in ("none", "online")]
+        holders = {worker.id for worker in workers if worker.pid and inodes & sockets_of(worker.pid)}
+        return bool(holders) and number not in holders
 
     # Processes that listen in a program's place
 

@@ -37,6 +37,19 @@ def listeners_of(pid: int, others: frozenset[int] = frozenset()) -> list[Address
     return [address for inode, address in _listening(pid) if inode in inodes] if inodes else []
 
 
+def listeners_at(address: object) -> frozenset[int]:
+    """The inodes of the sockets that may accept a connection to `address`, (host, port)."""
+    return frozenset(inode for inode, found in _listening(os.getpid()) if is_at(found, address))
+
+
+def is_at(found: Address, asked: object) -> bool:
+    """Whether who connects to `asked`, (host, port), may reach a listener that was found."""
+    match asked:
+        case (str(host), int(port), *_) if isinstance(found, tuple):
+            return found[1] == port and found[0] in {host, "0.0.0.0", "::"}
+    return False
+
+
 def sockets_of(pid: int) -> frozenset[int]:
     """The inodes of all sockets that the process has open."""
     folder = f"/proc/{pid}/fd"

@@ -61,6 +61,8 @@ class Postponed:
         self._told: dict[ListenKey, int] = {}
         #: What a worker was told last to be in use.
         self.in_use: dict[int, ListenKey] = {}
+        #: Whether another worker than this one listens at an address by itself, where nobody here sees it.
+        self.is_elsewhere: Callable[[int, Any], bool] = lambda _worker, _address: False
 
     def add(self, again: Callable[[bool], None], until: float) -> None:
         """Call `again`, once: with False when something has changed, with True at that time of the loop."""
@@ -149,3 +151,5 @@ class Postponed:
                 set(listener.subscribers) - {worker} if others else not listener.holds(worker)
             ):
                 raise os_error(errno.ECONNREFUSED)
+        if not others and self.is_elsewhere(worker, address):
+            raise os_error(errno.ECONNREFUSED)
