@@ -18,6 +18,11 @@ def test_one_that_does_nothing_but_wait_for_who_listens_is_refused():
     assert looks[-1] is Verdict.REFUSE
 
 
+def test_that_is_said_once():
+    looks = [(age, CHILD, True) for age in (1, 1 + WAITS, 2 + WAITS, 2 + TELL_AT, 3 * TELL_AT)]
+    assert verdicts(Launch(), *looks)[1:] == [Verdict.REFUSE, *[Verdict.NOTHING] * 3]
+
+
 @pytest.mark.parametrize("between", [(5, None, True), (5, CHILD, False)])
 def test_the_wait_begins_anew_after_a_moment_without_it(between):
     looks = verdicts(Launch(), (2, CHILD, True), between, (6, CHILD, True), (5.9 + WAITS, CHILD, True))

@@ -10,6 +10,7 @@ Such a worker may have started a helper, and listen next. But if it does nothing
 from __future__ import annotations
 
 import enum
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Final
@@ -48,7 +49,9 @@ class Launch:
             self._waits_since = None
         elif self._waits_since is None:
             self._waits_since = age
-        if self._waits_since is not None and age - self._waits_since >= WAITS:
+        if child is not None and self._waits_since is not None and age - self._waits_since >= WAITS:
+            self._waits_since = math.inf  # said once: where nobody is refused, it is a warning
+            self._told.add(child)
             return Verdict.REFUSE
         if child is None or age < TELL_AT or child in self._told:
             return Verdict.NOTHING

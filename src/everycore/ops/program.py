@@ -30,8 +30,8 @@ from everycore.system.addresses import as_url
 from everycore.system.sightings import (
     command_line,
     descendants_of,
-    is_at,
     is_shareable,
+    listeners_at,
     listeners_of,
     sockets_of,
     waits_for_process,
@@ -153,19 +153,16 @@ class _Program(Service):
         return [address for address in found if is_shareable(address)]
 
     def _is_elsewhere(self, number: int, address: object) -> bool:
-        """Whether another worker listens there by itself, and this one does not: alone, it would find nobody.
+        """Whether another worker listens there by itself and this one does not: alone, it would find nobody.
 
-        So a server that listens in C or Rust asks whether its port is free, before it binds.
+        A server that listens in C or Rust asks in this way whether its port is free, before it binds.
         """
-        known = sockets_of(os.getpid())
-
-        def listens(worker: Worker) -> bool:
-            pid = worker.pid
-            return pid is not None and any(is_at(found, address) for found in listeners_of(pid, known))
-
-        workers = dict(self._pool.workers)
-        asks = workers.pop(number, None)
-        return any(map(listens, workers.values())) and (asks is None or not listens(asks))
+        inodes = listeners_at(address) - sockets_of(os.getpid())
+        if not inodes:
+            return False
+        workers = [worker for worker in self._pool.workers.values() if worker.state in ("none", "online")]
+        holders = {worker.id for worker in workers if worker.pid and inodes & sockets_of(worker.pid)}
+        return bool(holders) and number not in holders
 
     # Processes that listen in a program's place
 

@@ -37,6 +37,11 @@ def listeners_of(pid: int, others: frozenset[int] = frozenset()) -> list[Address
     return [address for inode, address in _listening(pid) if inode in inodes] if inodes else []
 
 
+def listeners_at(address: object) -> frozenset[int]:
+    """The inodes of the sockets that may accept a connection to `address`, (host, port)."""
+    return frozenset(inode for inode, found in _listening(os.getpid()) if is_at(found, address))
+
+
 def is_at(found: Address, asked: object) -> bool:
     """Whether who connects to `asked`, (host, port), may reach a listener that was found."""
     match asked:
