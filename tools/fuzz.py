@@ -343,13 +343,18 @@ def everything(options: list[str]) -> int:
         begun = time.monotonic()
         command = [sys.executable, __file__, *words, *options]
         done = subprocess.run(
-            command, check=False, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+            command,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
         )
-        told = [line for line in done.stderr.splitlines() if line.startswith(("fuzz:", "Done "))]
+        told = [line for line in done.stdout.splitlines() if line.startswith(("fuzz:", "Done "))]
         took = f"{time.monotonic() - begun:.0f} s, status {done.returncode}"
         print(f"{' '.join(words)}: {took}; {'; '.join(told[-2:])}", flush=True)
         if done.returncode:
-            print(done.stderr[-5000:])
+            print(done.stdout[-5000:])
             first = first or done.returncode
     return first
 
