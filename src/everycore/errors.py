@@ -26,14 +26,14 @@ import errno
 from collections.abc import Callable
 from typing import Any, Final
 
-#: Letters of what somebody else has written.
+#: The most letters of a text that another process or a user has written.
 _MOST_LETTERS: Final = 400
 
 
 def in_a_line(text: str) -> str:
-    """`text`, parts of which somebody else has written, for a line of the log or of a terminal.
+    """`text`, parts of which come from elsewhere, made fit for a line of the log or of a terminal.
 
-    What would end the line or command the terminal is escaped, and no more than 400 letters are left.
+    Characters that would end the line or control the terminal are escaped. At most 400 letters are left.
     """
     kept = text[:_MOST_LETTERS]
     if not kept.isprintable():

@@ -67,7 +67,7 @@ def test_clients_that_connect_during_a_restart_are_served_by_the_next_primary(ma
         assert b" 200 " in finish(held)
         assert first.program.wait() == 0
         second = served(port, *options)
-        second.program.expect(rf"127\.0\.0\.1:{port} is taken over", stream="stderr")
+        second.program.expect(rf"took over \S*127\.0\.0\.1:{port} from the previous primary", stream="stderr")
         assert b" 200 " in answer()
     assert second.program.finish() == 0
     assert len(manager.stored) == 1

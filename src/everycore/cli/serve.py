@@ -237,7 +237,7 @@ def _datagrams(settings: ServeSettings, values: Values) -> Sequence[Bind]:
 def _app(settings: ServeSettings, values: Values) -> str:
     if settings.app is None:
         if settings.metrics is not None:
-            metrics_bind(settings.metrics)  # a switch elsewhere (granian): it has taken the application
+            metrics_bind(settings.metrics)  # typed as granian's switch, it has taken APP
         raise ConfigurationError("APP", "is missing: name the application, as in everycore serve main:app")
     source = values.found["app"].source
     return check_app(settings.app, "argument" if source == "APP" else source, factory=settings.factory)

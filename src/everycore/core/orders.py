@@ -35,7 +35,7 @@ class WorkerReady(msgspec.Struct, frozen=True):
 class WorkerExited(msgspec.Struct, frozen=True):
     """The worker has ended. `chance`, from 0 to 1, spreads the waits before restarts.
 
-    was_refused: it was told that an address is in use, and has not listened on another one since.
+    was_refused: the worker was told that an address is in use, and has not listened on another one since.
     """
 
     worker: int

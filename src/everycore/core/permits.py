@@ -43,7 +43,7 @@ def permit_of(address: Any, fd: int | None = None, *, is_v6: bool = False) -> Pe
     if isinstance(address, bytes):
         return address
     if isinstance(address, (list, tuple)) and len(address) >= 2:
-        import ipaddress  # late: who has no other user for workers asks nothing
+        import ipaddress  # late: only workers of another user need it
 
         host = address[0] or ("::" if is_v6 else "0.0.0.0")
         try:

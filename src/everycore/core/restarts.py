@@ -39,8 +39,8 @@ class Backoff(msgspec.Struct, frozen=True):
 class Intensity(msgspec.Struct, frozen=True):
     """A slot has *failed* if `ends` of its workers ended unasked within `seconds`; with None, never.
 
-    So it has if so many in a row ended before they were ready, whatever time that took: on a machine that is
-    busy enough, five starts in vain last longer than a minute.
+    It has also failed if that many in a row ended before they were ready, however long that took: on a busy
+    machine, five failed starts may last longer than a minute.
     """
 
     ends: int | None = None

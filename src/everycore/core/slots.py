@@ -84,7 +84,7 @@ class Slot(msgspec.Struct):
         return self.lost > 0
 
     def note_end(self, now: float, intensity: Intensity, *, in_vain: bool) -> bool:
-        """Its occupant has ended unasked. Returns whether it has just failed by that.
+        """Record that the occupant has ended unasked. Returns whether the slot has just failed.
 
         in_vain: the occupant could not start. Such ends count however long each of them took.
         """

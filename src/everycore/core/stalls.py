@@ -197,7 +197,7 @@ class Stalls(msgspec.Struct):
         return min((it.limits.interval for it in self._watched.values()), default=None)
 
     def stuck_for(self, worker: int, now: float) -> float | None:
-        """For how many seconds a worker has shown no progress; None: it is not known as stuck."""
+        """How long a worker has made no progress, in seconds; None if it is not known to be stuck."""
         it = self._watched.get(worker)
         return None if it is None or it.stage is _Stage.WELL else now - it.since
 

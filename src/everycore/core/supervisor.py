@@ -229,7 +229,7 @@ class Supervisor(Renewal):
             return [end]
         healthy_for = 0.0 if member.ready_at is None else now - member.ready_at
         slot.failures = self.backoff.failures(slot.failures, healthy_for)
-        # A program whose service we do not see has served if it has lived that long.
+        # A program whose listener is invisible counts as having served if it has lived this long.
         has_served = self.may_finish and now - member.born_at >= self.intensity.seconds
         in_vain = member.ready_at is None and (given.was_refused or not has_served)
         has_just_failed = slot.note_end(now, self.intensity, in_vain=in_vain)

@@ -1,10 +1,10 @@
-"""Modules that others import when they are there, and that one of our own processes has no use for.
+"""Keeps optional modules from being imported that a process of everycore's does not use.
 
-asyncio imports `ssl`, which loads OpenSSL: 1.3 MB and some 10 ms. msgspec imports `typing_extensions`. Each
-of them does without (a Python can be built without OpenSSL, and `typing_extensions` need not be installed).
-The primary of `everycore serve` and `everycore run` executes no code of a user's and speaks no TLS. Of
-uvicorn's modules only the reloader of its own command uses `watchfiles`. Invariant: what was spared can be
-imported afterwards, and is complete then.
+asyncio imports `ssl`, which loads OpenSSL: 1.3 MB and some 10 ms. msgspec imports `typing_extensions`. Both
+work without (a Python can be built without OpenSSL, and `typing_extensions` need not be installed). The
+primary of `everycore serve` and `everycore run` executes no user code and speaks no TLS. In uvicorn, only the
+reloader of its own command uses `watchfiles`. Invariant: a module that was left out can be imported later,
+and is complete then.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Let `import name` raise ImportError within the block, unless the module is imported already."""
+    """Make `import name` raise ImportError within the block, unless the module has been imported."""
     absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type] # None: as the import system has it
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type] # the import system allows None
     try:
         yield
     finally:

@@ -43,10 +43,10 @@ _CHECK: Final = 2
 _PREPARE: Final = 9
 #: How far libuv's clock, which has millisecond resolution, is behind on average, in seconds.
 _HALF_TICK: Final = 0.0005
-#: `sizeof(PyObject)` at least: no field of an extension type is before it.
+#: No field of an extension type comes before this offset: `sizeof(PyObject)` at least.
 _HEADER: Final = object.__basicsize__
 _uvloop: Final[Any] = _module
-#: uvloop's own methods: `everycore run` replaces them on the class.
+#: uvloop's own methods. `everycore run` replaces them on the class.
 _create_server: Final[Callable[..., Any]] = uvloop.Loop.create_server
 _create_unix_server: Final[Callable[..., Any]] = uvloop.Loop.create_unix_server
 _Callback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -110,7 +110,7 @@ class Stamps:
         self._uv.uv_check_stop(self._after[0])
 
     def resume(self) -> None:
-        """Call `note` again."""
+        """Call `note` again, after `pause`."""
         self._uv.uv_prepare_start(*self._before)
         self._uv.uv_check_start(*self._after)
 
@@ -149,28 +149,28 @@ class NativeServer:
 
     def __init__(self, loop: Any, listener: int, family: int, factory: Callable[[], Any]) -> None:
         self._server, self.fileno = _serve(loop, listener, family, factory)
-        #: Its `value` is how many of its connections are open. It is valid as long as this object.
+        #: Its `value` is the number of open connections. It is valid as long as this object exists.
         self.counter = ctypes.c_int.from_address(id(self._server) + _count_offset())
 
     def transports(self) -> list[Any]:
-        """The transports of its open connections. The search goes through every object of the program."""
+        """The transports of the open connections. The search visits every object of the program."""
         found = gc.get_referrers(self._server)
         return [one for one in found if hasattr(one, "abort") and hasattr(one, "get_protocol")]
 
     def close(self) -> None:
-        """Accept no more. Open connections go on, and are counted."""
+        """Stop accepting. Open connections go on, and are counted."""
         self._server.close()
 
 
 def accepts_natively() -> bool:
-    """Whether `NativeServer` can be used. Probed once a process, when it is first asked."""
+    """Whether `NativeServer` can be used. Probed once per process, at the first call."""
     found = capabilities()
     return found.backend and found.stamps and _count_offset() > 0
 
 
 @functools.cache
 def _count_offset() -> int:
-    """Where a `Server` counts its connections, in bytes from its beginning; 0 if that is not known."""
+    """The offset in a `Server` of its count of connections, in bytes; 0 if it is unknown."""
     offsets: list[int] = []
 
     def probe(loop: Any, _near: socket.socket, _far: socket.socket) -> bool:
@@ -187,7 +187,7 @@ def _serve(loop: Any, listener: int, family: int, factory: Callable[[], Any]) ->
     So libuv listens on a socket of its own, and the copy takes that socket's place before it is polled.
     """
     with _unix_socket() as raw:
-        raw.bind("")  # unix(7), autobind: a name that nobody knows
+        raw.bind("")  # unix(7), autobind: a name that no client knows
         kind, create = (
             (socket.AF_UNIX, _create_unix_server)
             if family == socket.AF_UNIX
@@ -215,7 +215,7 @@ def _serve(loop: Any, listener: int, family: int, factory: Callable[[], Any]) ->
 
 
 def _unix_socket() -> contextlib.closing[_socket.socket]:
-    """A socket that `everycore run` does not see."""
+    """Make a socket that `everycore run` does not see."""
     return contextlib.closing(_socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
 
 
@@ -294,11 +294,9 @@ def _probe_stamps(loop: Any, _near: socket.socket, _far: socket.socket) -> bool:
 
 
 def _find_count(loop: Any) -> list[int]:
-    """The places in a `Server` of a number that follows its open connections.
+    """The offsets in a `Server` of a number that follows its open connections.
 
-    None if libuv accepts several connections in one turn.
-
-    (libuv before 1.45 accepts as long as a connection waits.)
+    Returns none if libuv accepts several connections in one turn: before 1.45 it accepts until none waits.
     """
     happened: list[bool] = []
 
@@ -338,12 +336,12 @@ def _turn(loop: Any) -> None:
 
 
 def _numbers_in(thing: Any) -> list[int]:
-    """The memory of an object behind its header, as C integers."""
+    """The memory of an object after its header, as C integers."""
     size = (type(thing).__basicsize__ - _HEADER) // _INT
     return list((ctypes.c_int * size).from_address(id(thing) + _HEADER))
 
 
-#: The number of connections that `_find_count` makes, and of the turns that they take at most.
+#: How many connections `_find_count` makes, and the most turns that they may take.
 _PROBED: Final = 3
 _TURNS: Final = 8
 _INT: Final = ctypes.sizeof(ctypes.c_int)

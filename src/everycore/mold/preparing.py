@@ -95,7 +95,7 @@ def shared_by_fork(known: Sequence[int]) -> list[str]:
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None:
         objects = gc.get_objects()
-        # By their types first: there are a hundred thousand objects, of some thousand types.
+        # The types are checked first: there are a hundred thousand objects, but only some thousand types.
         kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, asyncio.AbstractEventLoop)}
         loops = [one for one in objects if type(one) in kinds] if kinds else []
         found += [f"an event loop ({type(loop).__name__})" for loop in loops if not loop.is_closed()]

@@ -126,8 +126,8 @@ def set_level(level: str) -> None:
     ours = TRACE if level == "trace" else getattr(logging, level.upper())
     # An engine logs each worker's start and end at level info. Here, that is debug.
     engine = logging.WARNING if ours == logging.INFO else ours
-    # uvicorn's protocols ask their logger for its own level, not for the one that it inherits. Without one,
-    # they format two lines a connection for the level TRACE, which logging then drops: 4 us (measured).
+    # uvicorn's protocols ask their logger for its own level, not for the inherited one. If it has none, they
+    # format two lines per connection for the level TRACE, which logging then drops: 4 us (measured).
     for name, threshold in (
         ("everycore", ours), ("uvicorn", engine), ("uvicorn.error", engine), ("hypercorn", engine)
     ):  # fmt: skip

@@ -153,9 +153,9 @@ class _Program(Service):
         return [address for address in found if is_shareable(address)]
 
     def _is_elsewhere(self, number: int, address: object) -> bool:
-        """Whether another worker listens there by itself and this one does not: alone, it would find nobody.
+        """Whether another worker listens there by itself, and this one does not: alone, it would be refused.
 
-        A server that listens in C or Rust asks in this way whether its port is free, before it binds.
+        A server that listens in C or Rust learns in this way whether its port is free, before it binds.
         """
         inodes = listeners_at(address) - sockets_of(os.getpid())
         if not inodes:

@@ -1,6 +1,6 @@
-"""An application together with what serves it: made by a mold for all its workers, or by the worker itself.
+"""An application together with what serves it. A mold makes it for all its workers, or a worker for itself.
 
-Invariant: nothing here belongs to one worker before `join` is called, and no event loop need run until then.
+Invariant: before `join` is called, nothing here belongs to one worker, and no event loop is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Assembly:
-    """One application, its lifespan, and its engine. Raises CannotBootError if one of them refuses."""
+    """One application, its lifespan, and its engine. Raises CannotBootError if one of them fails."""
 
     def __init__(self, job: Job, app: Callable[..., Any]) -> None:
         served = as_asgi(app, job.interface, job.threads)
@@ -39,7 +39,7 @@ class Assembly:
         self.engine = engine_of(job, self.app)
 
     def join(self, session: Session | None, number: int | None) -> None:
-        """Serve in the worker with that number; both are None in a process without a primary."""
+        """Serve in the worker of that number. Both arguments are None in a process without a primary."""
         if self._log is not None:
             self._log.tell = partial(Answered.log, worker=number)
         if session is not None:
@@ -49,7 +49,7 @@ class Assembly:
 
 
 def engine_type(job: Job) -> type[Engine | HypercornEngine]:
-    """Import the engine. If it is not installed, that raises CannotBootError."""
+    """Import the engine and return its class. Raises CannotBootError if it is not installed."""
     if job.engine_name == "hypercorn":
         from everycore.servers.hypercorn_engine import HypercornEngine
 
@@ -60,6 +60,6 @@ def engine_type(job: Job) -> type[Engine | HypercornEngine]:
 
 
 def engine_of(job: Job, app: Asgi) -> Engine | HypercornEngine:
-    """The engine, with its options. Raises CannotBootError if it refuses them."""
+    """Make the engine, with its options. Raises CannotBootError if it refuses them."""
     options = job.engine if job.engine_name == "hypercorn" else arguments(job.engine)
     return engine_type(job)(app, access_log=job.access_log, spread=job.spread, options=options)

@@ -1,6 +1,7 @@
-"""From the engine's options, as `everycore serve` has read them, to the arguments of uvicorn's `Config`.
+"""Turns the engine's options, as `everycore serve` has read them, into the arguments of uvicorn's `Config`.
 
-Apart from `engine_options`, since a worker needs neither the options' kinds nor the command line.
+This is separate from `engine_options`, because a worker needs neither the kinds of options nor the command
+line.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ HEADERS: Final = "headers"
 
 
 def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `Config` for these values, which go by the names of its parameters."""
+    """The keyword arguments of `Config` for these values, whose names are those of its parameters."""
     found = dict(values)
     if HEADERS in found:
         found[HEADERS] = split_headers(found[HEADERS])

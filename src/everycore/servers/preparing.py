@@ -36,7 +36,7 @@ def prepare() -> None:
     engine_type(job)
     importlib.import_module(f"everycore.worker.loops.{_loop(job)}")
     _app = program.load(job, is_asked_again=True)
-    if _app is not None and job.scheme == "http":  # each worker reads the certificate that is there then
+    if _app is not None and job.scheme == "http":  # with TLS, each worker reads the current certificate
         _assembly = Assembly(job, _app)
     warm(job)
 
@@ -58,5 +58,5 @@ def app() -> Callable[..., Any] | None:
 
 
 def assembly() -> Assembly | None:
-    """What serves the application, or None if each worker makes it."""
+    """The assembly of the application; None if each worker makes its own."""
     return _assembly

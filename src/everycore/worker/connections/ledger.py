@@ -7,8 +7,8 @@ detectors are
 
 * `connections.counted`: the socket under an asyncio transport, which sees its own `close`;
 * `loops.accepted`: the object that stands for the socket under a uvloop transport;
-* `connections.native_reader`: uvloop's own count of open connections. Nobody reports the end of a single one,
-  so such a reader is a `Group`, whose connections have no entries;
+* `connections.native_reader`: uvloop's own count of open connections. The end of a single one is not
+  reported, so such a reader is a `Group`, whose connections have no entries;
 * `connections.files`: the open file, for anything that does not report its close: a socket that `accept()`
   returned, a descriptor that was detached from one, a copy made by `dup`.
 
@@ -42,11 +42,11 @@ class Group(Protocol):
     server: ConnectionLimit
 
     def count(self) -> int:
-        """How many are open now."""
+        """How many connections are open now."""
         ...
 
     def connections(self) -> list[Connection]:
-        """Those that are open now."""
+        """The connections that are open now."""
         ...
 
 
@@ -120,16 +120,16 @@ class Ledger:
             self._tell_none()
 
     def add(self, group: Group) -> None:
-        """Count the connections of `group` too. The group tells the board and the limit by itself."""
+        """Count the connections of `group` too. The group itself informs the board and the limit."""
         self._groups.append(group)
         self.has_seen = True
 
     def remove(self, group: Group) -> None:
-        """`group` is over: it accepts no more, and none of its connections is open."""
+        """Stop counting `group`: it accepts no more, and none of its connections is open."""
         self._groups.remove(group)
 
     def recounted(self, group: Group, change: int) -> None:
-        """Connections of `group` have ended, or `change` more are open than it has said."""
+        """Record that `change` more connections of `group` are open than before, or fewer."""
         self._tell_fewer()
         group.server.recounted(change)
         self._tell_none()

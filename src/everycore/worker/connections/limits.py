@@ -81,7 +81,7 @@ class ConnectionLimit:
             self._on_none()
 
     def recounted(self, change: int) -> None:
-        """So many more connections are open, or fewer. Only a group of the ledger calls this."""
+        """Record that `change` more connections are open, or fewer. Only a group of the ledger calls this."""
         self.open += change
         if self._most is not None:
             self._look()

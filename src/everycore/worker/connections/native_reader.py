@@ -1,18 +1,18 @@
 """A shared listener from which uvloop accepts by itself, in turn with the other workers.
 
-An accepted connection costs less in C than in Python. Python hears of it when the factory is asked for its
+Accepting a connection costs less in C than in Python. Python is involved when the factory is asked for the
 protocol. HOT: `_protocol` runs for every connection. Invariant: once registered, libuv and the reader of
-`SharedReader` are never both in the queue. The reader is in it when something must be looked at before a
+`SharedReader` are never both in the queue. The reader is in it if something must be checked before a
 connection is accepted:
 
 * The server has a limit.
 * This worker holds too many connections, so its turn goes on to another worker.
-* Descriptors run short. libuv closes the connections that wait when it finds none free.
-* The listener is readable, and libuv does not accept: it tells no error, and tries again in each turn.
+* Descriptors are short. libuv closes the waiting connections if it finds none free.
+* The listener is readable, but libuv does not accept: it reports no error, and tries again in each turn.
 
-Nobody reports the end of a connection, which may have another protocol by then (`set_protocol`, `start_tls`).
-uvloop counts in C; before the loop waits, and with each connection, this module compares. Otherwise the
-program would have to be given other protocols than its own.
+The end of a connection is not reported, and the connection may have another protocol by then (`set_protocol`,
+`start_tls`). uvloop counts in C; this module compares the count before the loop waits, and with each
+connection. Otherwise the program would have to get other protocols than its own.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from everycore.worker.connections.shared_reader import MOST_EXCESS, SharedReader
 if TYPE_CHECKING:
     from everycore.worker.connections.turns import Turns
 
-#: How many descriptors are free is looked at again before they are used up, if no connection takes more than
-#: this.
+#: The free descriptors are counted again before they can be used up, if each connection takes at most this
+#: many.
 MOST_EACH: Final = 32
-#: After so many turns without a connection the listener is looked at.
+#: After this many turns without a connection, the listener is checked.
 QUIET: Final = 64
 
 
 class NativeReader(SharedReader):
-    """As `SharedReader`, but uvloop accepts. `factory` is the server's; `turns` tells of the loop's turns."""
+    """As `SharedReader`, but uvloop accepts. `factory` is the server's; `turns` are the loop's."""
 
     __slots__ = (
         "_context", "_counter", "_factory", "_has_headroom", "_is_ended", "_is_in_trouble", "_native",
@@ -55,7 +55,7 @@ class NativeReader(SharedReader):
         self._factory = factory
         self._turns_of = turns
         self._pace = turns.pace
-        #: Of the caller of `create_server`: uvloop runs the protocols in it.
+        #: The context of the caller of `create_server`, in which uvloop runs the protocols.
         self._context = contextvars.copy_context()
         self._native: NativeServer | None = None
         self._counter: Any = None
@@ -72,7 +72,7 @@ class NativeReader(SharedReader):
                     NativeServer, self._loop, self._sock.fileno(), int(self._sock.family), self._protocol
                 )
             except OSError:
-                pass  # no descriptor is free, say: connections are accepted in Python
+                pass  # for instance, no descriptor is free: connections are accepted in Python
             else:
                 self._counter = self._native.counter
                 self._sock.copies.append(self._native.fileno)
@@ -111,7 +111,7 @@ class NativeReader(SharedReader):
         return protocol
 
     def _leave(self, where: Next) -> None:
-        """Leave the place at the head of the queue."""
+        """Leave the head of the queue."""
         listener = self._registrations.listener
         if listener is None or not listener.is_armed:
             return  # the worker left the queue in this very turn
@@ -122,7 +122,7 @@ class NativeReader(SharedReader):
             self._leave_or_queue(where)
 
     def _look_around(self) -> None:
-        """Look at what changes slowly, after so many connections that it can't have changed much."""
+        """Check what changes slowly, after so many connections that it can't have changed much."""
         self._turns_of.step(max(self._look_at_descriptors() // MOST_EACH, 1))
 
     def _look_at_descriptors(self) -> int:
@@ -154,7 +154,7 @@ class NativeReader(SharedReader):
         if listener is not None and listener.is_armed:
             self._is_in_trouble = False
             if self._is_for_libuv():
-                listener.rearm()  # the reason for which each connection was looked at is over
+                listener.rearm()  # connections need not be checked in Python any more
 
     def _stay_out(self, *args: Any) -> None:
         super()._stay_out(*args)
@@ -189,7 +189,7 @@ class NativeReader(SharedReader):
         return [_Native(transport) for transport in self._native.transports()]
 
     def _look(self) -> None:
-        """The loop is about to wait: say how many connections are open. HOT: called in every turn."""
+        """Report how many connections are open: the loop is about to wait. HOT: called in every turn."""
         count = self._counter.value
         if not self._is_ended:
             # The program may have opened files in this turn, for no connection.
@@ -211,12 +211,12 @@ class NativeReader(SharedReader):
         self._quiet = 0
         listener = self._registrations.listener
         if listener is not None and listener.is_armed and is_readable(self._sock.fileno()):
-            self._is_in_trouble = True  # until a connection is accepted by hand, which tells what it is
+            self._is_in_trouble = True  # until a connection is accepted in Python, which shows the error
             listener.rearm()
 
 
 class _Native:
-    """One connection of a `NativeServer`, to be ended."""
+    """One connection of a `NativeServer`, which can be ended."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -227,10 +227,10 @@ class _Native:
 
 
 class _Unserved(asyncio.Protocol):
-    """Of a connection for which the program has no protocol."""
+    """The protocol of a connection for which the program has none."""
 
     def connection_made(self, transport: Any) -> None:
-        """Close it."""
+        """Close the connection."""
         transport.abort()
 
 

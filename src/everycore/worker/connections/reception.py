@@ -34,12 +34,12 @@ log = logging.getLogger("everycore.worker")
 #: A worker with fewer free descriptors than this, or than a quarter of the limit if that is less, reports
 #: that it is full.
 RESERVE: Final = 32
-#: With so many free descriptors beyond those, uvloop accepts by itself (`worker.connections.native_reader`).
+#: uvloop accepts by itself if this many more are free (`worker.connections.native_reader`).
 HEADROOM: Final = 64
 #: How often a worker that is short of descriptors checks whether it has some again, and how soon it repeats a
 #: message that its belt did not take, in seconds.
 LOOK_AGAIN: Final = 0.1
-#: How often the log says that descriptors run short, at most, in seconds.
+#: The least time between two log lines about a shortage of descriptors, in seconds.
 TOLD_EVERY: Final = 60.0
 
 
@@ -262,13 +262,13 @@ class BeltReader:
 
 
 class Shortage:
-    """Says in the log that descriptors run short: else a worker that takes nothing looks idle."""
+    """Logs a shortage of descriptors: otherwise a worker that takes no connections would look idle."""
 
     def __init__(self) -> None:
         self._told: float | None = None
 
     def tell(self, now: float) -> None:
-        """Say so, unless that was said a moment ago. now: seconds, by any clock."""
+        """Log it, unless that was done a moment ago. now: in seconds, by any clock."""
         if self._told is not None and now - self._told < TOLD_EVERY:
             return
         self._told = now

@@ -46,8 +46,8 @@ class PlainRegistration:
 class TwofoldRegistration:
     """Two registrations for one listener, of which one is armed at a time.
 
-    own: that of the loop's own server, which accepts by itself. reader: that of `on_readable`. takes_own:
-    returns whether the first is to be armed.
+    own: the registration of the loop's own server, which accepts by itself. reader: that of `on_readable`.
+    takes_own: returns whether `own` is to be armed.
     """
 
     __slots__ = ("_own", "_reader", "_takes_own", "is_armed")
@@ -135,7 +135,7 @@ class Registrations:
             self._loop.add_reader(self._baton_fd, self._on_baton)
 
     def accept_by_loop(self, own_fd: int, takes_own: Callable[[], bool]) -> None:
-        """Let the loop itself accept, through `own_fd`, as long as `takes_own` says so. Before `register`.
+        """Let the loop itself accept, through `own_fd`, while `takes_own` says so. Call before `register`.
 
         own_fd: a descriptor of the listener that the loop polls in its epoll, for a server of its own.
         """

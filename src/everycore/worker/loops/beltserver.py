@@ -112,7 +112,7 @@ class BeltServer(asyncio.AbstractServer):
         self.is_asyncio = isinstance(loop, asyncio.SelectorEventLoop)
         self._leaves = False
         self.factory = factory
-        #: Whether a connection is no more than a transport of the loop, with a protocol of the factory.
+        #: Whether a connection is just a transport of the loop, with a protocol from the factory.
         self._is_plain = by_hand and terms.ssl is None and not terms.others
         self.connect: Connect = partial(connect, ssl=terms.ssl, **terms.times, **terms.others)
         self._backlog = terms.backlog

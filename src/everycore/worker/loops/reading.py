@@ -46,7 +46,7 @@ def _share(
     session: Session,
     factory: Callable[[], Any] | None,
 ) -> SharedReader:
-    """Return the reader of a shared listener. Here alone is decided whether uvloop may accept by itself."""
+    """Return the reader of a shared listener. Only this function decides whether uvloop accepts by itself."""
     parts: Any = {
         "board": session.board, "connections": session.connections, "readiness": session.readiness
     }  # fmt: skip

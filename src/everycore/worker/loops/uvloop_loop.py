@@ -67,5 +67,5 @@ class ClusterUvloop(Stamping, ClusteredLoop, uvloop.Loop):  # type: ignore[misc]
         super().close()
 
 
-#: Probed now, while no loop runs: within one it would take a thread. A mold does it once for all its workers.
+#: The probe runs now, without a loop: in one it would need a thread. A mold probes once for all workers.
 uvloop_internals.capabilities()
