@@ -182,7 +182,7 @@ def _version() -> str:
                 if name.startswith("everycore-") and name.endswith(".dist-info"):
                     return name.removeprefix("everycore-").removesuffix(".dist-info")
     try:
-        from importlib.metadata import version  # late: 35 modules, which nobody else needs
+        from importlib.metadata import version  # imported late: 35 modules
 
         return version("everycore")
     except Exception:  # no metadata in a zip, or no descriptor left

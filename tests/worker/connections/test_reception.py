@@ -47,7 +47,7 @@ clock = VirtualClock()
 
 @contextlib.asynccontextmanager
 async def belt_of_a_worker(monkeypatch, descriptor_limit=1_000_000):
-    """The primary's end of a belt, what reads it at the worker's end, and who is given the connections."""
+    """The primary's end of a belt, the reader at the worker's end, and the program."""
     monkeypatch.setattr("everycore.worker.connections.reception.time.monotonic", lambda: clock.now)
     monkeypatch.setattr("everycore.system.preemption._switches", lambda: 0)
     ours, theirs = make_pair()
