@@ -2,8 +2,7 @@
 
 @node("test-cluster-worker-exit")                      # asserts what Node's asserts
 @node("test-cluster-fork-stdio", adapted="why, and what instead")
-@node("test-child-process-net-reuseport", "test-child-process-dgram-reuseport")    # one and the same
-behaviour
+@node("test-child-process-net-reuseport", "test-child-process-dgram-reuseport")    # the same behaviour
 
 The first name is also the function's own. `docs/make_parity.py` reads these lines without running them, for
 the table in docs/reference/node-parity.md, so they must be literals.

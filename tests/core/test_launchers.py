@@ -1,4 +1,4 @@
-"""Whether a program that lets another one listen is told so, or refused. No process, no clock."""
+"""Whether a program that has another one listen is warned, or refused. No process, no clock."""
 
 import pytest
 
