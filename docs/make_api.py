@@ -121,7 +121,7 @@ def spelled(parameters: list[inspect.Parameter]) -> Iterator[str]:
         if kind is parameter.KEYWORD_ONLY and not starred:
             starred = True
             yield "*"
-        star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(kind, "")
+        star = "*" if kind is parameter.VAR_POSITIONAL else "**" if kind is parameter.VAR_KEYWORD else ""
         text = f"{star}{parameter.name}"
         if parameter.annotation is not parameter.empty:
             text += f": {plain(parameter.annotation)}"

@@ -140,7 +140,7 @@ def table(section: str, head: str) -> str:
         raise ValueError(
             "\n".join(["messages.toml differs from the code:", *lacking, *unused(found, advice)])
         )
-    rows = {}
+    rows: dict[str, list[Found]] = {}
     for each in found:
         if each.section == section:
             rows.setdefault(each.text, []).append(each)

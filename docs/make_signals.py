@@ -42,7 +42,7 @@ def steps(table: Table[S], keep: Callable[[tuple[S, StopInput]], bool]) -> str:
     return "\n".join(lines)
 
 
-def stages(kind: Iterable[S]) -> str:
+def stages(kind: Iterable[PrimaryStage] | Iterable[WorkerStage]) -> str:
     """The meaning of each state."""
     lines = [f"| {name(stage)} | {stage.value} |" for stage in kind]
     return "\n".join(["| state | |", "|---|---|", *lines])
