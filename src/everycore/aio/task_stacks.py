@@ -1,8 +1,8 @@
-"""Prints where the tasks of an event loop wait: the stack of a thread whose loop is idle does not say it.
+"""Prints where the tasks of an event loop wait, which the stack of a thread with an idle loop does not show.
 
-A handler of Python's, unlike that of the stacks of threads (`worker.signals`): a loop that is blocked prints
-its tasks when it goes on. Invariant: what is printed is bounded, however many tasks there are; the signal has
-no other effect, and interrupts no system call of the program.
+The handler runs in Python, unlike the one for the stacks of threads (`worker.signals`): a blocked loop prints
+its tasks when it goes on. Invariant: the output is bounded, however many tasks there are; the signal has no
+other effect and interrupts no system call of the program.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import Any, Final
 from everycore.system import inherited
 from everycore.system.stacks import TASKS
 
-#: So many different places, and so many frames of each.
+#: The most places that are printed, and the most frames of each.
 MOST_PLACES: Final = 20
 MOST_FRAMES: Final = 40
-#: What waits, and what it waits for: of coroutines, generators and asynchronous generators.
+#: Attributes of coroutines, generators and asynchronous generators: the frame, and what it waits for.
 _FRAMES: Final = ("cr_frame", "gi_frame", "ag_frame")
 _AWAITED: Final = ("cr_await", "gi_yieldfrom", "ag_await")
 
 
 def print_tasks_when_asked(fd: int = 2) -> None:
-    """Let the primary's signal print the tasks of the main thread's loop to `fd`. To be called there."""
+    """Let the primary's signal print the tasks of the main thread's loop to `fd`. Call it in that thread."""
 
     def show(*_: object) -> None:
         try:
             os.write(
                 fd, "".join(f"{line}\n" for line in task_lines(_tasks())).encode(errors="backslashreplace")
             )
-        except OSError:  # nobody reads it
+        except OSError:  # the output has no reader
             pass
 
     signal.signal(TASKS, show)
@@ -43,7 +43,7 @@ def print_tasks_when_asked(fd: int = 2) -> None:
 
 
 def _tasks() -> Iterable[Any]:
-    """Those of the loop that runs here, but for the one that runs now."""
+    """The tasks of the loop that runs here, without the current one."""
     asyncio = sys.modules.get("asyncio")  # not imported: this runs in a signal handler
     try:
         if asyncio is not None:
@@ -55,7 +55,7 @@ def _tasks() -> Iterable[Any]:
 
 
 def task_lines(tasks: Iterable[Any]) -> Iterator[str]:
-    """Where they wait, those that wait at one place together, the largest crowd first."""
+    """Where the tasks wait: tasks at one place together, the largest group first."""
     places = Counter(tuple(_frames(task.get_coro())) for task in tasks)
     for frames, count in places.most_common(MOST_PLACES):
         waiting = "1 task waits" if count == 1 else f"{count} tasks wait"
@@ -66,7 +66,7 @@ def task_lines(tasks: Iterable[Any]) -> Iterator[str]:
 
 
 def _frames(waiting: Any) -> Iterator[tuple[str, int | None, str]]:
-    """From the outermost coroutine to the innermost."""
+    """The frames from the outermost coroutine to the innermost."""
     for _ in range(MOST_FRAMES):
         if waiting is None:
             return
@@ -76,7 +76,7 @@ def _frames(waiting: Any) -> Iterator[tuple[str, int | None, str]]:
 
 
 def _generator_of(step: Any) -> Any:
-    """Of one step of an asynchronous generator (`async for`), which tells nobody whose it is."""
+    """The generator of one step of an asynchronous generator (`async for`), which has no attribute for it."""
     if type(step).__name__ not in ("async_generator_asend", "async_generator_athrow"):
         return None
     return next((found for found in gc.get_referents(step) if hasattr(found, "ag_frame")), None)

@@ -1,10 +1,10 @@
-"""How the connections of a shared listener come and go at one worker: whether it may be lax about the order.
+"""How the connections of a shared listener come and go at one worker, and how strict its turns must be.
 
 Invariant: pure. Times are in seconds of the caller's clock.
 
-While cheap connections come fast and end as fast, the numbers that workers hold are level by themselves. To
-go to the end of the queue for a difference of one then costs 10 us a connection (measured): workers wake each
-other in turn, and each finds a single connection.
+While cheap connections come fast and end as fast, the numbers that workers hold stay level without help.
+Going to the end of the queue for a difference of one then costs 10 us a connection (measured): workers wake
+each other in turn, and each finds a single connection.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from everycore.core.lanes import COSTLY
 
 #: Connections come fast if more often than this, in seconds.
 FAST: Final = 0.003
-#: By how many connections others may then hold fewer, and the next one be for this worker too.
+#: Others may then hold this many connections fewer, and the next one still be for this worker.
 SLACK: Final = 8
-#: Connections between two looks, at most: what is learnt from fewer than half of them is nothing.
+#: The most connections between two looks. Fewer than half of them are not enough to judge by.
 LOOK: Final = 32
 
 
 class Pace:
-    """The pace of one worker. Whoever accepts a connection counts `left` down, and calls `look` when it is 0.
+    """The pace of one worker. The code that accepts a connection decrements `left` and calls `look` at 0.
 
-    slack: by how many connections others may hold fewer now.
+    slack: how many connections fewer others may hold now.
     """
 
     __slots__ = ("_held", "_since", "_step", "is_fast", "left", "slack")

@@ -1,10 +1,10 @@
-"""Modules that others import when they are there, and that one of our own processes has no use for.
+"""Modules that others import if available, but that some of everycore's processes do not need.
 
-asyncio imports `ssl`, which loads OpenSSL: 1.3 MB and some 10 ms. msgspec imports `typing_extensions`. Each
-of them does without (a Python can be built without OpenSSL, and `typing_extensions` need not be installed).
-The primary of `everycore serve` and `everycore run` executes no code of a user's and speaks no TLS. Of
-uvicorn's modules only the reloader of its own command uses `watchfiles`. Invariant: what was spared can be
-imported afterwards, and is complete then.
+asyncio imports `ssl`, which loads OpenSSL: 1.3 MB and some 10 ms. msgspec imports `typing_extensions`. Both
+work without them (a Python may be built without OpenSSL, and `typing_extensions` need not be installed). The
+primary of `everycore serve` and `everycore run` executes no code of the user's and does not speak TLS. Of
+uvicorn's modules only the reloader of its own command uses `watchfiles`. Invariant: a spared module can be
+imported later, and is then complete.
 """
 
 from __future__ import annotations

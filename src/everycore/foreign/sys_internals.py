@@ -1,9 +1,10 @@
 """The private part of `sys` that everycore uses.
 
-Up to Python 3.11 the interpreter's cache of attributes holds the names of what was looked up. A worker that a
-mold has made replaces entries, and each replacement writes to the old name, a string that lies anywhere in
-memory: a page is copied for it. With FastAPI and numpy that is 0.5 MB a worker, and as much for the mold.
-Names are immortal since Python 3.12, so nothing is written. Without the private part a worker copies more.
+Up to Python 3.11 the interpreter's cache of attributes holds the names that were looked up. A worker that a
+mold has made replaces entries, and each replacement writes to the old name, a string anywhere in memory, so
+the kernel copies a page for it. With FastAPI and numpy that is 0.5 MB for each worker, and as much for the
+mold. Names are immortal since Python 3.12, so nothing is written. Without the private part a worker copies
+more.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def _text(name: str) -> str:
 
 
 def _version() -> str:
-    """Our version by the name of the folder that an installer has made; it is read where there is none."""
+    """The version, from the folder that an installer has made or, without one, from the metadata."""
     for folder in sys.path:
         with contextlib.suppress(OSError, TypeError, ValueError):
             for name in os.listdir(folder or "."):

@@ -8,11 +8,11 @@ connection is accepted:
 * The server has a limit.
 * This worker holds too many connections, so its turn goes on to another worker.
 * Descriptors run short. libuv closes the connections that wait when it finds none free.
-* The listener is readable, and libuv does not accept: it tells no error, and tries again in each turn.
+* The listener is readable but libuv does not accept: it reports no error, and tries again in each turn.
 
-Nobody reports the end of a connection, which may have another protocol by then (`set_protocol`, `start_tls`).
-uvloop counts in C; before the loop waits, and with each connection, this module compares. Otherwise the
-program would have to be given other protocols than its own.
+uvloop does not report the end of a connection, which may have another protocol by then (`set_protocol`,
+`start_tls`). So this module compares uvloop's own count, kept in C, before the loop waits and at each
+connection. Any other way would have to replace the program's protocols.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from everycore.worker.connections.shared_reader import MOST_EXCESS, SharedReader
 if TYPE_CHECKING:
     from everycore.worker.connections.turns import Turns
 
-#: How many descriptors are free is looked at again before they are used up, if no connection takes more than
+#: The number of free descriptors is checked again before they run out, if each connection takes no more than
 #: this.
 MOST_EACH: Final = 32
-#: After so many turns without a connection the listener is looked at.
+#: After this many turns without a connection the listener is checked.
 QUIET: Final = 64
 
 
 class NativeReader(SharedReader):
-    """As `SharedReader`, but uvloop accepts. `factory` is the server's; `turns` tells of the loop's turns."""
+    """As `SharedReader`, but uvloop accepts. `factory`: the server's. `turns`: reports the loop's turns."""
 
     __slots__ = (
         "_context", "_counter", "_factory", "_has_headroom", "_is_ended", "_is_in_trouble", "_native",
@@ -55,7 +55,7 @@ class NativeReader(SharedReader):
         self._factory = factory
         self._turns_of = turns
         self._pace = turns.pace
-        #: Of the caller of `create_server`: uvloop runs the protocols in it.
+        #: The context of the caller of `create_server`: uvloop runs the protocols in it.
         self._context = contextvars.copy_context()
         self._native: NativeServer | None = None
         self._counter: Any = None
@@ -72,7 +72,7 @@ class NativeReader(SharedReader):
                     NativeServer, self._loop, self._sock.fileno(), int(self._sock.family), self._protocol
                 )
             except OSError:
-                pass  # no descriptor is free, say: connections are accepted in Python
+                pass  # for instance no descriptor is free: connections are accepted in Python
             else:
                 self._counter = self._native.counter
                 self._sock.copies.append(self._native.fileno)
@@ -122,7 +122,7 @@ class NativeReader(SharedReader):
             self._leave_or_queue(where)
 
     def _look_around(self) -> None:
-        """Look at what changes slowly, after so many connections that it can't have changed much."""
+        """Check what changes slowly, after so few connections that it cannot have changed much."""
         free = 0
         if self._sock.fileno() >= 0:
             try:
@@ -150,7 +150,7 @@ class NativeReader(SharedReader):
         if listener is not None and listener.is_armed:
             self._is_in_trouble = False
             if self._is_for_libuv():
-                listener.rearm()  # the reason for which each connection was looked at is over
+                listener.rearm()  # the reason to check each connection first is gone
 
     def _stay_out(self, *args: Any) -> None:
         super()._stay_out(*args)
@@ -185,7 +185,7 @@ class NativeReader(SharedReader):
         return [_Native(transport) for transport in self._native.transports()]
 
     def _look(self) -> None:
-        """The loop is about to wait: say how many connections are open. HOT: called in every turn."""
+        """The loop is about to wait: note how many connections are open. HOT: called in every turn."""
         count = self._counter.value
         self._quiet += 1
         if self._quiet >= QUIET:
@@ -204,7 +204,7 @@ class NativeReader(SharedReader):
         self._quiet = 0
         listener = self._registrations.listener
         if listener is not None and listener.is_armed and is_readable(self._sock.fileno()):
-            self._is_in_trouble = True  # until a connection is accepted by hand, which tells what it is
+            self._is_in_trouble = True  # until a connection is accepted in Python, which shows the error
             listener.rearm()
 
 
@@ -220,7 +220,7 @@ class _Native:
 
 
 class _Unserved(asyncio.Protocol):
-    """Of a connection for which the program has no protocol."""
+    """The protocol of a connection for which the program has none."""
 
     def connection_made(self, transport: Any) -> None:
         """Close it."""

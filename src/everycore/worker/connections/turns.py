@@ -1,9 +1,9 @@
-"""The turns of a uvloop loop: before the loop waits, the board is told so, and some objects look around.
+"""The turns of a uvloop loop: before the loop waits, the board is updated and some objects check their state.
 
 That costs 2 to 4 us a turn, where a cheap connection costs 60. So while a loop accepts one cheap connection
-after another, a sample of the turns has to do. In between, the board says that the loop waits. If a handler
-then blocks, the worker looks free meanwhile, as one that was stopped does: the others leave connections to
-it, see that it takes none, and take them (`core.patience`).
+after another, only a sample of the turns is reported. In between, the board says that the loop waits. If a
+handler then blocks, the worker looks free, like one that was stopped: the others leave connections to it,
+notice that it takes none, and take them (`core.patience`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from everycore.core.pace import LOOK, Pace
 if TYPE_CHECKING:
     from everycore.system.board import WorkerBoard
 
-#: While connections come fast: with so many each turn is told, and with the following ones none is.
+#: While connections come fast, `TOLD` turns are reported and the next `UNTOLD` ones are not.
 TOLD: Final = LOOK
 UNTOLD: Final = 256
-#: For how long none is told at most, in seconds.
+#: The longest time without a report, in seconds.
 LONGEST_PAUSE: Final = 0.1
 
 
@@ -41,12 +41,12 @@ class Turns:
         self._stamps = uvloop_internals.stamps_of(loop, self._note)
 
     def watch(self, look: Callable[[], None], close: Callable[[], None]) -> None:
-        """Call `look` in each turn that is told, before the loop waits, and `close` before the loop's own."""
+        """Call `look` before the loop waits in each reported turn, and `close` before the loop's own."""
         self._looks.append(look)
         self._closers.append(close)
 
     def unwatch(self, look: Callable[[], None], close: Callable[[], None]) -> None:
-        """Call them no more."""
+        """No longer call them."""
         self._looks.remove(look)
         self._closers.remove(close)
 
@@ -57,10 +57,10 @@ class Turns:
         self._board.idle(waits, since)
 
     def step(self, most: int) -> None:
-        """`pace.left` is 0. `most`: after how many connections to call this again."""
+        """Called when `pace.left` is 0. `most`: after how many connections to call this again."""
         now, pace, board = time.monotonic(), self.pace, self._board
         pace.look(now, board.held, board.cost)
-        # With several servers, one of them may have to hear of each turn.
+        # With several servers, one of them may need a report of each turn.
         if pace.is_fast and not self._is_paused and self._stamps is not None and len(self._looks) == 1:
             self._is_paused = True
             self._stamps.pause()
@@ -72,7 +72,7 @@ class Turns:
             pace.begin(min(TOLD, most), now, board.held)
 
     def resume(self) -> None:
-        """Tell each turn again."""
+        """Report each turn again."""
         if not self._is_paused:
             return
         self._is_paused = False
@@ -85,7 +85,7 @@ class Turns:
         self.pace.begin(min(TOLD, max(self.pace.left, 1)), time.monotonic(), self._board.held)
 
     def close(self) -> None:
-        """Tell nothing more. Keep this object for one more turn of the loop, as `Stamps.close` says."""
+        """Report no more turns. Keep this object for one more turn of the loop, as `Stamps.close` demands."""
         self.resume()
         if self._stamps is not None and not self._is_closed:
             self._is_closed = True
