@@ -118,7 +118,7 @@ async def test_hole_07_after_the_last_worker_went(tmp_path, how):
 # 3, 13: more than can be served
 
 
-async def test_hole_03_nobody_is_asked_again_while_all_are_full(tmp_path, policy):
+async def test_hole_03_no_worker_is_asked_again_while_all_are_full(tmp_path, policy):
     """Node sends a connection too many to its full workers again and again, thousands of times a second. Here
     the workers say once that they are full, and the connection waits until one says that it has room.
     """
