@@ -15,7 +15,7 @@ endif
 VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
 BIN := $(VENV)/bin
-SOURCES = $(wildcard src tests examples bench tools)
+SOURCES = $(wildcard src tests examples bench tools docs)
 # mypy wants at least one file in a folder it is given.
 TYPED = $(foreach folder,$(SOURCES),$(if $(shell find $(folder) -name '*.py' -print -quit),$(folder)))
 

@@ -1,1 +1,1 @@
-"""Benchmarks: everycore beside Node.js' cluster, in interleaved rounds. See README.md."""
+"""Benchmarks: everycore beside Node.js's cluster, in interleaved rounds. See README.md."""

@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def surroundings() -> str:
-    """Without these a figure means nothing."""
+    """The circumstances without which a figure has no meaning."""
     try:
         node = subprocess.run(
             ["node", "--version"], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""balance: how evenly kept-alive connections lie over the workers, opened one by one and in bursts."""
+"""balance: how evenly the workers share kept-alive connections, opened one by one and in bursts."""
 
 import time
 
@@ -8,7 +8,7 @@ from bench.load import hold
 from bench.processes import need
 
 CONNECTIONS, WORKERS, BURSTS = 400, 8, (1, 16, 64)
-SETTLE = 0.2  # until the servers have seen the last run's connections close
+SETTLE = 0.2  # until the servers have noticed that the last run's connections closed
 
 
 def run(options: Options) -> str:

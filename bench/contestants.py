@@ -1,6 +1,6 @@
-"""Who runs: everycore under each policy and loop there is, Node's cluster, and servers without any primary.
+"""The contestants: everycore under each policy and loop, Node's cluster, and servers without a primary.
 
-What everycore offers is asked of the library, so that a new policy or loop takes part by itself.
+The library says which policies and loops it offers, so a new one takes part by itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ def nodes(mode: str, workers: int, *, also_none: bool = True) -> dict[str, list[
 
 
 def bare(mode: str, workers: int) -> dict[str, list[str]]:
-    """Ceilings: nobody hands anything over, and nobody balances either."""
+    """Upper bounds: these hand nothing over and balance nothing."""
     return {
         "bare shared asyncio": python("bare", "shared", "asyncio", mode, workers),
         "bare shared uvloop": python("bare", "shared", "uvloop", mode, workers),

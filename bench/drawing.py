@@ -1,4 +1,4 @@
-"""Bars as SVG: a panel a contestant, one scale for all. Reads on a light and on a dark page."""
+"""Bars as SVG: one panel for each contestant, one scale for all. Readable on light and dark pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def picture(title: str, panels: Sequence[Panel], *, mean: float, notes: Sequence
 
 
 def drawn(panel: Panel, left: float, top: float, scale: float, mean: float) -> list[str]:
-    """One panel: its name, the range, a bar a worker, the mean."""
+    """One panel: its name, the range, a bar for each worker, the mean."""
     wide = PANEL_WIDTH - 16
     floor = top + _LABEL + BARS
     step = wide / len(panel.counts)

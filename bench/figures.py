@@ -1,7 +1,7 @@
-"""Rounds and tables: every contestant once a round, then the medians, the spread and the ratios.
+"""Rounds and tables: every contestant once in each round, then the medians, the spread and the ratios.
 
-A ratio is the median of the ratios *within* each round: what disturbs the machine for a while disturbs
-neighbours alike, and falls out.
+A ratio is the median of the ratios *within* each round: a disturbance of the machine affects neighbours
+alike, and cancels out.
 """
 
 import statistics
@@ -25,7 +25,7 @@ class Column:
 def interleave(
     names: Sequence[str], rounds: int, measure: Callable[[str], dict[str, float]], *, label: str
 ) -> Samples:
-    """A B C, C B A, A B C, ...: measures each name once a round."""
+    """A B C, C B A, A B C, ...: measures each name once in each round."""
     samples: Samples = {name: [] for name in names}
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
@@ -36,7 +36,7 @@ def interleave(
 
 
 def ratio(samples: Samples, name: str, baseline: str, metric: str) -> float | None:
-    """How many times the baseline's figure, or None where there is nothing to divide."""
+    """How many times the baseline's figure, or None if a figure is missing."""
     pairs = zip(samples.get(name, []), samples.get(baseline, []), strict=False)
     ratios = [
         ours[metric] / theirs[metric] for ours, theirs in pairs if metric in ours and theirs.get(metric)
@@ -83,7 +83,7 @@ def _cells(samples: Samples, name: str, column: Column, baseline: str | None) ->
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """The median, and the least and the most in brackets."""
+    """The median, with the least and the greatest in brackets."""
     if not values:
         return "-"
     middle, least, most = (
@@ -93,12 +93,12 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """Of sorted values: the least that `share` of them do not exceed."""
+    """Of sorted values: the least one that is not below `share` of them."""
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
 def progress(text: str) -> None:
-    """One line on a terminal that the next one replaces."""
+    """A line on a terminal, to be overwritten by the next one."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 

@@ -8,7 +8,7 @@ from bench.load import apache_bench
 from bench.processes import Server, descriptors, need, resident
 
 WORKERS, CONCURRENCY = 2, 64
-SETTLE = 1.0  # until the last connections have gone, and a collector had its turn
+SETTLE = 1.0  # until the last connections have closed and the collector has run
 COLUMNS = (
     Column("primary", "primary fds +"),
     Column("workers", "workers fds +"),

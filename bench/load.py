@@ -1,7 +1,7 @@
-"""The load: on loopback, one process, one thread, raw epoll; bounded in number and in time.
+"""The load: on loopback, from one process and thread with raw epoll; limited in number and in time.
 
-Open loop: every request has an intended time that no answer can put off, and its latency counts from there
-(a closed loop asks a slow server less, and so hides its slowness: "coordinated omission").
+Open loop: every request has an intended time, which no answer can delay, and its latency counts from there (a
+closed loop sends a slow server fewer requests, and so hides its slowness: "coordinated omission").
 """
 
 import errno
@@ -20,7 +20,7 @@ _IN_PROGRESS = (0, errno.EINPROGRESS)
 
 
 def raise_descriptor_limit() -> None:
-    """Thousands of connections at once, here and in what is started from here."""
+    """Allow thousands of connections at once, here and in processes started from here."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft < wanted:
@@ -56,7 +56,7 @@ class Outcome:
     """Latencies in seconds from the intended time, in the order of the plan; None: no answer."""
 
     latencies: list[float | None]
-    behind: float  # the most that this client itself was behind its plan: a bound of its own error
+    behind: float  # the longest delay of this client behind its plan: a bound of its own error
 
     @property
     def lost(self) -> int:
@@ -75,9 +75,9 @@ def open_loop(
     say: Callable[[Request], bytes] = _line,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """A connection a request, at the intended times; waits up to `patience` seconds after the last.
+    """One connection for each request, at the intended times; waits up to `patience` seconds after the last.
 
-    say: what is sent. Once `is_over`, the rest of the plan is left out.
+    say: the bytes to send. Once `is_over`, the rest of the plan is left out.
     """
     latencies: list[float | None] = [None] * len(plan)
     calls: dict[int, _Call] = {}
@@ -133,7 +133,7 @@ def _send(call: _Call, data: bytes, poller: select.epoll) -> None:
     try:
         call.sock.send(data)
     except OSError:
-        return  # refused or reset: EPOLLERR tells
+        return  # refused or reset: EPOLLERR says so
     call.sent = True
     poller.modify(call.sock, select.EPOLLIN)
 
@@ -146,9 +146,9 @@ def _answered(sock: socket.socket) -> bool:
 
 
 def hold(port: int, count: int, burst: int, *, ask: bytes = b"", seconds: float = 30.0) -> Counter[int]:
-    """Open `count` connections, `burst` at a time, and keep all; how many each worker got, by its id.
+    """Open `count` connections, `burst` at a time, and keep all. Returns how many each worker got, by its id.
 
-    ask: the request that is answered with the id; without it the server says it by itself.
+    ask: a request that is answered with the id; without it the server sends the id unasked.
     """
     held: list[socket.socket] = []
     shares: Counter[int] = Counter()
@@ -191,7 +191,7 @@ def _ids(socks: Sequence[socket.socket], end: float, ask: bytes) -> list[int]:
     return ids
 
 
-#: An answer that is nothing but an id: the body of HTTP, which may come in two pieces; or a line.
+#: An answer that is only an id: the body of an HTTP response, which may come in two pieces, or a line.
 _ID = re.compile(rb"\r\n\r\n(\d+)$")
 _LINE = re.compile(rb"^(\d+)\n")
 _RATE = re.compile(r"Requests per second:\s+([\d.]+)")
@@ -200,7 +200,7 @@ _FAILED = re.compile(r"Failed requests:\s+(\d+)")
 
 
 def apache_bench(port: int, count: int, concurrency: int) -> tuple[float, int]:
-    """`ab`, a connection a request: how many a second, and how many failed."""
+    """Run `ab`, one connection for each request. Returns how many a second, and how many failed."""
     argv = [
         "ab",
         "-q",

@@ -1,8 +1,8 @@
 """mold: workers that are forked from one process, beside fresh ones and gunicorn's `--preload`.
 
-Four workers of FastAPI and numpy: memory of the whole tree after 2 000 requests (PSS, and the part of it that
-is no file), time to the first reply, time from the kill of a worker to the reply of its replacement, and
-eight workers beside one.
+Four workers of FastAPI and numpy: memory of the whole tree after 2 000 requests (PSS, and its part that is
+not backed by files), time to the first reply, time from the kill of a worker to the reply of its replacement;
+and eight workers beside one.
 """
 
 import http.client
@@ -115,7 +115,7 @@ def _running(name: str, workers: int) -> Iterator[tuple[subprocess.Popen[bytes],
 
 
 def _ask(port: int) -> int | None:
-    """The process that answers; None: nobody listens yet."""
+    """The process that answers; None if none listens yet."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
     try:
         connection.request("GET", "/", headers={"Connection": "close"})
@@ -127,7 +127,7 @@ def _ask(port: int) -> int | None:
 
 
 def _until(port: int, is_enough: int, among: set[int] | None = None) -> set[int]:
-    """Ask until so many processes have answered, of those that are not `among`."""
+    """Ask until this many processes have answered that are not in `among`."""
     seen: set[int] = set()
     deadline = time.monotonic() + _PATIENCE
     while len(seen) < is_enough:
@@ -183,6 +183,6 @@ def _tree(pid: int) -> Sequence[int]:
 
 
 def _size(pid: int) -> dict[str, int]:
-    """KiB by name, of /proc/PID/smaps_rollup."""
+    """KiB by name, from /proc/PID/smaps_rollup."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     return {line.split(":")[0]: int(line.split()[1]) for line in lines}

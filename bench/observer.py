@@ -1,6 +1,6 @@
-"""observer: what a service pays for being seen: control socket and metrics, scraped every second.
+"""observer: the cost of being observed: control socket and metrics, scraped every second.
 
-And what counting costs an application, by the way in which its own metrics are gathered and by another.
+Also the cost of an application's own metrics, gathered as everycore does it and by multiprocess files.
 """
 
 import os
@@ -79,7 +79,7 @@ def _seen(options: Options) -> str:
 
 
 def _under_load(server: Server, count: int) -> str:
-    """The status while connections come as fast as they are served."""
+    """Ask for the status while connections come as fast as they are served."""
     asker = Asker(server.primary)
     rate, _ = apache_bench(server.port, count, CONCURRENCY)
     return f"at {rate:.0f} conn/s: {_told(asker)}"
@@ -91,7 +91,7 @@ def _told(asker: "Asker") -> str:
 
 
 def _while_blocked(server: Server) -> str:
-    """The status while no worker does anything, and clients wait."""
+    """Ask for the status while all workers are idle and clients wait."""
     with ExitStack() as stack:
         for pid in server.workers:
             os.kill(pid, signal.SIGSTOP)
@@ -109,7 +109,7 @@ def _command(more: list[str]) -> list[str]:
 
 
 class Scraper(threading.Thread):
-    """Asks for the metrics at once and then every second, until it is stopped."""
+    """Asks for the metrics at once and then every second, until stopped."""
 
     def __init__(self, path: str) -> None:
         super().__init__(daemon=True)
@@ -138,7 +138,7 @@ class Scraper(threading.Thread):
 
 
 class Asker(threading.Thread):
-    """Asks for the status ten times a second, until it is stopped."""
+    """Asks for the status ten times a second, until stopped."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -151,11 +151,11 @@ class Asker(threading.Thread):
         request = AskStatus(v=VERSION)
         while not self._is_over.wait(0.1):
             begun = time.monotonic()
-            self._service._ask(request, ServiceStatus)  # without the memory, which the asking side looks at
+            self._service._ask(request, ServiceStatus)  # without the memory, which the asking side reads
             self._times.append((time.monotonic() - begun) * 1000)
 
     def stop(self) -> dict[str, float]:
-        """The median and the longest, in milliseconds."""
+        """The median and the longest time, in milliseconds."""
         self._is_over.set()
         self.join()
         self._service.close()

@@ -1,7 +1,7 @@
-"""Programs under measurement: started, asked who they are, looked at through /proc, and ended for certain.
+"""Programs under measurement: started, asked for their processes, measured through /proc, and always ended.
 
-A program prints one line of JSON when it is ready and ends when its standard input ends, so it does not
-outlive the benchmark however that ends.
+A program prints one line of JSON when it is ready and ends when its standard input ends, so it never outlives
+the benchmark.
 """
 
 import json
@@ -22,7 +22,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Missing(Exception):
-    """Programs that a benchmark starts are not installed."""
+    """Programs that a benchmark needs are not installed."""
 
 
 def need(*programs: str) -> None:
@@ -40,7 +40,7 @@ def node(program: str, *args: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what would steer a contestant."""
+    """The environment of this process, without variables that would influence a contestant."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -71,7 +71,7 @@ class Server:
         self.workers: list[int] = ready["workers"]
 
     def line(self) -> str:
-        """The next line that it says."""
+        """The next line that the program prints."""
         assert self._process.stdout is not None
         return self._process.stdout.readline()
 
@@ -104,7 +104,7 @@ class Server:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             pass
-        try:  # the session: also what may have outlived the primary
+        try:  # the whole session, with processes that may have outlived the primary
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
@@ -112,7 +112,7 @@ class Server:
         self._process.stdout.close()
 
     def cpu(self) -> tuple[float, float]:
-        """Seconds of processor time so far: of the primary, and of the workers together."""
+        """Seconds of CPU time so far: of the primary, and of the workers together."""
         return cpu_seconds([self.primary]), cpu_seconds(self.workers)
 
 
@@ -121,7 +121,7 @@ def _too_late(*_: object) -> None:
 
 
 def run_json(argv: Sequence[str], *, seconds: float = 120.0) -> Any:
-    """Run a program that measures itself; what it says in its last line."""
+    """Run a program that measures itself. Returns the contents of its last line."""
     process = subprocess.Popen(
         argv,
         cwd=_ROOT,

@@ -1,4 +1,4 @@
-"""reloads: latency while a service is reloaded, beside one in which idle processes import its application."""
+"""reloads: latency during a reload of a service, and while idle processes import its application."""
 
 import os
 import select
@@ -16,7 +16,7 @@ from bench.processes import Server, environment, python
 from bench.stops import APPLICATION
 
 WORKERS, RATE, MOST = 2, 200.0, 60.0
-#: Of the service at rest, for the same time as a reload takes here.
+#: The time for the service at rest, about that of a reload here.
 _QUIET = 3.0
 _REQUEST = b"GET / HTTP/1.0\r\nHost: x\r\n\r\n"
 _IMPORT = f"import everycore.servers.program, everycore.servers.engines, {APPLICATION}"
@@ -78,7 +78,7 @@ def _load(port: int, disturb: Callable[[], None]) -> dict[str, float]:
 
 
 def _reload(server: Server) -> None:
-    """Until the last worker of before is gone."""
+    """Wait until the last of the old workers has ended."""
     old = [os.pidfd_open(pid) for pid in _children(server.primary)]
     try:
         os.kill(server.primary, signal.SIGHUP)
@@ -100,6 +100,6 @@ def _rest() -> None:
 
 
 def _import() -> None:
-    """What new workers import, one after the other as in a reload."""
+    """Import what new workers import, in one process after the other, as in a reload."""
     for _ in range(WORKERS):
         subprocess.run([sys.executable, "-c", _IMPORT], env=environment(), check=True, timeout=MOST)

@@ -1,4 +1,4 @@
-"""spread: who got the connections of one burst, beside other servers; and a picture of it."""
+"""spread: which workers got the connections of one burst, beside other servers; and a picture of it."""
 
 import importlib.metadata
 import os
@@ -16,7 +16,7 @@ from bench.load import hold
 from bench.processes import python
 
 CONNECTIONS, WORKERS = 400, 8
-SETTLE = 0.3  # until the servers have seen the last run's connections close
+SETTLE = 0.3  # until the servers have noticed that the last run's connections closed
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 _APP = "bench.programs.who:app"
 _RUN = [sys.executable, "-m"]
@@ -89,7 +89,7 @@ def contestants(options: Options, missing: Mapping[str, str]) -> dict[str, list[
 
 
 def absent() -> dict[str, str]:
-    """Contestants that are not installed, and what they lack."""
+    """Contestants that are not installed, and what each lacks."""
     found = {}
     for name, (packages, _) in _PEERS.items():
         lacks = [package for package in packages if version(package) is None]
@@ -115,7 +115,7 @@ def report(samples: Samples, rounds: int, missing: Mapping[str, str]) -> str:
 
 
 def drawn(shares: Mapping[str, list[list[int]]], missing: Mapping[str, str], machine: str) -> str:
-    """The picture: of each contestant, the round whose largest share is the median of all."""
+    """The picture: for each contestant, the round whose largest share is the median."""
     panels = []
     for name, rounds in shares.items():
         largest = statistics.median_low(counts[0] for counts in rounds)
@@ -134,7 +134,7 @@ def drawn(shares: Mapping[str, list[list[int]]], missing: Mapping[str, str], mac
 
 
 def label(name: str) -> str:
-    """What a contestant is called in the picture."""
+    """The name of a contestant in the picture."""
     if name in _PEERS:
         return f"{name} {version(name) or ''}".strip()
     return {"node rr": "Node's cluster, rr", "node none": "Node's cluster, none"}.get(name, name)

@@ -1,4 +1,4 @@
-"""startup: what importing costs, and how long eight workers take to be online."""
+"""startup: the cost of the import, and the time until eight workers are online."""
 
 import subprocess
 import sys
@@ -61,7 +61,7 @@ def _imports(rounds: int) -> Samples:
         return {"ms": float(seconds) * 1000, "click": float(has_click == "True")}
 
     for name in _IMPORTS:
-        measure(name)  # byte code and the page cache
+        measure(name)  # warms up: byte code and the page cache
     return interleave(list(_IMPORTS), rounds, measure, label="startup")
 
 

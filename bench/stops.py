@@ -1,4 +1,4 @@
-"""stops: from SIGTERM to the end of an idle service whose application has a connection of its own open."""
+"""stops: the time from SIGTERM to the end of an idle service whose application has a connection open."""
 
 import json
 import os

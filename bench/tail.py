@@ -1,5 +1,7 @@
-"""tail: most requests short, a few long, the worker's loop blocked meanwhile; latency from the intended time.
-blocked: one worker asleep for long, and everybody else's requests."""
+"""tail: latency where most requests are short and a few long, and each blocks its worker's loop meanwhile.
+
+blocked: latency of all other requests while one worker sleeps for long.
+"""
 
 import heapq
 
@@ -85,7 +87,7 @@ def _figures(outcome: Outcome) -> dict[str, float]:
 
 
 def _ideal(plan: list[Request]) -> Outcome:
-    """One queue, the next free worker takes the head, and nothing else costs any time."""
+    """One queue: the next free worker takes the head, and nothing else takes any time."""
     free = [0.0] * WORKERS
     latencies: list[float | None] = []
     for request in plan:

@@ -1,4 +1,4 @@
-"""throughput: a connection a request, the dearest case for who hands connections over."""
+"""throughput: one connection for each request, the most expensive case for a server that hands over."""
 
 from bench.contestants import NODE, Options, bare, nodes, ours, started
 from bench.figures import Column, interleave, table
@@ -20,7 +20,7 @@ def run(options: Options) -> str:
     programs = ours(options, "reply", WORKERS) | nodes("reply", WORKERS) | bare("reply", WORKERS)
     with started(options, programs) as servers:
         for server in servers.values():
-            apache_bench(server.port, 2000, CONCURRENCY)  # warm
+            apache_bench(server.port, 2000, CONCURRENCY)  # warms up
 
         def measure(name: str) -> dict[str, float]:
             server = servers[name]

@@ -1,7 +1,8 @@
-"""wsgi: bridges from WSGI to ASGI, and engines that speak WSGI themselves, on one listener of everycore's.
+"""wsgi: bridges from WSGI to ASGI, and engines that speak WSGI themselves, on one listener of everycore.
 
-First what each keeps of PEP 3333 and of what Django and Flask count on, then how fast it is. The client is
-one thread a connection, kept alive, each request behind the answer to the last one. A dash: it failed.
+First what each keeps of PEP 3333 and of what Django and Flask rely on, then its speed. The client has one
+thread for each connection, which is kept alive, and sends each request after the answer to the last one. A
+dash means that it failed.
 """
 
 import importlib.util
@@ -15,7 +16,7 @@ from bench.figures import Column, interleave, merge, table
 from bench.processes import Server, python
 
 OURS = "everycore"
-#: What each needs.
+#: The package that each contestant needs.
 CONTESTANTS = {
     OURS: "a2wsgi",
     "a2wsgi": "a2wsgi",
@@ -24,7 +25,7 @@ CONTESTANTS = {
     "cheroot": "cheroot",
 }
 MEGABYTE = 2**20
-#: What is asked: the path, the body of the request, and how many requests a round.
+#: The requests: the path, the body, and how many in a round.
 LOADS = {
     "small": ("/small", 0, 800),
     "1 MB down": ("/down", 0, 48),
@@ -43,7 +44,7 @@ def run(options: Options) -> str:
         }
         columns = [Column(what, what) for what in CHECKS]
         print(table("wsgi: what is kept (1: yes)", merge(kept), columns), flush=True)
-    with started(options, programs) as servers:  # fresh ones: what has failed a check may be ill
+    with started(options, programs) as servers:  # new processes: one that failed a check may be damaged
         for load, (path, size, usual) in LOADS.items():
             for concurrency in (1, 16):
                 count = usual * (5 if options.full else 1) // (4 if concurrency == 1 else 1)
@@ -89,7 +90,7 @@ def request(path: str, size: int = 0) -> bytes:
 
 
 def ask_often(port: int, sent: bytes, count: int, concurrency: int) -> float:
-    """How long so many requests take, in seconds."""
+    """The time for this many requests, in seconds."""
     failures: list[BaseException] = []
 
     def client() -> None:
@@ -121,7 +122,7 @@ def connect(port: int, seconds: float = 10.0) -> socket.socket:
 
 
 def read_answer(sock: socket.socket) -> tuple[bytes, bytes]:
-    """Head and body of an answer with a Content-Length."""
+    """Head and body of an answer that has a Content-Length."""
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         data += received(sock)
@@ -151,12 +152,12 @@ def ask(server: Server, path: str) -> tuple[bytes, bytes]:
 
 
 def is_valid(server: Server) -> bool:
-    """wsgiref's validator has nothing to say."""
+    """wsgiref's validator has no complaint."""
     return ask(server, "/valid")[1] == b"hello" and ask(server, "/complaints")[1] == b"0"
 
 
 def streams_up(server: Server) -> bool:
-    """The application reads the first byte of a body before the last one was sent."""
+    """The application reads the first byte of a body before the client sends the last one."""
     whole = request("/first", MEGABYTE)
     with connect(server.port) as sock:
         sock.sendall(whole[: len(whole) // 2])
@@ -164,7 +165,7 @@ def streams_up(server: Server) -> bool:
 
 
 def streams_down(server: Server) -> bool:
-    """The client has the first part of an answer before the next one is made."""
+    """The client has the first part of an answer before the application makes the next one."""
     with connect(server.port, 2.0) as sock:
         sock.sendall(request("/stream"))
         data = b""
@@ -175,7 +176,7 @@ def streams_down(server: Server) -> bool:
 
 
 def closes(server: Server) -> bool:
-    """The iterable is closed soon after its client has gone."""
+    """The iterable is closed soon after its client has disconnected."""
     with connect(server.port) as sock:
         sock.sendall(request("/endless"))
         received(sock)
@@ -194,7 +195,7 @@ def has_threads(server: Server) -> bool:
 
 
 def changes_head(server: Server) -> bool:
-    """`start_response` with `exc_info` replaces a head that was not sent."""
+    """`start_response` with `exc_info` replaces a head that has not been sent."""
     return ask(server, "/changed")[0].startswith(b"http/1.1 500")
 
 
@@ -202,7 +203,7 @@ def _attempt(check: Callable[[Server], bool]) -> Callable[[Server], bool]:
     def attempt(server: Server) -> bool:
         try:
             return check(server)
-        except (OSError, EOFError, ValueError):  # no answer in time is an answer
+        except (OSError, EOFError, ValueError):  # no answer in time counts as an answer
             return False
 
     return attempt

@@ -1,8 +1,8 @@
 """The site: `make docs` builds it with Sphinx from the Markdown of the repository, strictly.
 
 The source folder is the root of the repository: README.md is the first page here too, and every link between
-two files is checked. Invariant: the pages are plain Markdown, which reads as well on a code forge. What the
-site alone needs, the order of pages and the places of Python's names, is made here from the links and the
+two files is checked. Invariant: the pages are plain Markdown, which a code forge shows as well. This module
+makes what only the site needs, the order of pages and the targets of Python's names, from the links and
 headings that a reader sees.
 """
 
@@ -26,12 +26,12 @@ root_doc = "README"
 include_patterns = ["*.md", "docs/**.md", "bench/README.md", "examples/**/README.md"]
 exclude_patterns = [".*", "build", "dist", "src", "tests", "bench/node", "bench/programs", "tools"]
 source_suffix = {".md": "markdown"}
-highlight_language = "text"  # of code without a language: what a terminal shows
+highlight_language = "text"  # for code without a language: what a terminal shows
 
-myst_heading_anchors = 4  # as a forge names them
-myst_fence_as_directive = ["mermaid"]  # drawings, which a forge draws too
+myst_heading_anchors = 4  # as forges name them
+myst_fence_as_directive = ["mermaid"]  # drawings, which forges draw too
 
-nitpicky = True  # a reference that leads nowhere is a warning, and `make docs` takes none
+nitpicky = True  # a reference without a target is a warning, and `make docs` accepts no warning
 show_warning_types = True
 
 html_theme = "furo"
@@ -39,19 +39,19 @@ html_title = f"{project} {release}"
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False
-html_additional_pages = {"index": "first.html"}  # a browser opens the folder
+html_additional_pages = {"index": "first.html"}  # a browser that opens the folder shows this
 templates_path = ["templates"]
 
-#: Pages whose links are the order of the site.
+#: Pages whose links give the order of the site.
 _CONTENTS = re.compile(r"README|docs/README|docs/[\w-]+/README")
 _LINK = re.compile(r"\]\(([^)#\s:]+\.md)\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-#: Pages of names, and the module that has them.
+#: Pages of names, and the module that has the names.
 _NAMES = {"docs/reference/api": "everycore", "docs/reference/testing": "everycore.testing"}
 
 
 def _add_contents(_: Sphinx, page: str, source: list[str]) -> None:
-    """Make the links of a page of contents the site's table of contents, in their order."""
+    """Turn the links of a contents page into the site's table of contents, in their order."""
     if not _CONTENTS.fullmatch(page):
         return
     folder = (ROOT / page).parent
@@ -60,14 +60,14 @@ def _add_contents(_: Sphinx, page: str, source: list[str]) -> None:
     else:
         links = [folder / link for link in _LINK.findall(_FENCE.sub("", source[0]))]
         below = [link.resolve() for link in links if link.resolve().is_relative_to(folder)]
-        # A page belongs to the contents of its own folder: those above name it in passing.
+        # A page belongs to the contents of its own folder: contents above only mention it.
         own = [link for link in below if link.parent == folder or link.name == "README.md"]
         entries = ["/" + str(link.relative_to(ROOT).with_suffix("")) for link in dict.fromkeys(own)]
     source[0] += "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(entries) + "\n```\n"
 
 
 def _add_names(app: Sphinx, document: nodes.document) -> None:
-    """Tell Sphinx where each name stands: in the search, and in the inventory that other projects link by."""
+    """Tell Sphinx where each name is documented, for the search and the inventory that other projects use."""
     module = _NAMES.get(app.env.docname)
     if module is None:
         return
@@ -83,7 +83,7 @@ def _add_names(app: Sphinx, document: nodes.document) -> None:
 
 
 def _stand_alone(app: Sphinx, _: nodes.document) -> None:
-    """The notes of an example or the benchmarks are reached from the page that tells of them: no chapter."""
+    """Keep notes of examples and benchmarks out of the chapters: the pages that mention them link to them."""
     if app.env.docname.startswith(("examples/", "bench/")):
         app.env.metadata[app.env.docname]["orphan"] = True
 

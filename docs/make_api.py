@@ -1,7 +1,7 @@
 """Draws the pages of names, events and errors from the signatures and docstrings of the code.
 
-Each name has a place in its page, below a heading of its own: what stands there beside that place is written
-by hand. A public name, or a public member of one, without a docstring fails the drawing.
+Each name has a place in its page, below a heading of its own; the text around that place is written by hand.
+A public name, or a public member of one, must have a docstring, otherwise the drawing fails.
 
 python docs/make_api.py [--check]    # rewrites the pages; --check only says whether they are current
 """
@@ -23,24 +23,25 @@ from everycore import errors, events, testing
 
 REFERENCE = Path(__file__).parent / "reference"
 WIDTH = 100
-#: Members that are public in Python and not promised: what a class keeps for the rest of everycore.
+#: Members that are public in Python but not promised: they are for the rest of everycore.
 NOT_PROMISED: Mapping[str, frozenset[str]] = {
     "ClusterSocket": frozenset(
         {"abandon", "grant", "granted", "tell_primary", "tell_primary_reliably", "when_closed"}
     ),
     "VirtualTimeLoop": frozenset({"run_in_executor", "settle", "shutdown_default_executor"}),
 }
-#: Classes that a program calls. The others are made by everycore, or are structs, whose fields are listed.
+#: Classes that a program instantiates. everycore makes the others, or they are structs, whose fields are
+#: listed.
 CONSTRUCTED = frozenset({"Cluster", "Pool", "FakeWorkers", "VirtualTimeLoop"})
 _ARGUMENT = re.compile(r"([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", re.DOTALL)
 
 
 class Undocumented(ValueError):
-    """A public name has no docstring."""
+    """A public name lacks a docstring."""
 
 
 def entry(module: Any, name: str) -> str:
-    """What stands below the heading of a public name: its signature, its docstring, its members."""
+    """The part below the heading of a public name: its signature, its docstring, its members."""
     value = getattr(module, name)
     if isinstance(value, type):
         parts = [signature(name, value), prose(docstring(name, value))]
@@ -71,7 +72,7 @@ def members(owner: str, cls: type) -> Iterator[str]:
 
 
 def own_members(owner: str, cls: type) -> list[str]:
-    """The public methods and properties that everycore itself gives a class, in the order of the source."""
+    """The public methods and properties that everycore itself defines in a class, in source order."""
     found: dict[str, None] = {}
     for base in cls.__mro__:
         if base.__module__.startswith("everycore"):
@@ -95,7 +96,7 @@ def fields(cls: type[msgspec.Struct]) -> Iterator[str]:
 
 
 def signature(name: str, value: Any, *, bound: bool = False) -> str:
-    """The call as code, on one line where it fits."""
+    """The call as code, on one line if it fits."""
     if isinstance(value, type) and name not in CONSTRUCTED:
         return ""
     found = inspect.signature(value)
@@ -120,7 +121,7 @@ def spelled(parameters: list[inspect.Parameter]) -> Iterator[str]:
         if kind is parameter.KEYWORD_ONLY and not starred:
             starred = True
             yield "*"
-        star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(kind, "")
+        star = "*" if kind is parameter.VAR_POSITIONAL else "**" if kind is parameter.VAR_KEYWORD else ""
         text = f"{star}{parameter.name}"
         if parameter.annotation is not parameter.empty:
             text += f": {plain(parameter.annotation)}"
@@ -168,7 +169,7 @@ def comment(module: Any, name: str) -> str:
 
 
 def prose(text: str) -> str:
-    """A docstring as Markdown: arguments become a list, indented code stays."""
+    """A docstring as Markdown: arguments become a list, indented code is kept."""
     parts = []
     for part in text.split("\n\n"):
         lines = part.splitlines()
@@ -193,7 +194,7 @@ def arguments(lines: list[str]) -> Iterator[str]:
 
 
 def event_table() -> str:
-    """All events: the fields that each has beside those of every event, and when it comes."""
+    """All events: when each comes, and its fields beside those of every event."""
     lines = ["| event | fields besides `seq`, `at`, `worker` | when |", "|---|---|---|"]
     for name in events.__all__:
         cls = getattr(events, name)
@@ -209,7 +210,7 @@ def event_table() -> str:
 
 
 def error_tree() -> str:
-    """The classes of errors, each below its base, with the builtin that it also is."""
+    """The classes of errors, each below its base, with the builtin class that it also is."""
     lines: list[str] = []
 
     def add(cls: type, depth: int) -> None:
@@ -235,7 +236,7 @@ def error_table() -> str:
 
 
 def error_classes() -> list[type]:
-    """In the order of the source."""
+    """All classes, in source order."""
     return [
         cls
         for cls in vars(errors).values()

@@ -1,7 +1,7 @@
-"""Draws the tables of the pages "Coming from ...": what another server has, and what everycore answers to it.
+"""Draws the tables of the pages "Coming from ...": what another server has, and its counterpart in everycore.
 
-The options are those of tests/kit/other_servers.py, which the tests type; what becomes of each is asked of the
-settings and the answers by which the commands go.
+The options are those of tests/kit/other_servers.py, which the tests pass to the commands. The settings and
+the commands' own answers say what becomes of each.
 
 python docs/make_coming_from.py [--check]    # rewrites the pages; --check only says whether they are current
 """
@@ -38,12 +38,12 @@ _CONF = {option: key for key, option in GUNICORN.items() if key != "default_proc
 
 
 def typed(peer: str) -> list[str]:
-    """What the tests type for that peer: options, or commands; the first word of each."""
+    """The options, or commands, of that peer that the tests use; the first word of each."""
     return list(dict.fromkeys(line.split()[0] for line in getattr(other_servers, peer).strip().splitlines()))
 
 
 def options(peer: str) -> str:
-    """What becomes of each option. Neighbours of one answer share a row."""
+    """What becomes of each option. Neighbours with one answer share a row."""
     words = [
         word for word in typed(peer) if word.startswith("-") and word not in ("-h", "--help", "--version")
     ]
@@ -56,7 +56,7 @@ def options(peer: str) -> str:
     )
 
 
-#: Options of other servers that are the same word here, and not the same thing.
+#: Options of other servers that have the same name here but another meaning.
 OTHERWISE: Mapping[tuple[str, str], str] = {
     ("GRANIAN", "--metrics"): "with an address here: `--metrics HOST:PORT`; granian's switch answers on"
     " 127.0.0.1:9090, or where `--metrics-address` and `--metrics-port` say",
@@ -64,7 +64,7 @@ OTHERWISE: Mapping[tuple[str, str], str] = {
 
 
 def becomes(word: str, peer: str) -> tuple[str, str, str]:
-    """What that peer's option is here, the key, and the default."""
+    """That peer's option here, its key, and its default."""
     if word in ("-c", "--config"):
         return "as it is, for a TOML file", "", "`everycore.toml`, else `pyproject.toml`"
     if (field := _FIELDS.get(word)) is None:
@@ -82,9 +82,9 @@ def becomes(word: str, peer: str) -> tuple[str, str, str]:
 
 
 def commands() -> str:
-    """PM2's commands."""
+    """The commands of PM2."""
     words = [word for word in typed("PM2") if not word.startswith("-")]
-    rows = [f"| {ticked(names)} | {here} |" for here, names in grouped(words, lambda w: command(w))]
+    rows = [f"| {ticked(names)} | {here} |" for here, names in grouped(words, command)]
     return "\n".join(["| `pm2 ...` | here |", "|---|---|", *rows])
 
 
@@ -93,7 +93,7 @@ def command(word: str) -> str:
 
 
 def keys() -> str:
-    """gunicorn's settings that its command line calls otherwise."""
+    """Settings of gunicorn that have another name on its command line."""
     rows = []
     for key, option in GUNICORN.items():
         field = _FIELDS.get(option)
@@ -103,14 +103,14 @@ def keys() -> str:
 
 
 def hooks() -> str:
-    """gunicorn's hooks."""
+    """The hooks of gunicorn."""
     rows = [
         f"| {ticked(names)} | {here} |" for here, names in grouped(HOOKS, lambda key: sentence(HOOKS[key]))
     ]
     return "\n".join(["| hook | here |", "|---|---|", *rows])
 
 
-#: What each does there. Read in the sources of gunicorn 27, uvicorn 0.54 and PM2 7.
+#: The effect of each in other servers, from the sources of gunicorn 27, uvicorn 0.54 and PM2 7.
 SIGNALS: Mapping[str, Mapping[str, str]] = {
     "GUNICORN": {
         "SIGTERM": "graceful stop, within `graceful_timeout`",
@@ -134,7 +134,7 @@ SIGNALS: Mapping[str, Mapping[str, str]] = {
 
 
 def signals(peer: str) -> str:
-    """What each signal to the primary does."""
+    """The effect of each signal to the primary."""
     rows = [f"| {name} | {theirs} | {ours(name)} |" for name, theirs in SIGNALS[peer].items()]
     return "\n".join([f"| signal | {NAMES[peer]} | everycore |", "|---|---|---|", *rows])
 

@@ -13,7 +13,7 @@ from drawn import begin, main
 
 HOW_TO = Path(__file__).parent / "how-to"
 DEPLOY = Path(__file__).parent.parent / "examples" / "deploy"
-#: How the files are coloured, by the end of their name.
+#: The language for highlighting, by the suffix of the file name.
 KINDS = {
     ".service": "ini",
     ".socket": "ini",
@@ -31,7 +31,7 @@ def block(name: str) -> str:
 
 
 def parts_of(page: Path) -> dict[str, Callable[[], str]]:
-    """The files that the page has a place for."""
+    """The files for which the page has a place."""
     pattern = re.escape(begin("NAME")).replace("NAME", r"(\S+)")
     return {name: partial(block, name) for name in re.findall(pattern, page.read_text(encoding="utf-8"))}
 

@@ -1,7 +1,7 @@
-"""Draws the index of messages: every text that an operator may read, found in the code, and what to do.
+"""Draws the index of messages: every text in the code that an operator may read, and what to do about it.
 
-What to do stands in messages.toml, by the text; `…` is a part that differs. A text of the code that has no
-line there fails the drawing, and so does a line whose text the code has no more.
+The advice is in messages.toml, by the text; `…` is a part that varies. The drawing fails if a text of the
+code has no line there, and if a line's text is no longer in the code.
 
 python docs/make_messages.py [--check]    # rewrites the page; --check only says whether it is current
 """
@@ -21,21 +21,21 @@ SOURCE = DOCS.parent / "src" / "everycore"
 PAGE = DOCS / "reference" / "messages.md"
 ADVICE = DOCS / "messages.toml"
 
-#: Sections of the page, and the calls whose texts are told there. `debug` is for developers.
+#: Sections of the page, and the calls that report their texts. `debug` is for developers.
 LEVELS = ("info", "warning", "error", "exception", "critical")
 ERRORS: Mapping[str, str] = {
     "CannotBootError": "start",
     "ControlError": "control",
     "ConfigurationError": "settings",
 }
-#: Where texts are made that others log.
+#: Where texts are made that other modules log.
 MADE_APART = SOURCE / "primary" / "words.py"
 _PLACE = re.compile(r"%(?:\.\d)?[a-z]")
 
 
 @dataclass(frozen=True, order=True)
 class Found:
-    """A text, by the section of the page, and where the reader sees it: a level, a kind, a setting."""
+    """A text, its section of the page, and where the reader sees it: a level, a kind, a setting."""
 
     section: str
     text: str
@@ -65,14 +65,14 @@ def found_in(source: str) -> Iterator[Found]:
 
 
 def returned_in(source: str) -> Iterator[Found]:
-    """The texts that the functions of a module return, for others to log."""
+    """The texts that the functions of a module return for others to log."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Return) and isinstance(node.value, ast.JoinedStr | ast.Constant):
             yield from texts("log", node.value, "warning")
 
 
 def texts(section: str, node: ast.expr, label: str) -> Iterator[Found]:
-    """The text of an argument, or both of a choice. One that is made elsewhere says nothing here."""
+    """The text of an argument, or both texts of a choice. Empty if the text is made elsewhere."""
     if isinstance(node, ast.IfExp):
         yield from texts(section, node.body, label)
         yield from texts(section, node.orelse, label)
@@ -83,7 +83,7 @@ def texts(section: str, node: ast.expr, label: str) -> Iterator[Found]:
 
 
 def whole(node: ast.expr) -> str:
-    """A text with `…` for each part that differs, on one line."""
+    """A text with `…` for each part that varies, on one line."""
     return " ".join(re.sub(r"…+", "…", pieces(node)).split())
 
 
@@ -107,18 +107,18 @@ def every() -> list[Found]:
 
 
 def unanswered(found: Iterable[Found], advice: Mapping[str, Mapping[str, str]]) -> list[Found]:
-    """What has no line in the table."""
+    """The texts without a line in the table."""
     return [each for each in found if answer(each, advice) is None]
 
 
 def unused(found: Iterable[Found], advice: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Lines of the table whose text is in the code no more."""
+    """Lines of the table whose text is no longer in the code."""
     seen = {(each.section, line(each, advice)) for each in found}
     return [f"{name}: {text}" for name, own in advice.items() for text in own if (name, text) not in seen]
 
 
 def line(found: Found, advice: Mapping[str, Mapping[str, str]]) -> str | None:
-    """The key of its line: its text, or a beginning of it that ends with `*`, the longest."""
+    """The key of a text's line: the text, or the longest beginning of it that ends with `*`."""
     own = advice.get(found.section, {})
     if found.text in own:
         return found.text
@@ -140,7 +140,7 @@ def table(section: str, head: str) -> str:
         raise ValueError(
             "\n".join(["messages.toml differs from the code:", *lacking, *unused(found, advice)])
         )
-    rows = {}
+    rows: dict[str, list[Found]] = {}
     for each in found:
         if each.section == section:
             rows.setdefault(each.text, []).append(each)
@@ -152,7 +152,7 @@ def table(section: str, head: str) -> str:
 
 
 def shown(section: str, text: str, labels: str) -> str:
-    """A text as the operator reads it."""
+    """A text as the operator sees it."""
     code = text.replace("|", "\\|").replace("`", "'")
     if section == "log":
         return f"`{code}` ({labels})"

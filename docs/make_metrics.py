@@ -11,12 +11,12 @@ from drawn import main
 from everycore.observer.catalogue import CATALOGUE, PREFIX
 
 PAGE = Path(__file__).parent / "reference" / "metrics.md"
-#: What a sample is called, by kind.
+#: The name of a sample, by kind.
 ENDINGS = {"counter": "_total", "info": "_info"}
 
 
 def catalogue() -> str:
-    """Every metric, a row each."""
+    """Every metric, one row each."""
     lines = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
     for one in CATALOGUE.values():
         name = PREFIX + one.name + ENDINGS.get(one.kind, "")

@@ -1,4 +1,4 @@
-"""Draws the tables of options and variables from the tree of settings that the commands run by.
+"""Draws the tables of options and variables from the tree of settings that the commands use.
 
 python docs/make_options.py [--check]    # rewrites the pages; --check only says whether they are current
 """
@@ -19,7 +19,7 @@ BEGIN, END = "<!-- begin {}: made by docs/make_options.py -->", "<!-- end -->"
 
 
 def options(command: str) -> str:
-    """The options of a command, by sections."""
+    """The options of a command, by section."""
     lines = ["| option | value | default | meaning |", "|---|---|---|---|"]
     for field in in_sections(command):
         setting = field.setting
@@ -39,7 +39,7 @@ def options(command: str) -> str:
 
 
 def hypercorn() -> str:
-    """The options that `--engine hypercorn` has beside those of uvicorn's name."""
+    """The options of `--engine hypercorn` beside those of uvicorn's name."""
     lines = ["| option | value | meaning |", "|---|---|---|"]
     for field in hypercorn_fields(frozenset()):
         if is_hypercorns_own(field):
@@ -84,7 +84,7 @@ DRAWN: dict[tuple[str, str], Callable[[], str]] = {
 
 
 def page(name: str, old: str) -> str:
-    """The page with fresh tables. Raises ValueError where the place of one is missing."""
+    """The page with fresh tables. Raises ValueError if the place of one is missing."""
     for (owner, table), draw in DRAWN.items():
         if owner != name:
             continue

@@ -1,4 +1,4 @@
-"""Writes the table of Node's tests into reference/node-parity.md, from the tests that stand for them.
+"""Draws the table of Node's tests in reference/node-parity.md from the tests that stand for them.
 
 python docs/make_parity.py [--check]    # rewrites the page; --check only says whether it is current
 """
@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "reference" / "node-parity.md"
 
 
 def table() -> str:
-    """What stands between the marks."""
+    """The part between the marks."""
     ours = {name: it for it in translations() for name in it.names}
     counts: Counter[str] = Counter()
     sections: list[str] = []

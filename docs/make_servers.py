@@ -1,4 +1,4 @@
-"""Writes the table of reference/servers.md, from what the matrix of tests has found (tests/matrix).
+"""Draws the table of reference/servers.md from the results of the test matrix (tests/matrix).
 
 python docs/make_servers.py [--check]    # rewrites the page; --check only says whether it is current
 """
@@ -19,18 +19,18 @@ PAGE = ROOT / "docs" / "reference" / "servers.md"
 
 
 def stem(row: Row) -> str:
-    """What rows about one server have in common: "aiohttp" of "aiohttp, TLS"."""
+    """The common name of rows about one server: "aiohttp" of "aiohttp, TLS"."""
     return row.name.partition(", ")[0]
 
 
 def started(row: Row) -> str:
-    """The command line, with the places of an example."""
+    """The command line, with the example's places filled in."""
     words = row.command.format(port=8000, path="app.sock", pem="cert.pem", programs=".")
     return f"`everycore run {words.replace('./', '')}`"
 
 
 def cell(row: Row, found: dict[str, Any], policy: str) -> str:
-    """Whether it has all that is promised, or what not, and why."""
+    """Whether it has every promised property, or which it lacks, and why."""
     if policy not in found:
         return "not tried"
     missing = [row.exception(what, policy) for what in PROPERTIES if what not in found[policy]]
@@ -39,7 +39,7 @@ def cell(row: Row, found: dict[str, Any], policy: str) -> str:
 
 
 def servers() -> str:
-    """One line for each way to start a server; TLS and unix sockets: whether they were tried with it."""
+    """One line for each way to start a server; TLS and unix sockets: whether they were tested with it."""
     found = results.read()
     head = ["server", "version", "started by", "loop", *(f"`{policy}`" for policy in POLICIES), "TLS", "unix"]
     lines = ["| " + " | ".join([*head, "what to know"]) + " |", "|" + "---|" * (len(head) + 1)]
@@ -57,12 +57,12 @@ def servers() -> str:
 
 
 def properties() -> str:
-    """What "yes" means."""
+    """The meaning of "yes"."""
     return "\n".join(f"* {text}" for text in PROPERTIES.values())
 
 
 def count() -> str:
-    """How many."""
+    """The number of servers."""
     found = results.read()
     packages = {row.package for row in ROWS if row.name in found} - {"python"}
     return f"{len(found)} programs of {len(packages)} packages, and of the standard library."

@@ -1,4 +1,4 @@
-"""Draws the tables of reference/signals.md from those that the code itself runs by.
+"""Draws the tables of reference/signals.md from the tables that the code itself uses.
 
 python docs/make_signals.py [--check]    # rewrites the page; --check only says whether it is current
 """
@@ -28,7 +28,7 @@ S = TypeVar("S", PrimaryStage, WorkerStage)
 
 
 def steps(table: Table[S], keep: Callable[[tuple[S, StopInput]], bool]) -> str:
-    """The steps as a Markdown table; inputs of one stage that do the same share a row."""
+    """The steps as a Markdown table; inputs of one stage with the same effect share a row."""
     rows: dict[tuple[S, StopStep[S]], list[StopInput]] = {}
     order = {stage: number for number, stage in enumerate(type(next(iter(table))[0]))}
     for stage, what in sorted(table, key=lambda key: order[key[0]]):
@@ -42,14 +42,14 @@ def steps(table: Table[S], keep: Callable[[tuple[S, StopInput]], bool]) -> str:
     return "\n".join(lines)
 
 
-def stages(kind: Iterable[S]) -> str:
-    """What each state is."""
+def stages(kind: Iterable[PrimaryStage] | Iterable[WorkerStage]) -> str:
+    """The meaning of each state."""
     lines = [f"| {name(stage)} | {stage.value} |" for stage in kind]
     return "\n".join(["| state | |", "|---|---|", *lines])
 
 
 def orders() -> str:
-    """What the signals do that command a pool. Cells that say the same are one, from the left."""
+    """The effects of the signals that command a pool. Equal cells are merged, from the left."""
     head = ["signal", *(where.value for where in Surroundings)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for signal in Signal:

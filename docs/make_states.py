@@ -1,4 +1,4 @@
-"""Draws explanation/worker-states.md from the table that the code itself runs by.
+"""Draws explanation/worker-states.md from the table that the code itself uses.
 
 python docs/make_states.py [--check]    # rewrites the page; --check only says whether it is current
 """
@@ -15,7 +15,7 @@ PAGE = Path(__file__).parent / "explanation" / "worker-states.md"
 
 
 def drawn() -> str:
-    """What stands between the marks."""
+    """The part between the marks."""
     arrows: dict[tuple[Stage, Stage], list[str]] = {}
     for (before, what), step in TABLE.items():
         if step.after is not before:
@@ -47,7 +47,7 @@ def row(stage: Stage, what: LifeInput) -> str:
 
 
 def name(stage: Stage) -> str:
-    """As mermaid takes it: one word."""
+    """A name as mermaid takes it: one word."""
     return stage.value.replace(" ", "_")
 
 

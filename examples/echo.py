@@ -1,4 +1,4 @@
-"""One script, two roles: every core echoes lines.  python examples/echo.py [port], then  nc 127.0.0.1 8000"""
+"""One script, two roles: every CPU echoes lines.  python examples/echo.py [port], then  nc 127.0.0.1 8000"""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""HTTP/1.1 with nothing but asyncio streams.  python examples/http_streams.py [port]"""
+"""An HTTP/1.1 server made of asyncio streams alone.  python examples/http_streams.py [port]"""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
 
 
 async def handle(reader, writer):
-    # One connection may carry many requests: it stays with the worker that was given it.
+    # One connection may carry many requests: it stays with the worker that has it.
     try:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -25,7 +25,7 @@ async def handle(reader, writer):
             if not keep:
                 return
     except asyncio.IncompleteReadError:
-        pass  # the client is done
+        pass  # the client has finished
     finally:
         writer.close()
 

@@ -53,7 +53,7 @@ async def worker():
 
     async with await asyncio.start_server(talk, "127.0.0.1", PORT):
         async for message in me.messages():  # until the channel closes
-            # One write a line, or the lines of two workers could mix.
+            # One write for each line, or else the lines of two workers could mix.
             print(f"worker {me.id} heard: {message.message['news']}\n", end="", flush=True)
 
 

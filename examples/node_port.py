@@ -38,11 +38,11 @@ async def primary():
 
         for _ in range(2):
             cluster.fork()
-        await asyncio.Event().wait()  # Node's event loop runs by itself; here somebody must wait
+        await asyncio.Event().wait()  # Node's event loop runs by itself; here the program must wait
 
 
 async def worker():
-    # All workers share one address; the primary hands each its connections in turn.
+    # All workers share one address; the primary hands connections to them in turn.
     async def respond(reader, writer):
         path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1]
         await everycore.current_worker().send({"requests": 1})
@@ -51,7 +51,7 @@ async def worker():
         writer.close()
         await writer.wait_closed()
 
-        # Two ways to end: by request, having finished the work, and by accident.
+        # A worker ends by request, after its work, or by accident.
         if path == b"/leave":
             everycore.current_worker().disconnect()
         if path == b"/crash":

@@ -1,7 +1,7 @@
-"""The primary accepts, looks, and passes the connection itself on, with a message.
+"""The primary accepts connections, reads a little, and passes each connection on with a message.
 
-python examples/passing_a_socket.py [port]: odd visitors go to worker 1, even ones to worker 2.
-(To spread connections evenly this is not needed: listen in the workers, as the other examples do.)
+python examples/passing_a_socket.py [port]: odd visitors go to worker 1, even ones to worker 2. (A program
+does not need this to spread connections evenly: then it listens in the workers, as the other examples do.)
 """
 
 import asyncio
@@ -22,7 +22,8 @@ async def primary():
             while True:
                 connection, _ = await asyncio.get_running_loop().sock_accept(listener)
                 visitor += 1
-                # From here on the connection is the worker's: it is detached here, nothing is left to close.
+                # From here on the connection is the worker's: the primary has detached it and need not close
+                # it.
                 await workers[(visitor - 1) % 2].send({"visitor": visitor}, connection)
 
 

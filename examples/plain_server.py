@@ -1,4 +1,4 @@
-"""An HTTP server of the standard library, which knows nothing of everycore. On every core, unchanged:
+"""An HTTP server of the standard library, which does not know everycore. On every CPU, unchanged:
 
 everycore run examples/plain_server.py 8000
 """

@@ -1,4 +1,4 @@
-"""Workers that are forked from a mold, and share what it has made: send a number, get its square.
+"""Workers that are forked from a mold and share its memory: send a number, get its square.
 
 python examples/preloaded.py [port], then `nc 127.0.0.1 8000` and type: 7
 """
@@ -11,20 +11,20 @@ import everycore
 
 PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
 
-#: Large, slow to make, and never changed: worth sharing.
+#: Large, slow to make, and never changed: a good thing to share.
 TABLE: dict[int, int] = {}
 MAKERS: list[int] = []
 
 
 def load():
-    """In the mold, which has imported this file as the module `preloaded`, once."""
+    """Runs once in the mold, which has imported this file as the module `preloaded`."""
     TABLE.update({number: number * number for number in range(100_000)})
     MAKERS.append(os.getpid())
 
 
 @everycore.after_fork
 def begin():
-    """In each worker, before `main`: here connections are made anew, and generators seeded."""
+    """Runs in each worker before `main`: the place to make connections anew and to seed generators."""
 
 
 async def answer(reader, writer):

@@ -1,6 +1,6 @@
-"""Port 0 gives every worker the same free port; a port of its own is base + worker.id.
+"""Port 0 gives every worker the same free port; each worker also has a port of its own, base + worker.id.
 
-python examples/random_port.py [base]; with base 0 a worker's own port is any that is free
+python examples/random_port.py [base]; with base 0 a worker's own port is any free one
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def main():
     port = shared.sockets[0].getsockname()[1]
     if BASE:
         own = await asyncio.start_server(tell, "127.0.0.1", BASE + me.id)
-    else:  # asyncio's way to ask for a socket that is not shared, hence not the primary's
+    else:  # in asyncio this asks for a socket that is not shared, so not from the primary
         own = await asyncio.start_server(tell, "127.0.0.1", 0, reuse_port=True)
     await me.send({"shared": port, "own": own.sockets[0].getsockname()[1]})
     await asyncio.gather(shared.serve_forever(), own.serve_forever())

@@ -1,6 +1,7 @@
 """A primary, and tests of it that start no process: python examples/testing_a_primary.py
 
-pytest runs them too: `pytest examples/testing_a_primary.py`. (In a project they are in a file of their own.)
+pytest runs them too: `pytest examples/testing_a_primary.py`. (A project would keep the tests in another
+file.)
 """
 
 import asyncio
@@ -41,9 +42,9 @@ class Primary:
 
 def test_a_crashed_worker_is_replaced_three_times():
     async def main():
-        with FakeWorkers() as workers:  # well-behaved: ready at once, gone when they are asked to leave
+        with FakeWorkers() as workers:  # well-behaved: ready at once, and they end when asked to leave
             program = asyncio.create_task(Primary().run())
-            await settle()  # until nothing happens any more
+            await settle()  # until nothing more happens
             for _ in range(4):
                 workers.all[-1].exit(1)
                 await settle()
@@ -72,7 +73,7 @@ def test_a_worker_that_never_answers_is_killed_and_another_one_asked():
             primary = Primary()
             program = asyncio.create_task(primary.run())
             await settle()
-            assert await primary.do("job") == "job done by 2"  # ten seconds, which nobody waits
+            assert await primary.do("job") == "job done by 2"  # ten seconds that the test does not wait
             assert workers.all[0].signals == (signal.SIGKILL,)
             await primary.cluster.disconnect()
             await program
@@ -82,7 +83,7 @@ def test_a_worker_that_never_answers_is_killed_and_another_one_asked():
 
 def test_a_worker_that_does_not_leave_has_twenty_seconds():
     async def main():
-        with FakeWorkers(life=None) as workers:  # they do nothing by themselves
+        with FakeWorkers(life=None) as workers:  # they do nothing on their own
             primary = Primary()
             program = asyncio.create_task(primary.run())
             first, second = await workers.forked(), await workers.forked()

@@ -1,4 +1,4 @@
-"""A WebSocket that sends back what it gets:  everycore serve --app-dir examples websocket_echo:app"""
+"""A WebSocket that sends back what it receives:  everycore serve --app-dir examples websocket_echo:app"""
 
 
 async def app(scope, receive, send):

@@ -146,7 +146,7 @@ def test_none_is_one_sentence_and_a_dead_file_is_removed(folder):
     assert os.listdir(folder) == []
 
 
-def test_one_that_says_nothing_keeps_nobody_from_another(play, monkeypatch):
+def test_a_silent_one_keeps_no_other_from_being_served(play, monkeypatch):
     monkeypatch.setattr(control, "NAME_TIMEOUT", 0.05)
     play("stopped", 6, hello=None)
     assert "a service does not answer: " in refused("no_answer")

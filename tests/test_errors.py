@@ -1,4 +1,4 @@
-"""What the errors of a task group are, taken together; and what of a peer's words is in a text."""
+"""How the errors of a task group are classified, and how texts repeat what a peer has sent."""
 
 import msgspec
 import pytest

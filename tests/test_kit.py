@@ -337,7 +337,7 @@ def test_arguments_environment_and_flags(start_program, monkeypatch):
     assert program.expect("stderr", stream="stderr")
 
 
-def test_much_output_stops_nobody(start_program):
+def test_much_output_does_not_block(start_program):
     program = start_program("print('x' * 5_000_000); print('end')")
     assert program.wait() == 0
     assert program.stdout.endswith("\nend\n")

@@ -100,7 +100,7 @@ class TestReplacing:
                 await pass_time(0.01)
             assert loop.time() - died < 0.2
 
-    async def test_a_failure_once_somebody_was_ready_is_retried(self, workers):
+    async def test_a_failure_once_a_worker_was_ready_is_retried(self, workers):
         async with Pool(1) as pool:
             await settle()
             workers.all[0].die()
@@ -168,7 +168,7 @@ class TestGivingUp:
         ],
         ids=["exit", "killed", "over"],
     )
-    async def test_when_nobody_was_ever_ready(self, idle, end, how):
+    async def test_when_no_worker_was_ever_ready(self, idle, end, how):
         async with Pool(3) as pool:
             end(idle.all[1])
             waiting = asyncio.ensure_future(pool.wait())
@@ -199,7 +199,7 @@ class TestGivingUp:
         assert caught.value.report == "worker 1 was not ready within 20 s, and was killed"
         assert idle.all[0].signals[-1] == signal.SIGKILL
 
-    async def test_nobody_heard_it_so_leaving_the_block_raises_it(self, idle):
+    async def test_without_a_listener_leaving_the_block_raises_it(self, idle):
         with pytest.raises(BootError) as caught:
             async with Pool(1) as pool:
                 idle.all[0].exit(7)
@@ -248,7 +248,7 @@ class TestTheBlock:
             await task
         assert [worker.status for worker in workers.all] == [ExitStatus(signal=signal.SIGKILL)] * 2
 
-    async def test_stop_replaces_nobody(self, workers):
+    async def test_stop_replaces_no_worker(self, workers):
         async with Pool(3) as pool:
             await settle()
             pool.stop()

@@ -1,16 +1,17 @@
-"""Coverage-guided fuzzing of what reads others' bytes (atheris, libFuzzer).
+"""Coverage-guided fuzzing of the code that reads bytes from others (atheris, libFuzzer).
 
 python tools/fuzz.py decoders                 # every decoder, and the cutting of streams
 python tools/fuzz.py histories                # the primary's drivers, with a worker that lies at every step
 python tools/fuzz.py mailboxes                # one end of a channel, with a peer that sends anything
 python tools/fuzz.py decoders --only=frames   # one decoder alone
-python tools/fuzz.py decoders -runs=1000000   # what begins with one dash is libFuzzer's
-python tools/fuzz.py decoders --replay        # what was kept alone, once; needs no atheris
+python tools/fuzz.py decoders -runs=1000000   # options with one dash are libFuzzer's
+python tools/fuzz.py decoders --replay        # runs only the kept inputs, once; does not need atheris
 python tools/fuzz.py everything -runs=1000000 # every decoder by itself, then the two others; a line for each
 
-What is found is kept in tools/fuzz-corpus/, and an input that fails is printed and kept where it is run. It
-needs atheris, which has wheels for CPython 3.12 to 3.14; `make fuzz` makes an environment for it. An input of
-histories and mailboxes is a whole history: what is said in it is counted too, and told on stderr.
+New inputs are kept in tools/fuzz-corpus/. An input that fails is printed, and kept in the current folder.
+This needs atheris, which has wheels for CPython 3.12 to 3.14; `make fuzz` makes an environment for it. An
+input of histories and mailboxes is a whole history: the messages in it are counted too, and reported on
+stderr.
 """
 
 import contextlib
@@ -48,12 +49,12 @@ with instrumented():
 
 
 class Count:
-    """Of the drivers: what is said in a history are so many inputs."""
+    """Counts the inputs of the drivers: each message of a history is one."""
 
     inputs = steps = 0
 
     def tell(self, inputs: str, steps: str) -> None:
-        """Now and then, on stderr, for libFuzzer ends the process when it is done."""
+        """Print the count on stderr now and then, because libFuzzer ends the process when it is done."""
         self.inputs += 1
         if self.inputs % 100 == 0:
             print(f"fuzz: {self.inputs} {inputs}, {self.steps} {steps}", file=sys.stderr)
@@ -63,7 +64,7 @@ COUNT = Count()
 
 
 class Choices:
-    """A `tests.kit.liars.Source`: bytes, and zeros when they are over."""
+    """A `tests.kit.liars.Source`: the bytes of the input, then zeros."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -80,7 +81,7 @@ class Choices:
         return least + taken % (span + 1)
 
     def until_they_are_over(self) -> Iterator[None]:
-        """Once for each thing that there are bytes to choose by."""
+        """Once for each choice for which there are bytes."""
         while self._at < len(self._data):
             COUNT.steps += 1
             yield
@@ -101,7 +102,7 @@ class Choices:
         return self._take(self.number(0, 40))
 
 
-# --- decoders: each takes bytes, and whatever these are, there is one kind of error -------------------------
+# --- decoders: each takes arbitrary bytes, and raises at most one kind of error -----------------------------
 
 
 def _of_wire(decode: Callable[[bytes], Any]) -> Callable[[bytes], None]:
@@ -118,7 +119,7 @@ def _values(data: bytes) -> None:
 
 
 def _frames(data: bytes) -> None:
-    """The frames of a stream, in chunks as they come, with made-up descriptors: each has one owner."""
+    """The frames of a stream, in chunks as they arrive, with made-up descriptors: each has one owner."""
     choices = Choices(data)
     decoder = frames.FrameDecoder(1 << 12)
     given: list[int] = []
@@ -137,7 +138,7 @@ def _frames(data: bytes) -> None:
 
 
 def _proxy(data: bytes) -> None:
-    """A header is the same, however much has come behind it; and it is none before it is whole."""
+    """A header is the same whatever follows it, and is not found before it is complete."""
     try:
         header = proxies.read_header(data)
     except ValueError:
@@ -153,7 +154,7 @@ def _proxy(data: bytes) -> None:
 
 
 def _requests(data: bytes) -> None:
-    """What a client of the control socket sends, in chunks."""
+    """The bytes that a client of the control socket sends, in chunks."""
     lines = LineBuffer()
     with contextlib.suppress(ControlError):
         for start in range(0, len(data), 7):
@@ -173,14 +174,14 @@ def _answers(data: bytes) -> None:
 
 
 def _sockets(data: bytes) -> None:
-    """The kernel's table of unix sockets, whose names anybody may choose."""
+    """The kernel's table of unix sockets, whose names any process may choose."""
     for inode, name in sightings.listeners_in(data.decode("utf-8", "surrogateescape").splitlines(True)):
         assert isinstance(inode, int)
         assert name
 
 
 def _board(data: bytes) -> None:
-    """Readers clamp, whatever workers have written all over it."""
+    """Readers clamp values, whatever workers have written anywhere on it."""
     _BOARD._cells[: 8 * board.ROW] = memoryview(data.ljust(_BOARD_BYTES, data[-1:] or b"\0"))[
         :_BOARD_BYTES
     ].cast("q")
@@ -189,7 +190,7 @@ def _board(data: bytes) -> None:
         assert 0 <= _BOARD.accepted(row) <= 1 << 62
         assert 0 <= _BOARD.requests(row) <= 1 << 62
         _BOARD.beat(row)
-    if data[-1:] != b"x":  # mostly as many rows as there are
+    if data[-1:] != b"x":  # mostly as many rows as exist
         _BOARD._cells[0] %= 9
     reader = board.WorkerBoard.__new__(board.WorkerBoard)
     reader._cells, reader._at, reader._open = _BOARD._cells, board.ROW, 5
@@ -203,7 +204,7 @@ _NAMED = list(_PERMITS.values())
 
 
 def _permits(data: bytes) -> None:
-    """Whatever a worker of another user asks for, what is bound is one of the settings' own addresses."""
+    """Whatever a worker of another user asks for, only the settings' own addresses are bound."""
     choices = Choices(data)
     listen = msgspec_listen(choices)
     with contextlib.suppress(OSError, ProtocolError, ValueError):
@@ -243,17 +244,17 @@ def _files(data: bytes) -> None:
 
 
 def _variables(data: bytes) -> None:
-    """The environment: ours, and the service manager's."""
+    """The environment: everycore's variables, and the service manager's."""
     choices = Choices(data)
     fields = _FIELDS["serve"]
-    concerned = [_BIND]  # all others have their defaults, whatever comes
+    concerned = [_BIND]  # all others always have their defaults
     environ = {}
     for _ in range(3):
         field = fields[choices.number(0, len(fields) - 1)]
         concerned.append(field)
         name = (field.variable, PREFIX + "X", "PORT")[choices.number(0, 2)]
         environ[name] = choices.data().decode("utf-8", "surrogateescape").replace("\0", "")
-    if choices.number(0, 255) == 255:  # the search for names that are near is slow
+    if choices.number(0, 255) == 255:  # the search for similar names is slow
         unknown_variables(environ, fields)
     with contextlib.suppress(ConfigurationError):
         found = resolve(concerned, {}, environ, None, "serve")
@@ -270,7 +271,7 @@ def _request_ids(data: bytes) -> None:
     assert found is None or (found.isprintable() and 0 < len(found) <= request_ids.MOST_LETTERS)
 
 
-#: In this order: the first byte of what was kept says which.
+#: The order must not change: the first byte of a kept input is the index.
 DECODERS: dict[str, Callable[[bytes], None]] = {
     "to-primary": _of_wire(wire.decode_to_primary),
     "to-worker": _of_wire(wire.decode_to_worker),
@@ -295,7 +296,7 @@ _ORDER = tuple(DECODERS.values())
 
 
 def decoders(data: bytes) -> None:
-    """The one that the first byte chooses."""
+    """Run the decoder that the first byte chooses."""
     _ORDER[(data[0] if data else 0) % len(_ORDER)](data[1:])
 
 
@@ -328,7 +329,7 @@ TARGETS = {"decoders": decoders, "histories": histories, "mailboxes": mailboxes}
 
 
 def replay(name: str) -> int:
-    """How many inputs were kept; each is run once. Those of one decoder are in a folder of its name."""
+    """Run each kept input once. Returns their number. Those of one decoder are in a folder of its name."""
     kept = sorted(path for path in (CORPUS / name).rglob("*") if path.is_file())
     for path in kept:
         (TARGETS[name] if path.parent.name == name else DECODERS[path.parent.name])(path.read_bytes())
@@ -336,7 +337,7 @@ def replay(name: str) -> int:
 
 
 def everything(options: list[str]) -> int:
-    """One after the other, each in a process of its own. The status is that of the first one that fails."""
+    """Run all, each in a process of its own. The status is that of the first one that fails."""
     first = 0
     runs = [["decoders", f"--only={name}"] for name in DECODERS]
     for words in [*runs, ["histories"], ["mailboxes"]]:
@@ -369,7 +370,7 @@ def main() -> int:
         sys.stderr.write(f"{__doc__}\nDecoders: {', '.join(DECODERS)}.\n")
         return 2
     name = sys.argv[1]
-    logging.disable()  # what a liar is told is of no interest
+    logging.disable()  # the log lines about a lying peer do not matter here
     if "--replay" in options:
         print(f"{replay(name)} inputs of {name}")
         return 0
@@ -378,7 +379,7 @@ def main() -> int:
     if name != "decoders":
         with instrumented():
             import everycore.primary.driver  # noqa: F401
-        rest = ["-max_len=1000", "-len_control=0", *rest]  # a byte or some for each thing that is said
+        rest = ["-max_len=1000", "-len_control=0", *rest]  # some bytes for each message
     elif only is not None:
         target, folder = DECODERS[only], folder / only
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Runs a command while other processes compute, so that processors are short: as tests have to bear.
+"""Runs a command while other processes compute, so that CPUs are scarce: a condition that tests must bear.
 
     python tools/under_load.py [--processes 4] [--limit 3600] COMMAND [ARGUMENT ...]
 
-The processes that compute end with the command, with this process however it ends, and at the limit (seconds)
-in any case. The exit status is the command's.
+The processes that compute end with the command, with this process however it ends, and at the limit (in
+seconds) in any case. The exit status is the command's.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-#: Computes until its standard input ends or the time is over. The thread that reads needs no processor.
+#: Computes until its standard input ends or the time is over. The thread that reads hardly uses a CPU.
 BUSY = """
 import os, sys, threading, time
 def leave_with_the_tool():
@@ -42,13 +42,13 @@ def main() -> int:
 
 @contextlib.contextmanager
 def load(processes: int, limit: float) -> Iterator[None]:
-    """Within the block so many processes compute."""
-    reading, writing = os.pipe()  # nobody inherits the writing end: it closes with this process
+    """Within the block, this many processes compute."""
+    reading, writing = os.pipe()  # no process inherits the writing end, so it closes with this one
     started: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(processes):
             argv = [sys.executable, "-c", BUSY, str(limit)]
-            started.append(subprocess.Popen(argv, stdin=reading, process_group=0))  # out of Ctrl-C's reach
+            started.append(subprocess.Popen(argv, stdin=reading, process_group=0))  # Ctrl-C does not reach it
         yield
     finally:
         os.close(reading)
@@ -59,7 +59,7 @@ def load(processes: int, limit: float) -> Iterator[None]:
 
 
 def run(command: list[str]) -> int:
-    """The command's exit status, as a shell gives it."""
+    """The command's exit status, as a shell reports it."""
     children: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:

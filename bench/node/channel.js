@@ -61,14 +61,14 @@ class Side {
     return new Promise((resolve) => (this.finished = resolve));
   }
 
-  // Sends while `send` says there is room; goes on when the last one was written.
+  // Sends while `send` reports room, and goes on when the last message was written.
   async flood(count) {
     for (let n = 0; n < count; ) {
       let room = true;
       await new Promise((resolve) => {
         while (room && n < count) {
           const body = { do: 'note', n: n++, text: TEXT };
-          // `send` tells that it is full only when it returns, so every message has the callback.
+          // `send` reports that it is full only when it returns, so every message has the callback.
           room = this.peer.send(body, () => room || resolve());
         }
         if (room) resolve();
@@ -91,7 +91,7 @@ class Side {
     return done;
   }
 
-  // Node can't send one end of a socket pair: these are connections to a server of its own.
+  // Node cannot send one end of a socket pair, so these are connections to a server of its own.
   async hand(count) {
     const server = net.createServer({ pauseOnConnect: true });
     await new Promise((resolve) => server.listen({ port: 0, host: '127.0.0.1', exclusive: true }, resolve));

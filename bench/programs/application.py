@@ -1,6 +1,6 @@
-"""An application of middling size: imports a part of the standard library, has a connection to a database.
+"""An application of medium size: it imports a part of the standard library and has a database connection.
 
-BENCH_DATABASE: the database's port. That it is told to end is a line on stdout, with the time.
+BENCH_DATABASE: the database's port. When the application is told to end it prints a line with the time.
 """
 
 import asyncio
@@ -43,14 +43,14 @@ async def live(receive: Any, send: Any) -> None:
 
 
 async def by_uvicorn(port: int) -> None:
-    """The same as a program, which is told by signals."""
+    """The same as a program that ends by signals."""
     import uvicorn
 
     await uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False)).serve()
 
 
 async def plain(port: int) -> None:
-    """A server that knows nothing of signals, and never closes its connection to the database."""
+    """A server that does not handle signals and never closes its connection to the database."""
     database = await asyncio.open_connection("127.0.0.1", int(os.environ["BENCH_DATABASE"]))
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

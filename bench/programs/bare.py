@@ -1,4 +1,4 @@
-"""bare.py shared|reuseport LOOP MODE WORKERS: forks that accept from one socket, or each its own."""
+"""bare.py shared|reuseport LOOP MODE WORKERS: forks that accept from one socket, or from one each."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ KIND, LOOP, MODE, WORKERS = sys.argv[1:]
 
 
 def listener(port: int = 0) -> socket.socket:
-    # As `create_server(host, port)` makes it: asyncio sets TCP_NODELAY only where the protocol is named.
+    # Like `create_server(host, port)`: asyncio sets TCP_NODELAY only if the protocol is named.
     sock = socket.socket(proto=socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if KIND == "reuseport":

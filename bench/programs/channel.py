@@ -1,6 +1,6 @@
 """channel.py NOTES TRIPS WINDOW HANDLES: a primary and one worker measure their channel.
 
-bench/node/channel.js does the same. Both sides take messages by callback, which is all that Node has.
+bench/node/channel.js does the same. Both sides take messages by callback, the only way that Node has.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ NOTES, TRIPS, WINDOW, HANDLES = (int(word) for word in sys.argv[1:])
 
 
 class Side:
-    """What primary and worker do alike. `peer` is a `Worker` there and the `WorkerContext` here."""
+    """The common part of primary and worker. `peer` is a `Worker` there and the `WorkerContext` here."""
 
     def __init__(self, peer: Any) -> None:
         self.peer = peer
@@ -79,7 +79,7 @@ class Side:
         await self.peer.send({"do": "reply", "value": value})
 
     def back(self) -> None:
-        """An echo came: send the next, or be done."""
+        """An echo came: send the next message, or finish."""
         self.left -= 1
         if self.to_send:
             self.to_send -= 1
@@ -102,7 +102,7 @@ class Side:
         await asyncio.gather(*(one_after_the_other() for _ in range(window)))
 
     async def hand(self, count: int) -> int:
-        """Give away one end of each pair; how many answered with their own number."""
+        """Give away one end of each pair. Returns how many answered with their own number."""
         kept = []
         for number in range(count):
             mine, theirs = socket.socketpair()
@@ -154,7 +154,7 @@ async def primary() -> None:
             found["handles_to_worker"] = await side.hand(HANDLES)
 
         found: dict[str, float] = {}
-        await side.trips(500, 1)  # warm, and the worker is there
+        await side.trips(500, 1)  # warms up, and waits for the worker
         found["to_primary"] = await rate(NOTES, to_primary)
         found["to_worker"] = await rate(NOTES, to_worker)
         found["trips"] = await rate(TRIPS, lambda: side.trips(TRIPS, 1))

@@ -1,6 +1,6 @@
-"""command.py ARGV...: a command that serves `bench.programs.application`, and the database of that.
+"""command.py ARGV...: a command that serves `bench.programs.application`, and the database for it.
 
-{port} in ARGV is a free port. Says who serves when an answer has come, and kills the command at the end.
+{port} in ARGV is a free port. Prints the serving processes after an answer, and kills the command at the end.
 """
 
 import http.client

@@ -1,9 +1,9 @@
-"""counting.py gathered|mmaps DEAD: what it costs a program to count, and an observer to tell, two ways.
+"""counting.py gathered|mmaps DEAD: the cost of counting for a program, and of reporting for an observer.
 
-gathered: prometheus-client as it is, its registry written down every second, as everycore does it. mmaps:
-prometheus-client's multiprocess mode, a file a worker and kind. DEAD: workers that have ended before.
-1 000 series each. Says microseconds to count and to observe, milliseconds to write a registry down and to
-tell the sums of three workers and the dead, and the bytes that are kept.
+gathered: prometheus-client as it is, its registry written out every second, as everycore does it. mmaps:
+prometheus-client's multiprocess mode, a file for each worker and kind. DEAD: workers that have ended before.
+Each has 1 000 series. Prints microseconds to count and to observe, milliseconds to write out a registry and
+to report the sums of three workers and the dead ones, and the bytes that are kept.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""An application of FastAPI that imports numpy, and says which process has answered."""
+"""A FastAPI application that imports numpy, and reports which process answers."""
 
 import os
 

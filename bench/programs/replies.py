@@ -1,7 +1,7 @@
 """What every Python server under measurement does with a connection; bench/node/server.js does the same.
 
-reply: one HTTP reply to whatever is asked, then the connection is closed. hold: the worker's id, and the
-connection stays. work: the client says how many milliseconds the worker is to block, gets its id, and the
+reply: one HTTP reply to any request, then the connection is closed. hold: the worker's id, and the connection
+stays. work: the client says for how many milliseconds the worker should block, gets its id, and the
 connection is closed.
 """
 
@@ -29,7 +29,7 @@ class Hold(asyncio.Protocol):
         self.me = me
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio's.
+        # uvloop's transports are not subclasses of asyncio's.
         cast("asyncio.WriteTransport", transport).write(b"%d\n" % self.me)
 
 

@@ -1,4 +1,4 @@
-"""server.py POLICY LOOP MODE WORKERS: everycore. Says where it listens and who its workers are."""
+"""server.py POLICY LOOP MODE WORKERS: everycore. Prints its address and the workers' process ids."""
 
 import asyncio
 import json

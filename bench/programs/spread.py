@@ -1,6 +1,7 @@
-"""spread.py WORKERS ARGV...: a command that serves `bench.programs.who`; says when all have started.
+"""spread.py WORKERS ARGV...: a command that serves `bench.programs.who`; reports when all have started.
 
-{port} in ARGV is a free port. Each worker tells BENCH_STARTED, a port, that its application has started.
+{port} in ARGV is a free port. Each worker connects to BENCH_STARTED, a port, once its application has
+started.
 """
 
 import json
@@ -46,7 +47,7 @@ def started(process: "subprocess.Popen[bytes]", told: socket.socket, workers: in
 
 
 def listening(process: "subprocess.Popen[bytes]", port: int) -> None:
-    """Wait until the port answers. Granian's workers have listeners of their own, each at its own time."""
+    """Wait until the port answers. Granian's workers have their own listeners, opened at different times."""
     end = time.monotonic() + SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:

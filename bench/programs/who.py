@@ -1,4 +1,4 @@
-"""An application that answers with the id of its process, and tells BENCH_STARTED when it starts."""
+"""An application that answers with the id of its process, and connects to BENCH_STARTED when it starts."""
 
 import asyncio
 import os

@@ -1,7 +1,7 @@
-"""wsgi.py BRIDGE: a WSGI application in one worker, by that bridge or engine, on a socket of the primary's.
+"""wsgi.py BRIDGE: a WSGI application in one worker, under that bridge or engine, on a socket of the primary.
 
 Bridges, each under uvicorn: `everycore` (that of `everycore serve`), `a2wsgi`, `asgiref`. Engines:
-`waitress`, `cheroot`. All have THREADS threads, where that can be said.
+`waitress`, `cheroot`. Each has THREADS threads if it has such a setting.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ import everycore
 
 THREADS = 10
 CHUNK, CHUNKS = b"x" * 65536, 16
-#: What the validator says when it finds an iterable that nobody has closed: in `__del__`.
+#: Complaints of the validator about an iterable that was not closed: it makes them in `__del__`.
 complaints: list[str] = []
 closed, go, begun = threading.Event(), threading.Event(), threading.Event()
 barrier = threading.Barrier(4)
 
 
 def app(environ: Any, start_response: Any) -> Any:
-    """Each path is a function below, which says what it does."""
+    """Each path runs the function below of the same name."""
     return PATHS[environ["PATH_INFO"]](environ, start_response)
 
 
@@ -41,14 +41,14 @@ def up(environ: Any, start_response: Any) -> list[bytes]:
 
 
 def first(environ: Any, start_response: Any) -> list[bytes]:
-    """Tells when it has the first byte."""
+    """Reports when it has the first byte."""
     environ["wsgi.input"].read(1)
     begun.set()
     return answer(start_response, b"yes")
 
 
 def together(_environ: Any, start_response: Any) -> list[bytes]:
-    """Waits for three others."""
+    """Waits for three other requests."""
     try:
         barrier.wait(3)
     except threading.BrokenBarrierError:
@@ -57,7 +57,7 @@ def together(_environ: Any, start_response: Any) -> list[bytes]:
 
 
 def changed(_environ: Any, start_response: Any) -> list[bytes]:
-    """Has an error behind its head."""
+    """Raises after it has given its head."""
     start_response("200 OK", [("Content-Length", "2")])
     try:
         raise ValueError
@@ -82,7 +82,7 @@ def found(_environ: Any, start_response: Any) -> list[bytes]:
 
 
 def says(event: threading.Event) -> Any:
-    """Whether it happens soon."""
+    """Waits a while for the event. Returns whether it came."""
     return lambda _environ, start_response: answer(start_response, b"yes" if event.wait(3) else b"no")
 
 

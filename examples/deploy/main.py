@@ -1,11 +1,11 @@
-"""What the files of this folder serve: says who asks, and answers /healthz."""
+"""The application that the files of this folder serve: it says who asks, and answers /healthz."""
 
 import asyncio
 from typing import Any
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """ASGI. /slow/SECONDS answers after so long."""
+    """ASGI. /slow/SECONDS answers after that time."""
     if scope["type"] == "lifespan":
         while True:
             event = (await receive())["type"]

@@ -1,5 +1,5 @@
 #!/bin/sh
-# As it was with uvicorn.
+# The service's start under uvicorn.
 exec uvicorn --factory shop.web:create_app \
     --uds run/shop.sock \
     --workers 2 \

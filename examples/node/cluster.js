@@ -1,4 +1,4 @@
-// The cluster of Node.js: node examples/node/cluster.js [port]. Its port: examples/node_port.py, line beside line.
+// The cluster of Node.js: node examples/node/cluster.js [port]. Its port, line by line: examples/node_port.py.
 'use strict';
 const cluster = require('node:cluster');
 const http = require('node:http');
@@ -27,12 +27,12 @@ function primary() {
 }
 
 function worker() {
-  // All workers share one address; the primary hands each its connections in turn.
+  // All workers share one address; the primary hands connections to them in turn.
   const server = http.createServer((request, response) => {
     process.send({ requests: 1 });
     response.end(`worker ${cluster.worker.id}\n`);
 
-    // Two ways to end: by request, having finished the work, and by accident.
+    // A worker ends by request, after its work, or by accident.
     if (request.url === '/leave') cluster.worker.disconnect();
     if (request.url === '/crash') response.on('close', () => process.exit(1));
   });

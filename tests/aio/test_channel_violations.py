@@ -114,7 +114,7 @@ async def test_others_have_their_turn_between_frames():
 
 
 @pytest.mark.limit(20)
-async def test_a_grandchild_that_goes_on_writing_keeps_nobody_from_the_end():
+async def test_a_grandchild_that_goes_on_writing_does_not_delay_the_end():
     """It has the worker's end, and writes faster than the primary reads."""
     async with Raw() as (primary, peer):
         frames = note() * 1000

@@ -186,7 +186,7 @@ async def connected_to_the_end(path):
 # Clients that do harm
 
 
-async def test_a_thousand_that_say_nothing_keep_nobody_out(path):
+async def test_a_thousand_silent_clients_keep_no_other_out(path):
     async with serving(path) as desk:
         silent = []
         try:

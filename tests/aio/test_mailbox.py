@@ -99,7 +99,7 @@ async def test_a_broken_loop_loses_nothing():
         assert heard == list(range(10))
 
 
-async def test_a_closed_stream_of_several_holds_nobody_up():
+async def test_a_closed_stream_of_several_does_not_delay_the_others():
     async with Boxes() as (primary, worker):
         keeps, leaves = worker.mailbox.messages(), worker.mailbox.messages()
         sender = asyncio.ensure_future(spread(primary, 3 * WINDOW))

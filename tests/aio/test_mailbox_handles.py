@@ -180,7 +180,7 @@ async def test_a_handle_waits_with_its_message_for_a_taker():
     right.close()
 
 
-async def test_handles_that_nobody_takes_are_closed_counted_and_warned_of_once(caplog):
+async def test_handles_that_are_never_taken_are_closed_counted_and_warned_of_once(caplog):
     pairs = [socket.socketpair() for _ in range(5)]
     async with Boxes() as (primary, worker):
         for left, _ in pairs:

@@ -126,7 +126,7 @@ async def test_twice_is_once(surroundings):
     assert surroundings == ["stopped"]
 
 
-async def test_a_block_that_is_left_before_the_stop_stops_nobody(surroundings):
+async def test_a_block_that_is_left_before_the_stop_stops_no_process(surroundings):
     pool = Pool()
     loop = asyncio.get_running_loop()
     heard = loop.create_future()
@@ -153,7 +153,7 @@ async def test_workers_go_on_if_the_primary_cannot_stop(surroundings, monkeypatc
     assert [type(error) for error in told] == [PermissionError]
 
 
-async def test_process_1_of_a_container_stops_nobody(surroundings, monkeypatch, caplog):
+async def test_process_1_of_a_container_stops_no_process(surroundings, monkeypatch, caplog):
     monkeypatch.setattr(pausing, "can_stop", lambda: False)
     assert await tell(Pool(), signal.SIGTSTP) == []
     assert "SIGTSTP: ignored, since the kernel does not stop process 1" in caplog.text

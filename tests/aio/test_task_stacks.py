@@ -1,4 +1,4 @@
-"""Where the tasks of an event loop wait: those at one place together, whatever they wait for."""
+"""Where the tasks of an event loop wait: tasks at one place are printed once, with all that they wait for."""
 
 import asyncio
 import os
@@ -61,12 +61,12 @@ async def test_what_is_printed_is_bounded():
 
 
 def test_a_loop_that_waits_prints_them_when_it_is_asked():
-    """uvloop's: tests/cli/test_steering.py."""
+    """For uvloop's, see tests/cli/test_steering.py."""
     reader, writer = os.pipe()
     before = signal.getsignal(TASKS)
     try:
         print_tasks_when_asked(writer)
-        os.kill(os.getpid(), TASKS)  # no loop runs: there are none
+        os.kill(os.getpid(), TASKS)  # no loop runs, so there are no tasks
 
         async def main():
             running = asyncio.get_running_loop()

@@ -51,7 +51,7 @@ def test_a_service_and_its_observer(serve):
     listener = ("listener", f"127.0.0.1:{served.port}")
     assert found["everycore_listener_connections_total", listener, ("outcome", "accepted")] == 4
     assert found["everycore_hand_over_wait_seconds_count",] == 4
-    # Under its feet: who connects meanwhile is answered by the next one.
+    # The observer is killed: the next one answers clients that connect meanwhile.
     first = observer_pid(program.pid)
     os.kill(first, signal.SIGTERM)  # it ends with the service alone
     os.kill(first, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Whatever strangers send to the control socket and to the observer's port, all others are served.
+"""Strangers send anything to the control socket and the observer's port; all other clients are served.
 
-A million inputs each are the soak test. An input is what one connection sends: some send no more and read the
-answer, some read nothing, some stay and say nothing more.
+The soak test sends a million inputs to each. An input is what one connection sends: some connections then
+close their side and read the answer, some read nothing, and some stay and send nothing more.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from tests.kit.serving import metrics_port, observer_pid
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(60)]
 
-#: Closed by a reset, so that no port stays taken.
+#: Closed by a reset, so that the port does not stay in use.
 RESET = struct.pack("ii", 1, 0)
 MOST_SILENT = 300
 
 
 class Stranger(threading.Thread):
-    """Sends `count` inputs, one a connection. Now and then it looks whether others are served."""
+    """Sends `count` inputs, one on each connection. Now and then it checks whether others are served."""
 
     def __init__(self, connect, make, count, look):
         super().__init__(daemon=True)
@@ -83,7 +83,7 @@ def connected(family, address):
 
 
 def no_order(chance):
-    """What comes may be an order to end, or a wish to be told all that happens, which has no end."""
+    """Returns neither an order to end nor a subscription to events, which never ends."""
     while True:
         data = control_request(chance) + b"\n"
         try:
@@ -131,6 +131,6 @@ def test_whatever_strangers_send_all_others_are_served(serve, tmp_path, count):
     )
     assert resident(primary) - memory < 16 << 20
     assert observer_pid(primary) == watching
-    assert "[observer]" not in served.program.stderr  # strangers write nothing into the log
+    assert "[observer]" not in served.program.stderr  # strangers cause no lines in the log
     assert served.program.finish() == 0
     print(f"{count} inputs each in {time.monotonic() - begun:.0f} s")

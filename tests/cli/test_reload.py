@@ -60,7 +60,7 @@ def has_heard(pid: int) -> bool:
 
 @both_policies
 @both_loops
-def test_a_program_that_is_to_leave_takes_nobody_while_it_finishes(start_command, tmp_path, policy, loop):
+def test_a_program_that_leaves_accepts_no_connection_while_it_finishes(start_command, tmp_path, policy, loop):
     options = ["--policy", policy, "--loop", loop]
     running = run(start_command, tmp_path, PROGRAM + "\nasyncio.run(main())\n", options=options)
     port = running.port()

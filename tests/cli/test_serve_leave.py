@@ -62,7 +62,7 @@ BOTH_LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 
 @BOTH_POLICIES
 @BOTH_LOOPS
-async def test_nobody_notices_that_one_worker_leaves(serve, policy, loop):
+async def test_no_client_notices_that_one_worker_leaves(serve, policy, loop):
     served = serve("--policy", policy, "--loop", loop, "--grace", "10", source=APP)
     async with Crowd(served.port) as crowd:
         crowd.add(crowd.kept_alive(0.5), 40)
@@ -75,7 +75,7 @@ async def test_nobody_notices_that_one_worker_leaves(serve, policy, loop):
     assert served.program.finish(signal.SIGINT) == 0
 
 
-async def test_nobody_notices_it_with_h11_either(serve):
+async def test_no_client_notices_it_with_h11_either(serve):
     served = serve("--grace", "10", source=ON_H11)
     async with Crowd(served.port) as crowd:
         crowd.add(crowd.kept_alive(0.3), 20)

@@ -127,7 +127,7 @@ def test_why_it_did_not_start_is_one_record_and_is_said(start_command, tmp_path)
 
 
 @pytest.mark.slow
-def test_under_run_the_file_has_our_own_lines_alone(start_command, tmp_path):
+def test_under_run_the_file_has_only_everycores_own_lines(start_command, tmp_path):
     (tmp_path / "program.py").write_text("import logging; logging.warning('its own')")
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)

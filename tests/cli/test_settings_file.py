@@ -50,7 +50,7 @@ def test_a_project_without_a_table_does_not_count_as_a_file(write):
     assert options("main:app").values.file is None
 
 
-def test_our_own_file_goes_before_that_of_the_project(write):
+def test_everycores_own_file_goes_before_that_of_the_project(write):
     project = write("[tool.everycore]\nworkers = 3", "pyproject.toml")
     own = write("workers = 4")
     found = options("main:app")
@@ -85,7 +85,7 @@ def test_an_option_of_the_engine_may_stand_there(write):
 @pytest.mark.parametrize(
     "option", ["config", "env-file", "log-config", "ssl-certfile", "access-logfile", "log-file"]
 )
-def test_a_fifo_keeps_nobody_waiting(option, tmp_path, capsys):
+def test_a_fifo_does_not_block(option, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert main(["serve", f"--{option}", "pipe", "main:app"]) == 2
     assert f"--{option}: cannot " in capsys.readouterr().err
@@ -218,7 +218,7 @@ def test_a_key_of_the_engine_is_not_an_error_for_run(write, capsys):
     assert json.loads(capsys.readouterr().out)["grace"] == {"value": 2.0, "source": "everycore.toml: grace"}
 
 
-def test_a_variable_that_nobody_knows_is_told():
+def test_an_unknown_variable_is_reported():
     found = options("main:app", environ={"EVERYCORE_WORKRES": "3", "EVERYCORE_ROOT_PATH": "/x"})
     assert found.values.ignored == [
         "the variable EVERYCORE_WORKRES is not known, and ignored; did you mean 'EVERYCORE_WORKERS'?"
@@ -309,7 +309,7 @@ def test_a_proxy_on_a_unix_socket_that_is_not_trusted_is_told(words, environ, so
     assert ignored == ([] if source is None else [said])
 
 
-def test_our_variables_in_the_file_of_the_application_are_told(tmp_path):
+def test_everycores_variables_in_the_file_of_the_application_are_reported(tmp_path):
     """The workers read it, after their number is decided."""
     (tmp_path / "its.env").write_text(
         "A=1\nexport WEB_CONCURRENCY=4\n#EVERYCORE_BIND=:1\nEVERYCORE_GRACE = 3\n"
@@ -343,7 +343,7 @@ def test_check_is_silent_where_all_is_well(write, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_check_tells_of_a_variable_that_nobody_knows(monkeypatch, capsys):
+def test_check_reports_an_unknown_variable(monkeypatch, capsys):
     monkeypatch.setenv("EVERYCORE_WORKRES", "3")
     monkeypatch.setenv("EVERYCORE_TEST_SOMETHING", "3")
     assert main(["config", "--check"]) == 0

@@ -80,7 +80,7 @@ def test_told_to_end_while_stopped_they_end_once_they_go_on(start_kind, kind):
 
 @pytest.mark.slow
 @both_kinds
-def test_a_primary_that_is_killed_while_stopped_leaves_nobody(start_kind, kind):
+def test_a_primary_that_is_killed_while_stopped_leaves_no_process(start_kind, kind):
     program, _ = start_kind(kind)
     workers = program.descendants()
     program.signal(signal.SIGTSTP)

@@ -257,7 +257,7 @@ NOT_IN_A_PRIMARY = {
 
 
 def test_light_imports():
-    # Neither does the library load the command line, nor a primary what only workers or some options need.
+    # The library does not load the command line, and a primary not what only workers or some options need.
     source = """
 import sys
 before = set(sys.modules)  # `site` imports what the environment says

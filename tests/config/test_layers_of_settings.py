@@ -33,7 +33,7 @@ def test_an_option_goes_before_all():
     assert seen(find(**EVERYWHERE)) == (1, "-w")
 
 
-def test_a_variable_goes_before_the_file_and_our_own_before_others():
+def test_a_variable_goes_before_the_file_and_everycores_own_before_others():
     assert seen(find(**EVERYWHERE | {"options": {}})) == (2, "EVERYCORE_WORKERS")
     others = {"options": {}, "environ": {"WEB_CONCURRENCY": "3"}}
     assert seen(find(**EVERYWHERE | others)) == (3, "WEB_CONCURRENCY")
@@ -123,7 +123,7 @@ def test_unknown_variables():
     ]
 
 
-def test_variables_of_kubernetes_for_a_service_of_our_name_are_none():
+def test_variables_of_kubernetes_for_a_service_named_everycore_are_ignored():
     links = {
         "EVERYCORE_PORT": "tcp://10.0.0.1:80",
         "EVERYCORE_PORT_80_TCP": "tcp://10.0.0.1:80",

@@ -1,8 +1,8 @@
-"""Node's own tests of `cluster`, and of what it stands on: every one, and whether it can hold here.
+"""Node's own tests of `cluster`, and of what it builds on: each of them, and whether it can hold here.
 
 The rows are those of Node v22.22.2: `test/parallel` (P), `test/sequential` (S), `test/known_issues` (K),
-`test/es-module` (E) and `test/benchmark` (B). A row without a reason in `NOT_HERE` has a test in this folder,
-named after it.
+`test/es-module` (E) and `test/benchmark` (B). A row that `NOT_HERE` does not list has a test of the same name
+in this folder.
 """
 
 ROWS: dict[str, list[str]] = {
@@ -190,7 +190,7 @@ ROWS: dict[str, list[str]] = {
     ],
 }
 
-#: What can't hold here, and why.
+#: The tests that cannot hold here, and why.
 NOT_HERE: dict[str, str] = {
     "test-cluster-fork-windowsHide": "a console window of Windows",
     "test-cluster-rr-domain-listen": "Python has no domains",

@@ -1,4 +1,4 @@
-"""What translated tests share: the policy, and the loop, under which each runs."""
+"""Fixtures of the translated tests: the policy, and the loop, under which each runs."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from everycore.testing import VirtualTimeLoop
 
 @pytest.fixture(autouse=True)
 def in_its_own_time(time_to_end: None) -> None:
-    """Every test here may have real workers, which end in their own time."""
+    """Any test here may have real workers, which need some time to end."""
 
 
 @pytest.fixture(params=["round_robin", pytest.param("shared", marks=pytest.mark.ci_only)])

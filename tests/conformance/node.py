@@ -1,11 +1,11 @@
-"""`@node`: which of Node's tests a test of ours stands for.
+"""`@node`: which of Node's tests a test stands for.
 
 @node("test-cluster-worker-exit")                      # asserts what Node's asserts
 @node("test-cluster-fork-stdio", adapted="why, and what instead")
-@node("test-child-process-net-reuseport", "test-child-process-dgram-reuseport")    # truly one behaviour
+@node("test-child-process-net-reuseport", "test-child-process-dgram-reuseport")    # the same behaviour
 
-The first name is also the function's own. `docs/make_parity.py` reads these lines, without running them, for
-the table in docs/reference/node-parity.md; so they are literals.
+The first name is also the function's own. `docs/make_parity.py` reads these lines without running them, for
+the table in docs/reference/node-parity.md, so they must be literals.
 """
 
 import ast
@@ -25,7 +25,7 @@ def node(*names: str, adapted: str | None = None) -> pytest.MarkDecorator:
 
 @dataclass(frozen=True)
 class Translation:
-    """A test of ours, as its source shows it."""
+    """A translated test, as its source shows it."""
 
     file: str
     function: str

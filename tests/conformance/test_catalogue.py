@@ -1,4 +1,4 @@
-"""Every one of Node's tests is accounted for, once."""
+"""Each of Node's tests is accounted for, once."""
 
 import re
 import subprocess

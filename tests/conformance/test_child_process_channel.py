@@ -27,7 +27,7 @@ from tests.kit.workers import Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: Sends back what it gets.
+#: Sends back what it receives.
 MIRROR = """
 async def main():
     me = everycore.current_worker()
@@ -40,11 +40,11 @@ everycore.run(main())
 
 @node(
     "test-child-process-disconnect",
-    adapted="disconnect() asks the worker to leave: the channel stays open until its connections have ended, "
-    "or the grace is over. A second call is no error.",
+    adapted="disconnect() asks the worker to leave: the channel stays open until the worker's "
+    "connections have ended or the grace is over. A second call is allowed.",
 )
 async def test_child_process_disconnect(tmp_path, policy):
-    """There is no call that drops the channel and leaves the worker alone."""
+    """No call drops the channel and leaves the worker alone."""
     source = """
     async def serve(reader, writer):
         me = everycore.current_worker()
@@ -94,8 +94,8 @@ async def test_child_process_disconnect(tmp_path, policy):
 
 @node(
     "test-child-process-internal",
-    adapted="Nothing is reserved, and there is no event of internal messages: the program's messages are of "
-    "a kind of their own on the wire, whatever they contain.",
+    adapted="No message is reserved, and there is no event for internal messages: on the wire the "
+    "program's messages have a type of their own, whatever they contain.",
 )
 async def test_child_process_internal(tmp_path):
     source = """
@@ -127,7 +127,7 @@ async def test_child_process_internal(tmp_path):
 
 @node("test-child-process-send-after-close")
 async def test_child_process_send_after_close(tmp_path):
-    """Python's way of the callback and of the 'error' event: the call raises."""
+    """Python's counterpart of the callback and the 'error' event: the call raises."""
     async with Cluster(Settings(exec=worker_script(tmp_path, ""))) as cluster:
         worker = cluster.fork()
         messages = worker.messages()
@@ -141,13 +141,13 @@ async def test_child_process_send_after_close(tmp_path):
         with ours, theirs:
             with pytest.raises(ChannelClosed):
                 worker.send_nowait("pong", theirs)
-            assert theirs.fileno() >= 0  # a handle that did not go stays the sender's
+            assert theirs.fileno() >= 0  # a handle that was not sent stays the sender's
         assert [message async for message in messages] == []
 
 
 @node("test-child-process-send-cb")
 async def test_child_process_send_cb(tmp_path):
-    """Python's way of the callback: the awaited call returns."""
+    """Python's counterpart of the callback: the awaited call returns."""
     source = """
     async def main():
         result = await everycore.current_worker().send("ok")
@@ -196,11 +196,12 @@ async def test_child_process_send_keep_open(tmp_path):
 
 @node(
     "test-child-process-send-returns-boolean",
-    adapted="Where Node returns false and queues all the same, send_nowait raises ChannelFull and sends "
-    "nothing; an awaited send waits. Bytes and untaken messages count, not unacknowledged handles.",
+    adapted="Where Node returns false but still queues the message, send_nowait raises ChannelFull "
+    "and sends nothing; an awaited send waits. The limit counts bytes and messages not yet "
+    "taken, not unacknowledged handles.",
 )
 async def test_child_process_send_returns_boolean(tmp_path):
-    """Nothing is lost or out of order, and there is room again once the worker takes what lies there."""
+    """Messages arrive complete and in order, and there is room again once the worker takes some."""
     source = """
     async def main():
         me = everycore.current_worker()
@@ -231,9 +232,9 @@ async def test_child_process_send_returns_boolean(tmp_path):
             gate.setblocking(False)
             worker.send_nowait("gate", theirs)
             loop = asyncio.get_running_loop()
-            assert await within(loop.sock_recv(gate, 1)) == b"!"  # it blocks, and takes no more
+            assert await within(loop.sock_recv(gate, 1)) == b"!"  # it blocks, and takes no more messages
             sent = 0
-            for _ in range(4):  # two handles on their way stop nothing, as they do in Node
+            for _ in range(4):  # two handles on the way do not delay these, in Node either
                 worker.send_nowait([sent], other, keep_open=True)
                 sent += 1
             with pytest.raises(ChannelFull, match="worker 1"):
@@ -243,7 +244,7 @@ async def test_child_process_send_returns_boolean(tmp_path):
                     assert sent < 10_000
             with pytest.raises(ChannelFull):
                 worker.send_nowait([sent], other)
-            assert other.fileno() >= 0  # nothing was sent, nothing given away
+            assert other.fileno() >= 0  # nothing was sent or given away
             waiting = asyncio.create_task(worker.send([sent]))
             sent += 1
             await turn(3)
@@ -260,7 +261,7 @@ async def test_child_process_send_returns_boolean(tmp_path):
 
 @node("test-child-process-send-type-error")
 async def test_child_process_send_type_error(tmp_path):
-    """On both sides. The options are keywords in Python, and what is no handle is refused as well."""
+    """On both sides. Python's options are keywords, and a value that is not a handle is refused too."""
     wrong = """
     def wrong(target):
         sends = [target.send, target.send_nowait, lambda *words: target.request(*words, timeout=None)]
@@ -299,8 +300,9 @@ async def test_child_process_send_type_error(tmp_path):
 
 @node(
     "test-child-process-advanced-serialization",
-    adapted="They are called 'json' (with bytes) and 'pickle', which carries whatever both sides can import "
-    "and runs code on reading. Python's exceptions are equal by identity alone: compare type and args.",
+    adapted="The formats are called 'json' (with bytes) and 'pickle'. Pickle carries whatever both "
+    "sides can import, and runs code on reading. Python's exceptions compare by identity, so "
+    "the test compares type and args.",
 )
 async def test_child_process_advanced_serialization(tmp_path):
     settings = Settings(exec=worker_script(tmp_path, MIRROR))

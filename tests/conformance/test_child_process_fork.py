@@ -1,4 +1,4 @@
-"""Node's tests of `child_process.fork` itself: what is run, with which words and rights, and how it ends."""
+"""Node's tests of `child_process.fork` itself: the program, its arguments and rights, and how it ends."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ from tests.kit.workers import HEAD, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: Says how it was called; that is all it does.
+#: Prints how it was called, and does nothing else.
 ECHO_OPTIONS = """
 async def main():
     await everycore.current_worker().send([sys.argv[1:], os.environ.get("FOO")])
@@ -32,7 +32,7 @@ everycore.run(main())
 
 @node("test-child-process-fork")
 async def test_child_process_fork(tmp_path):
-    """`undefined` is no message: it can't be left out. Python's None can be sent, as JavaScript's null."""
+    """`undefined` is not a message: a call needs one. Python's None can be sent, as JavaScript's null."""
     args = ["foo", "bar"]
     source = """
     async def main():
@@ -85,7 +85,7 @@ everycore.run(main())
 
 @node("test-child-process-fork-and-spawn")
 async def test_child_process_fork_and_spawn(tmp_path):
-    """The worker's own child is no worker: it has nothing of the channel, and does not wait for one."""
+    """The worker's own child is not a worker: it has no part of the channel, and does not wait for one."""
     source = """
     import subprocess
 
@@ -114,13 +114,13 @@ async def test_child_process_fork_and_spawn(tmp_path):
 
 @node(
     "test-child-process-fork-args",
-    adapted="What is run and its arguments are settings, and a wrong one is a ConfigurationError (also a "
-    "ValueError) that names it. None, also for exec, means this program's own.",
+    adapted="The program and its arguments are settings, and a wrong one is a ConfigurationError "
+    "(also a ValueError) that names it. None, for exec too, means this program's own.",
 )
 async def test_child_process_fork_args(tmp_path):
     """Node's `fork(modulePath, args, options)` is `setup_primary(exec=, args=, env=)`, then `fork(env)`.
 
-    A missing module path is no error here: `exec=None` is this command line again, as in Node's cluster.
+    A missing module path is allowed here: `exec=None` is this command line again, as in Node's cluster.
     """
     script = worker_script(tmp_path, ECHO_OPTIONS)
     async with Cluster() as cluster:
@@ -137,7 +137,7 @@ async def test_child_process_fork_args(tmp_path):
                 cluster.setup_primary(env=wrong)
             with pytest.raises(ConfigurationError, match="env"):
                 cluster.fork(wrong)
-        assert len(cluster.workers) == 0  # nothing of it left a process
+        assert len(cluster.workers) == 0  # the failed fork left no process
 
         workers = []
         args: Any
@@ -151,10 +151,10 @@ async def test_child_process_fork_args(tmp_path):
 
 @node(
     "test-child-process-fork-url",
-    adapted="Python names a file by a path: exec takes a str and a pathlib.Path. A file: URL is no path.",
+    adapted="Python names a file by a path: exec takes a str or a pathlib.Path. A file: URL is not a path.",
 )
 async def test_child_process_fork_url(tmp_path):
-    """What a URL would have to escape is taken as it is: it is the name."""
+    """Characters that a URL would escape are taken literally."""
     script = worker_script(tmp_path, ECHO_OPTIONS, "a b%20c#d?é.py")
     async with Cluster(Settings(exec=script, args=["1"])) as cluster:
         first = cluster.fork()
@@ -166,7 +166,7 @@ async def test_child_process_fork_url(tmp_path):
 
 @node("test-esm-child-process-fork-main")
 def test_esm_child_process_fork_main(start_command, tmp_path):
-    """Python's module that is a program: `python -m`, also as what a worker runs again."""
+    """Python runs modules as programs: `python -m`, also where a worker runs the same program again."""
     package = tmp_path / "application"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -201,7 +201,7 @@ everycore.run(primary() if everycore.is_primary else worker())
     adapted="The flags are those of the Python interpreter (-O, -X, -W); exec_argv replaces them.",
 )
 def test_child_process_fork_exec_argv(start_program, tmp_path):
-    """Inherited by a worker that runs the same program, and by one that runs another script."""
+    """A worker inherits them whether it runs the same program or another script."""
     other = worker_script(tmp_path, "say(sys.flags.optimize, sys._xoptions)")
     program = start_program(
         HEAD
@@ -232,7 +232,7 @@ else:
     "Otherwise it is sys.executable.",
 )
 async def test_child_process_fork_exec_path(tmp_path):
-    """Node copies its executable; a Python elsewhere needs to be told where its modules are."""
+    """Node copies its executable; a copied Python must be told where its modules are."""
     source = """
     async def main():
         await everycore.current_worker().send([sys.executable, sys.orig_argv[0]])
@@ -265,11 +265,12 @@ async def test_child_process_fork_no_shell(tmp_path):
 
 @node(
     "test-child-process-fork-detached",
-    adapted="A worker never outlives its primary for ever. With new_group the terminal's signals spare it, "
-    "and with orphan_grace it may finish its work when the primary is killed; by default it is killed too.",
+    adapted="A worker never outlives its primary for ever. With new_group, signals from the terminal "
+    "spare it. With orphan_grace it may finish its work when the primary is killed; by "
+    "default it is killed as well.",
 )
 def test_child_process_fork_detached(start_program):
-    """Node's `detached`, where the child goes on until somebody kills it."""
+    """Node's `detached`, where the child goes on until it is killed."""
     program = start_program(
         HEAD
         + """
@@ -297,7 +298,7 @@ everycore.run(primary() if everycore.is_primary else worker())
     program.expect("alone")
     program.expect("busy")
     assert program.wait() == -SIGKILL
-    os.kill(worker, 0)  # still there
+    os.kill(worker, 0)  # still running
     os.kill(worker, SIGUSR1)
     program.expect("done")
     assert wait_gone([worker]) == []
@@ -305,10 +306,10 @@ everycore.run(primary() if everycore.is_primary else worker())
 
 @node(
     "test-child-process-uid-gid",
-    adapted="fork() itself never raises what the kernel says: the worker's Exited has it, as status.error.",
+    adapted="fork() never raises an error of the kernel: the worker's Exited has it, as status.error.",
 )
 def test_child_process_uid_gid(start_program):
-    """A worker of another user needs rights; the tests run as root, so the program gives them up first."""
+    """A worker of another user needs rights; the tests run as root, so the program drops them first."""
     program = start_program(
         HEAD
         + """
@@ -336,10 +337,11 @@ everycore.run(main())
 
 @node(
     "test-child-process-emfile",
-    adapted="No 'error' event: the one Exited, which always comes, has status.error and no code or signal.",
+    adapted="There is no 'error' event: the one Exited, which always comes, has status.error and "
+    "neither code nor signal.",
 )
 async def test_child_process_emfile(tmp_path):
-    """The last descriptor is one too few, and so is any other before a worker has all of its own."""
+    """The fork that takes the last descriptor fails, and so does any with too few for the worker's own."""
     async with Cluster(Settings(exec=[sys.executable, "-c", ""], cwd=tmp_path)) as cluster:
         await within(cluster.fork().wait())
         before = open_fds()

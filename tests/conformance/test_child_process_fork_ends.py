@@ -24,11 +24,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
 @node(
     "test-child-process-fork-abort-signal",
-    adapted="Python's AbortSignal is the cancellation of a task that is within `async with cluster.fork()`. "
-    "The worker gets SIGKILL, not SIGTERM; for another signal, send it and wait before the block is left.",
+    adapted="Python's AbortSignal is the cancellation of a task that is within `async with "
+    "cluster.fork()`. The worker gets SIGKILL, not SIGTERM; to send another signal, send it "
+    "and wait before leaving the block.",
 )
 async def test_child_process_fork_abort_signal(tmp_path):
-    """What waits in the block gets the CancelledError, and its text, when the process is gone."""
+    """Code that waits in the block gets the CancelledError with its text once the process has ended."""
     async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
         diary = Diary(cluster)
         workers: list[Worker] = []
@@ -61,7 +62,7 @@ async def test_child_process_fork_abort_signal(tmp_path):
             assert workers[-1].is_dead()
             assert await workers[-1].wait() == ExitStatus(signal=ended_by)
 
-        # It is too late once the worker has ended.
+        # By then the worker has ended, so a cancellation comes too late.
         async with cluster.fork() as worker:
             worker.kill(SIGKILL)
             status = await within(worker.wait())
@@ -71,11 +72,12 @@ async def test_child_process_fork_abort_signal(tmp_path):
 
 @node(
     "test-child-process-fork-timeout-kill-signal",
-    adapted="A time-out is asyncio.timeout() around `async with cluster.fork()`. It ends the worker by "
-    "SIGKILL, not SIGTERM; for another signal, send it and wait before the block is left.",
+    adapted="A time-out is asyncio.timeout() around `async with cluster.fork()`. It ends the worker "
+    "by SIGKILL, not SIGTERM; to send another signal, send it and wait before leaving the "
+    "block.",
 )
 async def test_child_process_fork_timeout_kill_signal(tmp_path):
-    """The third worker is done before its time is over; nothing is left of the limit."""
+    """The third worker ends before its time is over; the limit then has no further effect."""
     async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.005), cluster.fork() as worker:
@@ -101,10 +103,11 @@ async def test_child_process_fork_timeout_kill_signal(tmp_path):
 
 @node(
     "test-child-process-exit",
-    adapted="A worker is no primary, so every second link of the chain is a program that a worker starts.",
+    adapted="A worker cannot be a primary, so every second link of the chain is a program that a "
+    "worker starts.",
 )
 def test_child_process_exit(start_program):
-    """Five processes, each the child of the one before; the last ends at once, the others after it."""
+    """Five processes, each the child of the previous one. The last one ends at once, the others after it."""
     program = start_program(
         HEAD
         + """
@@ -137,8 +140,8 @@ else:
 
 @node(
     "test-child-process-fork-close",
-    adapted="No 'close' event: Exited is the last one, after every message and after Disconnected. "
-    "The end of a piped stream is the end of its reader.",
+    adapted="There is no 'close' event: Exited is the last one, after every message and after "
+    "Disconnected. The end of a piped stream is the end of its reader.",
 )
 async def test_child_process_fork_close(tmp_path):
     source = """
@@ -163,11 +166,11 @@ async def test_child_process_fork_close(tmp_path):
 
 @node(
     "test-child-process-fork-ref",
-    adapted="A channel, listened to or not, keeps no Python program running: its main does, by "
-    "wait_shutdown(), until the primary disconnects.",
+    adapted="A channel, with or without a listener, does not keep a Python program running: its main "
+    "does, by wait_shutdown(), until the primary disconnects.",
 )
 async def test_child_process_fork_ref(tmp_path):
-    """Where Node's child lives on because it listens for 'disconnect'."""
+    """Here the worker stays connected where Node's child stays because it listens for 'disconnect'."""
     source = """
     async def main():
         me = everycore.current_worker()
@@ -192,7 +195,8 @@ async def test_child_process_fork_ref(tmp_path):
 
 @node(
     "test-child-process-fork-ref2",
-    adapted="A channel keeps no Python program running; a stream opened after its end is at its own end.",
+    adapted="A channel does not keep a Python program running. A stream opened after the worker's end "
+    "is at its own end.",
 )
 async def test_child_process_fork_ref2(tmp_path):
     source = """

@@ -1,4 +1,4 @@
-"""Node's `child_process` tests of sockets: shared with a child, given to it, counted; its output."""
+"""Node's `child_process` tests of sockets, shared with a child, given to it or counted, and of its output."""
 
 import asyncio
 import errno
@@ -24,7 +24,7 @@ LOCAL = "127.0.0.1"
 
 
 class Accepting:
-    """A server of this process: the connections that it accepts, to be given away."""
+    """A server of this process: it accepts connections that are then given away."""
 
     def __init__(self) -> None:
         self.sock = socket.create_server((LOCAL, 0))
@@ -32,7 +32,7 @@ class Accepting:
         self.address = self.sock.getsockname()
 
     async def connection(self) -> tuple[Client, socket.socket]:
-        """A new one: the client's end, and ours."""
+        """Make a connection. Returns the client's end and the server's."""
         client = await Client.open(self.address)
         accepted, _ = await asyncio.get_running_loop().sock_accept(self.sock)
         return client, accepted
@@ -46,7 +46,7 @@ class Accepting:
 
 @node("test-child-process-fork-net-server")
 async def test_child_process_fork_net_server(tmp_path):
-    """A listening socket of this process is served by a worker too, and closed when both have closed it."""
+    """A worker serves this process's listening socket too; it is closed when both have closed it."""
     source = """
     async def main():
         me = everycore.current_worker()
@@ -95,7 +95,7 @@ async def test_child_process_fork_net_server(tmp_path):
 
 @node("test-child-process-fork-net-socket")
 async def test_child_process_fork_net_socket(tmp_path):
-    """A connection that this process accepted is answered by the worker; then our server can close."""
+    """A worker answers a connection that this process accepted; then the server here can close."""
     source = """
     async def main():
         message = await anext(everycore.current_worker().messages())
@@ -120,13 +120,13 @@ async def test_child_process_fork_net_socket(tmp_path):
 
 @node(
     "test-child-process-fork-net",
-    adapted="A server does not know of connections that it gave away: it closes at once. What waits for them"
-    " is the worker that leaves, and so `cluster.disconnect()`.",
+    adapted="A server does not know of connections that were given away, so it closes at once. What "
+    "waits for them is the worker that leaves, and with it `cluster.disconnect()`.",
 )
 async def test_child_process_fork_net(tmp_path):
-    """Twelve connections, given to three workers: half are ended there, the others when their clients end.
+    """Twelve connections go to three workers: half are ended there, the others when their clients end.
 
-    Adapted: it is the workers' end that waits, not the server's.
+    Adapted: the workers' end waits for them, not the server's.
     """
     source = """
     async def main():
@@ -177,13 +177,13 @@ async def test_child_process_fork_net(tmp_path):
 
 @node(
     "test-child-process-fork-getconnections",
-    adapted="`server.getConnections()` is `cluster.snapshot().workers[i].open`: connections of the listeners"
-    " that the worker has from the primary, without asking it.",
+    adapted="`server.getConnections()` is `cluster.snapshot().workers[i].open`: the connections of "
+    "the listeners that the worker has from the primary. The worker is not asked.",
 )
 async def test_child_process_fork_getconnections(tmp_path, policy):
-    """The primary knows how many connections are open in its workers, as they are closed one by one.
+    """The primary knows how many connections are open in its workers, while they are closed one by one.
 
-    Adapted: they are the cluster's own, not sockets sent by a message.
+    Adapted: they are the cluster's own connections, not sockets sent by a message.
     """
     holding = """
 writers = []
@@ -213,13 +213,13 @@ port = server.sockets[0].getsockname()[1]
 
 @node(
     "test-child-process-http-socket-leak",
-    adapted="The connection is given away as a socket, before anything of asyncio holds it: a transport or"
-    " StreamWriter is refused with TypeError, for what lies in its buffer would be lost.",
+    adapted="The connection is given away as a socket, before asyncio holds it: a transport or "
+    "StreamWriter is refused with TypeError, because the data in its buffer would be lost.",
 )
 async def test_child_process_http_socket_leak(tmp_path):
-    """A worker answers an HTTP request that this process has read; nothing of the connection stays here.
+    """A worker answers an HTTP request that this process has read, which keeps nothing of the connection.
 
-    Adapted: Node lets go of its parser and timer; here there are none, as a transport can't be sent.
+    Adapted: Node releases its parser and timer; here neither exists, because a transport cannot be sent.
     """
     source = """
     async def main():
@@ -254,7 +254,7 @@ async def test_child_process_http_socket_leak(tmp_path):
         assert open_fds() == before
 
 
-#: A worker that holds the connections it is sent, and tells how many there are; or when there are none left.
+#: A worker that holds the connections sent to it. It says how many there are, and when none is left.
 HOLDER = """
 held = set()
 none_left = asyncio.Event()
@@ -292,7 +292,7 @@ everycore.run(main())
 
 @asynccontextmanager
 async def holder(folder: Path) -> AsyncIterator[tuple[Worker, list[Client]]]:
-    """A worker that holds two connections, and their other ends."""
+    """Have a worker hold two connections. Returns it and the other ends."""
     async with Cluster(Settings(exec=worker_script(folder, HOLDER)), grace=1.0) as cluster:
         child = cluster.fork()
         clients = []
@@ -310,13 +310,13 @@ async def holder(folder: Path) -> AsyncIterator[tuple[Worker, list[Client]]]:
 
 @node(
     "test-internal-socket-list-send",
-    adapted="There is no list of sockets given away: a program asks with `request`. A child that closed"
-    " before its reply is a ChannelClosed, with its exit status.",
+    adapted="There is no list of sockets given away: a program asks with `request`. If the child "
+    "closes before it replies, the request raises ChannelClosed, with the exit status.",
 )
 async def test_internal_socket_list_send(tmp_path):
-    """Who asks a worker about the sockets it was given gets the reply, or learns that it is gone.
+    """A request to a worker about the sockets it was given gets the reply, or the news that it has ended.
 
-    Adapted: requests of the program's own.
+    Adapted: the program sends requests of its own.
     """
     async with holder(tmp_path) as (child, clients):
         assert await within(child.request("count", timeout=None)) == 2
@@ -336,9 +336,9 @@ async def test_internal_socket_list_send(tmp_path):
     " `answer(handler)`.",
 )
 async def test_internal_socket_list_receive(tmp_path):
-    """A worker tells how many of the sockets it was given are open; no reply is sent to nobody.
+    """A worker reports how many of the sockets it was given are open; no reply goes to a closed channel.
 
-    Adapted: requests of the program's own.
+    Adapted: the program sends requests of its own.
     """
     async with holder(tmp_path) as (child, clients):
         for left in (1, 0):
@@ -348,7 +348,7 @@ async def test_internal_socket_list_receive(tmp_path):
             await client.close()
             assert await within(child.request("count", timeout=None)) == left
         assert await within(child.request("notify close", timeout=None)) == "all closed"
-        # A reply is owed when the channel ends: the worker leaves all the same.
+        # A reply is still due when the channel ends: the worker leaves all the same.
         owed = asyncio.create_task(child.request("count", timeout=None))
         child.disconnect()
         assert await within(child.wait()) == ExitStatus(code=0)
@@ -358,11 +358,12 @@ async def test_internal_socket_list_receive(tmp_path):
 @node(
     "test-process-external-stdio-close",
     "test-process-external-stdio-close-spawn",
-    adapted="In Python it is the `print` that fails, with BrokenPipeError, and what was buffered fails"
-    " once more at the exit (status 120), in any process. No signal ends the worker, and its channel stays.",
+    adapted="In Python the `print` fails, with BrokenPipeError, and buffered output fails once more "
+    "at the exit (status 120), in any process. No signal ends the worker, and its channel "
+    "stays.",
 )
 async def test_process_external_stdio_close(tmp_path):
-    """A worker prints into a pipe that nobody reads any more: it goes on, and ends with status 0.
+    """A worker that prints into a pipe without a reader goes on, and ends with status 0.
 
     Adapted: it catches BrokenPipeError, and its output is not buffered (`-u`).
     """

@@ -1,4 +1,4 @@
-"""Node's tests of children that bind by themselves, side by side, and of plain descriptors."""
+"""Node's tests of children that bind for themselves, side by side, and of plain descriptors."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ LOCAL = "127.0.0.1"
 
 @node("test-child-process-fork-dgram")
 async def test_child_process_fork_dgram(tmp_path):
-    """A UDP socket in this process and in a worker: either can receive from it."""
+    """This process and a worker share a UDP socket: either can receive from it."""
     source = """
     async def main():
         me = everycore.current_worker()
@@ -50,7 +50,7 @@ async def test_child_process_fork_dgram(tmp_path):
 
 @node("test-child-process-pass-fd")
 async def test_child_process_pass_fd(tmp_path):
-    """Eighty connections come from workers at once; each is intact, and has its own worker's data behind it.
+    """Eighty connections come from workers at once; each arrives intact, followed by its own worker's data.
 
     Twenty from each of four workers, where Node's test has a process for each.
     """
@@ -94,7 +94,7 @@ async def test_child_process_pass_fd(tmp_path):
 
 @node("test-child-process-net-reuseport")
 async def test_child_process_net_reuseport(tmp_path):
-    """With `reuse_port` this process and two workers each listen on one port, with sockets of their own."""
+    """With `reuse_port` this process and two workers each listen on one port, with their own sockets."""
     async with agents(tmp_path, 2) as (cluster, *workers):
 
         async def serve(port: int) -> asyncio.Server:
@@ -118,7 +118,7 @@ async def test_child_process_net_reuseport(tmp_path):
 
 @node("test-child-process-dgram-reuseport")
 async def test_child_process_dgram_reuseport(tmp_path):
-    """The same of UDP."""
+    """The same for UDP."""
     loop = asyncio.get_running_loop()
     async with agents(tmp_path, 2) as (cluster, *workers):
         transport, _ = await loop.create_datagram_endpoint(

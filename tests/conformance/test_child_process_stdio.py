@@ -1,4 +1,4 @@
-"""Node's tests of a forked child's streams: what they may be, and that the channel is none of them."""
+"""Node's tests of a forked child's streams: what they may be, and that the channel is not one of them."""
 
 import os
 import re
@@ -28,8 +28,9 @@ everycore.run(main())
 
 @node(
     "test-child-process-fork-stdio",
-    adapted="stdio is for the three standard streams alone, and a longer list is refused; the channel is "
-    "always there and not listed. A further pipe is a descriptor in pass_fds, under the number it has here.",
+    adapted="stdio is for the three standard streams alone, and a longer list is refused. The channel "
+    "always exists and is not listed. A further pipe is a descriptor in pass_fds, with the "
+    "number that it has in the primary.",
 )
 async def test_child_process_fork_stdio(tmp_path):
     source = """
@@ -57,7 +58,7 @@ async def test_child_process_fork_stdio(tmp_path):
             assert worker.stdout is None
             assert worker.stderr
             mine.write(b"data to send via pipe")
-            mine.close()  # the worker has no other end of it, so it comes to its own
+            mine.close()  # the worker does not have the other end of it, so it reaches its end
             assert (await within(anext(worker.messages()))).message == b"data to send via pipe"
             worker.disconnect()
             assert await within(worker.stderr.read()) == b"this should not be ignored"
@@ -96,7 +97,7 @@ async def test_child_process_fork_stdio_string_variant(tmp_path, capfd, stdio):
 
 @node("test-child-process-silent")
 def test_child_process_silent(start_program):
-    """Nothing that a silent worker writes is seen of its primary, which hears its messages all the same."""
+    """A silent worker's output does not appear in the primary's, and its messages arrive all the same."""
     program = start_program(
         HEAD
         + """
@@ -129,8 +130,9 @@ everycore.run(primary() if everycore.is_primary else worker())
 
 @node(
     "test-child-process-validate-stdio",
-    adapted="One value for all three streams, or a sequence of three. A number is a descriptor, so one that "
-    "is not open shows when the worker starts. Nothing is synchronous, and the channel is never listed.",
+    adapted="One value for all three streams, or a sequence of three. A number is a descriptor, so "
+    "one that is not open is reported when the worker starts. There are no synchronous "
+    "streams, and the channel is never listed.",
 )
 async def test_child_process_validate_stdio(tmp_path):
     source = """
@@ -165,7 +167,8 @@ async def test_child_process_validate_stdio(tmp_path):
             assert (await within(anext(worker.messages()))).message == names
 
 
-#: A primary without the streams whose numbers are its argument: what it opens gets these numbers.
+#: A primary without the streams whose numbers are its argument: the next descriptors that it opens get these
+#: numbers.
 WITHOUT = (
     HEAD
     + """
@@ -201,8 +204,8 @@ everycore.run(primary() if everycore.is_primary else worker())
 @node(
     "test-child-process-stdin-ipc",
     "test-child-process-stdout-ipc",
-    adapted="The channel is never put where a standard stream belongs, not even by chance: in a primary that "
-    "has closed its own, whatever it opens next gets their numbers.",
+    adapted="The channel never takes the place of a standard stream, not even by chance: in a primary "
+    "that has closed its own, the descriptors that it opens next get their numbers.",
 )
 @pytest.mark.parametrize(
     ("stdio", "closed", "when"),

@@ -1,4 +1,4 @@
-"""Datagrams: what is bound in a worker is bound by the primary and shared, under either policy."""
+"""Datagrams: the primary binds what a worker asks for, and all share it, under either policy."""
 
 import asyncio
 import errno
@@ -38,7 +38,7 @@ complaints = []
 asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(str(context)))
 """
 
-#: At a byte on `handle` the worker binds `port` and closes before it can have been answered; says what came.
+#: At a byte on `handle` the worker binds `port` and closes before an answer can have come; says what came.
 CLOSE_EARLY = """
 async def close_early(gate, port):
     with gate:
@@ -135,7 +135,7 @@ async def test_cluster_dgram_2(tmp_path, policy):
                 )
             came = [await within(loop.sock_recvfrom(sock, 100)) for _ in range(20)]
             assert {data for data, _ in came} == {b"%d %d" % (w.id, n) for w in workers for n in range(10)}
-            (sender,) = {peer for _, peer in came}  # the one socket they share
+            (sender,) = {peer for _, peer in came}  # the one socket that they share
             assert [listener.address for listener in cluster.snapshot().listeners] == [sender]
             await within(cluster.disconnect())
             assert [await worker.worker.wait() for worker in workers] == [ExitStatus(code=0)] * 2
@@ -157,11 +157,11 @@ async def test_cluster_dgram_ipv6only(tmp_path, policy):
 
 @node(
     "test-cluster-dgram-reuse",
-    adapted="asyncio has no `reuse_address` for datagrams any more: the sockets are made by hand, with"
-    " SO_REUSEADDR, and passed as `sock=`. So they are the worker's own.",
+    adapted="asyncio no longer has `reuse_address` for datagrams: the program makes the sockets "
+    "itself, with SO_REUSEADDR, and passes them as `sock=`. So they are the worker's own.",
 )
 async def test_cluster_dgram_reuse(tmp_path, policy):
-    """Through the primary a port is bound once in a worker, as alone; by hand it may be twice."""
+    """Through the primary a worker binds a port once, as a lone process would; by hand it may do so twice."""
     async with agents(tmp_path, policy=policy) as (_, worker):
         await worker.do(ANSWER)
         port = 0
@@ -206,7 +206,7 @@ async def test_dgram_bind_socket_close_before_cluster_reply(tmp_path, capfd, pol
             assert await answered(await worker.get("await bind()")) == worker.id
             assert await worker.get("complaints") == []
             await leaves(worker)
-    assert capfd.readouterr().err == ""  # where an answer that nobody waits for would show
+    assert capfd.readouterr().err == ""  # where an answer without a receiver would show
 
 
 @node("test-dgram-cluster-bind-error")
@@ -231,7 +231,7 @@ async def test_dgram_cluster_close_during_bind(tmp_path, capfd, policy):
     async with agents(tmp_path, policy=policy) as (cluster, worker):
         diary = Diary(cluster)
         await worker.do(ANSWER)
-        await closes_before_the_reply(worker, free_port())  # what is made once is made now
+        await closes_before_the_reply(worker, free_port())  # what is made once is made now, not below
         before = len(open_fds(worker.worker.pid)), len(open_fds())
         port = free_port()
         await closes_before_the_reply(worker, port)
@@ -267,11 +267,11 @@ everycore.listen(("127.0.0.1", 0)).close()  # the primary has handled the earlie
 
 @node(
     "test-dgram-unref-in-cluster",
-    adapted="Python's loops count no references: a program ends when its `main` returns, and no open socket"
-    " keeps it.",
+    adapted="Python's loops count no references: a program ends when its `main` returns, even with an "
+    "open socket.",
 )
 async def test_dgram_unref_in_cluster(tmp_path, policy):
-    """In Node a bound socket keeps the process until `unref()`."""
+    """In Node a bound socket keeps the process running until `unref()`."""
     source = """
     async def main():
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Sockets that a worker and the primary send each other."""
+"""Sockets that a worker and the primary send to each other."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ def connected_pair() -> tuple[socket.socket, socket.socket]:
 
 @node("test-cluster-net-send")
 async def test_cluster_net_send(tmp_path, policy):
-    """A worker connects to its own server and gives the client's end away: the data follows it."""
+    """A worker connects to its own server and gives the client's end away: the data goes with it."""
     source = """
     async def main():
         me = everycore.current_worker()
@@ -63,13 +63,13 @@ async def test_cluster_net_send(tmp_path, policy):
 
 @node(
     "test-cluster-send-handle-twice",
-    adapted="The first `send` needs `keep_open=True`: without it the socket is given away at the call, and"
-    " to send it once more raises OSError (EBADF) in the sender.",
+    adapted="The first `send` needs `keep_open=True`: without it the call gives the socket away, and "
+    "sending it once more raises OSError (EBADF) in the sender.",
 )
 async def test_cluster_send_handle_twice(tmp_path, policy):
-    """The same socket twice: both arrive, and are one connection.
+    """The same socket is sent twice: both copies arrive and are one connection.
 
-    Adapted: the first time keeps it open. A third time, when it was given away, is an OSError at the call.
+    Adapted: the first call keeps it open. A third call, after it was given away, raises OSError.
     """
     source = """
     import errno
@@ -109,13 +109,15 @@ async def test_cluster_send_handle_twice(tmp_path, policy):
 
 @node(
     "test-cluster-send-socket-to-worker-http-server",
-    adapted="`server.emit('connection', socket)` is `server.process_request(socket, address)` of"
-    " `http.server` (with asyncio `loop.connect_accepted_socket(protocol_factory, socket)`).",
+    adapted="`server.emit('connection', socket)` is `server.process_request(socket, address)` of "
+    "`http.server`; with asyncio it is `loop.connect_accepted_socket(protocol_factory, "
+    "socket)`.",
 )
 async def test_cluster_send_socket_to_worker_http_server(tmp_path):
-    """A connection that the primary accepted is put into an HTTP server of the worker, which never listened.
+    """A connection that the primary accepted goes to an HTTP server of the worker, which never listened.
 
-    Adapted: the server is the standard library's; that the connection belongs to it is what its handler says.
+    Adapted: the server is the standard library's; its handler's answer shows that the connection belongs to
+    it.
     """
     source = """
     from http.server import BaseHTTPRequestHandler, HTTPServer

@@ -1,7 +1,7 @@
-"""What Node does wrong with connections and listeners, and we must not; test_holes_ends.py has the rest.
+"""Errors of Node with connections and listeners, which everycore must not have; the rest: test_holes_ends.py.
 
-The holes are numbered, in both files. Number 14, no routing by what a client sends, is a decision, here as
-there, and has no test.
+The holes are numbered across both files. Number 14, no routing by what a client sends, is a decision here as
+in Node, and has no test.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
 LOCAL = "127.0.0.1"
 
-#: Shuts a worker's channel down (and its loop's own wake-up pipe), whatever they are called.
+#: Shuts down a worker's channel (and the pipe that wakes its loop), whatever they are called.
 CUT_CHANNEL = """
 for name in os.listdir("/proc/self/fd"):
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as sock:
@@ -41,8 +41,8 @@ for name in os.listdir("/proc/self/fd"):
 @both_loops
 @pytest.mark.parametrize("how", ["SIGKILL", "os._exit(3)"])
 async def test_hole_01_on_its_way_to_a_dying_worker(tmp_path, how, loop):
-    """Node's primary keeps such a connection open for ever, unanswered. We read it back from the belt, and
-    another worker answers.
+    """Node's primary keeps such a connection open for ever, unanswered. everycore's reads it back from the
+    belt, and another worker answers.
     """
     async with servers(tmp_path, 2, policy="round_robin", loop=loop, recall_after=NEVER) as (
         cluster,
@@ -61,9 +61,10 @@ async def test_hole_01_on_its_way_to_a_dying_worker(tmp_path, how, loop):
 
 @pytest.mark.parametrize("how", ["dead", "cut off"])
 async def test_hole_05_for_a_worker_whose_channel_is_down(tmp_path, how):
-    """Node drops such a connection: neither closed nor offered to another worker. We offer it to another.
+    """Node drops such a connection: it neither closes it nor offers it to another worker. everycore does the
+    latter.
 
-    One worker is dead, and its primary has not looked yet; the other one lives, blocked, without a channel.
+    One worker is dead, and its primary has not noticed yet; the other one lives, blocked, without a channel.
     """
     async with servers(tmp_path, 2, policy="round_robin", recall_after=NEVER) as (
         cluster,
@@ -74,7 +75,7 @@ async def test_hole_05_for_a_worker_whose_channel_is_down(tmp_path, how):
             if how == "dead":
                 one.worker.kill(signal.SIGKILL)
                 assert one.worker.pid
-                assert wait_gone([one.worker.pid]) == []  # blocks, and with it the primary
+                assert wait_gone([one.worker.pid]) == []  # blocks this process, the primary
             else:
                 async with one.standing_still(then=CUT_CHANNEL + "signal.pause()"):
                     clients += [await Client.open(address) for _ in range(4)]
@@ -87,9 +88,9 @@ async def test_hole_05_for_a_worker_whose_channel_is_down(tmp_path, how):
 
 @pytest.mark.parametrize("how", ["os._exit(3)", "server.close()", "me.disconnect()"])
 async def test_hole_07_after_the_last_worker_went(tmp_path, how):
-    """What Node's last worker gives back is added to a queue that nobody reads: the client hangs, the
-    descriptor leaks. Here the client is served by who leaves in order, and else sees the end; the primary
-    keeps nothing, and the next worker serves.
+    """In Node, what the last worker gives back goes to a queue without a reader: the client hangs, the
+    descriptor leaks. Here a worker that leaves in order serves the client; otherwise the client sees the end.
+    The primary keeps nothing, and the next worker serves.
     """
     async with agents(tmp_path, 0, policy="round_robin") as (cluster,):
         left: list[int] = []
@@ -100,7 +101,7 @@ async def test_hole_07_after_the_last_worker_went(tmp_path, how):
                 async with worker.standing_still(then=how):
                     clients += [await Client.open(address) for _ in range(in_flight * 2)]
                     await until_on_belt(cluster, worker, in_flight)
-                if how == "me.disconnect()":  # it serves those who had come, as there is nobody else
+                if how == "me.disconnect()":  # it serves those that had come, as no other worker can
                     assert [await client.greeting() for client in clients] == [worker.id] * len(clients)
                 else:
                     assert [await client.ended() for client in clients] == [b""] * len(clients)
@@ -117,9 +118,9 @@ async def test_hole_07_after_the_last_worker_went(tmp_path, how):
 # 3, 13: more than can be served
 
 
-async def test_hole_03_nobody_is_asked_again_while_all_are_full(tmp_path, policy):
-    """A connection too many is sent to Node's full workers again and again, thousands of times a second. Ours
-    say once that they are full, and it waits until one says that it has room.
+async def test_hole_03_no_worker_is_asked_again_while_all_are_full(tmp_path, policy):
+    """Node sends a connection too many to its full workers again and again, thousands of times a second. Here
+    the workers say once that they are full, and the connection waits until one says that it has room.
     """
     async with servers(tmp_path, 2, policy=policy) as (cluster, workers, address):
         for worker in workers:
@@ -130,7 +131,7 @@ async def test_hole_03_nobody_is_asked_again_while_all_are_full(tmp_path, policy
             await acknowledged(cluster)
             assert {client.worker for client in clients} == {worker.id for worker in workers}
             clients.append(waits := await Client.open(address))
-            for _ in range(100):  # so many turns of all three loops
+            for _ in range(100):  # this many turns of all three loops
                 for client in clients[:2]:
                     assert await client.echo() == "hello"
             assert [worker.handed_over for worker in cluster.snapshot().workers] == [1, 1]
@@ -140,8 +141,8 @@ async def test_hole_03_nobody_is_asked_again_while_all_are_full(tmp_path, policy
 
 
 async def test_hole_13_back_pressure(tmp_path):
-    """Node's primary accepts without limit and lets them wait in its memory. Ours leaves them in the kernel's
-    backlog until a worker has credit.
+    """Node's primary accepts without limit and keeps the connections in its memory. everycore's leaves them
+    in the kernel's backlog until a worker has credit.
     """
     async with servers(tmp_path, 1, policy="round_robin", recall_after=NEVER) as (cluster, (one,), address):
         async with closing([]) as clients:
@@ -160,7 +161,7 @@ async def test_hole_13_back_pressure(tmp_path):
 
 
 async def test_hole_13_a_blocked_worker(tmp_path):
-    """What Node has handed to a worker that blocks waits for it. We take it back, and another one answers."""
+    """A connection handed to a worker that blocks waits for it in Node. Here another worker takes it over."""
     async with servers(tmp_path, 2, policy="round_robin", recall_after=0.02) as (_, (one, two), address):
         async with closing([]) as clients, one.standing_still():
             clients += [await Client.open(address) for _ in range(4)]
@@ -168,8 +169,8 @@ async def test_hole_13_a_blocked_worker(tmp_path):
 
 
 async def test_hole_13_a_limit_of_draining(tmp_path, policy):
-    """A connection that never ends holds up Node's disconnect for ever. Here it is cut when the grace is
-    over, and the worker ends well.
+    """A connection that never ends delays Node's disconnect for ever. Here it is cut when the grace is over,
+    and the worker ends properly.
     """
     async with servers(tmp_path, 1, policy=policy, grace=0.1) as (_, (one,), address):
         async with closing([await Client.connect(address)]) as clients:
@@ -179,7 +180,7 @@ async def test_hole_13_a_limit_of_draining(tmp_path, policy):
 
 
 async def test_hole_13_replacement(tmp_path):
-    """Node replaces nobody. A `Pool` does: with a new id, in the same slot."""
+    """Node never replaces a worker. A `Pool` does: with a new id, in the same slot."""
     settings = Settings(exec=worker_script(tmp_path, ECHO))
     async with Pool(1, settings=settings) as pool:
         diary = Diary(pool.cluster)
@@ -191,7 +192,7 @@ async def test_hole_13_replacement(tmp_path):
 
 
 async def test_hole_13_a_limit_of_starting(tmp_path):
-    """Node waits for ever for a worker that never gets ready. A `Pool` says so and gives up."""
+    """Node waits for ever for a worker that never gets ready. A `Pool` reports it and gives up."""
     settings = Settings(exec=worker_script(tmp_path, IDLE))
     async with Pool(1, settings=settings, boot_timeout=0.3) as pool:
         with pytest.raises(BootError) as caught:
@@ -203,8 +204,8 @@ async def test_hole_13_a_limit_of_starting(tmp_path):
 
 
 async def test_hole_06_the_same_fixed_port_twice(tmp_path):
-    """Under SCHED_NONE Node's second `listen` on a fixed port kills the worker. Ours raises EADDRINUSE, as in
-    a lone process, and the worker serves on.
+    """Under SCHED_NONE Node's second `listen` on a fixed port kills the worker. Here it raises EADDRINUSE, as
+    in a lone process, and the worker serves on.
     """
     port = free_port()
     async with agents(tmp_path, policy="shared") as (_, worker):
@@ -236,7 +237,7 @@ async def test_hole_16_a_port_found_by_0_asked_for_by_its_number(tmp_path, polic
 
 @pytest.mark.parametrize("host", [LOCAL, "0.0.0.0", "::", "192.0.2.1"])
 async def test_hole_19_errors_say_what_they_say_alone(tmp_path, policy, host):
-    """Node's worker says `bind EADDRINUSE null:8000`. Ours says what a lone process does, address and all."""
+    """Node's worker reports `bind EADDRINUSE null:8000`. Here it is a lone process's text."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server(("" if family == socket.AF_INET else "::", 0), family=family) as other:
         port = other.getsockname()[1]
@@ -244,10 +245,10 @@ async def test_hole_19_errors_say_what_they_say_alone(tmp_path, policy, host):
             await asyncio.start_server(lambda *_: None, host, port)
         async with agents(tmp_path, policy=policy) as (_, worker):
             raised = await worker.fails("await asyncio.start_server(greet, host, port)", host=host, port=port)
-            if alone.value.errno is None:  # asyncio of Python 3.13, of an address that is not this machine's
+            if alone.value.errno is None:  # asyncio of Python 3.13, for an address that this machine lacks
                 assert raised.errno == errno.EADDRNOTAVAIL
                 assert f"{(host, port)}: {os.strerror(raised.errno).lower()}" in raised.text
-            else:  # which also has the number twice
+            else:  # the text then has the number twice
                 text = str(alone.value).replace(f": [errno {raised.errno}] ", ": ")
                 assert (raised.errno, raised.text) == (alone.value.errno, text)
             with pytest.raises(OSError, match=host) as alone:
@@ -262,8 +263,8 @@ async def test_hole_19_errors_say_what_they_say_alone(tmp_path, policy, host):
 @both_loops
 @pytest.mark.parametrize("whose", ["its own", "the primary's"])
 async def test_hole_17_a_unix_socket_passed_explicitly(tmp_path, whose, loop):
-    """Node takes a pipe passed to `listen` for a number, and asks the primary for *its* descriptor of that
-    number. Here a socket passed explicitly is used as it is.
+    """Node takes a pipe passed to `listen` for a number, and asks the primary for the primary's descriptor of
+    that number. Here a socket passed explicitly is used as it is.
     """
     path = str(tmp_path / "s")
     make = "mine = socket.socket(socket.AF_UNIX); mine.bind(path); mine.listen()"
@@ -278,7 +279,7 @@ async def test_hole_17_a_unix_socket_passed_explicitly(tmp_path, whose, loop):
             await one.do("mine = handle", handle=mine)
         with socket.socket() as bound:
             bound.bind((LOCAL, 0))
-            # A number that both have: here of a socket that could be listened on.
+            # A number that both processes have: here that of a socket that could listen.
             with socket.socket(fileno=fcntl.fcntl(bound, fcntl.F_DUPFD_CLOEXEC, 300)) as same:
                 await one.do(
                     "os.dup2(mine.fileno(), number); mine.close(); mine = socket.socket(fileno=number)\n"

@@ -1,4 +1,4 @@
-"""What Node does wrong with the channel and when somebody ends, and we must not; see test_holes.py."""
+"""Errors of Node with the channel and at ends, which everycore must not have; see test_holes.py."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
 LOCAL = "127.0.0.1"
 
-#: Shuts this worker's channel down, and the wake-up pipe of its loop: whatever is a stream pair.
+#: Shuts down this worker's channel and the pipe that wakes its loop: every stream pair.
 CUT_CHANNEL = """
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as sock:
@@ -41,12 +41,12 @@ CUT_CHANNEL = """
 """
 
 
-# 2, 15: what is told of an end
+# 2, 15: events at an end
 
 
 async def test_hole_02_disconnected_with_a_handle_on_its_way(tmp_path):
-    """Node never emits 'disconnect' for a worker that dies before it took a handle. We do, and the handle is
-    closed.
+    """Node never emits 'disconnect' for a worker that dies before it took a handle. everycore does, and
+    closes the handle.
     """
     async with Cluster(Settings(exec=worker_script(tmp_path, "signal.pause()"))) as cluster:
         diary = Diary(cluster)
@@ -80,8 +80,8 @@ ENDS = {
 
 @pytest.mark.parametrize("how", ENDS)
 async def test_hole_15_one_disconnected_and_one_exited_whatever_ended_it(tmp_path, how):
-    """Node leaves out 'disconnect', 'exit' or 'close' here and there, and their order varies. Here it is
-    always the messages, one `Disconnected`, one `Exited`.
+    """Node sometimes omits 'disconnect', 'exit' or 'close', and their order varies. Here it is always the
+    messages, one `Disconnected`, one `Exited`.
     """
     code, status = ENDS[how]
     source = f"""
@@ -119,8 +119,8 @@ everycore.run(main())
 
 
 async def test_hole_15_also_when_all_it_held_closes_at_once(tmp_path, policy):
-    """The primary finds the end of the channel and of the process before, among and after what was said of
-    listeners: here it looks at nothing until the workers are gone.
+    """The primary finds the end of the channel and of the process before, among and after the messages about
+    listeners: here it reads nothing until the workers have ended.
     """
     source = """
 async def main():
@@ -151,8 +151,8 @@ everycore.run(main())
 
 
 async def test_hole_15_the_states_at_both(tmp_path):
-    """In Node's 'disconnect' a worker may be dead already, or not yet. Here it is DISCONNECTED, although the
-    primary learns of both and of a last message at once, and DEAD with `Exited`.
+    """At Node's 'disconnect' a worker may be dead already, or not yet. Here it is DISCONNECTED then, although
+    the primary learns of both ends and of a last message at once, and DEAD at `Exited`.
     """
     source = """
 async def main():
@@ -171,14 +171,14 @@ everycore.run(main())
         for kind in (Message, Disconnected, Exited):
             worker.on(kind, lambda event: states.append((type(event), worker.state, worker.is_dead())))
         await worker.send("go")
-        assert wait_gone([worker.pid or 0]) == []  # blocks, and with it the primary
+        assert wait_gone([worker.pid or 0]) == []  # blocks this process, the primary
         await within(worker.wait())
     assert [kind for kind, _, _ in states] == [Message, Disconnected, Exited]
     assert states[1:] == [(Disconnected, State.DISCONNECTED, False), (Exited, State.DEAD, True)]
 
 
 async def test_hole_15_a_process_that_could_not_be_started(tmp_path):
-    """Node emits 'error' and 'disconnect', and never 'exit'. Here `Exited` says what was wrong."""
+    """Node emits 'error' and 'disconnect', and never 'exit'. Here `Exited` has the error."""
     async with Cluster(Settings(exec=[str(tmp_path / "nothing")])) as cluster:
         diary = Diary(cluster)
         worker = cluster.fork()
@@ -191,8 +191,8 @@ async def test_hole_15_a_process_that_could_not_be_started(tmp_path):
 
 
 async def test_hole_12_the_entry_of_a_worker_stays_until_it_is_gone(tmp_path):
-    """`worker.disconnect()` takes Node's entry out of `workers` at once, while the process runs. Ours stays
-    until just before `Exited`.
+    """`worker.disconnect()` removes Node's entry from `workers` at once, while the process runs. Here it
+    stays until just before `Exited`.
     """
     async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
         diary = Diary(cluster)
@@ -209,8 +209,8 @@ async def test_hole_12_the_entry_of_a_worker_stays_until_it_is_gone(tmp_path):
 
 
 async def test_hole_12_waiting_for_all_in_workers_misses_none(tmp_path):
-    """In Node who iterates `workers` after `disconnect()` finds nobody to wait for. Here it finds them all,
-    those too that go meanwhile.
+    """In Node, code that iterates `workers` after `disconnect()` finds no worker to wait for. Here it finds
+    all of them, even those that end meanwhile.
     """
     async with Cluster(Settings(exec=worker_script(tmp_path, IDLE))) as cluster:
         diary = Diary(cluster)
@@ -224,7 +224,7 @@ async def test_hole_12_waiting_for_all_in_workers_misses_none(tmp_path):
 
 
 async def test_hole_04_cluster_disconnect_waits_for_all(tmp_path):
-    """Node calls back when the first worker is gone. `cluster.disconnect()` returns when the last one is."""
+    """Node calls back after the first worker's end; `cluster.disconnect()` returns after the last one's."""
     async with servers(tmp_path, 2, grace=20.0) as (cluster, workers, address):
         async with closing([]) as clients:
             while {client.worker for client in clients} != {worker.id for worker in workers}:
@@ -250,8 +250,8 @@ async def test_hole_04_cluster_disconnect_waits_for_all(tmp_path):
 @pytest.mark.race
 @pytest.mark.parametrize("how", ["dies", "leaves"])
 async def test_hole_08_a_worker_that_goes_while_it_is_bound(tmp_path, how):
-    """Node's primary throws when a worker goes while its `listen` is under way. Ours keeps nothing of that
-    worker, and the next one has the port.
+    """Node's primary throws when a worker ends while its `listen` is under way. Here the primary keeps
+    nothing of that worker, and the next one has the port.
     """
     source = """
 async def main():
@@ -280,7 +280,7 @@ everycore.run(main())
         await diary.until(Online, count=len(workers))
         for worker in workers:
             await worker.send("go")
-        if how == "dies":  # this blocks: what they asked is read when they are gone
+        if how == "dies":  # this blocks: their requests are read after they have ended
             assert wait_gone([worker.pid or 0 for worker in workers]) == []
         assert [await within(worker.wait()) for worker in workers] == [ExitStatus(code=0)] * 5
         assert all(listener.workers == () for listener in cluster.snapshot().listeners)
@@ -298,8 +298,8 @@ everycore.run(main())
 @both_loops
 @pytest.mark.parametrize("who", ["the primary", "the worker"])
 async def test_hole_10_listen_after_disconnect(tmp_path, who, loop):
-    """Node's primary does not answer, and the worker waits for ever. Ours ends: `everycore.listen` raises
-    ECANCELED, `start_server` is cancelled with `main`; neither listens.
+    """Node's primary does not answer, and the worker waits for ever. Here the worker ends: `everycore.listen`
+    raises ECANCELED, `start_server` is cancelled with `main`, and neither listens.
     """
     source = f"""
 async def main():
@@ -329,8 +329,8 @@ everycore.run(main(), loop={loop!r})
 
 
 async def test_hole_09_nothing_sent_to_the_dead_hurts_the_primary(tmp_path):
-    """An EPIPE of Node's own messages is an 'error' of the worker; unheard, it ends the primary. Ours
-    raises ChannelClosed for who asked, and nothing for who did not.
+    """An EPIPE of Node's own messages is an 'error' of the worker and, unheard, ends the primary. Here a call
+    that sends raises ChannelClosed, and nothing else raises.
     """
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
@@ -340,7 +340,7 @@ async def test_hole_09_nothing_sent_to_the_dead_hurts_the_primary(tmp_path):
         await diary.until(Ready, count=2)
         address = diary.all(Listening)[0].address
         dead.kill(SIGKILL)
-        assert wait_gone([dead.pid or 0]) == []  # blocks: the primary has not looked yet
+        assert wait_gone([dead.pid or 0]) == []  # blocks: the primary has not noticed yet
         assert dead.is_connected()
         for _ in range(3):
             dead.send("nobody awaits this").close()
@@ -374,7 +374,7 @@ async def test_hole_09_nothing_sent_to_the_dead_hurts_the_primary(tmp_path):
 )
 async def test_hole_11_kill(tmp_path, call, status, voluntary):
     """`kill(signal)` in Node's worker ignores the signal and is voluntary; the primary's `kill()` is not.
-    Here both send that signal, and SIGTERM alone asks: who leaves by it leaves voluntarily.
+    Here both send that signal. Only SIGTERM is a request: a worker that leaves by it leaves voluntarily.
     """
     source = f"""
 async def main():

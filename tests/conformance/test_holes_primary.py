@@ -1,4 +1,4 @@
-"""Holes of Node's cluster that are closed here: the primary's own end."""
+"""Holes of Node's cluster that are closed here: how the primary itself ends."""
 
 import asyncio
 import contextlib
@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 LOCAL = "127.0.0.1"
 
 
-# 18: the primary's own end
+# 18: how the primary itself ends
 
-#: A primary that ends as its first argument says, at a line of its stdin; and its worker.
+#: A primary that ends in the way named by its first argument, at a line of its stdin; and its worker.
 PRIMARY = """
 async def echo(reader, writer):
     async for line in reader:
@@ -41,7 +41,7 @@ async def worker():
 everycore.run(primary() if everycore.is_primary else worker())
 """
 
-#: Starts a program, adopts its orphans, and says how each process ended.
+#: Starts a program, adopts its orphans, and reports how each process ended.
 ADOPTER = """
 import ctypes, os, subprocess, sys
 ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
@@ -67,20 +67,20 @@ def connect(port: int) -> socket.socket:
 
 
 def echo(client: socket.socket) -> bool:
-    """Whether a line comes back; False: the connection has ended."""
+    """Whether a line comes back; False if the connection has ended."""
     client.sendall(b"hello\n")
     return client.recv(100) == b"hello\n"
 
 
 def until_refused(port: int) -> None:
-    """Until nobody listens any more."""
+    """Wait until no process listens any more."""
     with contextlib.suppress(ConnectionError):
         while True:
             socket.create_connection((LOCAL, port), timeout=scaled(10)).close()
 
 
 def test_hole_18_a_primary_that_ends_lets_its_workers_finish(start_program):
-    """Node's workers are cut off in their work when their primary ends, with status 0. Ours finish first."""
+    """When Node's primary ends, its workers are cut off, with status 0. Here they finish first."""
     running = start_program(HEAD + PRIMARY, "1000", "0")
     port = int(running.expect(r"on (\d+)")[1])
     with connect(port) as client:
@@ -93,7 +93,7 @@ def test_hole_18_a_primary_that_ends_lets_its_workers_finish(start_program):
 
 
 def test_hole_18_no_longer_than_the_grace(start_program):
-    """Node has no such limit. Here a connection that does not end is cut, and the worker still ends well."""
+    """Node has no such limit. Here an endless connection is cut, and the worker ends properly."""
     running = start_program(HEAD + PRIMARY, "0.1", "0")
     with connect(int(running.expect(r"on (\d+)")[1])) as client:
         running.write("end\n")
@@ -103,25 +103,25 @@ def test_hole_18_no_longer_than_the_grace(start_program):
 
 
 def start_adopted(start_program, tmp_path, orphan_grace):
-    """The adopter, and the worker's pid, the primary's pid, the port."""
+    """Returns the adopter, the worker's pid, the primary's pid and the port."""
     running = start_program(ADOPTER, str(worker_script(tmp_path, PRIMARY)), "1000", orphan_grace)
     return running, *map(int, running.expect(r"worker (\d+) of (\d+) on (\d+)").groups())
 
 
 def test_hole_18_a_killed_primary_takes_its_workers_with_it(start_program, tmp_path):
-    """Node's worker loses its primary and ends with status 0, as if all were well. Ours is killed as well."""
+    """Node's worker loses its primary and ends with status 0, as in a normal exit. Here it is killed."""
     running, worker, primary, port = start_adopted(start_program, tmp_path, "0")
     with connect(port) as client:
         os.kill(primary, SIGKILL)
         assert client.recv(100) == b""
-    # The kernel kills the worker with its primary, and tells of either first.
+    # The kernel kills the worker with its primary, and may report either first.
     ended = {int(running.expect(r"(\d+) ended with -9")[1]) for _ in range(2)}
     assert ended == {primary, worker}
     assert running.wait() == 0
 
 
 def test_hole_18_or_with_orphan_grace_they_finish(start_program, tmp_path):
-    """Node's worker stops with status 0. With `orphan_grace` ours finishes its work; its status is 75."""
+    """Node's worker stops with status 0. Here, with `orphan_grace`, it finishes and has status 75."""
     running, worker, primary, port = start_adopted(start_program, tmp_path, "1000")
     with connect(port) as client:
         os.kill(primary, SIGKILL)
@@ -133,7 +133,7 @@ def test_hole_18_or_with_orphan_grace_they_finish(start_program, tmp_path):
 
 
 async def test_hole_18_waiting_connections_are_served_before_the_end(tmp_path):
-    """Node's primary drops the connections in its queue when it ends. Ours gives them to the last worker."""
+    """Node's primary drops its queued connections when it ends. Here the last worker gets them."""
     async with servers(tmp_path, 1, policy="round_robin", grace=20.0, recall_after=NEVER) as (
         cluster,
         (one,),

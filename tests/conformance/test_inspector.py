@@ -1,7 +1,7 @@
 """Debuggers in workers, where Node has its inspector; and the benchmark.
 
-Python has no inspector of its own. `DEBUGGER` stands for what debugpy and its like do: it listens on a port,
-and whoever connects is told which process is there.
+Python has no inspector of its own. `DEBUGGER` stands for debugpy and the like: it listens on a port, and
+tells each client which process it is in.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ async def debug_at(host, port):
 kept = []
 """
 
-#: A worker with a debugger at BASE + its id, or at PORT if it was given one.
+#: A worker with a debugger at BASE + its id, or at PORT if that is given.
 DEBUGGED = (
     DEBUGGER
     + """
@@ -57,7 +57,7 @@ everycore.run(main())
 
 
 async def first_words(workers: Sequence[Worker]) -> list[Any]:
-    """What each of them says first."""
+    """The first thing that each of them sends."""
     return [(await within(anext(worker.messages()))).message for worker in workers]
 
 
@@ -68,7 +68,7 @@ async def attached(address: Iterable[Any]) -> int | None:
     return client.worker
 
 
-#: A debugger that waits for somebody to connect, at the port that is its first argument, before the program.
+#: A debugger that waits for a client, at the port that is its first argument, before the program.
 WAITING = """
 import runpy, socket, sys
 
@@ -81,11 +81,11 @@ runpy.run_path(sys.argv[2], run_name="__main__")
 
 @node(
     "test-cluster-inspect-brk",
-    adapted="`--inspect-brk` is `Settings(exec=[sys.executable, '-m', 'pdb', program])`, or debugpy with"
-    " `--wait-for-client`: the worker stands before its first line.",
+    adapted="`--inspect-brk` is `Settings(exec=[sys.executable, '-m', 'pdb', program])`, or debugpy "
+    "with `--wait-for-client`: the worker stops before its first line.",
 )
 async def test_cluster_inspect_brk(tmp_path):
-    """A worker that its debugger has stopped before the program begins is killed by SIGTERM.
+    """SIGTERM kills a worker that its debugger has stopped before the program begins.
 
     Adapted: pdb, which asks on standard output, and a debugger that waits for a connection.
     """
@@ -113,14 +113,14 @@ async def test_cluster_inspect_brk(tmp_path):
 @pytest.mark.ci_only
 @node(
     "test-inspector-port-cluster",
-    adapted="A port of its own is `base + worker.id` with `exclusive=True`, or what the primary says in"
-    " `fork(env=)`, as by `inspectPort`. Nobody adds a flag to a worker's command line, and a port that"
-    " can't be is a ConfigurationError in the worker.",
+    adapted="A worker's own port is `base + worker.id` with `exclusive=True`, or one that the primary "
+    "chooses in `fork(env=)`, as with `inspectPort`. everycore adds no flag to a worker's "
+    "command line, and an impossible port is a ConfigurationError in the worker.",
 )
 async def test_inspector_port_cluster(tmp_path):
-    """Each worker's debugger has a port of its own, on any host, or that which the primary chose for it.
+    """Each worker's debugger has a port of its own, on any host, or the one that the primary chose for it.
 
-    Adapted: the worker does the sum that Node's primary does.
+    Adapted: the worker adds up the number, as Node's primary does.
     """
     base = free_ports(8)
     async with Cluster(Settings(exec=worker_script(tmp_path, DEBUGGED))) as cluster:
@@ -147,13 +147,13 @@ async def test_a_port_that_can_not_be_is_refused_in_the_worker(tmp_path):
 @pytest.mark.ci_only
 @node(
     "test-inspector-port-zero-cluster",
-    adapted="Port 0 with `exclusive=True` is a free port for each worker; they do not follow each other, and"
-    " each worker tells its own.",
+    adapted="Port 0 with `exclusive=True` is a free port for each worker. The ports are not "
+    "consecutive, and each worker reports its own.",
 )
 async def test_inspector_port_zero_cluster(tmp_path):
     """Any free port, in the primary and in every worker: all are different.
 
-    Adapted: Node counts up from the primary's, which fails where such a port is taken.
+    Adapted: Node counts up from the primary's port, which fails where such a port is taken.
     """
     with everycore.listen((LOCAL, 0), exclusive=True) as mine:
         async with Cluster(Settings(exec=worker_script(tmp_path, DEBUGGED))) as cluster:
@@ -166,13 +166,13 @@ async def test_inspector_port_zero_cluster(tmp_path):
 @pytest.mark.ci_only
 @node(
     "test-inspector-cluster-port-clash",
-    adapted="Known to fail in Node, where the worker ends with status 12. Here it is an OSError"
-    " (EADDRINUSE) in that worker alone, which may take another port.",
+    adapted="A known failure in Node, where the worker ends with status 12. Here only that worker "
+    "gets an OSError (EADDRINUSE), and it may take another port.",
 )
 async def test_inspector_cluster_port_clash(tmp_path):
-    """One of three debug ports is taken: that worker's debugger goes elsewhere; all three run and leave.
+    """One of three debug ports is taken: that worker's debugger uses another one; all three run and leave.
 
-    Adapted: what Node's test wishes for.
+    Adapted: this is what Node's test asks for.
     """
     source = (
         DEBUGGER
@@ -205,13 +205,13 @@ everycore.run(main())
 
 @node(
     "test-benchmark-cluster",
-    adapted="Our own benchmark of the channel, in its shortest form: messages both ways, echoes, requests,"
-    " handles. `python -m bench` runs it beside Node's.",
+    adapted="This is everycore's own benchmark of the channel, in its shortest form: messages both "
+    "ways, echoes, requests, handles. `python -m bench` runs it beside Node's.",
 )
 def test_benchmark_cluster(start_command):
     """The benchmark runs to its end, and every handle arrives.
 
-    Adapted: `bench/programs/channel.py`, which needs no Node, with 200 messages instead of 60 000.
+    Adapted: `bench/programs/channel.py`, which does not need Node, with 200 messages instead of 60 000.
     """
     argv = [sys.executable, "-m", "bench.programs.channel", "200", "128", "16", "20"]
     program = start_command(argv, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""Node's tests of a worker's beginning: events, messages, and what either side knows of the other."""
+"""Node's tests of a worker's beginning: events, messages, and what each side knows of the other."""
 
 import asyncio
 import json
@@ -27,12 +27,12 @@ from tests.kit.workers import ECHO, HEAD, Diary, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: What names a worker in its environment, until it has read it.
+#: The variable that names a worker in its environment, until the worker has read it.
 VARIABLE = "_EVERYCORE_WORKER"
 
 
 def environment(pid: int) -> dict[str, str]:
-    """What a process was started with."""
+    """The environment with which a process was started."""
     with open(f"/proc/{pid}/environ", encoding="utf-8") as file:
         return dict(entry.split("=", 1) for entry in file.read().split("\0") if entry)
 
@@ -50,7 +50,7 @@ async def test_cluster_basic(tmp_path, policy, start_program):
         assert worker.id == 1
         assert isinstance(worker, Worker)
         assert worker.pid
-        while not (started_with := environment(worker.pid)):  # empty in the midst of execve(2)
+        while not (started_with := environment(worker.pid)):  # empty during execve(2)
             pass
         ticket = started_with[VARIABLE]
         for kind in (Online, Listening, Exited):
@@ -70,7 +70,7 @@ async def test_cluster_basic(tmp_path, policy, start_program):
     assert 1 <= port <= 65535
     assert (exited.code, exited.signal) == (status.code, status.signal)
 
-    # A copy of the variable makes no worker of a process that the cluster did not start.
+    # A copy of the variable does not make a worker of a process that the cluster did not start.
     program = start_program(
         HEAD + f"say(everycore.is_primary, everycore.is_worker, {VARIABLE!r} in os.environ)",
         env={VARIABLE: ticket},
@@ -81,7 +81,7 @@ async def test_cluster_basic(tmp_path, policy, start_program):
 
 @node("test-cluster-fork-env")
 async def test_cluster_fork_env(tmp_path, monkeypatch):
-    """`send_nowait` returns, where Node's returns true; where that returns false, it raises ChannelFull."""
+    """`send_nowait` returns where Node's returns true, and raises ChannelFull where that returns false."""
     monkeypatch.setenv("CLUSTER_TEST_OVERWRITE", "old")
     source = """
     async def main():
@@ -99,11 +99,11 @@ async def test_cluster_fork_env(tmp_path, monkeypatch):
 
 @node(
     "test-cluster-fork-stdio",
-    adapted="`stdio` is the three streams. Another descriptor goes to the worker by `pass_fds`, under its "
-    "own number, and the primary makes the pair itself.",
+    adapted="`stdio` is the three streams. Another descriptor goes to the worker by `pass_fds`, under "
+    "its own number, and the primary makes the pair itself.",
 )
 async def test_cluster_fork_stdio(tmp_path):
-    """The worker leaves while the pair is still open, as Node's whose pipe is unref'd."""
+    """The worker leaves while the pair is still open, like Node's with its pipe unref'd."""
     source = """
     async def main():
         loop = asyncio.get_running_loop()
@@ -133,7 +133,7 @@ async def test_cluster_fork_stdio(tmp_path):
 
 @node("test-cluster-invalid-message")
 async def test_cluster_invalid_message(tmp_path):
-    """What looks like a message of the cluster's own is a message of the program's, and does nothing."""
+    """A message that looks like one of the cluster's own is the program's, and has no effect."""
     source = """
     async def answer(message, handle):
         return message
@@ -214,8 +214,8 @@ async def test_cluster_message(tmp_path, policy):
 
 @node(
     "test-cluster-worker-constructor",
-    adapted="A `Worker` is made by `fork()` alone; id and state are not given to it. The test looks at one "
-    "before its process has said a word.",
+    adapted="Only `fork()` makes a `Worker`; id and state cannot be given. The test looks at one "
+    "before its process has sent a message.",
 )
 async def test_cluster_worker_constructor(loop_factory):
     """Node's takes id, state and process as options, and can be called without `new`."""
@@ -238,11 +238,12 @@ async def test_cluster_worker_constructor(loop_factory):
 
 @node(
     "test-cluster-worker-events",
-    adapted="There is no `process` that emits messages or 'error' beside the worker: `current_worker()` is "
-    "the same object at every call, and whoever subscribes there gets an equal message.",
+    adapted="There is no `process` that emits messages or 'error' beside the worker: "
+    "`current_worker()` returns the same object at every call, and every subscriber gets an "
+    "equal message.",
 )
 async def test_cluster_worker_events(tmp_path):
-    """An error of the worker's program is an exception, not an event that could be forwarded."""
+    """An error in the worker's program is an exception, not an event that could be forwarded."""
     source = """
     async def main():
         first, second = asyncio.Queue(), asyncio.Queue()
@@ -255,7 +256,7 @@ async def test_cluster_worker_events(tmp_path):
     """
     async with Cluster(Settings(exec=worker_script(tmp_path, source))) as cluster:
         worker = cluster.fork()
-        worker.send_nowait("SOME MESSAGE")  # it is not there yet
+        worker.send_nowait("SOME MESSAGE")  # it has not started yet
         assert await within(worker.wait()) == ExitStatus(code=2)
 
 

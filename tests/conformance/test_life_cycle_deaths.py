@@ -23,11 +23,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
 @node(
     "test-cluster-ipc-throw",
-    adapted="What is an 'error' of the server there is an exception of `start_server` here, and "
+    adapted="An 'error' of Node's server is an exception of `start_server` here, and "
     "'uncaughtException' is the loop's exception handler.",
 )
 async def test_cluster_ipc_throw(tmp_path):
-    """The port is the primary's own: the worker leaves, and then throws where nobody catches."""
+    """The port is the primary's own: the worker leaves, and then raises an exception that is not caught."""
     source = """
     caught = []
 
@@ -102,12 +102,13 @@ async def taken_port():
 
 @node(
     "test-cluster-kill-infinite-loop",
-    adapted="SIGTERM asks. A program without a handler of its own leaves by `SystemExit(0)` in the main "
-    "thread, out of any loop; to die of it at once, it sets SIG_DFL. A blocked event loop of ours does not "
-    "hear it, and dies of it when the grace is over.",
+    adapted="SIGTERM asks the worker to leave. A program without a handler of its own leaves by "
+    "`SystemExit(0)` in the main thread, out of any loop; a program that should die of it at "
+    "once sets SIG_DFL. A blocked event loop does not see the request, and the signal ends it "
+    "when the grace is over.",
 )
 async def test_cluster_kill_infinite_loop(tmp_path):
-    """All three are shown; Node's is the second."""
+    """Shows all three ways; Node's is the second."""
     source = """
     def endless():
         say("looping")
@@ -152,7 +153,7 @@ async def test_cluster_worker_kill_signal(tmp_path, policy):
 
 
 async def killed(folder, policy, kill):
-    """A listening worker dies of SIGKILL."""
+    """SIGKILL ends a listening worker."""
     left = []
     async with Cluster(Settings(exec=worker_script(folder, ECHO)), policy=policy) as cluster:
         diary = Diary(cluster)
@@ -170,7 +171,7 @@ async def killed(folder, policy, kill):
 
 # With the primary
 
-#: A primary that does what its first argument says when its two workers listen.
+#: A primary that does what its first argument says once its two workers listen.
 PRIMARY = (
     HEAD
     + """
@@ -215,11 +216,11 @@ def test_cluster_primary_kill(start_program, policy, end):
 
 @node(
     "test-cluster-uncaught-exception",
-    adapted="Python's last word on an exception is `sys.excepthook`; when it is called the block of the "
-    "cluster has been left, so the workers are gone already.",
+    adapted="Python's last handler of an exception is `sys.excepthook`. When it is called, the block "
+    "of the cluster has been left, so the workers are gone already.",
 )
 def test_cluster_uncaught_exception(start_program):
-    """The cluster installs no hook, and the program's own decides how the primary ends."""
+    """The cluster does not install a hook; the program's own decides how the primary ends."""
     program = start_program(
         HEAD
         + """

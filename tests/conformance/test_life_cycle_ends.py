@@ -54,14 +54,14 @@ async def test_cluster_call_and_destroy(tmp_path):
         status = await within(worker.wait())
     assert connected == [False]
     assert worker.exited_voluntarily
-    # SIGTERM reaches it in its last moments: before Python's own end, or after it.
+    # SIGTERM may reach it during its last moments: before Python's own end, or after it.
     assert status in (ExitStatus(code=0), ExitStatus(signal=SIGTERM))
 
 
 @pytest.mark.race
 @node("test-cluster-concurrent-disconnect")
 async def test_cluster_concurrent_disconnect(tmp_path):
-    """Messages to workers that are just leaving may fail: by ChannelClosed, where Node has EPIPE."""
+    """Messages to workers that are leaving may fail: with ChannelClosed, where Node has EPIPE."""
     source = """
     async def main():
         me = everycore.current_worker()
@@ -151,7 +151,7 @@ async def test_cluster_disconnect_before_exit(loop_factory):
 
 @node("test-cluster-disconnect-exitedAfterDisconnect-race")
 async def test_cluster_disconnect_exitedAfterDisconnect_race(tmp_path):
-    """The primary has acknowledged it when `disconnect()` returns: even who ends right then was voluntary."""
+    """`disconnect()` returns once the primary has acknowledged it: a worker that then ends is voluntary."""
     source = """
     async def main():
         me = everycore.current_worker()
@@ -309,11 +309,11 @@ async def test_cluster_kill_disconnect(tmp_path):
 
 @node(
     "test-cluster-process-disconnect",
-    adapted="No call closes the channel and leaves the worker where it is, as `process.disconnect()` does: "
-    "`current_worker().disconnect()` is the one way, and the exit is then voluntary.",
+    adapted="No call closes the channel and lets the worker go on, as `process.disconnect()` does: "
+    "the only call is `current_worker().disconnect()`, and the exit is then voluntary.",
 )
 async def test_cluster_process_disconnect(tmp_path, policy):
-    """A worker that lost its channel would be killed anyway: nobody could stop it."""
+    """A worker that lost its channel would be killed anyway, since the primary could not stop it."""
     source = """
     async def main():
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)

@@ -25,11 +25,11 @@ SERVE = "server = await asyncio.start_server(greet, '127.0.0.1', port)"
 
 @node(
     "test-cluster-accept-fail",
-    adapted="accept() fails for want of descriptors; the connection waits in the backlog and is served later,"
-    " where Node drops it.",
+    adapted="accept() fails because the process is out of descriptors; the connection waits in the "
+    "backlog and is served later, where Node drops it.",
 )
 async def test_cluster_accept_fail(tmp_path):
-    """Node's test hands its primary an error in place of a connection; here the kernel gives a true one."""
+    """Node's test gives its primary an error in place of a connection; here the kernel causes a real one."""
     async with servers(tmp_path, 1, policy="round_robin") as (_, (worker,), address):
         loop = asyncio.get_running_loop()
         with socket.socket() as sock, LogLines() as log:
@@ -37,7 +37,7 @@ async def test_cluster_accept_fail(tmp_path):
             with no_descriptors():
                 await loop.sock_connect(sock, address)
                 await log.until("accept on")
-                assert await worker.get("ID") == worker.id  # it feels nothing
+                assert await worker.get("ID") == worker.id  # it notices nothing
             assert await within(loop.sock_recv(sock, 10)) == b"%d\n" % worker.id
         await answers(address, worker)
         await leaves(worker)
@@ -121,7 +121,7 @@ async def test_cluster_eaddrinuse(tmp_path, policy):
 
 @node("test-cluster-eaccess")
 async def test_cluster_eaccess(tmp_path, policy):
-    """The path is in use by a child of the worker."""
+    """A child of the worker uses the path."""
     source = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as sock:
@@ -150,7 +150,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 
 @node("test-cluster-net-listen")
 async def test_cluster_net_listen(tmp_path, policy):
-    """No port asked for: any; and the program may end there and then."""
+    """Without a port, any is used; the program may end right there."""
     source = """
     async def main():
         server = await asyncio.start_server(lambda reader, writer: None, port=0)
@@ -173,11 +173,11 @@ async def test_cluster_net_listen_backlog(tmp_path):
 
 @node(
     "test-cluster-net-listen-ipv6only-false",
-    adapted="asyncio makes its IPv6 listeners IPv6 only; both families at once are"
-    " `everycore.listen(..., v6only=False)`.",
+    adapted="asyncio makes its IPv6 listeners IPv6-only; `everycore.listen(..., v6only=False)` serves "
+    "both families at once.",
 )
 async def test_cluster_net_listen_ipv6only_false(tmp_path, policy):
-    """In Node both families are the default of "::"; in Python they have to be asked for."""
+    """In Node "::" covers both families by default; in Python a program must ask for that."""
     async with agents(tmp_path, 3, policy=policy) as (cluster, *workers):
         diary = Diary(cluster)
         for worker in workers:

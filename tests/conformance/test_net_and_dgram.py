@@ -1,7 +1,7 @@
-"""Node's tests of `net` and `dgram` that say how listening behaves: descriptors, paths, options, `reusePort`.
+"""Node's tests of `net` and `dgram` about listening: descriptors, paths, options, `reusePort`.
 
-In Node they are of one process. Here they hold in a worker, and where it makes a difference also under plain
-Python, where `everycore.listen` makes an ordinary socket.
+In Node they concern one process. Here they hold in a worker and, where it makes a difference, also under
+plain Python, where `everycore.listen` makes an ordinary socket.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tests.kit.workers import Diary, within
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
 LOCAL = "127.0.0.1"
-#: A descriptor that is not open: numbers are given from below.
+#: A descriptor that is not open: new descriptors get the lowest free number.
 NOT_OPEN = 1000
 
 
@@ -46,7 +46,7 @@ def bound(
 
 @node("test-dgram-create-socket-handle-fd")
 async def test_dgram_create_socket_handle_fd(tmp_path, policy):
-    """A UDP socket is made of a descriptor that is one; one that is closed, or TCP, is refused."""
+    """A UDP descriptor becomes a UDP socket; one that is closed, or TCP, is refused."""
     code = "everycore.listen(fd=fd, kind=socket.SOCK_DGRAM)"
     async with agents(tmp_path, policy=policy) as (_, worker):
         assert (await worker.fails(code, fd=NOT_OPEN)).errno == errno.EBADF
@@ -69,7 +69,7 @@ async def test_dgram_create_socket_handle_fd(tmp_path, policy):
 
 @node("test-dgram-bind-fd")
 async def test_dgram_bind_fd(tmp_path, policy):
-    """A socket made of a bound UDP socket's descriptor has its address, and receives and sends."""
+    """A socket made from a bound UDP descriptor has its address, and receives and sends."""
     loop = asyncio.get_running_loop()
     async with agents(tmp_path, policy=policy) as (_, worker):
         with bound(socket.SOCK_DGRAM) as given, bound(socket.SOCK_DGRAM) as client:
@@ -95,13 +95,13 @@ transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
 
 @node(
     "test-dgram-bind-fd-error",
-    adapted="A descriptor that this worker listens on already is EADDRINUSE, as a port is (Node: EEXIST); one"
-    " of another kind is OSError EPROTOTYPE (Node: a TypeError).",
+    adapted="A descriptor on which this worker already listens gives EADDRINUSE, as a port does "
+    "(Node: EEXIST); one of another kind gives OSError EPROTOTYPE (Node: a TypeError).",
 )
 async def test_dgram_bind_fd_error(tmp_path, policy):
-    """A second time by one worker is refused, and so is a socket that is not UDP.
+    """One worker cannot take a descriptor twice, nor one that is not UDP.
 
-    Adapted: other errors say so.
+    Adapted: the errors differ.
     """
     code = "everycore.listen(fd=fd, kind=socket.SOCK_DGRAM)"
     async with agents(tmp_path, policy=policy) as (_, worker):
@@ -114,13 +114,13 @@ async def test_dgram_bind_fd_error(tmp_path, policy):
 
 @node(
     "test-listen-fd-ebadf",
-    adapted="The errno says what is wrong: EBADF for a descriptor that is not open, ENOTSOCK for one that is"
-    " no socket. Node says EINVAL for both.",
+    adapted="The errno tells what is wrong: EBADF for a descriptor that is not open, ENOTSOCK for one "
+    "that is not a socket. Node reports EINVAL for both.",
 )
 async def test_listen_fd_ebadf(tmp_path, policy):
-    """A descriptor that is no socket, or none at all, in a worker and alone.
+    """A descriptor that is not a socket, or not open, in a worker and alone.
 
-    Adapted: two errors instead of one.
+    Adapted: there are two errors instead of one.
     """
     async with agents(tmp_path, policy=policy) as (cluster, worker):
         with tempfile.TemporaryFile() as file:
@@ -157,7 +157,7 @@ async def test_listen_fd_server(tmp_path):
         assert await is_refused(address)
 
 
-#: A process of its own that outlives the primary: serves its inherited descriptor, argument 1.
+#: A process that outlives the primary: it serves its inherited descriptor, argument 1.
 DETACHED = """
 import asyncio, os, socket, sys
 import everycore
@@ -174,7 +174,7 @@ async def main():
 everycore.run(main())
 """
 
-#: Listens, hands that to DETACHED, says where it is, and ends; with a cluster of its own around it.
+#: Listens, hands the socket to DETACHED, prints the address, and ends; with a cluster of its own around it.
 LEAVING = """
 import asyncio, os, socket, subprocess, sys
 import everycore
@@ -205,7 +205,7 @@ def outlives_its_parent(start_program: Any, folder: Path, stdio: str) -> None:
     try:
         if stdio == "null":
             assert parent.wait() == 0, parent.stderr
-        else:  # whoever inherited the pipes keeps them open
+        else:  # a process that inherited the pipes keeps them open
             wait_gone([parent.pid])
         with socket.create_connection((LOCAL, port), timeout=10) as client:
             assert client.makefile().readline() == "hello from child\n"
@@ -217,20 +217,21 @@ def outlives_its_parent(start_program: Any, folder: Path, stdio: str) -> None:
 
 @node(
     "test-listen-fd-detached",
-    adapted="A worker ends with its primary. What is to outlive it is started with `subprocess`, in a session"
-    " of its own, the socket in `pass_fds`; there `everycore.listen(fd=)` takes the inherited descriptor.",
+    adapted="A worker ends with its primary. A process that should outlive it is started with "
+    "`subprocess`, in a session of its own, with the socket in `pass_fds`; there "
+    "`everycore.listen(fd=)` takes the inherited descriptor.",
 )
 def test_listen_fd_detached(start_program, tmp_path):
-    """A process that was given the listening socket of a primary goes on serving it when that has ended.
+    """A process that was given a primary's listening socket goes on serving it after the primary has ended.
 
-    Adapted: an ordinary process, which a child of a primary is.
+    Adapted: it is an ordinary process, a child of the primary.
     """
     outlives_its_parent(start_program, tmp_path, "null")
 
 
 @node(
     "test-listen-fd-detached-inherit",
-    adapted="As test-listen-fd-detached, with the standard streams of the primary.",
+    adapted="Like test-listen-fd-detached, with the standard streams of the primary.",
 )
 def test_listen_fd_detached_inherit(start_program, tmp_path):
     """The same for a process that keeps the primary's standard streams."""
@@ -239,11 +240,12 @@ def test_listen_fd_detached_inherit(start_program, tmp_path):
 
 @node(
     "test-net-server-listen-handle",
-    adapted="A handle is a socket: `sock=` of `start_server`, used as it is without the primary; `{fd}` is"
-    " `everycore.listen(fd=)`, a descriptor of the primary. A file is ENOTSOCK (Node: EINVAL).",
+    adapted="A handle is a socket: `sock=` of `start_server` uses it as it is, without the primary. "
+    "`{fd}` is `everycore.listen(fd=)`, with a descriptor of the primary. A file gives "
+    "ENOTSOCK (Node: EINVAL).",
 )
 async def test_net_server_listen_handle(tmp_path, policy):
-    """Bound sockets, TCP and unix, are listened on: as sockets, and by descriptor; a file is not.
+    """Bound sockets, TCP and unix, can listen: as sockets, and by descriptor. A file cannot.
 
     Adapted: Node's internal `{handle}` and `{_handle}` are sockets here.
     """
@@ -284,10 +286,10 @@ async def test_net_server_listen_handle(tmp_path, policy):
 
 @node(
     "test-net-server-listen-path",
-    adapted="Also as bytes and `pathlib.Path`; `readableAll` and `writableAll` are `mode=`.",
+    adapted="The path may also be bytes or a `pathlib.Path`; `readableAll` and `writableAll` are `mode=`.",
 )
 async def test_net_server_listen_path(tmp_path, policy):
-    """A unix path, in each form in which it may be given: served, and its file goes with the server.
+    """A server accepts each form of a unix path, and its file is removed with the server.
 
     Adapted: the forms are Python's.
     """
@@ -319,11 +321,12 @@ async def check_path(path: str, worker: int) -> None:
 
 @node(
     "test-net-server-listen-options",
-    adapted="An address is a tuple (host, port), or a path: a port is an int, never a str or None, and there"
-    " is no listen without one. What is wrong is a ConfigurationError, which is a ValueError.",
+    adapted="An address is a tuple (host, port) or a path: a port is an int, never a str or None, and "
+    "`listen` always needs one. A wrong address is a ConfigurationError, which is a "
+    "ValueError.",
 )
 async def test_net_server_listen_options(tmp_path, policy):
-    """The forms of an address, and what is none, in a worker and alone.
+    """Each form of an address, and values that are not addresses, in a worker and alone.
 
     Adapted: the forms are Python's.
     """
@@ -348,9 +351,9 @@ async def test_net_server_listen_options(tmp_path, policy):
 
 @node("test-net-listen-ipv6only")
 async def test_net_listen_ipv6only(tmp_path, policy):
-    """Every IPv6 address, and no IPv4: a connection to the same port there is refused."""
+    """Every IPv6 address and no IPv4 address: a connection to the same port there is refused."""
     async with agents(tmp_path, policy=policy) as (_, worker):
-        # Bound, not listening: nobody else can be at that port either.
+        # Bound, not listening: no other process can have that port either.
         with bound(socket.SOCK_STREAM) as taken:
             port = taken.getsockname()[1]
             await worker.listens("sock = everycore.listen(('::', port), v6only=True)", port=port)
@@ -389,7 +392,7 @@ one.close()
 
 @node("test-dgram-reuseport")
 async def test_dgram_reuseport(tmp_path, policy):
-    """The same of UDP."""
+    """The same for UDP."""
     async with agents(tmp_path, policy=policy) as (cluster, worker):
         await worker.do("""
 async def bind(port):
@@ -414,9 +417,9 @@ two.close()
     " whose function is called with the peer's address.",
 )
 async def test_net_server_drop_connections(tmp_path, policy):
-    """A server that may have one connection closes the second, and tells whose it was.
+    """A server limited to one connection closes the second one, and reports whose it was.
 
-    Adapted: by a function instead of an event.
+    Adapted: a function reports it, not an event.
     """
     async with agents(tmp_path, policy=policy) as (_, worker):
         port = await worker.serve()

@@ -1,4 +1,4 @@
-"""Listeners of other kinds: unix sockets, sockets that somebody else made, TLS."""
+"""Listeners of other kinds: unix sockets, sockets from elsewhere, TLS."""
 
 import asyncio
 import json
@@ -35,11 +35,11 @@ async def test_cluster_listen_pipe_readable_writable(tmp_path, policy):
 
 @node(
     "test-cluster-http-pipe",
-    adapted="`http.server`, which takes a socket of `everycore.listen`; on a unix socket the client's address"
-    " is '' in Python, the server's the path.",
+    adapted="The server is `http.server` on a socket of `everycore.listen`. On a unix socket Python "
+    "reports the client's address as '' and the server's as the path.",
 )
 async def test_cluster_http_pipe(tmp_path, policy):
-    """What is undefined in Node for both ends is what Python's sockets say of them."""
+    """The addresses that Node leaves undefined at both ends are those of Python's sockets here."""
     source = """
     import http.server
 
@@ -74,12 +74,12 @@ async def test_cluster_http_pipe(tmp_path, policy):
         assert await within(worker.wait()) == ExitStatus(code=0)
 
 
-# Sockets that somebody else made
+# Sockets from elsewhere
 
 
 @node("test-listen-fd-cluster")
 def test_listen_fd_cluster(tmp_path, start_program, policy):
-    """The program that becomes the primary leaves it a listening socket as descriptor 3."""
+    """The program that becomes the primary passes it a listening socket as descriptor 3."""
     worker = worker_script(
         tmp_path,
         """
@@ -174,8 +174,8 @@ async def test_net_listen_handle_in_cluster_2(tmp_path, policy):
 
 @node(
     "test-tls-ticket-cluster",
-    adapted="Python's `ssl` has no call to set ticket keys, so a session resumes with the worker that issued"
-    " it alone; every other worker serves the connection too, with a full handshake.",
+    adapted="Python's `ssl` has no call to set ticket keys, so only the worker that issued a session "
+    "resumes it; every other worker serves the connection too, with a full handshake.",
 )
 async def test_tls_ticket_cluster(tmp_path, policy):
     """Node's primary gives all workers the same ticket keys; here each SSLContext makes its own."""
@@ -198,7 +198,7 @@ async def test_tls_ticket_cluster(tmp_path, policy):
 
 
 def offered_to_both(context, port, workers):
-    """A session, offered until the worker that issued it and another one have been met."""
+    """Get a session, and offer it until both the worker that issued it and another one have answered."""
     issuer, session, reused = tls_greeting(context, port)
     assert issuer in workers
     assert not reused
@@ -208,11 +208,11 @@ def offered_to_both(context, port, workers):
         assert reused == (worker == issuer)
         met.add(worker)
         if worker == issuer:
-            session = another  # TLS 1.3 tickets are meant for one use
+            session = another  # a TLS 1.3 ticket should be used once
 
 
 def tls_greeting(context, port, session=None):
-    """Who answered, the session to offer next, and whether this one was taken up."""
+    """Returns which worker answered, the session to offer next, and whether this one was resumed."""
     with (
         socket.create_connection((LOCAL, port), timeout=10) as plain,
         context.wrap_socket(plain, server_hostname="localhost", session=session) as sock,

@@ -13,7 +13,7 @@ from tests.kit.workers import Diary, eventually, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: A worker with a server at work; `main` goes on with what a test adds.
+#: A worker with a running server; `main` goes on with what a test adds.
 SERVE = """
 async def greet(reader, writer):
     writer.write(b"%d\\n" % everycore.current_worker().id)
@@ -26,7 +26,7 @@ async def main():
 
 
 def serving(folder, then):
-    """The settings of workers that serve, and then do what `then` says."""
+    """The settings of workers that serve, and then run `then`."""
     return Settings(exec=worker_script(folder, f"{SERVE}    {then}\n\neverycore.run(main())\n"))
 
 
@@ -56,7 +56,7 @@ async def test_cluster_net_server_drop_connection(tmp_path):
     " the event 'drop' is that function, called with the client's address.",
 )
 async def test_http_server_drop_connections_in_cluster(tmp_path, policy):
-    """It is a setting of any server here, so the test needs no HTTP."""
+    """The limit is a setting of any server here, so the test does not need HTTP."""
     async with servers(tmp_path, 1, policy=policy) as (_, (worker,), address):
         await worker.do("dropped = []; everycore.limit_connections(server, 0, on_drop=dropped.append)")
         client = await Client.open(address)
@@ -73,11 +73,11 @@ async def test_http_server_drop_connections_in_cluster(tmp_path, policy):
 
 @node(
     "test-cluster-rr-handle-close",
-    adapted="Python's loops count no references, so there is no channel to unref: a worker whose server is"
-    " closed ends when its `main` returns.",
+    adapted="Python's loops count no references, so there is no channel to unref: a worker whose "
+    "server is closed ends when its `main` returns.",
 )
 async def test_cluster_rr_handle_close(tmp_path):
-    """In Node the process ends when nothing is left to wait for; here when `main` has no more to do."""
+    """In Node the process ends when it has nothing left to wait for; here when `main` returns."""
     settings = serving(tmp_path, "server.close(); await server.wait_closed()")
     async with Cluster(settings, policy="round_robin") as cluster:
         assert await within(cluster.fork().wait()) == ExitStatus(code=0)
@@ -86,11 +86,11 @@ async def test_cluster_rr_handle_close(tmp_path):
 
 @node(
     "test-cluster-rr-handle-keep-loop-alive",
-    adapted="What keeps the worker is `await server.serve_forever()`, which ends when it is asked to leave;"
-    " an open server alone would not.",
+    adapted="What keeps the worker running is `await server.serve_forever()`, which ends when the "
+    "worker is asked to leave; an open server alone would not.",
 )
 async def test_cluster_rr_handle_keep_loop_alive(tmp_path):
-    """In Node it is the listening server itself, without being waited for."""
+    """In Node the listening server itself keeps it, without being awaited."""
     settings = serving(tmp_path, "await server.serve_forever()")
     async with Cluster(settings, policy="round_robin") as cluster:
         diary = Diary(cluster)
@@ -107,11 +107,11 @@ async def test_cluster_rr_handle_keep_loop_alive(tmp_path):
 
 @node(
     "test-cluster-rr-handle-ref-unref",
-    adapted="There is no `unref()`: no open server keeps a worker whose `main` has returned, as if each were"
-    " unref'd.",
+    adapted="There is no `unref()`: an open server never keeps a worker running whose `main` has "
+    "returned, as if each server were unref'd.",
 )
 async def test_cluster_rr_handle_ref_unref(tmp_path):
-    """The server is never closed; the worker ends all the same, and its listener with it."""
+    """The server is never closed; the worker ends all the same, and its listener ends with it."""
     async with Cluster(serving(tmp_path, "pass"), policy="round_robin") as cluster:
         diary = Diary(cluster)
         worker = cluster.fork()
@@ -125,7 +125,7 @@ async def test_cluster_rr_handle_ref_unref(tmp_path):
     adapted="There is no `ref()` or `unref()`; the callback of `close()` is `await server.wait_closed()`.",
 )
 async def test_cluster_rr_ref(tmp_path):
-    """The worker says when its server has closed and is killed then, as Node's is."""
+    """The worker reports that its server has closed and is then killed, as Node's is."""
     then = "server.close(); await server.wait_closed(); await me.send('done'); await for_ever()"
     async with Cluster(serving(tmp_path, then), policy="round_robin") as cluster:
         worker = cluster.fork()
@@ -145,7 +145,7 @@ async def test_cluster_rr_ref(tmp_path):
 
 @node("test-cluster-worker-handle-close")
 async def test_cluster_worker_handle_close(tmp_path):
-    """Connections that come behind the close are others', and the worker keeps none of their descriptors."""
+    """Later connections go to other workers, and this one keeps none of their descriptors."""
     async with servers(tmp_path, 2, policy="round_robin") as (cluster, (first, second), address):
         open_after = []
         for _ in range(2):
@@ -160,7 +160,7 @@ async def test_cluster_worker_handle_close(tmp_path):
 
 
 async def given_to(cluster, worker, count):
-    """When `count` connections lie at `worker`, which has not taken them."""
+    """Wait until `count` connections lie at `worker`, which has not taken them."""
 
     def lie_there():
         shots = {shot.id: shot for shot in cluster.snapshot().workers}

@@ -1,4 +1,4 @@
-"""What workers are started with: `Settings` and `setup_primary`, as Node's `setupPrimary` has it."""
+"""How workers are started: `Settings` and `setup_primary`, as in Node's `setupPrimary`."""
 
 import os
 
@@ -12,7 +12,7 @@ from tests.kit.workers import Diary, heard, within, worker_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.limit(30)]
 
-#: Sends the primary what `WHAT` evaluates to.
+#: Sends the primary the value of `WHAT`.
 TELL = """
 async def main():
     await everycore.current_worker().send(eval(os.environ["WHAT"]))
@@ -25,7 +25,7 @@ everycore.run(main())
     adapted='`serialization="pickle"` is the richer format here; cyclic values pass, as with "advanced".',
 )
 async def test_cluster_advanced_serialization(tmp_path):
-    """Pickle stands where Node has the format of structured clones; JSON refuses the same value in both."""
+    """Pickle stands for Node's structured clones; JSON refuses the same value in both."""
     source = """
     async def main():
         me = everycore.current_worker()
@@ -88,13 +88,14 @@ async def test_cluster_setup_primary(tmp_path, capfd):
 
 @node(
     "test-cluster-setup-primary-argv",
-    adapted="`args` stays None and means this program's arguments: those of sys.argv as it is at the fork"
-    " where `exec` names a script, those that were typed where this very program is run again.",
+    adapted="`args` stays None and means this program's arguments: those of sys.argv at the fork if "
+    "`exec` names a script, the original ones if this same program is run again.",
 )
 def test_cluster_setup_primary_argv(tmp_path, start_program):
-    """Node copies process.argv into the settings at the call. Here None stands for it, until the fork.
+    """Node copies process.argv into the settings at the call. Here None stands for it until the fork.
 
-    A program that is run again is run as it was typed, for it will change its sys.argv again by itself.
+    A program that is run again gets its original command line, because it will change its sys.argv again
+    itself.
     """
     program = start_program(
         f"""

@@ -20,7 +20,7 @@ LOCAL = "127.0.0.1"
 
 @node("test-net-listen-twice")
 async def test_net_listen_twice(tmp_path, policy):
-    """A server that is told twice to listen, before the primary has answered, listens once."""
+    """A server that is told to listen twice, before the primary has answered, listens once."""
     source = """
     async def main():
         loop = asyncio.get_running_loop()
@@ -42,7 +42,7 @@ async def test_net_listen_twice(tmp_path, policy):
         worker = cluster.fork()
         assert await within(worker.wait()) == ExitStatus(code=0)
         addresses = [event.address for event in diary.all(Listening)]
-        assert len(addresses) == len(set(addresses)) == 2  # of the server, of the socket
+        assert len(addresses) == len(set(addresses)) == 2  # the server's, the socket's
         assert cluster.snapshot().listeners == ()
 
 
@@ -62,7 +62,7 @@ async def test_net_listen_exclusive_random_ports(tmp_path, policy):
 
 @node("test-net-listen-shared-ports")
 async def test_net_listen_shared_ports(tmp_path, policy):
-    """A port is shared by two workers; an exclusive one that the first has is in use for the second."""
+    """Workers share a port; a port that one worker has exclusively is in use for the other."""
     async with agents(tmp_path, 2, policy=policy) as (_, first, second):
         shared = await first.serve()
         await first.do("own = everycore.listen(('127.0.0.1', 0), exclusive=True)")
@@ -74,7 +74,7 @@ async def test_net_listen_shared_ports(tmp_path, policy):
 
 @node("test-dgram-bind-shared-ports")
 async def test_dgram_bind_shared_ports(tmp_path, policy):
-    """The same of UDP: any port and a fixed one are shared, unless exclusive."""
+    """The same for UDP: workers share any port and a fixed one, unless exclusive."""
     bind = """
 loop = asyncio.get_running_loop()
 endpoint, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", port))
@@ -92,7 +92,7 @@ address = endpoint.get_extra_info("sockname")
         await first.do(exclusive, port=0)
         port = await first.get("own.getsockname()[1]")
         assert (await second.fails(exclusive, port=port)).errno == errno.EADDRINUSE
-        # What the other has alone the primary can't bind either.
+        # The primary cannot bind a port either that the other has for itself.
         assert (await second.fails(bind, port=port)).errno == errno.EADDRINUSE
         await first.do("own.close()")
         for worker in (first, second):
@@ -104,9 +104,9 @@ address = endpoint.get_extra_info("sockname")
 @pytest.mark.race
 @node("test-child-process-fork-closed-channel-segfault")
 async def test_child_process_fork_closed_channel_segfault(tmp_path):
-    """A worker dies of the first of many handles: those on their way are closed, later ones are refused.
+    """A worker dies of the first of many handles: those on the way are closed, later ones are refused.
 
-    Which of them had been sent by then depends on the machine, and does not matter.
+    How many were sent by then depends on the machine and does not matter.
     """
     source = """
     async def main():
@@ -134,7 +134,7 @@ async def test_child_process_fork_closed_channel_segfault(tmp_path):
                 assert sock.recv(100) == (b"" if number < 200 else b"still mine")
 
 
-#: A primary with two workers, which are asked to leave as soon as their program runs.
+#: A primary with two workers, which are asked to leave as soon as their programs run.
 TWO_WORKERS = """
 async def main():
     if everycore.is_worker:
@@ -154,11 +154,11 @@ everycore.run(main())
 
 @node(
     "test-inspect-support-for-node_options",
-    adapted="What Python puts into every process by the environment is a `sitecustomize` on PYTHONPATH. It"
-    " may import everycore, and starts the debugger at `base + worker.id`.",
+    adapted="The way to put code into every Python process by the environment is a `sitecustomize` on "
+    "PYTHONPATH. It may import everycore, and starts the debugger at `base + worker.id`.",
 )
 def test_inspect_support_for_node_options(start_program, tmp_path):
-    """A debugger that the environment puts into all processes: workers start, and leave voluntarily.
+    """The environment puts a debugger into all processes: workers start, and leave voluntarily.
 
     Adapted: NODE_OPTIONS=--inspect is a `sitecustomize`; it adds the worker's id to the port, as Node does.
     """
@@ -185,13 +185,13 @@ os.write(1, b"debugger at %d\\n" % port)
 
 @node(
     "test-net-socket-constructor",
-    adapted="The further pipes of `stdio` are `Settings(pass_fds=)`: descriptors of the primary that a worker"
-    " has under the same numbers; `socket.socket(fileno=)` makes a socket of one.",
+    adapted="Further pipes of `stdio` are `Settings(pass_fds=)`: descriptors of the primary that a "
+    "worker has under the same numbers; `socket.socket(fileno=)` makes a socket of one.",
 )
 async def test_net_socket_constructor(tmp_path):
-    """A worker makes sockets of three descriptors that it inherited: it reads and writes each.
+    """A worker makes sockets of three descriptors that it inherited, and reads and writes each.
 
-    Adapted: the numbers are those that they have in the primary.
+    Adapted: they have the same numbers as in the primary.
     """
     async with agents(tmp_path, 0) as (cluster,):
         pairs = [socket.socketpair() for _ in range(3)]
@@ -214,13 +214,13 @@ async def test_net_socket_constructor(tmp_path):
 
 @node(
     "test-diagnostics-channel-process",
-    adapted="Python's channel is `sys.addaudithook`: each worker is a `subprocess.Popen` event. The process"
-    " itself is told by the event `Forked`: `event.worker.pid`.",
+    adapted="Python's diagnostics channel is `sys.addaudithook`: each worker is a `subprocess.Popen` "
+    "event. The event `Forked` tells which process it is: `event.worker.pid`.",
 )
 def test_diagnostics_channel_process(start_program):
-    """Who watches the processes that a program starts sees the workers.
+    """Code that watches the processes that a program starts sees the workers.
 
-    Adapted: an audit hook, which once set stays; so the primary is a program of its own.
+    Adapted: it is an audit hook, which cannot be removed, so the primary is a program of its own.
     """
     source = """
 started = []
@@ -257,9 +257,9 @@ everycore.run(main())
     " program. A worker inherits it with the environment; interpreter flags are inherited too.",
 )
 def test_preload(start_program, tmp_path):
-    """What is imported before the program runs in workers too, and knows already that it is in one.
+    """A module imported before the program runs in workers too, and can tell that it is in one.
 
-    Adapted: a `sitecustomize`.
+    Adapted: it is a `sitecustomize`.
     """
     (tmp_path / "sitecustomize.py").write_text("""
 import os

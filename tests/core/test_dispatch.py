@@ -13,7 +13,7 @@ NOTHING = Orders(poll=False, look_at=None, turn_soon=False)
 
 
 class TestOrders:
-    def test_nothing_is_to_be_done_before_somebody_is_ready(self):
+    def test_there_is_nothing_to_do_before_a_worker_is_ready(self):
         dispatcher = Dispatcher[int]()
         assert dispatcher.orders == NOTHING
         dispatcher.arrivals.begin()
@@ -21,7 +21,7 @@ class TestOrders:
         dispatcher.arrivals.cease()
         assert dispatcher.orders == NOTHING
 
-    def test_the_listener_is_not_polled_while_nobody_has_credit(self):
+    def test_the_listener_is_not_polled_while_no_worker_has_credit(self):
         world = world_of(1)
         assert world.dispatcher.orders.poll
         world.connect(FIRST_CREDIT)
@@ -40,7 +40,7 @@ class TestOrders:
         world.advance(RECALL_AFTER)
         assert world.dispatcher.orders.look_at is None
 
-    def test_out_of_credit_it_looks_when_somebody_becomes_late(self):
+    def test_out_of_credit_it_looks_when_a_worker_becomes_late(self):
         world = world_of(1)
         world.connect(FIRST_CREDIT)
         assert world.dispatcher.orders.look_at == pytest.approx(world.now + LATE_AFTER, abs=1e-5)

@@ -27,7 +27,7 @@ class TestLateAndStalled:
         world.connect(2)
         assert world.given == {1: 2, 2: 2}
 
-    def test_nobody_is_put_behind_one_that_is_overdue_not_even_if_all_are(self):
+    def test_no_connection_is_put_behind_an_overdue_one_even_if_all_are(self):
         world = world_of(2)
         world.connect(2)
         world.advance(2 * RECALL_AFTER)
@@ -37,7 +37,7 @@ class TestLateAndStalled:
         world.work(2)  # the worker that is free first
         assert world.given == {1: 1, 2: 2}
 
-    def test_what_lies_too_long_is_taken_back_when_somebody_else_has_room(self):
+    def test_what_lies_too_long_is_taken_back_when_another_worker_has_room(self):
         world = world_of(2)
         world.workers[1].stands_still = True
         world.connect(2)
@@ -65,7 +65,7 @@ class TestLateAndStalled:
         world.connect()
         assert world.given[1] == 2
 
-    def test_nothing_is_taken_back_while_nobody_has_room(self):
+    def test_nothing_is_taken_back_while_no_worker_has_room(self):
         world = world_of(2)
         for it in world.workers.values():
             it.stands_still = True
@@ -103,7 +103,7 @@ class TestLateAndStalled:
         world.settle()
         assert world.picked_up == {1, 2}
 
-    def test_what_could_not_be_taken_back_is_when_somebody_has_room(self):
+    def test_what_could_not_be_taken_back_is_when_a_worker_has_room(self):
         """All credit is out, the backlog is empty, all are overdue; then one worker acknowledges."""
         world = world_of(2)
         world.workers[1].stands_still = world.workers[2].stands_still = True
@@ -127,7 +127,7 @@ class TestLateAndStalled:
         assert world.dispatcher.orders.look_at == pytest.approx(late_at, abs=1e-5)
 
 
-def test_a_stalled_worker_that_finishes_keeps_nobody_from_one_that_comes():
+def test_a_stalled_worker_that_finishes_keeps_no_connection_from_a_new_one():
     """It was the last one, and got the connections that had come; then it was found to stand still."""
     world = world_of(2)
     world.workers[1].stands_still = True

@@ -17,7 +17,7 @@ def work_to_the_end(world: World) -> None:
 
 
 class TestShutting:
-    def test_with_nobody_there_it_is_over_at_once(self):
+    def test_without_a_worker_it_is_over_at_once(self):
         world = world_of(2)
         shut(world)
         assert not world.dispatcher.arrivals.is_shutting
@@ -33,7 +33,7 @@ class TestShutting:
         assert len(world.dispatcher.arrivals.queue) == 20
         assert not world.dispatcher.is_idle
 
-    def test_nobody_is_taken_in_after_the_backlog_was_empty(self):
+    def test_no_connection_is_accepted_after_the_backlog_was_empty(self):
         world = world_of(1)
         shut(world)
         world.connect(3)
@@ -51,7 +51,7 @@ class TestShutting:
         assert set(world.given) == {1, 2, 3, 4}
         assert min(world.given.values()) >= 10
 
-    def test_it_is_not_idle_while_somebody_lies_on_a_belt_unread(self):
+    def test_it_is_not_idle_while_a_connection_lies_on_a_belt_unread(self):
         world = world_of(1)
         world.connect(1)
         shut(world)
@@ -60,7 +60,7 @@ class TestShutting:
         world.work(1)
         assert world.dispatcher.is_idle
 
-    def test_a_worker_that_stands_still_and_has_nothing_holds_nobody_up(self):
+    def test_a_worker_that_stands_still_and_has_nothing_delays_no_other(self):
         world = world_of(2)
         world.workers[1].stands_still = True
         world.connect(2)

@@ -25,7 +25,7 @@ class TestWhoMay:
         assert handons.news() == [(1, True)]
         assert handons.news() == []  # told once
 
-    def test_nobody_may_where_all_leave(self):
+    def test_no_worker_may_if_all_leave(self):
         handons = book(1, 2)
         handons.leaves(1)
         handons.leaves(2)
@@ -69,7 +69,7 @@ class TestWhoMay:
         with pytest.raises(ProtocolError, match="without permission"):
             handons.hands_on(1)
 
-    def test_nobody_hands_on_more_than_it_can_have(self):
+    def test_no_worker_hands_on_more_than_it_can_have(self):
         handons = book(1, 2, most=3)
         handons.leaves(1)
         handons.news()
@@ -90,7 +90,7 @@ class TestWhoGetsIt:
         handons.leaves(1)
         assert sorted(handons.choose(1, [1, 2, 3], lambda _: 7) for _ in range(10)) == [2] * 5 + [3] * 5
 
-    def test_nobody_is_given_more_than_it_has_room_for_though_no_count_has_changed_yet(self):
+    def test_no_worker_is_given_more_than_it_has_room_for_before_its_count_changes(self):
         handons = book(1, 2, most=5)
         handons.leaves(1)
         assert [handons.choose(1, [1, 2], lambda _: 3) for _ in range(3)] == [2, 2, 1]
@@ -100,7 +100,7 @@ class TestWhoGetsIt:
         handons.leaves(1)
         assert handons.choose(1, [3], {2: 0, 3: 50}.__getitem__) == 3
 
-    def test_it_comes_back_where_nobody_has_room(self):
+    def test_it_comes_back_if_no_worker_has_room(self):
         handons = book(1, 2)
         handons.leaves(1)
         assert handons.choose(1, [1, 2], lambda _: ROOM) == 1

@@ -11,7 +11,7 @@ def test_a_worker_has_an_age_until_it_ends():
     assert history.age(1, 20.0) == 0.0
 
 
-def test_an_end_that_nobody_asked_for_is_a_restart():
+def test_an_unrequested_end_is_a_restart():
     history = History()
     assert history.exited(1, 0, "killed by SIGKILL", 1000.0, voluntary=False) is False
     assert history.slots == {0: SlotHistory(1, "killed by SIGKILL, before it was ready", 1000.0)}

@@ -98,7 +98,7 @@ class TestTurns:
 
 
 class TestCredit:
-    def test_nobody_with_credit_leaves_them_in_the_backlog(self):
+    def test_without_a_worker_with_credit_they_stay_in_the_backlog(self):
         world = world_of(2)
         for it in world.workers.values():
             it.stands_still = True
@@ -108,7 +108,7 @@ class TestCredit:
         assert len(world.backlog) == 100 - len(world.accepted)
         assert not world.dispatcher.arrivals.queue
 
-    def test_it_grows_only_when_it_ran_out_and_nobody_was_late(self):
+    def test_it_grows_only_when_it_ran_out_and_no_worker_was_late(self):
         world = world_of(1, batch=16)
         lane = world.lanes.lanes[1]
         world.connect()
@@ -122,7 +122,7 @@ class TestCredit:
             world.work(1)
         assert lane.credit == MOST_CREDIT
 
-    def test_not_while_somebody_is_late(self):
+    def test_not_while_a_worker_is_late(self):
         world = world_of(1)
         world.connect(FIRST_CREDIT)
         world.advance(2 * LATE_AFTER)

@@ -1,4 +1,4 @@
-"""Whether a program that lets another one listen is told so, or refused. No process, no clock."""
+"""Whether a program that has another one listen is warned, or refused. No process, no clock."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def verdicts(launch: Launch, *looks: tuple[float, int | None, bool]) -> list[Ver
     return [launch.look(child, age, waits=waits) for age, child, waits in looks]
 
 
-def test_one_that_does_nothing_but_wait_for_who_listens_is_refused():
+def test_one_that_only_waits_for_the_process_that_listens_is_refused():
     looks = verdicts(Launch(), (1, None, True), (2, CHILD, True), (1.9 + WAITS, CHILD, True))
     assert looks == [Verdict.NOTHING] * 3
     looks = verdicts(Launch(), (1, None, True), (2, CHILD, True), (2 + WAITS, CHILD, True))
@@ -64,5 +64,5 @@ def test_the_other_program_is_to_be_started_itself(words, program):
         [],
     ],
 )
-def test_what_is_no_command_line_of_python_is_not_to_be_repeated(words):
+def test_only_a_command_line_of_python_is_suggested(words):
     assert "in its first process" in remedy(words)

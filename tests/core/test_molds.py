@@ -140,7 +140,7 @@ def test_a_worker_that_is_not_wanted_any_more_does_not_wait():
     assert line.handle(MoldGone(1, "killed")) == [FailWorker(2, "killed")]
 
 
-def test_nobody_is_asked_of_a_stuck_mold_that_answers_after_all():
+def test_a_stuck_mold_that_answers_after_all_is_asked_for_no_worker():
     line = serving()
     line.handle(WorkerWanted(2))
     line.handle(WorkerWanted(3))

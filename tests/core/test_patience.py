@@ -25,12 +25,12 @@ def test_at_first_it_is_short(patience):
     assert stay(patience) == LEAST
 
 
-def test_that_somebody_took_them_makes_it_long(patience):
+def test_that_another_worker_took_them_makes_it_long(patience):
     assert stay(patience, taken_after=LEAST / 2) <= LEAST
     assert stay(patience) == MOST
 
 
-def test_it_ends_when_nobody_waits_any_more(patience):
+def test_it_ends_when_no_connection_waits_any_more(patience):
     stay(patience, taken_after=LEAST / 2)
     assert stay(patience, taken_after=MOST / 2) == MOST / 2
 
@@ -42,7 +42,7 @@ def test_in_vain_it_is_halved_down_to_the_least(patience):
     assert spans[-2:] == [LEAST, LEAST]
 
 
-def test_a_stay_in_which_nobody_came_says_nothing(patience):
+def test_a_stay_without_a_connection_says_nothing(patience):
     assert stay(patience, taken_after=0.0, waits=False) == 0.0
     assert stay(patience) == LEAST
 

@@ -199,7 +199,7 @@ def test_what_is_not_wanted_any_more_is_not_replaced(running):
     assert running.forks == 4
 
 
-def test_after_the_stop_nobody_is(running):
+def test_after_the_stop_no_worker_is(running):
     running.tell(Stop())
     assert running.tell(Recycle(1, "old")) == []
     assert running.forks == 3

@@ -299,7 +299,7 @@ def test_the_first_start_may_be_reloaded():
     assert pool.staying == {2: 0}
 
 
-def test_nobody_was_ever_ready_and_the_old_one_ends():
+def test_no_worker_was_ever_ready_and_the_old_one_ends():
     pool = Pool()
     pool.tell(ScaleTo(1))
     request = pool.reload()

@@ -96,7 +96,7 @@ def test_each_limit_stands_alone(limits, asked):
     assert set(Watch(*limits).stuck_for(30)) == asked
 
 
-def test_without_limits_nobody_is_watched():
+def test_without_limits_no_worker_is_watched():
     watch = Watch(None, None)
     assert watch.stalls.next_look is None
     assert watch.stuck_for(100) == {}
@@ -253,7 +253,7 @@ def test_a_limit_of_none_and_of_zero_is_none(given, limit):
 
 
 @pytest.mark.parametrize("given", [0.1, -1, float("nan"), float("inf"), "3", True, False])
-def test_a_limit_that_is_none_is_refused(given):
+def test_an_invalid_limit_is_refused(given):
     with pytest.raises(ConfigurationError, match="stall_kill: must be"):
         stall_limits(None, given)
 

@@ -66,7 +66,7 @@ class TestTheHash:
         for client in addresses(100):
             assert best(client, [5, 17, 2]) == best(client, [2, 5, 17]) == best(client, {17, 2, 5})
 
-    def test_a_restart_moves_nobody(self):
+    def test_a_restart_moves_no_client(self):
         """Another Python changes nothing either: the values of BLAKE2 are fixed."""
         known = {0: 4070521373, 1: 3259644588, 15: 665058974, 16: 2152141465, 999: 3034582128}
         assert {slot: weight(bytes([127, 0, 0, 1]), slot) for slot in known} == known

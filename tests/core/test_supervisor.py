@@ -140,7 +140,7 @@ def test_workers_that_still_boot_are_killed_soon_after(pool):
     assert Kill(2) in pool.let_time_pass(LAST_SECONDS)
 
 
-def test_failure_to_boot_once_somebody_was_ready_is_retried(pool):
+def test_failure_to_boot_once_a_worker_was_ready_is_retried(pool):
     pool.tell(ScaleTo(2))
     pool.ready(1)
     assert Replace(2, 1, CRASH, overdue=False, delay=0.1) in pool.exit(2)

@@ -115,7 +115,7 @@ def test_a_reload_begins_anew(running):
     assert running.supervisor.failed_slots == ()
 
 
-def test_where_the_code_is_worked_on_nobody_gives_up(running):
+def test_where_the_code_is_worked_on_it_never_gives_up(running):
     running.supervisor.rollout.is_awaited = True
     crash(running, 0, 9)
     crash(running, 1, 9)
@@ -178,7 +178,7 @@ def test_starts_in_vain_count_however_long_each_takes(program, seconds):
     assert len(of(FailPool, live_and_crash(program, seconds, 1))) == 1
 
 
-def test_a_program_that_lives_longer_has_served_by_what_nobody_sees(program):
+def test_a_program_that_lives_longer_has_served_in_a_way_that_is_not_seen(program):
     assert of(FailPool, live_and_crash(program, 60, 50)) == []
 
 

@@ -209,7 +209,7 @@ class TestStartServing:
         (serving,), _ = self.served(f"{self.OLD}, context=None", "factory", "sock", context="copied")
         assert serving.context == "copied"
 
-    def test_one_that_nobody_knows_yet_is_asyncios_own_affair(self):
+    def test_an_unknown_one_is_left_to_asyncio(self):
         signature = f"{self.OLD}, new=None"
         assert self.served(signature, "factory", "sock", new=1) == ([], ["sock"])
         (serving,), own = self.served(signature, "factory", "sock", new=None)

@@ -57,7 +57,7 @@ def place():
 
 
 @pytest.mark.parametrize("policy", ["round_robin", pytest.param("shared", marks=pytest.mark.ci_only)])
-async def test_it_costs_nobody_else_anything(tmp_path, policy):
+async def test_it_costs_no_other_worker_anything(tmp_path, policy):
     await attacked(tmp_path, policy)
 
 

@@ -86,7 +86,7 @@ while True:
 
 
 class TestOfThePrimary:
-    def test_sigkill_leaves_nobody_after_one_second(self, start_program):
+    def test_sigkill_leaves_no_process_after_one_second(self, start_program):
         program = start_program(ALL_KINDS, "{'grace': 1000}", "wait")
         pids = [int(program.expect(r"pid (\d+)")[1]) for _ in range(3)]
         program.signal(SIGKILL)
@@ -110,7 +110,7 @@ class TestOfThePrimary:
     @pytest.mark.parametrize(
         ("how", "status"), [("raise LookupError", 1), ("raise KeyboardInterrupt", -signal.SIGINT)]
     )
-    def test_an_exception_leaves_nobody(self, start_program, how, status):
+    def test_an_exception_leaves_no_process(self, start_program, how, status):
         program = start_program(ALL_KINDS, "{'grace': 0.1}", how)
         pids = [int(program.expect(r"pid (\d+)")[1]) for _ in range(3)]
         program.write("now\n")

@@ -229,7 +229,7 @@ class TestAWorkerThatIsStopped:
             await until_all_answer(address, {one.id, two.id})
 
     @each_once
-    async def test_an_idle_one_costs_nobody_much(self, tmp_path, policy, loop):
+    async def test_an_idle_one_costs_little(self, tmp_path, policy, loop):
         async with servers(tmp_path, 3, policy=policy, loop=loop) as (_, (one, two, three), address):
             one.worker.kill(signal.SIGSTOP)
             answers = [await timed(address) for _ in range(12)]

@@ -259,7 +259,7 @@ class TestEachKind:
                 assert await within(worker.request("hello", theirs, timeout=None)) == "done"
                 assert ours.recv(100) == b"hello"
 
-    async def test_with_a_request_that_nobody_answers_it_is_closed(self, tmp_path):
+    async def test_with_an_unanswered_request_it_is_closed(self, tmp_path):
         async with Cluster(Settings(exec=worker_script(tmp_path, WORKER))) as cluster:
             worker = cluster.fork()
             ours, theirs = socket.socketpair()
@@ -355,7 +355,7 @@ class TestStayingWithTheMessage:
             assert await box.text() == "all well"
             assert await within(worker.wait()) == ExitStatus(code=0)
 
-    async def test_a_flood_that_nobody_takes_yet_loses_none(self, tmp_path):
+    async def test_a_flood_that_is_not_yet_taken_loses_none(self, tmp_path):
         """More than the window is sent before the worker is there; the sender's descriptors are released."""
         source = """
         async def main():
@@ -398,7 +398,9 @@ class TestStayingWithTheMessage:
 
 
 class TestTakers:
-    async def test_what_nobody_took_is_closed_with_the_worker_and_warned_about_once(self, tmp_path, caplog):
+    async def test_handles_never_taken_are_closed_with_the_worker_and_warned_about_once(
+        self, tmp_path, caplog
+    ):
         """A fork of the worker that outlives it sees the other ends close."""
         source = """
         async def main():

@@ -108,7 +108,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("death", DEATHS)
-async def test_what_it_leaves_where_the_primary_reads_keeps_nobody_from_ending(tmp_path, death):
+async def test_what_it_leaves_where_the_primary_reads_does_not_delay_the_end(tmp_path, death):
     crime = f"l, b = belt(); {LEGACIES['garbage on its belt']}\n    {DEATHS[death]}"
     async with Cluster(Settings(exec=worker_script(tmp_path, ECHO))) as cluster:
         diary = Diary(cluster)
@@ -158,7 +158,7 @@ async def test_it_leaves_with_what_its_program_ends_with(tmp_path, loop_kind, en
 
 
 @pytest.mark.parametrize("number", [999, 1, 0, -1])
-async def test_descriptors_that_nobody_may_inject_never_reach_another_worker(tmp_path, number):
+async def test_injected_descriptors_never_reach_another_worker(tmp_path, number):
     """A connection given back under a number that the worker does not have does not count."""
     source = """
     import threading

@@ -216,7 +216,7 @@ class TestWaitShutdown:
             assert await within(worker.wait()) == ExitStatus(code=6)
 
     @pytest.mark.parametrize("how", ["me.disconnect()", "me.kill()"])
-    async def test_whoever_asked(self, tmp_path, how):
+    async def test_the_sender_does_not_matter(self, tmp_path, how):
         source = f"""
         async def main():
             me = everycore.current_worker()

@@ -98,7 +98,7 @@ class TestOneIsFull:
                 await one.do("while server.connection_limit.open: await asyncio.sleep(0)")
                 clients.append(await Client.connect(address))
 
-    async def test_what_on_drop_raises_hurts_nobody(self, tmp_path, policy, loop):
+    async def test_what_on_drop_raises_does_no_harm(self, tmp_path, policy, loop):
         source = """
         async def greet(reader, writer):
             writer.write(b"hello\\n")
@@ -188,7 +188,7 @@ async def test_a_burst_that_is_too_much_goes_back_and_on_to_others(tmp_path, loo
 
 
 @each_once
-async def test_a_server_closed_in_the_middle_of_a_batch_loses_nobody_else(tmp_path, policy, loop):
+async def test_a_server_closed_in_the_middle_of_a_batch_loses_no_other_connection(tmp_path, policy, loop):
     """Its factory closes it at the first connection of a batch: the rest goes back, or stays there."""
     source = """
 class Last(asyncio.Protocol):

@@ -177,7 +177,7 @@ def test_arguments_that_cannot_be_meant_are_refused_at_the_call(arguments):
         everycore.listen(**arguments)
 
 
-async def test_a_kind_that_nobody_listens_on(tmp_path):
+async def test_a_kind_without_a_listener(tmp_path):
     call = "everycore.listen(('127.0.0.1', 0), kind=socket.SOCK_RAW)"
     with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1:0: ") as alone:
         everycore.listen((LOCAL, 0), kind=socket.SOCK_RAW)

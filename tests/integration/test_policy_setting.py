@@ -52,7 +52,7 @@ class TestInEffect:
 
 
 class TestPrecedence:
-    async def test_round_robin_if_nobody_says_anything(self, tmp_path):
+    async def test_round_robin_is_the_default(self, tmp_path):
         assert await chosen(tmp_path, Cluster()) == "round_robin"
 
     async def test_an_empty_variable_says_nothing(self, tmp_path, monkeypatch):

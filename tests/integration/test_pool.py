@@ -59,7 +59,7 @@ async def test_kept_alive_asked_scaled_and_stopped(tmp_path):
     assert [event.status for event in diary.all(Exited)[1:]] == [ExitStatus(code=0)] * 2
 
 
-async def test_gives_up_when_nobody_was_ever_ready(tmp_path):
+async def test_gives_up_when_no_worker_was_ever_ready(tmp_path):
     settings = Settings(exec=worker_script(tmp_path, "raise SystemExit(4)"), stdio="null")
     async with Pool(3, settings=settings) as pool:
         with pytest.raises(BootError) as caught:
@@ -72,7 +72,7 @@ async def test_gives_up_when_nobody_was_ever_ready(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, -signal.SIGINT)])
-def test_signal_stops_the_pool_and_replaces_nobody(start_program, tmp_path, number, status):
+def test_signal_stops_the_pool_and_replaces_no_worker(start_program, tmp_path, number, status):
     worker = worker_script(tmp_path, ECHO)
     running = start_program(
         f"""

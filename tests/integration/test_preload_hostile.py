@@ -31,7 +31,7 @@ CRIMES = {
     "prepared twice": ("say(mold_wire.MoldIsPrepared(0.0))", "a mold is prepared once"),
     "itself": (
         "say(mold_wire.WorkerIsThere()); say(mold_wire.MoldHasAnswered())",
-        "it ended before it had begun",
+        "it ended before it ran",
     ),
     "a grandchild": (
         """
@@ -44,7 +44,7 @@ CRIMES = {
         os.read(read, 1)
         say(mold_wire.MoldHasAnswered())
         """,
-        "it ended before it had begun",
+        "it ended before it ran",
     ),
     "silence": ("os._exit(3)", "the mold ended: exit status 3"),
 }

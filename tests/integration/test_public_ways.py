@@ -60,7 +60,7 @@ class TestBothWays:
             await client.close()
             assert await worker.get("seen") == [True]
 
-    async def test_a_factory_that_returns_no_protocol_hurts_nobody_else(self, tmp_path):
+    async def test_a_factory_that_returns_no_protocol_harms_no_other_connection(self, tmp_path):
         async with agents(tmp_path) as (cluster, worker):
             await worker.do(
                 "told = []\n"

@@ -111,7 +111,7 @@ async def test_every_listener_has_a_turn_of_its_own(tmp_path):
         ] * 2
 
 
-async def test_a_client_that_never_speaks_holds_nobody_up(tmp_path):
+async def test_a_silent_client_delays_no_other(tmp_path):
     async with servers(tmp_path, 2) as (cluster, workers, address):
         async with closing([await Client.open(address) for _ in range(8)]) as clients:
             await acknowledged(cluster)
@@ -334,7 +334,7 @@ async def test_no_descriptor_stays_behind_after_two_thousand_connections(tmp_pat
         assert sum(one.handed_over for one in cluster.snapshot().workers) == 2100
 
 
-async def test_when_the_primary_dies_nobody_serves_the_port_any_more(tmp_path, start_program):
+async def test_when_the_primary_dies_no_process_serves_the_port_any_more(tmp_path, start_program):
     program = start_program(
         """
         import asyncio, everycore, os

@@ -151,7 +151,7 @@ def test_one_whose_child_listens_as_those_of_other_workers_may_is_ready(start_co
 
 @pytest.mark.slow
 def test_where_another_program_listens_is_told_when_it_cannot_start_twice(start_command, tmp_path):
-    """A launcher: what it starts in the second worker finds the address in use."""
+    """A launcher: the program that it starts in the second worker finds the address in use."""
     child, port = tmp_path / "child.py", free_port()
     child.write_text(f"{HEAD}\nserve(socket.create_server(('127.0.0.1', int(sys.argv[1]))))")
     running = run(start_command, tmp_path, SHARED_BY_A_CHILD, str(port), str(child))
@@ -198,7 +198,7 @@ def test_datagrams_of_each_workers_own_make_it_ready_and_a_client_stays(start_co
     assert running.program.finish() == 0
 
 
-# Processes of the program's own
+# The program's own processes
 
 HANDING = {
     "pickled": """

@@ -106,7 +106,7 @@ server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0
 
 
 @both_loops
-async def test_after_close_nobody_is_let_in_and_the_server_says_so(tmp_path):
+async def test_after_close_no_client_is_let_in_and_the_server_says_so(tmp_path):
     async with agents(tmp_path) as (cluster, worker):
         port = await worker.serve()
         await worker.do("server.close()")
@@ -211,7 +211,7 @@ async def test_close_clients_and_abort_clients_end_every_connection(tmp_path, ho
 
 
 @both_loops
-async def test_without_start_serving_nobody_is_let_in_until_it_is_called(tmp_path):
+async def test_without_start_serving_no_client_is_let_in_until_it_is_called(tmp_path):
     async with agents(tmp_path) as (cluster, worker):
         diary = Diary(cluster)
         await worker.do("server = await asyncio.start_server(greet, '127.0.0.1', 0, start_serving=False)")

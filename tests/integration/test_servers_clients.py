@@ -119,7 +119,7 @@ async def test_tls_is_spoken_by_every_worker(tmp_path, certificate):
 
 
 @both_loops
-async def test_a_client_without_tls_or_trust_hurts_nobody(tmp_path, certificate):
+async def test_a_client_without_tls_or_trust_does_no_harm(tmp_path, certificate):
     key, cert = certificate
     async with agents(tmp_path) as (_, worker):
         await worker.do("asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)")
@@ -170,7 +170,7 @@ async def test_tls_on_a_socket_from_listen_and_on_a_unix_path(tmp_path, certific
 
 
 @both_loops
-async def test_a_client_that_leaves_at_once_hurts_nobody(tmp_path):
+async def test_a_client_that_leaves_at_once_does_no_harm(tmp_path):
     async with agents(tmp_path) as (_, worker):
         port = await worker.serve()
         for _ in range(20):

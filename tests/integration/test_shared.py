@@ -158,7 +158,7 @@ for _ in range(20):
             assert not cluster.snapshot().listeners
 
     @one_loop
-    async def test_one_that_is_bound_and_not_started_gets_nobody(self, tmp_path, loop):
+    async def test_a_server_that_is_bound_and_not_started_gets_no_connection(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 2) as (_, one, two):
             port = await one.serve()
             await two.do(
@@ -299,7 +299,7 @@ class TestReadiness:
 
 
 class TestLeaving:
-    async def test_a_worker_that_leaves_gets_nobody_and_finishes(self, tmp_path, loop):
+    async def test_a_worker_that_leaves_gets_no_connection_and_finishes(self, tmp_path, loop):
         async with shared_servers(tmp_path, loop, 2, grace=20) as (_, (one, two), address):
             async with closing([]) as clients:
                 await keep(address, 10, clients)
@@ -336,7 +336,7 @@ class TestLeaving:
             await within(asyncio.gather(*loads))
             assert len(tally) >= 4
 
-    async def test_a_plain_program_that_leaves_gets_nobody_and_finishes(self, tmp_path):
+    async def test_a_plain_program_that_leaves_gets_no_connection_and_finishes(self, tmp_path):
         """Without everycore's loop: threads in a blocking `accept` on a listener that the other serves."""
         source = (
             """

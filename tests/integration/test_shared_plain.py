@@ -194,7 +194,7 @@ except OSError:
                 while one.id not in again:
                     again |= set(await keep(address, 10, clients))
 
-    async def test_others_answer_and_nobody_hangs(self, tmp_path, loop):
+    async def test_others_answer_and_no_client_hangs(self, tmp_path, loop):
         """A worker without descriptors is woken for a connection it cannot accept: others must be woken."""
         async with shared_servers(tmp_path, loop, 2) as (_, (one, two), address):
             await one.do(self.HOARD)

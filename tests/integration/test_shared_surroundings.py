@@ -91,7 +91,7 @@ child.join()
             await client.close()
 
 
-async def test_a_plain_accept_takes_nobody_before_its_worker_is_ready(tmp_path):
+async def test_a_plain_accept_takes_no_connection_before_its_worker_is_ready(tmp_path):
     source = (
         "ID = everycore.current_worker().id\n"
         + PLAIN

@@ -150,7 +150,7 @@ class TestFiles:
         async with Cluster(Settings(exec=worker_script(tmp_path, source), stdio="null")) as cluster:
             assert (await within(anext(cluster.fork().messages()))).message == ["/dev/null"] * 3
 
-    async def test_a_fifo_that_nobody_reads_is_an_exit_with_an_error(self, tmp_path):
+    async def test_a_fifo_without_a_reader_is_an_exit_with_an_error(self, tmp_path):
         """Opening a FIFO for writing waits for a reader: the primary would wait."""
         os.mkfifo(tmp_path / "fifo")
         async with Cluster(Settings(exec="x.py", stdio=tmp_path / "fifo")) as cluster:
@@ -158,7 +158,7 @@ class TestFiles:
             assert status.error is not None
             assert status.error.errno == errno.ENXIO
 
-    async def test_a_fifo_that_somebody_reads_is_written_as_any_file(self, tmp_path):
+    async def test_a_fifo_with_a_reader_is_written_as_any_file(self, tmp_path):
         os.mkfifo(tmp_path / "fifo")
         reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
         try:

@@ -59,7 +59,7 @@ SERVER = AGENT.replace(
 
 
 @pytest.mark.ci_only
-async def test_a_reload_moves_nobody_to_another_slot(tmp_path):
+async def test_a_reload_moves_no_client_to_another_slot(tmp_path):
     assert SERVER != AGENT
     port = free_port()
     settings = Settings(exec=worker_script(tmp_path, SERVER), args=[str(port)])

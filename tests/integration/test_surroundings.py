@@ -219,7 +219,7 @@ def log(tmp_path) -> Iterator[Log]:
 
 @pytest.mark.parametrize("kind", ["serve", "run"])
 @pytest.mark.parametrize("policy", ["round_robin", "shared"])
-def test_nobody_waits_for_a_reader_of_the_log(start_command, tmp_path, log, kind, policy):
+def test_no_process_waits_for_a_reader_of_the_log(start_command, tmp_path, log, kind, policy):
     """With the pipe full, connections are answered, a dead worker is replaced, and SIGTERM is obeyed."""
     # An application that writes to the full pipe by itself waits until it is killed.
     quiet = "\n".join(line for line in APP.splitlines() if "shut down" not in line)

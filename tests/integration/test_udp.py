@@ -225,7 +225,7 @@ class TestTheEnd:
             assert [await asker.ask(address) for _ in range(5)] == [two.id] * 5
             asker.transport.close()
 
-    async def test_what_came_while_nobody_was_there_is_the_replacement_s(self, tmp_path, answering):
+    async def test_what_came_while_no_worker_was_there_is_the_replacement_s(self, tmp_path, answering):
         async with agents(tmp_path) as (cluster, one):
             await answering([one])
             address = await one.get("await bind(('127.0.0.1', 0))")

@@ -159,7 +159,7 @@ server = await asyncio.get_running_loop().create_server(Careless, "127.0.0.1", 0
             finally:
                 await client.close()
 
-    async def test_connection_made_that_raises_hurts_nobody_else(self, tmp_path):
+    async def test_connection_made_that_raises_harms_no_other_connection(self, tmp_path):
         async with agents(tmp_path) as (_, worker):
             await worker.do(
                 """

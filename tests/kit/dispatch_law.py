@@ -65,7 +65,7 @@ def check_waits(world: World) -> None:
         is_stuck = world.now < it.belt_rests_until or not may_accept
         assert is_stuck or (it.room is not None and lane.outstanding >= it.room)
     elif waiting and (open_lanes := world.lanes.open_to(world.now)):
-        # When credit ran out it has grown, for the next turn: that of an acknowledgement.
+        # Credit that ran out has grown for the next turn, that of an acknowledgement.
         assert world.lanes.policy.pick(open_lanes).pending, (
             "somebody waits, and a worker that has nothing to do could have it"
         )

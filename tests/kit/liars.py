@@ -1,9 +1,9 @@
 """A worker that lies at every step, in memory: what it may say, and what must hold whatever it says.
 
-A history is a list of lies. `Court` is a cluster with a worker that behaves and one that lies. `tell` has
-the latter tell one. A liar that has lost its channel goes on for a while; then another is forked, which costs
-less than a new court. `judge`, at the end, checks that nobody else has lost anything. The words are those
-of `everycore.core.wire`, so they keep up with it. Their fields, and which bytes of them are exchanged, come
+A history is a list of lies. `Court` is a cluster with an honest worker and a liar. `tell` lets the liar tell
+one lie. A liar that has lost its channel goes on for a while. Then another is forked, which costs less than a
+new court. `judge`, at the end, checks that no other worker has lost anything. The messages are those of
+`everycore.core.wire`, so they keep up with it. Their fields, and the bytes that are exchanged in them, come
 from a `Source`, which may be hypothesis or a fuzzer.
 """
 
@@ -185,7 +185,7 @@ class Court:
     # --- what must hold ---------------------------------------------------------------------------------
 
     async def judge(self, *, dies_alone: bool) -> None:
-        """As `dismiss`, and nobody else has lost anything."""
+        """As `dismiss`, and check that no other worker has lost anything."""
         await self.dismiss(dies_alone=dies_alone)
         assert self.good.is_ready
         assert await self.good.request("still there?", timeout=5) == "still there?"
@@ -275,7 +275,7 @@ def _listen_like(listener: socket.socket) -> wire.Listen:
 
 
 async def history(source: Source, policy: str, lies: Iterable[object], *, dies_alone: bool) -> None:
-    """A whole one: a lie for each of `lies`."""
+    """Run one whole history, with a lie for each of `lies`."""
     async with court(policy) as on:
         for _ in lies:
             await on.tell(source)

@@ -61,10 +61,10 @@ class Watchdog:
         self._before = signal.signal(INTERRUPT, self._interrupted)
 
     def close(self, *, ends_now: bool) -> None:
-        """The run is over; an interpreter that can't end, for a forgotten thread, is ended in due time.
+        """End the run. If a forgotten thread keeps the interpreter from ending, it is ended in due time.
 
-        ends_now: this process is to end next. One of pytest-xdist waits, idle, for as long as the others have
-        tests, and is ended by the process that has started it.
+        ends_now: this process ends next. A process of pytest-xdist instead waits, idle, for as long as the
+        others have tests, and is ended by the process that has started it.
         """
         signal.signal(INTERRUPT, self._before)
         if ends_now:

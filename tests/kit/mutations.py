@@ -1,6 +1,6 @@
-"""What strangers may send to those who answer for a service: requests with something wrong in them, or none.
+"""What strangers may send to the servers that answer for a service: requests that are damaged, or sound.
 
-The choices come from a `random.Random`, so what failed once fails again.
+The choices come from a `random.Random`, so a failure can be repeated.
 """
 
 import json
@@ -19,7 +19,7 @@ _HTTP: Final = (
 
 
 def control_request(chance: random.Random) -> bytes:
-    """A line of the control socket that was damaged, or anything. It may be an order."""
+    """A line for the control socket: damaged, or arbitrary bytes. It may be an order."""
     fields: dict[str, object] = {"v": 1, "op": chance.choice(_OPS)}
     for _ in range(chance.randrange(4)):
         fields[chance.choice(["v", "op", "worker", "to", "by", "follow", "z"])] = chance.choice(_VALUES)
@@ -31,8 +31,8 @@ def control_request(chance: random.Random) -> bytes:
 
 
 def http_request(chance: random.Random) -> bytes:
-    """A request to the observer with something wrong in it, or bytes that are none."""
-    # The metrics are much work for who answers; what is read is the same.
+    """A request to the observer with an error in it, or arbitrary bytes."""
+    # Metrics cost the observer much time, and are read by the same code.
     data = bytearray(_HTTP[0] if chance.randrange(20) == 0 else chance.choice(_HTTP[1:]))
     for _ in range(chance.randrange(4)):
         at = chance.randrange(len(data))

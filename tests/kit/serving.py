@@ -45,7 +45,7 @@ class Served:
         return http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=scaled(20))
 
     def get(self, path: str = "/", *, port: int | None = None) -> str:
-        """The answer to one request on a connection of its own. port: another one of the service."""
+        """The answer to one request on a new connection. port: another port of the service."""
         connection = self.connect(port)
         try:
             connection.request("GET", path)

@@ -169,7 +169,7 @@ class Conversation:
 
 
 async def conversation(source: Source, acts: Iterable[object]) -> None:
-    """A whole one: an act for each of `acts`. One that has lost its channel goes on, and then on another."""
+    """Run a conversation, with an act for each of `acts`. Without its channel it goes on, then on another."""
     before = open_fds()
     left = iter(acts)
     while await _on_one_channel(source, left):
@@ -188,7 +188,7 @@ async def _on_one_channel(source: Source, acts: Iterator[object]) -> bool:
                 await on.act(source)
                 if is_over := bool(end.losses) and source.number(0, 3) == 0:
                     break
-        except BaseException:  # the source has run dry, too
+        except BaseException:  # also when the source has run dry
             await on.tidy()
             raise
         await on.finish()

@@ -1,9 +1,9 @@
-"""Which variants of a slow test a whole run takes: half of them.
+"""Which variants of a slow test a complete run leaves out: half of them.
 
-A test with real processes is often parametrized: by policy, loop, or way to start. All of its variants are
-run where its file is named, and all by continuous integration. A whole run takes every other one, like the
-squares of one colour: of each parameter that stands beside another one, every value is still there. The
-oldest Python and the newer ones take different halves.
+A test with real processes often has parameters: the policy, the loop, or the way to start. A run that names
+the test's file runs all variants, and so does continuous integration. A complete run takes every other one,
+like the squares of one colour, so that each value of a parameter still occurs where there are several
+parameters. The oldest Python and the newer ones take different halves.
 """
 
 import sys
@@ -17,7 +17,7 @@ def left_out(
 ) -> set[str]:
     """The variants of `test` that a whole run on Python 3.`minor` leaves out.
 
-    variants: of each, its parameters and their values. Parameters that vary together count as one.
+    variants: the parameters of each and their values. Parameters that vary together count as one.
     """
     places: dict[tuple[int, ...], None] = {}
     for name in next(iter(variants.values()), {}):

@@ -13,14 +13,14 @@ POLICIES = ("round_robin", "shared")
 #: The properties that are tried with each program, and how the page describes them.
 PROPERTIES = {
     "all": "each worker answers",
-    "spread": "each worker has as many connections, made one by one, within a tenth on an idle machine",
+    "spread": "workers get equally many connections, made one by one, to within a tenth on an idle machine",
     "address": "the program knows its client's address",
     "killed": "a worker that is killed is replaced",
     "reload": "a reload replaces all workers",
-    "lossless": "nobody who asks while workers come and go is refused or cut off",
-    "slow": "what is asked before a stop is answered",
-    "in use": "an address in use is told in one sentence",
-    "clean": "no process, no listener and no file is left",
+    "lossless": "no client is refused or cut off while workers come and go",
+    "slow": "requests that came before a stop are answered",
+    "in use": "an address in use is reported in one sentence",
+    "clean": "no process, listener or file is left behind",
     "quiet": "no traceback is printed",
 }
 
@@ -54,16 +54,16 @@ class Row:
 
 REUSEPORT = {
     "spread": "the kernel spreads connections (SO_REUSEPORT)",
-    "lossless": "those that wait for a worker that leaves are reset",
-    "in use": "an address in use is told by the server, once for each worker",
+    "lossless": "connections that wait for a worker that leaves are reset",
+    "in use": "the server itself reports an address in use, once for each worker",
 }
 DATAGRAMS = {
-    "spread": "the kernel gives each datagram to one of the workers that wait",
+    "spread": "the kernel gives each datagram to one of the waiting workers",
     "lossless": "a datagram that a worker has read when it leaves is lost",
-    "slow": "a datagram is no connection that a stop would wait for",
+    "slow": "a stop does not wait for datagrams, as it does for connections",
 }
 
-OWN_SIGTERM = dict.fromkeys(("slow", "lossless"), "its own handler of SIGTERM ends what is under way")
+OWN_SIGTERM = dict.fromkeys(("slow", "lossless"), "its own handler of SIGTERM aborts requests in progress")
 
 ROWS = (
     # asyncio, uvloop, trio, anyio
@@ -168,7 +168,7 @@ ROWS = (
     Row("Twisted, web", "twisted", "twisted_web.py web {port}", loop="Twisted", but=OWN_SIGTERM),
     Row(
         "Twisted, endpoint", "twisted", "twisted_web.py lines {port}", "line", "Twisted",
-        but={**OWN_SIGTERM, "in use": "an endpoint that cannot listen ends no program"},
+        but={**OWN_SIGTERM, "in use": "an endpoint that cannot listen does not end the program"},
     ),
     # The standard library
     Row("http.server", "python", "http_server.py {port}", loop="threads"),
@@ -192,7 +192,7 @@ ROWS = (
     Row("gRPC", "grpcio", "grpcio_server.py threads {port}", "grpc", "C", but=REUSEPORT),
     Row(
         "gRPC, asyncio", "grpcio", "grpcio_server.py aio {port}", "grpc", "C",
-        but={**REUSEPORT, "quiet": "it prints one where its loop ends first (`__del__`)"},
+        but={**REUSEPORT, "quiet": "it prints a traceback if its loop ends first (`__del__`)"},
     ),
     Row("grpclib", "grpclib", "grpclib_server.py {port}", "grpc", but=OWN_SIGTERM),
     Row("AsyncSSH", "asyncssh", "asyncssh_server.py {port}", "ssh", note="give all workers one host key"),
@@ -204,8 +204,8 @@ ROWS = (
     Row(
         "aioquic", "aioquic", "aioquic_server.py {port} {pem}", "quic", is_tls=True,
         but={
-            **REUSEPORT, "lossless": "a connection of QUIC ends with its worker",
-            "slow": "a connection of QUIC is none that a stop would wait for",
+            **REUSEPORT, "lossless": "a QUIC connection ends with its worker",
+            "slow": "a stop does not wait for QUIC connections",
         },
         note="with SO_REUSEPORT, [each client has its worker](../how-to/sessions.md)",
     ),

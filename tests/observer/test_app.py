@@ -86,7 +86,7 @@ async def test_a_worker_that_is_stuck_does_not_count():
     assert (await get(ObserverApp(Primary(status), 2), "/ready"))[0] == 503
 
 
-async def test_metrics_are_open_metrics_for_who_asks_for_them():
+async def test_metrics_are_open_metrics_for_a_client_that_accepts_them():
     app = ObserverApp(Primary(), 1)
     status, headers, body = await get(app, "/metrics", accept=b"application/openmetrics-text; version=1.0.0")
     assert status == 200

@@ -78,7 +78,7 @@ def test_another_observer_goes_on_with_the_sums(cluster):
     assert total(cluster.observer()) == 7
 
 
-def test_an_observer_killed_between_keeping_and_letting_go_counts_nobody_twice(cluster, monkeypatch):
+def test_an_observer_killed_between_keeping_and_letting_go_counts_no_worker_twice(cluster, monkeypatch):
     gatherer = cluster.observer()
     worker = cluster.start()
     cluster.count(worker, 5)
@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_left_out_and_told_once(cluster, caplog):
     assert total(gatherer) == 2
 
 
-def test_a_program_cannot_take_our_names(cluster):
+def test_a_program_cannot_take_everycores_names(cluster):
     gatherer = cluster.observer()
     cluster.count(cluster.start(), 2, name="everycore_reloads")
     assert list(gatherer.metrics()) == []

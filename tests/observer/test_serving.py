@@ -84,7 +84,7 @@ async def test_a_head_without_end_is_refused():
 
 @pytest.mark.slow
 async def test_whatever_comes_the_next_one_is_answered():
-    """Some read what they are answered, some do not, some end in the middle. A million: tests/cli."""
+    """Some clients read their answers, some do not, some end in the middle. A million: tests/cli."""
     count = 300
     chance = random.Random(count)
     served = ObserverApp(Told(), 1)

@@ -44,7 +44,7 @@ def test_none_is_none():
 
 
 @pytest.mark.parametrize("old", ["", "x", "0", "-1", "99999999999999"])
-def test_what_names_nobody_is_written_over(path, old):
+def test_a_file_that_names_no_process_is_overwritten(path, old):
     path.write_text(old)
     with pid_file(str(path)):
         assert path.read_text() == f"{os.getpid()}\n"
@@ -64,7 +64,7 @@ def test_that_of_a_living_process_is_left_alone(path):
     assert path.read_text() == str(os.getppid())
 
 
-def test_our_own_number_is_that_of_an_earlier_run_in_a_container(path):
+def test_the_own_number_is_that_of_an_earlier_run_in_a_container(path):
     path.write_text(str(os.getpid()))
     with pid_file(str(path)):
         assert path.read_text() == f"{os.getpid()}\n"

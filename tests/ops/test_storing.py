@@ -104,7 +104,7 @@ def workers():
         yield workers
 
 
-async def test_a_stored_socket_that_nobody_wants_is_given_up(workers, manager, tmp_path, monkeypatch):
+async def test_an_unwanted_stored_socket_is_given_up(workers, manager, tmp_path, monkeypatch):
     """The configuration has changed: a client there must not wait for ever."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     monkeypatch.setenv("FDSTORE", "2")

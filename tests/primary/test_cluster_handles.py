@@ -53,7 +53,7 @@ class TestTakers:
                 await settle()
         assert seen == ["first", None]
 
-    async def test_what_nobody_took_is_closed_with_the_worker_and_warned_about_once(self, polite, caplog):
+    async def test_handles_never_taken_are_closed_with_the_worker_and_warned_about_once(self, polite, caplog):
         async with Cluster() as cluster:
             worker = cluster.fork()
             await settle()

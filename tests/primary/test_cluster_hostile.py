@@ -184,7 +184,7 @@ async def test_one_that_announced_its_departure_and_then_misbehaves_is_not_given
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("keeps", [False, True], ids=["end of its channel", "its process alone"])
 @pytest.mark.parametrize("legacy", LEGACIES)
-async def test_what_it_leaves_where_the_primary_reads_keeps_nobody_from_ending(legacy, keeps, policy):
+async def test_what_it_leaves_where_the_primary_reads_does_not_delay_the_end(legacy, keeps, policy):
     """`keeps`: a fork of it still has channel, link and belt."""
     async with scene(policy, listens=True) as on:
         on.hostile.commit(f"l, b = belt(); {LEGACIES[legacy]}")

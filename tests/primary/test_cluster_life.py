@@ -116,7 +116,7 @@ class TestEvents:
             assert sorted(cluster.workers) == [1, 2]
             assert cluster.workers[1] is first
 
-    async def test_callbacks_run_on_the_worker_first_and_a_failing_one_hurts_nobody(self, workers, caplog):
+    async def test_callbacks_run_on_the_worker_first_and_a_failing_one_does_no_harm(self, workers, caplog):
         seen: list[Any] = []
 
         def fails(event):

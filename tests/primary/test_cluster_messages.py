@@ -338,7 +338,7 @@ class TestRequests:
             await worker.request(["set", "a"], timeout=None)
             assert await worker.request(["echo", 1], timeout=10) == 1
 
-    async def test_a_cancelled_caller_hurts_nobody(self, answering):
+    async def test_a_cancelled_caller_does_no_harm(self, answering):
         async with Cluster() as cluster:
             worker = cluster.fork()
             asking = asyncio.ensure_future(worker.request(["after", "a"], timeout=None))

@@ -68,7 +68,7 @@ class TestTakers:
             second = worker.messages()
             assert [(await anext(second)).message for _ in range(2)] == [1, 2]
 
-    async def test_a_callback_that_raises_is_logged_by_name_and_hurts_nobody(self, workers, caplog):
+    async def test_a_callback_that_raises_is_logged_by_name_and_does_no_harm(self, workers, caplog):
         seen: list[object] = []
 
         def fails(message):

@@ -16,7 +16,7 @@ from tests.kit.liars import history
 @pytest.mark.slow
 @pytest.mark.limit(120)
 @pytest.mark.parametrize("policy", ["round_robin", "shared", "sticky"])
-def test_it_costs_nobody_else_anything(policy):
+def test_it_costs_no_other_worker_anything(policy):
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data(), st.integers(1, 15), st.booleans())
     def histories(data, lies, dies_alone):

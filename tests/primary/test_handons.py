@@ -134,7 +134,7 @@ async def test_under_sticky_it_goes_where_the_clients_next_one_goes(slot):
         place.close_taken()
 
 
-async def test_nobody_hands_on_whose_clients_stand_behind_a_proxy():
+async def test_no_worker_hands_on_whose_clients_are_behind_a_proxy():
     """The worker that took the connection over would see the proxy as the client."""
     with ExitStack() as stack:
         place = Place(stack, trust_proxy_protocol=["127.0.0.1"])
@@ -146,7 +146,7 @@ async def test_nobody_hands_on_whose_clients_stand_behind_a_proxy():
         assert [member.may for member in place.members] == [False, None, None]
 
 
-async def test_a_stop_of_all_tells_nobody_to_hand_on():
+async def test_a_stop_of_all_tells_no_worker_to_hand_on():
     with ExitStack() as stack:
         place = Place(stack)
         for member in place.members:
@@ -171,7 +171,7 @@ async def test_a_connection_whose_client_has_gone_is_closed():
         assert not any(member.taken for member in place.members)
 
 
-async def test_a_connection_of_another_address_reaches_nobody_else():
+async def test_a_connection_of_another_address_reaches_no_other_worker():
     with ExitStack() as stack:
         place = Place(stack)
         await place.leave()

@@ -89,6 +89,6 @@ async def test_without_limits_there_is_no_timer(polite):
 
 
 @pytest.mark.parametrize("name", ["max_requests", "max_connections", "max_lifetime", "max_memory", "give_up"])
-def test_a_limit_that_is_none_is_refused(name):
+def test_an_invalid_limit_is_refused(name):
     with pytest.raises(ConfigurationError, match=name):
         Pool(1, **{name: -1})  # type: ignore[arg-type]

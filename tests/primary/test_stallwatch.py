@@ -165,6 +165,6 @@ async def test_without_limits_there_is_no_timer(polite):
 
 @pytest.mark.parametrize("given", [0.1, -1, "10"])
 @pytest.mark.parametrize("name", ["stall_dump", "stall_kill"])
-def test_a_limit_that_is_none_is_refused(name, given):
+def test_an_invalid_limit_is_refused(name, given):
     with pytest.raises(ConfigurationError, match=name):
         Pool(1, **{name: given})

@@ -354,7 +354,7 @@ async def test_stacks_are_asked_of_those_that_hear(polite, tmp_path):
         assert [one.worker for one in (await it.ask(control.AskStacks(v=1, worker=2))).workers] == [2]
 
 
-async def test_nobody_is_to_listen_on_the_control_socket(polite, tmp_path):
+async def test_no_worker_may_listen_on_the_control_socket(polite, tmp_path):
     async with asked(tmp_path) as it:
         fd = it.pool._control._listener.sock.fileno()
         assert fd in set(it.pool.cluster._runtime.descriptors())

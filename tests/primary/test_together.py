@@ -28,7 +28,7 @@ class Member:
 
 
 @pytest.mark.parametrize("tells_programs", [True, False])
-def test_a_program_hears_of_log_files_where_somebody_has_asked_for_that(tells_programs):
+def test_a_program_hears_of_log_files_if_it_has_asked_for_that(tells_programs):
     with_handler: Any = Member(signal.SIGUSR1)
     without: Any = Member()
     together.reopen_logs([with_handler, without], tells_programs=tells_programs)

@@ -185,7 +185,7 @@ async def test_answers_close_their_connections_from_now_on():
 
 
 class TestBeforeItIsToldWhetherAnotherStays:
-    async def test_an_answer_does_not_end_its_connection_until_it_is_told_that_nobody_does(self):
+    async def test_an_answer_ends_its_connection_only_once_it_is_told_that_no_worker_takes_it(self):
         scene = Scene(Connection("busy"))
         scene.exit.is_undecided = True
         await scene.leave()
@@ -194,7 +194,7 @@ class TestBeforeItIsToldWhetherAnotherStays:
         assert not scene.draining.keeps(SEND)
         await scene.over()
 
-    async def test_its_idle_connection_is_handed_on_once_it_is_told_that_somebody_does(self):
+    async def test_its_idle_connection_is_handed_on_once_it_is_told_that_a_worker_takes_it(self):
         scene = Scene(idle := Connection("idle"))
         scene.exit.is_undecided = True
         await scene.leave()

@@ -168,7 +168,7 @@ class TestEventStreams:
         assert client.sent[-1] == END
         await client.end()
 
-    async def test_what_the_application_sends_on_is_an_error_that_is_nobodys_fault(self):
+    async def test_what_the_application_sends_on_is_a_silent_error(self):
         client = Client(draining := Draining())
         await client.send(STREAM)
         draining.begin(0.0)

@@ -139,7 +139,7 @@ async def test_what_is_left_when_the_grace_is_over_is_cut_off_and_named(caplog):
 
 
 @pytest.mark.parametrize(("path", "status"), [("/x", "200"), ("/fail", "500"), ("/read", "200")])
-async def test_a_body_that_nobody_reads_does_not_end_the_connection(path, status):
+async def test_an_unread_body_does_not_end_the_connection(path, status):
     async with engine(Application()) as (port, _):
         connection = await Http2Connection.open(port)
         for _ in range(2):

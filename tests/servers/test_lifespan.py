@@ -188,7 +188,7 @@ async def test_on_wants_a_lifespan():
     await lifespan.shutdown()
 
 
-async def test_off_asks_nobody():
+async def test_off_does_not_call_the_application():
     lifespan = Lifespan(good, "off")
     await lifespan.startup()
     assert await request(lifespan) == {}

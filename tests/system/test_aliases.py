@@ -37,6 +37,6 @@ def test_an_epoll_that_watches_a_number_goes_on_with_the_file_that_is_put_there(
         assert again.data == found.data
 
 
-def test_nothing_is_found_where_nobody_watches():
+def test_nothing_is_found_without_a_watcher():
     with socket.socket() as sock, select.epoll():
         assert aliases.registrations_of({sock.fileno()}) == []

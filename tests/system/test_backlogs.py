@@ -5,7 +5,7 @@ import socket
 from everycore.system.backlogs import waiting_at
 
 
-def test_those_that_nobody_has_accepted():
+def test_connections_not_yet_accepted():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert waiting_at(listener) == 0
         clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]

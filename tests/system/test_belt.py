@@ -211,7 +211,7 @@ class TestItsEnds:
         primary.send(b"again", [])
         assert receive(worker) == (b"again", [], False)
 
-    def test_telling_is_false_when_nobody_can_hear(self, ends):
+    def test_telling_is_false_without_a_reader(self, ends):
         primary, worker, twin = ends
         while tell_primary(worker, b"x" * 1000):
             pass

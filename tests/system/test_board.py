@@ -298,7 +298,9 @@ class TestWhoYields:
             ((9, 1), (), 8, Next.ANOTHER),
         ],
     )
-    def test_who_has_accepted_one_more_knows_to_whom_the_next_one_goes(self, crowd, held, busy, slack, where):
+    def test_a_worker_that_accepted_one_more_knows_where_the_next_one_goes(
+        self, crowd, held, busy, slack, where
+    ):
         view = crowd(*held, busy=busy)[0]
         assert view.accepted(1, 1.0, slack) is where
         assert view.held == held[0] + 1
@@ -313,7 +315,7 @@ class TestWhoYields:
             view.serving(False)
         assert not views[0].should_yield(1.0)
 
-    def test_nonsense_on_the_board_harms_nobody(self, primary, crowd):
+    def test_nonsense_on_the_board_does_no_harm(self, primary, crowd):
         """Values are hints: any process of the cluster may write anything."""
         view, other = crowd(3, 1)
         for value in (-1, 0, (1 << 63) - 1, -(1 << 63)):

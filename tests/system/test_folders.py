@@ -43,7 +43,7 @@ def tree(tmp_path):
         ("a/up/../up", "a/b"),
     ],
 )
-def test_our_own_links_and_those_of_root_are_followed(tree, path, where):
+def test_the_users_own_links_and_those_of_root_are_followed(tree, path, where):
     assert reached(f"{tree}/{path}") == str(tree / where)
 
 

@@ -66,7 +66,7 @@ class TestHandleUnused:
     def handler(self, number, frame):
         pass
 
-    def test_it_takes_a_signal_that_nobody_handles_though_it_was_blocked(self):
+    def test_it_takes_an_unhandled_signal_though_it_was_blocked(self):
         signal.signal(USED, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_BLOCK, {USED})
         handler = self.handler
@@ -75,7 +75,7 @@ class TestHandleUnused:
         assert USED not in blocked()
 
     @pytest.mark.parametrize("others", [signal.SIG_IGN, lambda *_: None])
-    def test_it_leaves_one_that_is_ignored_or_somebody_elses(self, others):
+    def test_it_leaves_one_that_is_ignored_or_handled_elsewhere(self, others):
         signal.signal(USED, others)
         signal.pthread_sigmask(signal.SIG_BLOCK, {USED})
         assert not forked_signals.handle_unused(USED, self.handler)

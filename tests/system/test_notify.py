@@ -59,7 +59,7 @@ def test_the_watchdog_is_of_this_process(manager, more, seconds):
 
 
 @pytest.mark.parametrize("address", ["", "@", "vsock:2:1234", "relative"])
-def test_without_a_unix_socket_nobody_is_told(address):
+def test_without_a_unix_socket_no_manager_is_told(address):
     environ = environment(address)
     assert notifier(environ, 7) is None
     assert environ == {"PATH": "/bin"}

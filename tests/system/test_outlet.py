@@ -82,7 +82,7 @@ def test_what_has_room_is_written_at_once(out, pipe):
     assert not out.waits
 
 
-def test_a_full_pipe_keeps_nobody_waiting_and_loses_nothing_that_fits(out, pipe):
+def test_a_full_pipe_does_not_block_and_loses_nothing_that_fits(out, pipe):
     reader, writer = pipe
     fill(writer)
     out.write("first\n")

@@ -45,7 +45,7 @@ SUBREAPER = """
 """
 
 
-def test_strangers_are_reaped_and_nobody_elses_children(start_program):
+def test_strangers_are_reaped_and_known_children_are_not(start_program):
     program = start_program(SUBREAPER)
     assert program.wait() == 0
     # Whichever comes first in the kernel's list, the child is never touched, and the orphan is reaped.
@@ -74,7 +74,7 @@ def test_a_process_that_cannot_be_watched_is_not_left_behind(monkeypatch):
     assert open_fds() == before
 
 
-def test_of_a_child_that_somebody_else_has_reaped_the_end_is_known_and_no_more():
+def test_of_a_child_reaped_elsewhere_only_the_end_is_known():
     """`os.wait()` in another part of the program may reap it, or the kernel if SIGCHLD is ignored."""
     spawned = processes.spawn(
         [sys.executable, "-c", ""],

@@ -1,4 +1,4 @@
-"""What /proc tells of a process."""
+"""What /proc says about a process."""
 
 import os
 
@@ -6,7 +6,7 @@ from everycore.system.resident import stderr_of
 
 
 def test_where_a_process_writes_fits_into_a_line(tmp_path):
-    """Whoever chose its name."""
+    """The name of the file may contain anything."""
     kept = os.dup(2)
     try:
         with open(os.fsencode(tmp_path) + b"/\x1b[31m\n\xff", "wb") as file:

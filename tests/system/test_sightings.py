@@ -38,7 +38,7 @@ def test_a_unix_listener_is_found_and_one_of_multiprocessing_is_not(tmp_path):
         assert listeners_of(os.getpid()) == [str(tmp_path / "a socket")]
 
 
-def test_a_name_that_breaks_the_table_hides_nobody(tmp_path):
+def test_a_name_that_breaks_the_table_hides_no_listener(tmp_path):
     """Any process in the network namespace may bind one."""
     with socket.socket(socket.AF_UNIX) as strange, socket.socket(socket.AF_UNIX) as sock:
         strange.bind(str(tmp_path / "a\nb c d zz f g h"))

@@ -71,7 +71,7 @@ def test_whatever_it_is_it_is_closed():
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET], ids=["stream", "packets"])
-def test_what_nobody_has_read_when_a_socket_is_closed(lingering, kind):
+def test_unread_messages_when_a_socket_is_closed(lingering, kind):
     """The same holds behind a message without bytes, which reads like the end."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     with theirs:
@@ -130,7 +130,7 @@ def test_threads_that_wait_are_few(monkeypatch):
     assert sorted(closed) == list(range(3 * MOST_THREADS))
 
 
-def test_nobody_can_send_any_more_and_what_lies_there_can_be_read():
+def test_no_process_can_send_any_more_and_what_lies_there_can_be_read():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(b"last")

@@ -88,7 +88,7 @@ def test_the_archive_is_another_observers_too(primary, observer):
     assert observer.archive() == b"more"
 
 
-def test_where_nobody_folds_there_is_an_end(primary, observer):
+def test_without_folding_the_rows_run_out(primary, observer):
     for number in range(1, module.CAPACITY + 1):
         primary.leave(primary.allot(number), number)
     assert primary.allot(5000) == 0
@@ -97,6 +97,6 @@ def test_where_nobody_folds_there_is_an_end(primary, observer):
     assert primary.allot(5001) == 3
 
 
-def test_nobody_can_make_it_smaller(primary):
+def test_no_process_can_make_it_smaller(primary):
     with pytest.raises(PermissionError):
         os.ftruncate(primary.fd, 0)

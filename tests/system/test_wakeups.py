@@ -244,7 +244,7 @@ class TestBaton:
 
 
 class TestIsReadable:
-    def test_a_listener_with_somebody_in_its_accept_queue(self, listener):
+    def test_a_listener_with_a_connection_in_its_accept_queue(self, listener):
         assert not is_readable(listener.fileno())
         with socket.create_connection(listener.getsockname()):
             assert wait_readable(listener.fileno(), 5)

@@ -37,7 +37,7 @@ def test_a_connection_is_accepted(listener, watch):
         assert peer == client.getsockname()
 
 
-def test_nobody_there_is_no_wait_although_somebody_has_made_the_file_blocking(listener, watch):
+def test_an_empty_queue_does_not_block_even_if_the_file_was_made_blocking(listener, watch):
     with listener.dup() as copy:
         copy.setblocking(True)
         with pytest.raises(BlockingIOError) as raised:

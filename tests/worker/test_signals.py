@@ -84,7 +84,7 @@ def program(source, number, grace="5.0"):
 
 @NUMBERS
 @pytest.mark.parametrize("source", [MADE_MEANWHILE, WHILE_IT_IS_MADE, HEARD_BY_THE_LOOP])
-def test_a_loop_hears_it_once_and_nobody_else(start_program, source, number):
+def test_only_the_loop_handles_it_and_only_once(start_program, source, number):
     running = start_program(program(source, number))
     running.expect("^lives$")
     assert running.wait() == 0

@@ -1,4 +1,4 @@
-"""As it was with gunicorn."""
+"""The service's settings under gunicorn."""
 
 import multiprocessing
 import os

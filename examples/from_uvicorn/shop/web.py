@@ -1,4 +1,4 @@
-"""The application: it tells in JSON what it sees of a request and of its settings."""
+"""The application: it reports in JSON what it sees of a request and of its settings."""
 
 import json
 import logging

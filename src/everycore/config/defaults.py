@@ -1,4 +1,4 @@
-"""Defaults that a worker needs too, and that it imports without the tree."""
+"""Defaults that a worker needs too and imports without the tree of settings."""
 
 from typing import Final
 

@@ -175,14 +175,14 @@ def _text(name: str) -> str:
 
 
 def _version() -> str:
-    """Our version by the name of the folder that an installer has made; it is read where there is none."""
+    """The version, from the folder that an installer has made or, without one, from the metadata."""
     for folder in sys.path:
         with contextlib.suppress(OSError, TypeError, ValueError):
             for name in os.listdir(folder or "."):
                 if name.startswith("everycore-") and name.endswith(".dist-info"):
                     return name.removeprefix("everycore-").removesuffix(".dist-info")
     try:
-        from importlib.metadata import version  # late: 35 modules, which nobody else needs
+        from importlib.metadata import version  # imported late: 35 modules
 
         return version("everycore")
     except Exception:  # no metadata in a zip, or no descriptor left

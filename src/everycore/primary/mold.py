@@ -1,7 +1,7 @@
 """One mold's process: started as a worker is, asked for workers, and ended.
 
-Invariant: it is reaped once; a worker that it has made is known here before anything else of that worker is
-heard, and one that nobody knows ends by itself, for its words find no reader.
+Invariants: it is reaped once. A worker that it has made is known here before anything else is heard of that
+worker. A worker that is not known here ends by itself, because its messages have no reader.
 """
 
 from __future__ import annotations
@@ -36,36 +36,37 @@ from everycore.system.seam import System
 from everycore.system.strange import close_emptied, close_strange
 
 VARIABLE: Final = "_EVERYCORE_MOLD"
-#: What a mold runs where everycore lies in an archive, which has no such script. The folder is put in front.
+#: The mold's program if everycore lies in an archive and so has no such script. The folder is put in front of
+#: `sys.path`.
 _IN_ARCHIVE: Final = (
     "import sys; sys.path.insert(0, {folder!r}); from everycore.mold.process import main; del sys.path[0];"
     " main(globals())"
 )
-#: A dead mold's words may still be on their way, from a worker that it was making. Seconds.
+#: In seconds. After the mold's end, messages of a worker that it was making may still be on their way.
 LAST_WORDS: Final = 1.0
-#: Messages of a mold that are heard before the loop turns.
+#: The most messages of a mold that are handled in one turn of the loop.
 READS_A_TURN: Final = 16
 #: How long the end of the cluster waits for the kernel to take a killed mold apart, in seconds.
 _LAST_STEPS: Final = 2.0
 
 
 class MoldOwner(Protocol):
-    """Whoever has a mold."""
+    """The owner of a mold."""
 
     def knows(self, pid: int) -> bool:
         """Whether that process is a worker already."""
 
     def on_prepared(self, mold: Mold, said: mold_wire.MoldIsPrepared) -> None:
-        """It has imported everything."""
+        """The mold has imported everything."""
 
     def on_born(self, mold: Mold, spawned: Spawned) -> None:
-        """The worker that it was asked for is there."""
+        """The worker that the mold was asked for exists."""
 
     def on_answered(self, mold: Mold, problem: str) -> None:
-        """It is done with that. problem: why there is no worker, where there is none."""
+        """The mold has finished a request. problem: why there is no worker, or empty."""
 
     def on_gone(self, mold: Mold, why: str) -> None:
-        """It has ended, or cannot be prepared; nothing follows."""
+        """The mold has ended, or cannot be prepared. No further call follows."""
 
 
 class Mold:
@@ -90,7 +91,7 @@ class Mold:
         self._terms = terms
         self._birth: Outfit | None = None
         self._is_born = self._is_prepared = False
-        #: A worker that has spoken and was not our child yet.
+        #: A worker that has spoken before it was a child of this process.
         self._early: int | None = None
         self._env: dict[str, str] = {}
         self._uid = -1
@@ -106,7 +107,7 @@ class Mold:
         return None if self._spawned is None else self._spawned.pid
 
     def start(self) -> None:
-        """Start the process. Raises OSError, ConfigurationError."""
+        """Start the process. Raises OSError or ConfigurationError."""
         settings = self.settings
         credentials, user_env = spawner.credentials_of(settings)
         self._env = spawner.environment(settings, user_env)
@@ -164,7 +165,7 @@ class Mold:
         self._birth, self._is_born, self._early, self._lost = birth, False, None, ""
 
     def _changes(self, env: Any) -> tuple[tuple[bytes, bytes | None], ...]:
-        """What a worker has other than the mold at its start."""
+        """The variables in which a worker differs from the mold at its start."""
         changed = {name: value for name, value in env.items() if self._env.get(name) != value}
         gone: dict[str, str | None] = dict.fromkeys(self._env.keys() - env.keys())
         return tuple(
@@ -173,12 +174,12 @@ class Mold:
         )
 
     def kill(self) -> None:
-        """SIGKILL: it has nothing to finish."""
+        """Send SIGKILL: a mold has nothing to finish."""
         if self._spawned is not None and self._status is None:
             self._system.send_signal(self._spawned.pidfd, signal.SIGKILL)
 
     def end_now(self) -> None:
-        """Kill it, and wait until it is gone. Its owner is not told."""
+        """Kill the mold and wait until it is gone. The owner is not told."""
         if self._spawned is not None and self._status is None:
             self.kill()
             wait_for_end(self._spawned.pid, _LAST_STEPS)
@@ -186,14 +187,14 @@ class Mold:
         self._let_go()
 
     def abandon(self) -> None:
-        """In a forked child: close our copies. The loop is the parent's, and not touched."""
+        """In a forked child: close the copies of the descriptors. The parent's loop stays as it is."""
         if self._socket is not None:
             close_all((self._socket.detach(),))
         if self._spawned is not None:
             close_all(fd for fd in (self._spawned.pidfd, self._spawned.leash) if fd >= 0)
 
     def descriptors(self) -> list[int]:
-        """The numbers that belong to it."""
+        """The descriptors that belong to the mold, as numbers."""
         found = [] if self._socket is None else [self._socket.fileno()]
         return found if self._spawned is None else [*found, self._spawned.pidfd, self._spawned.leash]
 
@@ -201,15 +202,15 @@ class Mold:
     def _group(self) -> int:
         return self._spawned.pid if self._spawned is not None and self._terms.new_group else 0
 
-    # --- what it says -------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        for _ in range(READS_A_TURN):  # a mold runs a program's code, and may say things without end
+        for _ in range(READS_A_TURN):  # a mold runs a program's code and may send messages without end
             if self._socket is None or not self._read_one():
                 return
 
     def _read_one(self) -> bool:
-        """Read a message. False where there is none."""
+        """Read a message. Returns False if there is none."""
         assert self._socket is not None
         try:
             packet = molding.receive_signed(self._socket, mold_wire.LONGEST)
@@ -217,7 +218,7 @@ class Mold:
             return False
         except OSError:
             packet = None
-        if packet is None:  # nobody is left who could say anything
+        if packet is None:  # no process is left that could send anything
             self._close_socket()
             self.kill()
             if self._status is not None:
@@ -251,14 +252,14 @@ class Mold:
                 self._take_early()
                 was_born, self._birth = self._is_born, None
                 if not was_born:
-                    problem = self._lost or problem or "it ended before it had begun"
+                    problem = self._lost or problem or "it ended before it ran"
                 self._owner.on_answered(self, "" if was_born else problem)
 
     def _take(self, birth: Outfit, pid: int) -> None:
-        """The kernel names that process as the sender. It is a child of ours, or nothing of ours at all."""
+        """Take the sender named by the kernel as the new worker, if it is a child of this process."""
         if self._owner.knows(pid):
             return
-        if not molding.is_child(pid):  # it speaks again once it is; unless it is killed before
+        if not molding.is_child(pid):  # it speaks again once it is a child, unless it is killed before
             self._early = pid
             return
         pidfd = kept = -1
@@ -266,7 +267,7 @@ class Mold:
         try:
             pidfd = os.pidfd_open(pid)
             kept = birth.leash.tie(pid, birth.orphan_signal, group=ends_group)
-        except OSError as error:  # no descriptor left: nobody would ever learn of its end
+        except OSError as error:  # out of descriptors: the primary would never learn of its end
             close_all(fd for fd in (pidfd,) if fd >= 0)
             processes.end_child(pid)
             self._lost = f"it was made, but cannot be watched: {error.strerror}"
@@ -276,7 +277,7 @@ class Mold:
         self._owner.on_born(self, Spawned(pid, pidfd, birth.pipes, kept))
 
     def _take_early(self) -> None:
-        """What has spoken and is killed has become our child all the same: it is ours to reap."""
+        """Take a worker that spoke early and was killed: it became a child and must be reaped."""
         if self._early is not None and self._birth is not None and not self._is_born:
             self._take(self._birth, self._early)
 
@@ -290,7 +291,7 @@ class Mold:
         self._loop.remove_reader(self._spawned.pidfd)
         if self._socket is not None:
             self._on_readable()
-        if self._spawned is None:  # that was its last word
+        if self._spawned is None:  # that was the last message
             return
         if self._socket is None or self._birth is None or self._is_born:
             self._finish()
@@ -298,7 +299,7 @@ class Mold:
             self._patience.set_in(LAST_WORDS)
 
     def _finish(self) -> None:
-        """Nothing is heard of it any more."""
+        """No more messages of the mold are to come."""
         self._take_early()
         self._let_go()
         self._owner.on_gone(self, self._problem or f"the mold ended: {self._status}")
@@ -322,10 +323,10 @@ def mold_command(argv: Sequence[str]) -> list[str]:
     """The command line of the mold from which `argv` can be forked. Raises ConfigurationError."""
     name = os.path.basename(argv[0])
     if argv[0] != sys.executable and not name.startswith(("python", "pypy")):
-        raise ConfigurationError("preload", f"needs a Python program, and exec names {argv[0]!r}")
+        raise ConfigurationError("preload", f"needs a Python program, but exec names {argv[0]!r}")
     flags, program = processes.split_command(argv)
     if not program or program[0] == "-":
-        raise ConfigurationError("preload", "needs a Python program, and exec names none")
+        raise ConfigurationError("preload", "needs a Python program, but exec names none")
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     script = os.path.join(package, "mold", "__main__.py")
     if os.path.isfile(script):
@@ -335,7 +336,7 @@ def mold_command(argv: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _streams(settings: Settings) -> Iterator[list[Any]]:
-    """The mold's own: it reads nothing, and prints where a worker does; where that is a pipe, where we do."""
+    """Open the mold's streams: no input; output as a worker's, or as the primary's if that is a pipe."""
     with contextlib.ExitStack() as stack:
         found: list[Any] = [subprocess.DEVNULL]
         for item in spawner.three_streams(settings)[1:]:

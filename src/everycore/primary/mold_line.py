@@ -1,6 +1,6 @@
-"""The molds of one identity, driven: `core.molds` decides, this starts them and asks them for workers.
+"""The driver of the molds of one identity: `core.molds` decides, this starts them and asks them for workers.
 
-Invariant: one input at a time; each worker's driver is told once what has become of it.
+Invariant: one input at a time; each worker's driver is told exactly once what became of its worker.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from everycore.system.seam import System
 
 log = logging.getLogger("everycore.primary")
 
-#: A worker that is not wanted any more has so long to be made, before its mold is taken for stuck. Seconds.
+#: In seconds. If a worker that is no longer wanted takes longer to be made, its mold counts as stuck.
 OVERDUE: Final = 1.0
-#: What a mold does at a moment.
+#: The state of a mold at a moment.
 MoldState: TypeAlias = Literal["preparing", "serving", "ending"]
 _FORCE: Final = "preload_force (--preload-force) forks all the same"
 
 
 class LineOwner(Protocol):
-    """Whoever has the molds of all identities, as one of these knows it."""
+    """The owner of the molds of all identities, as far as the molds of one identity need it."""
 
     loop: asyncio.AbstractEventLoop
     system: System
@@ -45,10 +45,10 @@ class LineOwner(Protocol):
         """Whether workers with these settings come from a mold."""
 
     def asks(self) -> None:
-        """A mold is about to be asked. Raises OSError where orphans cannot be adopted."""
+        """A mold is about to be asked. Raises OSError if orphans cannot be adopted."""
 
     def answered(self) -> None:
-        """A mold has answered, or never will."""
+        """A mold has answered, or never will answer."""
 
 
 class MoldedLine:
@@ -58,9 +58,9 @@ class MoldedLine:
         self.molds: dict[int, Mold] = {}
         self._owner = owner
         self._decisions = molds.MoldLine()
-        #: What the next mold has.
+        #: The settings of the next mold.
         self._settings = settings
-        #: Lets `core.molds` decide about an input, and does what it says.
+        #: Lets `core.molds` decide about an input, and performs the actions.
         self.tell = InTurn[molds.MoldInput](self._decide).tell
         self._waiting: dict[int, tuple[Awaiting, Outfit]] = {}
         self._renewals: dict[int, asyncio.Future[None]] = {}
@@ -83,7 +83,7 @@ class MoldedLine:
 
     def withdraw(self, worker: int) -> None:
         """As `Molds.withdraw`."""
-        if worker in self._waiting:  # behind `WorkerWanted`, which may be on its way
+        if worker in self._waiting:  # this comes after `WorkerWanted`, which may still be scheduled
             self._owner.loop.call_soon(self.tell, molds.WorkerWithdrawn(worker))
 
     def renew(self) -> asyncio.Future[None]:
@@ -169,13 +169,13 @@ class MoldedLine:
         worker = decisions.asked if decisions.asked_of == mold.number else None
         if worker is not None:
             self._owner.answered()
-            if worker not in self._waiting:  # it was made, and the mold has not come to say so
+            if worker not in self._waiting:  # the worker was made, but the mold ended before it could say so
                 self.tell(molds.WorkerBorn(worker))
         is_serving = mold.number == decisions.serving
         if is_serving:
             log.warning("%s; running workers go on", why)
         elif mold.number == decisions.coming and not (self._waiting or self._renewals):
-            log.error("no mold can be prepared, and the next worker tries again: %s", why)
+            log.error("cannot prepare a mold; the next worker tries again: %s", why)
         self.tell(molds.MoldGone(mold.number, why))
 
     # --- actions ------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class MoldedLine:
         try:
             mold.ask(self._waiting[worker][1])
         except (BrokenPipeError, ConnectionResetError):
-            return  # it has just ended, and that is heard in a moment
+            return  # it has just ended; `_on_end` will say so
         except OSError as error:
             self._owner.answered()
             self.tell(molds.WorkerLost(worker, str(with_hint(error))))

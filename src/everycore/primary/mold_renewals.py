@@ -1,4 +1,4 @@
-"""The part of a reload that comes before its workers: a new mold, where these are forked from one."""
+"""The step of a reload before its workers: a new mold, if workers are forked from one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from everycore.primary.cluster import Cluster
 
 
 class MoldRenewals:
-    """The new molds of one pool. `tell`: what the supervisor is told by."""
+    """The new molds of one pool. `tell`: gives the supervisor an input."""
 
     def __init__(self, cluster: Cluster, rollout: Rollout, tell: Callable[[orders.Input], object]) -> None:
         self._cluster = cluster
@@ -26,11 +26,11 @@ class MoldRenewals:
         self.look()
 
     def look(self) -> None:
-        """A reload may be ordered: whether one begins with a mold is known from the settings."""
+        """A reload may be ordered: find out from the settings whether it begins with a mold."""
         self._rollout.prepares = self._cluster._runtime.molds.wants(self._cluster.settings)
 
     def perform(self, action: orders.Prepare) -> None:
-        """Have a new mold, or wait for none any longer."""
+        """Prepare a new mold, or stop waiting for one."""
         molds = self._cluster._runtime.molds
         if action.is_cancelled:
             self._last = None
@@ -40,7 +40,7 @@ class MoldRenewals:
         self._last.add_done_callback(partial(self._renewed, action.generation))
 
     def _renewed(self, generation: int, done: asyncio.Future[None]) -> None:
-        if done is not self._last or done.cancelled():  # a later one has taken its place
+        if done is not self._last or done.cancelled():  # a later one has replaced it
             return
         self._last = None
         error = done.exception()

@@ -24,8 +24,8 @@ class Told:
         self._sentences: set[str] = set()
 
     def tell(self, sentence: str) -> None:
-        """Warn of it, unless that has been done."""
-        sentence = in_a_line(sentence)  # the worker may have chosen an address in it
+        """Log a warning, unless the same sentence was logged before."""
+        sentence = in_a_line(sentence)  # it may contain an address that the worker has chosen
         if sentence in self._sentences or len(self._sentences) > MOST_TOLD:
             return
         self._sentences.add(sentence)

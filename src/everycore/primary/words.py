@@ -81,8 +81,8 @@ class SupervisionWords:
                 seconds, limit = self._supervisor.intensity.seconds, self._supervisor.backoff.limit
                 return logging.ERROR, (
                     f"slot {end.slot} has failed: {ends} of its workers ended within {seconds:g} s or before"
-                    f" they were ready, worker {end.worker} at last: {how}; it is tried again about every"
-                    f" {limit:g} s, and told when it works"
+                    f" they were ready, worker {end.worker} at last: {how}; it is retried about every"
+                    f" {limit:g} s; the log says when it works"
                 )
             case orders.SlotWorks(slot, worker, ends):
                 return logging.INFO, f"slot {slot} works again with worker {worker}, after {ends} ends"

@@ -38,10 +38,10 @@ ROW: Final = 8
 CAPACITY: Final = 1024
 SIZE: Final = CAPACITY * ROW * 8
 _HIGH_WATER: Final = 0
-#: Of the running mean: how much the last connection counts.
+#: The weight of the last connection in the running mean.
 _WEIGHT: Final = 1 / 16
-#: Connections that a worker may be believed to have, and to have accepted: above what descriptors allow, and
-#: what a lifetime does.
+#: The most connections that a worker is believed to have open, and to have accepted. The first is more than
+#: the limits on descriptors allow, the second more than a lifetime suffices for.
 _MOST_OPEN: Final = 1 << 24
 _MOST_ACCEPTED: Final = 1 << 62
 _now: Final = time.monotonic
@@ -63,15 +63,15 @@ class LoopTimes(NamedTuple):
 
 
 class Next(enum.Enum):
-    """To which worker the next connection of a shared listener is to go, by what the board says."""
+    """To which worker the next connection of a shared listener should go, judging by the board."""
 
     #: To this worker: no other one waits for events.
     ONLY_MINE = enum.auto()
-    #: To this worker as well as to another one: none of those that wait for events holds fewer.
+    #: This worker or another one: no worker that waits for events holds fewer connections.
     MINE_TOO = enum.auto()
     #: To another worker first.
     ANOTHER = enum.auto()
-    #: To another worker, since this one holds too many.
+    #: Another worker, since this one holds too many.
     NOT_MINE = enum.auto()
 
 
@@ -94,8 +94,8 @@ class PrimaryBoard(Board):
     def __init__(self) -> None:
         fd = os.memfd_create("everycore-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            # # Never the number of a standard stream that this process lacks: a worker would get it as that
-            # stream.
+            # Never the number of a standard stream that this process lacks: a worker would get the board as
+            # that stream.
             self.fd = duplicate(fd)
         finally:
             os.close(fd)
@@ -123,7 +123,7 @@ class PrimaryBoard(Board):
         return row
 
     def release(self, row: int) -> None:
-        """Free `row`: its worker is gone."""
+        """Free `row`: its worker has ended."""
         if row:
             self._clear(row)
             self._free.add(row)
@@ -174,10 +174,11 @@ class WorkerBoard(Board):
         self._at = row * ROW if row else None
         self._serves = self._open = self._accepted = self._requests = self._beat = 0
         self._loop_busy = self._loop_late = 0.0
-        #: Seconds that the loop has been busy since the last connection came, and for each on average.
+        #: Sums up the seconds for which the loop was busy since the last connection. `cost`: the average for
+        #: a connection.
         self._turns = BusyTime(_now())
         self.cost = 0.0
-        #: Whether `idle` is called in each turn of the loop now.
+        #: Whether `idle` is called in each turn of the loop at present.
         self._is_measured = True
 
     def close(self) -> None:
@@ -197,10 +198,10 @@ class WorkerBoard(Board):
             self._cells[self._at + ACCEPTED] = self._accepted
 
     def accepted(self, change: int, margin: float, slack: int = 0) -> Next:
-        """The loop itself accepted a connection: `opened` and `next` in one. HOT: called for each one.
+        """The loop itself accepted a connection: `opened` and `next` in one. HOT: called for each connection.
 
-        change: how many more are open than this worker has said. slack: by how many others may hold fewer,
-        and the next connection be for this worker too.
+        change: how many more connections are open than this worker has noted. slack: the next connection may
+        be for this worker even if others hold this many fewer.
         """
         at_mine = self._at
         if at_mine is None:
@@ -216,20 +217,20 @@ class WorkerBoard(Board):
         cells[at_mine + ACCEPTED] = accepted
         enough = mine - slack
         for at in range(ROW, min(cells[_HIGH_WATER], CAPACITY) * ROW, ROW):
-            # Most connections end here, at the first other worker: it is at work, or holds as many.
+            # Most calls do not get past the first other worker: it is busy or holds as many.
             if at != at_mine and cells[at + IDLE] and cells[at + OPEN] < enough and cells[at + SERVING]:
                 return self.next(margin, slack)
         return Next.MINE_TOO
 
     def closed(self, count: int = 1) -> None:
-        """So many accepted connections are closed."""
+        """Note that `count` accepted connections were closed."""
         if self._at is not None:
             self._open -= count
             self._cells[self._at + OPEN] = self._open
 
     @property
     def held(self) -> int:
-        """How many connections this worker has said that it holds."""
+        """How many connections this worker holds, as noted on the board."""
         return self._open
 
     def serving(self, serves: bool) -> None:
@@ -249,7 +250,7 @@ class WorkerBoard(Board):
             self._turns.began = _now() if since is None else since
 
     def measure(self, measures: bool) -> None:
-        """`idle` is called in each turn from now on, or is not: then the loop counts as one that waits."""
+        """Note whether `idle` is called in each turn from now on. If not, the loop counts as waiting."""
         self._is_measured = measures
         self._turns.began = _now()
         if self._at is not None and not measures:
@@ -281,11 +282,11 @@ class WorkerBoard(Board):
             self._cells[self._at + BEAT] = 0
 
     def next(self, margin: float, slack: int = 0) -> Next:
-        """To which worker the next connection is to go. HOT: looks at each row, for each connection.
+        """To which worker the next connection should go. HOT: looks at each row, for each connection.
 
-        This worker holds too many if it holds over `margin` more than the serving workers on average, and one
-        that waits for events holds fewer than that average, so that it can take it. slack: by how many others
-        may hold fewer, and the next connection be for this worker too.
+        This worker holds too many if it holds over `margin` more than the serving workers do on average, and
+        a worker that waits for events holds fewer than that average and can take the connection. slack: the
+        next connection may be for this worker even if others hold this many fewer.
         """
         if self._at is None:
             return Next.ANOTHER

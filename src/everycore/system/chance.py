@@ -1,6 +1,6 @@
-"""A number by chance, for what must not happen at the same moment in many processes.
+"""A random number, to spread what must not happen at the same moment in many processes.
 
-`random` would do. It imports OpenSSL's hashes, for which a primary has no other use.
+`random` would do as well, but it imports OpenSSL's hashes, which a primary needs for nothing else.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def close_sent(handle: Any) -> None:
 
 
 def empty_out(fds: Iterable[int], like: int) -> None:
-    """Close those of `fds` that are the same file as `like`, and keep their numbers in use, for nothing."""
+    """Close each of `fds` that is the same file as `like`. Its number stays in use, for the null device."""
     for fd in fds:
         with contextlib.suppress(OSError):
             if os.path.sameopenfile(fd, like):

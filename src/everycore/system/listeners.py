@@ -203,7 +203,7 @@ class StreamListener(BoundSocket):
             sockets.suspend(self.sock)
 
     def bar(self) -> bool:
-        """As `BoundSocket.bar`, for a TCP listener that nobody else holds: they would share the filter."""
+        """As `BoundSocket.bar`, for a TCP listener that no other process holds: it would share the filter."""
         if self.owned and self.is_listening and self.family != socket.AF_UNIX and not self._is_barred:
             self._is_barred = closing.bar(self.sock)
         return self._is_barred

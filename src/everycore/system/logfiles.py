@@ -21,7 +21,7 @@ log = logging.getLogger("everycore.system")
 class OwnLogFile(logging.FileHandler):
     """A log file that knows how to reopen itself."""
 
-    #: #: Another process has the same file and reports when it cannot be reopened.
+    #: Whether other processes have the same file and report it if the file cannot be reopened.
     is_told_elsewhere = False
 
     def reopen(self) -> None:
@@ -56,7 +56,7 @@ def _reopen(handler: logging.FileHandler) -> None:
     if isinstance(handler, OwnLogFile):
         handler.reopen()
         return
-    if watched := _as(handler, "WatchedFileHandler"):  # which looks by itself, at its next record
+    if watched := _as(handler, "WatchedFileHandler"):  # it checks by itself, at its next record
         watched.acquire()
         try:
             watched.reopenIfNeeded()
@@ -91,7 +91,7 @@ def has_moved(fd: int, path: str) -> bool:
 
 
 def _as(handler: logging.Handler, kind: str) -> Any:
-    """`handler`, if it is of that kind of `logging.handlers`. Only who has such a one imports that module."""
+    """`handler` if it is of that class of `logging.handlers`, else None. Does not import that module."""
     module: Any = sys.modules.get("logging.handlers")
     return handler if module is not None and isinstance(handler, getattr(module, kind)) else None
 

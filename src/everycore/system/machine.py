@@ -119,7 +119,7 @@ def _affinity() -> int:
 
 
 def _cpu_quota(membership: Path, root: Path) -> int | None:
-    """The smallest quota in whole CPUs, rounded up; None if there is none."""
+    """The smallest quota in whole CPUs, rounded up; None without a quota."""
     texts = [_text(join(group, "cpu.max")) for group in _groups("", membership, root)]
     texts += [
         f"{_text(join(group, 'cpu.cfs_quota_us'))} {_text(join(group, 'cpu.cfs_period_us'))}"
@@ -132,7 +132,7 @@ def _cpu_quota(membership: Path, root: Path) -> int | None:
 
 
 def _groups(controller: str, membership: Path, root: Path) -> Iterator[str]:
-    """The folders of our group and its ancestors in the hierarchy of `controller` ("" is v2's)."""
+    """The folders of the process's group and its ancestors in the hierarchy of `controller` ("" is v2's)."""
     for line in _text(membership).splitlines():
         hierarchy, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -147,7 +147,7 @@ def _groups(controller: str, membership: Path, root: Path) -> Iterator[str]:
 
 
 def _mounts(controller: str, controllers: str, root: Path) -> tuple[str, ...]:
-    """Where a hierarchy is: v1 under one name or all of them, v2 at the root or, beside v1, in `unified`."""
+    """Where a hierarchy is mounted. v1: under one name or all of them; v2: at the root, or in `unified`."""
     names = ("", "unified") if controller == "" else tuple(dict.fromkeys((controller, controllers)))
     return tuple(join(root, name) for name in names)
 

@@ -6,13 +6,14 @@ only while it waits for a worker. So pidfd, waitid(2) and PR_SET_PDEATHSIG work 
 primary has started, and orphans of a worker's own go to process 1 as usual. Invariant: a worker runs nothing
 of its program before it is the primary's child.
 
-Facts (kernel/exit.c): a parent's end gives its children away before its pidfd becomes readable, so whoever
-polls that finds the new parent; end-of-file of a pipe comes earlier. A fork by clone(2) with CLONE_PARENT
-would need no middle process, but skips pthread_atfork(3): OpenBLAS hangs in such a child.
+Facts (kernel/exit.c): when a process ends, its children get their new parent before its pidfd becomes
+readable, so a process that polls the pidfd finds the new parent; end-of-file of a pipe comes earlier. A fork
+by clone(2) with CLONE_PARENT would need no middle process, but skips pthread_atfork(3): OpenBLAS hangs in
+such a child.
 
-Whoever is killed on the way is reaped: by the middle process, which waits until the worker has spoken, and by
-the primary, which has heard of the worker from then on. In a program of somebody else's a primary may reap
-nobody whom it does not know.
+A worker that is killed on the way is reaped: by the middle process until the worker has spoken, and after
+that by the primary, which then knows of it. A primary inside another program must reap only processes that it
+knows.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ _INT: Final = array.array("i").itemsize
 #: The exit status of a worker that is not the child of the primary that it was made for: EX_TEMPFAIL of
 #: sysexits.h.
 _NOT_ADOPTED: Final = 75
-#: The middle process ends with that where the worker was killed before it had spoken.
+#: The middle process ends with this status if the worker was killed before it had spoken.
 _KILLED: Final = 76
-#: The middle process ends with that and the error's number.
+#: The middle process ends with this status plus the errno if its fork fails.
 _FORK_FAILED: Final = 128
 
 #: The bytes of a message, its descriptors, and the pid and uid of its sender.
@@ -113,10 +114,11 @@ def is_child(pid: int) -> bool:
 
 
 def fork_for(primary: int, say_there: Callable[[], object]) -> str | None:
-    """Fork a worker that is the child of `primary`. None in the worker, which has called `say_there` twice.
+    """Fork a worker that becomes a child of `primary`. Returns None in the worker.
 
-    The first time it is not yet the child of `primary`, the second time it is.
-    In the mold: why there is none; empty if it was there. Signals that are blocked here are in the worker.
+    The worker has then called `say_there` twice: before it was a child of `primary`, and after. In the mold
+    this returns why there is no worker, or an empty string if it was made. Signals that are blocked here stay
+    blocked in the worker.
     """
     done, held = os.pipe2(os.O_CLOEXEC)
     try:
@@ -138,7 +140,7 @@ def fork_for(primary: int, say_there: Callable[[], object]) -> str | None:
 
 
 def _orphan(primary: int, say_there: Callable[[], object]) -> None:
-    """In the middle process: go on in a child of it, once that has spoken and is the child of `primary`."""
+    """In the middle process: go on in its child, once it has spoken and is a child of `primary`."""
     middle = os.pidfd_open(os.getpid())
     has_spoken, speaks = os.pipe2(os.O_CLOEXEC)
     try:
@@ -174,13 +176,13 @@ def _see_it_made(middle: int, done: int, held: int) -> str:
         return ""
     if code > _FORK_FAILED:
         return f"the mold cannot fork: {os.strerror(code - _FORK_FAILED)}"
-    return f"it ended while it was made: {f'status {code}' if code > 0 else signal.Signals(-code).name}"
+    return f"it ended while it was being made: {f'status {code}' if code > 0 else signal.Signals(-code).name}"
 
 
 def _fork() -> int:
     if sys.version_info < (3, 12):
         return os.fork()
-    with warnings.catch_warnings():  # of threads: whoever forks has looked for them, and told
+    with warnings.catch_warnings():  # about threads: the caller has checked and reported them
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
@@ -201,7 +203,7 @@ def lone_after_fork() -> list[tuple[int, str]]:
             try:
                 with open(f"/proc/self/task/{name}/comm", encoding="utf-8", errors="replace") as file:
                     found.append((int(name), file.read().strip()))
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the thread has ended meanwhile
                 continue
     return found
 

@@ -1,9 +1,9 @@
-"""How long a thread is busy, without the time for which the kernel has given its processor to another.
+"""How long a thread is busy, not counting the time that the kernel has given its CPU to other threads.
 
-Where processors are short, the kernel takes a thread's processor away for some milliseconds. By the clock, a
-turn of the loop in which that happens looks as if a handler had blocked. Facts (getrusage(2), Linux):
-`ru_nivcsw` counts these switches, and none for a thread that waits by itself, in a sleep or a system call. So
-a long time counts in full unless it counted such a switch, and then only as far as the thread computed. The
+Where CPUs are scarce, the kernel takes the CPU from a thread for some milliseconds. On the clock, a turn of
+the loop in which this happens looks as if a handler had blocked. Facts (getrusage(2), Linux): `ru_nivcsw`
+counts these switches, but no waits that the thread chose, such as a sleep or a system call. So a long time
+counts in full unless that counter has risen; then only the CPU time of the thread counts. Reading the
 thread's own clock costs up to 2.5 us (measured), so it is read only for a while after a long time was seen.
 """
 
@@ -12,10 +12,10 @@ from __future__ import annotations
 import time
 from typing import Final
 
-#: A time is long, and looked into, above this; and counts this much at most, in seconds.
+#: `LONG`: a longer time is examined. `LONGEST`: the most that such a time counts for. In seconds.
 LONG: Final = 0.0005
 LONGEST: Final = 0.002
-#: For how many times the thread's clock is read after a long one.
+#: The number of times for which the thread's clock is read after a long one.
 _ALERT: Final = 8
 
 
@@ -26,7 +26,7 @@ def _switches() -> int:
 
 
 class Preemptions:
-    """Corrects the times for which one thread was busy, as the clock shows them."""
+    """Corrects the clock's measure of how long one thread was busy."""
 
     __slots__ = ("_alert", "_computed", "_is_known", "_switches")
 
@@ -37,7 +37,7 @@ class Preemptions:
         self._is_known = False
 
     def begin(self) -> None:
-        """A time begins, or the thread is about to wait for it."""
+        """A time begins, or the thread is about to wait for one."""
         if self._alert:
             self._alert -= 1
             self._is_known = True
@@ -55,7 +55,7 @@ class Preemptions:
 
 
 class BusyTime:
-    """Adds up the turns of an event loop: `began` is when the last one did, `seconds` the sum so far."""
+    """Adds up the turns of an event loop. `began`: when the last turn did. `seconds`: the sum so far."""
 
     __slots__ = ("_preemptions", "began", "seconds")
 

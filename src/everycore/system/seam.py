@@ -29,7 +29,7 @@ class System(Protocol):
     """Whether workers can be forked from a mold."""
 
     def own_command(self, exec_argv: Sequence[str] | None, args: Sequence[str] | None) -> list[str]:
-        """Return this process's command line again. Raises ConfigurationError where there is none."""
+        """Return this process's command line again. Raises ConfigurationError if that is impossible."""
 
     def spawn(
         self,

@@ -25,9 +25,9 @@ _LISTEN: Final = "0A"
 _ACCEPTS: Final = 0x10000
 #: The function of the kernel in which waitpid(2) waits.
 _WAITS: Final = "do_wait"
-#: Before an address of IPv4 on a socket of IPv6.
+#: The prefix of an IPv4 address on an IPv6 socket.
 _MAPPED: Final = "::ffff:"
-#: The sockets of multiprocessing itself, as in `worker.intercept.addresses`.
+#: The prefix of the sockets of multiprocessing itself, as in `worker.intercept.addresses`.
 _PLUMBING: Final = "/pymp-"
 
 
@@ -43,7 +43,7 @@ def listeners_at(address: object) -> frozenset[int]:
 
 
 def is_at(found: Address, asked: object) -> bool:
-    """Whether who connects to `asked`, (host, port), may reach a listener that was found."""
+    """Whether a client that connects to `asked`, (host, port), may reach the listener at `found`."""
     match asked:
         case (str(host), int(port), *_) if isinstance(found, tuple):
             return found[1] == port and found[0] in {host, "0.0.0.0", "::"}
@@ -63,13 +63,13 @@ def sockets_of(pid: int) -> frozenset[int]:
 
 
 def _some_of(folder: str) -> list[str]:
-    """Some names in a folder of /proc: a process can have more than there is time for. Raises OSError."""
+    """Some names in a folder of /proc: a process may have too many to examine all. Raises OSError."""
     with os.scandir(folder) as entries:
         return [entry.name for entry in itertools.islice(entries, MOST_LOOKED_AT)]
 
 
 def descendants_of(pid: int) -> list[int]:
-    """Its children, their children, and so on; empty if the kernel lacks CONFIG_PROC_CHILDREN."""
+    """Its children, their children, and so on; an empty list if the kernel lacks CONFIG_PROC_CHILDREN."""
     found: list[int] = []
     todo = [pid]
     while todo and len(found) < MOST_LOOKED_AT:
@@ -80,7 +80,7 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def waits_for_process(pid: int) -> bool:
-    """Whether its main thread waits for a child to end; False where the kernel does not tell."""
+    """Whether its main thread waits for a child to end; False if the kernel does not say."""
     try:
         with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
             return file.read() == _WAITS
@@ -89,7 +89,7 @@ def waits_for_process(pid: int) -> bool:
 
 
 def command_line(pid: int) -> list[str]:
-    """The words of its command line; none for a process that is gone."""
+    """The words of its command line; an empty list if the process is gone."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
@@ -100,7 +100,8 @@ def command_line(pid: int) -> list[str]:
 def is_shareable(address: Address) -> bool:
     """Whether processes of this user may listen on a TCP address beside the current listener (SO_REUSEPORT).
 
-    This tries to bind, and does not listen: the kernel does not tell the options of another process's socket.
+    This binds a socket but does not listen: the kernel does not report the options of another process's
+    socket.
     """
     if not isinstance(address, tuple):
         return False
@@ -153,7 +154,7 @@ def listeners_in(table: Iterable[str]) -> Iterator[tuple[int, str]]:
         words = line.split(maxsplit=7)
         try:
             flags, inode, name = int(words[3], 16), int(words[6]), words[7].rstrip("\n")
-        except (IndexError, ValueError):  # the head of the table; a socket without a name
+        except (IndexError, ValueError):  # the head of the table, or a socket without a name
             continue
         if flags & _ACCEPTS:
             yield inode, name

@@ -177,7 +177,7 @@ class FakeWorker:
         self._player.end(ExitStatus(code=code))
 
     def die(self, signal: int = SIGKILL) -> None:
-        """Die by `signal`, whoever sent it."""
+        """Die by `signal`, from any sender."""
         self._player.end(ExitStatus(signal=signal_of(signal)))
 
     def close_channel(self) -> None:

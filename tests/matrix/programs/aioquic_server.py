@@ -1,4 +1,4 @@
-"""aioquic: a server of streams. Each worker has a socket of its own, and a client stays with one."""
+"""aioquic: a server of streams. Each worker has a socket of its own, and a client stays with one worker."""
 
 import asyncio
 import sys

@@ -39,14 +39,14 @@ async def test_a_stalled_worker_gets_nothing_before_it_acknowledges_the_probe():
         assert it.outstanding(1) >= 1
 
 
-async def test_nothing_is_recalled_while_nobody_else_has_room():
+async def test_nothing_is_recalled_while_no_other_worker_has_room():
     async with stage(1, 2) as it:
         ports = await it.connect(4)
         await it.loop.pass_time(RECALL_AFTER * 5)
         assert it.on_belts() == {1: [ports[0], ports[2]], 2: [ports[1], ports[3]]}
 
 
-async def test_what_could_not_be_recalled_is_recalled_when_somebody_has_room():
+async def test_what_could_not_be_recalled_is_recalled_when_a_worker_has_room():
     """All credit is out, the backlog is empty, all are overdue; then one worker acknowledges."""
     async with stage(1, 2) as it:
         ports = await it.connect(4)

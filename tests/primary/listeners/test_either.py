@@ -91,7 +91,7 @@ async def test_a_stop_lets_connections_that_have_come_be_served(shares):
         assert not it.socket.is_listening
 
 
-async def test_a_worker_that_leaves_after_a_stop_has_nobody_accepted_any_more():
+async def test_a_worker_that_leaves_after_a_stop_causes_no_further_accept():
     async with stage(distribution=either) as it:
         for number in (1, 2):
             await it.worker(number, batch=1)

@@ -59,7 +59,7 @@ async def test_it_stops_listening_at_once_and_all_share_the_connections_that_cam
         assert it.events[-2:] == [("finished", 1), ("finished", 2)]
 
 
-async def test_with_nobody_waiting_the_workers_may_leave_at_once():
+async def test_without_waiting_connections_the_workers_may_leave_at_once():
     async with stage(1, 2) as it:
         it.listener.shut()
         assert not it.socket.is_listening

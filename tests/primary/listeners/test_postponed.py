@@ -55,7 +55,7 @@ async def test_a_waiting_request_is_repeated_for_the_last_time_after_its_wait():
     assert asker.asked == [True]
 
 
-async def test_at_the_end_nobody_waits():
+async def test_at_the_end_no_worker_waits():
     postponed = Postponed(asyncio.get_running_loop(), [], PassedSockets())
     asker = Asker(postponed)
     postponed.close()

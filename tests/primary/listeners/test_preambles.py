@@ -28,7 +28,7 @@ async def test_the_header_is_taken_off_and_names_the_peer():
         assert it.distribution.accepted == 1
 
 
-async def test_it_may_come_in_pieces_and_wakes_nobody_in_between(monkeypatch):
+async def test_it_may_come_in_pieces_and_wakes_no_worker_in_between(monkeypatch):
     """Each part is read once: left there, it would keep the loop awake."""
     reads = []
 

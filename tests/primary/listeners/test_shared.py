@@ -32,7 +32,7 @@ async def test_with_shared_each_has_the_listener_itself_and_can_stop_it_for_all(
     distribution.close()
 
 
-async def test_with_round_robin_nobody_has_it(bound):
+async def test_with_round_robin_no_worker_has_it(bound):
     distribution = Distributor(asyncio.get_running_loop(), bound, Dispatcher())
     assert distribution.shared() == ()
     distribution.close()

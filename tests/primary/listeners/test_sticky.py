@@ -27,7 +27,7 @@ async def test_each_address_has_its_worker():
         assert it.distribution.policy == "sticky"
 
 
-async def test_a_worker_that_blocks_holds_nobody_but_its_own_and_not_for_long():
+async def test_a_worker_that_blocks_holds_only_its_own_clients_and_not_for_long():
     mine = next(source for source in SOURCES if own(source, 2) == 1)
     others = next(source for source in SOURCES if own(source, 2) == 2)
     async with stage(1, 2, policy="sticky") as it:

@@ -63,7 +63,7 @@ def test_what_comes_is_the_servers(handons):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_what_nobody_here_can_serve_is_closed(handons, count):
+def test_a_connection_without_a_server_here_is_closed(handons, count):
     if count != 1:
         handons.begin(lambda sock: pytest.fail("served"))
     fds = [socket.socket().detach() for _ in range(count)]

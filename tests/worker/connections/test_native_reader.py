@@ -1,4 +1,4 @@
-"""A shared listener from which uvloop accepts: each connection is counted as long as it is open."""
+"""A shared listener from which uvloop accepts: each connection is counted while it is open."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ def loop_factory():
 
 
 class Echo(asyncio.Protocol):
-    """Has no room for an attribute of ours."""
+    """Cannot have further attributes."""
 
     __slots__ = ("transport",)
 
@@ -108,11 +108,11 @@ class Stage:
 
     @property
     def counts(self):
-        """How many connections are open, by everything that is asked."""
+        """How many connections are open, by each counter."""
         return self.primary.open(1), self.ledger.open, self.limit.open
 
     async def took(self, *, by_hand):
-        """Whether the next connection is accepted by hand, or else by libuv."""
+        """Whether the next connection was accepted; by_hand: in Python, else by libuv."""
         before = len(self.made), self.by_hand
         self.connect()
         await until(lambda: (len(self.made), self.by_hand) != before)
@@ -129,7 +129,7 @@ class Stage:
 
 
 def own_fds():
-    """Without the one that libuv keeps for the day when none is free."""
+    """All but the one that libuv keeps for when the process runs out of descriptors."""
     return {fd for fd, what in open_fds().items() if what != os.devnull}
 
 
@@ -182,7 +182,8 @@ async def test_one_that_gets_another_protocol_is_counted_on():
 
 
 async def test_it_does_not_make_the_listener_listen():
-    """The primary decides that, and may refuse newcomers; listen(2) would also change the backlog of all."""
+    """The primary decides that, and may refuse new clients; listen(2) would also change the shared
+    backlog."""
     async with stage(listens=False) as it:
         await turn(3)
         assert it.listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
@@ -221,7 +222,7 @@ class TestAFactoryThatFails:
             await echoed(it, it.connect())
 
     def test_by_the_end_of_the_program(self):
-        """As in a server of uvloop's own: the loop ends with it."""
+        """As in a server of uvloop's own: it ends with the loop."""
 
         def leave():
             raise SystemExit(5)
@@ -240,7 +241,7 @@ class TestAFactoryThatFails:
 
 
 class TestEachIsLookedAtFirst:
-    """Then this worker's reader accepts, in Python."""
+    """In these cases this worker's reader accepts, in Python."""
 
     async def test_while_there_is_a_limit(self):
         async with stage() as it:
@@ -267,7 +268,7 @@ class TestEachIsLookedAtFirst:
             await until(lambda: it.by_hand == 1)
 
     async def test_while_descriptors_are_short(self):
-        """libuv would close those who wait."""
+        """libuv would close the connections that wait."""
         async with stage() as it:
             await it.until_open(0)
             lowest = os.dup(0)
@@ -288,7 +289,7 @@ class TestEachIsLookedAtFirst:
             assert [await it.took(by_hand=True) for _ in range(2)] == [True, False]
 
     async def test_while_the_listener_does_not_listen(self, caplog):
-        """The primary refuses for a while. libuv would try to accept in each turn, for ever."""
+        """The primary refuses for a while. libuv would try to accept in every turn, for ever."""
         async with stage() as it:
             it.listener.shutdown(socket.SHUT_RD)
             await until(lambda: it.reader._is_in_trouble)
@@ -335,11 +336,11 @@ async def test_they_can_be_ended():
 
 
 class TestHotTurns:
-    """Turns are told in a sample while one connection after another comes, each of them cheap."""
+    """Turns are sampled while one connection after another comes and each of them is cheap."""
 
     @pytest.fixture(autouse=True)
     def fast_and_cheap(self, monkeypatch):
-        """However busy this machine is."""
+        """On a busy machine too."""
         monkeypatch.setattr(pace, "FAST", scaled(60))
         for module in (pace, native_reader):
             monkeypatch.setattr(module, "COSTLY", scaled(60))
@@ -353,7 +354,7 @@ class TestHotTurns:
             assert it.told._is_paused
             assert it.primary._cells[ROW + IDLE] == 1
             assert it.primary._cells[ROW + OPEN] <= TOLD + 2
-            it.limit.set(5, None)  # each end may matter now
+            it.limit.set(5, None)  # from now on each end may matter
             it.reader._disarm()
             assert not it.told._is_paused
             await it.until_open(0)

@@ -224,7 +224,7 @@ class TestWhoHoldsTooMany:
             it.board.holds_too_many = False
             assert sum(await by_turns(it, 4)) >= 2
 
-    async def test_takes_one_when_nobody_else_does(self, clock):
+    async def test_takes_one_when_no_other_worker_does(self, clock):
         async with self.stage(clock) as it:
             await it.connected()
             for taken in (1, 2, 3):

@@ -78,7 +78,7 @@ async def test_it_is_held_back_while_what_the_loop_is_there_for_is_stuck(primary
     heartbeat.end()
 
 
-async def test_under_a_debugger_nobody_counts(primary, board):
+async def test_under_a_debugger_beats_are_not_counted(primary, board):
     before = sys.gettrace()
     heartbeat = Heartbeat(board, 0.5)
     try:

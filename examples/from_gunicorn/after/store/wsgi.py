@@ -1,4 +1,4 @@
-"""The application: it tells in JSON what it sees of a request and of its settings."""
+"""The application: it reports in JSON what it sees of a request and of its settings."""
 
 import atexit
 import json
@@ -7,7 +7,7 @@ import os
 import sqlite3
 
 log = logging.getLogger("store")
-database = sqlite3.connect(":memory:", check_same_thread=False)  # in each worker: it imports this itself
+database = sqlite3.connect(":memory:", check_same_thread=False)  # one in each worker
 
 
 @atexit.register

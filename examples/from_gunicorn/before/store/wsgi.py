@@ -1,4 +1,4 @@
-"""The application: it tells in JSON what it sees of a request and of its settings."""
+"""The application: it reports in JSON what it sees of a request and of its settings."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ database: sqlite3.Connection
 
 
 def connect():
-    """Once in each process; a connection must not cross a fork."""
+    """Called once in each process: a connection must not cross a fork."""
     global database
     database = sqlite3.connect(":memory:", check_same_thread=False)
 

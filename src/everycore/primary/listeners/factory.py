@@ -28,7 +28,7 @@ from everycore.system.sockets import checked_backlog, off_the_wire
 if TYPE_CHECKING:
     from everycore.core.proxies import Proxies
 
-#: The setting that names proxies.
+#: The setting that names trusted proxies.
 PROXIES: Final = "trust_proxy_protocol"
 
 

@@ -62,7 +62,8 @@ class Postponed:
         self._told: dict[ListenKey, int] = {}
         #: Worker -> the latest address that it was told is in use.
         self.in_use: dict[int, ListenKey] = {}
-        #: Whether another worker than this one listens at an address by itself, where nobody here sees it.
+        #: Whether a worker other than this one has a listener of its own at an address, out of the primary's
+        #: control.
         self.is_elsewhere: Callable[[int, Any], bool] = lambda _worker, _address: False
 
     def add(self, again: Callable[[bool], None], until: float) -> None:
