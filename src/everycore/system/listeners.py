@@ -95,6 +95,10 @@ class BoundSocket:
         """Receive what comes to the address, for the first time or again. The OSError names the address."""
         raise NotImplementedError
 
+    def was_shut_down(self) -> bool:
+        """Whether a process that shares it has shut it down (shutdown(2)), so that nobody can connect."""
+        return False
+
     def suspend(self) -> None:
         """Refuse what comes, as far as this kind of socket can, and keep the address."""
         raise NotImplementedError
@@ -174,7 +178,7 @@ class StreamListener(BoundSocket):
 
     def listen(self) -> None:
         """Accept connections, for the first time or again."""
-        if self.is_listening:
+        if self.is_listening and not self.was_shut_down():
             return
         if self.sock.fileno() < 0:
             self.sock = sockets.bind_unix(self.path or "", mode=self.mode, user=self.user)
@@ -188,6 +192,12 @@ class StreamListener(BoundSocket):
         sockets.start_listening(self.sock, self.backlog, self.what)
         self.is_listening = True
         self._keep()
+
+    def was_shut_down(self) -> bool:
+        """As `BoundSocket.was_shut_down`. Not of a unix socket, which cannot listen again after that."""
+        if not self.is_listening or self.family == socket.AF_UNIX:
+            return False
+        return not self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
     def suspend(self) -> None:
         """Refuse new connections and keep the address."""

@@ -28,6 +28,10 @@ async def test_with_shared_each_has_the_listener_itself_and_can_stop_it_for_all(
         its.shutdown(socket.SHUT_RDWR)
     with socket.socket() as client, pytest.raises(ConnectionRefusedError):
         client.connect(bound.real)
+    assert bound.was_shut_down()
+    bound.listen()  # as a worker comes or goes
+    with socket.create_connection(bound.real):
+        assert not bound.was_shut_down()
     close_all(fds)
     distribution.close()
 

@@ -97,10 +97,13 @@ class Attendance:
             self._socket.suspend()
 
     def _listen_again(self) -> None:
+        was_shut_down = self._socket.was_shut_down()
         try:
             self._socket.listen()
         except OSError as exc:
             log.error("%s; trying again in %g s", exc, RELISTEN_PAUSE)  # noqa: TRY400 - the sentence says it
             self._again.set_in(RELISTEN_PAUSE)
         else:
+            if was_shut_down:
+                log.warning("%s: a worker had shut down the listener; it listens again", self._socket.what)
             self._distribution.set_flowing(True)
