@@ -93,21 +93,6 @@ server_{name} = await asyncio.start_server({name}, "127.0.0.1", 0)
                     await client.close()
                 assert set(answered) <= {one.id, two.id}
 
-    async def test_one_that_shuts_it_down_stops_the_others_until_it_ends(self, tmp_path, loop, caplog):
-        """By a call of C, as some servers do at their end: nothing of ours can keep it from that."""
-        async with shared_servers(tmp_path, loop, 2) as (_, (one, two), address):
-            await one.do(
-                "with socket.socket(fileno=os.dup(server.sockets[0].fileno())) as its:\n"
-                "    its.shutdown(socket.SHUT_RDWR)"
-            )
-            assert await is_refused(address)
-            one.worker.kill()
-            await within(one.worker.wait())
-            client = await Client.connect(address)
-            assert client.worker == two.id
-            await client.close()
-            assert "a worker had shut down the listener; it listens again" in caplog.text
-
     async def test_closing_one_leaves_the_others_and_the_other_worker(self, tmp_path, loop):
         async with shared_agents(tmp_path, loop, 2) as (_, one, two):
             ports = []
@@ -397,3 +382,19 @@ threading.Event().wait()
                 await one.get("0")
             await client.close()
             assert (await within(one.worker.wait())).code == 0
+
+
+async def test_one_that_shuts_it_down_stops_the_others_until_it_ends(tmp_path, loop, caplog):
+    """By a call of C, as some servers do at their end: nothing of ours can keep it from that."""
+    async with shared_servers(tmp_path, loop, 2) as (_, (one, two), address):
+        await one.do(
+            "with socket.socket(fileno=os.dup(server.sockets[0].fileno())) as its:\n"
+            "    its.shutdown(socket.SHUT_RDWR)"
+        )
+        assert await is_refused(address)
+        one.worker.kill()
+        await within(one.worker.wait())
+        client = await Client.connect(address)
+        assert client.worker == two.id
+        await client.close()
+        assert "a worker had shut down the listener; it listens again" in caplog.text
