@@ -1,7 +1,10 @@
 """Free ports, and the first port that an ordinary user may have."""
 
+import itertools
 import os
 import socket
+
+_calls = itertools.count()
 
 
 def free_ports(count: int) -> int:
@@ -18,6 +21,19 @@ def free_ports(count: int) -> int:
             continue
         return base
     raise AssertionError("no free ports")
+
+
+def port_of_nobody() -> int:
+    """A free port that the kernel gives to no connection meanwhile; another one at each call."""
+    first, last = 12_000, 32_000
+    for _ in range(last - first):
+        port = first + (os.getpid() * 97 + next(_calls)) % (last - first)
+        try:
+            with socket.create_server(("", port)):
+                return port
+        except OSError:
+            continue
+    raise AssertionError("no free port")
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -18,7 +18,7 @@ import pytest
 from everycore import ControlError
 from tests.kit.matrix_life import Life, files_in, is_even, is_listening
 from tests.kit.matrix_probes import Place
-from tests.kit.ports import free_port
+from tests.kit.ports import port_of_nobody
 from tests.kit.running import command, make_certificate
 from tests.matrix.table import POLICIES, PROPERTIES, ROWS, Row
 
@@ -90,7 +90,7 @@ class Findings:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name.replace(", ", "-").replace(" ", "_"))
 def test_has_what_is_promised(start, here, record_property, row, policy):
     path = f"{here.cwd}/socket" if row.is_unix else ""
-    place = Place(0 if path else free_port(), path, row.is_tls)
+    place = Place(0 if path else port_of_nobody(), path, row.is_tls)
     control = f"{here.run}/control"
     found = Findings(row, policy)
     program = start(row, place, "--policy", policy, "--control", control)
