@@ -263,6 +263,7 @@ class TestManyConnections:
             async def look() -> list[list[int]]:
                 for worker in workers:
                     await none_open([worker])
+                    await worker.do("while server.connection_limit.open: await asyncio.sleep(0)")
                 return [
                     await worker.get(
                         "[descriptors(), server.connection_limit.open, count()]",

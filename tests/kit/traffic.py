@@ -14,7 +14,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -177,6 +177,7 @@ async def agents(
     loop: str | None = None,
     grace: float | None = None,
     recall_after: float = NEVER,
+    env: Mapping[str, str | None] | None = None,
     **options: Any,
 ) -> AsyncIterator[Any]:
     """A cluster of this process with `count` agents. Yields the cluster and the agents.
@@ -191,7 +192,9 @@ async def agents(
         source = AGENT.replace("everycore.run(main())", f"everycore.run(main(), loop={loop!r})")
     script = worker_script(folder, source, f"agent-{loop}.py")
     grace = scaled(2.0) if grace is None else grace
-    async with Cluster(Settings(exec=script), grace=grace, recall_after=recall_after, **options) as cluster:
+    async with Cluster(
+        Settings(exec=script, env=dict(env or {})), grace=grace, recall_after=recall_after, **options
+    ) as cluster:
         yield cluster, *[Agent(cluster.fork()) for _ in range(count)]
 
 

@@ -126,7 +126,8 @@ class _Mold:
     def _say_there(self) -> None:
         """Tell the primary, in a new worker, that it is the primary's child."""
         if self._ticket.is_confined:
-            os.setsid()
+            if os.getsid(0) != os.getpid():  # this is called twice
+                os.setsid()
         elif self._ticket.new_group:
             os.setpgid(0, 0)
         molding.send_with(self._socket, mold_wire.encode(mold_wire.WorkerIsThere()), ())
