@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +27,7 @@ from everycore.foreign.uvloop_internals import NativeServer
 from everycore.system.board import Next
 from everycore.system.wakeups import is_readable
 from everycore.worker.connections.counted import end_transport
-from everycore.worker.connections.reception import HEADROOM, descriptor_limit, tell_failed
+from everycore.worker.connections.reception import HEADROOM, descriptor_limit, lowest_free, tell_failed
 from everycore.worker.connections.shared_reader import MOST_EXCESS, SharedReader
 
 if TYPE_CHECKING:
@@ -127,15 +126,8 @@ class NativeReader(SharedReader):
 
     def _look_at_descriptors(self) -> int:
         """Return how many descriptors are free. While they are few, connections are accepted in Python."""
-        free = 0
-        if self._sock.fileno() >= 0:
-            try:
-                lowest_free = os.dup(self._sock.fileno())
-            except OSError:
-                pass
-            else:
-                os.close(lowest_free)
-                free = min(self._descriptor_limit, descriptor_limit()) - lowest_free
+        lowest = lowest_free(self._sock.fileno())  # None also if the socket is closed
+        free = 0 if lowest is None else min(self._descriptor_limit, descriptor_limit()) - lowest
         had_headroom, self._has_headroom = self._has_headroom, free >= HEADROOM
         listener = self._registrations.listener
         if had_headroom and not self._has_headroom and listener is not None and listener.is_armed:

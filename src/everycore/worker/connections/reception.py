@@ -229,7 +229,10 @@ class BeltReader:
         """
         if lost > 0:
             log.error("out of file descriptors: connections lost: %d", lost)
-        was_short, self._spare = self._spare <= 0, self._free()
+        was_short, self._spare = (
+            self._spare <= 0,
+            free_descriptors(self._sock.fileno(), self._descriptor_limit),
+        )
         # Numbers above the limit may be in use from now on, so that the next ones tell nothing.
         self._ceiling = self.limit.open + max(self._spare // 2, 1)
         if self._spare <= 0 and not was_short and self._sock.grant is not None:
@@ -241,9 +244,6 @@ class BeltReader:
         self._tell()
         if self._spare < MOST_CREDIT:
             self._look_again_later()
-
-    def _free(self) -> int:
-        return free_descriptors(self._sock.fileno(), self._descriptor_limit)
 
     def _look_again_later(self) -> None:
         if self._waits is None:
@@ -308,12 +308,18 @@ def free_descriptors(fd: int, limit: int) -> int:
     """
     if numbers := open_numbers():
         return limit - (len(numbers) - 1)  # one of them was for the look
+    found = lowest_free(fd)
+    return 0 if found is None else limit - found
+
+
+def lowest_free(fd: int) -> int | None:
+    """The lowest free descriptor number, or None if there is none; `fd` is any open one."""
     try:
-        lowest_free = os.dup(fd)
+        found = os.dup(fd)
     except OSError:
-        return 0
-    os.close(lowest_free)
-    return limit - lowest_free
+        return None
+    os.close(found)
+    return found
 
 
 def descriptor_limit() -> int:
